@@ -26,9 +26,9 @@ import torch
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.icr_scoring import sum_calibrated_attention
+from rerank.lm.icr_scoring import sum_calibrated_attention_tensors
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.passage_spans import locate_passages
+from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
@@ -116,7 +116,7 @@ def forward(backend: Any, asked: Request, *, fast: bool = False) -> None:
 
 def weights(backend: Any, prompt: Any, task: AttentionTask) -> tuple[torch.Tensor, Any]:
     """Attention by token, from all weights of all layers."""
-    found = locate_passages(backend.tokens, prompt, task.spans, task.tail)
+    found = locate_passage_tokens(backend.tokens, prompt, task.spans, task.tail)
     with torch.inference_mode(), TemporarySettings(backend._model, attention="eager"):
         out = backend._model(torch.tensor([found.ids]), output_attentions=True, use_cache=False, logits_to_keep=1)
     total = torch.zeros(len(found.ids))
@@ -141,7 +141,7 @@ def compare(backend: Any, asked: Request) -> tuple[float, bool]:
     scores = run(backend, asked)
     largest = max(map(abs, filtered))
     error = max(abs(a - b) for a, b in zip(scores, filtered, strict=True)) / largest
-    kept = [sum_calibrated_attention(c, torch.zeros_like(c)) for c in expected]
+    kept = [sum_calibrated_attention_tensors(c, torch.zeros_like(c)) for c in expected]
     return error, all(abs(a - b) < 1e-3 * largest for a, b in zip(scores, kept, strict=True))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from counting import counted
 
 from rerank.collections import open_collection
-from rerank.methods import count_method_calls, method_names, open_method
+from rerank.methods import count_requests_of_method, method_names, open_method
 from rerank.models import open_model_backend
 from rerank.retrieval import open_first_stage
 
@@ -33,7 +33,7 @@ def main() -> None:
     for method in sorted(
         name for name in method_names() if name not in ("core", "qrhead") and not name.endswith("-images")
     ):
-        row: dict[str, Any] = {"at_most": count_method_calls(open_method(method), len(ranking))}
+        row: dict[str, Any] = {"at_most": count_requests_of_method(open_method(method), len(ranking))}
         for fake in ("perfect", "reversed"):
             backend = open_model_backend(f"fake:{fake}", qrels=collection.qrels())
             row[fake], row[f"batches_{fake}"] = counted(method, backend, [ranking])

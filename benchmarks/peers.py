@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections import open_collection, open_judgments
+from rerank.collections import open_collection, open_collection_qrels
 from rerank.evaluation import evaluate_run
 from rerank.models import resolve_model_name
 from rerank.parsing import parse_permutation
@@ -149,7 +149,7 @@ def parsed() -> argparse.Namespace:
 def given(options: argparse.Namespace) -> tuple[list[Ranking], Qrels]:
     """The lists, each text in one piece and cut to the same words for all, and their judgments."""
     collection: Any = open_collection(options.collection)
-    qrels = open_judgments(options.qrels)[0] if options.qrels else collection.qrels()
+    qrels = open_collection_qrels(options.qrels)[0] if options.qrels else collection.qrels()
     queries = [query for query in collection.queries() if query.id in qrels][: options.queries]
     stage = "candidates" if hasattr(collection, "candidates") else "bm25"
     run = open_first_stage(stage, collection).search(queries, options.depth)

@@ -22,7 +22,7 @@ from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
-from rerank.lm.passage_spans import locate_passages
+from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
@@ -66,7 +66,7 @@ class HostOnly:
                 continuation_tokens(self.tokens, job, text)
         elif isinstance(job.task, AttentionTask):
             for prompt in filter(None, (job.request.prompt, job.task.null)):
-                locate_passages(self.tokens, prompt, job.task.spans, job.task.tail)
+                locate_passage_tokens(self.tokens, prompt, job.task.spans, job.task.tail)
 
 
 def reply_to(request: Request) -> Reply:

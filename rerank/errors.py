@@ -26,7 +26,7 @@ _MAX_NAMES = 12
 
 
 class RerankError(Exception):
-    """Base class of all errors: what was found, what was expected, what to do.
+    """Base class of all errors. The message says what was found, what was expected, and what to do.
 
     Args:
         found: What is wrong, with the offending value and its location.
@@ -46,7 +46,7 @@ class RerankError(Exception):
 
 
 def _message_without_period(text: str) -> str:
-    """Return a text without a final period; an ellipsis is kept, since the form of a selector ends with one."""
+    """Return a text without its final period; an ellipsis is kept, since a selector's usage text may end with one."""
     return text if text.endswith("...") else text.rstrip(".")
 
 
@@ -136,7 +136,7 @@ class BackendError(RerankError):
 
 
 class StorageError(BackendError):
-    """A file could not be written; what was committed before is kept."""
+    """A file could not be written; everything committed before is kept."""
 
 
 class PartialFailureError(RerankError):

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
-#: Opens a progress display from a title, the total and the number of items already done; the function that it yields is
-#: called with the number of further items. `show_progress` is one.
+#: A function such as `show_progress`. It opens a progress display from a title, the total number of items and the
+#: number of items already done, and yields a function that is called with the number of further items done.
 ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 #: Seconds between two lines if stderr is not a terminal.
 _INTERVAL = 30.0
 
 
-def write_progress_status(text: str) -> None:
+def write_progress_line_to_stderr(text: str) -> None:
     """Write a line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
@@ -26,13 +26,13 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
     """Yield a function that advances the progress by a number of items.
 
     Args:
-        title: Name of the items.
+        title: Text shown before the progress, such as ``embedding documents``.
         total: Total number of items.
         done: Number of items that an earlier process finished.
         bound: Text before the total if it is a bound, such as ``at most``.
     """
     if not sys.stderr.isatty():
-        yield _progress_lines(title, f"{bound} {total}".strip(), done)
+        yield _progress_line_writer(title, f"{bound} {total}".strip(), done)
         return
     from rich.console import Console
     from rich.progress import (
@@ -50,8 +50,8 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         yield lambda more: bar.advance(task, more)
 
 
-def _progress_lines(title: str, total: str, done: int) -> Callable[[int], None]:
-    """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write nothing."""
+def _progress_line_writer(title: str, total: str, done: int) -> Callable[[int], None]:
+    """Return a function that writes a line at most every `_INTERVAL` seconds; for short operations, it writes none."""
     last_line = time.monotonic()
 
     def advance(more: int) -> None:
@@ -59,6 +59,6 @@ def _progress_lines(title: str, total: str, done: int) -> Callable[[int], None]:
         done += more
         if time.monotonic() - last_line >= _INTERVAL:
             last_line = time.monotonic()
-            write_progress_status(f"{title}: {done} of {total}")
+            write_progress_line_to_stderr(f"{title}: {done} of {total}")
 
     return advance

@@ -2,8 +2,8 @@
 
 A plug-in package (``strategies``, ``collections``, ...) holds its ``base`` and its plug-ins. Each module or sub-package
 is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``. Other distributions
-add plug-ins through entry points of the group ``rerank.<package>``. Adding the file adds the plug-in, and listing the
-names imports none of them.
+add plug-ins through entry points of the group ``rerank.<package>``. A new file in the package is a new plug-in, without
+further registration. Listing the names does not import the plug-ins.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Registry:
         self.experimental = experimental
 
     def names(self) -> list[str]:
-        """Return all names, built-in and added, sorted."""
+        """Return the sorted names of all plug-ins, built-in ones and those of other distributions."""
         return sorted({*self._built_in(), *self._added()})
 
     def __contains__(self, name: str) -> bool:
@@ -78,7 +78,7 @@ class Registry:
             if module in added:
                 raise UsageError(
                     f"The {self.kind} {name!r} is built in, and {added[module].value!r} claims the same name",
-                    remedy="Rename or uninstall the added one",
+                    remedy="Rename or uninstall the added plug-in",
                 )
             return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), plugin_class_name(module))
         if module not in added:
@@ -96,7 +96,7 @@ class Registry:
         return plugins
 
     def is_experimental(self, name: str) -> bool:
-        """Return whether a built-in plug-in lies in the package of experimental ones."""
+        """Return whether a built-in plug-in is in the package of experimental plug-ins."""
         return bool(self.experimental) and self._built_in().get(name.replace("-", "_")) == self.experimental
 
     def _built_in(self) -> dict[str, str]:
@@ -114,7 +114,7 @@ class Registry:
         except Exception as error:  # a plug-in may raise anything when it is imported; that must not end the program
             raise MissingPrerequisiteError(
                 f"The {self.kind} {point.name!r} from {point.value!r} does not load: {error!r}",
-                remedy="Repair or uninstall the distribution that brings it",
+                remedy="Repair or uninstall the distribution that contains it",
             ) from error
 
 

@@ -1,8 +1,8 @@
-"""Selectors, the grammar for a plug-in and its options: ``name:argument,key=value,key=value``.
+"""Selectors: texts of the form ``name:argument,key=value,key=value`` that name a plug-in and its options.
 
 Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
-(``fake:stutter,p=0.3``) and so on. A comma starts an option only before ``key=``, so paths may contain commas, and
-only outside parentheses, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
+(``fake:stutter,p=0.3``) and so on. A comma starts an option only if ``key=`` follows, so paths may contain commas. It
+does so only outside parentheses, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Selector:
 
 
 def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
-    """Build the plug-in that a selector names: its argument is positional, its options are keyword arguments.
+    """Build the plug-in that a selector names, with its argument as positional and its options as keyword arguments.
 
     Option values are converted to the annotated types, so ``k1=1.2`` is a float if the class declares a float.
 
     Args:
         registry: The registry with the plug-in.
         selector: The selector, parsed or not.
-        extra: Further keyword arguments, which a selector cannot name.
+        extra: Further keyword arguments, which a selector may not set.
 
     Raises:
         UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
@@ -94,10 +94,10 @@ def build_from_selector(registry: Registry, selector: str | Selector, **extra: A
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
     arguments = (selector.argument,) if selector.argument else ()
-    return build_plugin_from_options(registry, selector.name, selector.options, *arguments, **extra)
+    return build_from_selector_options(registry, selector.name, selector.options, *arguments, **extra)
 
 
-def build_plugin_from_options(
+def build_from_selector_options(
     registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **extra: Any
 ) -> Any:
     """Build a plug-in from its name and options, as a selector or a TOML table contains them.
@@ -107,25 +107,25 @@ def build_plugin_from_options(
         name: Name of the plug-in.
         options: Keyword arguments, converted to the annotated types.
         arguments: Positional arguments.
-        extra: Further keyword arguments, which options cannot name.
+        extra: Further keyword arguments, which ``options`` may not contain.
 
     Raises:
         UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
-    converted = convert_plugin_options(name, factory, options, fixed=extra)
+    converted = convert_selector_options(name, factory, options, fixed=extra)
     try:
         inspect.signature(factory).bind(*arguments, **converted, **extra)
     except TypeError as error:
         text = ":".join([name, *map(str, arguments)])
         raise UsageError(
-            _describe_selector_fault(text, name, str(error)), expected=selector_usage(name, factory)
+            _describe_selector_fault(text, name, str(error)), expected=selector_syntax(name, factory)
         ) from error
     return factory(*arguments, **converted, **extra)
 
 
-def convert_plugin_options(
+def convert_selector_options(
     name: str, factory: Any, options: Mapping[str, Any], *, fixed: Container[str] = ()
 ) -> dict[str, Any]:
     """Convert the options of a plug-in to the types that its class declares.
@@ -134,7 +134,7 @@ def convert_plugin_options(
         name: Name of the plug-in, for messages.
         factory: Its class, whose keyword arguments are its options.
         options: The options, as a selector or a TOML table contains them.
-        fixed: Keyword arguments that options cannot name.
+        fixed: Keyword arguments that ``options`` may not contain.
 
     Raises:
         UnknownNameError: No option has this name; the message suggests the nearest.
@@ -152,33 +152,33 @@ def convert_plugin_options(
             converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}", expected=_describe_option_type(hints.get(key, str))
+                f"Option {key}={value!r} of {name!r}", expected=_describe_selector_option_type(hints.get(key, str))
             ) from error
     return converted
 
 
 def _describe_selector_fault(text: str, name: str, problem: str) -> str:
-    """Describe in terms of selectors why a plug-in cannot be called; ``problem`` is Python's message."""
+    """Describe, in terms of selectors, why a plug-in cannot be created; ``problem`` is Python's message."""
     if problem.startswith("too many positional"):
         return f"{text!r} has an argument after the colon, and {name!r} takes none"
     _, missing, parameter = problem.partition("missing a required ")
     return f"{text!r} lacks a required {parameter}" if missing else f"{text!r}: {problem}"
 
 
-def selector_usage(name: str, factory: Any) -> str:
-    """Return the form of a plug-in's selector with all its options, for messages."""
+def selector_syntax(name: str, factory: Any) -> str:
+    """Return the form of a plug-in's selector with all options, for messages, such as ``bm25,k1=...,b=...``."""
     parameters = inspect.signature(factory).parameters.values()
     positional = [p.name.upper() for p in parameters if p.kind is not p.KEYWORD_ONLY]
     keyword = [f",{p.name}=..." for p in parameters if p.kind is p.KEYWORD_ONLY]
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
 
 
-def _describe_option_type(annotation: Any) -> str:
+def _describe_selector_option_type(annotation: Any) -> str:
     """Describe a type for users who do not write Python."""
     choices = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"
     if choices:
-        return " or ".join(_describe_option_type(choice) for choice in choices if choice is not type(None))
+        return " or ".join(_describe_selector_option_type(choice) for choice in choices if choice is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(annotation, str(annotation))

@@ -28,7 +28,7 @@ class Query:
     Attributes:
         id: Identifier, always a string, also for the numbers of TREC topics.
         text: Text of the query; empty if only the identifier is known, as in a run file.
-        instruction: What counts as relevant, for prompts with a place for it; empty for none.
+        instruction: Description of what counts as relevant, for prompts that have a place for it; empty for none.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Document:
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
-def tie_sort_key(score: float, doc_id: str) -> tuple[float, str]:
+def ranking_tie_sort_key(score: float, doc_id: str) -> tuple[float, str]:
     """Return the sort key of trec_eval's tie-breaking rule, for ``reverse=True``: score, then document id, descending.
 
     Source: ``comp_sim_docno`` in trec_eval's form_res_rels.c. This package has no other tie-breaking rule. Ids compare
@@ -71,21 +71,21 @@ def tie_sort_key(score: float, doc_id: str) -> tuple[float, str]:
     return (score, doc_id)
 
 
-def score_to_float32(value: float) -> float:
+def ranking_score_to_float32(value: float) -> float:
     """Round a score to the nearest finite single-precision number, as trec_eval does."""
     return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
-def _next_score_below(value: float) -> float:
-    """Return the largest single-precision number less than ``value``, which is in single precision."""
-    # IEEE 754 numbers of one sign are ordered by their bits, so the next number is one bit pattern away.
+def _next_ranking_score_below(value: float) -> float:
+    """Return the largest single-precision number less than ``value``, itself a single-precision number."""
+    # IEEE 754 numbers of one sign are ordered like their bits read as integers: the next number differs by 1.
     if value == 0.0:
         return -float(struct.unpack("<f", struct.pack("<I", 1))[0])
     (bits,) = struct.unpack("<I", struct.pack("<f", value))
     return float(struct.unpack("<f", struct.pack("<I", bits - 1 if value > 0 else bits + 1))[0])
 
 
-def make_scores_strictly_decreasing(scores: Sequence[float]) -> list[float]:
+def make_ranking_scores_strictly_decrease(scores: Sequence[float]) -> list[float]:
     """Return ``scores``, changed as little as possible so that they strictly decrease in single precision.
 
     trec_eval stores scores as C floats and breaks ties by document id, so it would reorder documents whose scores
@@ -97,9 +97,9 @@ def make_scores_strictly_decreasing(scores: Sequence[float]) -> list[float]:
     result: list[float] = []
     ceiling = math.inf
     for score in scores:
-        value = score_to_float32(max(-3.0e38, min(3.0e38, score)))
+        value = ranking_score_to_float32(max(-3.0e38, min(3.0e38, score)))
         if value >= ceiling:
-            value = _next_score_below(ceiling)
+            value = _next_ranking_score_below(ceiling)
         ceiling = value
         result.append(value)
     return result
@@ -154,14 +154,14 @@ class Ranking:
 
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
-        """Sort documents by score with the tie-breaking rule of `tie_sort_key`."""
+        """Sort documents by score with the tie-breaking rule of `ranking_tie_sort_key`."""
         pairs = list(scored)
         for doc, score in pairs:
             if not math.isfinite(score):  # NaN is unordered, so it must not reach the sort
                 raise DataError(
                     f"Score {score} of document {doc.id!r} in query {query.id!r}", expected="a finite number"
                 )
-        pairs.sort(key=lambda pair: tie_sort_key(pair[1], pair[0].id), reverse=True)
+        pairs.sort(key=lambda pair: ranking_tie_sort_key(pair[1], pair[0].id), reverse=True)
         return cls(query, tuple(doc for doc, _ in pairs), tuple(score for _, score in pairs))
 
     @classmethod
@@ -215,7 +215,7 @@ class Ranking:
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
     def without(self, doc_id: str) -> Ranking:
-        """Return the list without one document, as BEIR does with documents that have the id of the query."""
+        """Return the list without one document, as BEIR's rule requires for a document with the query's id."""
         left = [position for position, doc in enumerate(self.docs) if doc.id != doc_id]
         scores = tuple(self.scores[position] for position in left) if self.scores else ()
         return Ranking(self.query, tuple(self.docs[position] for position in left), scores)
@@ -257,7 +257,7 @@ class Run(Mapping[str, Ranking]):
         return len(self._rankings)
 
     def __repr__(self) -> str:
-        """Return name and size, not thousands of documents."""
+        """Return the name and size instead of thousands of documents."""
         return f"Run({self.name!r}, {len(self)} queries)"
 
     def top(self, k: int) -> Run:
@@ -269,7 +269,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
     """Relevance judgments: an immutable mapping from query id to document id to grade.
 
     Args:
-        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 is judged not relevant.
+        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 means not relevant.
         name: Source of the judgments, for messages.
     """
 

@@ -180,7 +180,11 @@ def test_there_are_no_import_cycles() -> None:
 
 #: What turns names into a ranker: only `rerank.assemble` uses it, so that all ways in agree.
 ASSEMBLING = {
-    *("rerank.judges.open_judge", "rerank.judges.check_judge_backend", "rerank.judges.check_judge_sees_pictures"),
+    *(
+        "rerank.judges.open_judge",
+        "rerank.judges.check_judge_runs_on_backend",
+        "rerank.judges.check_judge_prompt_pictures",
+    ),
     *("rerank.models.open_model_backend", "rerank.models.backend_class_of_model", "rerank.models.prompt_for_model"),
     *("rerank.strategies.open_strategy", "rerank.judges.judges.build", "rerank.strategies.strategies.build"),
     "rerank.backends.BACKENDS.build",

@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
-from rerank.experiment import prepare_run, rescore_run_folder, run_experiment, verify_run_folder
-from rerank.experiment.resuming import complete_from_folder
+from rerank.experiment import prepare_run, replay_and_rescore_run, run_experiment, verify_run_folder
+from rerank.experiment.resuming import complete_resumed_spec
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.models.adapters import AdapterSettings, read_adapter_settings
+from rerank.models.adapters import AdapterSettings, read_model_adapter_settings
 from rerank.prompts.base import Message
-from rerank.store import RunFolder, identity_hash
+from rerank.store import RunFolder, hash_run_folder_identity
 from rerank.tasks import (
     AttentionTask,
     ContinuationTask,
@@ -151,7 +151,7 @@ def test_a_folder_is_verified(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_folder_is_replayed(name: str, tmp_path: Path) -> None:
     folder = unpack_folder(name, tmp_path)
-    then, now = read(folder, "summary.json"), rescore_run_folder(RunFolder.existing(folder))
+    then, now = read(folder, "summary.json"), replay_and_rescore_run(RunFolder.existing(folder))
     for key in ("queries", "windows", "split_windows", "complete", "calls", "tokens_in", "tokens_out", "truncated"):
         assert now[key] == then[key]
     assert now["scores"] == pytest.approx(then["scores"])
@@ -162,7 +162,7 @@ def test_a_folder_is_replayed(name: str, tmp_path: Path) -> None:
 def test_an_unfinished_folder_is_replayed_as_far_as_it_came(name: str, tmp_path: Path) -> None:
     folder = unpack_folder(name, tmp_path)
     committed = len(calls_of(folder))
-    now = rescore_run_folder(RunFolder.existing(folder))
+    now = replay_and_rescore_run(RunFolder.existing(folder))
     assert 0 < now["calls"] <= committed
     assert not now["complete"]
 
@@ -174,7 +174,7 @@ def test_a_run_has_the_identity_that_it_had(name: str, tmp_path: Path) -> None:
     require_same_weights(name, folder)
     document, identity = read(folder, "spec.json"), prepare_run(spec_of(folder), Execution()).identity()
     assert identity == document["identity"]
-    assert identity_hash(identity) == document["hash"]
+    assert hash_run_folder_identity(identity) == document["hash"]
 
 
 @pytest.mark.parametrize("name", [param for param in WITH_MODELS if param != "failing"])
@@ -198,7 +198,7 @@ def test_a_finished_folder_is_continued_with_no_flag_but_its_path(name: str, tmp
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
     summary = read(folder, "summary.json")
-    again = run_experiment(RunSpec.make(complete_from_folder({}, folder)), Execution(out=folder, resume=True))
+    again = run_experiment(RunSpec.make(complete_resumed_spec({}, folder)), Execution(out=folder, resume=True))
     assert (again["hash"], again["reused_calls"]) == (summary["hash"], summary["calls"])
 
 
@@ -303,7 +303,7 @@ def test_every_kind_of_task_has_digests() -> None:
 def test_the_identity_of_a_specification(row: dict[str, Any]) -> None:
     identity = prepare_run(RunSpec.make(row["spec"]), Execution()).identity()
     assert identity == row["identity"]
-    assert identity_hash(identity) == row["hash"]
+    assert hash_run_folder_identity(identity) == row["hash"]
 
 
 # Recipes, adapters and trainings
@@ -356,8 +356,8 @@ def test_adapters_and_merged_models_say_how_they_are_used(inputs: Path) -> None:
         min_passage_tokens=1,
         max_passage_tokens=40,
     )
-    assert read_adapter_settings(inputs / "adapter") == expected
-    merged = read_adapter_settings(inputs / "merged")
+    assert read_model_adapter_settings(inputs / "adapter") == expected
+    merged = read_model_adapter_settings(inputs / "merged")
     assert merged is not None
     assert (merged.method, merged.max_passage_tokens) == (expected.method, expected.max_passage_tokens)
 

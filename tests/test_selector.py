@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.registry import Registry
-from rerank.selector import Selector, build_from_selector, selector_usage
+from rerank.selector import Selector, build_from_selector, selector_syntax
 from rerank.strategies.sliding import Sliding
 from tests.raising import raises
 
@@ -56,7 +56,7 @@ def test_an_unknown_option_says_which_there_are() -> None:
 
 
 def test_usage_shows_every_option() -> None:
-    assert selector_usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."
+    assert selector_syntax("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."
 
 
 @pytest.mark.parametrize(

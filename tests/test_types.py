@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.types import Document, Qrels, Query, Ranking, Run, make_scores_strictly_decreasing
+from rerank.types import Document, Qrels, Query, Ranking, Run, make_ranking_scores_strictly_decrease
 from tests.raising import raises
 
 QUERY = Query(id="q", text="words")
@@ -91,7 +91,7 @@ def test_equal_texts_are_two_documents() -> None:
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_strictly_decreasing_even_in_single_precision(values: list[float]) -> None:
-    scores = make_scores_strictly_decreasing(sorted(values, reverse=True))
+    scores = make_ranking_scores_strictly_decrease(sorted(values, reverse=True))
     assert all(above > below for above, below in zip(scores, scores[1:], strict=False))
     assert all(single(score) == score for score in scores)
 
@@ -99,12 +99,12 @@ def test_strictly_decreasing_even_in_single_precision(values: list[float]) -> No
 @given(st.lists(st.floats(-1e6, 1e6, width=32), unique=True))
 def test_scores_that_differ_in_single_precision_stay_as_they_are(values: list[float]) -> None:
     ordered = sorted({value + 0.0 for value in values}, reverse=True)
-    assert make_scores_strictly_decreasing(ordered) == ordered
+    assert make_ranking_scores_strictly_decrease(ordered) == ordered
 
 
 def test_strictly_decreasing_passes_zero() -> None:
-    assert make_scores_strictly_decreasing([0.0, 0.0, 0.0])[0] == 0.0
-    assert make_scores_strictly_decreasing([0.0, 0.0])[1] < 0.0
+    assert make_ranking_scores_strictly_decrease([0.0, 0.0, 0.0])[0] == 0.0
+    assert make_ranking_scores_strictly_decrease([0.0, 0.0])[1] < 0.0
 
 
 def test_run_refuses_two_lists_for_a_query_and_keeps_the_order() -> None:

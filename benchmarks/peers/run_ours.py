@@ -36,13 +36,16 @@ class Counted:
 
 
 def opened(order: Order, tally: Tally) -> Rank:
-    from rerank.models import open_model_backend
     from rerank.reranker import Reranker
-    from rerank.tasks import BackendOptions
 
-    kind, method = order.system.split(" ")
-    backend = open_model_backend(f"{kind}:{order.model}", BackendOptions(dtype=order.dtype, device="cpu"))
-    reranker = Reranker.from_backend(Counted(backend, tally), method=METHODS[method].format(**vars(order)))
+    backend, method = order.system.split(" ")
+    reranker = Reranker.from_pretrained(
+        f"{backend}:{order.model}",
+        method=METHODS[method].format(**vars(order)),
+        dtype=order.dtype,
+        device="cpu",
+    )
+    reranker.judge = reranker.judge.with_backend(Counted(reranker.judge.backend, tally))
     written = method.partition("-")[0] in ("sliding", "fullrank")
     tally.counted_by = "its own windows" if written else tally.counted_by
 

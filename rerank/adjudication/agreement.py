@@ -1,4 +1,4 @@
-"""Agreement of two assessors on the documents that both have judged."""
+"""Agreement between two assessors on the documents that both have judged."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ class Agreement:
 
     @property
     def documents(self) -> int:
-        """Number of documents that both have judged."""
+        """Number of documents that both assessors have judged."""
         return int(self.table.sum())
 
     @property
     def overlap(self) -> float | None:
-        """Fraction of documents with equal grades; None without documents."""
+        """Fraction of documents with equal grades; None if there are no documents."""
         return float(np.trace(self.table)) / self.documents if self.documents else None
 
     def kappa(self, weights: str = "none") -> float | None:
-        """Compute Cohen's kappa, 1 - sum w o / sum w e; None if chance agreement is complete.
+        """Compute Cohen's kappa, 1 - sum w o / sum w e. It is None if it is undefined.
 
-        o is the observed fraction of documents in a cell of the table and e the fraction expected by chance from the
-        two assessors' marginal distributions. The weight w of a cell is 1 off the diagonal (``none``), the distance of
-        the grades (``linear``) or its square (``quadratic``). Source: Cohen 1960 and, weighted, Psychological Bulletin
-        1968.
+        For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance
+        from the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off
+        the diagonal, it is 1 (``none``), the distance between the two grades (``linear``) or the squared distance
+        (``quadratic``). Kappa is undefined if there are no documents, or if chance alone gives complete agreement.
+        Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
         """
         if not self.documents:
             return None
@@ -52,16 +53,16 @@ class Agreement:
         return 1 - float((cost * observed).sum()) / expected if expected else None
 
     def binary(self, relevant: int) -> Agreement:
-        """Return the agreement on relevance: grade 1 from ``relevant`` on, 0 below."""
+        """Return the agreement on binary relevance. Grades of at least ``relevant`` become 1, lower grades become 0."""
         high = np.array(self.grades) >= relevant
-        # sum the four blocks of the table
+        # merge the table into 2 x 2 cells
         table = np.array(
             [[self.table[np.ix_(a, b)].sum() for b in (~high, high)] for a in (~high, high)], dtype=np.int64
         )
         return Agreement(grades=(0, 1), table=table)
 
     def to_dict(self, relevant: int) -> dict[str, Any]:
-        """Return all values; ``binary`` ones are for relevant against non-relevant."""
+        """Return all statistics. Keys that start with ``binary`` are computed on relevant versus non-relevant."""
         binary = self.binary(relevant)
         return {
             "documents": self.documents,
@@ -79,7 +80,7 @@ class Agreement:
 def compute_assessor_agreement(
     first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
 ) -> Agreement:
-    """Count the documents that both assessors judge, by their two grades."""
+    """Build the contingency table of the documents that both assessors have judged."""
     grade_pairs = list(_grade_pairs(first, second))
     grades = sorted({grade for pair in grade_pairs for grade in pair})
     index = {grade: position for position, grade in enumerate(grades)}
@@ -90,14 +91,14 @@ def compute_assessor_agreement(
 
 
 def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
-    """Return the topics that both judge, in the order of the first."""
+    """Return the topics that have judgments in both sets, in the order of the first set."""
     return tuple(topic for topic in first if topic in second)
 
 
 def _grade_pairs(
     first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the two grades of every document that both judge."""
+    """Yield the two grades of every document that both assessors have judged."""
     for topic, judged in first.items():
         other = second.get(topic, {})
         for doc, grade in judged.items():
@@ -108,6 +109,6 @@ def _grade_pairs(
 def _kappa_disagreement_weights(grades: tuple[int, ...], weights: str) -> Floats:
     """Return the (grades, grades) disagreement weights of Cohen's kappa."""
     values = np.array(grades, dtype=np.float64)
-    # (grades, grades) |a - b|, in grades and not in positions, so that missing grades leave gaps
+    # (grades, grades) |a - b| between grade values, not between their positions: grades may have gaps, such as 0, 1, 3
     distance = np.abs(values[:, None] - values[None])
     return {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]

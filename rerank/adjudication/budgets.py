@@ -1,4 +1,4 @@
-"""Judging budgets: documents per topic, a share of each topic's pool, or a total over all topics."""
+"""Judging budgets: a number of documents per topic, a share of each topic's pool, or a total over all topics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _EXPECTED = "10 (documents per topic), 10% (of each topic's pool, at most 100%) 
 
 @dataclass(frozen=True, slots=True)
 class AdjudicationBudget:
-    """Number of documents to judge.
+    """Limit on the number of documents to judge.
 
     Attributes:
-        kind: Whether the amount is per topic, a share of each pool, or a total over all topics.
-        amount: Number of documents, or per cent.
+        kind: ``topic`` limits the documents per topic, ``share`` the percentage of each topic's pool, and ``total`` the
+            documents over all topics.
+        amount: Number of documents; for ``share``, a percentage.
     """
 
     kind: Literal["topic", "share", "total"]
@@ -52,11 +53,11 @@ class AdjudicationBudget:
         return cls(kind, float(match["amount"]))
 
     def sizes(self, pools: Sequence[int]) -> Ints:
-        """Return how many documents of each topic are judged.
+        """Return an array of shape (topics,): the number of documents to judge per topic.
 
-        A share is rounded as Python rounds (half to even). A total is divided equally among topics, as far as their
-        pools go; the remainder is distributed one document per topic in the order of the topics (findTopicSizes of
-        Lipani's PoolBiasEstimators).
+        A share is rounded half to even, as Python's ``round`` does. A total is divided equally among topics. No topic
+        gets more documents than its pool contains. The remainder is distributed in rounds of one document per topic, in
+        the order of the topics (findTopicSizes of Lipani's PoolBiasEstimators).
 
         Args:
             pools: (topics,) sizes of the pools.

@@ -1,4 +1,4 @@
-"""Judging orders by name, and the complete sequence in which an order judges a pool when all answers are known."""
+"""Creation of judging orders by name, and the sequence in which an order judges a pool if all grades are known."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def open_judging_order(selector: str) -> JudgingOrder:
 class JudgingSequence:
     """All documents of a pool in the order in which they were judged.
 
-    The next document depends only on earlier judgments, so a smaller budget is a prefix of a larger one.
+    The next document depends only on earlier judgments, so the documents judged with a small budget are a prefix of
+    those judged with a larger one.
 
     Attributes:
         pool: The pool.
         docs: For every topic, the indices of its documents in judging order.
-        sequence: (documents,) the topic of each judgment if the order chose among all topics; else None.
+        sequence: (documents,) index of the topic of each judgment if the order chooses among all topics; otherwise
+            None.
     """
 
     pool: Pool
@@ -47,32 +49,32 @@ class JudgingSequence:
     sequence: Ints | None = None
 
     def sizes(self, budget: AdjudicationBudget) -> Ints:
-        """Return how many of each topic's first documents a budget covers, (topics,).
+        """Return an array of shape (topics,): the number of documents of each topic that the budget covers.
 
-        An order over all topics spends the sum of the budget freely.
+        An order that chooses among all topics may divide the total budget among the topics in any way.
         """
         sizes = budget.sizes([len(topic) for topic in self.pool.topics])
         if self.sequence is None:
             return sizes
-        # topics of the first judgments of the order, as many as the budget allows in total
+        # count the topics of the first judgments, up to the total budget
         return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
 
 
 def judge_pool_in_order(
     order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0
 ) -> JudgingSequence:
-    """Judge the whole pool with known answers.
+    """Judge the whole pool, taking the judgments from known relevance.
 
     Args:
         order: The judging order.
         pool: The pool.
-        relevant: For every topic, (docs,) whether each document is relevant.
-        seed: Seed of stochastic orders.
+        relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
+        seed: Seed for stochastic orders.
     """
     answers = [flags.tolist() for flags in relevant]
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
-    # the whole pool (100 %): every smaller budget is a prefix of this sequence
+    # judge the whole pool (100 %): the judgments of every smaller budget are a prefix of this sequence
     for walk in open_judging_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next
@@ -87,7 +89,7 @@ def judge_pool_in_order(
 
 
 def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
-    """Return the pool as one run, each topic ranked by an order that does not depend on judgments.
+    """Return the pool as one run. The documents of each topic are ranked by an order that needs no judgments.
 
     Raises:
         UsageError: The order depends on judgments or is stochastic.

@@ -1,4 +1,4 @@
-"""Step-by-step execution of judging orders within a budget; each step waits for a judgment."""
+"""Step-by-step execution of judging orders within a budget. Each step waits for a judgment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class JudgingWalk:
     """Execution of a judging order up to a limit. It starts when its first document is requested.
 
     Args:
-        begin: Starts the order.
+        begin: Function that starts the order.
         limit: Largest number of documents to judge.
 
     Attributes:
@@ -34,7 +34,7 @@ class JudgingWalk:
 
     @property
     def next(self) -> tuple[int, int] | None:
-        """Indices of the topic in the pool and of the document in the topic; None at the end."""
+        """The next document, as its topic's index in the pool and its index in the topic; None at the end."""
         if self.done >= self.limit:
             return None
         if self._walk is None:
@@ -56,7 +56,7 @@ class JudgingWalk:
 def open_judging_walks(
     order: JudgingOrder, pool: Pool, budget: AdjudicationBudget, *, seed: int = 0
 ) -> list[JudgingWalk]:
-    """Return one walk per topic, or a single one for an order that chooses among all topics."""
+    """Return one walk per topic, or a single walk if the order chooses among all topics."""
     sizes = budget.sizes([len(topic) for topic in pool.topics]).tolist()
     if isinstance(order, SupportsAcross):
         return [JudgingWalk(partial(_judge_across_topics, order, pool, seed), sum(sizes))]
@@ -67,12 +67,12 @@ def open_judging_walks(
 
 
 def _judge_across_topics(order: SupportsAcross, pool: Pool, seed: int) -> WalkAcross:
-    """Start an order over all topics."""
+    """Start an order that chooses among all topics."""
     return order.across(pool.topics, np.random.default_rng([seed]))
 
 
 def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: int) -> WalkAcross:
-    """Start an order for one topic, yielding the topic's index with each document."""
+    """Start an order for one topic. Yield pairs of the topic's index and a document's index."""
     walk = order(topic, judging_rng_of_topic(seed, topic))
     try:
         doc = next(walk)
@@ -83,5 +83,5 @@ def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: 
 
 
 def judging_rng_of_topic(seed: int, topic: PooledTopic) -> RandomGenerator:
-    """Return a random generator that depends on the topic and the seed but not on other topics."""
+    """Return a random generator that depends on the seed and the topic's id, but not on other topics."""
     return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass"))])

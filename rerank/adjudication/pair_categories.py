@@ -1,13 +1,13 @@
 """Categories of system pairs by the significance and direction of their difference under gold and cheaper judgments.
 
-With d the difference of two systems' means, under gold judgments and under cheap ones:
+Let d be the difference between two systems' means. It is computed and tested with gold and with cheap judgments:
 
-    |                  | both significant      | one of them          | none                  |
+    |                  | both significant      | one significant      | none significant      |
     | same sign of d   | AA active agreement   | MA mixed agreement   | PA passive agreement  |
     | opposite sign    | AD active disagreement| MD mixed disagreement| PD passive disagreement|
 
-Signs are the same if both are 0, and opposite if only one is. Source: Moffat, Scholer and Thomas, ADCS 2012; Otero,
-Parapar and Ferro, How discriminative are your qrels?, CIKM 2023.
+If both differences are 0, the signs count as the same; if only one of them is 0, they count as opposite. Source:
+Moffat, Scholer and Thomas, ADCS 2012; Otero, Parapar and Ferro, How discriminative are your qrels?, CIKM 2023.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import numpy.typing as npt
 
 from rerank.adjudication.pools import Bools, Floats, Ints
 
-#: (pairs,) indices into `NAMES`; small integers, because a study holds very many.
+#: (pairs,) indices into `NAMES`, stored as 8-bit integers because a study holds very many of them.
 Codes = npt.NDArray[np.int8]
 
-#: The categories of a pair; a category's index is its code.
+#: The categories of a pair. The code of a category is its index in this tuple.
 NAMES = ("AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD")
 _WRONG = {"missed": ("MA_missed", "MD_missed"), "spurious": ("MA_spurious", "MD_spurious"), "turned": ("AD",)}
-# codes by significance under gold (row) and under cheap judgments (column), for the same and the opposite sign
+# codes for the same sign and for opposite signs; row: whether significant under gold, column: under cheap judgments
 _AGREE = np.array([[6, 3], [2, 0]], dtype=np.int8)
 _DISAGREE = np.array([[7, 5], [4, 1]], dtype=np.int8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCategories:
-    """Number of pairs per category. Mixed pairs are missed (significant by gold only) or spurious (by cheap only).
+    """Number of pairs per category, and rates computed from them.
 
-    All rates are None where they would be 0 / 0.
+    A mixed pair is ``missed`` if it is significant only with gold judgments, and ``spurious`` if it is significant only
+    with cheap judgments. A rate is None if it would be 0 / 0.
     """
 
     AA: int
@@ -48,7 +49,7 @@ class PairCategories:
 
     @classmethod
     def from_codes(cls, codes: Codes) -> PairCategories:
-        """Count the (pairs,) codes of `categorise_pairs`."""
+        """Count the (pairs,) codes of `categorise_pairs_under_cheaper_judgments`."""
         return cls(**dict(zip(NAMES, np.bincount(codes, minlength=len(NAMES)).tolist(), strict=True)))
 
     @property
@@ -68,52 +69,55 @@ class PairCategories:
 
     @property
     def gold(self) -> int:
-        """Number of pairs that are significant by gold judgments."""
+        """Number of pairs that are significant with gold judgments."""
         return self.AA + self.AD + self.MA_missed + self.MD_missed
 
     @property
     def cheap(self) -> int:
-        """Number of pairs that are significant by cheap judgments."""
+        """Number of pairs that are significant with cheap judgments."""
         return self.AA + self.AD + self.MA_spurious + self.MD_spurious
 
     @property
     def precision(self) -> float | None:
-        """AA / (AA + AD + spurious): fraction of cheap findings that gold confirms, with the same direction."""
-        return _ratio_of_pairs(self.AA, self.cheap)
+        """AA / (AA + AD + spurious): fraction of significant pairs (cheap) that gold confirms in the same direction."""
+        return _ratio_of_judging_study_pairs(self.AA, self.cheap)
 
     @property
     def recall(self) -> float | None:
-        """AA / (AA + AD + missed): fraction of gold findings that are retained, with the same direction."""
-        return _ratio_of_pairs(self.AA, self.gold)
+        """AA / (AA + AD + missed): fraction of significant pairs (gold) that are retained in the same direction."""
+        return _ratio_of_judging_study_pairs(self.AA, self.gold)
 
     @property
     def f1(self) -> float | None:
         """Harmonic mean of precision and recall, 2 AA / (gold + cheap)."""
-        return _ratio_of_pairs(2 * self.AA, self.gold + self.cheap)
+        return _ratio_of_judging_study_pairs(2 * self.AA, self.gold + self.cheap)
 
     @property
     def publication_bias(self) -> float | None:
-        """1 - precision: fraction of publishable findings that gold does not confirm. Ferro and Sanderson 2022."""
+        """1 - precision: fraction of significant pairs that gold does not confirm. Source: Ferro and Sanderson 2022."""
         return None if self.precision is None else 1 - self.precision
 
     @property
     def type_1(self) -> float | None:
-        """Spurious pairs / pairs that are not significant by gold."""
-        return _ratio_of_pairs(self.MA_spurious + self.MD_spurious, self.pairs - self.gold)
+        """Type I error rate: spurious pairs divided by pairs that are not significant with gold judgments."""
+        return _ratio_of_judging_study_pairs(self.MA_spurious + self.MD_spurious, self.pairs - self.gold)
 
     @property
     def type_2(self) -> float | None:
-        """Missed pairs / pairs that are significant by gold."""
-        return _ratio_of_pairs(self.MA_missed + self.MD_missed, self.gold)
+        """Type II error rate: missed pairs divided by pairs that are significant with gold judgments."""
+        return _ratio_of_judging_study_pairs(self.MA_missed + self.MD_missed, self.gold)
 
     @property
     def type_3(self) -> float | None:
-        """AD / pairs that are significant by gold: both find a difference, in opposite directions."""
-        return _ratio_of_pairs(self.AD, self.gold)
+        """Type III error rate: AD pairs (opposite directions) divided by pairs significant with gold judgments."""
+        return _ratio_of_judging_study_pairs(self.AD, self.gold)
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """(TPR + TNR) / 2 with gold significance as the positive class, ignoring direction. McKechnie et al. 2025."""
+        """(TPR + TNR) / 2 of the significance decisions, ignoring direction. Source: McKechnie et al. 2025.
+
+        Pairs that are significant with gold judgments are the positive class.
+        """
         if self.type_1 is None or self.type_2 is None:
             return None
         return (2 - self.type_1 - self.type_2) / 2
@@ -128,7 +132,7 @@ class PairCategories:
 
     @property
     def discriminative_power(self) -> float:
-        """Fraction of pairs that are significant by cheap judgments. Sakai, SIGIR 2006."""
+        """Fraction of pairs that are significant with cheap judgments. Source: Sakai, SIGIR 2006."""
         return self.cheap / self.pairs
 
     def to_dict(self) -> dict[str, float | None]:
@@ -152,24 +156,26 @@ RATES = (
 )
 
 
-def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
-    """Return the category code of every pair, an index into `NAMES`.
+def categorise_pairs_under_cheaper_judgments(
+    gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools
+) -> Codes:
+    """Return an array of shape (pairs,): the category code of every pair, which is an index into `NAMES`.
 
     Args:
-        gold: (pairs,) differences of means by gold judgments.
-        gold_significant: (pairs,) whether they are significant.
-        cheap: (pairs,) differences of means by cheap judgments.
-        cheap_significant: (pairs,) whether they are significant.
+        gold: (pairs,) differences of means with gold judgments.
+        gold_significant: (pairs,) whether the differences in ``gold`` are significant.
+        cheap: (pairs,) differences of means with cheap judgments.
+        cheap_significant: (pairs,) whether the differences in ``cheap`` are significant.
     """
     # row and column of the code tables
     verdicts = gold_significant.astype(np.intp), cheap_significant.astype(np.intp)
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
 
 
-def count_pair_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
-    """Count, for every system, its pairs that are missed, spurious, or turned (AD).
+def count_cheaper_judgment_errors(codes: Codes, systems: int) -> dict[str, Ints]:
+    """Count the missed, spurious and turned pairs of every system. A turned pair has the category AD.
 
-    Judgments are fair if errors do not concentrate on few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+    Judgments are fair if errors are not concentrated on a few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
 
     Args:
         codes: (pairs,) codes in the order of ``itertools.combinations``.
@@ -184,5 +190,5 @@ def count_pair_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
     return counts
 
 
-def _ratio_of_pairs(part: float, whole: float) -> float | None:
+def _ratio_of_judging_study_pairs(part: float, whole: float) -> float | None:
     return part / whole if whole else None

@@ -1,9 +1,9 @@
-"""Evaluation of runs under many sets of judgments of one pool at once.
+"""Evaluation of runs with many sets of judgments of the same pool at once.
 
-ir_measures evaluates one set of judgments at a time. In a study, runs and grades stay the same and only the set of
-judged documents changes. So grades are mapped to the ranks of the runs once, and all budgets of a judging order are
-evaluated together. Definitions are those of trec_eval, as everywhere in this package; measures without a formula here
-are computed by ir_measures, slowly.
+ir_measures evaluates one set of judgments at a time. In a study, runs and grades stay the same, and only the set of
+judged documents changes. This module therefore maps grades to the ranks of the runs once and evaluates all budgets of a
+judging order together. Measures are defined as in trec_eval, as everywhere in this package. Measures without a formula
+in this module are computed by ir_measures, which is slower.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from rerank.types import Qrels, Run
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-#: Largest number of grades that are held in memory at a time.
+#: Largest number of grades that are held in memory at the same time.
 _BATCH_SIZE = 1 << 21
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class JudgedView:
-    """Grades of one topic as visible under several budgets.
+    """Grades of one topic that are known under each of several budgets.
 
     Attributes:
-        found: (budgets, systems, ranks) grades of the retrieved documents; 0 if unjudged or below 0.
-        judged: (budgets, docs) grades of the judged documents, likewise, in decreasing order.
+        found: (budgets, systems, ranks) grades of the retrieved documents. A document that is unjudged under a budget,
+            or has a negative grade, gets 0.
+        judged: (budgets, docs) grades of the pool's documents, with the same rule for 0, in decreasing order.
     """
 
     found: Ints
     judged: Ints
 
     def relevant(self, grade: int) -> Floats:
-        """Return the number of judged relevant documents, (budgets,)."""
+        """Return an array of shape (budgets,): the number of documents that are judged relevant."""
         return np.asarray((self.judged >= grade).sum(axis=1), dtype=np.float64)
 
 
@@ -48,10 +49,10 @@ Formula = Callable[[JudgedView, "Measure"], Floats]
 
 
 class Measurer:
-    """Runs, a pool and its grades, prepared for evaluation.
+    """Evaluator of runs with the judgments that different budgets cover.
 
     Args:
-        pool: The pool; its systems are the runs.
+        pool: The pool. Its systems are the runs.
         runs: The complete runs.
         qrels: Gold judgments, which provide the grades of the pool's documents.
         measures: Names of measures, in a form that `rerank.evaluation.parse_measures` reads.
@@ -67,7 +68,7 @@ class Measurer:
         self.names = tuple(map(str, self.measures))
         self.topics = tuple(qrels)
         self._runs, self._qrels = runs, qrels
-        self.gold = score_matrices_of_pool(qrels, runs, self.names)
+        self.gold = score_matrices_of_judged_pool(qrels, runs, self.names)
         row = {topic: index for index, topic in enumerate(self.topics)}
         self._rows = [row[topic.id] for topic in pool.topics]
         self._grades = [
@@ -78,18 +79,19 @@ class Measurer:
 
     @property
     def slow(self) -> tuple[str, ...]:
-        """Names of the measures that ir_measures computes, one budget at a time."""
+        """Names of the measures that ir_measures must compute, one budget at a time."""
         return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_pool_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
-        """Return, for every topic of the pool, (docs,) whether gold grades a document at least ``grade``."""
+        """Return, for every topic of the pool, a boolean array of shape (docs,): gold grade >= ``grade``."""
         return [grades >= grade for grades in self._grades]
 
     def measure(self, ordering: JudgingSequence, budgets: Sequence[AdjudicationBudget]) -> Mapping[str, Floats]:
         """Evaluate all runs with the judgments that each budget covers.
 
         Returns:
-            Measure -> (budgets, topics, systems). Topics are those of gold; a topic without judgments scores 0.
+            Measure -> (budgets, topics, systems) scores. The topics are the topics of the gold judgments. All systems
+            score 0 on a topic without judgments.
         """
         shape = (len(budgets), len(self.topics), len(self.pool.systems))
         values = {name: np.zeros(shape) for name in self.names}
@@ -105,26 +107,32 @@ class Measurer:
                 for name, measure, formula in fast:
                     values[name][batch, row] = formula(view, measure)
         for index in range(len(budgets)) if self.slow else ():
-            matrices = score_matrices_of_pool(self.cheap(ordering, sizes[index]), self._runs, self.slow)
+            matrices = score_matrices_of_judged_pool(self.cheap(ordering, sizes[index]), self._runs, self.slow)
             for name, matrix in matrices.items():
                 values[name][index] = matrix.values
         return values
 
     def _view(self, index: int, order: Ints, sizes: Ints) -> JudgedView:
-        """Return the grades of a topic that are visible after the first ``sizes`` documents of an order, (budgets,)."""
+        """Return the grades of a topic that are known after judging the first documents of an order.
+
+        Args:
+            index: Index of the topic in the pool.
+            order: (docs,) indices of the documents in judging order.
+            sizes: (budgets,) number of judged documents under each budget.
+        """
         grades, lists = self._grades[index], self._lists[index]
         position = np.empty(len(order) + 1, dtype=np.int64)
         position[order] = np.arange(len(order))
         position[-1] = len(order)  # documents outside the pool are never judged
-        # index -1 (outside the pool or below the list) selects the appended entry: never judged, grade 0
+        # index -1 (outside the pool, or beyond the end of a list) selects the appended entry: never judged, grade 0
         graded = np.append(grades, 0)
-        # a document is visible if its position in the judging order is below the budget
+        # a document is judged if its position in the judging order is below the budget
         found = np.where(position[lists] < sizes[:, None, None], graded[lists], 0)
         judged = np.where(position[:-1] < sizes[:, None], grades, 0)
         return JudgedView(found, -np.sort(-judged, axis=1))
 
     def _placed(self, topic: str, docs: Sequence[str]) -> Ints:
-        """Return the index in the pool of each retrieved document, (systems, ranks); -1 outside the pool."""
+        """Return an array of shape (systems, ranks): the index of each retrieved document in the pool, or -1."""
         index = {doc: position for position, doc in enumerate(docs)}
         lists = [run[topic].doc_ids if topic in run else () for run in self._runs]
         table = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
@@ -133,7 +141,10 @@ class Measurer:
         return table
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments of each topic's first documents; a topic without any gets a placeholder with grade 0."""
+        """Return the judgments of the first documents of each topic. ``sizes``: (topics,) number of judged documents.
+
+        A topic without judgments gets a placeholder document with grade 0.
+        """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
             ids = [topic.docs[doc] for doc in order[:size]]
@@ -141,8 +152,8 @@ class Measurer:
         return Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
 
 
-def score_matrices_of_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
-    """Return the topic x system matrix of every measure, computed by ir_measures."""
+def score_matrices_of_judged_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
+    """Return measure -> (topics, systems) score matrix, computed by ir_measures."""
     scores = evaluate_runs(qrels, runs, measures)
     return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
 
@@ -153,13 +164,13 @@ def find_pool_formula(measure: Any) -> Formula | None:
     return formula if formula and not measure.params.keys() - {"cutoff", "rel"} else None
 
 
-def _cut_at_budget_measure(values: Any, measure: Any) -> Any:
+def _cut_judged_pool_at_rank(values: Any, measure: Any) -> Any:
     return values[..., : measure.params.get("cutoff")]
 
 
 def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute nDCG with linear gain and discount log2(rank + 1), (budgets, systems)."""
-    found, ideal = _cut_at_budget_measure(view.found, measure), _cut_at_budget_measure(view.judged, measure)
+    """Compute nDCG with linear gain and discount log2(rank + 1). All formulas return shape (budgets, systems)."""
+    found, ideal = _cut_judged_pool_at_rank(view.found, measure), _cut_judged_pool_at_rank(view.judged, measure)
     # (ranks,) discount of each rank
     discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
     best = ideal @ discount[: ideal.shape[-1]]  # (budgets,) DCG of the ideal list
@@ -167,35 +178,37 @@ def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
 
 
 def _ap_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute AP: precision at each relevant retrieved document, averaged over all relevant documents."""
-    hits = _cut_at_budget_measure(view.found, measure) >= measure["rel"]
+    """Compute AP: sum of the precision at each relevant retrieved document, divided by all relevant documents."""
+    hits = _cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]
     ranks = np.arange(1, hits.shape[-1] + 1)
     # (budgets, systems, ranks) precision at each hit
     precision = np.where(hits, hits.cumsum(axis=-1) / ranks, 0.0)
     return _shares_per_budget(precision.sum(axis=-1), view.relevant(measure["rel"]))
 
 
-def _precision_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute P@k: relevant documents among the first k, divided by k."""
-    return np.asarray((_cut_at_budget_measure(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"])
+def _precision_of_judged_pool(view: JudgedView, measure: Any) -> Floats:
+    """Compute P@k: number of relevant documents among the first k, divided by k."""
+    return np.asarray(
+        (_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"]
+    )
 
 
 def _recall_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute R@k: relevant documents among the first k, divided by all relevant documents."""
-    hits = (_cut_at_budget_measure(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
+    """Compute R@k: number of relevant documents among the first k, divided by the number of relevant documents."""
+    hits = (_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
     return _shares_per_budget(hits, view.relevant(measure["rel"]))
 
 
 def _reciprocal_rank_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute 1 / rank of the first relevant document."""
-    hits = _cut_at_budget_measure(view.found, measure) >= measure["rel"]
-    # argmax is the index of the first hit, but 0 also without any hit
+    hits = _cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]
+    # argmax is the index of the first hit; it is also 0 if there is no hit
     return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
 
 
 def _success_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute whether any of the first k documents is relevant."""
-    return np.asarray((_cut_at_budget_measure(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
+    """Compute Success@k: 1 if any of the first k documents is relevant, otherwise 0."""
+    return np.asarray((_cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
 
 
 def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
@@ -203,11 +216,11 @@ def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
     return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
 
 
-#: Name of ir_measures -> formula.
+#: Name of a measure in ir_measures -> formula.
 FORMULAS: dict[str, Formula] = {
     "nDCG": _ndcg_of_pool,
     "AP": _ap_of_pool,
-    "P": _precision_of_pool,
+    "P": _precision_of_judged_pool,
     "R": _recall_of_pool,
     "RR": _reciprocal_rank_of_pool,
     "Success": _success_of_pool,

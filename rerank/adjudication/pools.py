@@ -1,4 +1,4 @@
-"""Pools of documents to judge: for every topic, the documents that some run retrieved and their ranks in each run."""
+"""Pools of documents to judge: for every topic, the documents retrieved by at least one run and their ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rerank.errors import DataError, UsageError
 from rerank.types import Qrels, Run
 
-#: Depth of TREC's ad hoc pools.
+#: Default pool depth, as in TREC's ad hoc tracks.
 DEPTH = 100
 
 Ints = npt.NDArray[np.int64]
@@ -26,14 +26,15 @@ Bools = npt.NDArray[np.bool_]
 class PooledTopic:
     """The pool of one topic.
 
-    Guarantees: every document occurs once, ids ascend, and every rank is a rank of its run.
+    Guarantees: every document occurs once, document ids are in ascending order, and every rank is the document's rank
+    in that run.
 
     Attributes:
         id: Topic id.
-        docs: Document ids, ascending. A document is referred to by its index in this tuple.
-        ranks: (runs, docs) rank of the document in the run, from 1; 0 if the run lacks it.
-        lengths: (runs,) number of documents that a run has for this topic down to the pool depth, judged or not.
-        union: Number of documents that all runs have together, judged or not.
+        docs: Document ids in ascending order. Other fields refer to a document by its index in this tuple.
+        ranks: (runs, docs) rank of the document in the run, from 1; 0 if the document is not in the run.
+        lengths: (runs,) number of documents of each run within the pool depth, judged or not.
+        union: Number of different documents of all runs within the pool depth, judged or not.
     """
 
     id: str
@@ -48,20 +49,20 @@ class PooledTopic:
 
     @cached_property
     def retrieved(self) -> Bools:
-        """(runs, docs) flags of the documents that a run has."""
+        """(runs, docs) whether the run contains the document."""
         return np.asarray(self.ranks > 0)
 
     @cached_property
     def lists(self) -> tuple[list[int], ...]:
         """Document indices of every run, best rank first."""
-        # absent documents have rank 0 and sort first, so the last entries of a row are the list
+        # documents that are not in a run have rank 0 and sort first; the last entries of a row are the run's documents
         order = np.argsort(self.ranks, axis=1, kind="stable")
         lengths = self.retrieved.sum(axis=1)
         return tuple(row[len(row) - length :].tolist() for row, length in zip(order, lengths, strict=True))
 
     @cached_property
     def finders(self) -> tuple[list[int], ...]:
-        """Indices of the runs that have each document."""
+        """For each document, the indices of the runs that contain it."""
         return tuple(np.flatnonzero(column).tolist() for column in self.retrieved.T)
 
 
@@ -70,7 +71,7 @@ class Pool:
     """The pools of all topics.
 
     Attributes:
-        topics: The topics, in the order of the judgments or of the runs.
+        topics: The pools of the topics, in the order of the judgments or, without judgments, of the runs.
         systems: Names of the runs.
     """
 
@@ -78,11 +79,11 @@ class Pool:
     systems: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Return the number of documents over all topics."""
+        """Return the total number of documents over all topics."""
         return sum(map(len, self.topics))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts of topics, runs and documents."""
+        """Return the number of topics, runs and documents, and the sizes of the smallest and the largest pool."""
         sizes = [len(topic) for topic in self.topics]
         return {
             "topics": len(sizes),
@@ -94,12 +95,13 @@ class Pool:
 
 
 def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None, unjudged: bool = False) -> Pool:
-    """Pool the first documents of runs.
+    """Build the pool of the first documents of all runs.
 
     Args:
         runs: The runs.
-        depth: Pool depth: number of documents of each run and topic.
-        qrels: Judgments. If given, only their topics are pooled, and only judged documents unless ``unjudged``.
+        depth: Pool depth: number of documents that each run contributes per topic.
+        qrels: Judgments. If given, only topics in the judgments are pooled, and only judged documents unless
+            ``unjudged`` is True.
         unjudged: Keep documents without a judgment.
 
     Raises:
@@ -132,7 +134,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
 
 
 def _pool_topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:
-    """Pool the lists of one query, restricted to the documents in ``judged`` unless it is None."""
+    """Build the pool of one query from the runs' lists. Keep only documents in ``judged`` unless it is None."""
     retrieved = {doc for ids in lists for doc in ids}
     docs = sorted(retrieved if judged is None else retrieved.intersection(judged))
     index = {doc: position for position, doc in enumerate(docs)}

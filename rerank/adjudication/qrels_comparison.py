@@ -1,6 +1,6 @@
-"""Comparison of two sets of judgments of the same topics: agreement, and the conclusions that each leads to.
+"""Comparison of two sets of judgments for the same topics: their agreement, and the conclusions drawn from each.
 
-Use it to compare two people, a language model with people, or judgments with gaps with complete ones.
+Use it to compare two people, a language model and people, or incomplete and complete judgments.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from rerank.adjudication.agreement import Agreement, compute_assessor_agreement, topics_judged_by_both
 from rerank.adjudication.pair_categories import Codes
-from rerank.adjudication.pool_measures import score_matrices_of_pool
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
+from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_notes import note_study_grades, note_study_tests
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
@@ -24,13 +24,13 @@ class QrelsComparison:
     """Results of comparing two sets of judgments.
 
     Attributes:
-        topics: Topics that both judge; only these count.
-        left_out: Number of topics that only one of them judges.
+        topics: Topics in both sets of judgments. Only these topics are evaluated.
+        left_out: Number of topics in only one of the sets.
         systems: Names of the runs.
         procedures: Tests with their corrections.
-        gold: Measure -> verdicts by the first judgments.
-        other: Measure -> verdicts by the second judgments.
-        agreement: Agreement on the documents that both judge.
+        gold: Measure -> significance decisions with the gold judgments.
+        other: Measure -> significance decisions with the other judgments.
+        agreement: Agreement on the documents in both sets of judgments.
         relevant: Lowest grade that counts as relevant.
         notes: Caveats for the reader.
     """
@@ -46,7 +46,7 @@ class QrelsComparison:
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
-        """Return the (pairs,) category codes by measure and procedure."""
+        """Return (measure, procedure) -> category codes of shape (pairs,)."""
         return {
             (measure, procedure): codes
             for measure, gold in self.gold.items()
@@ -59,7 +59,10 @@ class QrelsComparison:
         for (measure, procedure), codes in self.codes().items():
             about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
             results.append(
-                {**about, **pair_category_metrics_row(codes, self.other[measure].compare_ranking(self.gold[measure]))}
+                {
+                    **about,
+                    **gold_judgment_comparison_row(codes, self.other[measure].compare_ranking(self.gold[measure])),
+                }
             )
         return {
             "topics": len(self.topics),
@@ -83,19 +86,19 @@ def compare_with_gold_qrels(
     relevant: int = 1,
     alpha: float = 0.05,
 ) -> QrelsComparison:
-    """Compare the conclusions from a set of judgments with those from gold judgments.
+    """Compare the conclusions drawn from a set of judgments with the conclusions drawn from gold judgments.
 
     Args:
         runs: At least two runs.
         gold: Reference judgments.
-        other: Judgments to compare with them.
+        other: Judgments to compare with the reference judgments.
         measures: Names of measures.
         procedures: Tests with their corrections.
         relevant: Lowest grade that counts as relevant in binary measures.
         alpha: Significance level.
 
     Raises:
-        DataError: Fewer than two topics are judged by both, or there are fewer than two runs.
+        DataError: Fewer than two topics are in both sets of judgments, or there are fewer than two runs.
         UnknownNameError: A measure or test does not exist.
     """
     topics = topics_judged_by_both(gold, other)
@@ -105,7 +108,7 @@ def compare_with_gold_qrels(
         )
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     shared_qrels = [Qrels({topic: qrels[topic] for topic in topics}, name=qrels.name) for qrels in (gold, other)]
-    matrices = [score_matrices_of_pool(qrels, runs, names) for qrels in shared_qrels]
+    matrices = [score_matrices_of_judged_pool(qrels, runs, names) for qrels in shared_qrels]
     gold_verdicts, other_verdicts = (
         {name: SignificanceVerdicts.from_scores(m.values, m.systems, procedures, alpha) for name, m in row.items()}
         for row in matrices

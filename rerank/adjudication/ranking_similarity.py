@@ -1,4 +1,4 @@
-"""Similarity of two rankings of systems by their means. Ties are broken by the systems' names."""
+"""Similarity of two rankings of the same systems. Systems are ranked by mean score, with ties broken by name."""
 
 from __future__ import annotations
 
@@ -8,71 +8,71 @@ import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
 
-#: Default persistence of `rank_biased_overlap_of_systems`.
+#: Default persistence of `rank_biased_overlap_with_gold`.
 P = 0.9
 
 
-def tau_of_systems(gold: Floats, cheap: Floats) -> float | None:
-    """Compute Kendall's tau-b; None if either ranking has only ties."""
-    # signs of all pairwise differences, (pairs,)
+def tau_with_gold_judgments(gold: Floats, cheap: Floats) -> float | None:
+    """Compute Kendall's tau-b of two (systems,) arrays of means. It is None if all means in one array are equal."""
+    # (pairs,) signs of all pairwise differences
     d, e = (np.sign(x[:, None] - x[None])[np.triu_indices(len(x), 1)] for x in (gold, cheap))
     # tau_b = sum d e / sqrt(sum |d| * sum |e|); ties contribute 0
     weight = float(np.abs(d).sum() * np.abs(e).sum())
     return float((d * e).sum()) / weight**0.5 if weight else None
 
 
-def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
-    """Compute tau_AP, Kendall's tau with more weight at the top: 2 / (m - 1) sum over i = 2 .. m of C(i) / (i - 1) - 1.
+def tau_ap_with_gold_judgments(gold: Ints, cheap: Ints) -> float:
+    """Compute tau_AP, a variant of Kendall's tau that gives more weight to the top ranks.
 
-    C(i) is the number of systems above rank i of the cheap ranking that gold also ranks above that system. The
-    coefficient is not symmetric. Source: Yilmaz, Aslam and Robertson, A new rank correlation coefficient for
-    information retrieval, SIGIR 2008.
+    tau_AP = 2 / (m - 1) * (sum over i = 2 .. m of C(i) / (i - 1)) - 1 for m systems. Take the system at rank i of the
+    cheap ranking: C(i) is the number of systems that both rankings place above it. The coefficient is not symmetric.
+    Source: Yilmaz, Aslam and Robertson, A new rank correlation coefficient for information retrieval, SIGIR 2008.
 
     Args:
-        gold: (systems,) indices of the systems, best first, as from `rank_systems_for_study`.
-        cheap: (systems,) likewise.
+        gold: (systems,) indices of the systems, best first, as returned by `rank_systems_for_study`.
+        cheap: (systems,) indices of the systems with cheap judgments, best first.
     """
-    gold_ranks = invert_system_ranking(gold)[cheap]  # gold's ranks, in the cheap order
+    gold_ranks = invert_gold_or_cheap_ranking(gold)[cheap]  # (systems,) gold ranks in the order of the cheap ranking
     count = len(gold_ranks)
-    # (systems,) C(i): systems above in both rankings, by a lower-triangular comparison
+    # (systems,) C(i): row i of the lower triangle counts the systems above it in both rankings
     concordant = np.tril(gold_ranks[None] < gold_ranks[:, None], -1).sum(axis=1)
     return round(float(2 / (count - 1) * (concordant[1:] / np.arange(1, count)).sum() - 1), 12)
 
 
-def rank_biased_overlap_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
-    """Compute rank-biased overlap, extrapolated: A_m p^m + (1 - p) / p sum over d = 1 .. m of A_d p^d.
+def rank_biased_overlap_with_gold(gold: Ints, cheap: Ints, p: float = P) -> float:
+    """Compute extrapolated rank-biased overlap: A_m p^m + (1 - p) / p * (sum over d = 1 .. m of A_d p^d).
 
-    A_d is the fraction of the first d systems that both rankings share. Source: Webber, Moffat and Zobel, A similarity
-    measure for indefinite rankings, TOIS 2010, for rankings of equal length.
+    m is the number of systems, and A_d is the fraction of the first d systems that both rankings share. Source: Webber,
+    Moffat and Zobel, A similarity measure for indefinite rankings, TOIS 2010, for rankings of equal length.
 
     Args:
-        gold: (systems,) indices of the systems, best first.
-        cheap: (systems,) likewise.
+        gold: (systems,) indices of the systems with gold judgments, best first.
+        cheap: (systems,) indices of the systems with cheap judgments, best first.
         p: Persistence; the expected depth of inspection is 1 / (1 - p).
     """
     count = len(gold)
-    # (systems,) depth, from 0, from which both rankings contain the system
-    joint_depths = np.maximum(invert_system_ranking(gold), invert_system_ranking(cheap))
+    # (systems,) smallest depth, counted from 0, at which both rankings contain the system
+    joint_depths = np.maximum(invert_gold_or_cheap_ranking(gold), invert_gold_or_cheap_ranking(cheap))
     depths = np.arange(1, count + 1)
-    # (systems,) A_d = overlap of the first d / d
+    # (systems,) A_d = number of systems shared by the first d, divided by d
     agreement = np.bincount(joint_depths, minlength=count).cumsum() / depths
     return round(float(agreement[-1] * p**count + (1 - p) / p * (agreement * p**depths).sum()), 12)
 
 
-def max_drop_of_systems(gold: Ints, cheap: Ints) -> int:
-    """Return the largest number of ranks that a system falls from gold's ranking to the cheap one; 0 if none falls."""
-    return int((invert_system_ranking(cheap) - invert_system_ranking(gold)).max())
+def max_drop_from_gold_judgments(gold: Ints, cheap: Ints) -> int:
+    """Return the largest number of ranks that a system falls from the gold to the cheap ranking; 0 if none falls."""
+    return int((invert_gold_or_cheap_ranking(cheap) - invert_gold_or_cheap_ranking(gold)).max())
 
 
 def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:
-    """Return the indices of the systems by decreasing mean, (systems,)."""
+    """Return an array of shape (systems,): the indices of the systems, sorted by decreasing mean and then by name."""
     # sorting by name first lets the stable sort break ties by name
     order = np.argsort(np.array(names), kind="stable")
     return np.asarray(order[np.argsort(-means[order], kind="stable")])
 
 
-def invert_system_ranking(order: Ints) -> Ints:
-    """Return the rank of each system, from 0, (systems,)."""
+def invert_gold_or_cheap_ranking(order: Ints) -> Ints:
+    """Return an array of shape (systems,): the rank of each system, counted from 0."""
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(order))
     return ranks

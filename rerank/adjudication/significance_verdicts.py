@@ -1,4 +1,4 @@
-"""Significance decisions of tests for all pairs of systems, and their comparison with decisions by gold judgments."""
+"""Significance decisions for all pairs of systems, and their comparison with the decisions from gold judgments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pair_categories import Codes, PairCategories, categorise_pairs
+from rerank.adjudication.pair_categories import Codes, PairCategories, categorise_pairs_under_cheaper_judgments
 from rerank.adjudication.pools import Bools, Floats, Ints
 from rerank.adjudication.ranking_similarity import (
-    max_drop_of_systems,
-    rank_biased_overlap_of_systems,
+    max_drop_from_gold_judgments,
+    rank_biased_overlap_with_gold,
     rank_systems_for_study,
-    tau_ap_of_systems,
-    tau_of_systems,
+    tau_ap_with_gold_judgments,
+    tau_with_gold_judgments,
 )
 from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
 from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
@@ -37,25 +37,25 @@ class Procedure:
 
     @cached_property
     def significance_test(self) -> PairTest:
-        """The test. Cached, because a study uses it thousands of times."""
+        """The significance test. It is cached, because a study uses it thousands of times."""
         return open_significance_test(self.test)
 
     @property
     def family_wise(self) -> bool:
-        """True if the test controls the family-wise error itself."""
+        """True if the test itself controls the family-wise error."""
         return self.significance_test.family_wise
 
     def __str__(self) -> str:
-        """Return test and correction, or the test alone if it needs no correction."""
+        """Return the test and the correction as text, or only the test if it needs no correction."""
         return self.test if self.family_wise else f"{self.test} + {self.correction}"
 
 
 def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
-    """Return all combinations of a test and a correction; a test that needs no correction appears once, without one.
+    """Return all combinations of a test and a correction. A test that needs no correction occurs once, with ``none``.
 
     Raises:
         UnknownNameError: A test or correction does not exist.
-        UsageError: A correction is given and no test takes one.
+        UsageError: A correction is given, but none of the tests takes a correction.
     """
     names, requested = list(test), list(corrections)
     procedures: dict[Procedure, None] = {}
@@ -68,12 +68,12 @@ def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str
 
 
 def find_significant_pairs(values: Floats, procedures: Sequence[Procedure], alpha: float) -> list[Bools]:
-    """Decide which pairs differ significantly, (pairs,) per procedure.
+    """Return, for every procedure, a boolean array of shape (pairs,): whether the two systems differ significantly.
 
-    A test's p-values are computed once for all its corrections.
+    The p-values of a test are computed once and used for all its corrections.
 
     Args:
-        values: (topics, systems).
+        values: (topics, systems) scores.
         procedures: Tests with their corrections.
         alpha: Significance level.
     """
@@ -97,9 +97,9 @@ class SignificanceVerdicts:
     """Scores of systems on topics, and the significance decisions of every procedure.
 
     Attributes:
-        values: (topics, systems).
+        values: (topics, systems) scores.
         systems: Names of the systems.
-        significant: For every procedure, (pairs,) whether the systems differ significantly.
+        significant: For every procedure, (pairs,) whether the two systems differ significantly.
     """
 
     values: Floats
@@ -110,45 +110,45 @@ class SignificanceVerdicts:
     def from_scores(
         cls, values: Floats, systems: tuple[str, ...], procedures: Sequence[Procedure], alpha: float
     ) -> SignificanceVerdicts:
-        """Test every pair of systems."""
+        """Test every pair of systems with every procedure."""
         return cls(values, systems, tuple(find_significant_pairs(values, procedures, alpha)))
 
     @cached_property
     def differences(self) -> Floats:
-        """Differences of the systems' means, (pairs,)."""
+        """(pairs,) mean of the first system minus mean of the second."""
         return mean_paired_differences(self.values)
 
     @cached_property
     def means(self) -> Floats:
-        """Mean of each system, (systems,)."""
-        # rounded like the differences, so that equal means tie in rankings as well
+        """(systems,) mean score of each system."""
+        # rounded like the differences, so that systems with equal means are also tied in rankings
         return np.asarray(self.values.mean(axis=0).round(12))
 
     @cached_property
     def ranking(self) -> Ints:
-        """Indices of the systems, best mean first, (systems,)."""
+        """(systems,) indices of the systems, best mean first."""
         return rank_systems_for_study(self.means, self.systems)
 
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
-        """Return the category code of each pair with respect to gold, (pairs,) per procedure."""
+        """Return, for every procedure, an array of shape (pairs,): category codes of the pairs compared with gold."""
         return [
-            categorise_pairs(gold.differences, by_gold, self.differences, by_cheap)
+            categorise_pairs_under_cheaper_judgments(gold.differences, by_gold, self.differences, by_cheap)
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
         ]
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
-        """Return the similarity to gold's ranking of systems; all None if either ranking has only ties."""
-        tau_b = tau_of_systems(gold.means, self.means)
+        """Return similarities to the gold ranking of systems by name. All are None if either ranking has only ties."""
+        tau_b = tau_with_gold_judgments(gold.means, self.means)
         if tau_b is None:
             return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))
         return {
             "tau": tau_b,
-            "tau_ap": tau_ap_of_systems(gold.ranking, self.ranking),
-            "rbo": rank_biased_overlap_of_systems(gold.ranking, self.ranking),
-            "max_drop": max_drop_of_systems(gold.ranking, self.ranking),
+            "tau_ap": tau_ap_with_gold_judgments(gold.ranking, self.ranking),
+            "rbo": rank_biased_overlap_with_gold(gold.ranking, self.ranking),
+            "max_drop": max_drop_from_gold_judgments(gold.ranking, self.ranking),
         }
 
 
-def pair_category_metrics_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
-    """Return category counts, rates and ranking similarities under the names that reports use."""
+def gold_judgment_comparison_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
+    """Return category counts, rates and ranking similarities by the names used in reports."""
     return {**PairCategories.from_codes(codes).to_dict(), **similarity}

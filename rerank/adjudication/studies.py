@@ -1,4 +1,4 @@
-"""Adjudication studies: how well judging orders with limited budgets preserve the conclusions from gold judgments.
+"""Adjudication studies. They measure how well judging orders with limited budgets preserve conclusions from gold qrels.
 
 Source: Otero, Parapar and Ferro, How discriminative are your qrels? How to study the statistical significance of
 document adjudication methods, CIKM 2023.
@@ -19,20 +19,20 @@ from rerank.adjudication.study_notes import note_study_budgets, note_study_grade
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
 from rerank.types import Qrels, Run
 
-#: Told the method after every walk; there are `Design.walks`.
+#: Function that is called with the method after every walk. The walks are listed in `StudyDesign.walks`.
 OnWalk = Callable[[str], None]
 
 
 def run_study(
     runs: Sequence[Run], qrels: Qrels, design: StudyDesign, *, on_walk: OnWalk | None = None
 ) -> AdjudicationStudy:
-    """Judge the pool of the runs by every method up to every budget, and compare the conclusions with gold's.
+    """Judge the pool with every method and budget, and compare the conclusions with those from gold judgments.
 
     Args:
         runs: At least two runs.
-        qrels: Gold judgments. They provide the answers for judging orders and the reference conclusions.
-        design: The study's design.
-        on_walk: Called after each walk through the pool.
+        qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
+        design: Design of the study.
+        on_walk: Called with the method after each walk through the pool.
 
     Raises:
         UnknownNameError: A method, test, correction or measure does not exist.
@@ -45,7 +45,7 @@ def run_study(
         name: SignificanceVerdicts.from_scores(matrix.values, matrix.systems, design.procedures, design.alpha)
         for name, matrix in measurer.gold.items()
     }
-    # with the whole pool judged, the order does not matter
+    # any order gives the same result if the whole pool is judged
     everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),))
     whole = tuple(_walk_study_pool("docid", 0, everything, measurer, gold))
     cells: list[StudyCell] = []
@@ -74,11 +74,11 @@ def run_study(
 def _walk_study_pool(
     method: str, seed: int, design: StudyDesign, measurer: Measurer, gold: dict[str, SignificanceVerdicts]
 ) -> Iterator[StudyCell]:
-    """Yield the cells of one walk through the pool."""
+    """Walk through the pool once and yield one cell per budget, measure and procedure."""
     relevant = measurer.relevant_documents(design.relevant)
     ordering = judge_pool_in_order(design.orders[method], measurer.pool, relevant, seed=seed)
     values = measurer.measure(ordering, design.budgets)
-    # for every topic, (docs,) relevant documents among the first n judged
+    # for every topic, (docs,) number of relevant documents among the first n judged documents
     hits = [flags[docs].cumsum() for flags, docs in zip(relevant, ordering.docs, strict=True)]
     for index, budget in enumerate(design.budgets):
         sizes = ordering.sizes(budget)

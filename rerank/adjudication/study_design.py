@@ -1,4 +1,4 @@
-"""Design of an adjudication study: methods, budgets, measures and tests, and the sampling of stochastic methods."""
+"""Design of an adjudication study: methods, budgets, measures, tests, and the seeds of stochastic methods."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class StudyDesign:
         depth: Pool depth.
         unjudged: Keep documents without a gold judgment in the pool; they count as not relevant.
         alpha: Significance level.
-        seeds: Number of repetitions of stochastic orders.
-        seed: The first seed.
+        seeds: Number of times that a stochastic order is repeated, each time with another seed.
+        seed: The first seed; repetitions use consecutive seeds.
     """
 
     methods: tuple[str, ...]
@@ -55,12 +55,12 @@ class StudyDesign:
 
     @cached_property
     def orders(self) -> dict[str, JudgingOrder]:
-        """Method -> judging order."""
+        """Judging order of each method, by the method's selector."""
         return {method: open_judging_order(method) for method in self.methods}
 
     @property
     def walks(self) -> list[tuple[str, int]]:
-        """Every method with every seed."""
+        """All pairs of a method and a seed. Methods that are not stochastic use only the first seed."""
         return [
             (method, self.seed + offset)
             for method, order in self.orders.items()

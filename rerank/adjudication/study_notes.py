@@ -1,4 +1,4 @@
-"""Caveats about studies and comparisons of judgments, as sentences for the reader."""
+"""Notes for the reader: caveats about studies and about comparisons of judgments."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rerank.adjudication.pools import Pool
 from rerank.adjudication.significance_verdicts import Procedure
 from rerank.adjudication.study_results import StudyCell
 from rerank.evaluation import ScoreMatrix
-from rerank.evaluation.grade_notes import grade_note
+from rerank.evaluation.grade_notes import measure_grade_note
 from rerank.evaluation.pairwise_decisions import list_caveats_of_test
 from rerank.types import Qrels
 
-#: With fewer pairs of systems than this, a note warns the reader.
+#: A study with fewer pairs of systems than this gets a note.
 FEW_PAIRS = 10
-#: Largest number of cases named in one note.
+#: Largest number of examples in one note.
 _NAMED = 4
 
 
@@ -31,7 +31,7 @@ def note_study_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Proce
 
 def note_study_grades(qrels: Qrels, measures: Iterable[str], relevant: int) -> Iterator[str]:
     """Yield warnings about the lowest grade that counts as relevant."""
-    if note := grade_note(qrels, measures):
+    if note := measure_grade_note(qrels, measures):
         yield note
     highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
     if relevant > highest:
@@ -46,7 +46,7 @@ def note_study_pool(
     Args:
         pool: The pool.
         qrels: Gold judgments.
-        whole: The cells with the whole pool judged.
+        whole: The cells for which the whole pool is judged.
         depth: Pool depth.
         relevant: Lowest grade that counts as relevant.
     """
@@ -86,6 +86,6 @@ def note_study_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]
 
 
 def _format_study_share(numbers: dict[str, float | None]) -> str:
-    """Format precision and recall."""
+    """Format precision and recall as text."""
     parts = (f"{name} {'-' if (v := numbers[name]) is None else format(v, '.3f')}" for name in ("precision", "recall"))
     return ", ".join(parts)

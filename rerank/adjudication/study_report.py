@@ -17,14 +17,14 @@ from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, prin
 from rerank.evaluation.significance import TITLES, open_significance_test
 from rerank.io.text_files import replace_text_file
 
-#: Largest number of pair codes in the page, one character each; beyond it, only those of the first measure and test
-#: are included.
+#: Largest number of pair codes in the page, one character each. If there are more, only the codes of the first measure
+#: and test are included.
 _DRAWN = 4_000_000
 _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
 
 
 def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
-    """Write the page.
+    """Write the HTML report of a study to a file.
 
     Raises:
         StorageError: The file cannot be written.
@@ -35,7 +35,7 @@ def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
 
 
 def render_study_report(study: AdjudicationStudy) -> str:
-    """Return the page as HTML."""
+    """Return the report of a study as an HTML page."""
     from jinja2 import Environment
 
     package = files("rerank.adjudication")
@@ -46,7 +46,7 @@ def render_study_report(study: AdjudicationStudy) -> str:
         css=texts["css"],
         js=texts["js"],
         version=version("listrank"),
-        data=_embedded_study_json(_study_script_data(study, content)),
+        data=_embed_judging_study_json(_judging_study_script_data(study, content)),
         study=content,
         golds=[{**row, "title": _study_test_title(row)} for row in content["gold"]["all"]],
         methods=[
@@ -57,11 +57,12 @@ def render_study_report(study: AdjudicationStudy) -> str:
 
 
 def find_study_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Find settings in which the method that ranks systems best does not retain most of the significant differences.
+    """Find settings in which the best method by tau is not the best by recall of significant differences.
 
     Returns:
-        One row per measure, test and budget: the best methods by tau and by recall, with both values of each.
-        Differences within the two methods' standard deviations over seeds are omitted.
+        One entry per measure, test and budget with such a disagreement: the rows of the best method by tau (``ranks``)
+        and of the best method by recall (``keeps``). A setting is omitted if the two methods' tau or recall differ by
+        no more than the sum of their standard deviations over seeds.
     """
     messages = []
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -87,8 +88,8 @@ def _study_test_title(row: Mapping[str, Any]) -> str:
     return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
 
 
-def _study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data for the script of the page."""
+def _judging_study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data used by the script in the page."""
     first = study.cells[0]
     codes = sum(len(cells[0].codes) for cells in study.groups().values())
     pair_codes = {
@@ -110,11 +111,11 @@ def _study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> 
 
 
 def _study_category_digits(cell: StudyCell) -> str:
-    """Return the category of every pair as a string of digits."""
+    """Return the category codes of all pairs as a string with one digit per pair."""
     return (cell.codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
 
 
-def _embedded_study_json(data: Mapping[str, Any]) -> str:
-    """Return JSON in which no text can end the script element."""
+def _embed_judging_study_json(data: Mapping[str, Any]) -> str:
+    """Return JSON that is safe inside a script element: no text in it can end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,4 +1,4 @@
-"""Results of adjudication studies: cells per method, seed, budget, measure and test, means over seeds, and files."""
+"""Results of adjudication studies: one cell per method, seed, budget, measure and test, and means over seeds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.pair_categories import Codes, count_pair_errors_by_system
+from rerank.adjudication.pair_categories import Codes, count_cheaper_judgment_errors
 from rerank.adjudication.pools import Pool
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_design import StudyDesign
 from rerank.io.text_files import replace_text_file
 
-#: Fields that identify a row.
+#: Fields that identify a row of the results.
 KEYS = ("method", "budget", "measure", "test", "correction")
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class StudyCell:
-    """Result of one walk through the pool, stopped at one budget, by one measure and one test.
+    """Result of one walk through the pool up to one budget, evaluated with one measure and one test.
 
     Attributes:
         method: Selector of the judging order.
@@ -36,7 +36,7 @@ class StudyCell:
         topics: Number of topics with judged documents.
         relevant: Number of relevant judged documents.
         codes: (pairs,) category code of every pair of systems (`pair_categories.NAMES`).
-        similarity: Similarity to gold's ranking of systems, by name.
+        similarity: Similarities to the gold ranking of systems, by name (tau, tau_ap, rbo, max_drop).
     """
 
     method: str
@@ -52,27 +52,27 @@ class StudyCell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Values of `KEYS`, which exclude the seed."""
+        """Values of the fields in `KEYS`, which identify the cell except for its seed."""
         return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
 
     def numbers(self) -> dict[str, Any]:
-        """Return all values by name."""
+        """Return all counts, rates and similarities by name."""
         counts = {"judged": self.judged, "topics_judged": self.topics, "relevant": self.relevant}
-        return {**counts, **pair_category_metrics_row(self.codes, dict(self.similarity))}
+        return {**counts, **gold_judgment_comparison_row(self.codes, dict(self.similarity))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdjudicationStudy:
-    """Results of a study.
+    """Results of an adjudication study.
 
     Attributes:
-        design: The study's design.
+        design: Design of the study.
         pool: The pool.
         qrels: Name of the gold judgments.
-        topics: Topics of the gold judgments, which all count.
-        gold: Measure -> verdicts by gold judgments.
+        topics: Topics of the gold judgments. All of them are evaluated.
+        gold: Measure -> significance decisions with the gold judgments.
         cells: One cell per method, seed, budget, measure and test.
-        whole: One cell per measure and test with the whole pool judged, the upper bound of every method.
+        whole: One cell per measure and test, with the whole pool judged. It shows what every method converges to.
         notes: Caveats for the reader.
     """
 
@@ -93,11 +93,11 @@ class AdjudicationStudy:
         return groups
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per method, budget, measure and test: means over seeds and standard deviations."""
+        """Return one row per method, budget, measure and test, with means and standard deviations over seeds."""
         return [_mean_study_values(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
 
     def golds(self) -> list[dict[str, Any]]:
-        """Return one row per measure and test: gold's significant pairs, and how many the whole pool retains."""
+        """Return one row per measure and test: significant pairs with gold judgments, and values for the whole pool."""
         rows = []
         for cell in self.whole:
             significant = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]
@@ -152,10 +152,10 @@ class AdjudicationStudy:
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """Yield the number of missed, spurious and turned pairs of each system, averaged over seeds."""
+        """Yield one row per setting and system: numbers of missed, spurious and turned pairs, averaged over seeds."""
         systems = self.pool.systems
         for key, cells in self.groups().items():
-            counts_by_seed = [count_pair_errors_by_system(cell.codes, len(systems)) for cell in cells]
+            counts_by_seed = [count_cheaper_judgment_errors(cell.codes, len(systems)) for cell in cells]
             for index, system in enumerate(systems):
                 counts = {
                     error: fmean(seed_counts[error][index] for seed_counts in counts_by_seed)
@@ -165,14 +165,14 @@ class AdjudicationStudy:
 
 
 def printable_study_name(text: str) -> str:
-    """Escape what cannot be encoded as UTF-8: file names, and so names of runs, may contain any bytes."""
+    """Escape characters that UTF-8 cannot encode. Runs are named after files, whose names may contain any bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of every value, and the standard deviation if there are several.
+    """Return the mean of every value over seeds, and the standard deviation if there are several seeds.
 
-    Seeds for which a rate is undefined are excluded from its mean; ``undefined`` counts them.
+    Seeds for which a rate is undefined are excluded from the mean of that rate; ``undefined`` counts them.
     """
     means: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "seeds": len(results)}
     spread = {}

@@ -1,4 +1,4 @@
-"""Assembly of rankers: from model, adapter, method, prompt and limits to backend, strategy and judge.
+"""Assembly of rankers: settings (model, adapter, method, prompt, limits) become a backend, a strategy and a judge.
 
 The reranker, the commands, benchmarks, label teachers, training and validation all assemble their rankers here, so the
 same settings always send the same requests.
@@ -16,12 +16,28 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.assemble.config import RankerConfig, RankerOptions, trained_ranker_defaults, trained_ranker_folder
+from rerank.assemble.config import (
+    RankerConfig,
+    RankerOptions,
+    defaults_of_missing_ranker_settings,
+    folder_of_ranker_settings,
+)
 from rerank.errors import UsageError
-from rerank.judges import Limits, PromptJudge, check_judge_backend, check_judge_sees_pictures, judges, open_judge
+from rerank.judges import (
+    Limits,
+    PromptJudge,
+    check_judge_prompt_pictures,
+    check_judge_runs_on_backend,
+    judges,
+    open_judge,
+)
 from rerank.methods import Method, open_method
 from rerank.models import backend_class_of_model, open_model_backend, prompt_for_model
-from rerank.pipeline.method_identity import judge_identity_text, passages_identity_text, strategy_identity_text
+from rerank.pipeline.method_identity import (
+    judge_identity_in_pipeline,
+    passages_identity_text,
+    strategy_identity_in_pipeline,
+)
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
@@ -37,8 +53,8 @@ __all__ = [
     "RankerPlan",
     "RankerSetup",
     "assemble_ranker",
+    "defaults_of_missing_ranker_settings",
     "plan_ranker",
-    "trained_ranker_defaults",
 ]
 
 
@@ -49,13 +65,13 @@ CALIBRATION = "rerank-calibration.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankerPlan:
-    """The part of a ranker that the settings decide without opening a prompt or a model.
+    """The part of a ranker that follows from the settings alone, without opening a prompt or a model.
 
     Attributes:
         config: The settings.
         method: The method with all its options.
         strategy: Decides which windows are judged.
-        passages: How documents are divided into passages; None judges them whole.
+        passages: Divides documents into passages; None judges whole documents.
     """
 
     config: RankerConfig
@@ -65,22 +81,22 @@ class RankerPlan:
 
     @property
     def limits(self) -> Limits:
-        """Token budget and decoding of the judge."""
+        """Token budget and decoding options of the judge."""
         return self.config.limits()
 
     def method_identity(self) -> dict[str, str]:
-        """Return strategy, judge and passages as they enter the hash of a run."""
+        """Return the texts that represent strategy, judge and passages in the hash of a run."""
         return {
-            "strategy": strategy_identity_text(self.method.strategy.name, self.strategy),
-            "judge": judge_identity_text(self.method.judge),
+            "strategy": strategy_identity_in_pipeline(self.method.strategy.name, self.strategy),
+            "judge": judge_identity_in_pipeline(self.method.judge),
             **({"passages": passages_identity_text(self.passages)} if self.passages else {}),
         }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
         """Build a judge that reads recorded replies.
 
-        Recorded replies are found by their window, so the prompt does not matter, and files that only affect the
-        requests (a prompt, a list of attention heads) may no longer exist.
+        Recorded replies are looked up by window, so the prompt does not matter. Files that only affect the requests,
+        such as a prompt or a list of attention heads, need not exist any more.
         """
         judge = judges.get(self.method.judge.name)
         options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
@@ -105,18 +121,18 @@ class RankerSetup(RankerPlan):
         """Check that the model's backend supports the judge and the prompt, without loading the model.
 
         Raises:
-            UsageError: The backend does not support the judge, or pictures that the prompt shows.
+            UsageError: The backend does not support the judge, or does not support pictures and the prompt shows some.
         """
         backend = backend_class_of_model(self.config.model, self.method.backend)
-        check_judge_backend(self.method.judge, backend, self.config.model)
-        check_judge_sees_pictures(self.template, backend, self.config.model)
+        check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
+        check_judge_prompt_pictures(self.template, backend, self.config.model)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
 
         Args:
             qrels: Relevance judgments for ``fake:perfect``.
-            lazy: Load the weights of a local model at the first call.
+            lazy: Load the weights of a local model only at the first call.
 
         Raises:
             RerankError: The model cannot be opened, or its backend does not support the judge.
@@ -126,7 +142,7 @@ class RankerSetup(RankerPlan):
         return open_model_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
 
     def identity(self, judge: PromptJudge) -> dict[str, Any]:
-        """Return what decides a judge's scores, as in the ``identity`` of a run: model, method and prompt."""
+        """Return everything that determines a judge's scores (model, method and prompt), as in a run's ``identity``."""
         return {
             "prompt": self.template.digest,
             "model": dict(judge.backend.identity),
@@ -135,10 +151,10 @@ class RankerSetup(RankerPlan):
         }
 
     def calibration_file(self, backend: Backend) -> tuple[Path, bool] | None:
-        """Return the calibration of the ranker with its backend, and whether the user named it; None without one."""
+        """Return the path of the ranker's calibration, and whether the user named it; None if there is none."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
-        folder = trained_ranker_folder({"adapter": self.config.adapter}, backend)
+        folder = folder_of_ranker_settings({"adapter": self.config.adapter}, backend)
         path = None if folder is None else folder / CALIBRATION
         return None if path is None or not path.is_file() else (path, False)
 
@@ -147,7 +163,7 @@ class RankerSetup(RankerPlan):
 
         Args:
             backend: The backend that runs its requests.
-            options: Options of the judge that override those of the method.
+            options: Options of the judge, which override those in the method.
 
         Raises:
             UsageError: The backend does not support the judge.
@@ -164,7 +180,7 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
         UsageError: The strategy does not have an option, or a value is out of range.
     """
     method = open_method(config.method)
-    method = dataclasses.replace(method, strategy=_strategy_with_flags(config, method))
+    method = dataclasses.replace(method, strategy=_assemble_strategy_with_flags(config, method))
     return RankerPlan(
         config=config,
         method=method,
@@ -177,9 +193,9 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
     """Assemble a ranker from its settings; no model is loaded.
 
     Args:
-        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter or the trained model, then
-            the defaults.
-        backend: The open backend of the model, if there is one.
+        settings: Settings, named as in `RankerConfig`. A missing setting is taken from the adapter or the trained model
+            or, if these have none, from the defaults.
+        backend: The backend of the model, if it is already open.
 
     Raises:
         UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
@@ -212,22 +228,22 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
 _FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 
 
-def _strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
-    """Return the method's strategy with the options set by flags of their own.
+def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
+    """Return the method's strategy with the options that have their own flags, such as ``--window-size``.
 
-    If passages are judged, ``top_k`` counts documents, so it does not limit the number of passages.
+    If passages are judged, the strategy gets no ``top_k``, because ``top_k`` counts documents, not passages.
 
     Raises:
         UsageError: The strategy does not have an option, or is not a dataclass.
     """
     strategy_type = strategies.get(method.strategy.name)
-    if not is_dataclass(strategy_type):  # its fields are its options, which are part of a run's identity
+    if not is_dataclass(strategy_type):  # the fields are the options, which are part of a run's identity
         raise UsageError(f"The strategy {method.strategy.name!r} is not a dataclass", expected="a frozen dataclass")
     flags = {"size": config.window_size, "stride": config.stride, "passes": config.passes}
     required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
     if config.window_size and not config.stride and "stride" not in method.strategy.options:
-        # No document would move from one window to the next if they did not overlap.
+        # Windows must overlap, since otherwise no document could move from one window to the next.
         optional["stride"] = max(1, config.window_size // 2)
     known = {f.name for f in fields(cast(Any, strategy_type))}
     for name in required:
@@ -237,6 +253,6 @@ def _strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
                 expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
                 remedy="Omit it, or use --method sliding",
             )
-    # The driver applies top_k to the result itself, and only some strategies have a stride or a seed.
+    # These options are not required: the driver itself applies top_k, and only some strategies have a stride or a seed.
     applied = {name: value for name, value in optional.items() if value is not None and name in known}
     return dataclasses.replace(method.strategy, options={**method.strategy.options, **required, **applied})

@@ -1,4 +1,4 @@
-"""Settings of rankers: complete, checked, and named as the flags of the command."""
+"""Settings of rankers: completed, validated, and named like the command's flags."""
 
 from __future__ import annotations
 
@@ -66,35 +66,35 @@ class RankerConfig:
     Attributes:
         model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
-        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
+        adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
-        window_size: Documents per window, for strategies with windows.
-        stride: Documents by which the window moves; half of ``window_size`` if only the latter is set.
+        window_size: Number of documents per window, for strategies with windows.
+        stride: Number of documents by which the window moves; half of ``window_size`` if only ``window_size`` is set.
         passes: Number of passes, for strategies that support several.
         top_k: Rerank only the top K; the remaining documents keep their input order.
-        passages: How documents are divided into passages, such as ``max,size=150,stride=75``; None judges them whole.
+        passages: How to divide documents into passages, as in ``max,size=150,stride=75``; None judges whole documents.
         prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects it by method and model.
         min_passage_tokens: Minimum number of tokens kept of each passage.
         max_passage_tokens: Passages are truncated to at most this many tokens.
-        context_size: Tokens of context to use; None for the model's whole context.
+        context_size: Number of tokens of the model's context to use; None for all.
         temperature: Sampling temperature; 0 is greedy.
         seed: Seed for sampling and for stochastic strategies.
-        thinking_tokens: Tokens that a reasoning model may spend before its answer.
+        thinking_tokens: Maximum number of tokens that a reasoning model may generate before its answer.
         dtype: Data type of the weights.
         device: Torch device; ``auto`` selects the first accelerator.
         device_map: How to distribute a model over several devices; empty for one device.
         batch_size: Number of requests per batch; None for the backend's default.
-        reuse: Compute prompt prefixes that several requests share once, with a local model.
-        deterministic: Process requests one by one without reuse, with a local model: a reply depends on its request
-            alone.
+        reuse: For local models: compute a prompt prefix only once if several requests share it.
+        deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
+            its request.
         trust_remote_code: Run Python code from the model's repository.
         base_url: Address of an OpenAI-compatible server.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
-        calibration: File of `rerank calibrate` that turns scores into probabilities of relevance; None for the one in
-            the folder of the adapter or the trained model, if it has one.
-        retries: Attempts after the first to get a server's reply; None for the backend's default.
+        calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for
+            the file in the folder of the adapter or the trained model, if there is one.
+        retries: Maximum number of retries per request to a server; None for the backend's default.
     """
 
     model: str = "smollm2-135m"
@@ -129,11 +129,11 @@ class RankerConfig:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
-        """Complete settings with those of the adapter or trained model, then with the defaults.
+        """Complete settings with those of the adapter or the trained model, and then with the defaults.
 
         Args:
-            settings: The settings that are given; None counts as missing.
-            backend: The open backend of the model, if there is one.
+            settings: The given settings; None counts as missing.
+            backend: The backend of the model, if it is already open.
 
         Raises:
             UnknownNameError: No setting has this name; the message suggests the nearest.
@@ -151,7 +151,7 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | trained_ranker_defaults(values, backend))
+        return cls._make(values | defaults_of_missing_ranker_settings(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -172,7 +172,7 @@ class RankerConfig:
         return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
     def limits(self) -> Limits:
-        """Return the token budget and the decoding of the judge; greedy decoding has no seed."""
+        """Return the token budget and the decoding options of the judge; greedy decoding has no seed."""
         return Limits(
             min_passage_tokens=self.min_passage_tokens,
             max_passage_tokens=self.max_passage_tokens,
@@ -183,28 +183,28 @@ class RankerConfig:
         )
 
 
-def trained_ranker_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
-    """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
+def defaults_of_missing_ranker_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+    """Return an adapter's, or a trained or merged model's, settings for the keys that are missing in ``settings``.
 
     Args:
-        settings: The settings that are given.
-        backend: The open backend of the model. It knows which folder it was loaded from; its model's name may not be a
-            path, or may be that of another folder.
+        settings: The given settings.
+        backend: The open backend of the model. It knows the folder that it was loaded from, whereas the model's name
+            may not be a path, or may be the path of another folder.
 
     Raises:
         MissingResourceError: The adapter does not exist.
-        DataError: Its settings cannot be read.
+        DataError: The settings of the adapter or model cannot be read.
     """
-    folder = trained_ranker_folder(settings, backend)
+    folder = folder_of_ranker_settings(settings, backend)
     return adapter_folder_defaults(folder, settings) if folder else {}
 
 
-def trained_ranker_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
-    """Return the folder of the adapter, or of the model, which contains settings if it was trained for ranking.
+def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
+    """Return the folder of the adapter or, without one, of the model; after training, it contains ranking settings.
 
     Args:
-        settings: Settings of a ranker; ``adapter`` and ``model`` are used.
-        backend: As in `trained_ranker_defaults`.
+        settings: Settings of a ranker, of which only ``adapter`` and ``model`` are used.
+        backend: As in `defaults_of_missing_ranker_settings`.
 
     Raises:
         MissingResourceError: The adapter does not exist.

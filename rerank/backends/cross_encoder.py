@@ -1,7 +1,7 @@
-"""The backend ``cross_encoder``: scores of query-passage pairs by sentence-transformers.
+"""The backend ``cross_encoder``: scores query-passage pairs with sentence-transformers.
 
-The first turn of a prompt is the query, each further turn a passage. Sentence-transformers, torch and transformers are
-imported when a model is loaded, not when this module is imported.
+The first turn of a prompt is the query, and each further turn is a passage. Sentence-transformers, torch and
+transformers are imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, backend_settings_folder, resolve_context_size
+from rerank.tasks import (
+    BackendOptions,
+    CrossEncoderTask,
+    Reply,
+    Request,
+    resolve_task_context_size,
+    task_backend_settings_folder,
+)
 
 #: Default number of pairs per batch.
 DEFAULT_BATCH = 32
-#: Tokenizers without a length limit state a number far above this one.
+#: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
 _ARCHITECTURE = "ForSequenceClassification"
 
@@ -62,7 +69,7 @@ class CrossEncoder:
     Args:
         model: ``sentence_transformers.CrossEncoder``, on its device.
         identity: Name, hash or revision, and dtype of the model.
-        options: Batch size (in pairs) and context size are used; None takes the defaults.
+        options: Backend options, of which batch size (in pairs) and context size are used; None for the defaults.
 
     Raises:
         UsageError: The model has more than two labels, or it does not state its context size and none is given.
@@ -70,13 +77,13 @@ class CrossEncoder:
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
     costs_money = False
-    #: A single request already contains a list of pairs.
+    #: One request at a time, since each request already contains a list of pairs.
     batch_size = 1
-    #: Folder of the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    #: Folder of the model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
     settings_folder: Path | None = None
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
-        """Wrap a loaded model; `load` also loads it."""
+        """Wrap a model that is already loaded. To load one by name, use `load`."""
         options = options or BackendOptions()
         name = identity.get("model", "")
         if model.num_labels > 2:
@@ -89,9 +96,9 @@ class CrossEncoder:
         self._lock = threading.Lock()
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
-        size = resolve_context_size(stated, options, name)
+        size = resolve_task_context_size(stated, options, name)
         self._tokens = PairTokens(
-            model.tokenizer, context_size=size, special_tokens=_count_special_tokens_of_pair(model)
+            model.tokenizer, context_size=size, special_tokens=_count_cross_encoder_special_tokens(model)
         )
 
     @classmethod
@@ -117,15 +124,15 @@ class CrossEncoder:
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
         with quiet_transformers():
-            _require_sentence_transformers()
+            _require_cross_encoder_backend()
         with quiet_transformers(), named_loading_errors(name, device):
             model = _open_cross_encoder(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        origin = {"weights": model_folder_hash(folder)} if folder else {"revision": commit}
+        origin = {"weights": hash_files_of_model_folder(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
         backend = cls(model, identity=identity, options=options)
-        backend.settings_folder = backend_settings_folder(name, options)
+        backend.settings_folder = task_backend_settings_folder(name, options)
         return backend
 
     @property
@@ -135,14 +142,14 @@ class CrossEncoder:
 
     @property
     def tokens(self) -> TokenCounter:
-        """The token counter: a prompt has the tokens of all its pairs, while the context size is that of one pair."""
+        """The token counter. It counts the tokens of all pairs of a prompt; the context size limits each pair."""
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order, with one score per passage.
 
         Raises:
-            BackendError: The model failed for another reason than memory.
+            BackendError: The model failed for a reason other than memory.
         """
         with self._lock:
             return [self._reply(request) for request in requests]
@@ -185,12 +192,12 @@ class CrossEncoder:
 
 
 def _open_cross_encoder(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> Any:
-    """Load the model; any model but a classifier is refused, since it would get a classification head at random."""
+    """Load the model. Models without a classification head are refused, since they would get a random one."""
     import sentence_transformers
     import torch
     import transformers
 
-    origin = model_origin(name, options)
+    origin = causal_model_origin(name, options)
     classes = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
     if not any(architecture.endswith(_ARCHITECTURE) for architecture in classes):
         raise UsageError(
@@ -207,7 +214,7 @@ def _open_cross_encoder(name: str | Path, options: BackendOptions, *, device: st
     )
 
 
-def _require_sentence_transformers() -> None:
+def _require_cross_encoder_backend() -> None:
     """Check that sentence-transformers can be imported.
 
     Raises:
@@ -222,7 +229,7 @@ def _require_sentence_transformers() -> None:
         ) from error
 
 
-def _count_special_tokens_of_pair(model: Any) -> int:
+def _count_cross_encoder_special_tokens(model: Any) -> int:
     """Return the number of tokens that are added to the two texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))

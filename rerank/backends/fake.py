@@ -1,7 +1,7 @@
-"""The backend ``fake``: simulated models, correct or faulty on purpose, for documentation, tests and dry runs.
+"""The backend ``fake``: simulated models, correct or deliberately faulty, for documentation, tests and dry runs.
 
-A fake uses the window, and the text of the prompt only for the attention to its words, and returns the text that a
-model would generate, which the real parser reads. Replies are deterministic.
+A fake derives its reply from the window. It reads the text of the prompt only to score words by attention. It returns
+text in the form that a model would generate, and the real parser parses it. Replies are deterministic.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rerank.tasks import (
     Reply,
     Request,
 )
-from rerank.tasks.token_positions import format_token_positions
+from rerank.tasks.token_positions import format_task_token_positions
 from rerank.types import Document, Order, Qrels, Window
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -47,7 +47,7 @@ class Fake:
     - ``reversed``: the input order reversed.
     - ``stutter``: a random order with repeated, missing and unknown identifiers.
     - ``talk``: the perfect order inside prose with other numbers.
-    - ``fail``: no reply to a fraction of the requests, the replies of ``perfect`` to the others.
+    - ``fail``: no reply to a fraction of the requests; the other requests get the replies of ``perfect``.
 
     Attributes:
         kind: Name of the simulated model.
@@ -57,7 +57,7 @@ class Fake:
         qrels: Relevance judgments for ``perfect``, ``talk`` and ``fail``.
         context_size: Maximum number of tokens (words and punctuation marks) of prompt and reply together.
         batch_size: Number of requests per batch.
-        delay: Seconds to wait before each reply, to have time for an interruption.
+        delay: Seconds to wait before each reply, for example to have time to interrupt a run.
         log: File that receives one line (the request's digest) per reply.
         served: Digests of the requests answered so far, in order.
 
@@ -69,7 +69,7 @@ class Fake:
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
-    #: It uses the window, not the prompt.
+    #: Pictures are accepted, since replies depend on the window, not on the prompt.
     sees_pictures: ClassVar[bool] = True
 
     kind: str
@@ -101,7 +101,7 @@ class Fake:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The kind, and the options that change its replies."""
+        """The kind of fake, and the options that affect its replies."""
         identity = {"model": f"fake:{self.kind}"}
         if self.kind in ("stutter", "fail"):
             identity["seed"] = str(self.seed)
@@ -110,7 +110,7 @@ class Fake:
         if self.kind == "fail":
             identity["rate"] = str(self.rate)
         if self.qrels is not None and self.kind in ("perfect", "talk", "fail"):
-            identity["qrels"] = _digest_of_fake_qrels(self.qrels)
+            identity["qrels"] = _fake_backend_qrels_digest(self.qrels)
         return identity
 
     @property
@@ -140,13 +140,13 @@ class Fake:
 
     def _reply_now(self, request: Request, digest: str, started: float) -> Reply:
         tokens_in = self.tokens.count(request.prompt)
-        # One random number generator per request, so that the order of requests and batches has no effect.
+        # Each request has its own random number generator, so the order of requests and batches has no effect.
         rng = random.Random(f"{self.seed} {digest}")
         if self.kind == "fail" and rng.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
         elif isinstance(request.task, AttentionTask) and request.task.per_token:
             positions, scores = self._score_words(request, request.task, rng)
-            reply = Reply(text=format_token_positions(positions), scores=scores, tokens_in=tokens_in)
+            reply = Reply(text=format_task_token_positions(positions), scores=scores, tokens_in=tokens_in)
         elif not isinstance(request.task, GenerationTask | PermutationTask):
             shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
@@ -177,7 +177,7 @@ class Fake:
         return self._perfect(window)
 
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
-        """Return one score per passage or continuation: minus the rank or, for a single passage, its grade first."""
+        """Return one score per passage or continuation: minus the rank; for a single passage, its grade and zeros."""
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
         if len(window) == 1:  # continuations such as Yes and No: the first one gets the grade
@@ -189,7 +189,7 @@ class Fake:
     def _score_words(
         self, request: Request, task: AttentionTask, rng: random.Random
     ) -> tuple[list[list[int]], tuple[float, ...]]:
-        """Return the positions of the words of each passage, and 1 for words of the query and 0 for others.
+        """Return the positions of the words of each passage, and a score per word: 1 if the query contains it, else 0.
 
         ``stutter`` returns random scores.
         """
@@ -206,7 +206,7 @@ class Fake:
             return rng.random()
         sign = -1 if self.kind == "reversed" else 1
         grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
-        return sign * grades.get(_fake_judged_id(window.docs[0]), 0)
+        return sign * grades.get(_fake_backend_qrels_id(window.docs[0]), 0)
 
     def _perfect(self, window: Window) -> Order:
         if self.qrels is None:
@@ -215,7 +215,9 @@ class Fake:
                 warnings.warn(f"fake:{self.kind} has no qrels, so it keeps the input order", stacklevel=2)
             return tuple(range(len(window)))
         grades = self.qrels.get(window.query.id, {})
-        return tuple(sorted(range(len(window)), key=lambda index: -grades.get(_fake_judged_id(window.docs[index]), 0)))
+        return tuple(
+            sorted(range(len(window)), key=lambda index: -grades.get(_fake_backend_qrels_id(window.docs[index]), 0))
+        )
 
     def _log_request(self, digest: str) -> None:
         self.served.append(digest)
@@ -229,8 +231,8 @@ class Fake:
                 ) from error
 
 
-def _fake_judged_id(doc: Document) -> str:
-    """Return the id used in the qrels: for a passage, that of its document."""
+def _fake_backend_qrels_id(doc: Document) -> str:
+    """Return the id used in the qrels; for a passage, the id of its document."""
     return doc.part_of or doc.id
 
 
@@ -239,7 +241,7 @@ def _fake_permutation_text(order: Order) -> str:
 
 
 def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
-    """Return a random order; with probability p, a position is dropped, repeated or gets an unknown identifier."""
+    """Return a random order. With probability p, an identifier is missing or is followed by a wrong one."""
     order = list(range(count))
     rng.shuffle(order)
     written: list[int] = []
@@ -262,6 +264,6 @@ def _fake_talkative_reply(permutation: str, count: int) -> str:
     )
 
 
-def _digest_of_fake_qrels(qrels: Qrels) -> str:
+def _fake_backend_qrels_digest(qrels: Qrels) -> str:
     content = sorted((query_id, sorted(judged.items())) for query_id, judged in qrels.items())
     return hashlib.sha256(repr(content).encode()).hexdigest()

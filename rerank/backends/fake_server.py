@@ -1,4 +1,4 @@
-"""The backend ``fake-server``: a fake whose replies take time, as those of a server do, for tests and benchmarks.
+"""The backend ``fake-server``: a fake whose replies take time, like the replies of a server. For tests and benchmarks.
 
 It takes requests one by one, like the backend ``openai``, but needs neither a server nor a network:
 ``--model fake-server:reversed,delay=0.2``.
@@ -14,19 +14,19 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from rerank.backends.fake import Fake
 from rerank.errors import UsageError
 from rerank.tasks import Reply, Request
-from rerank.tasks.background_loop import await_on_background_loop, run_on_background_loop
+from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
 from rerank.tasks.concurrency_limit import ConcurrencyLimit
 
 
 @dataclass(slots=True, eq=False)
 class FakeServer(Fake):
-    """A fake with the replies, identity and digests of `Fake`, which waits without blocking and limits concurrency.
+    """A fake with the replies, identity and digests of `Fake`. It waits without blocking and limits concurrency.
 
     Attributes:
         batch_size: Number of requests per batch.
         concurrency: Number of requests that are answered at the same time; the others wait.
-        slow_every: Every request whose number (from 1, by arrival) is divisible by this one is slow; 0 for none.
-        slow_delay: Seconds that a slow request takes instead of ``delay``.
+        slow_every: Every N-th request that arrives is slow, where N is this number; 0 for no slow requests.
+        slow_delay: Delay of a slow request in seconds, instead of ``delay``.
         arrived: Number of requests that have been started.
         in_progress: Number of requests that are being answered.
         most_in_progress: The largest number of requests that were answered at the same time.
@@ -63,7 +63,7 @@ class FakeServer(Fake):
         Raises:
             StorageError: The log cannot be written.
         """
-        return run_on_background_loop(self._answer_all(requests)) if requests else []
+        return run_on_task_request_loop(self._answer_all(requests)) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request after its delay.
@@ -71,7 +71,7 @@ class FakeServer(Fake):
         Raises:
             StorageError: The log cannot be written.
         """
-        return await await_on_background_loop(self._answer(request))
+        return await await_on_task_request_loop(self._answer(request))
 
     def close(self) -> None:
         """Do nothing, since there are no connections."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rerank.errors import BackendError
 from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
-from rerank.lm.tensor_parallel import broadcast_batch, is_split_over_processes, lead_or_follow
+from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -28,15 +28,15 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    backend_settings_folder,
-    resolve_context_size,
+    resolve_task_context_size,
+    task_backend_settings_folder,
 )
 
 if TYPE_CHECKING:
     from rerank.lm.model_description import ModelDescription
     from rerank.lm.prefix_cache import PrefixCache
 
-#: Default batch size per device: larger batches gain little on a CPU and cost memory.
+#: Default batch size per kind of device. On a CPU, larger batches gain little and need more memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
 
 
@@ -47,7 +47,8 @@ class Hf:
         model: The model, in evaluation mode on its device.
         tokenizer: Its tokenizer.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: Batch size, context size, reuse and determinism are used; None takes the defaults.
+        options: Backend options, of which ``batch_size``, ``context_size``, ``reuse`` and ``deterministic`` are used;
+            None for the defaults.
 
     Raises:
         UsageError: The model does not state its context size, and none is given.
@@ -56,20 +57,20 @@ class Hf:
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask}
     )
-    #: Calls cost time but no money; they are stored in the run folder only.
+    #: Calls cost time but no money, so they are stored only in the run folder.
     costs_money = False
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
-    #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    #: Folder of the adapter or model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
     settings_folder: Path | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a loaded model; `load` also loads it."""
+        """Wrap a model that is already loaded. To load one by name, use `load`."""
         options = options or BackendOptions()
         stated = stated_context_size(model, tokenizer)
-        size = resolve_context_size(stated, options, identity.get("model", ""))
+        size = resolve_task_context_size(stated, options, identity.get("model", ""))
         self._model = model
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
@@ -94,44 +95,44 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load_language_model(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.settings_folder = backend_settings_folder(name, options)
-        if is_split_over_processes(model):
-            lead_or_follow(backend._run)
+        backend.settings_folder = task_backend_settings_folder(name, options)
+        if is_causal_model_split(model):
+            follow_torch_leader(backend._run)
         return backend
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size of the options, else the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
+        """Return the batch size of the options or the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
-        """Describe the model that `load` would load; None if it has to be loaded for that.
+        """Describe the model that `load` would load; None if this is not possible without loading it.
 
         Raises:
-            RerankError: The model cannot be loaded, as far as its files show.
+            RerankError: The files of the model show that it cannot be loaded.
         """
-        from rerank.lm.model_description import describe_model
+        from rerank.lm.model_description import describe_causal_model
 
-        return describe_model(name, options) if cls.classes == LANGUAGE else None
+        return describe_causal_model(name, options) if cls.classes == LANGUAGE else None
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        """Load a model that was described, as `load` does; the backend has the token counter of the description."""
+        """Load a described model, as `load` does; the backend uses the token counter of the description."""
         options, tokens = description.options, description.tokens
         model, tokenizer, identity = load_language_model(
             description.name, options, cls.classes, tokenizer=tokens.tokenizer
         )
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
-        backend.settings_folder = backend_settings_folder(description.name, options)
+        backend.settings_folder = task_backend_settings_folder(description.name, options)
         return backend
 
     @classmethod
     def from_loaded(
         cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
     ) -> Self:
-        """Wrap a model in memory. Its identity is the name alone, so two models need two names."""
+        """Wrap a model in memory. It is identified only by its name and dtype, so two models need two names."""
         require_torch()
         dtype = str(model.dtype).removeprefix("torch.")
         return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
@@ -153,7 +154,7 @@ class Hf:
 
     @property
     def shares_batches(self) -> bool:
-        """Whether a batch of several callers takes less time than a batch for each; on a CPU it does not."""
+        """Whether one batch with requests of several callers is faster than one batch per caller; false on a CPU."""
         return str(self._model.device.type) != "cpu"
 
     @property
@@ -162,7 +163,7 @@ class Hf:
         return self._batch_size
 
     def set_batching(self, batch_size: int, *, reuse: bool) -> None:
-        """Form batches as a recorded run did, so that a resumed run has the same last bits.
+        """Form batches like a recorded run, so that the results of a resumed run are bit-identical.
 
         Args:
             batch_size: Number of requests processed together.
@@ -174,12 +175,12 @@ class Hf:
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
 
-        Requests with the same class of task share batches, longer prompts first, which needs little padding and makes
-        memory run out early if at all. A request that does not fit the context, or not into memory even alone, gets a
-        reply with ``finish="error"``. Only one thread at a time uses the model.
+        Requests with the same class of task share batches. Longer prompts come first: batches then need little padding,
+        and if memory runs out, it does so early. A request that does not fit in the context, or does not fit in memory
+        even in a batch of its own, gets a reply with ``finish="error"``. Only one thread at a time uses the model.
 
         Raises:
-            BackendError: The model failed for another reason than memory.
+            BackendError: The model failed for a reason other than memory.
             UsageError: The model cannot perform the task.
         """
         replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))
@@ -192,12 +193,12 @@ class Hf:
         return [replies[index] for index in range(len(requests))]
 
     def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
-        """Run one batch, in halves if it does not fit into memory without cached prefixes; return index -> reply."""
+        """Run one batch and return index -> reply. If memory runs out, drop cached prefixes, then halve the batch."""
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
-        if is_split_over_processes(self._model):
-            broadcast_batch(jobs)
+        if is_causal_model_split(self._model):
+            broadcast_torch_batch(jobs)
         try:
             replies = self._run(jobs)
         except (RuntimeError, MemoryError) as error:
@@ -207,7 +208,7 @@ class Hf:
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
             return {job.index: replace(reply, seconds=seconds) for job, reply in zip(jobs, replies, strict=True)}
-        # Outside the handler, whose traceback keeps the memory of the failed call alive.
+        # This is outside the exception handler, since a traceback keeps the memory of the failed call alive.
         if self._release():
             return self._run_batch(jobs)
         if len(jobs) == 1:
@@ -218,11 +219,13 @@ class Hf:
         return self._run_batch(jobs[:half]) | self._run_batch(jobs[half:])
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.lm.local_tasks import TASK_RUNNERS, generate_thoughts
-        from rerank.lm.thinking import add_thoughts
+        from rerank.lm.local_tasks import TASK_RUNNERS, decode_thought_token_ids
+        from rerank.lm.thinking import decode_thoughts_into_jobs
 
         with quiet_transformers():
-            jobs = add_thoughts(partial(generate_thoughts, self._model, self._tokens), self._tokens, jobs)
+            jobs = decode_thoughts_into_jobs(
+                partial(decode_thought_token_ids, self._model, self._tokens), self._tokens, jobs
+            )
             return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs, self._prefixes)
 
     @cached_property
@@ -234,7 +237,7 @@ class Hf:
         return PrefixCache(self._model, PrefixStore()) if self._reuse and supports_prefixes(self._model) else None
 
     def _release(self) -> bool:
-        """Free the memory of cached prefixes and of the failed batch; return whether there were cached prefixes."""
+        """Free the memory of cached prefixes and of the failed batch; return whether any prefixes were cached."""
         torch, _ = require_torch()
         freed = self._prefixes is not None and self._prefixes.clear()
         if self._model.device.type == "cuda":

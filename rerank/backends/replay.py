@@ -17,10 +17,10 @@ from rerank.tasks import (
     Request,
 )
 
-#: Context size: replies are found by window, so prompts must not be refused or truncated.
+#: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
 _NO_LIMIT = 1 << 40
 
-#: Query id, document ids in the window's order, and the seed.
+#: Query id, document ids in the order of the window, and seed.
 _Key = tuple[str, tuple[str, ...], int]
 
 
@@ -61,7 +61,7 @@ class Replay:
     Args:
         calls: The recorded calls of one run.
         identity: Identity of the backend that produced the replies.
-        letters: Single-token identifiers of its tokenizer, if the prompts used any.
+        letters: Single-token identifiers of this backend's tokenizer, if the prompts used any.
 
     Attributes:
         used: The recorded replies that were returned, by window and seed.
@@ -70,9 +70,9 @@ class Replay:
     tasks = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
-    #: The prompt is ignored.
+    #: Pictures are accepted, since the prompt is ignored.
     sees_pictures = True
-    #: It needs the calls of a run, so it is not a model that a user can name.
+    #: Users cannot select it by name, since it needs the calls of a run.
     selectable = False
     batch_size = 1024
     costs_money = False
@@ -103,7 +103,7 @@ class Replay:
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the recorded replies, in order; a request without one gets a reply with ``finish="error"``."""
+        """Return the recorded replies, in order. If none is recorded, the reply has ``finish="error"``."""
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Reply:

@@ -1,13 +1,14 @@
-"""Calibration: raw scores of a ranked list -> probabilities of relevance.
+"""Calibration: the conversion of the raw scores of a ranked list to probabilities of relevance.
 
-`Calibration` reads a file and applies it, without numpy or SciPy. `fit_calibration` fits one to runs with judgments.
+`Calibration` loads and applies a calibration file without numpy or SciPy. `fit_calibration` fits a calibration to runs
+with judgments.
 """
 
 from __future__ import annotations
 
 from rerank.calibration.calibration_file import CalibratedList, Calibration, FirstStage
-from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_kind
-from rerank.calibration.ranker_identity import calibrated_first_stage_name, identity_bound_to_calibration
+from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_to_calibrate
+from rerank.calibration.ranker_identity import first_stage_bound_to_calibration, identity_bound_to_calibration
 from rerank.calibration.report import CalibrationResult, fit_calibration
 
 __all__ = [
@@ -16,8 +17,8 @@ __all__ = [
     "CalibrationResult",
     "FirstStage",
     "RankedCollection",
-    "calibrated_first_stage_name",
+    "first_stage_bound_to_calibration",
     "fit_calibration",
     "identity_bound_to_calibration",
-    "is_absolute_score_kind",
+    "is_absolute_score_to_calibrate",
 ]

@@ -1,7 +1,8 @@
-"""A calibration: raw scores of a ranked list -> probabilities of relevance. It is a readable JSON file.
+"""The calibration file. A calibration converts the raw scores of a ranked list to probabilities of relevance.
 
-The file belongs to one ranker and one first stage. It holds up to four fits, and the inputs of a list decide which one
-is used: with or without first-stage scores, with the judge's scores or with ranks for documents that have none.
+The file is human-readable JSON and belongs to one ranker and one first stage. It contains up to four fits, which differ
+in their inputs: the judge's scores or, for documents without a judge score, ranks; each with or without first-stage
+scores. The scores that are available for a list decide which fits are used.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-from rerank.calibration.judged_lists import check_finite_scores
+from rerank.calibration.judged_lists import check_finite_scores_to_calibrate
 from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration_inputs
 from rerank.calibration.monotone import make_non_increasing
-from rerank.calibration.ranker_identity import describe_ranker_differences
+from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
 from rerank.io.text_files import open_text_file, replace_text_file
 
 _FORMAT = "listrank calibration"
-#: Version of the file format; a change that older code would misread increases it.
+#: Version of the file format. It increases with every change that older code would misread.
 _VERSION = 1
 
 
@@ -30,10 +31,10 @@ class CalibratedList:
     """The probabilities of one ranked list.
 
     Attributes:
-        relevance: The probability that each document is relevant, in ranking order; non-increasing.
-        answerable: The probability that at least one document is relevant.
-        fit: Name of the fit used, such as ``judge+first-stage``; two names with a comma between them if only some
-            documents had a judge score.
+        relevance: Probability of relevance of each document, in ranking order and non-increasing.
+        answerable: Probability that at least one document is relevant.
+        fit: Name of the fit that was used, such as ``judge+first-stage``. If only some documents have a judge score,
+            two names separated by a comma.
     """
 
     relevance: tuple[float, ...]
@@ -43,12 +44,13 @@ class CalibratedList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstStage:
-    """The first stage whose scores were fitted.
+    """The first stage whose scores the calibration was fitted to.
 
     Attributes:
-        name: Its name, such as ``bm25``.
-        low: The smallest score.
-        high: The largest score. Lists whose median is outside the range come from another first stage.
+        name: Name of the first stage, such as ``bm25``.
+        low: Smallest score in the training set.
+        high: Largest score in the training set. If the median score of a list is outside the range from ``low`` to
+            ``high``, the list is treated as coming from another first stage.
     """
 
     name: str
@@ -58,19 +60,20 @@ class FirstStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The models of one ranker.
+    """The calibration of one ranker.
 
     Attributes:
-        ranker: What the calibration is bound to: model, adapter, method and prompt (`identity_bound_to_calibration`).
-        kind: Kind of the judge's scores; empty if it has none.
-        relevant: Lowest grade that counted as relevant.
+        ranker: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
+            (`identity_bound_to_calibration`).
+        kind: Kind of the judge's scores; empty if the judge has no scores.
+        relevant: Lowest grade that counted as relevant when the calibration was fitted.
         first_stage: The first stage; None if the runs had no first-stage scores.
-        fits: The models by the name of the fit.
+        fits: Name of the fit -> its models.
         depths: Lengths of the lists that the models were fitted to.
-        report: The figures on held-out queries, for readers.
+        report: Calibration measures on held-out queries, for information only.
 
     Raises:
-        DataError: There is no fit without first-stage scores, or a model does not have the inputs of its fit.
+        DataError: The set of fits is not complete, or a model does not have the inputs of its fit.
     """
 
     ranker: Mapping[str, str]
@@ -98,11 +101,11 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read and check a file; nothing in it is executed.
+        """Load a calibration file and check it. No code in the file is executed.
 
         Raises:
             MissingResourceError: The file does not exist.
-            DataError: It is not a calibration, or one of a newer version.
+            DataError: The file is not a calibration, or it has another version of the format.
         """
         with open_text_file(Path(path)) as file:
             text = file.read()
@@ -131,7 +134,7 @@ class Calibration:
             raise DataError(f"{str(path)!r}: {error.found}", expected=error.expected) from error
 
     def save(self, path: str | Path) -> None:
-        """Write the file; it is replaced atomically.
+        """Write the calibration file. An existing file is replaced atomically.
 
         Raises:
             MissingResourceError: The folder does not exist.
@@ -145,12 +148,12 @@ class Calibration:
         """Check that the calibration belongs to a ranker.
 
         Args:
-            ranker_identity: What `identity_bound_to_calibration` returns for the ranker; other keys are ignored.
+            ranker_identity: The result of `identity_bound_to_calibration` for the ranker. Other keys are ignored.
 
         Raises:
-            UsageError: Model, adapter, method or prompt differ; the message names the differences.
+            UsageError: The model, adapter, method or prompt differs. The message lists the differences.
         """
-        if differences := describe_ranker_differences(self.ranker, ranker_identity):
+        if differences := describe_calibrated_ranker_differences(self.ranker, ranker_identity):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
                 remedy="Fit one for this ranker with `rerank calibrate`, or omit the calibration",
@@ -166,15 +169,16 @@ class Calibration:
         """Return the probabilities of one ranked list.
 
         Args:
-            judge_scores: Raw scores of the judge in ranking order; None for documents without one. None for the whole
-                list if the judge has no scores.
-            first_stage: Raw first-stage scores in ranking order; None if there are none.
-            first_stage_name: Name of the first stage; None if it is not known. If it is another one than that of the
-                calibration, or the scores are outside the range of the training set, the fit without first-stage
+            judge_scores: Raw scores of the judge in ranking order, with None for documents without a score. Pass None
+                instead of a list if the judge has no scores.
+            first_stage: Raw first-stage scores in ranking order; None if there are no scores.
+            first_stage_name: Name of the first stage; None if it is not known. If the name differs from the name in the
+                calibration, or the median score is outside the range in the training set, the fit without first-stage
                 scores is used.
 
         Raises:
-            UsageError: Neither scores are given (pass one None per document), or their numbers differ.
+            UsageError: Both ``judge_scores`` and ``first_stage`` are None (pass one None per document as
+                ``judge_scores`` instead), or their lengths differ.
             DataError: A score is not finite.
         """
         count = len(judge_scores if judge_scores is not None else first_stage or ())
@@ -207,7 +211,7 @@ class Calibration:
         )
 
     def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
-        """Return whether scores come from the first stage of the training set, by its name and by their size."""
+        """Return whether the scores seem to come from the first stage of the training set, by its name and range."""
         if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
@@ -222,7 +226,7 @@ def _parse_calibration_json(text: str, path: str | Path) -> dict[str, Any]:
 
 
 def _format_calibration_json(content: Mapping[str, Any]) -> str:
-    """Return indented JSON with every list of numbers on one line."""
+    """Return indented JSON in which every innermost list is on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return re.sub(r"\[\n([^][{}]*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
 
@@ -236,5 +240,5 @@ def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage
         )
     if judge is not None and first_stage is not None and len(judge) != len(first_stage):
         raise UsageError(f"{len(judge)} judge scores and {len(first_stage)} first-stage scores", expected="one of each")
-    check_finite_scores(judge or (), "judge score")
-    check_finite_scores(first_stage or (), "first-stage score")
+    check_finite_scores_to_calibrate(judge or (), "judge score")
+    check_finite_scores_to_calibrate(first_stage or (), "first-stage score")

@@ -1,6 +1,6 @@
-"""Calibrators: non-decreasing maps from the logit of a regression to a probability.
+"""Calibrators: non-decreasing functions from the logit of a regression to a probability.
 
-Each is fitted with numpy (and SciPy for isotonic regression) and applied in pure Python.
+Calibrators are fitted with numpy (and SciPy for isotonic regression) and applied in pure Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rerank.calibration.logistic import Floats
 
 Method = Literal["platt", "beta", "isotonic"]
-#: Penalty of the parameters of Platt and beta calibration, only to keep them finite.
+#: Small penalty on the parameters of Platt and beta calibration, which keeps the parameters finite.
 _RIDGE = 1e-6
 
 
@@ -72,16 +72,16 @@ class Beta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isotonic:
-    """Isotonic regression: a non-decreasing map, linear between its points and constant beyond them.
+    """Isotonic regression: a non-decreasing function, linear between its points and constant outside their range.
 
     Source: Zadrozny and Elkan, KDD 2002.
 
     Attributes:
-        logits: The points, increasing.
-        probabilities: Their probabilities, non-decreasing.
+        logits: Logits of the points, increasing.
+        probabilities: Probabilities of the points, non-decreasing.
 
     Raises:
-        DataError: There is no point, or the points or their probabilities are not in order.
+        DataError: There are no points, or the logits or probabilities are not in order.
     """
 
     method: Literal["isotonic"] = "isotonic"
@@ -123,7 +123,10 @@ Calibrator = Platt | Beta | Isotonic
 
 
 def fit_platt_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Platt:
-    """Fit Platt scaling to smoothed labels, as Platt 1999 does: (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
+    """Fit Platt scaling to smoothed labels, as in Platt 1999.
+
+    With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), a negative one 1 / (n0 + 2).
+    """
     import numpy as np
 
     positive = float(weights @ labels)
@@ -131,13 +134,16 @@ def fit_platt_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Pla
     smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
     design = np.column_stack([logits, np.ones(len(logits))])
     slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _RIDGE))
-    if slope < 0:  # a map that reverses the order is replaced by the best constant one
+    if slope < 0:  # a function that reverses the order is replaced by the best constant function
         slope, intercept = 0.0, _logit_of_constant_calibrator(smoothed, weights)
     return Platt(slope=float(slope), intercept=float(intercept))
 
 
 def fit_beta_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Beta:
-    """Fit beta calibration: a logistic regression on log(s) and -log(1 - s); a negative coefficient is set to 0."""
+    """Fit beta calibration by logistic regression on log(s) and -log(1 - s).
+
+    If a coefficient is negative, it is set to 0 and the other parameters are fitted again.
+    """
     import numpy as np
 
     columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
@@ -154,8 +160,8 @@ def fit_beta_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Beta
 def fit_isotonic_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
     """Fit an isotonic regression.
 
-    Half an observation of the opposite label is added at both ends, so that no probability is 0 or 1: a few documents
-    with one label do not show that there are no others.
+    Half a positive observation is added at the lowest point and half a negative one at the highest point, which avoids
+    probabilities of 0 and 1: a few documents with the same label do not show that other labels are impossible.
     """
     import numpy as np
     from scipy.optimize import isotonic_regression
@@ -167,12 +173,12 @@ def fit_isotonic_calibrator(logits: Floats, labels: Floats, weights: Floats) -> 
     mass[-1] += 0.5
     positive[0] += 0.5
     fitted = isotonic_regression(positive / mass, weights=mass)
-    # The two ends of a block define the map; the points between them are redundant.
+    # The two ends of each constant block define the function; the points between them are redundant.
     ends = np.unique(np.concatenate([fitted.blocks[:-1], fitted.blocks[1:] - 1]))
     return Isotonic(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
 
 
-#: The calibrators that are compared, the simplest first: it is used if several are equally good.
+#: The calibrators that are compared, starting with the simplest. The simplest is used if several are equally good.
 FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
     {"platt": fit_platt_calibrator, "beta": fit_beta_calibrator, "isotonic": fit_isotonic_calibrator}
 )

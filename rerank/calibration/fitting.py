@@ -1,6 +1,6 @@
-"""Fitting a calibration, and predicting held-out queries, by cross-validation over queries.
+"""Fitting of calibration models, and prediction of held-out queries by cross-validation over queries.
 
-All lists of a query are in one fold, so no document of a test query is ever in a training set.
+All lists of a query are in the same fold, so no document of a test query is ever in the training set of its fold.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from rerank.calibration.models import (
 from rerank.calibration.monotone import make_non_increasing
 from rerank.errors import DataError
 
-#: Number of folds that held-out figures come from, and of those that compare calibrators; at most one per query.
+#: Number of folds for predictions on held-out queries, and for the comparison of calibrators. With fewer queries, there
+#: is one fold per query.
 OUTER_FOLDS, INNER_FOLDS = 10, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedList:
-    """A list with its predictions.
+    """A ranked list with its predicted probabilities.
 
     Attributes:
-        judged: The list.
-        relevance: The probability of every document, non-increasing along the ranking.
-        answerable: The probability that at least one document is relevant.
+        judged: The list with its judgments.
+        relevance: Probability of relevance of every document, non-increasing along the ranking.
+        answerable: Probability that at least one document is relevant.
     """
 
     judged: JudgedList
@@ -46,23 +47,23 @@ class PredictedList:
 
 @dataclass(frozen=True, slots=True)
 class PredictedLists:
-    """Predictions of the two parts of `JudgedLists`.
+    """Predictions for the two parts of `JudgedLists`.
 
     Attributes:
-        documents: The lists whose documents are tested.
-        answerable: The lists that are tested as a whole.
+        documents: Predictions for the lists whose documents are tested.
+        answerable: Predictions for the lists that are tested as a whole.
     """
 
     documents: tuple[PredictedList, ...]
     answerable: tuple[PredictedList, ...]
 
     def __add__(self, other: PredictedLists) -> PredictedLists:
-        """Return the predictions of both."""
+        """Return the predictions of both objects together."""
         return PredictedLists(self.documents + other.documents, self.answerable + other.answerable)
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
-    """Return the lists that have the inputs of a fit, without documents that lack a judge score if it is an input."""
+    """Return the lists that have the inputs of a fit. If judge scores are an input, drop documents without one."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
         lists = lists.select(lambda ranking: None if ranking.first_stage is None else ranking)
@@ -70,15 +71,15 @@ def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
 
 
 def check_calibration_labels(lists: JudgedLists) -> None:
-    """Check that the lists can be calibrated.
+    """Check that a calibration can be fitted to the lists.
 
     Raises:
-        DataError: There are judgments of fewer than two queries, or all documents have the same label.
+        DataError: Fewer than two queries have a judged document, or all judged documents have the same label.
     """
     if (count := len(lists.queries)) < 2:
         raise DataError(
             f"{'No query has' if count == 0 else '1 query has'} a judged document in its list",
-            expected="at least 2 queries, since a calibration is tested on other queries than it is fitted to",
+            expected="at least 2 queries, because a calibration is fitted to some queries and tested on others",
             remedy="Check that the qrels belong to the run",
         )
     labels = {label for ranking in lists.documents for label in ranking.relevant if label is not None}
@@ -86,28 +87,28 @@ def check_calibration_labels(lists: JudgedLists) -> None:
         only = "relevant" if True in labels else "not relevant"
         raise DataError(
             f"All judged documents are {only}",
-            expected="relevant documents and others",
+            expected="relevant documents and documents that are not relevant",
             remedy="Check the lowest relevant grade (--relevant); if the qrels list relevant documents only, pass "
             "--complete to count the others as not relevant",
         )
 
 
 def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
-    """Fit the models of one set of inputs to all lists.
+    """Fit the models with one set of inputs to all lists.
 
     Args:
         lists: The lists, from `usable_fit_lists`.
         fit: Name of the fit.
-        seed: Seed of the folds in which the calibrators are compared.
+        seed: Seed for the folds in which the calibrators are compared.
     """
     documents = _fit_document_models(lists.documents, fit, (_choose_calibrator(lists, fit, seed),))[0]
     return Fit(documents=documents, lists=_fit_answerable_model(lists.answerable, fit, documents))
 
 
 def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
-    """Predict every list by models that were fitted to other queries.
+    """Predict every list with models that were fitted to other queries.
 
-    The calibrator is chosen within each training part, so the predictions are also held out from this choice.
+    The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
     """
     predicted = PredictedLists((), ())
     for number, (train, test) in enumerate(_split_calibration_folds(lists, OUTER_FOLDS, seed)):
@@ -116,7 +117,7 @@ def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int =
 
 
 def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
-    """Predict lists by given models."""
+    """Predict the probabilities of all lists with fitted models."""
     return PredictedLists(
         *(_predict_all_probabilities(models, part, fit) for part in (lists.documents, lists.answerable))
     )
@@ -144,9 +145,9 @@ def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[flo
 def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists, JudgedLists]]:
     """Return the training and test lists of each fold, stratified by the share of relevant documents per query.
 
-    Without strata, a fold with many relevant documents leaves few to its training part. Held-out probabilities are then
-    lowest where they should be highest, an artifact of cross-validation that is large for weak scores (Parker et al.
-    2007, BMC Bioinformatics 8:326).
+    Without stratification, a fold with many relevant test documents has few relevant documents in its training set.
+    Its predicted probabilities are then lowest where they should be highest. This artifact of cross-validation is large
+    for weak scores (Parker et al. 2007, BMC Bioinformatics 8:326).
     """
     rates: dict[tuple[str, str], list[float]] = {}
     for ranking in lists.documents:
@@ -164,7 +165,7 @@ def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[
 
 
 def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
-    """Return the calibrator with the lowest Brier score on held-out queries; the simplest one if they are equal."""
+    """Return the calibrator with the lowest Brier score on held-out queries, or the simplest if several are equal."""
     losses = dict.fromkeys(FITTERS, 0.0)
     for train, test in _split_calibration_folds(lists, INNER_FOLDS, seed):
         weights = _calibration_depth_weights(test.documents)
@@ -205,9 +206,10 @@ def _fit_document_models(
 
 
 def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
-    """Return the weight of a document per depth: all depths weigh the same.
+    """Return depth -> weight of each document in lists of that depth. All depths have the same total weight.
 
-    The weights sum to the number of judged documents of the largest depth, since the shorter lists repeat them.
+    The sum of all weights is the largest number of judged documents at any depth, because shorter lists contain the
+    same documents again.
     """
     counts: Counter[int] = Counter()
     for ranking in lists:
@@ -216,7 +218,7 @@ def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
 
 
 def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
-    """Fit the model of whole lists; only half of them have a relevant document, as `JudgedLists.answerable` says."""
+    """Fit the model that predicts whether a list has a relevant document, to lists of `JudgedLists.answerable`."""
     import numpy as np
 
     rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]

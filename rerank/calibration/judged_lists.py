@@ -1,4 +1,4 @@
-"""Ranked lists with scores and judgments: what a calibration is fitted to and tested on."""
+"""Ranked lists with scores and judgments, to which a calibration is fitted and on which it is tested."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from rerank.errors import DataError
 from rerank.types import Qrels, Ranking, Run
 
-#: Kinds of judge scores that do not depend on the other documents of the window. With other scores, also those of
-#: judges that are not known here, a shorter list may have other ones, so they are calibrated at the depth of their run
-#: only. The order of a judge without scores is treated in the same way.
+#: Kinds of judge scores that do not depend on the other documents of the window. All other kinds, including those of
+#: unknown judges, may give a document another score in a shorter list, so they are calibrated only at the depth of
+#: their run. Judges without scores are treated in the same way.
 _ABSOLUTE = ("log-odds", "log-likelihood", "cross-encoder score")
 #: Depths at which absolute scores are fitted and reported, in addition to the full length of the lists.
 DEPTHS = (5, 20, 100)
 
 
-def is_absolute_score_kind(kind: str) -> bool:
-    """Return whether scores of this kind do not depend on the other documents of a window.
+def is_absolute_score_to_calibrate(kind: str) -> bool:
+    """Return whether scores of this kind are absolute: they do not depend on the other documents of the window.
 
-    >>> [is_absolute_score_kind(kind) for kind in ("log-odds of relevance", "log attention", "")]
+    >>> [is_absolute_score_to_calibrate(kind) for kind in ("log-odds of relevance", "log attention", "")]
     [True, False, False]
     """
     return kind.startswith(_ABSOLUTE)
@@ -28,16 +28,16 @@ def is_absolute_score_kind(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedList:
-    """One ranked list; all tuples are in the order of the final ranking.
+    """One ranked list. All tuples are in the order of the final ranking.
 
     Attributes:
-        query: Collection and id of the query.
-        depth: Number of first-stage documents that the list was cut to; lists are reported by it.
-        length: Number of documents that the list counts as, which is larger than its number of documents if some were
-            removed.
-        relevant: Whether each document is relevant; None if it is not judged.
-        judge: The judge's scores; None for documents without one.
-        first_stage: The first-stage scores; None if there are none.
+        query: Name of the collection and id of the query.
+        depth: Number of first-stage documents to which the list was cut. Reports have one row per depth.
+        length: List length that the models use as an input. It is larger than the number of documents if some documents
+            were removed.
+        relevant: Whether each document is relevant; None if the document is not judged.
+        judge: The judge's scores; None for documents without a score.
+        first_stage: The first-stage scores; None if there are no scores.
         first_stage_ranks: The ranks in the first stage, from 1.
     """
 
@@ -71,11 +71,11 @@ class JudgedList:
         return replace(shorter, depth=depth, length=min(depth, self.length))
 
     def without_relevant(self) -> JudgedList:
-        """Return the list without the documents that are judged relevant; it counts as long as before."""
+        """Return the list without the documents that are judged relevant. Its `length` does not change."""
         return self._select([i for i, label in enumerate(self.relevant) if not label])
 
     def with_judge_scores(self) -> JudgedList:
-        """Return the list of the documents that have a judge score; it counts as long as before."""
+        """Return the list without the documents that have no judge score. Its `length` does not change."""
         return self._select([i for i, score in enumerate(self.judge) if score is not None])
 
     def _select(self, positions: Sequence[int]) -> JudgedList:
@@ -94,14 +94,14 @@ class RankedCollection:
     """The result of one run: the final order, the scores and the judgments.
 
     Attributes:
-        name: Name of the collection; queries of different collections may have the same id.
+        name: Name of the collection. Queries of different collections may have the same id.
         run: The final rankings.
         first_stage: The first-stage rankings of the same documents.
-        has_first_stage_scores: Whether the scores of ``first_stage`` are real, not only an order.
-        kind: Kind of the judge's scores; empty if it has none.
+        has_first_stage_scores: Whether ``first_stage`` has real scores. If not, only its order is known.
+        kind: Kind of the judge's scores; empty if the judge has no scores.
         judge: Query id -> document id -> score or None.
         qrels: The judgments.
-        is_complete: Whether the documents of a judged query that are not judged count as not relevant.
+        is_complete: Whether unjudged documents of a judged query count as not relevant.
     """
 
     name: str
@@ -114,7 +114,7 @@ class RankedCollection:
     is_complete: bool = False
 
     def lists(self, relevant: int) -> list[JudgedList]:
-        """Return the lists of all queries that are not empty, in full length.
+        """Return the full lists of all queries, without empty lists.
 
         Args:
             relevant: Lowest grade that counts as relevant.
@@ -150,13 +150,13 @@ class RankedCollection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedLists:
-    """The lists of a calibration.
+    """The lists to which a calibration is fitted.
 
     Attributes:
-        documents: The lists whose documents are fitted and tested, one per query and depth.
-        answerable: The lists that are fitted and tested as a whole. Every list with a relevant document is there twice:
-            once without its judged relevant documents, and once with them, cut to the same number of documents so that
-            this number does not tell the two apart.
+        documents: Lists for the probability that a document is relevant, one per query and depth.
+        answerable: Lists for the probability that at least one document is relevant. A list with a relevant document
+            occurs twice: once without its judged relevant documents, and once with them. Both are cut to the same
+            number of documents, so a model cannot distinguish them by this number.
     """
 
     documents: tuple[JudgedList, ...]
@@ -172,7 +172,7 @@ class JudgedLists:
         return self.select(lambda ranking: ranking if ranking.query in queries else None)
 
     def select(self, change: Callable[[JudgedList], JudgedList | None]) -> JudgedLists:
-        """Return the lists after a change; those that become None or have no judged document are omitted."""
+        """Return the lists after applying ``change``. Omit lists that become None or have no judged document."""
         documents, answerable = (
             tuple(new for ranking in lists if (new := change(ranking)) is not None and new.is_judged)
             for lists in (self.documents, self.answerable)
@@ -180,11 +180,12 @@ class JudgedLists:
         return JudgedLists(documents=documents, answerable=answerable)
 
 
-def cut_judged_lists(collections: Iterable[RankedCollection], relevant: int) -> JudgedLists:
-    """Return the lists to fit and report.
+def cut_lists_for_calibration(collections: Iterable[RankedCollection], relevant: int) -> JudgedLists:
+    """Cut the lists of all runs to the depths at which the calibration is fitted and reported.
 
-    Lists with absolute scores are cut at `DEPTHS`, the others have the depth of their run. Lists without a judged
-    document are omitted. If several runs have a list of one query at one depth, the longest run gives it.
+    Lists with absolute scores are cut at each of `DEPTHS` and also used in full length. Other lists are used only at
+    the depth of their run. Lists without a judged document are omitted. If several runs have a list for the same query
+    and depth, the list of the deepest run is used.
 
     Args:
         collections: The runs.
@@ -192,7 +193,7 @@ def cut_judged_lists(collections: Iterable[RankedCollection], relevant: int) -> 
     """
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
     answerable: dict[tuple[tuple[str, str], int], list[JudgedList]] = {}
-    sources = [(is_absolute_score_kind(c.kind), c.lists(relevant)) for c in collections]
+    sources = [(is_absolute_score_to_calibrate(c.kind), c.lists(relevant)) for c in collections]
     sources.sort(key=lambda source: -max(map(len, source[1]), default=0))
     for absolute, lists in sources:
         deepest = max(map(len, lists), default=0)
@@ -208,9 +209,10 @@ def cut_judged_lists(collections: Iterable[RankedCollection], relevant: int) -> 
 
 
 def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
-    """Return a list twice, as `JudgedLists.answerable` says; once if it has no relevant document.
+    """Return the list with and without its relevant documents, or only the list itself if it has none.
 
-    Removed documents are replaced by those that follow in the first stage, as far as there are any.
+    Both lists have the same number of documents (see `JudgedLists.answerable`). Removed documents are replaced by the
+    next documents of the first stage, if there are any.
     """
     complete = ranking.cut(depth)
     if not complete.has_relevant:
@@ -220,8 +222,8 @@ def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int)
     return [same_size, reduced]
 
 
-def check_finite_scores(values: Iterable[float | None], what: str) -> None:
-    """Check that scores are finite.
+def check_finite_scores_to_calibrate(values: Iterable[float | None], what: str) -> None:
+    """Check that scores are finite. None is allowed. ``what`` names the scores in the error message.
 
     Raises:
         DataError: A score is infinite or not a number.

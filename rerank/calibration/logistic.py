@@ -1,4 +1,4 @@
-"""Logistic regression with standardised inputs: fitted with numpy, applied in pure Python."""
+"""Logistic regression with standardised inputs. It is fitted with numpy and applied in pure Python."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-#: Penalty of a squared coefficient of a standardised input; as strong as a standard normal prior.
+#: Penalty on the squared coefficients of standardised inputs. It corresponds to a standard normal prior.
 RIDGE = 1.0
-#: Penalty of the squared intercept, which keeps it finite if all labels are equal.
+#: Penalty on the squared intercept, which keeps the intercept finite if all labels are equal.
 _INTERCEPT_RIDGE = 1e-3
 _MAX_STEPS = 100
 _TOLERANCE = 1e-10
@@ -42,13 +42,14 @@ class LogisticModel:
 
     Attributes:
         inputs: Names of the inputs.
-        means: Their means in the training set.
-        sds: Their standard deviations in the training set; 1 for an input that was constant.
-        coefficients: Their coefficients.
-        intercept: The logit of an average row.
+        means: Means of the inputs in the training set.
+        sds: Standard deviations of the inputs in the training set; 1 for an input that was constant.
+        coefficients: Coefficients of the standardised inputs.
+        intercept: Logit of a row in which all inputs equal their means.
 
     Raises:
-        DataError: The numbers of values differ, a value is not finite, or a standard deviation is not positive.
+        DataError: The attributes have different lengths, a value is not finite, or a standard deviation is not
+            positive.
     """
 
     inputs: tuple[str, ...]
@@ -88,13 +89,13 @@ class LogisticModel:
 def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights: Floats) -> LogisticModel:
     """Fit a logistic regression by Newton's method (iteratively reweighted least squares).
 
-    The penalised log-likelihood is strictly concave, so the result exists for separable data and for constant inputs.
+    The penalised log-likelihood is strictly concave, so a solution exists even for separable data and constant inputs.
 
     Args:
         inputs: Names of the inputs.
-        values: Shape (rows, inputs).
-        labels: Shape (rows,); probabilities in [0, 1] are allowed.
-        weights: Shape (rows,); positive.
+        values: (rows, inputs) values of the inputs.
+        labels: (rows,) labels; probabilities in [0, 1] are allowed.
+        weights: (rows,) positive weights.
     """
     import numpy as np
 
@@ -120,13 +121,13 @@ def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: 
     loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2
 
     Args:
-        design: Shape (rows, columns), x_i; the column of the intercept included.
-        labels: Shape (rows,), y_i.
-        weights: Shape (rows,), w_i.
-        penalty: Shape (columns,); positive.
+        design: (rows, columns) design matrix with the rows x_i, including a column for the intercept.
+        labels: (rows,) labels y_i.
+        weights: (rows,) weights w_i.
+        penalty: (columns,) positive penalties.
 
     Returns:
-        Shape (columns,).
+        (columns,) coefficients b.
     """
     import numpy as np
 

@@ -1,6 +1,6 @@
-"""Measures of probabilities against labels, with bootstrap intervals over queries.
+"""Measures of how well predicted probabilities agree with labels, with bootstrap intervals over queries.
 
-A query's documents are not independent, so intervals resample whole queries (Efron's percentile method).
+Documents of the same query are not independent, so the bootstrap resamples whole queries (Efron's percentile method).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-#: Number of bins of the expected calibration error.
+#: Number of bins for the expected calibration error.
 BINS = 10
 _RESAMPLES = 1000
-#: Levels that probabilities are rounded to for the AUC of a resample; the estimate itself is exact.
+#: Number of levels to which probabilities are rounded for the AUC of bootstrap resamples. The reported AUC is exact.
 _LEVELS = 1000
 
 Interval = tuple[float, float]
@@ -27,12 +27,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """Predictions of about equal size: their mean, and the share of positive labels.
+    """A bin of similar predictions: its mean prediction and its share of positive labels.
 
     Attributes:
-        predicted: Mean prediction.
-        observed: Share of positive labels.
-        count: Number of predictions.
+        predicted: Mean prediction in the bin.
+        observed: Share of positive labels in the bin.
+        count: Number of predictions in the bin.
     """
 
     predicted: float
@@ -42,19 +42,22 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """How well probabilities predict labels.
+    """Measures of how well predicted probabilities agree with labels.
 
     Attributes:
         queries: Number of queries.
         count: Number of predictions.
-        rate: Share of positive labels, the constant base rate.
-        ece: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by size.
-        ece_by_chance: The ``ece`` to expect from so few queries if the probabilities were perfectly calibrated.
-        brier: Mean squared difference between prediction and label.
-        brier_skill: 1 - brier / brier of the constant base rate of these labels; None if all labels are equal.
-        auc: Probability that a positive has a larger prediction than a negative; None if all labels are equal.
-        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``, if they are defined.
-        bins: The bins of the expected calibration error.
+        rate: Base rate: share of positive labels.
+        ece: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by bin size.
+        ece_by_chance: Value of ``ece`` that perfectly calibrated probabilities would have on average with so few
+            queries.
+        brier: Brier score: mean squared difference between prediction and label.
+        brier_skill: 1 - brier / b, where b is the Brier score of always predicting ``rate``; None if all labels are
+            equal.
+        auc: Probability that a positive label has a larger prediction than a negative label; None if all labels are
+            equal.
+        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``, as far as they are defined.
+        bins: The bins used for the expected calibration error.
     """
 
     queries: int
@@ -69,7 +72,7 @@ class Metrics:
     bins: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values for JSON."""
+        """Return all values as a JSON object."""
         return asdict(self)
 
 
@@ -79,10 +82,10 @@ def measure_calibration(
     """Compute all measures and their intervals.
 
     Args:
-        predictions: Probabilities; at least one.
+        predictions: At least one predicted probability.
         labels: One label per prediction.
         queries: The query of each prediction.
-        seed: Seed of the bootstrap.
+        seed: Seed for the bootstrap.
     """
     import numpy as np
 
@@ -121,7 +124,7 @@ def measure_calibration(
 
 
 def calibration_bin_edges(p: Floats) -> Floats:
-    """Return the inner edges of equal-mass bins; equal predictions share a bin, so there may be fewer than `BINS`."""
+    """Return the inner edges of equal-mass bins. Equal predictions share a bin, so there may be fewer than `BINS`."""
     import numpy as np
 
     order = np.sort(p)
@@ -130,7 +133,7 @@ def calibration_bin_edges(p: Floats) -> Floats:
 
 
 def auc_of_probabilities(p: Floats, y: Floats) -> float | None:
-    """Return the area under the ROC curve, where ties count one half; None if all labels are equal."""
+    """Return the area under the ROC curve, with ties counted as one half; None if all labels are equal."""
     from scipy.stats import rankdata
 
     positive = int(y.sum())
@@ -144,13 +147,13 @@ def auc_of_probabilities(p: Floats, y: Floats) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Sums per query, from which the measures of any resample of queries follow.
+    """Sums per query, from which the measures can be computed for any resample of queries.
 
     Attributes:
-        size: Shape (queries,), number of predictions.
-        positive: Shape (queries,), number of positive labels.
-        squares: Shape (queries,), squared errors.
-        gaps: Shape (queries, bins), sums of prediction minus label.
+        size: (queries,) number of predictions.
+        positive: (queries,) number of positive labels.
+        squares: (queries,) sum of squared errors.
+        gaps: (queries, bins) sum of prediction minus label.
     """
 
     size: Floats
@@ -176,18 +179,22 @@ class _Sums:
         )
 
     def ece(self, counts: Floats) -> Floats:
-        """Return the expected calibration error per row of ``counts``, shape (samples, queries)."""
+        """Return an array of shape (samples,): the expected calibration error of each resample.
+
+        Args:
+            counts: (samples, queries) number of times that each query occurs in each resample.
+        """
         import numpy as np
 
-        # A bin's share times its gap is the absolute sum of its gaps over the number of all predictions.
+        # size of bin / number of predictions * abs(mean gap of bin) = abs(sum of gaps in bin) / number of predictions
         return np.asarray(np.abs(counts @ self.gaps).sum(axis=1) / (counts @ self.size))
 
     def ece_by_chance(self) -> float:
-        """Return the expected error of perfectly calibrated probabilities.
+        """Return the calibration error that perfectly calibrated probabilities would have on average.
 
-        The gap of a bin is a sum over queries, whose documents are not independent. Its variance is estimated by the
-        squared deviations of the queries' gaps, and a normal variable with standard deviation s has the mean absolute
-        value s sqrt(2 / pi).
+        The gap of a bin is a sum of gaps per query, because documents of the same query are not independent. Its
+        variance is estimated from the squared deviations of the gaps per query. The mean absolute value of a normal
+        variable with mean 0 and standard deviation s is s sqrt(2 / pi).
         """
         import numpy as np
 
@@ -201,7 +208,7 @@ class _Sums:
         return (counts @ self.squares) / (counts @ self.size)
 
     def skill(self, counts: Floats) -> Floats:
-        """Return the Brier skill per row; NaN if all labels are equal."""
+        """Return the Brier skill of each resample; NaN if all its labels are equal."""
         import numpy as np
 
         rate = (counts @ self.positive) / (counts @ self.size)
@@ -211,7 +218,14 @@ class _Sums:
 
 
 def _auc_of_bootstrap_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
-    """Return the AUC per row of ``counts``, from histograms of at most `_LEVELS` levels; NaN if it is undefined."""
+    """Return the AUC of each resample, from histograms with at most `_LEVELS` levels; NaN if it is undefined.
+
+    Args:
+        p: (predictions,) probabilities.
+        y: (predictions,) labels.
+        query: (predictions,) index of the query of each prediction.
+        counts: (samples, queries) number of times that each query occurs in each resample.
+    """
     import numpy as np
 
     levels = np.unique(p)
@@ -224,7 +238,7 @@ def _auc_of_bootstrap_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64]
         counts @ np.bincount(cells, weights=labels, minlength=size * width).reshape(size, width)
         for labels in (y, 1 - y)
     )
-    below = np.cumsum(negative, axis=1) - negative / 2  # negatives below a level, and half of those on it
+    below = np.cumsum(negative, axis=1) - negative / 2  # negatives below a level plus half of those at it
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(pairs > 0, (positive * below).sum(axis=1) / pairs, np.nan)

@@ -1,6 +1,6 @@
-"""The models of a calibration: the probability that a document is relevant, and that a list has a relevant one.
+"""The models of a calibration: one predicts whether a document is relevant, one whether a list has a relevant document.
 
-Both are applied in pure Python, a few microseconds per document.
+Both are applied in pure Python and take a few microseconds per document.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rerank.errors import DataError
 
 FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
 Input = Literal["judge", "log_rank", "first_stage", "log_length"]
-#: The inputs of each fit. Values are raw: nothing is normalised within a list, which would remove what differs
-#: between a list with relevant documents and one without.
+#: The inputs of each fit. Scores are not normalised within a list, because that would remove the differences between
+#: lists with and without relevant documents.
 INPUTS: Mapping[FitName, tuple[Input, ...]] = {
     "judge+first-stage": ("judge", "first_stage", "log_length"),
     "judge": ("judge", "log_length"),
     "rank+first-stage": ("log_rank", "first_stage", "log_length"),
     "rank": ("log_rank", "log_length"),
 }
-#: Inputs of the model of a list.
+#: Inputs of the model for whole lists.
 LIST_INPUTS = ("logit_max", "log_expected")
-#: Probabilities are kept this far from 0 and 1 before their logarithm is taken.
+#: Smallest distance of probabilities from 0 and 1: they are clipped before logarithms are computed.
 _LEAST = 1e-6
 
 
@@ -39,12 +39,12 @@ def document_calibration_inputs(
     ranks: Sequence[int],
     length: int,
 ) -> list[Sequence[float]]:
-    """Return one column per input of a fit.
+    """Return one column of values per input of a fit.
 
     Args:
         fit: Name of the fit.
-        judge: Scores of the judge; without None if the fit uses them.
-        first_stage: First-stage scores; not None if the fit uses them.
+        judge: Scores of the judge; none of them is None if the fit uses judge scores.
+        first_stage: First-stage scores; not None if the fit uses first-stage scores.
         ranks: Ranks in the final ranking, from 1.
         length: Length of the list.
     """
@@ -62,11 +62,11 @@ def document_calibration_inputs(
 
 
 def list_calibration_inputs(relevance: Sequence[float]) -> tuple[float, float]:
-    """Return the inputs of the model of a list, which is not empty.
+    """Return the two inputs of the model for whole lists, from the probabilities of a list that is not empty.
 
-    For probabilities p these are the logit of the largest p, and log(-sum log(1 - p)). The second one is the
-    complementary log-log of 1 - prod(1 - p), the probability of a relevant document if documents were independent; it
-    does not saturate in long lists.
+    For probabilities p, the inputs are the logit of the largest p, and log(-sum log(1 - p)). If documents were
+    independent, 1 - prod(1 - p) would be the probability of at least one relevant document. The second input is the
+    complementary log-log of this value, which does not saturate in long lists.
     """
     kept = [min(max(p, _LEAST), 1 - _LEAST) for p in relevance]
     largest = max(kept)
@@ -75,11 +75,11 @@ def list_calibration_inputs(relevance: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentModel:
-    """The probability that a document is relevant: a logistic regression and a calibrator of its output.
+    """Model of the probability that a document is relevant: a logistic regression followed by a calibrator.
 
     Attributes:
-        regression: Combines the inputs.
-        calibrator: Maps its logits, made non-increasing along the ranking, to probabilities.
+        regression: The regression, which combines the inputs to a logit.
+        calibrator: The calibrator. It converts the logits, made non-increasing along the ranking, to probabilities.
     """
 
     regression: LogisticModel
@@ -99,18 +99,18 @@ class Fit:
     """The models for one set of inputs.
 
     Attributes:
-        documents: The probability that a document is relevant.
-        lists: The probability that at least one document of a list is relevant.
+        documents: Model of the probability that a document is relevant.
+        lists: Model of the probability that at least one document of a list is relevant.
 
     Raises:
-        DataError: A model has other inputs than it should.
+        DataError: The model for whole lists does not have the inputs `LIST_INPUTS`.
     """
 
     documents: DocumentModel
     lists: LogisticModel
 
     def __post_init__(self) -> None:
-        """Check the inputs."""
+        """Check the inputs of the model for whole lists."""
         if self.lists.inputs != LIST_INPUTS:
             raise DataError(f"A model of lists with the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
 

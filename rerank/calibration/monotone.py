@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def make_non_increasing(values: Sequence[float]) -> list[float]:
     """Return the non-increasing sequence that is nearest to ``values`` in least squares.
 
-    Neighbours in the wrong order are replaced by their mean, so the sum does not change. Linear time.
+    Neighbours in the wrong order are replaced by their mean, so the sum does not change. The run time is linear.
 
     Source: Barlow et al. 1972, Statistical inference under order restrictions.
 
@@ -19,7 +19,7 @@ def make_non_increasing(values: Sequence[float]) -> list[float]:
     counts: list[int] = []
     for value in values:
         total, count = value, 1
-        while totals and totals[-1] * count < total * counts[-1]:  # the mean of the block before is lower
+        while totals and totals[-1] * count < total * counts[-1]:  # the previous block has a lower mean
             total += totals.pop()
             count += counts.pop()
         totals.append(total)
@@ -27,5 +27,5 @@ def make_non_increasing(values: Sequence[float]) -> list[float]:
     result: list[float] = []
     for total, count in zip(totals, counts, strict=True):
         mean = total / count
-        result += [min(mean, result[-1]) if result else mean] * count  # rounding may raise a mean by its last bit
+        result += [min(mean, result[-1]) if result else mean] * count  # rounding may increase the last bit
     return result

@@ -1,4 +1,4 @@
-"""What a calibration is bound to: model, adapter, method and prompt of the ranker, and the name of the first stage."""
+"""The identity to which a calibration is bound: the ranker's model, adapter, method and prompt, and its first stage."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from typing import Any
 
 from rerank.errors import error_repr
 
-#: Keys of a ranker's identity that decide its scores. Number types, batches and limits change them only slightly.
+#: Keys of a ranker's identity that determine its scores. Data types, batches and limits change scores only slightly.
 BOUND = ("model", "weights", "revision", "adapter", "strategy", "judge", "passages", "heads", "prompt")
 
 
 def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of a run's identity that its calibration is bound to.
+    """Return the part of a run's identity to which a calibration is bound.
 
     Args:
-        identity: The ``identity`` of a run folder's ``spec.json``, or the same keys of another ranker: ``model`` (the
-            identity of the backend), ``strategy``, ``judge``, ``prompt``, and ``passages`` and ``heads`` if they exist.
-            Other keys are ignored.
+        identity: The value of ``identity`` in a run folder's ``spec.json``, or a mapping with the same keys: ``model``
+            (the identity of the backend), ``strategy``, ``judge``, ``prompt``, and ``passages`` and ``heads`` if they
+            exist. Other keys are ignored.
     """
     model = identity.get("model", {})
     flat = {**identity, **(model if isinstance(model, Mapping) else {"model": model})}
     return {key: str(flat[key]) for key in BOUND if flat.get(key)}
 
 
-def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Describe how two rankers differ, such as ``prompt is 'a' there and 'b' here``; empty if they do not.
+def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Describe the differences between two rankers, such as ``prompt is 'a' there and 'b' here``; empty if none.
 
-    The name of a model is ignored if both have a hash of its weights, since one model may be in several folders.
+    The name of the model is ignored if both rankers have a hash of the weights, because the same model may be stored in
+    several folders.
     """
     keys = [key for key in BOUND if fitted.get(key, "") != current.get(key, "")]
     if fitted.get("weights") and current.get("weights"):
         keys = [key for key in keys if key != "model"]
-    return [
-        f"{key} is {_format_ranker_setting(fitted.get(key))} there and {_format_ranker_setting(current.get(key))} here"
-        for key in keys
-    ]
+    there, here = (
+        {key: _format_calibrated_ranker_setting(ranker.get(key)) for key in keys} for ranker in (fitted, current)
+    )
+    return [f"{key} is {there[key]} there and {here[key]} here" for key in keys]
 
 
-def calibrated_first_stage_name(selector: str) -> str:
-    """Return the name that binds a calibration to a first stage: its selector, without the path of a run file.
+def first_stage_bound_to_calibration(selector: str) -> str:
+    """Return the name of a first stage in a calibration: its selector, without the path if it is a run file.
 
-    >>> calibrated_first_stage_name("bm25,k1=1.2"), calibrated_first_stage_name("run:folder/first.trec")
+    >>> first_stage_bound_to_calibration("bm25,k1=1.2"), first_stage_bound_to_calibration("run:folder/first.trec")
     ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector
 
 
-def _format_ranker_setting(value: str | None) -> str:
+def _format_calibrated_ranker_setting(value: str | None) -> str:
     return error_repr(value, 70) if value else "none"

@@ -1,4 +1,4 @@
-"""Reliability diagrams as SVG: the share of relevant documents against the mean probability in every bin."""
+"""Reliability diagrams as SVG. They plot the share of relevant documents against the mean probability of each bin."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-_SIDE = 200  # of the square of one panel, in pixels
+_SIDE = 200  # side length of a square panel, in pixels
 _LEFT, _TOP, _GAP, _BOTTOM = 56, 44, 44, 48
 _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2b6ca3"
 _TICKS = (0.0, 0.5, 1.0)
 
 
 def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw one panel per row of a report: fits of one collection from top to bottom, depths from left to right.
+    """Draw one panel per row of a report: collections and fits from top to bottom, depths from left to right.
 
-    A point is a bin; its area shows how many documents the bin has. Points on the diagonal are calibrated, points below
-    it are too confident.
+    Each point is a bin, and larger points have more documents. Probabilities are well calibrated where points lie on
+    the diagonal, and too high where points lie below it.
 
     Args:
         rows: Rows with ``collection``, ``held_out``, ``fit``, ``depth``, ``ece``, ``documents`` and ``bins``.
 
     Returns:
-        The text of an SVG file.
+        The SVG image as text.
     """
     lines = list(dict.fromkeys((row["collection"], row["held_out"], row["fit"]) for row in rows))
     columns = sorted({row["depth"] for row in rows})
@@ -41,7 +41,7 @@ def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reliability_panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
-    """Return the elements of one panel; ``x`` and ``y`` are its upper left corner."""
+    """Return the SVG elements of one panel. ``x`` and ``y`` are the coordinates of its upper left corner."""
     queries = "held-out queries" if row["held_out"] else "other collection"
     low, high = row["intervals"]["ece"]
     parts = [

@@ -1,4 +1,4 @@
-"""Fit a calibration and report it: figures on held-out queries, and on other collections as they come."""
+"""Fit a calibration and report its quality on held-out queries and on other collections."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rerank.calibration.fitting import (
     predict_held_out_probabilities,
     usable_fit_lists,
 )
-from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_judged_lists
+from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists_for_calibration
 from rerank.calibration.metrics import BINS, Metrics, measure_calibration
 from rerank.calibration.models import INPUTS, Fit, FitName
 from rerank.errors import DataError
 
-#: How the expected calibration error is computed, for readers of the report.
+#: Description in the report of how the expected calibration error is computed.
 BINNING = f"{BINS} equal-mass bins; equal probabilities share a bin"
 
 
@@ -30,8 +30,9 @@ class CalibrationResult:
 
     Attributes:
         calibration: The calibration, which contains the report without bins.
-        report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more of the first fit at the
-            largest depth; ``rows``, one per fit, collection and depth; and ``answerable``, the same for whole lists.
+        report: The report. It has ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and other
+            values of the first fit at the largest depth; ``rows``, one per fit, collection and depth, for documents;
+            and ``answerable``, the corresponding rows for whole lists.
     """
 
     calibration: Calibration
@@ -49,20 +50,20 @@ def fit_calibration(
     """Fit a calibration to runs of one ranker.
 
     Args:
-        collections: The runs, of any depths and collections.
-        ranker: What the calibration is bound to, from `identity_bound_to_calibration`.
+        collections: The runs. Their depths and collections may differ.
+        ranker: Identity of the ranker, from `identity_bound_to_calibration`.
         first_stage: Name of the first stage of all runs.
         relevant: Lowest grade that counts as relevant.
-        tests: Runs of the same ranker on other queries, which are only reported. Give a run of another first stage
-            ``has_first_stage_scores=False``.
+        tests: Runs of the same ranker on other queries. The calibration is not fitted to them, only tested on them. Set
+            ``has_first_stage_scores=False`` if such a run has another first stage.
 
     Raises:
         DataError: The runs are empty, fewer than two queries are judged, all judged documents have the same label, the
-            runs have scores of different kinds, or a test has queries of the fitted runs.
+            runs have judge scores of different kinds, or a query occurs both in the fitted runs and in a test.
     """
     kind = _single_kind_of_judge_scores([*collections, *tests])
-    lists = cut_judged_lists(collections, relevant)
-    others = [(test.name, cut_judged_lists([test], relevant)) for test in tests]
+    lists = cut_lists_for_calibration(collections, relevant)
+    others = [(test.name, cut_lists_for_calibration([test], relevant)) for test in tests]
     _check_queries_not_fitted(lists, [test for _, test in others])
     fitted_name = ", ".join(sorted({collection.name for collection in collections}))
     fits: dict[FitName, Fit] = {}
@@ -112,7 +113,7 @@ def _single_kind_of_judge_scores(collections: Sequence[RankedCollection]) -> str
 
 
 def _names_of_possible_fits(lists: JudgedLists, kind: str) -> list[FitName]:
-    """Return the fits that the lists allow, the one with the most inputs first."""
+    """Return the names of the fits whose inputs are available, starting with the fit with the most inputs."""
     has_scores = any(ranking.first_stage is not None for ranking in lists.documents)
     return [
         name
@@ -127,9 +128,9 @@ def _first_stage_of_calibration(lists: JudgedLists, name: str) -> FirstStage | N
 
 
 def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    """Return the figures of the probabilities of documents, one row per depth."""
+    """Return one row per depth with measures of the predicted probabilities of documents."""
     rows = []
-    for depth, lists in _predicted_lists_by_depth(predicted):
+    for depth, lists in _calibrated_lists_by_depth(predicted):
         documents = [
             (p, label, ranking.judged.query)
             for ranking in lists
@@ -150,9 +151,9 @@ def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[d
 
 
 def _calibration_rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    """Return the figures of ``answerable``, one row per depth; the lists without relevant documents are included."""
+    """Return one row per depth with measures of ``answerable``, over lists with and without relevant documents."""
     rows = []
-    for depth, lists in _predicted_lists_by_depth(predicted):
+    for depth, lists in _calibrated_lists_by_depth(predicted):
         metrics = measure_calibration(
             [ranking.answerable for ranking in lists],
             [ranking.judged.has_relevant for ranking in lists],
@@ -162,7 +163,7 @@ def _calibration_rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[
     return rows
 
 
-def _predicted_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
+def _calibrated_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
     table: dict[int, list[PredictedList]] = {}
     for ranking in predicted:
         table.setdefault(ranking.judged.depth, []).append(ranking)
@@ -170,7 +171,7 @@ def _predicted_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple[
 
 
 def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any]:
-    """Return the measures with ``count`` under the name of what was counted, and the bins last."""
+    """Return the measures as a row of the report. ``count`` is renamed to ``counted``, and the bins come last."""
     values = metrics.to_dict()
     bins = values.pop("bins")
     return {("queries" if key == "queries" else counted if key == "count" else key): v for key, v in values.items()} | {
@@ -179,7 +180,7 @@ def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any
 
 
 def _calibration_summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
-    """Return the main figures: those of the first fit at the largest depth, on held-out queries."""
+    """Return the main measures of the report: the first fit at the largest depth, on held-out queries."""
     main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
     unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
     return {

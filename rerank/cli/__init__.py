@@ -1,7 +1,8 @@
-"""The command line: one module per group of commands. A command parses, calls one library function, and prints.
+"""The command line, with one module per group of commands.
 
-Results go to stdout, everything else to stderr. Modules of the library are imported inside commands, so that
-`rerank --help` and commands without a model start fast.
+A command parses its arguments, calls one library function, and prints the result. Results go to stdout, everything else
+to stderr. Modules of the library are imported inside commands, so `rerank --help` and commands without a model start
+fast.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from rerank.cli.app import app
 from rerank.cli.output import print_error, print_note
 from rerank.errors import RerankError, StorageError
 
-#: Error numbers of writes to a full or broken disk.
+#: Error numbers that writing to a full or broken disk can cause.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def main() -> None:
-    """Run the command line; a `RerankError` is printed as one message and sets the exit code."""
+    """Run the command line. A `RerankError` is printed as one message and determines the exit code."""
     warnings.showwarning = _print_warning
     for name in ("stdin", "stdout", "stderr"):  # Python sets a closed stream to None
         if getattr(sys, name) is None:
@@ -39,11 +40,11 @@ def main() -> None:
         print_error(StorageError(f"The output cannot be written: {error.strerror}", remedy="Free disk space"))
         os._exit(StorageError.exit_code)  # a normal exit would flush the output again and print a second error
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # the reader of the pipe has ended
+        if isinstance(end.__context__, BrokenPipeError):  # the process that reads the pipe has ended
             sys.exit(0)
         raise
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print a warning without the line of code that raised it."""
+    """Print a warning without the line of code that issued it."""
     print_note(f"warning: {message}")

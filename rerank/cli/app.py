@@ -1,4 +1,4 @@
-"""The root command and its groups."""
+"""The root command and its command groups."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from rerank.cli import (
 )
 
 
-def _normalize_flag(name: str) -> str:
-    """Return a flag with dashes, so that underscores are accepted too, as in other retrieval tools."""
+def _normalize_command_line_flag(name: str) -> str:
+    """Return the flag with dashes instead of underscores. Both forms are accepted, as in other retrieval tools."""
     return name.replace("_", "-")
 
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": _normalize_flag,
+        "token_normalize_func": _normalize_command_line_flag,
     },
     rich_markup_mode="rich",
 )

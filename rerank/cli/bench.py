@@ -1,4 +1,4 @@
-"""`bench`: execute the missing runs of a suite and compare the runs over the same candidates."""
+"""`bench`: execute the missing runs of a suite, and compare runs with the same candidates."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from rerank.leaderboard.suites.suite import Suite
 
 SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="TOML file of the suite.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs. (default: runs/NAME of the suite)")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of the runs. (default: runs/ and the suite's name)")
+]
 Data = Annotated[Path | None, typer.Option(help="Folder that replaces {data} in the suite.")]
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="Model that replaces the suite's models, adapters and rerankers; repeatable."),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Report which results exist and estimate the cost of the missing ones.")
+    bool, typer.Option("--dry-run", help="Report which runs are finished, and estimate the cost of the missing runs.")
 ]
 
 
@@ -39,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Options of execution, for all runs."""
+    """Options for the execution of all runs."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[
@@ -49,11 +51,11 @@ class BenchOptions:
         int | None, typer.Option(help="Number of prompts per batch; if omitted, the backend decides.")
     ] = None
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the reply of a server.")] = None
-    retries: Annotated[int | None, typer.Option(help="Attempts after the first to get a reply of a server.")] = None
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply from a server.")] = None
+    retries: Annotated[int | None, typer.Option(help="Number of retries if a server does not reply.")] = None
 
     def execution(self) -> Execution:
-        """Return the checked options."""
+        """Return the validated execution options."""
         from rerank.experiment.spec import Execution
 
         return Execution.make({key: value for key, value in vars(self).items() if value is not None})
@@ -70,9 +72,9 @@ def bench_command(
     dry_run: DryRun = False,
     form: FormatOption = "text",
 ) -> None:
-    """Execute the missing runs of a suite, resume unfinished ones, and compare the runs over the same candidates.
+    """Execute the missing runs of a suite, resume unfinished runs, and compare runs with the same candidates.
 
-    Finished runs are not repeated. If a run fails, the others continue, and the exit code is 7.
+    Finished runs are not repeated. If a run fails, the other runs are still executed, and the exit code is 7.
     """
     from rerank.leaderboard.suites.bench import plan_suite_runs, sum_suite_costs
     from rerank.leaderboard.suites.suite import read_suite
@@ -106,7 +108,7 @@ def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, ex
         later = [
             SuiteResult(planned=p, summary=dict(p.stored.summary or {})) for p in planned[len(results) :] if p.stored
         ]
-        # Written after each run, so that an interruption loses nothing.
+        # written after each run, because an interruption must not lose results
         write_suite_results(folder, [suite_result_row(suite, each) for each in (*results, *later)])
         if result.problem:
             print_note(f"failed: {result.planned.run}: {result.problem}")
@@ -129,18 +131,18 @@ def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, ex
         listed = "; ".join(f"{failure['run']}: {failure['problem']}" for failure in failures)
         raise PartialFailureError(
             f"{len(failures)} of {len(results)} runs failed. {listed}",
-            remedy=f"The other runs are saved in {str(folder)!r}; the same command repeats only the failed ones",
+            remedy=f"The other runs are saved in {str(folder)!r}; the same command repeats only the failed runs",
         )
 
 
 class _ProgressRunner:
-    """Executes runs with a progress bar for each and prints the number of the current run."""
+    """Function object that executes runs. It prints the number of each run and shows a progress bar."""
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._current = total, done
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-        from rerank.cli.run import show_progress_bar
+        from rerank.cli.run import show_command_progress_bar
         from rerank.experiment import execute_run
 
         self._current += 1
@@ -150,7 +152,7 @@ class _ProgressRunner:
             f"{execution.out}"
         )
         try:
-            with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
+            with show_command_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
                 return execute_run(prepared, execution, on_reply=on_reply)
         except KeyboardInterrupt:
             print_note("Stopped. Committed calls are kept; the same command continues.")
@@ -160,7 +162,7 @@ class _ProgressRunner:
 def _format_bench_plan(suite: Suite, expected: dict[str, Any]) -> str:
     text = f"{suite.name}: {expected['runs']} runs, {expected['done']} done, {expected['missing']} missing"
     if expected["problems"]:
-        text += f", {expected['problems']} of them with a problem and not counted"
+        text += f", {expected['problems']} of them cannot be executed and are not counted"
     if expected["missing"] == expected["problems"]:
         return text
     seconds = expected["seconds"]
@@ -178,9 +180,9 @@ def _print_bench_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dic
             [
                 run.run,
                 row["status"],
-                _known_or_unknown_cell(row["calls"]),
+                _printed_bench_value_or_unknown(row["calls"]),
                 row["committed"],
-                _known_or_unknown_cell(row["tokens"]),
+                _printed_bench_value_or_unknown(row["tokens"]),
                 _format_bench_seconds(row),
             ]
             for run, row in rows
@@ -203,7 +205,7 @@ def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results
         for message in group["notes"]:
             print_note(message)
     if len(groups) > 1:
-        print_note("Runs are compared within a group, because other groups have other candidates.")
+        print_note("Only runs in the same group are compared, because each group has its own candidates.")
     rows = [
         [
             result.planned.run,
@@ -253,11 +255,11 @@ def _print_bench_rivals(group: dict[str, Any]) -> None:
     ]
     print_table(["rival", *measures, "candidates", "in common"], rows)
     print_note(
-        "Rivals are scored with the same qrels but not tested: except for those marked same, their candidates differ."
+        "Rivals are scored with the same qrels, but not tested. Their candidates differ unless they are marked same."
     )
 
 
-def _known_or_unknown_cell(value: object) -> object:
+def _printed_bench_value_or_unknown(value: object) -> object:
     return "unknown" if value is None else value
 
 

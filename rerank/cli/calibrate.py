@@ -1,4 +1,4 @@
-"""`calibrate`: probabilities of relevance from the scores of a run."""
+"""`calibrate`: fit a calibration that converts scores to probabilities of relevance."""
 
 from __future__ import annotations
 
@@ -20,36 +20,40 @@ def register(app: typer.Typer) -> None:
 
 def calibrate_command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs of one ranker and first stage.")
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of finished runs with the same ranker and first stage."),
     ],
-    out: Annotated[Path, typer.Option(help="File to write; a reliability diagram (svg) is written beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="Calibration file to write; a reliability diagram (svg) is written next to it.")
+    ],
     qrels: Annotated[
         str | None,
         typer.Option(help="Relevance judgments: a file, or the selector of a collection. (default: the folder's own)"),
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: that of the judgments)"),
+        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: defined by the judgments)"),
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN:QRELS", help="Run on another collection, which is only reported; repeatable."),
+        typer.Option(metavar="RUN:QRELS", help="Run on other queries, which is only used for testing; repeatable."),
     ] = None,
     complete: Annotated[
         bool,
         typer.Option(
-            "--complete", help="Count unjudged documents as not relevant, for qrels that list relevant documents only."
+            "--complete", help="Count unjudged documents as not relevant, for qrels that list only relevant documents."
         ),
     ] = False,
     form: FormatOption = "text",
 ) -> None:
-    """Fit probabilities of relevance to the scores of a run, and report them on held-out queries.
+    """Fit a calibration that converts the scores of a run to probabilities of relevance, and test it.
 
-    Scores that depend on the list, such as attention, need one run folder for each depth.
+    The test uses held-out queries. Scores that depend on the other documents of a list, such as attention scores, need
+    one run folder per depth.
     """
-    from rerank.experiment.calibrate import calibrate_run_folders
+    from rerank.experiment.calibrate import calibrate_experiment_runs
 
-    report = calibrate_run_folders(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
+    report = calibrate_experiment_runs(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
     emit_output(report, form=form, text=lambda: _print_calibration_report(report), rows="rows")
     print_note(f"calibration: {report['file']}")
     print_note(f"reliability diagram: {report['diagram']}")
@@ -58,17 +62,17 @@ def calibrate_command(
 def _print_calibration_report(report: dict[str, Any]) -> None:
     measures = ("ece", "brier", "brier_skill", "auc")
     headers = ["fit", "collection", "depth", "queries", "items", *measures, "ece by chance"]
-    # The fits by rank are only used for documents without a judge score, if the judge has scores.
+    # if the judge has scores, the fits by rank are used only for documents without a judge score
     base = report["fit"].partition("+")[0]
     documents, lists = ([row for row in report[part] if row["fit"].startswith(base)] for part in ("rows", "answerable"))
-    rows = [_calibration_cells(row, row["fit"], row["documents"], measures) for row in documents]
-    rows += [_calibration_cells(row, f"answerable, {row['fit']}", row["lists"], measures) for row in lists]
+    rows = [_printed_calibration_cells(row, row["fit"], row["documents"], measures) for row in documents]
+    rows += [_printed_calibration_cells(row, f"answerable, {row['fit']}", row["lists"], measures) for row in lists]
     print_table(headers, rows)
-    print_note(f"{report['unjudged']} documents without a judgment are left out. Intervals: 95%, over queries.")
-    print_note(f"ece: {report['binning']}. ece by chance: expected for perfect probabilities with so few queries.")
+    print_note(f"{report['unjudged']} documents without a judgment are omitted. Intervals: 95%, over queries.")
+    print_note(f"ece: {report['binning']}. ece by chance: expected ece of perfect probabilities with so few queries.")
 
 
-def _calibration_cells(row: dict[str, Any], name: str, count: int, measures: tuple[str, ...]) -> list[object]:
+def _printed_calibration_cells(row: dict[str, Any], name: str, count: int, measures: tuple[str, ...]) -> list[object]:
     collection = row["collection"] + (", held-out" if row["held_out"] else "")
 
     def values() -> Iterator[str]:

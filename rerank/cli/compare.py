@@ -1,4 +1,4 @@
-"""`rerank compare`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
+"""`rerank compare`: test differences between systems for significance, from runs and qrels or a matrix of scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """How runs are scored."""
+    """Options for scoring runs."""
 
     qrels: Annotated[
         str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -43,7 +43,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SignificanceOptions:
-    """How pairs of systems are tested."""
+    """Options for the significance test of pairs of systems."""
 
     test: Annotated[
         str,
@@ -52,20 +52,22 @@ class SignificanceOptions:
     correction: Annotated[
         str,
         typer.Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (holm, and "
-            "none for Tukey's tests)."
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (none for "
+            "Tukey's tests, otherwise holm)."
         ),
     ] = "auto"
     alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
     permutations: Annotated[
         int | None,
-        typer.Option(min=1, help="Resamples of a randomisation test. (default: 10000; tukey-randomised: 100000)"),
+        typer.Option(
+            min=1, help="Number of resamples of a resampling test. (default: 10000; tukey-randomised: 100000)"
+        ),
     ] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of these resamples. (default: 0)")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed for the resamples. (default: 0)")] = None
 
     @property
     def selector(self) -> str:
-        """The test with its options."""
+        """Selector of the test with its options."""
         from rerank.evaluation.pairwise_decisions import build_significance_test_selector
 
         return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
@@ -78,23 +80,28 @@ def compare_command(
     *,
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON; may be gzipped."),
+        typer.Argument(
+            metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."
+        ),
     ] = None,
     matrix: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of scores instead of runs: one row per topic, one column per system, names in the first row."
+            help="CSV file of scores instead of runs: one row per topic, one column per system, names in the first row."
         ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option("--plot", help="Plot file (png, svg, pdf): two systems per topic, or a map of p-values."),
+        typer.Option(
+            "--plot", help="Plot file (png, svg, pdf): per-topic differences of two systems, or p-values of more."
+        ),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
     """Compare runs pair by pair: differences, wins, a paired test with a correction, and the Wilcoxon test.
 
-    With --matrix, compare given scores: the number of pairs that differ, and the number of systems that each one beats.
+    With --matrix, compare given scores: report how many pairs differ significantly, and how many systems each system
+    outperforms.
     """
     from rerank.evaluation.plots import check_comparison_plot, plot_comparison
 
@@ -133,7 +140,7 @@ def _compare_matrix_option(
 
 
 def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
-    from rerank.collections import open_judgments
+    from rerank.collections import open_collection_qrels
     from rerank.evaluation import compare_runs as test
     from rerank.io.run_files import read_run
 
@@ -141,13 +148,13 @@ def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significan
     if len(measures) > 1:
         raise UsageError(
             f"{len(measures)} measures: {', '.join(measures)}",
-            expected="one, since the correction is over the pairs of one measure",
+            expected="one measure, because the correction covers the pairs of one measure",
             remedy="Run compare once per measure",
         )
     if scoring.qrels is None:
         raise UsageError("No --qrels", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     selector = significance.selector  # reports an invalid test before files are read
-    judged, lowest = open_judgments(scoring.qrels)
+    judged, lowest = open_collection_qrels(scoring.qrels)
     return test(
         judged,
         [read_run(path, name=str(path)) for path in expand_run_arguments(runs)],

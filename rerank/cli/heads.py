@@ -1,4 +1,4 @@
-"""`heads`: select attention heads of a model for attention rerankers."""
+"""`heads`: select the attention heads of a model that attention rerankers use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from rerank.cli.output import FormatOption, emit_output, print_note, print_table
-from rerank.cli.run import show_progress_bar
-from rerank.cli.spec_options import with_spec_options
+from rerank.cli.run import show_command_progress_bar
+from rerank.cli.spec_options import with_spec_command_options
 from rerank.experiment.spec import Execution, RunSpec
 
 _FIELDS = (
@@ -28,12 +28,12 @@ Way = Annotated[
     str,
     typer.Option(
         "--method",
-        help="qrhead: attention to relevant passages; qrhead-ndcg: nDCG@10 of each head alone; core: contrast of "
-        "relevant to irrelevant passages.",
+        help="Score of a head: qrhead (attention to relevant passages), qrhead-ndcg (nDCG@10 of the head alone) or "
+        "core (contrast between relevant and irrelevant passages).",
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Number of heads to select. (default: 16; core: 8)")]
-Tau = Annotated[float, typer.Option("--tau", help="Temperature of core.")]
+Tau = Annotated[float, typer.Option("--tau", help="Temperature, for the method core.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(heads, name="heads")
 
 
-@with_spec_options(only=_FIELDS, shuffle="random", prompt="icr_ie")
+@with_spec_command_options(only=_FIELDS, shuffle="random", prompt="icr_ie")
 def select_heads_command(
     spec: RunSpec,
     execution: Execution,
@@ -54,18 +54,18 @@ def select_heads_command(
     tau: Tau = 0.1,
     form: FormatOption = "text",
 ) -> None:
-    """Select the attention heads of a model that attend to relevant passages, with a few judged queries.
+    """Select the attention heads of a model that attend to relevant passages, based on a few judged queries.
 
-    Use the list as in rerank run --method core,heads=heads.json.
+    To use the list of heads: rerank run --method core,heads=heads.json.
     """
-    from rerank.experiment.head_selection import HeadSelection, select_attention_heads
+    from rerank.experiment.head_selection import HeadSelection, select_attention_heads_by_experiment
     from rerank.io.text_files import check_file_writable
 
     selection = HeadSelection(method=method, count=count, tau=tau)
     check_file_writable(output)
     log = output.with_name(f"{output.name}.calls")
-    with show_progress_bar(method, spec.max_queries or 0) as on_reply:
-        selected = select_attention_heads(spec, execution, selection, log=log, on_reply=on_reply)
+    with show_command_progress_bar(method, spec.max_queries or 0) as on_reply:
+        selected = select_attention_heads_by_experiment(spec, execution, selection, log=log, on_reply=on_reply)
     selected.write(output)
     details = selected.details
     rows = [[layer, head, f"{s:.4f}"] for (layer, head), s in zip(selected.heads, details["scores"], strict=True)]

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Options of the analysis of weight matrices."""
+    """Options for the analysis of weight matrices."""
 
     top: Annotated[
         int,
@@ -40,10 +40,11 @@ class InspectOptions:
     reduction: Annotated[
         float | None,
         typer.Option(
-            "--rank-profile", help="Fraction of singular values to remove; reports the rank left in untrained matrices."
+            "--rank-profile",
+            help="Also report the rank of each untrained matrix after removing this fraction of singular values.",
         ),
     ] = None
-    device: Annotated[str, typer.Option(help="Torch device of decompositions and the forgetting test.")] = "auto"
+    device: Annotated[str, typer.Option(help="Torch device for decompositions and the forgetting test.")] = "auto"
 
 
 @expand_option_groups
@@ -55,7 +56,7 @@ def inspect_command(
     ],
     model: Annotated[
         str,
-        typer.Option("--model", help="The untrained model, if the adapter does not record where it is."),
+        typer.Option("--model", help="Untrained base model, if the adapter does not record its location."),
     ] = "",
     forgetting: Annotated[
         bool, typer.Option("--forgetting", help="Also compare the untrained and trained model on general texts.")
@@ -120,9 +121,9 @@ def _print_inspection(inspection: Inspection, forgetting_report: ForgettingRepor
             row.rank,
             rank,
             format_number_cell(row.sparsity, 3),
-            _number_or_dash_cell(row.intruders),
+            _printed_number_or_dash(row.intruders),
         ]
-        rows.append([*cells, _number_or_dash_cell(row.profile)] if profile else [*cells])
+        rows.append([*cells, _printed_number_or_dash(row.profile)] if profile else [*cells])
     print_table([*heads, "profile"] if profile else heads, rows)
     _print_inspection_totals(dict(inspection.totals), inspection.options.top)
     if forgetting_report is None:
@@ -158,7 +159,7 @@ def _print_inspection(inspection: Inspection, forgetting_report: ForgettingRepor
 
 
 def _print_inspection_totals(totals: dict[str, Any], top: int) -> None:
-    """Print the totals on stderr."""
+    """Print the totals over all matrices on stderr."""
     if not totals["matrices"]:
         return
     print_note(
@@ -166,12 +167,12 @@ def _print_inspection_totals(totals: dict[str, Any], top: int) -> None:
         f"|d|/|W| {format_number_cell(totals['relative'])}, mean rank {format_number_cell(totals['mean_rank'], 1)}"
     )
     print_note(
-        f"unmoved: {format_number_cell(totals['sparsity'], 3)} of the changed matrices, "
-        f"{format_number_cell(totals['sparsity_of_model'], 3)} of all of the model's"
+        f"unmoved: {format_number_cell(totals['sparsity'], 3)} of the entries of changed matrices, "
+        f"{format_number_cell(totals['sparsity_of_model'], 3)} of the entries of all matrices"
     )
     if top:
         print_note(f"intruders: {totals['intruders']}, in {totals['with_intruders']} of {totals['matrices']} matrices")
 
 
-def _number_or_dash_cell(value: int | None) -> object:
+def _printed_number_or_dash(value: int | None) -> object:
     return "-" if value is None else value

@@ -1,4 +1,4 @@
-"""`label`: create training lists with teachers and check them. `label_files` and `label_split` process the files."""
+"""`label`: create training lists with teachers, and check them. `label_files` and `label_split` process list files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rerank.cli.label_options import (
     look_up_texts_option,
     print_leaks_note,
     print_skipped_lists_note,
-    read_label_lists,
+    read_label_file_argument,
     resolve_threshold_option,
 )
 from rerank.cli.option_groups import expand_option_groups
@@ -35,7 +35,7 @@ from rerank.cli.output import (
     print_table,
 )
 from rerank.cli.run import DryRun, execute_with_progress_bar
-from rerank.cli.spec_options import with_spec_options
+from rerank.cli.spec_options import with_spec_command_options
 from rerank.errors import DataError
 from rerank.experiment.spec import Execution, RunSpec
 
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
     """Add the command group."""
     label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
     label.command("make", epilog=_MAKE)(
-        with_spec_options()(_positional_arguments(expand_option_groups(make_labels_command)))
+        with_spec_command_options()(_command_with_positional_arguments(expand_option_groups(make_labels_command)))
     )
     label.command("check", epilog=_CHECK)(check_labels_command)
     labelfiles.register(label)
@@ -59,8 +59,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(label, name="label")
 
 
-def _positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with its first two parameters by position, as `with_spec` passes them."""
+def _command_with_positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with its first two arguments by position, as `with_spec_command_options` passes them."""
 
     @functools.wraps(command)
     def call(spec: RunSpec, execution: Execution, **own: Any) -> None:
@@ -71,24 +71,25 @@ def _positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMakeOptions:
-    """Options of label creation."""
+    """Options for creating labels."""
 
     output: Annotated[Path, typer.Option("--output", "-o", help="Label file to write, one JSON object per line.")]
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="Teacher: method (the run of --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
-            "first stage; several are fused. (default: method)"
+            help="Teacher: method (a run with --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
+            "first stage; repeatable, several are fused. (default: method)"
         ),
     ] = None
     fuse: Annotated[
-        str, typer.Option(help="Fusion of several teachers: rrf (of ranks), z-score or min-max (of scores).")
+        str, typer.Option(help="Fusion of several teachers: rrf (uses ranks), z-score or min-max (use scores).")
     ] = "rrf"
     weights: Annotated[str, typer.Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Keep lists whose teacher failed, in their order after the failure.")
+        bool,
+        typer.Option("--keep-failed", help="Keep lists for which the teacher failed, in the order reached by then."),
     ] = False
-    min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates.")] = 2
+    min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates than this.")] = 2
 
 
 def make_labels_command(
@@ -101,7 +102,7 @@ def make_labels_command(
 ) -> None:
     """Rank candidates with a teacher and write the rankings as training lists.
 
-    A teacher that is a method is a run: it has a run folder (--out) and can be continued with --resume. Lists without a
+    The teacher `method` creates a run: it has a run folder (--out) and can be continued with --resume. Lists without a
     label are omitted and counted.
     """
     from rerank.experiment import check_failure_rate
@@ -166,13 +167,13 @@ def check_labels_command(
     ] = False,
     form: FormatOption = "text",
 ) -> None:
-    """Check training lists: counts, whether surface features predict the labels, and leaks of test queries.
+    """Check training lists: report counts, whether surface features predict the labels, and leaked test queries.
 
-    The probe for surface features needs texts; label files therefore need --collection.
+    The check of surface features needs texts, so label files need --collection.
     """
     from rerank.finetune.labels.checking import check_labels as look
 
-    labels, lists, skipped = read_label_lists(file, collection)
+    labels, lists, skipped = read_label_file_argument(file, collection)
     texts = look_up_texts_option(labels, collection, needed=bool(against))
     report = look(
         labels,
@@ -186,7 +187,7 @@ def check_labels_command(
     if strict and ((report["probe"] or {}).get("warns") or report["leaks"]):
         raise DataError(
             f"{file}: {'surface features predict labels' if (report['probe'] or {}).get('warns') else 'queries leak'}",
-            remedy="Read the report above",
+            remedy="See the report above",
         )
 
 
@@ -207,6 +208,6 @@ def _print_checked_labels(report: Mapping[str, Any]) -> None:
     print_skipped_lists_note(report["skipped"])
     print_leaks_note(report["leaking"], report["leaks"] or 0)
     if report["probe"] is None:
-        print_note("Surface features were not checked, since that needs texts; pass --collection")
+        print_note("Surface features were not checked, because this needs texts; pass --collection")
     for line in (report["probe"] or {}).get("notes", ()):
         print_note(line)

@@ -17,8 +17,8 @@ from rerank.cli.label_options import (
     Lists,
     Output,
     Seed,
-    format_skip_reasons_note,
-    open_named_collection,
+    format_printed_skip_reasons,
+    open_collection_option,
     print_label_report,
 )
 from rerank.cli.option_groups import expand_option_groups
@@ -42,10 +42,10 @@ def register(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """Conditions on the lists to keep."""
+    """Conditions that lists and documents must meet to be kept."""
 
-    min_tau: Annotated[float | None, typer.Option(help="Minimum agreement, Kendall's tau from -1 to 1.")] = None
-    max_tau: Annotated[float | None, typer.Option(help="Maximum agreement, Kendall's tau from -1 to 1.")] = None
+    min_tau: Annotated[float | None, typer.Option(help="Minimum agreement (Kendall's tau, from -1 to 1).")] = None
+    max_tau: Annotated[float | None, typer.Option(help="Maximum agreement (Kendall's tau, from -1 to 1).")] = None
     min_docs: Annotated[int, typer.Option(help="Minimum number of documents per list.")] = 2
     max_docs: Annotated[int | None, typer.Option(help="Maximum number of documents per list.")] = None
     min_words: Annotated[int | None, typer.Option(help="Remove documents with fewer words from their lists.")] = None
@@ -60,13 +60,13 @@ def filter_labels_command(
     collection: Collection = None,
     agree_with: Annotated[
         Path | None,
-        typer.Option(help="Label file of another teacher; agreement is then that of both labels of a query."),
+        typer.Option(help="Label file of another teacher; agreement is then measured between both labels of a query."),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
     """Filter training lists by agreement and length.
 
-    Agreement is Kendall's tau between label and input order, or with --agree-with between the labels of two teachers.
+    Agreement is Kendall's tau between label and input order or, with --agree-with, between the labels of two teachers.
     """
     from rerank.finetune.labels.filters import ListFilter, filter_labels
     from rerank.finetune.labels.label_files import read_labels, write_labels
@@ -76,7 +76,7 @@ def filter_labels_command(
         raise UsageError("--agree-with without a limit", expected="--min-tau or --max-tau, or both")
     _check_output_option(file, output)
     labels = list(read_labels(file))
-    words = _word_counts_for_options(labels, collection) if list_filter.counts_words else None
+    words = _word_counts_for_filter_command(labels, collection) if list_filter.counts_words else None
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
     selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
@@ -88,14 +88,14 @@ def filter_labels_command(
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
-    """Options of augmentation."""
+    """Options for data augmentation."""
 
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the input order of the documents.")] = False
     docs: Annotated[
-        int | None, typer.Option(help="Maximum number of documents of a variant; the first ones are kept.")
+        int | None, typer.Option(help="Maximum number of documents per variant; the first documents are kept.")
     ] = None
     draw: Annotated[
-        bool, typer.Option("--draw", help="Draw documents at random, from 2 up to --docs or all of them.")
+        bool, typer.Option("--draw", help="Draw a random number of random documents, from 2 to --docs (or to all).")
     ] = False
     copies: Annotated[int, typer.Option(help="Number of variants per list.")] = 1
     keep: Annotated[bool, typer.Option("--keep", help="Also write each original list before its variants.")] = False
@@ -105,7 +105,7 @@ class AugmentOptions:
 def augment_labels_command(
     variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text"
 ) -> None:
-    """Write variants of lists: shuffled, with fewer documents, or both. The label keeps its order."""
+    """Write variants of lists: shuffled, with fewer documents, or both. The order of the label does not change."""
     from rerank.finetune.labels.augment import Augmentation, augment_lists
     from rerank.finetune.labels.label_files import read_labels, write_labels
 
@@ -131,14 +131,15 @@ def convert_labels_command(
         int | None, typer.Option(min=1, help="Truncate titles and bodies to at most this many words.")
     ] = None,
     by: Annotated[
-        str, typer.Option(help="Source of labels in FlagEmbedding files: scores (if there are any) or kind.")
+        str,
+        typer.Option(help="Labels in FlagEmbedding files: scores (if there are any), or kind (positive, negative)."),
     ] = "scores",
-    seed: Annotated[int, typer.Option(help="Seed of the input order of texts from FlagEmbedding files.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the input order of texts from FlagEmbedding files.")] = 0,
     form: FormatOption = "text",
 ) -> None:
-    """Convert lists of any format with their texts to a folder of docs.jsonl, queries.jsonl and labels.jsonl.
+    """Convert lists of any format, with their texts, to a folder with docs.jsonl, queries.jsonl and labels.jsonl.
 
-    The folder is a collection: jsonl:FOLDER.
+    The folder can be used as the collection jsonl:FOLDER.
     """
     from rerank.finetune.labels.augment import truncate_training_texts
     from rerank.finetune.labels.list_files import read_label_lists_of_file
@@ -148,25 +149,25 @@ def convert_labels_command(
         raise UsageError(f"--by {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
     lists = read_label_lists_of_file(
-        file, open_named_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped
+        file, open_collection_option(collection), seed=seed, use_scores=by == "scores", skipped=skipped
     )
     texts = (
         lists if cut_words is None else (truncate_training_texts(training_list, cut_words) for training_list in lists)
     )
     written = write_label_folder(texts, output)
     if not written.lists:
-        raise DataError(f"{file} contains no usable list ({format_skip_reasons_note(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_printed_skip_reasons(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
     write_label_folder_marker(output, {"convert": {"file": file.name, **report}})
     emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "queries", "documents")))
 
 
-def _word_counts_for_options(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
+def _word_counts_for_filter_command(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
     from rerank.finetune.labels.list_texts import document_lengths_of_labels
 
     if collection is None:
         raise UsageError("--min-words or --max-words without --collection", expected="the collection with the texts")
-    return document_lengths_of_labels(labels, open_named_collection(collection))
+    return document_lengths_of_labels(labels, open_collection_option(collection))
 
 
 def _check_output_option(file: Path, output: Path) -> None:
@@ -180,6 +181,6 @@ def _check_output_option(file: Path, output: Path) -> None:
 def _refuse_empty_output(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
     if not selected:
         raise DataError(
-            f"No list of {file} meets the conditions ({format_skip_reasons_note(dropped)})",
+            f"No list of {file} meets the conditions ({format_printed_skip_reasons(dropped)})",
             remedy="Relax the conditions",
         )

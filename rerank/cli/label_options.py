@@ -1,4 +1,4 @@
-"""Options and functions that the commands of `label` share: reading lists, query texts, reports."""
+"""Options and functions that the `label` commands share, for reading lists and query texts and printing reports."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")
 Collection = Annotated[str | None, typer.Option(help="Collection that contains the documents referenced by id.")]
 Against = Annotated[
     list[str] | None,
-    typer.Option(help="Collection, or jsonl:queries=FILE, whose queries must not be trained on; repeatable."),
+    typer.Option(help="Collection, or jsonl:queries=FILE, whose queries must not be in training data; repeatable."),
 ]
 Threshold = Annotated[
     float | None,
     typer.Option(help="Minimum Jaccard coefficient of trigrams for near-duplicate queries. (default: 0.7)"),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of random choices.")]
+Seed = Annotated[int, typer.Option(help="Seed for random choices.")]
 
 
-def read_label_lists(
+def read_label_file_argument(
     file: Path, collection: str | None
 ) -> tuple[list[LabelList], list[TrainingList] | None, Counter[str]]:
     """Read training lists of any format.
 
     Returns:
-        The labels with ids; the lists with texts, None if the file has no texts and no collection is named; and the
-        number of omitted lists by reason.
+        The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
+        collection is given); and the number of omitted lists by reason.
     """
     from rerank.finetune.labels.label_files import read_labels
     from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
@@ -54,34 +54,33 @@ def read_label_lists(
     form, _ = open_label_records(file)
     if form == "labels" and collection is None:
         return list(read_labels(file)), None, skipped
-    lists = list(read_label_lists_of_file(file, open_named_collection(collection), skipped=skipped))
+    lists = list(read_label_lists_of_file(file, open_collection_option(collection), skipped=skipped))
     if not lists:
-        raise DataError(f"{file} contains no usable list ({format_skip_reasons_note(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_printed_skip_reasons(skipped)})")
     return [label_of_training_list(training_list) for training_list in lists], lists, skipped
 
 
 def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
-    """Look up the texts of queries, by query id.
+    """Return query id -> text of the query.
 
     Raises:
-        UsageError: ``needed`` is set and a text is missing.
+        UsageError: ``needed`` is set, but a text is missing.
     """
     from rerank.finetune.labels.list_texts import query_texts_of_labels
 
-    texts = query_texts_of_labels(labels, open_named_collection(collection))
+    texts = query_texts_of_labels(labels, open_collection_option(collection))
     missing = {label.qid for label in labels} - set(texts)
     if needed and missing:
         raise UsageError(
-            f"{len(missing)} of {len({label.qid for label in labels})} queries have no text, the first is "
-            f"{min(missing)!r}",
+            f"{len(missing)} of {len({label.qid for label in labels})} queries have no text, such as {min(missing)!r}",
             expected="texts of all queries, to find leaks",
-            remedy="Pass the --collection that contains them",
+            remedy="Pass the collection that contains them with --collection",
         )
     return texts
 
 
 def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Load the queries of collections: selector -> query id -> text.
+    """Load the queries of collections as selector -> query id -> text.
 
     Raises:
         DataError: A collection has no queries.
@@ -95,7 +94,7 @@ def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[
 
 
 def resolve_threshold_option(threshold: float | None) -> float:
-    """Return the threshold of near-duplicates, or the default if it is None."""
+    """Return the threshold for near-duplicates, or the default threshold if it is None."""
     from rerank.finetune.labels.leaks import THRESHOLD
 
     return THRESHOLD if threshold is None else threshold
@@ -105,8 +104,8 @@ def print_leaks_note(leaking: Sequence[Mapping[str, Any]], count: int, *, droppe
     """Print leaks on stderr.
 
     Args:
-        leaking: The leaks to print.
-        count: Number of all leaks.
+        leaking: The leaks to print, which may be only the first leaks.
+        count: Total number of leaks.
         dropped: Whether the leaking lists were dropped.
     """
     for leak in leaking:
@@ -125,7 +124,7 @@ def print_skipped_lists_note(skipped: Mapping[str, int]) -> None:
 
 
 def print_label_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Print a report as a table of one row, and the omitted lists on stderr."""
+    """Print a report as a table with one row, and the numbers of omitted lists on stderr."""
     print_table(keys, [["-" if report[key] is None else report[key] for key in keys]])
     for name in ("dropped", "skipped"):
         if isinstance(report.get(name), dict):
@@ -135,13 +134,13 @@ def print_label_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
     print_note(f"written: {report['output']}")
 
 
-def open_named_collection(collection: str | None) -> Any:
-    """Open a collection; return None if none is named."""
+def open_collection_option(collection: str | None) -> Any:
+    """Open a collection. Return None if no collection is given."""
     from rerank.collections import open_collection
 
     return open_collection(collection) if collection is not None else None
 
 
-def format_skip_reasons_note(counted: Mapping[str, int]) -> str:
+def format_printed_skip_reasons(counted: Mapping[str, int]) -> str:
     """Format counts by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"

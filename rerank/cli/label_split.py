@@ -34,14 +34,17 @@ def register(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakOptions:
-    """Options of the search for leaks."""
+    """Options for the search for leaks."""
 
     collection: Collection = None
     against: Against = None
     threshold: Threshold = None
-    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Omit lists whose queries leak from train.")] = False
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Omit lists with leaking queries from train.")] = (
+        False
+    )
     leak_check: Annotated[
-        bool, typer.Option("--leak-check/--no-leak-check", help="Search for leaks; needs the texts of the queries.")
+        bool,
+        typer.Option("--leak-check/--no-leak-check", help="Search for leaks, which needs the texts of the queries."),
     ] = True
 
 
@@ -57,8 +60,8 @@ def split_labels_command(
 ) -> None:
     """Split lists by query into train.jsonl, dev.jsonl and test.jsonl, and check for leaks.
 
-    The part of a query depends only on its words and the seed. A leak is a query of train that is identical or nearly
-    identical to one in another part or in --against.
+    The words of a query and the seed determine its part. A leak is a query in train that is identical or nearly
+    identical to a query in another part or in --against.
     """
     from rerank.finetune.labels.checking import SHOWN
     from rerank.finetune.labels.label_files import read_labels

@@ -34,19 +34,21 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """The content of a board."""
+    """Options for the content of a board."""
 
     board: Annotated[
-        list[Path] | None, typer.Option("--board", help="TOML file of a board; repeatable, one per collection.")
+        list[Path] | None, typer.Option("--board", help="TOML file of a board; repeatable, one board per collection.")
     ] = None
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of the files of boards. (default: the folder of each board)")
+        Path | None,
+        typer.Option("--data", help="Folder for relative paths in board files. (default: folder of the board)"),
     ] = None
     qrels: Annotated[
         str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
     ] = None
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Texts of the queries: a topics file, or a selector.")
+        str | None,
+        typer.Option("--queries", help="Texts of the queries: a topics file, or the selector of a collection."),
     ] = None
     texts: Annotated[
         str | None, typer.Option("--texts", help="Selector of the collection whose document texts are shown.")
@@ -72,15 +74,16 @@ def build_leaderboard_command(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUNS...", help="Run folders, run files (with or without a card beside), or folders of these."
+            metavar="RUNS...", help="Run folders, run files (with or without cards), or folders that contain them."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open index.html in it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the site; its page is index.html.")],
     form: FormatOption = "text",
 ) -> None:
     """Build a website from run folders and run files: tables, significance, costs, and the rankings per query.
 
-    Each run is shown with the first stage of its candidates. Costs that a run does not report are unknown, not zero.
+    Each run is shown with the first stage that retrieved its candidates. Costs that a run does not report are shown as
+    unknown, not as zero.
     """
     from rerank.leaderboard.board import make_board
     from rerank.leaderboard.site import check_site, write_site
@@ -89,7 +92,7 @@ def build_leaderboard_command(
     start = time.perf_counter()
     site_boards = [
         make_board(plan, home=home, data=options.data, runs=runs or ())
-        for plan, home in _requested_board_plans(options, significance, runs or ())
+        for plan, home in _board_plans_of_command_line(options, significance, runs or ())
     ]
     page = write_site(site_boards, out, title=options.title or "Leaderboard")
     boards = [board.to_dict() for board in site_boards]
@@ -100,7 +103,7 @@ def build_leaderboard_command(
 def open_leaderboard_command(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder written by `rerank leaderboard build`.")],
 ) -> None:
-    """Open a site in the browser."""
+    """Open a leaderboard site in the browser."""
     page = site if site.is_file() else site / "index.html"
     if not page.is_file():
         raise MissingResourceError(
@@ -112,18 +115,19 @@ def open_leaderboard_command(
 
 def check_submission_command(
     card: Annotated[
-        Path, typer.Argument(metavar="CARD.toml", help="Card of the submission; its run file is beside it.")
+        Path,
+        typer.Argument(metavar="CARD.toml", help="Card of the submission; the run file is next to it or named in it."),
     ],
     qrels: Annotated[
         str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
     ],
     form: FormatOption = "text",
 ) -> None:
-    """Check a submission (a card and its run file) and list all problems. Exit code 5 if there are any."""
-    from rerank.collections import open_judgments
+    """Check a submission (a card and its run file) and list all problems. The exit code is 5 if there are any."""
+    from rerank.collections import open_collection_qrels
     from rerank.leaderboard.submission import check_submission, submission_error
 
-    submission = check_submission(card, open_judgments(qrels)[0])
+    submission = check_submission(card, open_collection_qrels(qrels)[0])
 
     def show() -> None:
         if submission.problems:
@@ -139,10 +143,10 @@ def check_submission_command(
         raise submission_error(submission)
 
 
-def _requested_board_plans(
+def _board_plans_of_command_line(
     options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
 ) -> list[tuple[BoardConfig, Path]]:
-    """Return the requested boards, each with the folder that its paths are relative to."""
+    """Return the configuration of each requested board, with the folder to which its paths are relative."""
     from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.leaderboard.board_config import BoardConfig, read_board_config
 
@@ -152,7 +156,7 @@ def _requested_board_plans(
     values = {
         **{name: value for name in ("qrels", "queries", "texts", "relevant") if (value := getattr(options, name))},
         **({"measures": tuple(options.measures)} if options.measures else {}),
-        # Omitted options do not replace those of the board file.
+        # omitted options do not override the values in a board file
         **{name: value for name, value in requested.items() if value != getattr(defaults, name)},
     }
     if not options.board:
@@ -167,7 +171,7 @@ def _requested_board_plans(
     if len(options.board) > 1 and (runs or options.qrels):
         raise UsageError(
             f"{len(options.board)} boards with {'--qrels' if options.qrels else runs[0]}",
-            expected="a single --board with runs or --qrels, since those belong to one collection",
+            expected="a single --board with runs or --qrels, because runs and qrels belong to one collection",
         )
     return [(read_board_config(path).model_copy(update=values), path.parent) for path in options.board]
 

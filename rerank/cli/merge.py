@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AverageOptions:
-    """Options of averaging several adapters."""
+    """Options for averaging several adapters."""
 
     average_core: Annotated[
         bool,
@@ -32,13 +32,15 @@ class AverageOptions:
     ] = False
     concatenate: Annotated[
         bool,
-        typer.Option("--concatenate", help="Average LoRA adapters exactly; the rank is the sum of their ranks."),
+        typer.Option(
+            "--concatenate", help="Average LoRA adapters exactly; the rank of the result is the sum of ranks."
+        ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleMergeOptions:
-    """Options of merging one adapter."""
+    """Options for merging one adapter."""
 
     reduce: Annotated[
         float | None,
@@ -53,9 +55,9 @@ class SingleMergeOptions:
     ] = 0.5
     dtype: Annotated[
         str,
-        typer.Option(help="Data type of the weights: float32, bfloat16, float16, or auto (that of the base model)."),
+        typer.Option(help="Data type of the weights: float32, bfloat16, float16, or auto (as in the base model)."),
     ] = "auto"
-    device: Annotated[str, typer.Option(help="Torch device of decompositions.")] = "auto"
+    device: Annotated[str, typer.Option(help="Torch device for decompositions.")] = "auto"
 
 
 @expand_option_groups
@@ -67,13 +69,14 @@ def merge_command(
     out: Annotated[Path, typer.Option("--out", help="New folder for the merged model or the averaged adapter.")],
     model: Annotated[
         str,
-        typer.Option("--model", help="The untrained model, if the adapter does not record where it is."),
+        typer.Option("--model", help="Untrained base model, if the adapter does not record its location."),
     ] = "",
     form: FormatOption = "text",
 ) -> None:
     """Merge an adapter into its base model, or average adapters that were trained on shards.
 
-    One adapter becomes a model for --model. Several become one adapter, with --average-core or --concatenate.
+    A single adapter is merged into a model, which other commands accept as --model. With --average-core or
+    --concatenate, several adapters are averaged to one adapter.
     """
     if average.average_core and average.concatenate:
         raise UsageError("--average-core with --concatenate", expected="one of them")
@@ -102,7 +105,7 @@ def _merge_single_adapter_command(
     from rerank.finetune.inspection.merging import MergeOptions
     from rerank.finetune.inspection.merging import merge_adapter as merge_
     from rerank.lm.loading import pick_device
-    from rerank.models.adapters import read_adapter_settings
+    from rerank.models.adapters import read_model_adapter_settings
 
     merging = MergeOptions(
         reduce=options.reduce,
@@ -119,8 +122,8 @@ def _merge_single_adapter_command(
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
     if merged.rounded is not None and merged.rounded > 0.01:
         rounded = format_number_cell(100 * merged.rounded, 1)
-        print_note(f"Rounding to {merged.dtype} altered the change by {rounded} % of its norm")
-    if use := read_adapter_settings(merged.out):
+        print_note(f"Rounding to {merged.dtype} altered the weight update by {rounded} % of its norm")
+    if use := read_model_adapter_settings(merged.out):
         print_note(f"To use it: rerank run --collection COLLECTION --model {merged.out} (method {use.method})")
 
 

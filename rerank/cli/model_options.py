@@ -34,7 +34,7 @@ class ModelLoadOptions:
     ] = None
 
     def options(self) -> BackendOptions:
-        """Return the options in the form that `rerank.models.open_backend` takes."""
+        """Return the options in the form that `rerank.models.open_model_backend` accepts."""
         from rerank.models import BackendOptions
 
         return BackendOptions(

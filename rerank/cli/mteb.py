@@ -16,7 +16,7 @@ from rerank.cli.output import (
     print_note,
     print_table,
 )
-from rerank.cli.spec_options import with_spec_options
+from rerank.cli.spec_options import with_spec_command_options
 from rerank.errors import PartialFailureError, RerankError
 from rerank.experiment.spec import Execution, RunSpec
 
@@ -32,7 +32,7 @@ _RUN = (
 _OF_TASKS = {"collection", "max_queries", "queries", "qrels", "measures", "relevant", "out", "resume"}
 _OFFERED = [name for name in (*RunSpec.model_fields, *Execution.model_fields) if name not in _OF_TASKS]
 
-Benchmark = Annotated[str, typer.Option(help='Benchmark by its mteb name or alias, such as "MTEB(eng, v2)".')]
+Benchmark = Annotated[str, typer.Option(help='Name or alias of the benchmark in mteb, such as "MTEB(eng, v2)".')]
 Tasks = Annotated[list[str] | None, typer.Option("--task", "--tasks", help="Use only this task; repeatable.")]
 Kinds = Annotated[
     list[str] | None,
@@ -65,21 +65,22 @@ def mteb_tasks_command(
     )
 
 
-@with_spec_options(only=_OFFERED, collection="mteb")
+@with_spec_command_options(only=_OFFERED, collection="mteb")
 def mteb_run_command(
     spec: RunSpec,
     execution: Execution,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all results; the same folder continues a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all results; use the same folder to continue.")],
     benchmark: Benchmark = "",
     task: Tasks = None,
     kind: Kinds = None,
     form: FormatOption = "text",
 ) -> None:
-    """Rerank the tasks of a benchmark and score them with mteb, in mteb's folder layout.
+    """Rerank the tasks of a benchmark and let mteb score the rankings. Results are saved in mteb's folder layout.
 
     Retrieval tasks use the candidates of --first-stage: a selector such as bm25, or a folder of predictions saved by
-    mteb. Reranking tasks have their own candidates, which are shuffled. Tasks with scores are not repeated.
+    mteb. Reranking tasks have their own candidates, which are shuffled. Tasks that already have scores are not
+    repeated.
     """
     from rerank.mmteb import (
         MtebReranker,
@@ -109,15 +110,15 @@ def mteb_run_command(
                     task_object, reranker, out=out, first_stage=first, depth=spec.depth, overwrite=execution.overwrite
                 )
             )
-        except RerankError as error:  # the other tasks continue; failed ones are reported at the end
+        except RerankError as error:  # continue with the other tasks; failed tasks are reported at the end
             failed[name] = error
             print_note(f"{name}: {error}")
-    content = _mteb_output_content(reranker, results, failed)
+    content = _mteb_command_output(reranker, results, failed)
     emit_output(content, form=form, text=lambda: _print_mteb_scores(content), rows="results")
-    _check_mteb_output(content, failed, spec.max_failure_rate)
+    _check_mteb_command_failures(content, failed, spec.max_failure_rate)
 
 
-def _mteb_output_content(reranker: Any, results: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
+def _mteb_command_output(reranker: Any, results: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
     meta = reranker.mteb_model_meta
     rows = [
         {
@@ -150,11 +151,11 @@ def _print_mteb_scores(content: dict[str, Any]) -> None:
     ]
     print_table(["task", "subset", "split", "main score", "first stage", "reranked", "windows"], rows)
     revisions = dict.fromkeys(row["revision"] for row in content["results"])
-    print_note(f"{content['model']}, revision {' and '.join(revisions) or 'of nothing yet'}")
+    print_note(f"{content['model']}, revision {' and '.join(revisions) or 'unknown: there are no results yet'}")
 
 
-def _check_mteb_output(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
-    """Check that all tasks have scores and that no more windows failed than allowed.
+def _check_mteb_command_failures(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
+    """Check that all tasks have scores, and that the fraction of failed windows is within the limit.
 
     Raises:
         PartialFailureError: A task has no score, or too many windows failed.

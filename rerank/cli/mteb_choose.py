@@ -1,4 +1,4 @@
-"""`mteb choose`: smaller benchmarks that lead to the same conclusions: fewer tasks, queries or documents."""
+"""`mteb choose`: find smaller benchmarks (fewer tasks, queries or documents) that lead to the same conclusions."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ def register(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GoalOptions:
-    """The conclusions that must be preserved, and how they are tested."""
+    """Options for the conclusions that must be preserved, and for the significance test."""
 
     keep: Annotated[str, typer.Option(help="Conclusions to preserve: ranking, significance or both.")] = "ranking"
     min_tau: Annotated[
-        float, typer.Option(help="Minimum Kendall's tau between the rankings of systems by reduced and full scores.")
+        float, typer.Option(help="Minimum Kendall's tau between the rankings of systems on reduced and on full data.")
     ] = 0.9
     min_recall: Annotated[
-        float, typer.Option(help="Minimum fraction of the significant differences that are preserved.")
+        float, typer.Option(help="Minimum fraction of the significant differences on full data that are preserved.")
     ] = 0.9
     min_precision: Annotated[
-        float, typer.Option(help="Minimum fraction of the significant differences found that the full data confirm.")
+        float,
+        typer.Option(help="Minimum fraction of the significant differences on reduced data that full data confirm."),
     ] = 0.9
     test: Annotated[str, typer.Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap ...")] = "t"
     correction: Annotated[
@@ -87,23 +88,23 @@ class GoalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDropOptions:
-    """Options of dropping tasks."""
+    """Options for dropping tasks."""
 
     order: Annotated[
         str,
         typer.Option(
-            help="Task to drop first: correlation (the one that the others predict best) or significance (the one that "
-            "costs the fewest significant differences)."
+            help="Task to drop first: correlation (the task that the others predict best) or significance (the task "
+            "whose removal changes the significant differences least)."
         ),
     ] = "correlation"
     unit: Annotated[
-        str | None, typer.Option(help="Unit of the test: task or query. (default: query if there are query scores)")
+        str | None, typer.Option(help="Unit of the test: task or query. (default: query if there are per-query scores)")
     ] = None
     least: Annotated[int, typer.Option(min=1, help="Minimum number of tasks to keep.")] = 2
     always: Annotated[list[str] | None, typer.Option(help="Task that is never dropped; repeatable.")] = None
-    hold_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Fraction of models held out to check the choice.")
-    ] = 0.0
+    hold_out: Annotated[float, typer.Option(min=0, max=0.9, help="Fraction of models held out to test the choice.")] = (
+        0.0
+    )
     seed: Annotated[int, typer.Option(min=0, help="Seed for drawing the held-out models.")] = 0
 
 
@@ -135,13 +136,13 @@ def choose_tasks_command(
 
 @dataclass(frozen=True, kw_only=True)
 class QueryDrawOptions:
-    """Options of drawing queries."""
+    """Options for drawing queries."""
 
     sizes: Annotated[
-        list[int] | None, typer.Option("--size", help="Number of queries to try; repeatable. (default: a dozen sizes)")
+        list[int] | None, typer.Option("--size", help="Number of queries to try; repeatable. (default: twelve sizes)")
     ] = None
     seeds: Annotated[int, typer.Option(min=1, help="Number of random draws per size.")] = 20
-    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw.")] = 0
 
 
 @expand_option_groups
@@ -171,14 +172,15 @@ def choose_queries_command(
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """Options of pools, and the measure by which systems are compared."""
+    """Options for pools, and the measure by which systems are compared."""
 
     makers: Annotated[
-        list[str] | None, typer.Option("--from", help="Run that contributes to the pools; repeatable. (default: all)")
+        list[str] | None,
+        typer.Option("--from", help="Run that contributes to the pools; repeatable. (default: all runs)"),
     ] = None
     measure: Annotated[str, typer.Option("--measure", "-m", help="Measure by which systems are compared.")] = "nDCG@10"
     depths: Annotated[
-        list[int] | None, typer.Option("--k", help="Pool depth to try; repeatable. (default: a dozen, 1 to 250)")
+        list[int] | None, typer.Option("--k", help="Pool depth to try; repeatable. (default: twelve, from 1 to 250)")
     ] = None
 
 
@@ -193,37 +195,39 @@ def choose_pool_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the document ids of the chosen corpus, the union of all pools, as JSON lines."),
+        typer.Option(
+            help="JSON lines file for the document ids of the chosen corpus, which is the union of all pools."
+        ),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Find the smallest depth of hard-negative pools that preserves the conclusions from the full runs."""
-    from rerank.collections import open_judgments
+    """Find the smallest depth of hard-negative pools at which the conclusions from the full runs are preserved."""
+    from rerank.collections import open_collection_qrels
     from rerank.downsampling import choose_smallest_pool
     from rerank.downsampling.pools import DEPTHS
     from rerank.io.text_files import check_file_writable
 
     if out is not None:
         check_file_writable(out)
-    systems, judged = read_run_arguments(runs), open_judgments(qrels)[0]
+    systems, judged = read_run_arguments(runs), open_collection_qrels(qrels)[0]
     makers, depths = pools.makers or (), pools.depths or DEPTHS
     reduced = choose_smallest_pool(
         systems, judged, goal.goal, makers=makers, measure=pools.measure, depths=depths, criterion=goal.criterion
     )
     if out is not None and reduced.chosen is not None:
-        _write_chosen_corpus(
+        _write_corpus_of_choose_command(
             out, [run for run in systems if not makers or run.name in makers], judged, reduced.chosen.size
         )
     _emit_reduced_benchmark(reduced, form)
     if out is not None and reduced.chosen is None:
         raise DataError(
             f"No depth meets the goal, so {out} was not written",
-            expected="a depth that meets it together with all larger ones",
+            expected="a depth such that it and all larger depths meet the goal",
             remedy="Lower --min-tau, --min-recall or --min-precision, or try deeper pools with --k",
         )
 
 
-def _write_chosen_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
+def _write_corpus_of_choose_command(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
     import json
 
     from rerank.downsampling.pools import documents_of_reduced_pools, union_of_reduced_pools
@@ -266,7 +270,7 @@ def _print_reduction_steps(content: dict[str, Any]) -> None:
             step["size"],
             step["label"],
             "yes" if step["met"] else "no",
-            *(_format_reduction_cell(step[name]) for name in (*extra, *_SHOWN)),
+            *(_printed_reduction_cell(step[name]) for name in (*extra, *_SHOWN)),
         ]
         for step in content["steps"]
     ]
@@ -274,12 +278,12 @@ def _print_reduction_steps(content: dict[str, Any]) -> None:
     print_table([head.replace("_", " ") for head in heads], rows)
     chosen = content["chosen"]
     print_note(
-        f"chosen: {_format_chosen_size(content['kind'], chosen['size'])}" if chosen else "no size meets the goal"
+        f"chosen: {_printed_chosen_size(content['kind'], chosen['size'])}" if chosen else "no size meets the goal"
     )
     if chosen and (checked := chosen.get("held_out")):
         print_note(
             "on the held-out systems: "
-            + ", ".join(f"{name} {_format_reduction_cell(value)}" for name, value in checked.items())
+            + ", ".join(f"{name} {_printed_reduction_cell(value)}" for name, value in checked.items())
         )
     if content["kept"]:
         print_note(
@@ -291,9 +295,9 @@ def _print_reduction_steps(content: dict[str, Any]) -> None:
         print_note(f"note: {text}")
 
 
-def _format_chosen_size(kind: str, size: int) -> str:
+def _printed_chosen_size(kind: str, size: int) -> str:
     return f"k = {size}" if kind == "pool" else f"{size} {kind}"
 
 
-def _format_reduction_cell(value: Any) -> str:
+def _printed_reduction_cell(value: Any) -> str:
     return str(value) if isinstance(value, int) else format_number_cell(value, 3)

@@ -1,4 +1,4 @@
-"""Option groups: dataclasses whose fields are options of a command, so that commands have few parameters.
+"""Option groups: dataclasses whose fields are options of a command. They keep the parameter lists of commands short.
 
 Typer reads the annotations of the fields: ``Annotated[int | None, typer.Option(help="...")]``.
 """
@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 
 def expand_option_groups(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with one parameter per field of the option groups among the parameters of ``function``."""
+    """Return a command in which each option group of ``function`` is replaced by one parameter per field."""
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
 
@@ -32,7 +32,7 @@ def expand_option_groups(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _expand_option_group(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """Return one parameter per field of an option group; any other parameter by itself."""
+    """Return one parameter per field if the parameter is an option group; otherwise return the parameter itself."""
     group = parameter.annotation
     if not is_dataclass(group):
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]

@@ -24,7 +24,7 @@ def emit_output(
 
     Args:
         content: The result, which ``json`` prints as one object or list.
-        form: The format.
+        form: The output format.
         text: Function that prints the result as text.
         rows: Key of the list whose items ``jsonl`` prints one per line; if empty, the whole result is one line.
     """
@@ -44,7 +44,7 @@ def _output_rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterab
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table on stdout: with lines on a terminal, tab-separated in a pipe or file."""
+    """Print a table on stdout. It is formatted for reading on a terminal, and tab-separated in a pipe or file."""
     if not sys.stdout.isatty():
         typer.echo("\t".join(headers))
         for row in rows:
@@ -74,7 +74,7 @@ def print_error(error: RerankError) -> None:
 
 
 def format_number_cell(value: float | None, digits: int = 4) -> str:
-    """Format a number for a table; a dash if it is missing."""
+    """Format a number for a table. A missing number becomes a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

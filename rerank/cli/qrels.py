@@ -12,7 +12,7 @@ import typer
 from rerank.cli import qrels_judge as judging
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
-from rerank.cli.run import show_progress_bar
+from rerank.cli.run import show_command_progress_bar
 from rerank.cli.run_files import RunsArgument, expand_run_arguments, read_run_arguments
 from rerank.errors import StorageError, UsageError
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcedureOptions:
-    """Measures and significance tests; most options are repeatable."""
+    """Options for measures and significance tests. Most of them are repeatable."""
 
     measures: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
@@ -71,12 +71,12 @@ class ProcedureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Options of simulated judging."""
+    """Options for simulated judging."""
 
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Order of judging: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
+            help="Judging order: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
             "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN, or all (except llm:RUN); "
             "repeatable. (default: depth and mtf)"
         ),
@@ -93,7 +93,7 @@ class StudyOptions:
         bool,
         typer.Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant."),
     ] = False
-    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of stochastic methods.")] = 10
+    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
 
 
@@ -117,14 +117,14 @@ def study_command(
     from rerank.adjudication.studies import run_study
     from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_study_report
-    from rerank.collections import open_judgments
+    from rerank.collections import open_collection_qrels
 
     methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
     budgets = tuple(
         AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
     )
     procedures = procedure.procedures
-    gold, lowest = open_judgments(qrels)
+    gold, lowest = open_collection_qrels(qrels)
     design = StudyDesign(
         methods=methods,
         budgets=budgets,
@@ -138,10 +138,10 @@ def study_command(
         seed=options.seed,
     )
     if out is not None:
-        check_output_folder(out)
-    with show_progress_bar("judging", len(design.walks)) as on_walk:
+        check_output_folder_option(out)
+    with show_command_progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(read_run_arguments(runs), gold, design, on_walk=on_walk)
-    if out is not None:  # before anything is printed, since the reader of a pipe may close it
+    if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
     content = result.to_dict()
@@ -159,22 +159,22 @@ def compare_qrels_command(
     runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
     form: FormatOption = "text",
 ) -> None:
-    """Compare the conclusions from two sets of relevance judgments on their common topics.
+    """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
 
-    Also reports their agreement on common documents (Cohen's kappa).
+    The agreement on common documents (Cohen's kappa) is also reported.
     """
     from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-    from rerank.collections import open_judgments
+    from rerank.collections import open_collection_qrels
 
     procedures = procedure.procedures
     if len(files) < 2:
         raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
-    gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
-    reference, lowest = open_judgments(gold)
+    gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
+    reference, lowest = open_collection_qrels(gold)
     result = compare_with_gold_qrels(
         read_run_arguments([*runs, *map(Path, more)]),
         reference,
-        open_judgments(other)[0],
+        open_collection_qrels(other)[0],
         procedure.measures or ["nDCG@10"],
         procedures=procedures,
         relevant=procedure.relevant or lowest,
@@ -188,12 +188,12 @@ def pool_command(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
-    method: Annotated[str, typer.Option(help="Order of the pool; one that does not depend on judgments.")] = "rrf",
+    method: Annotated[str, typer.Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
     form: FormatOption = "text",
 ) -> None:
-    """Write the pool of the runs as one run for a reranker.
+    """Write the pool of several runs as a single run that can be reranked.
 
-    The reranked pool is an order of judging: rerank qrels study --method llm:reranked.trec.
+    The reranked pool can be used as a judging order: rerank qrels study --method llm:reranked.trec.
     """
     from rerank.adjudication.judging_sequence import open_judging_order, pool_as_run
     from rerank.adjudication.pools import pool_runs
@@ -210,8 +210,8 @@ def pool_command(
     emit_output(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
 
-def check_output_folder(path: Path) -> None:
-    """Create a folder for results and check that it is writable, before the work starts.
+def check_output_folder_option(path: Path) -> None:
+    """Create a folder for results and check that it is writable. Call this before the work starts.
 
     Raises:
         StorageError: The folder cannot be created or written.
@@ -228,7 +228,7 @@ def check_output_folder(path: Path) -> None:
 
 
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the named orders of judging, with ``all`` replaced by all orders that need no argument."""
+    """Return the named judging orders, with ``all`` replaced by all orders that need no argument."""
     from rerank.adjudication.judging_sequence import open_judging_order, orders
 
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
@@ -245,11 +245,11 @@ def _print_study(content: dict[str, Any]) -> None:
     for row in content["gold"]["all"]:
         print_note(
             f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
-            f"{_format_procedure_cell(row)}, {content['gold']['topics']} topics"
+            f"{_printed_procedure_cell(row)}, {content['gold']['topics']} topics"
         )
     heads = ["method", "budget", "measure", "test"]
     cells = [
-        [r["method"], r["budget"], r["measure"], _format_procedure_cell(r), *_format_study_cells(r)]
+        [r["method"], r["budget"], r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)]
         for r in content["results"]
     ]
     print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
@@ -259,7 +259,7 @@ def _print_study(content: dict[str, Any]) -> None:
 
 
 def _print_qrels_comparison(content: dict[str, Any]) -> None:
-    cells = [[r["measure"], _format_procedure_cell(r), *_format_study_cells(r)] for r in content["results"]]
+    cells = [[r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)] for r in content["results"]]
     print_table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
     agreement = content["agreement"]
     print_note(
@@ -271,7 +271,7 @@ def _print_qrels_comparison(content: dict[str, Any]) -> None:
         f"{format_number_cell(agreement['kappa_quadratic'], 3)}"
     )
     print_note(
-        f"relevant (grade {content['relevant']} or higher) or not: same "
+        f"binary relevance (grade {content['relevant']} or higher): same "
         f"{format_number_cell(agreement['binary_overlap'], 3)}, "
         f"kappa {format_number_cell(agreement['binary_kappa'], 3)}"
     )
@@ -283,12 +283,12 @@ def _print_study_notes(content: dict[str, Any]) -> None:
         print_note(f"note: {text}")
 
 
-def _format_procedure_cell(row: dict[str, Any]) -> str:
+def _printed_procedure_cell(row: dict[str, Any]) -> str:
     return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
 
 
-def _format_study_cells(row: dict[str, Any]) -> list[str]:
-    """Format the columns: counts as integers, means of counts with one digit, rates with three."""
+def _printed_study_cells(row: dict[str, Any]) -> list[str]:
+    """Format the columns: counts as integers, means of counts with one decimal, rates with three decimals."""
     return [
         f"{row[name]:g}" if isinstance(row[name], int) else format_number_cell(row[name], 1 if name.isupper() else 3)
         for name in _COLUMNS

@@ -36,27 +36,27 @@ def register(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTaskOptions:
-    """Options of the judging task."""
+    """Options for the judging task."""
 
     collection: Annotated[str, typer.Option(help="Collection that contains the texts of queries and documents.")]
-    method: Annotated[str, typer.Option(help="Order of judging, such as mtf, hedge or depth.")]
+    method: Annotated[str, typer.Option(help="Judging order, such as mtf, hedge or depth.")]
     budget: Annotated[str, typer.Option(help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000.")]
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
     relevant: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Lowest grade that the method counts as relevant. (default: 2 for grades 0,1,2,3, else that of the "
+            help="Lowest grade that the method counts as relevant. (default: 2 for grades 0,1,2,3, otherwise as in the "
             "collection)",
         ),
     ] = None
-    grades: Annotated[str, typer.Option(help="Available grades, the least relevant first.")] = "0,1,2,3"
-    seed: Annotated[int, typer.Option(min=0, help="Seed of stochastic methods.")] = 0
+    grades: Annotated[str, typer.Option(help="Available grades, starting with the least relevant.")] = "0,1,2,3"
+    seed: Annotated[int, typer.Option(min=0, help="Seed for stochastic methods.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssessorOptions(ModelLoadOptions):
-    """The assessor: a person or a model."""
+    """Options for the assessor, which is a person or a model."""
 
     judge: Annotated[Literal["person", "llm"], typer.Option(help="Assessor: a person at the keyboard, or a model.")] = (
         "person"
@@ -69,23 +69,23 @@ class AssessorOptions(ModelLoadOptions):
     by: Annotated[
         str | None,
         typer.Option(
-            help="Grading by likelihood (of each grade), generation (of a reply), or auto (likelihood if supported). "
-            "(default: auto)",
+            help="How a model grades: likelihood (of each grade), generation (of a reply), or auto (likelihood if "
+            "supported). (default: auto)",
             rich_help_panel=PANEL,
         ),
     ] = None
 
     def check(self) -> None:
-        """Check that model options are given exactly if a model judges.
+        """Check that model options are given if and only if the assessor is a model.
 
         Raises:
-            UsageError: They are given for a person, or the model is missing.
+            UsageError: Model options are given for a person, or ``--model`` is missing.
         """
         model_options = [name for name, value in vars(self).items() if value is not None and name != "judge"]
         if self.judge == "person" and model_options:
             raise UsageError(
                 f"--{model_options[0].replace('_', '-')} without --judge llm",
-                expected="no model options, since a person judges",
+                expected="no model options, because a person judges",
                 remedy="Add --judge llm, or omit the option",
             )
         if self.judge == "llm" and self.model is None:
@@ -94,13 +94,13 @@ class AssessorOptions(ModelLoadOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgmentFileOptions:
-    """Files of judgments."""
+    """Options for the files of judgments."""
 
-    out: Annotated[Path, typer.Option(help="JSON lines file of all judgments; an existing one is continued.")]
+    out: Annotated[Path, typer.Option(help="JSON lines file for all judgments; if it exists, the session continues.")]
     qrels_out: Annotated[Path | None, typer.Option(help="Qrels file to write at the end.")] = None
     against: Annotated[
         str | None,
-        typer.Option(help="Qrels to measure agreement with: a file, or the selector of a collection."),
+        typer.Option(help="Qrels for measuring agreement: a file, or the selector of a collection."),
     ] = None
 
     def check(self) -> None:
@@ -132,22 +132,22 @@ def judge_command(
 ) -> None:
     """Judge the pooled documents of runs one by one, in the order of a method.
 
-    Each judgment is saved immediately. The same command continues the session, and the key u undoes judgments. With
-    --judge llm a model judges, and --against reports its agreement with other qrels.
+    Each judgment is saved immediately. The same command continues the session. The key u undoes the last judgment.
+    With --judge llm, a model judges. With --against, the agreement with other qrels is reported.
     """
     from rerank.adjudication.judging.pool_texts import PoolTexts
     from rerank.adjudication.judging.session import JudgingSession
     from rerank.adjudication.pools import pool_runs
     from rerank.cli.run_files import read_run_arguments
-    from rerank.collections import open_collection, open_judgments
+    from rerank.collections import open_collection, open_collection_qrels
     from rerank.io.run_files import write_qrels
 
     assessor.check()
     files.check()
     collection = open_collection(task.collection)
     terms = _judging_terms_of_options(task, assessor, collection)
-    people = open_judgments(files.against)[0] if files.against is not None else None
-    ordered = sorted(read_run_arguments(runs), key=lambda run: run.name)  # so that the order of arguments has no effect
+    people = open_collection_qrels(files.against)[0] if files.against is not None else None
+    ordered = sorted(read_run_arguments(runs), key=lambda run: run.name)  # the order of arguments must have no effect
     pooled = pool_runs(ordered, depth=task.depth)
     session = JudgingSession.open(files.out, pooled, terms)
     waiting: Mapping[str, str] = {}
@@ -161,10 +161,10 @@ def judge_command(
             stopped = assessor.judge == "llm"
             session = JudgingSession.open(
                 files.out, pooled, terms
-            )  # the file shows whether the last judgment was saved
+            )  # read the file again: it shows whether the last judgment was saved
     if files.qrels_out is not None:
         write_qrels(session.qrels(), files.qrels_out)
-    content = _judging_output_content(session, files, people, waiting)
+    content = _judge_command_output(session, files, people, waiting)
     emit_output(content, form=form, text=lambda: _print_judging_counts(content))
     _print_remaining_judgments(content, waiting, stopped=stopped)
 
@@ -172,7 +172,7 @@ def judge_command(
 def _judging_terms_of_options(
     task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection
 ) -> JudgingTerms:
-    """Return the terms of judging; invalid ones are reported before runs are read."""
+    """Return the settings of the session. Invalid settings raise an error before any run is read."""
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_judging_grades
     from rerank.adjudication.judging_sequence import open_judging_order
@@ -191,7 +191,7 @@ def _judging_terms_of_options(
 
 
 def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
-    """Return the terms of a model: name, prompt and method. Judgments under other terms need another file."""
+    """Return the settings of a model: name, prompt and grading mode. Other settings need another judgment file."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
     from rerank.models import backend_class_of_model
@@ -237,10 +237,10 @@ def _judge_with_progress_bar(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rerank.adjudication.judging.model_judging import judge_session_by_model
-    from rerank.cli.run import show_progress_bar
+    from rerank.cli.run import show_command_progress_bar
 
     grader = _grader_of_options(session, assessor, collection)
-    with show_progress_bar("judging", session.left) as advance:
+    with show_command_progress_bar("judging", session.left) as advance:
         return judge_session_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
 
 
@@ -255,10 +255,10 @@ def _grader_of_options(session: JudgingSession, assessor: AssessorOptions, colle
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)
 
 
-def _judging_output_content(
+def _judge_command_output(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the result for output."""
+    """Return the result of the session as a JSON object."""
     from rerank.adjudication.agreement import compute_assessor_agreement
 
     alike = (
@@ -298,10 +298,10 @@ def _print_judging_counts(content: Mapping[str, Any]) -> None:
 
 
 def _print_remaining_judgments(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:
-    """Print the files and the remaining work.
+    """Print the names of the written files and the number of remaining documents.
 
     Raises:
-        PartialFailureError: A model did not reply.
+        PartialFailureError: The model did not reply to some requests.
     """
     if content["judged"] + content["skipped"] + content["failed"]:
         print_note(f"saved: {content['out']}")

@@ -1,4 +1,4 @@
-"""`robustness`: the effect of the candidates' order on a method."""
+"""`robustness`: measure how the order of the candidates affects a method."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import typer
 
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run import DryRun, execute_with_progress_bar
-from rerank.cli.spec_options import with_spec_options
+from rerank.cli.spec_options import with_spec_command_options
 from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
 
-Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="Further depth; repeatable.")]
-FirstStages = Annotated[list[str] | None, typer.Option("--also-first-stage", help="Further first stage; repeatable.")]
+Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="Additional depth; repeatable.")]
+FirstStages = Annotated[
+    list[str] | None, typer.Option("--also-first-stage", help="Additional first stage; repeatable.")
+]
 Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the first uses --seed.")]
 
 
@@ -30,7 +32,7 @@ _EXAMPLE = (
 )
 
 
-@with_spec_options()
+@with_spec_command_options()
 def robustness_command(
     spec: RunSpec,
     execution: Execution,
@@ -52,7 +54,7 @@ def robustness_command(
     prepared_cells = prepare_robustness_cells(
         spec, execution, depths=also_depth or (), first_stages=also_first_stage or (), shuffles=shuffles
     )
-    cells = list(prepared_cells)  # prepares all runs before the first call, so that errors are found early
+    cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
         expected = estimate_robustness_cells(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
@@ -85,4 +87,4 @@ def _print_robustness(report: dict[str, Any]) -> None:
         if measures:
             rows.append([*where, "best - worst", *map(format_number_cell, cell["spread"].values()), "", ""])
     print_table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
-    print_note("tau, top 10: Kendall's tau and overlap of the top ten with the result of the given order")
+    print_note("tau, top 10: Kendall's tau, and overlap of the top ten, with the result for the order 'given'")

@@ -20,7 +20,7 @@ from rerank.cli.output import (
     print_note,
     print_table,
 )
-from rerank.cli.spec_options import RETRIEVAL, with_spec_options
+from rerank.cli.spec_options import RETRIEVAL, with_spec_command_options
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress as count
 
@@ -49,11 +49,11 @@ _EXAMPLES = {
 }
 
 
-@with_spec_options()
+@with_spec_command_options()
 def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
     """Retrieve, rerank and evaluate, and save everything in a run folder.
 
-    With --resume and --out, options that are omitted are taken from the spec.json of the folder.
+    With --resume and --out, omitted options are taken from the folder's spec.json.
     """
     from rerank.experiment import check_failure_rate, estimate_run_cost, prepare_run
 
@@ -63,7 +63,7 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
         emit_output(
             expected,
             form=form,
-            text=lambda: print_table(list(expected), [[_known_or_unknown_run_cell(v) for v in expected.values()]]),
+            text=lambda: print_table(list(expected), [[_printed_run_value_or_unknown(v) for v in expected.values()]]),
         )
         return
     summary = execute_with_progress_bar(prepared, execution)
@@ -71,21 +71,21 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
     check_failure_rate(summary, spec.max_failure_rate)
 
 
-@with_spec_options(only=RETRIEVAL)
+@with_spec_command_options(only=RETRIEVAL)
 def retrieve_command(
     spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text"
 ) -> None:
     """Retrieve without reranking: write the first-stage rankings as a TREC run.
 
-    With --format json, print time, index size and scores on stdout instead; --out writes the run.
+    With --format json, time, index size and scores are printed instead of the run; --out writes the run to a file.
     """
-    from rerank.experiment.first_stage_search import search_first_stage
+    from rerank.experiment.first_stage_search import run_first_stage_experiment
     from rerank.io.text_files import check_file_writable
 
     del execution
     if output is not None:
         check_file_writable(output)  # before an index is built
-    result = search_first_stage(spec)
+    result = run_first_stage_experiment(spec)
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:
@@ -104,7 +104,7 @@ def retrieve_command(
         print_note(", ".join(f"{name}: {format_number_cell(value)}" for name, value in result.scores.items()))
 
 
-@with_spec_options(first_stage="candidates")
+@with_spec_command_options(first_stage="candidates")
 def rerank_command(
     spec: RunSpec,
     execution: Execution,
@@ -114,7 +114,7 @@ def rerank_command(
 ) -> None:
     """Rerank existing rankings, given as --collection requests:FILE or --first-stage run:FILE.
 
-    Writes a TREC run, or with --format jsonl one object per query in rank_llm's format. Needs no qrels.
+    The output is a TREC run or, with --format jsonl, one object per query in rank_llm's format. No qrels are needed.
     """
     from rerank.experiment import check_failure_rate, prepare_run
     from rerank.io.text_files import check_file_writable, open_text_file
@@ -125,22 +125,22 @@ def rerank_command(
     prepared = prepare_run(spec, execution, judged_only=False)
     summary = execute_with_progress_bar(prepared, execution)
     folder = RunFolder(summary["folder"])
-    with _open_run_files(output) as target:
+    with _open_output_option_or_stdout(output) as target:
         if form == "text":
             with open_text_file(folder.path / "run.trec") as result:
                 shutil.copyfileobj(result, target)
         else:
-            _write_request_rows(folder.results(prepared.lists), target, whole=form == "json")
+            _print_request_rows(folder.results(prepared.lists), target, whole=form == "json")
     _print_run_costs(summary)
     check_failure_rate(summary, spec.max_failure_rate)
 
 
 def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-    """Execute a run with a progress bar on stderr; if it is interrupted, print how to continue and exit."""
+    """Execute a run with a progress bar on stderr. If it is interrupted, print how to continue, and exit."""
     from rerank.experiment import execute_run
 
     try:
-        with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
+        with show_command_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
             return execute_run(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
@@ -148,8 +148,8 @@ def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> di
 
 
 @contextmanager
-def show_progress_bar(title: str, total: int) -> Iterator[Callable[[object], None]]:
-    """Show a progress bar and yield a function that advances it by one; the argument of the function is ignored."""
+def show_command_progress_bar(title: str, total: int) -> Iterator[Callable[[object], None]]:
+    """Show a progress bar, and yield a function that advances it by one. The function ignores its argument."""
     with count(title, total, bound="at most") as advance:
         yield lambda done: advance(1)
 
@@ -161,15 +161,15 @@ def _write_run_output(run: Run, output: Path | None) -> None:
 
 
 @contextmanager
-def _open_run_files(output: Path | None) -> Iterator[TextIO]:
-    """Yield the stream to write to: the file, which is replaced at the end, or stdout."""
+def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
+    """Yield the stream to write to: stdout, or a file that is replaced when the context ends."""
     from rerank.io.text_files import replace_text_file
 
     with nullcontext(sys.stdout) if output is None else replace_text_file(output) as target:
         yield target
 
 
-def _write_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
+def _print_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
     """Write pairs of candidates and reranked lists in rank_llm's format, one per line or as one list."""
     from rerank.io.rerank_requests import format_request_row
 
@@ -202,5 +202,5 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
     print_note(f"folder: {summary['folder']}")
 
 
-def _known_or_unknown_run_cell(value: object) -> object:
+def _printed_run_value_or_unknown(value: object) -> object:
     return "unknown" if value is None else value

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 RunsArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON; may be gzipped."),
+    typer.Argument(
+        metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."
+    ),
 ]
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 
 def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
-    """Read run files and all run files of folders; a run is named by its file name, or by its path if names repeat."""
+    """Read run files, and all run files in folders. A run is named after its file, or by its path if names repeat."""
     from rerank.io.run_files import read_run
 
     files = expand_run_arguments(paths)
@@ -33,9 +35,10 @@ def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
 
 
 def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
-    """Return the named files, with folders replaced by the run files in them.
+    """Return the given files, with folders replaced by the run files in them.
 
-    A run folder is replaced by its result, and a folder of run folders, as `rerank bench` creates it, by their results.
+    A run folder is replaced by its run.trec. A folder of run folders, as created by `rerank bench`, is replaced by
+    their run.trec files.
 
     Raises:
         DataError: A folder contains no files.
@@ -44,7 +47,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         results = [result for folder in (path, *inside) if (result := _result_of_run_argument(folder)) is not None]
-        if results:  # rerank bench writes tables beside run folders, so only files with the suffix of a run are read
+        if results:  # rerank bench writes tables next to run folders, so only files with the suffix of a run are read
             named = [file for file in inside if file.is_file() and file.name.removesuffix(".gz").endswith(_ENDS)]
             files += results if (path / "spec.json").is_file() else results + named
             continue
@@ -61,7 +64,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
 
 
 def _result_of_run_argument(folder: Path) -> Path | None:
-    """Return the result of a run folder; None if the folder is not a run folder.
+    """Return the path of run.trec in a run folder; None if the folder is not a run folder.
 
     Raises:
         MissingResourceError: The run has no result yet.

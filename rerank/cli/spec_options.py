@@ -1,7 +1,7 @@
-"""Command-line options from the fields of `RunSpec` and `Execution`, so that flags, TOML files and docs agree.
+"""Command-line options generated from the fields of `RunSpec` and `Execution`. Flags, TOML files and docs thus agree.
 
-A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_options` adds one flag per field,
-and ``--spec FILE.toml``, whose values are overridden by flags.
+A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_command_options` adds one flag
+per field, and the option ``--spec FILE.toml``. Flags override the values in the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 
-#: Additional names of flags, as in other tools.
+#: Additional names of flags, which other tools use.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "measures": ("-m", "--measure"),
     "queries": ("--query",),
@@ -30,7 +30,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("--prompt-template",),
     "collection": ("--dataset",),
 }
-#: Fields whose flags have only the additional names, in the singular, because each flag takes one value.
+#: Fields whose flags have only the additional names. These are in the singular, because each flag takes one value.
 _SINGULAR = {"measures", "queries"}
 
 
@@ -39,16 +39,17 @@ Command = Callable[..., None]
 RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
 
 
-def with_spec_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
+def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
     """Return a decorator that turns ``command(spec, execution, **own_options)`` into a typer command.
 
-    With ``--resume`` and ``--out``, values that are neither flags nor in ``--spec`` are read from the run folder.
+    With ``--resume`` and ``--out``, values that are given neither as flags nor in ``--spec`` are read from the run
+    folder.
 
     Args:
-        only: Fields that the command offers; if empty, all fields.
-        defaults: Default values of this command that differ from those of the fields.
+        only: Fields that the command offers as options; if empty, all fields.
+        defaults: Default values of this command, which override the default values of the fields.
     """
-    offered = {name: field for name, field in _fields_of_spec_options().items() if not only or name in only}
+    offered = {name: field for name, field in _fields_behind_command_options().items() if not only or name in only}
 
     def decorate(function: Command) -> Command:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
@@ -57,14 +58,14 @@ def with_spec_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[
         def command(**arguments: Any) -> None:
             values = read_run_spec(arguments["spec"]) if arguments["spec"] else {}
             for key in values:
-                if key not in _fields_of_spec_options():
-                    raise UnknownNameError("key of a run specification", key, _fields_of_spec_options())
+                if key not in _fields_behind_command_options():
+                    raise UnknownNameError("key of a run specification", key, _fields_behind_command_options())
             flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
             stated = {**values, **flags}
             if stated.get("resume") and stated.get("out"):
-                from rerank.experiment.resuming import complete_from_folder
+                from rerank.experiment.resuming import complete_resumed_spec
 
-                stated = complete_from_folder(stated, Path(stated["out"]))
+                stated = complete_resumed_spec(stated, Path(stated["out"]))
             elif stated.get("resume") and "collection" not in stated:
                 raise UsageError(
                     "--resume without --out or --collection",
@@ -77,7 +78,8 @@ def with_spec_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[
             function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
         parameters = [
-            _spec_option_parameter(name, field, defaults.get(name, field.default)) for name, field in offered.items()
+            _typer_parameter_of_spec_field(name, field, defaults.get(name, field.default))
+            for name, field in offered.items()
         ]
         ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -94,17 +96,18 @@ _SPEC = inspect.Parameter(
     annotation=Annotated[
         Path | None,
         typer.Option(
-            "--spec", help="TOML file, or spec.json of a run folder, with values for these options; flags override it."
+            "--spec",
+            help="TOML file, or spec.json of a run folder, with values for these options; flags take priority.",
         ),
     ],
 )
 
 
-def _fields_of_spec_options() -> dict[str, FieldInfo]:
+def _fields_behind_command_options() -> dict[str, FieldInfo]:
     return {**RunSpec.model_fields, **Execution.model_fields}
 
 
-def _spec_option_parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+def _typer_parameter_of_spec_field(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     base, many = _base_type_of_option(field.annotation)
     names = [*_ALIASES.get(name, ())] if name in _SINGULAR else [flag, *_ALIASES.get(name, ())]

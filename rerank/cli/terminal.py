@@ -1,4 +1,4 @@
-"""Reading single keys from a terminal, and removing control characters from text that is shown on one."""
+"""Reading single keys from a terminal, and removing control characters from text before it is shown on a terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _BREAKS = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "
 
 
 class Keyboard:
-    """A terminal from which single keys are read; created by `read_keyboard_key`."""
+    """A terminal from which single keys are read. Create it with `read_keyboard_key`."""
 
     def __init__(self, descriptor: int) -> None:
         """Store the file descriptor of the terminal."""
         self._descriptor = descriptor
 
     def forget(self) -> None:
-        """Discard keys that were pressed but not read yet."""
+        """Discard keys that were pressed but have not been read."""
         import termios
 
         termios.tcflush(self._descriptor, termios.TCIFLUSH)
@@ -39,10 +39,10 @@ class Keyboard:
 
 @contextmanager
 def read_keyboard_key(stream: TextIO) -> Iterator[Keyboard]:
-    """Read keys one by one, without Enter and without echo; Ctrl-C still interrupts.
+    """Yield a keyboard that reads keys one by one, without Enter and without echo. Ctrl-C still interrupts.
 
     Args:
-        stream: A terminal; its settings are restored when the context ends.
+        stream: A terminal. Its settings are restored when the context ends.
     """
     import termios
     import tty
@@ -56,10 +56,10 @@ def read_keyboard_key(stream: TextIO) -> Iterator[Keyboard]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def strip_control_characters(text: str) -> str:
+def strip_terminal_control_characters(text: str) -> str:
     r"""Return text without control characters and direction marks, safe to print on a terminal.
 
-    >>> strip_control_characters("red \x1b[31malert\r\nbell\a")
+    >>> strip_terminal_control_characters("red \x1b[31malert\r\nbell\a")
     'red [31malert\nbell'
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)

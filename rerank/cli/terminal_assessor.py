@@ -1,4 +1,4 @@
-"""Judging at a terminal: documents are shown one by one, and a key gives the grade."""
+"""Judging at a terminal: documents are shown one by one, and the assessor presses a key for the grade."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.adjudication.judging.judging_terms import SCALE
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
-from rerank.cli.terminal import END, Keyboard, strip_control_characters
+from rerank.cli.terminal import END, Keyboard, strip_terminal_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ class TerminalAssessor:
         session: The judging session.
         texts: Texts of queries and documents.
         keys: The keyboard.
-        console: The console for documents. It is never cleared, so that earlier documents can be scrolled back to.
+        console: The console that shows documents. It is never cleared, so the person can scroll back to earlier ones.
     """
 
     session: JudgingSession
@@ -42,7 +42,7 @@ class TerminalAssessor:
     console: Console
 
     def judge(self) -> None:
-        """Judge until nothing is left or the person quits; each judgment is on disk before the next document."""
+        """Judge until no document is left or the person quits. Save each judgment before showing the next document."""
         done, left = len(self.session.history), self.session.left
         self._say(f"{done} documents are judged, {left} remain. Each judgment is saved immediately.")
         while (pending := self.session.next()) is not None:
@@ -53,7 +53,7 @@ class TerminalAssessor:
         self._say("All documents of the budget are judged.")
 
     def _judge(self, pending: PendingJudgment) -> bool:
-        """Read keys until the document is judged, skipped or undone; return False if the person quits."""
+        """Read keys until the document is judged or skipped, or a judgment is undone. Return False on quit."""
         started = time.monotonic()
         grades = {str(grade): grade for grade in self.session.terms.grades}
         while True:
@@ -73,37 +73,39 @@ class TerminalAssessor:
             if key in _HELP:
                 self._say(self._help())
             elif key != _UNDO:
-                self._say(f"{_key_name(key)} has no function; ? shows the keys")
+                self._say(f"{_keyboard_key_name(key)} has no function; ? shows the keys")
 
     def _record(self, judgment: Judgment, label: str) -> None:
         self.session.record(judgment)
         self._say(f"-> {label}")
 
     def _undo(self) -> bool:
-        """Undo the last judgment; return False if there is none."""
+        """Undo the last judgment. Return False if there is no judgment."""
         last = self.session.undo()
         if last is None:
             self._say("There is nothing to undo.")
             return False
         label = "cannot tell" if last.grade is None else f"grade {last.grade}"
-        self._say(f"Undone: {strip_control_characters(last.doc)}, {label}. The document is shown again.")
+        self._say(f"Undone: {strip_terminal_control_characters(last.doc)}, {label}. The document is shown again.")
         return True
 
     def _show(self, pending: PendingJudgment) -> None:
-        """Show the query and one document; repeat the query below a document that is longer than the screen."""
+        """Show the query and one document. If the document is longer than the screen, show the query again below it."""
         from rich.rule import Rule
         from rich.text import Text
 
         window = self.texts.window(pending)
         (doc,) = window.docs
-        query = Text(strip_control_characters(f"Query {window.query.id}: {window.query.text}"), style="bold")
-        body = Text(strip_control_characters(doc.text).strip("\n") or "(this document has no text)")
+        query = Text(strip_terminal_control_characters(f"Query {window.query.id}: {window.query.text}"), style="bold")
+        body = Text(strip_terminal_control_characters(doc.text).strip("\n") or "(this document has no text)")
         self.console.print()
-        self.console.print(Rule(Text(f"{self._progress(pending)}: {strip_control_characters(doc.id)}"), align="left"))
+        self.console.print(
+            Rule(Text(f"{self._progress(pending)}: {strip_terminal_control_characters(doc.id)}"), align="left")
+        )
         self.console.print(query)
         self.console.print()
         if doc.title:
-            self.console.print(Text(strip_control_characters(doc.title), style="underline"))
+            self.console.print(Text(strip_terminal_control_characters(doc.title), style="underline"))
         self.console.print(body)
         if len(body.wrap(self.console, self.console.width)) > self.console.height - 6:
             self.console.print()
@@ -113,7 +115,7 @@ class TerminalAssessor:
     def _progress(self, pending: PendingJudgment) -> str:
         place = self.session.position(pending)
         if place.topic is None:
-            topic = strip_control_characters(pending.topic)
+            topic = strip_terminal_control_characters(pending.topic)
             return f"topic {topic}, document {place.document} of {place.documents} over all topics"
         return f"topic {place.topic} of {place.topics}, document {place.document} of {place.documents}"
 
@@ -143,7 +145,7 @@ class TerminalAssessor:
         self.console.print(Text(text, style="dim"))
 
 
-def _key_name(key: str) -> str:
+def _keyboard_key_name(key: str) -> str:
     """Return the name of a key for messages."""
     if key.isprintable() and not key.isspace():
         return repr(key)

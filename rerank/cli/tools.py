@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def methods_command(
     training: Annotated[
-        bool, typer.Option("--training", help="List training methods instead: stable, experimental and out of scope.")
+        bool, typer.Option("--training", help="List training methods instead (stable, experimental and out of scope).")
     ] = False,
     form: FormatOption = "text",
 ) -> None:
@@ -78,7 +78,7 @@ def clean_cache_command(
 
 
 def doctor_command(form: FormatOption = "text") -> None:
-    """Check the installation and name the remedy for each missing part. Exit code 3 if the base is broken."""
+    """Check the installation and print how to install missing parts. The exit code is 3 if any part is broken."""
     from rerank.cli.doctor import examine_installation
 
     checks = examine_installation()

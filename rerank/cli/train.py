@@ -13,11 +13,12 @@ from rerank.progress import show_progress
 
 _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
 Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter, its checkpoints and its metrics.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
 Push = Annotated[
-    str, typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; needs HF_TOKEN.")
+    str,
+    typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
 ]
 
 
@@ -34,9 +35,9 @@ def train_command(
     push: Push = "",
     form: FormatOption = "text",
 ) -> None:
-    """Train an adapter. rerank run --adapter FOLDER then uses the method and prompt of the training.
+    """Train an adapter. With it, rerank run --adapter FOLDER uses the method and prompt of the training.
 
-    An interrupted training continues with --resume and results in the same weights.
+    An interrupted training can be continued with --resume and results in the same weights.
     """
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe

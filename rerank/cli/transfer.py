@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferListOptions:
-    """The lists that the teacher ranks and the student learns."""
+    """Options for the lists that the teacher ranks and the student learns from."""
 
     collection: Annotated[str, typer.Option("--collection", "--dataset", help="Selector of the collection.")]
     first_stage: Annotated[str, typer.Option(help="Selector of the first stage.")] = "bm25"
@@ -38,18 +38,20 @@ class TransferListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """Options of the student's training."""
+    """Options for training the student."""
 
     to: Annotated[str, typer.Option("--to", metavar="MODEL", help="Base model of the student.")]
-    recipe: Annotated[Path, typer.Option(help="Recipe of the training; its model, lists and collection are replaced.")]
+    recipe: Annotated[Path, typer.Option(help="Recipe for the training; its model, lists and collection are replaced.")]
     held_out: Annotated[float, typer.Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferOutputOptions:
-    """Options of execution."""
+    """Options for the output folder and the execution."""
 
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all results; the adapter is student/ in it.")]
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for all results; its subfolder student has the adapter.")
+    ]
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished transfer.")] = False
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
 
@@ -60,13 +62,13 @@ def transfer_command(
     output: TransferOutputOptions,
     *,
     adapter: Annotated[
-        str, typer.Argument(help="Adapter of the teacher, as `rerank train` writes it.", show_default=False)
+        str, typer.Argument(help="Adapter of the teacher, written by `rerank train`.", show_default=False)
     ],
     form: FormatOption = "text",
 ) -> None:
     """Rank lists with an adapter and train another base model on the rankings. No relevance judgments are needed.
 
-    Reports the mean Kendall's tau between student and teacher before and after, on training and held-out lists.
+    Report the mean Kendall's tau between student and teacher before and after training, on training and held-out lists.
     """
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.transfer import TransferSpec

@@ -1,4 +1,4 @@
-"""Collections of documents, queries and relevance judgments: one provider per file, opened by name."""
+"""Collections of documents, queries and relevance judgments. Each module is one provider, which is opened by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rerank.collections.base import (
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
-from rerank.selector import Selector, build_from_selector, selector_usage
+from rerank.selector import Selector, build_from_selector, selector_syntax
 from rerank.types import Qrels
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "fetch_documents",
     "list_collection_providers",
     "open_collection",
-    "open_judgments",
+    "open_collection_qrels",
     "read_query_field",
 ]
 
@@ -57,8 +57,8 @@ def open_collection(selector: str) -> Collection:
     return cast(Collection, build_from_selector(collections, selector))
 
 
-def open_judgments(text: str) -> tuple[Qrels, int]:
-    """Return judgments and the lowest relevant grade, from a file or a collection's selector."""
+def open_collection_qrels(text: str) -> tuple[Qrels, int]:
+    """Read judgments from a file or a collection's selector; return them and their lowest relevant grade."""
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
         return collection.qrels(), collection.relevant
@@ -66,7 +66,7 @@ def open_judgments(text: str) -> tuple[Qrels, int]:
 
 
 def read_query_field(text: str, field: str) -> Mapping[str, str]:
-    """Return query id -> value of one field of a collection's queries, such as their category.
+    """Return a mapping from query id to the value of one field of the queries, such as their category.
 
     Args:
         text: Selector of the collection.
@@ -80,13 +80,13 @@ def read_query_field(text: str, field: str) -> Mapping[str, str]:
     collection: object = open_collection(text) if is_selector else None
     if not isinstance(collection, SupportsQueryFields):
         raise UsageError(
-            f"{text!r} has no field {field} of queries",
+            f"{text!r} has no query field {field}",
             expected="a collection with query fields, such as inquire:FOLDER",
-            remedy="Name such a collection, or a file of two columns, query and group",
+            remedy="Name such a collection, or a file with two columns, query and group",
         )
     fields = collection.query_fields()
     if field not in fields:
-        raise UnknownNameError("field of queries", field, fields)
+        raise UnknownNameError("query field", field, fields)
     return fields[field]
 
 
@@ -95,7 +95,7 @@ def list_collection_providers() -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "usage": selector_usage(name, provider),
+            "usage": selector_syntax(name, provider),
             "about": (inspect.getdoc(provider) or "").partition("\n")[0],
         }
         for name, provider in ((name.replace("_", "-"), cls) for name, cls in collections.usable().items())

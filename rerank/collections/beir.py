@@ -15,21 +15,21 @@ from rerank.collections.base.files import (
     require_collection_folder,
 )
 from rerank.errors import DataError, UnknownNameError
-from rerank.io.json_records import read_documents, read_queries
+from rerank.io.json_records import read_json_lines_documents, read_json_lines_queries
 from rerank.types import Document, Query
 
 
 class Beir(FileCollection):
     """A BEIR folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or gzipped.
 
-    If there are judgments, the queries are those of the split. A folder without ``qrels`` has all queries and no
-    judgments.
+    If there are judgments, only the queries judged in the split are used. Without ``qrels``, all queries are used, and
+    there are no judgments.
 
     Args:
         folder: The folder.
         split: Name of a file in ``qrels``, without extension.
         drop_self: BEIR's rule, on by default: a document with the query's own id is dropped from its ranking.
-        language: ISO 639 code of the documents.
+        language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
@@ -56,15 +56,15 @@ class Beir(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
-        return read_documents(self.files.docs[0])
+        return read_json_lines_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:
-        """Return the queries of the split in file order.
+        """Return the queries judged in the split, or all queries without judgments, in file order.
 
         Raises:
             DataError: A judged query does not exist, or the file is malformed.
         """
-        queries = read_queries(self.files.queries[0])
+        queries = read_json_lines_queries(self.files.queries[0])
         judged = self.qrels()
         if not judged:
             return queries

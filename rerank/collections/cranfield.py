@@ -18,7 +18,7 @@ from rerank.collections.base.files import (
 )
 from rerank.errors import DataError
 from rerank.io.json_records import check_unique_ids
-from rerank.io.smart_format import join_lines, read_smart_records
+from rerank.io.smart_format import join_text_file_lines, read_smart_format_file
 from rerank.io.text_files import open_text_file
 from rerank.types import Document, Qrels, Query
 
@@ -29,9 +29,9 @@ class _Layout:
 
     Attributes:
         name: Name of the collection.
-        docs: Possible names of the file of documents.
-        queries: Possible names of the file of queries.
-        qrels: Possible names of the file of judgments.
+        docs: Possible names of the file with the documents.
+        queries: Possible names of the file with the queries.
+        qrels: Possible names of the file with the judgments.
         numbered: True if a query's id is its number in the file instead of the number after ``.I``.
     """
 
@@ -65,10 +65,10 @@ class Cranfield(FileCollection):
 
     Cranfield's grades are inverted: 1 is a complete answer, 4 is of minimum interest, and -1 (or 5) is not relevant.
     They are converted to gains, 5 - grade: 1 becomes 4, 4 becomes 1, and -1 becomes 0. Query ids are positions in the
-    file, from 1, because the judgments use those and not the numbers in cran.qry. Documents 471 and 995 have no text.
+    file, from 1, because the judgments refer to these, not to the numbers in cran.qry. Documents 471 and 995 lack text.
     The text of a document is its field ``.W``, which in Cranfield begins with the title; the title is also kept.
 
-    CISI's judgments have no grades, so each gets grade 1; the ids are the numbers in the files.
+    CISI's judgments have no grades, so each gets grade 1; its ids are the numbers in the files.
 
     Args:
         folder: The folder, with plain or gzipped files.
@@ -98,8 +98,11 @@ class Cranfield(FileCollection):
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
         documents = (
-            (r.where, Document(id=r.number, title=join_lines(r.fields.get("T", "")), text=r.fields.get("W", "")))
-            for r in read_smart_records(self.files.docs[0])
+            (
+                r.where,
+                Document(id=r.number, title=join_text_file_lines(r.fields.get("T", "")), text=r.fields.get("W", "")),
+            )
+            for r in read_smart_format_file(self.files.docs[0])
         )
         return check_unique_ids(documents, "document")
 
@@ -112,11 +115,11 @@ class Cranfield(FileCollection):
         return list(check_unique_ids(self._numbered(), "query"))
 
     def _numbered(self) -> Iterator[tuple[str, Query]]:
-        for position, record in enumerate(read_smart_records(self.files.queries[0]), 1):
+        for position, record in enumerate(read_smart_format_file(self.files.queries[0]), 1):
             if not record.fields.get("W"):
                 raise DataError(f"{record.where}: query {record.number} has no text", expected="a field .W")
             query_id = str(position) if self._layout.numbered else record.number
-            yield record.where, Query(id=query_id, text=join_lines(record.fields["W"]))
+            yield record.where, Query(id=query_id, text=join_text_file_lines(record.fields["W"]))
 
     @cached_property
     def _judged(self) -> Qrels:
@@ -126,7 +129,7 @@ class Cranfield(FileCollection):
         return Qrels(_read_cranfield_judgments(path, graded=self._layout.name == "cranfield"), name=str(path))
 
 
-def grade_to_gain(grade: int, where: str) -> int:
+def cranfield_grade_to_gain(grade: int, where: str) -> int:
     """Convert Cranfield's grade to a gain: 1..4 become 4..1, -1 and 5 become 0.
 
     Raises:
@@ -138,7 +141,7 @@ def grade_to_gain(grade: int, where: str) -> int:
 
 
 def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
-    """Read Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0) with grade 1."""
+    """Read Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0) as grade 1."""
     columns = 3 if graded else 4
     table: dict[str, dict[str, int]] = {}
     with open_text_file(path) as stream:
@@ -155,7 +158,7 @@ def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str
             judged = table.setdefault(query, {})
             if doc in judged:
                 raise DataError(f"{where}: document {doc} of query {query} is judged twice", expected="once")
-            judged[doc] = grade_to_gain(int(parts[2]), where) if graded else 1
+            judged[doc] = cranfield_grade_to_gain(int(parts[2]), where) if graded else 1
     if not table:
         raise DataError(f"{path} is empty", expected="at least one judgment")
     return table

@@ -15,7 +15,7 @@ from rerank.collections.base.files import (
     require_collection_folder,
     require_collection_path,
 )
-from rerank.collections.inquire.files import FIELDS, image_document, invert_query_fields
+from rerank.collections.inquire.files import FIELDS, inquire_image_document, invert_query_fields
 from rerank.errors import DataError, error_repr
 from rerank.io.json_records import JsonRecord, read_json_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -25,7 +25,7 @@ _IMAGE, _PATH = ("inat24_image_id",), ("inat24_file_name",)
 
 @dataclass(frozen=True, slots=True)
 class _QueryRows:
-    """A query with its fields and its images: image id -> document, CLIP score, relevance."""
+    """A query with its fields and its images: image id -> (document, CLIP score, relevance)."""
 
     query: Query
     fields: Mapping[str, str]
@@ -35,9 +35,9 @@ class _QueryRows:
 class InquireRerank(FileCollection):
     """Rows of INQUIRE-Rerank as JSON lines: query, relevant, clip_score, inat24_image_id, inat24_file_name, categories.
 
-    Rows are grouped by query text; query ids are numbers in file order, from 1. Lists are sorted by clip_score, the
-    first-stage score. A document is an image without text: its path contains the species, which judges must not see.
-    Every image of a list is judged, 1 or 0.
+    Rows are grouped by query text; query ids are numbers in file order, from 1. Candidate lists are sorted by
+    clip_score, the first-stage score. A document is an image without text. Its path is not used as text, because it
+    contains the species, which judges must not see. Every image in a list is judged as relevant (1) or not (0).
 
     Args:
         file: The rows of one split, plain or gzipped, without the images' bytes.
@@ -57,7 +57,7 @@ class InquireRerank(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """The root folder of the images."""
+        """The option ``root``, the folder of the images."""
         return {"root": str(self._root.resolve()) if self._root else ""}
 
     def docs(self) -> Iterator[Document]:
@@ -72,7 +72,7 @@ class InquireRerank(FileCollection):
                 if seen.setdefault(doc.id, doc) != doc:
                     raise DataError(
                         f"Image {doc.id} is {doc.image} in query {group.query.text!r} and {seen[doc.id].image} above",
-                        expected="one path for each",
+                        expected="one path for each image",
                     )
         return iter(seen.values())
 
@@ -85,7 +85,7 @@ class InquireRerank(FileCollection):
         return invert_query_fields({group.query.id: group.fields for group in self._groups})
 
     def candidates(self) -> Run:
-        """Return the lists, sorted by clip_score."""
+        """Return the candidate lists, sorted by clip_score."""
         rankings = (
             Ranking.from_scores(group.query, ((doc, score) for doc, score, _ in group.images.values()))
             for group in self._groups
@@ -111,14 +111,14 @@ class InquireRerank(FileCollection):
             if image in group.images:
                 raise DataError(f"{record.where}: duplicate image {image} in query {words!r}", expected="once")
             group.images[image] = (
-                image_document(image, record.text(_PATH), self._root),
-                _parse_candidate_score(record),
+                inquire_image_document(image, record.text(_PATH), self._root),
+                _parse_inquire_clip_score(record),
                 _parse_relevant_flag(record),
             )
         return list(table.values())
 
 
-def _parse_candidate_score(record: JsonRecord) -> float:
+def _parse_inquire_clip_score(record: JsonRecord) -> float:
     value = record.fields.get("clip_score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{record.where}: clip_score {error_repr(value)}", expected="a finite number")

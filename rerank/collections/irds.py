@@ -1,4 +1,4 @@
-"""Collections of ir_datasets by id. The package is imported when one is opened, and downloads what it needs."""
+"""Collections of ir_datasets by id. The package is imported when a collection is opened; it downloads missing files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from rerank.collections.base.corpus import fetch_documents
-from rerank.collections.base.files import check_language_code, check_lowest_relevant_grade
-from rerank.collections.cranfield import grade_to_gain
+from rerank.collections.base.files import check_collection_language_code, check_collection_relevant_grade
+from rerank.collections.cranfield import cranfield_grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
 from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
-from rerank.io.smart_format import join_lines
+from rerank.io.smart_format import join_text_file_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _SHOWN = 12
@@ -30,10 +30,10 @@ class Irds:
 
     Args:
         dataset: The id of the data set.
-        language: ISO 639 code of the documents; by default the language given by ir_datasets, or ``en``.
+        language: ISO 639 code of the documents' language; by default the one given by ir_datasets, or ``en``.
         relevant: Lowest grade that binary measures count as relevant; by default 2 for the passage tracks of TREC
             Deep Learning and 1 for the rest.
-        drop_self: Drop a document with the query's own id from its ranking; by default for the data sets of BEIR.
+        drop_self: Drop a document with the query's own id from its ranking; by default only for BEIR's data sets.
 
     Raises:
         MissingPrerequisiteError: ir_datasets is not installed.
@@ -43,14 +43,14 @@ class Irds:
     def __init__(
         self, dataset: str, *, language: str = "", relevant: int | None = None, drop_self: bool | None = None
     ) -> None:
-        """Look the data set up, without downloading it."""
+        """Look up the data set without downloading it."""
         self._package = _import_ir_datasets()
         self._dataset = _load_irds_dataset(self._package, dataset)
         self.name = dataset
         docs_lang = self._dataset.docs_lang() if self._has("docs") else None
-        self.language = check_language_code(language or docs_lang or "en")
+        self.language = check_collection_language_code(language or docs_lang or "en")
         deep_learning = dataset.startswith("msmarco-passage") and "/trec-dl-" in dataset
-        self.relevant = check_lowest_relevant_grade(relevant if relevant is not None else 1 + deep_learning)
+        self.relevant = check_collection_relevant_grade(relevant if relevant is not None else 1 + deep_learning)
         self.drop_self = dataset.startswith(("beir/", "nano-beir/")) if drop_self is None else drop_self
 
     def _has(self, kind: str) -> bool:
@@ -96,13 +96,17 @@ class Irds:
         if self._has("qrels"):
             with _named_irds_errors(self.name):
                 for row in self._dataset.qrels_iter():
-                    grade = grade_to_gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
+                    grade = (
+                        cranfield_grade_to_gain(row.relevance, self.name)
+                        if self.name == "cranfield"
+                        else int(row.relevance)
+                    )
                     judged = table.setdefault(row.query_id, {})
                     judged[row.doc_id] = max(grade, judged.get(row.doc_id, grade))
         return Qrels(table, name=self.name)
 
     def candidates(self) -> Run:
-        """Return the data set's candidate lists with document texts, for its own queries; empty if it has none."""
+        """Return the candidate lists of the data set's queries, with document texts; empty if it has no lists."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
             with _named_irds_errors(self.name):
@@ -114,10 +118,10 @@ class Irds:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the id, the package's version, queries, judgments and the documents.
+        """Hex SHA-256 of the data set's id, ir_datasets' version, the queries, the judgments and the documents.
 
-        The documents of published data sets are represented by ir_datasets' counts; those of user-registered data sets,
-        which have no counts, are read.
+        For a published data set, ir_datasets' document counts are hashed instead of the documents. A data set that a
+        user registered has no counts, so its documents are read and hashed.
         """
         whole = hashlib.sha256(f"irds\0{self.name}\0{self._package.__version__}".encode())
         for query in self.queries():
@@ -155,7 +159,7 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _named_irds_errors(name: str) -> Generator[None]:
-    """Turn exceptions of ir_datasets' downloads and files, which have no class of their own, into our error."""
+    """Turn the errors of ir_datasets' downloads and files, which have no common class, into `MissingResourceError`."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:
@@ -166,7 +170,7 @@ def _named_irds_errors(name: str) -> Generator[None]:
 
 
 def _default_irds_text(entry: Any, id_field: str) -> str:
-    """Return ir_datasets' default text, or else the fields that are strings."""
+    """Return ir_datasets' default text or, if it defines none, the string fields other than id and title."""
     if hasattr(entry, "default_text"):
         return str(entry.default_text())
     fields = {key: value for key, value in entry._asdict().items() if isinstance(value, str)}
@@ -186,7 +190,7 @@ def _convert_irds_document(doc: Any, where: str) -> Document:
 
 
 def _convert_irds_query(query: Any, where: str) -> Query:
-    words = join_lines(_default_irds_text(query, "query_id"))
+    words = join_text_file_lines(_default_irds_text(query, "query_id"))
     return Query(id=parse_json_id(query.query_id, "query", where), text=parse_json_text(words, where))
 
 

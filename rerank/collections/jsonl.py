@@ -16,7 +16,7 @@ from rerank.collections.base.files import (
     require_collection_path,
 )
 from rerank.errors import UsageError
-from rerank.io.json_records import read_documents, read_queries
+from rerank.io.json_records import read_json_lines_documents, read_json_lines_queries
 from rerank.types import Document, Query
 
 _DOCS = ("docs.jsonl", "corpus.jsonl")
@@ -25,24 +25,24 @@ _QRELS = ("qrels.tsv", "qrels.txt", "qrels.trec")
 
 
 class Jsonl(FileCollection):
-    """A folder with docs.jsonl, queries.jsonl and qrels.tsv (or .txt, .trec), or single files; gzip too.
+    """A folder with docs.jsonl, queries.jsonl and qrels.tsv (or .txt, .trec), or single files; plain or gzipped.
 
     A document is ``{"id": ..., "text": ..., "title": ...}``, a query ``{"id": ..., "text": ...}``. The id may also be
     called _id, pid, docid, docno, doc_id (queries: _id, qid, query_id), and the text segment, contents, content, body,
-    passage (queries: query, question); the first one present is used. A document may be or have a picture:
-    ``{"id": ..., "image": "photos/1.jpg"}``; paths are relative to the folder of the documents' file.
+    passage (queries: query, question); the first one present is used. A document may have a picture, with or without
+    text: ``{"id": ..., "image": "photos/1.jpg"}``. Paths are relative to the folder of the documents' file.
 
     Args:
         path: The folder, or the file of the documents; optional if ``docs`` or ``queries`` is given.
-        docs: The file of the documents, instead of the folder's.
-        queries: The file of the queries, instead of the folder's.
-        qrels: The file of the judgments, in any supported format, instead of the folder's.
-        language: ISO 639 code of the documents.
+        docs: The file of the documents; replaces the one in the folder.
+        queries: The file of the queries; replaces the one in the folder.
+        qrels: The file of the judgments, in any supported format; replaces the one in the folder.
+        language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
         MissingResourceError: A file or folder does not exist, or the folder has neither documents nor queries.
-        UsageError: No file is given, or two files of documents.
+        UsageError: No file is given, or ``path`` and ``docs`` are two files of documents.
     """
 
     format_name: ClassVar[str] = "Jsonl"
@@ -73,18 +73,22 @@ class Jsonl(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
-        return (self._resolve_image(doc) for doc in read_documents(self.files.docs[0])) if self.files.docs else iter(())
+        return (
+            (self._resolve_image(doc) for doc in read_json_lines_documents(self.files.docs[0]))
+            if self.files.docs
+            else iter(())
+        )
 
     def queries(self) -> list[Query]:
         """Return all queries in file order."""
-        return read_queries(self.files.queries[0]) if self.files.queries else []
+        return read_json_lines_queries(self.files.queries[0]) if self.files.queries else []
 
     def _resolve_image(self, doc: Document) -> Document:
         return replace(doc, image=str(self.files.docs[0].resolve().parent / doc.image)) if doc.image else doc
 
 
 def _find_collection_files(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:
-    """Return the files of a folder by kind; with ``alone``, it must have documents or queries."""
+    """Return the files of a folder by kind; ``alone`` requires that it contains documents or queries."""
     where = require_collection_path(path, "a folder or a file")
     if not where.is_dir():
         return {"docs": (where,)}

@@ -16,7 +16,7 @@ from rerank.collections.base.files import (
     require_collection_path,
 )
 from rerank.errors import DataError
-from rerank.io.json_records import read_queries
+from rerank.io.json_records import read_json_lines_queries
 from rerank.io.pictures import picture_hash
 from rerank.types import Document, Query
 
@@ -53,7 +53,7 @@ class Pictures(FileCollection):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the folder's path and the pictures' ids and bytes; all are read, once."""
+        """Hex SHA-256 of the folder's path and the pictures' ids and bytes; every picture is read once."""
         whole = hashlib.sha256(f"Pictures {self._folder}".encode("utf-8", "surrogatepass"))
         for doc in self.docs():
             whole.update(f"{doc.id}\0{picture_hash(doc.image)}\n".encode("utf-8", "surrogatepass"))
@@ -71,12 +71,15 @@ class Pictures(FileCollection):
             raise DataError(
                 f"{self._folder} has no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
             )
-        return (Document(id=_picture_id(path.relative_to(self._folder)), image=str(path)) for path in shown)
+        return (
+            Document(id=_picture_collection_document_id(path.relative_to(self._folder)), image=str(path))
+            for path in shown
+        )
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order; empty without a file of queries."""
-        return read_queries(self.files.queries[0]) if self.files.queries else []
+        """Return all queries in file order; empty if no file of queries is given."""
+        return read_json_lines_queries(self.files.queries[0]) if self.files.queries else []
 
 
-def _picture_id(path: Path) -> str:
+def _picture_collection_document_id(path: Path) -> str:
     return _NOT_IN_IDS.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8")), path.as_posix())

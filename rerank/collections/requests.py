@@ -36,8 +36,8 @@ class Requests(FileCollection):
     Args:
         file: The file.
         qrels: A file of judgments, since requests contain none.
-        order: ``given``, or ``score`` to sort each list by score, ties by document id, descending.
-        language: ISO 639 code of the documents.
+        order: ``given``, or ``score`` to sort each list by score, descending; ties by document id, also descending.
+        language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
@@ -63,7 +63,7 @@ class Requests(FileCollection):
 
     @property
     def selecting(self) -> dict[str, str]:
-        """The order of the lists."""
+        """The option ``order``, which determines the order within each candidate list."""
         return {"order": self.order}
 
     def docs(self) -> Iterator[Document]:
@@ -83,7 +83,7 @@ class Requests(FileCollection):
                     raise DataError(
                         f"{request.where}: document {doc.id!r} has another text here than in an earlier list",
                         expected="one text for each id",
-                        remedy="Use the first stage candidates, which uses each list with its own texts",
+                        remedy="Use the first stage 'candidates', which reranks each list with its own texts",
                     )
 
     def queries(self) -> list[Query]:
@@ -91,17 +91,17 @@ class Requests(FileCollection):
         return [request.query for request in self._requests()]
 
     def candidates(self) -> Run:
-        """Return the lists, with document texts."""
+        """Return the candidate lists, with document texts."""
         return Run(self.candidate_lists(), name=self.name)
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Stream the lists, with document texts, in file order."""
+        """Stream the candidate lists, with document texts, in file order."""
         for request in self._requests():
             yield request.sorted_by_score() if self.order == "score" else request.in_given_order()
 
     def _requests(self) -> Iterator[RerankRequest]:
         """Yield the requests, streamed from JSON lines; a JSON list is parsed once and kept."""
-        seen: set[int] = set()  # of hashes, since ids may be long; 128 bits, so that no two ids share one
+        seen: set[int] = set()  # hashes of ids, which may be long; with 128 bits, no two ids share a hash
         for number, record in enumerate(self._records(), 1):
             request = RerankRequest.from_record(record, number)
             key = int.from_bytes(hashlib.blake2b(request.query.id.encode(), digest_size=16).digest())
@@ -120,10 +120,10 @@ class Requests(FileCollection):
 
     @cached_property
     def _list(self) -> list[JsonRecord]:
-        return _read_whole_request_file(self.files.docs[0])
+        return _read_requests_as_collection(self.files.docs[0])
 
 
-def _read_whole_request_file(path: Path) -> list[JsonRecord]:
+def _read_requests_as_collection(path: Path) -> list[JsonRecord]:
     with open_text_file(path) as stream:
         entries: Any = parse_json(stream.read(), str(path))
     if not entries:

@@ -1,4 +1,4 @@
-"""Collections in TREC formats: documents in SGML or XML, topics in any of their forms, qrels."""
+"""Collections in TREC formats: documents in SGML or XML, topics in any of TREC's formats, and qrels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.json_records import check_unique_ids, parse_json_id
 from rerank.io.sgml import (
     SgmlBlock,
-    find_sgml_element,
-    find_sgml_elements,
-    read_sgml_blocks,
-    remove_sgml_elements,
-    sgml_to_plain_text,
+    convert_sgml_to_plain_text,
+    find_element_in_sgml_text,
+    find_elements_in_sgml_text,
+    read_sgml_file_blocks,
+    remove_elements_from_sgml_text,
 )
-from rerank.io.smart_format import join_lines
-from rerank.io.trec_topics import check_topic_fields, read_trec_topics
+from rerank.io.smart_format import join_text_file_lines
+from rerank.io.trec_topics import check_topic_file_fields, read_trec_topic_file
 from rerank.types import Document, Query
 
 _IDS = ("docno", "docid", "id")
 #: Names of the title in TREC's sources, in the order in which they are looked for.
 _TITLES = ("title", "headline", "head", "hl", "doctitle", "ti", "ttl")
 _TEXTS = ("text", "body", "contents?", "abstract", "abst")
-#: Elements that are not text, for documents without a text element: ids and transfer headers.
+#: Elements with ids and transfer headers, which are not part of the text of documents without a text element.
 _OTHER = ("docno", "docid", "id", "docoldno", "dochdr", "url")
 
 
@@ -46,7 +46,7 @@ class Trec(FileCollection):
         topics: A file. Its format is detected from the content.
         qrels: A file.
         fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
-        language: ISO 639 code of the documents.
+        language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
@@ -84,7 +84,7 @@ class Trec(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """The fields that form the query texts."""
+        """The option ``fields``: the fields that form the query texts."""
         return {"fields": "+".join(self.fields)}
 
     def docs(self) -> Iterator[Document]:
@@ -92,7 +92,7 @@ class Trec(FileCollection):
         documents = (
             (block.where, _parse_trec_document(block))
             for path in self.files.docs
-            for block in read_sgml_blocks(path, ("doc",))
+            for block in read_sgml_file_blocks(path, ("doc",))
         )
         return check_unique_ids(documents, "document")
 
@@ -100,13 +100,13 @@ class Trec(FileCollection):
         """Return all topics in file order, each with the chosen fields on one line.
 
         Raises:
-            UnknownNameError: No topic has one of the chosen fields.
+            UnknownNameError: One of the chosen fields occurs in no topic.
             DataError: A topic has none of the chosen fields, or the file is malformed.
         """
         if not self.files.queries:
             return []
-        topics = read_trec_topics(self.files.queries[0])
-        check_topic_fields(topics, self.fields)
+        topics = read_trec_topic_file(self.files.queries[0])
+        check_topic_file_fields(topics, self.fields)
         return list(check_unique_ids(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
 
 
@@ -129,14 +129,16 @@ def _read_trec_documents(path: str) -> tuple[Path, ...]:
 
 
 def _parse_trec_document(block: SgmlBlock) -> Document:
-    number = find_sgml_element(block.body, _IDS)
-    doc_id = sgml_to_plain_text(number) if number is not None else block.attribute(_IDS)
+    number = find_element_in_sgml_text(block.body, _IDS)
+    doc_id = convert_sgml_to_plain_text(number) if number is not None else block.attribute(_IDS)
     if not doc_id:
         raise DataError(f"{block.where}: a document without an id", expected="<DOCNO>, or an attribute id=")
-    title = find_sgml_element(block.body, _TITLES)
-    texts = find_sgml_elements(block.body, _TEXTS) or [remove_sgml_elements(block.body, _OTHER + _TITLES)]
+    title = find_element_in_sgml_text(block.body, _TITLES)
+    texts = find_elements_in_sgml_text(block.body, _TEXTS) or [
+        remove_elements_from_sgml_text(block.body, _OTHER + _TITLES)
+    ]
     return Document(
         id=parse_json_id(doc_id, "document", block.where),
-        title=join_lines(sgml_to_plain_text(title or "")),
-        text="\n".join(part for part in map(sgml_to_plain_text, texts) if part),
+        title=join_text_file_lines(convert_sgml_to_plain_text(title or "")),
+        text="\n".join(part for part in map(convert_sgml_to_plain_text, texts) if part),
     )

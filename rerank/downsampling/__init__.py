@@ -1,8 +1,8 @@
 """Reduction of benchmarks to fewer tasks, fewer queries or smaller corpora, and its effect on conclusions.
 
-The first two ideas are from Enevoldsen et al., MMTEB: Massive Multilingual Text Embedding Benchmark, ICLR 2025 (arXiv
-2502.13595), which removes tasks that others predict and keeps only hard negatives. This package also asks whether the
-significant differences between systems are retained, not only their order.
+The reduction of tasks and corpora follows Enevoldsen et al., MMTEB: Massive Multilingual Text Embedding Benchmark, ICLR
+2025 (arXiv 2502.13595), which removes tasks that other tasks predict and keeps only hard negatives in corpora. This
+package also checks whether the significant differences between systems are retained, not only their order.
 """
 
 from __future__ import annotations

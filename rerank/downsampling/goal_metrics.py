@@ -1,6 +1,7 @@
 """Goals for a reduced benchmark, and the metrics that compare its conclusions with those of the full benchmark.
 
-The metrics are those for judgments (`rerank.adjudication`): the full benchmark is gold, the reduced one is cheap.
+The metrics are the same as for cheaper judgments (`rerank.adjudication`). The full benchmark takes the role of the gold
+judgments, and the reduced benchmark the role of the cheap judgments.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.pair_categories import NAMES, Codes
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.errors import UsageError
 from rerank.evaluation.significance.base import Floats
 
@@ -27,7 +28,7 @@ __all__ = [
     "count_benchmark_pairs",
 ]
 
-#: Outcome of a pair that differs significantly by at least one of the two benchmarks -> names of categories.
+#: Outcome -> names of its pair categories, for pairs that differ significantly in at least one of the two benchmarks.
 _OUTCOMES = {
     "kept": ("AA",),
     "lost": ("MA_missed", "MD_missed"),
@@ -38,12 +39,14 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """Minimum values that a reduced benchmark must reach; None means no minimum.
+    """Minimum values that a reduced benchmark must reach. None means that there is no minimum.
 
     Attributes:
-        tau: Kendall's tau-b between the systems' means by the reduced and the full benchmark.
-        recall: Fraction of the full benchmark's significant differences that are found, with the same direction.
-        precision: Fraction of the significant differences found that the full benchmark confirms.
+        tau: Kendall's tau-b between the systems' means in the reduced and in the full benchmark.
+        recall: Fraction of the significant differences in the full benchmark that the reduced benchmark also finds, in
+            the same direction.
+        precision: Fraction of the significant differences in the reduced benchmark that the full benchmark confirms, in
+            the same direction.
     """
 
     tau: float | None = 0.9
@@ -62,10 +65,10 @@ class Goal:
     def is_met(self, figures: dict[str, Any]) -> bool:
         """Return whether the metrics of `compare_benchmarks` reach the goal.
 
-        A rate of 0 / 0 meets the goal, because there is nothing to lose and nothing wrong.
+        A recall or precision that is undefined (0 / 0) meets the goal, because no difference is lost or wrong.
         """
         minimums = {"tau": self.tau, "recall": self.recall, "precision": self.precision}
-        # a ranking with only ties has no tau and does not meet the goal
+        # tau is undefined for a ranking with only ties; such a ranking does not meet the goal
         return all(
             minimum is None or (figures[name] is None and name != "tau") or (figures[name] or 0.0) >= minimum - 1e-12
             for name, minimum in minimums.items()
@@ -74,10 +77,10 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class SignificanceCriterion:
-    """The test that decides whether systems differ.
+    """The test that decides whether two systems differ significantly.
 
     Attributes:
-        procedure: The paired test with its correction.
+        procedure: The paired test and its correction.
         alpha: Significance level.
     """
 
@@ -88,7 +91,7 @@ class SignificanceCriterion:
 def benchmark_verdicts(
     values: Floats, systems: Sequence[str], criterion: SignificanceCriterion
 ) -> SignificanceVerdicts:
-    """Test every pair of systems on (rows, systems) scores; with a single row, no pair is significant."""
+    """Test every pair of systems on (rows, systems) scores. With a single row, no pair is significant."""
     names = tuple(systems)
     if len(values) < 2:
         pairs = len(names) * (len(names) - 1) // 2
@@ -97,7 +100,7 @@ def benchmark_verdicts(
 
 
 def count_benchmark_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
-    """Return the number of systems, of tested rows, of pairs, and of significant pairs."""
+    """Return the numbers of systems, rows, pairs and significant pairs in the full benchmark."""
     return {
         "systems": len(whole.systems),
         "rows": len(whole.values),
@@ -107,19 +110,19 @@ def count_benchmark_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
 
 
 def compare_benchmarks(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
-    """Compare two benchmarks: categories of pairs, their rates, and the similarity of the rankings of systems."""
+    """Compare two benchmarks: count the categories of pairs, and compute rates and similarities of the rankings."""
     (codes,) = cheap.categorise_against(gold)
     return {
-        **pair_category_metrics_row(codes, cheap.compare_ranking(gold)),
+        **gold_judgment_comparison_row(codes, cheap.compare_ranking(gold)),
         "spearman": spearman_of_benchmarks(gold.means, cheap.means),
     }
 
 
 def spearman_of_benchmarks(first: Floats, second: Floats) -> float | None:
-    """Compute Spearman's rank correlation with mean ranks for ties; None if either side has only ties."""
+    """Compute Spearman's rank correlation, with mean ranks for ties. It is None if either array has only ties."""
     from scipy.stats import rankdata
 
-    # rounding makes means that differ only by rounding error tie
+    # after rounding, means that differ only by rounding errors are tied
     ranks = np.asarray(rankdata(np.round([first, second], 12), axis=1))
     return None if (np.ptp(ranks, axis=1) == 0).any() else round(float(np.atleast_2d(np.corrcoef(ranks))[0, 1]), 12)
 
@@ -127,7 +130,7 @@ def spearman_of_benchmarks(first: Floats, second: Floats) -> float | None:
 def benchmark_pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
     """Return the significant pairs that are kept, lost, new and reversed, each as [better, worse].
 
-    The direction is that of the full benchmark; for new pairs, that of the reduced one.
+    The better system is the better one in the full benchmark; for new pairs, in the reduced benchmark.
     """
     (codes,) = cheap.categorise_against(gold)
     return {

@@ -1,7 +1,7 @@
-"""Reader of mteb's result folders: scores of models on tasks.
+"""Reader of mteb's result folders, which contain the scores of models on tasks.
 
-A task may have several splits and subsets, and a model may have results for only some of them. Means are comparable
-only over the same parts.
+A task may have several splits and subsets, and a model may have results for only some of them. A part is one subset of
+one split. The means of two models are comparable only if they are computed over the same parts.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from typing import Any
 
 from rerank.errors import DataError
 
-#: Largest number of parts named in a note.
+#: Largest number of parts listed in a note.
 _SHOWN = 5
-#: Split and subset.
+#: Part of a task: split and subset.
 _Part = tuple[str, str]
-#: Model, task, score of every part, file.
+#: Result of a model on a task: model, task, score per part, path of the file.
 _Result = tuple[str, str, Mapping[_Part, float], str]
 
 
-def mean_mteb_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
-    """Return the main scores, averaged for each task over the splits and subsets that all models have.
+def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
+    """Return the main scores. For each task, scores are averaged over the splits and subsets that all models have.
 
-    Models without any result for a task are ignored here, because they are excluded from tables of all tasks.
+    Models without any result for some task are ignored when these parts are determined, because such models are later
+    excluded from the table.
 
     Returns:
-        Model, task, an empty query, score and file of each result; and notes about omitted parts, one sentence per
-        task.
+        One tuple per result: model, task, an empty query, score and path of the file; and notes about omitted parts,
+        one sentence per task.
 
     Raises:
-        DataError: A file is not a result of mteb, or a task has no part that all models have.
+        DataError: A file is not a result of mteb, or no part of a task is common to all models.
     """
-    results = _read_mteb_results(folder)
+    results = _read_results_for_benchmark_reduction(folder)
     tasks = dict.fromkeys(task for _, task, _, _ in results)
     tasks_by_model: dict[str, set[str]] = {}
     for model, task, _, _ in results:
@@ -44,19 +45,19 @@ def mean_mteb_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str
     for task in tasks:
         results_of_task = [result for result in results if result[1] == task]
         complete_results = [result for result in results_of_task if result[0] in complete]
-        common = _parts_common_to_results(task, complete_results)
+        common = _common_parts_for_benchmark_reduction(task, complete_results)
         omitted = sorted({part for result in complete_results for part in result[2]} - common)
         if omitted:
-            notes.append(_note_on_omitted_parts(task, omitted, len(common)))
+            notes.append(_omitted_parts_reduction_note(task, omitted, len(common)))
         for model, _, parts, path in results_of_task:
-            # incomplete models are excluded from the table later, so any mean will do
+            # incomplete models are later excluded from the table, so their mean may be over any parts
             values = [parts[part] for part in sorted(common & parts.keys())] or list(parts.values())
             cells.append((model, task, "", sum(values) / len(values), path))
     return cells, tuple(notes)
 
 
-def _parts_common_to_results(task: str, results: Sequence[_Result]) -> set[_Part]:
-    """Return the parts that all results have."""
+def _common_parts_for_benchmark_reduction(task: str, results: Sequence[_Result]) -> set[_Part]:
+    """Return the parts that are in all results."""
     common = set.intersection(*(set(parts) for _, _, parts, _ in results))
     if not common:
         raise DataError(
@@ -67,14 +68,14 @@ def _parts_common_to_results(task: str, results: Sequence[_Result]) -> set[_Part
     return common
 
 
-def _note_on_omitted_parts(task: str, omitted: Sequence[_Part], count: int) -> str:
+def _omitted_parts_reduction_note(task: str, omitted: Sequence[_Part], count: int) -> str:
     shown = ", ".join("/".join(part) for part in omitted[:_SHOWN])
     more = f" and {len(omitted) - _SHOWN} more" if len(omitted) > _SHOWN else ""
     return f"{task}: not all models have {shown}{more}; scores are means over the {count} parts that all have"
 
 
-def _read_mteb_results(folder: Path) -> list[_Result]:
-    """Read all result files; a model with several revisions counts as several models."""
+def _read_results_for_benchmark_reduction(folder: Path) -> list[_Result]:
+    """Read all result files. A model with several revisions is treated as several models."""
     root = folder / "results" if (folder / "results").is_dir() else folder
     files = [path for path in sorted(root.glob("*/*/*.json")) if path.name != "model_meta.json"]
     revisions: dict[str, set[str]] = {}
@@ -84,12 +85,12 @@ def _read_mteb_results(folder: Path) -> list[_Result]:
     for path in files:
         model, revision = path.parent.parent.name, path.parent.name
         name = model.replace("__", "/", 1)
-        task, parts = _read_mteb_result(path)
+        task, parts = _read_result_for_benchmark_reduction(path)
         results.append((name if len(revisions[model]) == 1 else f"{name}@{revision}", task, parts, str(path)))
     return results
 
 
-def _read_mteb_result(path: Path) -> tuple[str, dict[_Part, float]]:
+def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, float]]:
     try:
         result: Any = json.loads(path.read_text(encoding="utf-8"))
         task = str(result["task_name"])

@@ -1,8 +1,9 @@
-"""Reduction of corpora: the union of the first documents of some runs and the relevant documents, as hard negatives.
+"""Reduction of corpora to the relevant documents and hard negatives, which are the first documents of some runs.
 
-The corpus is shared by all queries: the union of their pools. A system is evaluated on it by its ranking without the
-documents outside the corpus. This is what the system would retrieve if the score of a document is independent of the
-other documents (dense and cross-encoder models), and close to it for BM25, whose term weights would change.
+The pool of a query consists of its relevant documents and the first documents of the runs. The reduced corpus is the
+union of the pools of all queries. To evaluate a system on the reduced corpus, documents outside it are removed from the
+system's rankings. This gives the exact ranking that the system would return if its document scores are independent of
+other documents (dense and cross-encoder models). It is an approximation for BM25, whose term weights would change.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.adjudication.pool_measures import score_matrices_of_pool
+from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.pools import pool_runs
 from rerank.downsampling.goal_metrics import (
     Goal,
@@ -27,7 +28,7 @@ from rerank.types import Qrels, Ranking, Run
 
 #: Depths that are tried by default.
 DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 250)
-#: Query id -> documents of its pool.
+#: Query id -> ids of the documents in its pool.
 Docs = Mapping[str, frozenset[str]]
 
 
@@ -41,41 +42,41 @@ def choose_smallest_pool(
     depths: Sequence[int] = DEPTHS,
     criterion: SignificanceCriterion | None = None,
 ) -> ReducedBenchmark:
-    """Find the smallest pool depth k at which the conclusions from pools meet the goal.
+    """Find the smallest pool depth k at which the conclusions from the reduced corpus meet the goal.
 
     Args:
-        runs: The systems; their full rankings are the reference.
-        qrels: The judgments. Their relevant documents are in every corpus.
+        runs: The systems. Their full rankings are the reference.
+        qrels: The judgments. Their relevant documents are in every reduced corpus.
         goal: The goal.
         makers: Names of the runs whose first k documents form the pools; all runs if empty.
-        measure: Measure of the systems; a binary one should name its lowest relevant grade, as ``AP(rel=2)@100``.
+        measure: Measure of the systems. A binary measure should name its lowest relevant grade, as ``AP(rel=2)@100``.
         depths: Values of k to try.
         criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
 
     Raises:
-        RerankError: A maker is not a run, the measure does not exist, or a depth is below 1.
+        RerankError: A maker is not a run, the measure does not exist, there are no depths, or a depth is below 1.
     """
-    chosen_runs = _runs_that_form_pools(runs, makers)
+    chosen_runs = _runs_of_reduced_pools(runs, makers)
     if not depths or min(depths) < 1:
         raise UsageError(f"depths {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
-    whole = score_matrices_of_pool(qrels, runs, [name])[name]
+    whole = score_matrices_of_judged_pool(qrels, runs, [name])[name]
     gold = benchmark_verdicts(whole.values, whole.systems, significance)
     documents = len(_documents_of_full_benchmark(runs, qrels))
-    # depths beyond the longest ranking change nothing
-    longest = max(len(ranking) for run in runs for ranking in run.values())
+    longest = max(len(ranking) for run in runs for ranking in run.values())  # larger depths change nothing
     steps, verdicts = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
         corpus = union_of_reduced_pools(documents_of_reduced_pools(chosen_runs, qrels, depth))
-        values = score_matrices_of_pool(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
+        values = score_matrices_of_judged_pool(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = benchmark_verdicts(values, whole.systems, significance)
-        steps.append(_pool_step(depth, compare_benchmarks(gold, verdicts[depth]), goal, (len(corpus), documents)))
+        agreement = compare_benchmarks(gold, verdicts[depth])
+        steps.append(_pool_reduction_step(depth, agreement, goal, (len(corpus), documents)))
     chosen = find_smallest_benchmark(tuple(steps))
     return ReducedBenchmark(
         kind="pool",
         whole=count_benchmark_pairs(gold)
-        | {"makers": [run.name for run in chosen_runs], "measure": name, "documents": documents},
+        | {"makers": [r.name for r in chosen_runs], "measure": name, "documents": documents},
         steps=tuple(steps),
         chosen=chosen,
         pairs=benchmark_pairs_by_outcome(gold, verdicts[chosen.size]) if chosen else {},
@@ -89,14 +90,14 @@ def _documents_of_full_benchmark(runs: Sequence[Run], qrels: Qrels) -> set[str]:
     return retrieved.union(*_relevant_of_benchmark(qrels))
 
 
-def _pool_step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
-    """Describe one depth; ``sizes`` are the documents of its corpus and of the whole one."""
+def _pool_reduction_step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
+    """Build the step for one depth. ``sizes`` are the numbers of documents in its corpus and in the full benchmark."""
     more = {"documents": sizes[0], "share": sizes[0] / sizes[1]}
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 
 
-def _runs_that_form_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
-    """Return the runs that form the pools."""
+def _runs_of_reduced_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """Return the runs whose documents form the pools: the named runs, or all runs if ``names`` is empty."""
     known = [run.name for run in runs]
     for name in names:
         if name not in known:
@@ -105,13 +106,13 @@ def _runs_that_form_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run
 
 
 def documents_of_reduced_pools(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
-    """Return, per query, the first ``depth`` documents of the makers and the relevant documents (grade 1 and above)."""
+    """Return query id -> its pool: the first ``depth`` documents of ``makers`` and all documents of grade 1 or more."""
     pooled = {topic.id: topic.docs for topic in pool_runs(makers, depth=depth, qrels=qrels, unjudged=True).topics}
     return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant_of_benchmark(qrels), strict=True)}
 
 
 def _relevant_of_benchmark(qrels: Qrels) -> list[frozenset[str]]:
-    """Return the relevant documents of each query."""
+    """Return the ids of the relevant documents (grade 1 or more) of each query."""
     return [frozenset(doc for doc, grade in judged.items() if grade >= 1) for judged in qrels.values()]
 
 
@@ -121,7 +122,7 @@ def reduce_run(run: Run, corpus: frozenset[str]) -> Run:
 
 
 def union_of_reduced_pools(docs: Docs) -> frozenset[str]:
-    """Return the corpus shared by all queries: the union of their pools."""
+    """Return the reduced corpus, which is shared by all queries: the union of their pools."""
     return frozenset().union(*docs.values())
 
 

@@ -1,4 +1,4 @@
-"""Reduction of the number of queries: how many random queries lead to the same conclusions."""
+"""Reduction of the number of queries: find how many random queries lead to the same conclusions as all queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rerank.errors import UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.pairwise_decisions import list_caveats_of_test
 
-#: Fraction of the draws that must meet the goal.
+#: Fraction of the random draws that must meet the goal.
 OFTEN = 0.9
 #: Number of sizes that are tried by default.
 _SIZES = 12
@@ -37,15 +37,15 @@ def choose_fewest_queries(
 ) -> ReducedBenchmark:
     """Find the smallest number of queries for which nine in ten random draws meet the goal.
 
-    A draw is a random order of the queries; each size takes its first ones, so larger sets contain smaller ones.
+    A draw is a random order of the queries. Every sample takes the first queries of a draw, so samples are nested.
 
     Args:
-        matrix: Scores, (queries, systems).
+        matrix: (queries, systems) scores.
         goal: The goal.
         criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
-        sizes: Numbers of queries to try; by default a dozen, from two to all.
+        sizes: Numbers of queries to try; by default twelve numbers from two to all queries.
         seeds: Number of draws.
-        seed: The first seed.
+        seed: The seed of the first draw; other draws use consecutive seeds.
 
     Raises:
         UsageError: A size is out of range, or there are no draws.
@@ -54,7 +54,7 @@ def choose_fewest_queries(
     tried_sizes = _checked_query_sample_sizes(sizes, total, seeds)
     significance = criterion or SignificanceCriterion()
     gold = benchmark_verdicts(matrix.values, matrix.systems, significance)
-    # nested draws: each size takes the first queries of the same random orders
+    # samples are nested: every size takes the first queries of the same random orders
     orders = [np.random.default_rng(seed + index).permutation(total) for index in range(seeds)]
     steps, first_success = [], {}
     for size in tried_sizes:
@@ -105,12 +105,12 @@ def _query_reduction_step(size: int, draws: Sequence[dict[str, Any]], share: flo
 
 
 def _spread_sample_sizes(many: int) -> list[int]:
-    """Return sizes from two to all in a geometric series."""
+    """Return sample sizes from two to all queries in a geometric series."""
     return [round(size) for size in np.geomspace(2, many, _SIZES).tolist()]
 
 
 def _means_over_draws(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of every value over the draws in which it is defined."""
+    """Return the mean of every metric over the draws in which it is defined."""
     columns = {name: [draw[name] for draw in draws if draw[name] is not None] for name in draws[0]}
     return {name: sum(values) / len(values) if values else None for name, values in columns.items()}
 

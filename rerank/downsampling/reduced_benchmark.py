@@ -1,4 +1,4 @@
-"""Results of reducing a benchmark: every size that was tried, and the smallest one that meets the goal."""
+"""Result of reducing a benchmark: all sizes that were tried, and the smallest size that meets the goal."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Metrics of a comparison that tables show, in order.
+#: Metrics that are shown in tables, in this order.
 FIGURES = ("tau", "spearman", "max_drop", "recall", "precision", "AA", "missed", "spurious", "AD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReductionStep:
-    """A size that was tried, with the metrics of the reduced benchmark.
+    """One size that was tried, with the metrics of the reduced benchmark.
 
     Attributes:
-        size: Number of remaining tasks, of queries, or of documents per ranking.
-        label: The change: the removed task, or the size.
-        figures: Metrics of `rerank.downsampling.goal_metrics.compare_benchmarks`; with several draws, their
-            means.
-        met: Whether the goal is met; with several draws, whether it is met often enough.
-        more: Additional values.
+        size: Number of remaining tasks, number of queries, or pool depth.
+        label: Name of the removed task, or the size as text.
+        figures: Metrics from `rerank.downsampling.goal_metrics.compare_benchmarks`. If there are several draws, the
+            means over draws.
+        met: Whether the goal is met. If there are several draws, whether it is met in enough of them.
+        more: Additional values of the row.
     """
 
     size: int
@@ -36,15 +36,16 @@ class ReductionStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReducedBenchmark:
-    """A reduced benchmark.
+    """Result of reducing a benchmark.
 
     Attributes:
-        kind: ``tasks``, ``queries`` or ``pool``.
-        whole: Counts of the full benchmark: systems, tested rows, pairs, significant pairs.
+        kind: What was reduced: ``tasks``, ``queries`` or ``pool``.
+        whole: Numbers of systems, rows, pairs and significant pairs in the full benchmark, and further values that
+            depend on ``kind``.
         steps: The sizes that were tried, largest first.
-        chosen: The chosen step; None if none meets the goal.
+        chosen: The chosen step; None if no step meets the goal.
         kept: Names of the remaining tasks or queries; empty for pools.
-        pairs: Significant differences that are kept, lost, new and reversed, each as [better, worse].
+        pairs: The significant differences that are kept, lost, new and reversed, each as [better, worse].
         notes: Caveats for the reader.
     """
 
@@ -70,9 +71,10 @@ class ReducedBenchmark:
 
 
 def find_smallest_benchmark(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
-    """Return the smallest size such that it and all larger sizes meet the goal; None if the largest size does not.
+    """Return the step with the smallest size for which the goal is met at this size and at all larger sizes.
 
-    A size that meets the goal by luck, although a larger one does not, is not chosen.
+    A size that meets the goal although a larger size does not is not chosen, because it may meet the goal by chance.
+    Return None if the largest size does not meet the goal.
     """
     smallest = None
     for step in sorted(steps, key=lambda step: -step.size):

@@ -1,8 +1,8 @@
-"""Scores of models on tasks, optionally per query, from files.
+"""The table of scores of models on tasks, optionally per query, and its reader.
 
-Supported are CSV files with one row per model and one column per task; CSV or JSON lines with one score per line
-(model, task, score and optionally query); JSON lines with a model and its scores; and mteb's result folders
-(`mteb_results`).
+Supported formats are CSV files with one row per model and one column per task; CSV or JSON lines with one score per
+line (model, task, score and optionally query); JSON lines with a model and all its scores per line; and mteb's result
+folders (`mteb_results`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.downsampling.mteb_results import mean_mteb_scores
+from rerank.downsampling.mteb_results import mean_scores_for_benchmark_reduction
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.significance.base import Floats
@@ -29,7 +29,7 @@ _MODEL = ("model", "system", "model_name", "run", "")
 _TASK = ("task", "task_name")
 _SCORE = ("score", "value", "main_score")
 _QUERY = ("query", "query_id", "qid", "topic")
-#: A score: model, task, query (empty for the task as a whole), value and location in the file.
+#: One score: model, task, query (empty for a score of the whole task), value and location in the file.
 _Cell = tuple[str, str, str, float, str]
 
 
@@ -39,10 +39,10 @@ class ScoreTable:
 
     Attributes:
         models: Names of the models.
-        tasks: Task -> (queries, models); one row if per-query scores are unknown.
-        queries: Task -> ids of the rows; empty if there is one row for the task as a whole.
-        left_out: Models that were excluded because they lack a score.
-        notes: Sentences about scores that were omitted.
+        tasks: Task -> (queries, models) scores. There is a single row if per-query scores are unknown.
+        queries: Task -> query ids of the rows; empty if per-query scores are unknown.
+        left_out: Models that were excluded because a score is missing.
+        notes: Notes about scores that were omitted.
     """
 
     models: tuple[str, ...]
@@ -58,14 +58,14 @@ class ScoreTable:
 
     @cached_property
     def means(self) -> Floats:
-        """Mean of each task, (tasks, models)."""
+        """(tasks, models) mean score of each model on each task."""
         return np.stack([rows.mean(axis=0) for rows in self.tasks.values()])
 
     def rows(self, tasks: Sequence[str], *, unit: str) -> Floats:
-        """Return the (rows, models) scores of some tasks, one row per task or per query.
+        """Return the (rows, models) scores on some tasks, with one row per task or per query.
 
         Raises:
-            UsageError: Rows per query are requested and per-query scores are unknown.
+            UsageError: One row per query is requested, but per-query scores are unknown.
         """
         if unit == "query":
             if not self.by_query:
@@ -75,7 +75,7 @@ class ScoreTable:
         return self.means[[row[task] for task in tasks]]
 
     def matrix(self) -> ScoreMatrix:
-        """Return all queries of all tasks; with several tasks, a row is named by task and query.
+        """Return the per-query scores on all tasks. If there are several tasks, a row is named ``task/query``.
 
         Raises:
             UsageError: Per-query scores are unknown.
@@ -93,15 +93,19 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
         path: A file, optionally gzipped, or a folder of mteb's results.
         drop_incomplete: Exclude models that lack a score that another model has, instead of raising an error.
 
-    In mteb's results, the score of a task is the mean over the splits and subsets that all models have. Omitted parts
-    are a warning and a note of the table.
+    In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If others are
+    omitted, the function warns and adds a note to the table.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
-    cells, notes = mean_mteb_scores(location) if location.is_dir() else (list(_read_benchmark_file(location)), ())
+    cells, notes = (
+        mean_scores_for_benchmark_reduction(location)
+        if location.is_dir()
+        else (list(_read_benchmark_file(location)), ())
+    )
     if not cells:
         raise DataError(
             f"{path} contains no scores", expected="one row per model and one column per task, or one score per line"
@@ -112,7 +116,7 @@ def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> 
 
 
 def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
-    """Build the table from single scores, after checking for duplicates and missing ones."""
+    """Build the table from single scores, after checking that no score is duplicated or missing."""
     scores: dict[str, dict[tuple[str, str], float]] = {}
     for model, task, query, value, location in cells:
         model_scores = scores.setdefault(model, {})
@@ -149,7 +153,7 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
 
 
 def _read_benchmark_file(path: Path) -> Iterable[_Cell]:
-    """Read a file whose format is recognised by its first line."""
+    """Read a file of scores. The first line determines its format."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     return (
@@ -193,7 +197,7 @@ def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
 
 
 def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
-    """Return the scores in one line: a single score, or one per task."""
+    """Return the scores in one line, which has either a single score or one score per task."""
     names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
     if names["model"] is None:
         raise DataError(f"{where}: no model among {', '.join(row)}", expected="a column or key named model")

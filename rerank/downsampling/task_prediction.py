@@ -1,7 +1,8 @@
-"""Prediction of the scores on each task from the scores on the other tasks, over models.
+"""Prediction of models' scores on one task from their scores on the other tasks.
 
-Every task is regressed on all others (ridge regression, scores standardised over models), and the score of each model
-is predicted by a fit without that model. A task that is predicted well adds little information.
+Scores on a task are predicted from the scores on all other tasks by ridge regression over models, with scores
+standardised over models. The score of each model is predicted by a regression that was fitted without that model. A
+task that can be predicted well adds little information.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ RIDGE = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPredictability:
-    """Quality of the prediction of one task's scores.
+    """Measures of how well the scores on one task can be predicted.
 
     Attributes:
-        spearman: Rank correlation of predicted and actual scores; None if all models have equal scores.
-        r2: 1 - squared prediction errors / squared errors of the mean of the other models.
+        spearman: Rank correlation between predicted and actual scores; None if all models have equal scores.
+        r2: 1 - e / b; None if all models have equal scores. e is the sum of squared prediction errors, and b is the sum
+            of squared errors when each model's score is predicted by the mean of the other models.
     """
 
     spearman: float | None
@@ -30,30 +32,33 @@ class TaskPredictability:
 
     @property
     def key(self) -> tuple[float, float]:
-        """Sort key: tasks with a larger key are more redundant, tasks with equal scores for all models most."""
+        """Sort key: tasks with a larger key are more redundant. The key is largest if all models have equal scores."""
         return (np.inf, 0.0) if self.spearman is None or self.r2 is None else (self.spearman, self.r2)
 
 
 def predict_omitted_tasks(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredictability]:
-    """Predict each task from the others.
+    """Predict the scores on each task from the scores on the other tasks.
 
     Args:
-        scores: (tasks, models); at least two tasks and three models.
+        scores: (tasks, models) scores for at least two tasks and three models.
         ridge: Weight of the penalty on squared coefficients.
 
     Returns:
-        The predictability of each task, in order.
+        The predictability of each task, in the order of the rows.
     """
-    standard = standardise_task_scores(scores)
-    kernel = standard.T @ standard  # (models, models); removing a task subtracts its outer product
+    standard = standardise_scores_for_task_reduction(scores)
+    kernel = standard.T @ standard  # (models, models); to remove a task, subtract the outer product of its row
     return [
         _measure_predictability(scores[index], predict_left_out_task(kernel - np.outer(row, row), scores[index], ridge))
         for index, row in enumerate(standard)
     ]
 
 
-def standardise_task_scores(scores: Floats) -> Floats:
-    """Scale the (tasks, models) scores to mean 0 and standard deviation 1 over models; 0 if all are equal."""
+def standardise_scores_for_task_reduction(scores: Floats) -> Floats:
+    """Scale each task's scores to mean 0 and standard deviation 1 over models; to 0 if all are equal.
+
+    Both ``scores`` and the result have shape (tasks, models).
+    """
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = scores.std(axis=1, keepdims=True)
     flat = deviation <= 1e-12
@@ -61,9 +66,10 @@ def standardise_task_scores(scores: Floats) -> Floats:
 
 
 def predict_left_out_task(kernel: Floats, targets: Floats, ridge: float) -> Floats:
-    """Predict each value by ridge regression on the others, with an unpenalised intercept.
+    """Predict the value of each model by ridge regression fitted to the other models, with an unpenalised intercept.
 
-    With H the smoother of all values, the leave-one-out prediction is exactly y - (y - Hy) / (1 - diag H).
+    If H is the smoother matrix of the regression fitted to all models, the leave-one-out prediction is exactly
+    y - (y - Hy) / (1 - diag H).
 
     Args:
         kernel: (models, models) inner products of the centred predictors.
@@ -71,20 +77,20 @@ def predict_left_out_task(kernel: Floats, targets: Floats, ridge: float) -> Floa
         ridge: Weight of the penalty.
     """
     models = len(targets)
-    # H = K (K + ridge I)^-1 + 1/n, the second term for the unpenalised intercept
+    # H = K (K + ridge I)^-1 + 1/n; the second term is the unpenalised intercept
     smoother = kernel @ np.linalg.inv(kernel + ridge * np.eye(models)) + 1 / models
     error = (targets - smoother @ targets) / np.maximum(1 - np.diag(smoother), 1e-12)
     return np.asarray(targets - error)
 
 
 def _measure_predictability(actual: Floats, predicted: Floats) -> TaskPredictability:
-    """Compare predicted with actual scores, (models,) each."""
+    """Compare predicted with actual scores. Both arrays have shape (models,)."""
     from scipy.stats import rankdata
 
     models = len(actual)
     if np.ptp(actual) <= 1e-12:
         return TaskPredictability(spearman=None, r2=None)
-    # the baseline prediction without any task is the mean of the other models
+    # the baseline predicts the mean score of the other models
     naive = (actual.sum() - actual) / (models - 1)
     r2 = 1 - float(((actual - predicted) ** 2).sum() / ((actual - naive) ** 2).sum())
     ranks = rankdata(np.round([actual, predicted], 12), axis=1)

@@ -1,7 +1,8 @@
 """Reduction of the number of tasks: tasks are removed one by one while the conclusions from all tasks are retained.
 
-Tasks are removed in one of two orders. ``correlation`` removes the task that the others predict best (as MMTEB does,
-with linear regression over models); ``significance`` removes the task that costs the fewest significant differences.
+Tasks are removed in one of two orders. ``correlation`` removes the task that is predicted best from the other tasks, by
+linear regression over models, as in MMTEB. ``significance`` removes the task whose removal changes the significant
+differences least.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from rerank.downsampling.task_prediction import RIDGE, TaskPredictability, predi
 from rerank.errors import UnknownNameError, UsageError
 
 Order = Literal["correlation", "significance"]
-#: Smallest number of models for predicting one from the others.
+#: Smallest number of models with which the scores of each model can be predicted from the other models.
 _LEAST_MODELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReductionDesign:
-    """Options of the task reduction.
+    """Options for the task reduction.
 
     Attributes:
         goal: The goal.
         order: Order in which tasks are removed.
-        unit: Rows that are averaged and tested: one per task or one per query.
+        unit: Whether the rows that are averaged and tested are tasks or queries.
         criterion: The significance test.
         least: Smallest number of remaining tasks.
-        always: Tasks that are never removed, such as the only one of a language.
-        hold_out: Fraction of the models that are excluded from the choice, which is then checked on them.
-        seed: Seed of the random choice of these models.
-        ridge: Weight of the penalty when tasks are predicted.
+        always: Tasks that are never removed, such as the only task in a language.
+        hold_out: Fraction of the models that are held out: they do not influence the choice, which is tested on them.
+        seed: Seed for the random choice of the held-out models.
+        ridge: Weight of the penalty in the regression that predicts tasks.
     """
 
     goal: Goal = field(default_factory=Goal)
@@ -70,7 +71,7 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
     """Remove tasks as long as the goal is met.
 
     Raises:
-        UsageError: There are too few models, or rows per query are requested and unknown.
+        UsageError: There are too few models, or ``unit`` is ``query`` and per-query scores are unknown.
         UnknownNameError: A task that must remain does not exist.
     """
     for name in design.always:
@@ -97,12 +98,12 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
         chosen=steps[-1],
         kept=remaining,
         pairs=benchmark_pairs_by_outcome(gold, search.verdicts(remaining)),
-        notes=tuple(_task_reduction_notes(table, design, gold, held_out)),
+        notes=tuple(_benchmark_task_reduction_notes(table, design, gold, held_out)),
     )
 
 
 class _Search:
-    """Search over sets of tasks, for some models of a table."""
+    """Search for sets of tasks, based on the scores of some of the models."""
 
     def __init__(self, table: ScoreTable, models: Sequence[int], design: TaskReductionDesign) -> None:
         self._table, self._models, self._design = table, list(models), design
@@ -110,12 +111,12 @@ class _Search:
         self.gold = self.verdicts(tuple(table.tasks))
 
     def verdicts(self, tasks: Sequence[str]) -> SignificanceVerdicts:
-        """Return the verdicts by some tasks."""
+        """Return the significance decisions based on some tasks."""
         values = self._table.rows(tasks, unit=self._design.unit)[:, self._models]
         return benchmark_verdicts(values, self._names, self._design.criterion)
 
     def figures(self, tasks: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics of some tasks against all tasks."""
+        """Return the metrics that compare conclusions from some tasks with conclusions from all tasks."""
         return compare_benchmarks(self.gold, self.verdicts(tasks))
 
     def first(self) -> ReductionStep:
@@ -138,7 +139,7 @@ class _Search:
                 met=True,
                 more={"predicted": predictability.spearman},
             )
-            # candidates come best predicted first, so the first that meets the goal is taken
+            # candidates are sorted by predictability, so take the first that meets the goal
             if self._design.order == "correlation":
                 return step, rest
             candidates.append((_sort_key_of_retained_findings(figures), step, rest))
@@ -148,7 +149,7 @@ class _Search:
         return step, rest
 
     def _candidates(self, remaining: tuple[str, ...]) -> Iterator[tuple[int, TaskPredictability]]:
-        """Yield indices of the tasks that may be removed, best predicted first."""
+        """Return the index and predictability of each task that may be removed, starting with the best predicted."""
         rows = self._table.rows(remaining, unit="task")[:, self._models]
         predictability = predict_omitted_tasks(rows, ridge=self._design.ridge)
         order = sorted(range(len(remaining)), key=lambda index: predictability[index].key, reverse=True)
@@ -156,7 +157,7 @@ class _Search:
 
 
 def _sort_key_of_retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
-    """Return a sort key: more retained findings, fewer new ones, then a more similar ranking."""
+    """Return a sort key that is larger if more significant differences agree (F1) or, in ties, rankings are closer."""
     return tuple(1.0 if figures[name] is None else figures[name] for name in ("f1", "tau", "spearman"))
 
 
@@ -167,7 +168,7 @@ def _step_with_held_out_models(step: ReductionStep, figures: dict[str, Any]) -> 
 
 
 def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
-    """Return the indices of the models that choose, and of the held-out models."""
+    """Return the indices of the models that are used to choose tasks, and of the held-out models."""
     total = len(table.models)
     held_count = round(design.hold_out * total)
     # random split of the models
@@ -182,7 +183,7 @@ def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tu
     return choosing, held_out
 
 
-def _task_reduction_notes(
+def _benchmark_task_reduction_notes(
     table: ScoreTable, design: TaskReductionDesign, whole: SignificanceVerdicts, unseen: Sequence[int]
 ) -> Iterator[str]:
     yield from table.notes

@@ -11,7 +11,7 @@ from rerank.evaluation.evaluator import evaluate_run, evaluate_runs
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
-from rerank.evaluation.query_groups import add_scores_per_group, evaluate_by_group, read_query_groups
+from rerank.evaluation.query_groups import add_groups_to_evaluation_report, evaluate_by_group, read_query_groups
 from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
 from rerank.evaluation.scores import Scores, evaluation_report
 from rerank.evaluation.tables import table_of_scores
@@ -23,7 +23,7 @@ __all__ = [
     "RunSummary",
     "ScoreMatrix",
     "Scores",
-    "add_scores_per_group",
+    "add_groups_to_evaluation_report",
     "compare_all_runs",
     "compare_evaluated_runs",
     "compare_runs",

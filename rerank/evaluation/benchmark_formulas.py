@@ -1,4 +1,4 @@
-"""Formulas of measures that benchmarks define for themselves, each for one query's ranked list."""
+"""Formulas of benchmark-specific measures. Each function scores the ranked list of one query."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class JudgedRanking:
 
     Attributes:
         grades: (documents,) grades of the retrieved documents, best rank first; 0 if unjudged.
-        scores: (documents,) their scores, in non-increasing order.
+        scores: (documents,) scores of the retrieved documents, in non-increasing order.
         judged: (judgments,) grades of all judged documents, retrieved or not.
     """
 
@@ -23,7 +23,7 @@ class JudgedRanking:
     judged: npt.NDArray[np.int64]
 
     def hits(self, rel: int, cutoff: int) -> npt.NDArray[np.bool_]:
-        """Return whether each of the first ``cutoff`` documents is relevant, (min(documents, cutoff),)."""
+        """Return a boolean array of shape (min(documents, cutoff),): whether each document is relevant."""
         return np.asarray(self.grades[:cutoff] >= rel)
 
     def positives(self, rel: int) -> int:
@@ -31,19 +31,19 @@ class JudgedRanking:
         return int((self.judged >= rel).sum())
 
     def ends(self, cutoff: int) -> npt.NDArray[np.intp]:
-        """Return the last rank of each group of tied documents within the cutoff, (groups,)."""
+        """Return an array of shape (groups,): the last rank, within the cutoff, of each group of tied documents."""
         scores = self.scores[:cutoff]
         return np.append(np.flatnonzero(np.diff(scores)) + 1, len(scores))
 
 
 class RatioTerm(float):
-    """Term of a ratio of sums that one query contributes, with its quotient as the float value.
+    """One query's numerator and denominator in a micro-averaged measure. The float value is their quotient.
 
     Micro-averaged measures sum numerators and denominators over queries before dividing.
 
     Args:
         part: The numerator.
-        whole: The denominator; with 0 the value is 0.
+        whole: The denominator; if it is 0, the float value is 0.
     """
 
     __slots__ = ("part", "whole")
@@ -63,15 +63,15 @@ def inquire_ap(listed: JudgedRanking, rel: int, cutoff: int) -> float:
     The value is 1 / min(R, k) times the sum, over groups of tied documents, of the number of hits in the group times
     the precision at the group's last rank. Without ties, this is the sum of the precision at every hit.
 
-    Source: AP@k in INQUIRE's ``src/metrics.py``, which is scikit-learn's ``average_precision_score`` of the first k
-    documents times hits / min(R, k).
+    Source: AP@k in INQUIRE's ``src/metrics.py``. It multiplies scikit-learn's ``average_precision_score`` of the first
+    k documents by hits / min(R, k).
     """
     hits = listed.hits(rel, cutoff)
     if not hits.any():
         return 0.0
     # (groups,) last rank of each group of ties; without ties, every rank
     ends = listed.ends(cutoff)
-    hits_so_far = np.cumsum(hits)[ends - 1]  # (groups,) hits down to the end of each group
+    hits_so_far = np.cumsum(hits)[ends - 1]  # (groups,) number of hits up to the end of each group
     # sum over groups of (hits in the group) * (precision at its end)
     return float(np.sum(np.diff(hits_so_far, prepend=0) * hits_so_far / ends) / min(listed.positives(rel), cutoff))
 
@@ -79,11 +79,11 @@ def inquire_ap(listed: JudgedRanking, rel: int, cutoff: int) -> float:
 def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
     """Compute INQUIRE's nDCG@k: binary gain, discount log2(rank + 1), ideal list of min(R, k) relevant documents.
 
-    Every document of a group of tied documents gets the mean gain of the group, which is the expected value over all
-    orders of the ties (McSherry and Najork, ECIR 2008).
+    Every document in a group of tied documents gets the mean gain of the group, which gives the expected value over
+    all orders of the ties (McSherry and Najork, ECIR 2008).
 
-    Source: nDCG in INQUIRE's ``src/metrics.py``, which is scikit-learn's ``ndcg_score`` of the list with the relevant
-    documents that it lacks appended.
+    Source: nDCG in INQUIRE's ``src/metrics.py``. It appends the relevant documents that were not retrieved to the list
+    and calls scikit-learn's ``ndcg_score``.
     """
     hits = listed.hits(rel, cutoff)
     if not hits.any():
@@ -96,8 +96,10 @@ def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
     return float(np.sum(gained * np.diff(discounted[ends - 1], prepend=0)) / discounted[best - 1])
 
 
-def t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
-    """Return a query's term of T2Ranking's Recall@k: hits / relevant documents, each summed over the run's queries.
+def t2ranking_recall_measure(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
+    """Return one query's contribution to T2Ranking's Recall@k: its number of hits and of relevant documents.
+
+    Recall@k is the sum of the hits over the run's queries, divided by the sum of the relevant documents.
 
     Source: ``src/msmarco_eval.py`` of T2Ranking.
     """
@@ -105,7 +107,9 @@ def t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
 
 
 def t2ranking_rr(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
-    """Return a query's term of T2Ranking's MRR@k: 1 / rank of the first hit, averaged over the run's queries.
+    """Return one query's contribution to T2Ranking's MRR@k: 1 / rank of its first hit, and a denominator of 1.
+
+    MRR@k is the mean of the reciprocal ranks over the run's queries.
 
     Source: ``src/msmarco_eval.py`` of T2Ranking.
     """

@@ -1,6 +1,6 @@
-"""Measures that benchmarks define for themselves, as measures and a provider of ir_measures.
+"""Benchmark-specific measures, implemented as ir_measures measures with their own provider.
 
-Names consist of the benchmark, an underscore and ir_measures' name of the measure it resembles: ``INQUIRE_AP@50``.
+A name consists of the benchmark, an underscore and the name of a similar measure in ir_measures: ``INQUIRE_AP@50``.
 Importing this module imports ir_measures; `register` adds the measures to it.
 """
 
@@ -21,7 +21,7 @@ from rerank.evaluation.benchmark_formulas import JudgedRanking, RatioTerm
 
 Grades = Mapping[str, Mapping[str, int]]
 
-_ir: Any = ir_measures  # parts of it are not typed
+_ir: Any = ir_measures  # parts of the library have no type annotations
 _PARAMS = {
     "cutoff": _ir.measures.ParamInfo(dtype=int, required=True, desc="ranking cutoff threshold"),
     "rel": _ir.measures.ParamInfo(dtype=int, default=1, desc="lowest grade that counts as relevant"),
@@ -52,7 +52,7 @@ class _InquireAP(BenchmarkMeasure):
 
     __name__ = NAME = "INQUIRE_AP"
     PRETTY_NAME = "Average precision of INQUIRE"
-    SHORT_DESC = "The precision at relevant documents, summed, over the smaller of the cutoff and their number."
+    SHORT_DESC = "Sum of the precision at each relevant document, divided by min(R, cutoff)."
 
     def value(self, ranking: JudgedRanking) -> float:
         """Compute the measure for one query."""
@@ -64,7 +64,7 @@ class _InquireNDCG(BenchmarkMeasure):
 
     __name__ = NAME = "INQUIRE_nDCG"
     PRETTY_NAME = "nDCG of INQUIRE"
-    SHORT_DESC = "nDCG with a gain of 1 for every relevant document, equal scores averaged."
+    SHORT_DESC = "nDCG with a gain of 1 for every relevant document; tied documents share their mean gain."
 
     def value(self, ranking: JudgedRanking) -> float:
         """Compute the measure for one query."""
@@ -76,12 +76,12 @@ class _T2RankingR(BenchmarkMeasure):
 
     __name__ = NAME = "T2Ranking_R"
     PRETTY_NAME = "Recall of T2Ranking (micro)"
-    SHORT_DESC = "The share of all relevant documents of the run's judged queries that are found by the cutoff."
+    SHORT_DESC = "Fraction of the relevant documents of all judged queries in the run that are ranked above the cutoff."
     WHOLE_RUN = "it is micro-averaged over the documents of all queries"
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's term of the ratio."""
-        return formulas.t2ranking_recall(ranking, self["rel"], self["cutoff"])
+        """Return the query's numerator and denominator."""
+        return formulas.t2ranking_recall_measure(ranking, self["rel"], self["cutoff"])
 
 
 class _T2RankingRR(BenchmarkMeasure):
@@ -93,21 +93,21 @@ class _T2RankingRR(BenchmarkMeasure):
     WHOLE_RUN = "it is a mean over the queries of the run, judged or not, which differ between runs"
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's term of the ratio."""
+        """Return the query's numerator and denominator."""
         return formulas.t2ranking_rr(ranking, self["rel"], self["cutoff"])
 
 
 class _RatioOfSums(Agg):
     """Aggregator that divides the sum of numerators by the sum of denominators.
 
-    Plain numbers are ignored: ir_measures adds them for judged queries that the run lacks.
+    Plain numbers are ignored: ir_measures adds them for judged queries that are missing from the run.
     """
 
     def __init__(self) -> None:
         self._terms: list[RatioTerm] = []
 
     def add(self, value: float) -> None:
-        """Add one query's term."""
+        """Add the numerator and denominator of one query."""
         if isinstance(value, RatioTerm):
             self._terms.append(value)
 
@@ -126,7 +126,7 @@ _SUPPORTED = [kind(cutoff=_ir.providers.base.Any(), rel=_ir.providers.base.Any()
 
 
 class BenchmarkProvider(Provider):
-    """Provider of the benchmark measures. Tied documents keep the order of the run."""
+    """ir_measures provider of the benchmark measures. Tied documents keep their order in the run."""
 
     NAME = "listrank"
     SUPPORTED_MEASURES = _SUPPORTED
@@ -150,7 +150,7 @@ class _Evaluator(Evaluator):
                     yield Metric(query, measure, measure.value(ranking))
 
     def _listed(self, judged: Mapping[str, int], scored: Mapping[str, float]) -> JudgedRanking:
-        top = sorted(scored.items(), key=lambda item: -item[1])[: self._depth]  # stable: ties stay as given
+        top = sorted(scored.items(), key=lambda item: -item[1])[: self._depth]  # stable: ties keep input order
         return JudgedRanking(
             grades=np.array([judged.get(doc, 0) for doc, _ in top], dtype=np.int64),
             scores=np.array([score for _, score in top], dtype=np.float64),
@@ -162,7 +162,7 @@ _LOCK = threading.Lock()
 
 
 def register() -> None:
-    """Add the measures to ir_measures' names, providers and default pipeline. Further calls have no effect."""
+    """Register the measures and their provider in ir_measures. Further calls have no effect."""
     with _LOCK:
         if BenchmarkProvider.NAME in _ir.providers.registry:
             return

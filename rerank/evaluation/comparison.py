@@ -16,7 +16,7 @@ import numpy as np
 from rerank.errors import UsageError
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_runs
-from rerank.evaluation.grade_notes import grade_note
+from rerank.evaluation.grade_notes import measure_grade_note
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.pairwise_decisions import (
     PairwiseDecisions,
@@ -55,8 +55,8 @@ def compare_runs(
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: There are fewer than two runs, two runs have the same name, the measure is several measures or has
-            no per-query values, alpha is not between 0 and 1, or the test does not take a correction.
+        UsageError: There are fewer than two runs, two runs have the same name, ``measure`` names several measures or
+            one without per-query values, alpha is not between 0 and 1, or the test does not take a correction.
         UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
@@ -69,14 +69,14 @@ def compare_runs(
     _check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
     comparison = compare_evaluated_runs(scores, names[0], test=test, correction=correction, alpha=alpha)
-    note = grade_note(qrels, names)
+    note = measure_grade_note(qrels, names)
     return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
 
 
 def compare_evaluated_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Comparison:
-    """Test every pair of runs that have been evaluated already.
+    """Test every pair of runs for a significant difference, given their scores.
 
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
@@ -86,7 +86,7 @@ def compare_evaluated_runs(
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: As `compare_runs`, or a run lacks the measure.
+        UsageError: A run lacks the measure, or one of the reasons given in `compare_runs`.
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
@@ -120,9 +120,10 @@ def _check_names_of_compared_runs(names: Sequence[str]) -> None:
 
 
 def _with_rounding_for_wilcoxon(selector: str) -> str:
-    """Add rounding of differences to Wilcoxon's test.
+    """Return the selector of a test; for Wilcoxon's test, add an option that rounds the differences.
 
-    Scores of runs are sums of fractions, so equal differences may differ in their last bits, which would break ties.
+    Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
+    the ties.
     """
     parsed = Selector.parse(selector)
     if parsed.name == "wilcoxon" and "decimals" not in parsed.options:
@@ -141,9 +142,9 @@ def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ..
     deltas = np.concatenate(list(iterate_paired_differences(matrix.values)), axis=1)
     low, mean, high, effect = _effect_sizes_of_pair(deltas)
     raw, adjusted = decisions.p_values()
-    if Selector.parse(decisions.test).name == "t":  # constant differences: show the limit of p, never significant
+    if Selector.parse(decisions.test).name == "t":  # constant differences: show the limit of p, but not significant
         raw = np.where((low == high) & (mean != 0), SMALLEST, raw)
-    # Wilcoxon and Holm are a fixed second opinion, whatever the main test is
+    # Wilcoxon's test with Holm's correction is always computed as a second opinion, whatever the main test is
     signed = clip_p_values(open_significance_test(_with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
     columns: dict[str, Any] = {
         "difference": mean,
@@ -169,7 +170,7 @@ def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ..
 
 
 def _effect_sizes_of_pair(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return lower end, mean, upper end (95 % interval, Student's t) and Cohen's d_z for every pair.
+    """Return four (pairs,) arrays: lower end, mean and upper end of the 95 % t-interval, and Cohen's d_z.
 
     Args:
         deltas: (queries, pairs) differences of scores.
@@ -190,7 +191,7 @@ def _effect_sizes_of_pair(deltas: Floats) -> tuple[Floats, Floats, Floats, Float
 def _notes_on_comparison(
     scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions: PairwiseDecisions
 ) -> tuple[str, ...]:
-    """Return the notes on missing queries, on pairs that the t-test cannot judge, and on the test in general."""
+    """Return notes on missing queries, on pairs for which the t-test cannot be computed, and on the test in general."""
     count = len(decisions.matrix.topics)
     notes = [
         f"Run {entry.run!r} has no results for {len(entry.missing)} of {count} judged queries; they score 0."

@@ -1,4 +1,4 @@
-"""Results of a comparison of runs, with their tables, plots and JSON form."""
+"""Result classes of a comparison of runs, with methods that produce tables, plots and JSON."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import LETTERS, Cell, Form, Grid, format_tables
+from rerank.io.table_formats import LETTERS, Cell, Form, Grid, convert_tables_to_format
 from rerank.selector import Selector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """Mean of a run in a comparison, with its confidence interval.
+    """Mean score of one run in a comparison, with its confidence interval.
 
     Attributes:
         run: Name of the run.
-        mean: Mean over all judged queries.
+        mean: Mean score over all judged queries.
         low: Lower end of the mean's 95 % confidence interval (Student's t over queries).
         high: Upper end of the interval.
-        missing: Number of judged queries that the run lacks; they score 0.
+        missing: Number of judged queries that are missing from the run; they score 0.
     """
 
     run: str
@@ -36,7 +36,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairComparison:
-    """Comparison of two runs.
+    """Comparison of two runs, a and b.
 
     Attributes:
         a: Name of the first run.
@@ -44,15 +44,16 @@ class PairComparison:
         difference: Mean of a minus mean of b.
         low: Lower end of the difference's 95 % confidence interval (paired t, for this pair alone).
         high: Upper end of the interval.
-        effect: Cohen's d_z, the mean of the differences divided by their standard deviation; infinite if the deviation
-            is 0 and the mean is not.
+        effect: Cohen's d_z, the mean of the differences divided by their standard deviation. It is infinite if the
+            standard deviation is 0 and the mean is not.
         wins: Number of queries on which a is better.
-        ties: Number of queries on which both are equal.
+        ties: Number of queries on which a and b have equal scores.
         losses: Number of queries on which b is better.
-        p: Two-sided p-value of the main test; for the t-test, its limit if all differences are equal (`untestable`).
-        p_adjusted: The p-value after the correction over all pairs; for the t-test, 1 if the pair is untestable.
-        p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, zero differences dropped.
-        p_wilcoxon_adjusted: That p-value after Holm's correction over all pairs.
+        p: Two-sided p-value of the main test. If the pair is `untestable`, the p-value of the t-test is its limit,
+            the smallest positive float.
+        p_adjusted: ``p`` after the correction over all pairs. If the pair is untestable, it is 1 for the t-test.
+        p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, with zero differences dropped.
+        p_wilcoxon_adjusted: ``p_wilcoxon`` after Holm's correction over all pairs.
         significant: Whether the main test finds a difference at the comparison's significance level.
     """
 
@@ -73,12 +74,12 @@ class PairComparison:
 
     @property
     def untestable(self) -> bool:
-        """True if all differences are equal and not 0, so that the t-test has no estimate of their variance."""
+        """True if all differences are equal and not 0: the t-test then has no estimate of their variance."""
         return self.low == self.high and self.difference != 0
 
     @property
     def hedges(self) -> float:
-        """Hedges' g: `effect` corrected for the bias of small samples, J(n - 1) effect.
+        """Hedges' g: J(n - 1) times `effect`, which corrects the bias of small samples.
 
         J(v) = gamma(v / 2) / (sqrt(v / 2) gamma((v - 1) / 2)). Source: Hedges, Journal of Educational Statistics 1981.
         """
@@ -97,10 +98,10 @@ class Comparison:
     Attributes:
         measure: Name of the measure, as ir_measures prints it.
         alpha: Significance level.
-        queries: Number of judged queries, the n of every test.
+        queries: Number of judged queries, which is the sample size of every test.
         runs: One summary per run.
-        pairs: One entry per pair of runs; the run given first is ``a``.
-        decisions: The scores, the test and its results as arrays.
+        pairs: One entry per pair of runs; ``a`` is the run that comes first in the input.
+        decisions: The scores, the test and the results of the test as arrays.
         notes: Caveats for the reader.
     """
 
@@ -113,7 +114,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return text tables."""
+        """Return the tables and notes as text."""
         return self._as("text", 4)
 
     @property
@@ -123,15 +124,15 @@ class Comparison:
 
     @property
     def correction(self) -> str:
-        """Name of the correction."""
+        """Name of the correction for multiple comparisons."""
         return self.decisions.correction
 
     def to_markdown(self, digits: int = 4) -> str:
-        """Return the tables in Markdown; letters at a mean name the runs that it is significantly above."""
+        """Return the tables in Markdown. Letters next to a mean mark the runs with a significantly lower mean."""
         return self._as("markdown", digits)
 
     def to_latex(self, digits: int = 4) -> str:
-        """Return the tables in LaTeX; they need the package booktabs."""
+        """Return the tables in LaTeX, which requires the package booktabs."""
         return self._as("latex", digits)
 
     def to_html(self, digits: int = 4) -> str:
@@ -139,12 +140,12 @@ class Comparison:
         return self._as("html", digits)
 
     def _as(self, form: Form, digits: int) -> str:
-        """Return the tables and notes in a format."""
+        """Return the tables, the legend and the notes in an output format."""
         grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
-        return format_tables(grids, [*_legend_of_comparison(self), *self.notes], form)
+        return convert_tables_to_format(grids, [*_legend_of_comparison(self), *self.notes], form)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
-        """Return the score of run ``a`` minus that of run ``b`` for every query id.
+        """Return query id -> score of run ``a`` minus score of run ``b``.
 
         Raises:
             UnknownNameError: A run does not exist.
@@ -153,7 +154,7 @@ class Comparison:
         return dict(zip(matrix.topics, (float(d) for d in matrix.deltas(a, b)), strict=True))
 
     def plot(self, path: str | Path) -> None:
-        """Plot the comparison: per-query differences of two runs, or a heat map of the p-values of more.
+        """Plot the comparison: per-query differences for two runs, a heat map of the p-values for more runs.
 
         Args:
             path: File name that ends in .png, .svg or .pdf.
@@ -200,7 +201,7 @@ def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
 
 
 def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
-    """Table of the means. Letters mark the runs that a mean is significantly above; with many runs, their number."""
+    """Return the table of means. Letters (a count, with many runs) show the runs with a significantly lower mean."""
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
     rows: list[list[str | Cell]] = []
     for index, run in enumerate(comparison.runs):
@@ -216,7 +217,7 @@ def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
 
 
 def _comparison_table_of_pairs(comparison: Comparison, digits: int) -> Grid:
-    """Table of the pairs. Wilcoxon's test is a second opinion, unless it is the main test."""
+    """Return the table of pairs. Wilcoxon's test is added as a second opinion unless it is the main test."""
     heads = ["a", "b", "a - b", "95% interval", "d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
     if comparison.correction != "none":
         heads.append(TITLES[comparison.correction])
@@ -244,12 +245,12 @@ def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits
 
 
 def _is_wilcoxon_main_test(comparison: Comparison) -> bool:
-    """Return whether Wilcoxon's test is the main test already."""
+    """Return whether Wilcoxon's test is the main test."""
     return Selector.parse(comparison.test).name == "wilcoxon"
 
 
 def _legend_of_comparison(comparison: Comparison) -> list[str]:
-    """Return the two lines below the tables: how significance was decided, and what letters and ``d`` mean."""
+    """Return the two lines below the tables, which explain the stars, the letters and ``d``."""
     pairs = f"{len(comparison.pairs)} pair{'s' * (len(comparison.pairs) != 1)}"
     correction = f"after {TITLES[comparison.correction]}'s correction over {pairs}"
     if comparison.correction == "none":

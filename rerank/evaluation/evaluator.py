@@ -1,8 +1,9 @@
 """Evaluation of runs per query with ir_measures.
 
-Every judged query counts: queries that the run lacks, or for which it has no documents, score 0. Queries without
-judgments are excluded. Both are listed in the scores. Documents are evaluated in the order of the ranking, also when
-scores are tied. The measures in `benchmark_measures` also see ties and unjudged queries, which their definitions need.
+Every judged query counts: a judged query for which the run has no documents scores 0. Queries without judgments are
+excluded. Both kinds of queries are listed in the scores. Documents are evaluated in the order of the ranking, even if
+their scores are tied. The definitions of the measures in `benchmark_measures` depend on ties and unjudged queries, so
+only these measures receive the original scores and all queries of the run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
-from rerank.types import Qrels, Ranking, Run, make_scores_strictly_decreasing
+from rerank.types import Qrels, Ranking, Run, make_ranking_scores_strictly_decrease
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -48,7 +49,7 @@ def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *,
 
 
 class _Evaluator:
-    """Judgments and measures, prepared once for several runs.
+    """Evaluator that prepares judgments and measures once and then scores several runs.
 
     Ids are replaced by substitutes, because some providers of ir_measures cut query ids at a dash or at white space.
     """
@@ -67,7 +68,7 @@ class _Evaluator:
             )
             for query, judged in qrels.items()
         }
-        self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
+        self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
         self._parts = [
@@ -78,13 +79,13 @@ class _Evaluator:
         """Evaluate one run."""
         if run and not any(query in self._queries for query in run):
             raise DataError(
-                f"Run {run.name!r} (queries {_first_query_ids(run)}) shares no query with {self._qrels.name} "
-                f"(queries {_first_query_ids(self._qrels)})",
+                f"Run {run.name!r} (queries {_first_evaluated_query_ids(run)}) shares no query with {self._qrels.name} "
+                f"(queries {_first_evaluated_query_ids(self._qrels)})",
                 remedy="Use judgments of the same queries",
             )
-        # strictly decreasing scores, so that the order survives conversion to C floats
+        # strictly decreasing scores keep the order of the documents when they are converted to C floats
         scored = {
-            self._queries[query]: self._scored(ranking, make_scores_strictly_decreasing(ranking.written_scores))
+            self._queries[query]: self._scored(ranking, make_ranking_scores_strictly_decrease(ranking.written_scores))
             for query, ranking in run.items()
             if len(ranking) and query in self._queries
         }
@@ -121,7 +122,7 @@ class _Evaluator:
             values[str(metric.measure), metric.query_id] = float(metric.value)
         return {
             str(m): float(result.aggregated[m]) for m in self._measures if why_measure_needs_whole_run(m)
-        }  # in the order asked
+        }  # in the order of the requested measures
 
     def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
         known = self._docs.get(ranking.query.id, {})
@@ -131,22 +132,22 @@ class _Evaluator:
 def _qrels_safe_for_pytrec_eval(judged: dict[str, int]) -> dict[str, int]:
     """Return a query's judgments in a form that does not crash pytrec_eval.
 
-    Version 0.5.11 reads invalid memory if a query has no grade of 0 or more. An added document with grade 0 that no run
-    can contain changes no measure: without relevant documents all measures are 0.
+    Version 0.5.11 reads invalid memory if all grades of a query are negative. In that case, a document with grade 0 is
+    added that no run can contain. It changes no measure: without relevant documents, all measures are 0.
     """
     return judged if max(judged.values(), default=-1) >= 0 else {**judged, "none": 0}
 
 
-def _first_query_ids(ids: Iterable[str]) -> str:
-    """Return the first three ids, for a message."""
+def _first_evaluated_query_ids(ids: Iterable[str]) -> str:
+    """Return the first three ids as text for an error message."""
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 
 
-def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
-    """Return NumQ or NumRel, which are independent of the run.
+def _compute_judgment_count_measure(measure: Measure, qrels: Qrels) -> dict[str, float]:
+    """Return query id -> value of NumQ or NumRel, which depend on the judgments only.
 
-    trec_eval counts them for missing queries too, ir_measures does not.
+    trec_eval includes queries that are missing from the run in these counts; ir_measures does not.
     """
     if measure.NAME == "NumQ":
         return dict.fromkeys(qrels, 1.0)
@@ -154,10 +155,10 @@ def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
 
 
 def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
-    """Return groups of measures that ir_measures may compute together.
+    """Return groups of measures that ir_measures can safely compute together.
 
-    With ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the other measures of a group,
-    so each of these is computed alone.
+    If a measure has the parameter ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the
+    other measures of its group. Each such measure therefore forms its own group.
     """
     selected = [m for m in measures if m.NAME not in _OF_JUDGMENTS]
     alone = [[m] for m in selected if m.params.keys() & {"gains", "judged_only"}]

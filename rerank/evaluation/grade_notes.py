@@ -1,4 +1,4 @@
-"""Notes on relevance grades: which grades a measure counts, and warnings about likely mistakes."""
+"""Descriptions of how measures use relevance grades, and warnings about likely mistakes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def describe_grade_use(name: str) -> str:
     """Describe how a measure uses grades, such as ``relevant: grade >= 2``.
 
     Returns:
-        The description; empty if the measure ignores grades or an external program decides.
+        The description; empty if the measure does not use grades, or if an external program decides how they are used.
 
     Raises:
-        UsageError: The name is not the name of one measure.
+        UsageError: ``name`` is not the name of exactly one measure.
     """
     (measure,) = parse_measures([name])
     if measure.NAME == "nDCG":
@@ -26,15 +26,15 @@ def describe_grade_use(name: str) -> str:
     return f"relevant: grade >= {measure['rel']}" if is_binary_measure(measure) else ""
 
 
-def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
-    """Return a warning if judgments are graded and a binary measure does not name its lowest relevant grade.
+def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
+    """Return a warning if judgments are graded and a binary measure does not specify the lowest relevant grade.
 
     Args:
         qrels: The relevance judgments.
         names: Names of the measures, as ir_measures prints them.
 
     Returns:
-        One or two sentences, or an empty string.
+        The warning, one or two sentences; empty if there is nothing to warn about.
     """
     unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
     highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
@@ -47,8 +47,8 @@ def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
     )
 
 
-def overlap_note(qrels: Qrels, run: Run) -> str:
-    """Return a warning if no document of the run is judged although its queries are, or an empty string."""
+def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
+    """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
     shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]
     if not shared or any(doc in qrels[query] for query in shared for doc in run[query].doc_ids):
         return ""

@@ -1,7 +1,7 @@
 """Parser of measure names in the forms of ir_measures (``AP(rel=2)@100``) and trec_eval (``ndcg_cut_10``, ``map``).
 
-Names are parsed here and not by ir_measures, because its parser uses parts of Python that newer versions remove, and
-because an invalid parameter must raise an error that says how to correct it. Measures of benchmarks are added from
+The parser of ir_measures is not used, because it depends on parts of Python that newer versions remove, and because an
+invalid parameter must raise an error that says how to correct it. Benchmark-specific measures come from
 `benchmark_measures`.
 """
 
@@ -17,7 +17,7 @@ from rerank.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-#: trec_eval's name -> ir_measures' name; ``@`` means that it takes a parameter, as in ``P_10``, ``P.10``, ``P_5,10``.
+#: trec_eval's name -> ir_measures' name. ``@`` marks measures with a parameter, as in ``P_10``, ``P.10``, ``P_5,10``.
 _TREC_NAMES = {
     "bpref": "Bpref",
     "infAP": "infAP",
@@ -53,19 +53,19 @@ class _Call(NamedTuple):
 
 
 def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure, ...]:
-    """Parse names of measures, keeping their order and dropping duplicates.
+    """Parse names of measures. The measures keep the order of the names, and duplicates are dropped.
 
     Args:
-        names: Names in ir_measures' or trec_eval's form; ``P_5,10`` is two measures.
+        names: Names in ir_measures' or trec_eval's form. ``P_5,10`` stands for two measures.
         relevant: Lowest grade that counts as relevant in binary measures whose name gives none. It becomes part of the
             printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
 
     Returns:
-        Measures of ir_measures; ``str(measure)`` is the measure's name everywhere in this package.
+        Measure objects of ir_measures. This package uses ``str(measure)`` as the name of a measure.
 
     Raises:
         UnknownNameError: The measure does not exist; similar names are suggested.
-        UsageError: No name is given, a name cannot be parsed, or the measure does not take a parameter.
+        UsageError: No name is given, a name cannot be parsed, or a parameter does not exist or has an invalid value.
     """
     if relevant < 1:
         raise UsageError(f"relevant={relevant}", expected="a grade of 1 or more")
@@ -80,18 +80,18 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
 
 
 def is_summed_measure(name: str) -> bool:
-    """Return whether a measure is a count, which is summed over queries instead of averaged (trec_eval's rule)."""
+    """Return whether a measure is a count. As in trec_eval, counts are summed over queries instead of averaged."""
     return re.match(r"Num(Q|Rel|Ret)\b", name) is not None
 
 
 def is_binary_measure(measure: Measure) -> bool:
-    """Return whether a measure only distinguishes relevant from non-relevant, so that its parameter ``rel`` matters."""
+    """Return whether a measure is binary: it uses grades only to compare them with its parameter ``rel``."""
     rel = measure.SUPPORTED_PARAMS.get("rel")
     return rel is not None and (rel.default == 1 or "rel" in measure.params)
 
 
 def why_measure_needs_whole_run(measure: Measure) -> str:
-    """Return why a measure has one value per run and none per query; empty if it has a value per query."""
+    """Return why a measure has no per-query values, only one value per run; empty if it has per-query values."""
     return str(getattr(measure, "WHOLE_RUN", ""))
 
 
@@ -99,7 +99,7 @@ def check_measure_has_query_values(name: str) -> None:
     """Check that a measure has per-query values.
 
     Raises:
-        UsageError: It has none; the message says why and names an alternative.
+        UsageError: The measure has no per-query values. The message says why and names an alternative.
     """
     (measure,) = parse_measures([name])
     if reason := why_measure_needs_whole_run(measure):
@@ -111,7 +111,7 @@ def check_measure_has_query_values(name: str) -> None:
 
 
 def _measure_from_trec_name(name: str) -> list[str]:
-    """Convert trec_eval's names to ir_measures' names; other names are returned unchanged."""
+    """Convert a trec_eval name to one or more ir_measures names. Other names are returned unchanged."""
     form = _TREC_FORM.fullmatch(name)
     if form is None:
         return [name]
@@ -179,9 +179,9 @@ def _look_up_measure(name: str) -> Measure:
 
 
 def _checked_measure_parameters(params: Mapping[str, Any], template: Any, text: str) -> dict[str, Any]:
-    """Return the parameters after validation, with integers converted to floats where floats are expected.
+    """Validate the parameters and return them, with integers converted to floats where floats are expected.
 
-    ir_measures validates with ``assert`` only.
+    ir_measures itself validates only with ``assert``.
     """
     known = template.SUPPORTED_PARAMS
     result: dict[str, Any] = {}
@@ -208,10 +208,10 @@ _EXPECTED = {
 
 
 def _is_sensible_measure_parameter(key: str, value: Any) -> bool:
-    """Return whether a value of the correct type is in range; the programs behind ir_measures do not always check."""
+    """Return whether a parameter value is in range, which the programs behind ir_measures do not always check."""
     if key in ("cutoff", "rel"):
         return type(value) is int and 1 <= value < 2**31
-    if key == "recall":  # trec_eval prints two decimals and confuses values that print the same
+    if key == "recall":  # trec_eval prints two decimals and confuses values that are equal when printed
         return bool(0 <= value <= 1 and round(value, 2) == value)
     if key == "gains":
         return all(type(grade) is int and type(gain) is int and 0 <= gain < 10**6 for grade, gain in value.items())

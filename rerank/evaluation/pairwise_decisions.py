@@ -1,4 +1,4 @@
-"""Significance decisions for all pairs of systems by one test, one correction and one significance level."""
+"""Significance decisions for all pairs of systems, made with one test, one correction and one significance level."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rerank.evaluation.significance.base import Bools, Floats, PairTest, Support
 from rerank.evaluation.tables import table_of_significant_pairs
 from rerank.selector import Selector
 
-#: With fewer topics than this, a note warns the reader. Buckley and Voorhees (Evaluating evaluation measure stability,
+#: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
 #: SIGIR 2000) advise against fewer than 25.
 FEW_TOPICS = 25
 
@@ -58,7 +58,7 @@ class PairwiseDecisions:
 
     @property
     def title(self) -> str:
-        """Title of the test."""
+        """Title of the test in tables and reports."""
         return str(tests.get(Selector.parse(self.test).name).title)
 
     @property
@@ -69,16 +69,16 @@ class PairwiseDecisions:
 
     @property
     def family_wise(self) -> bool:
-        """True if the test controls the family-wise error itself, so that it needs no correction."""
+        """True if the test itself controls the family-wise error. Such a test needs no correction."""
         return bool(tests.get(Selector.parse(self.test).name).family_wise)
 
     def p_values(self) -> tuple[Floats, Floats]:
-        """Return the p-values before and after the correction, each of shape (pairs,), computing them if necessary."""
+        """Return the p-values before and after the correction, each of shape (pairs,). Compute them if necessary."""
         raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
         return raw, correct_p_values(raw, self.correction)
 
     def beats(self) -> list[tuple[int, ...]]:
-        """Return, for every system, the indices of the systems whose mean is significantly lower."""
+        """Return one tuple per system: the indices of the systems whose mean is significantly lower."""
         below: list[list[int]] = [[] for _ in self.matrix.systems]
         index_pairs = combinations(range(len(below)), 2)
         for (a, b), is_significant, difference in zip(index_pairs, self.significant, self.differences, strict=True):
@@ -111,7 +111,7 @@ class PairwiseDecisions:
 def compare_all_runs(
     matrix: ScoreMatrix, test: str = "t", correction: str = "auto", *, alpha: float = 0.05
 ) -> PairwiseDecisions:
-    """Test every pair of systems.
+    """Test every pair of systems for a significant difference.
 
     Args:
         matrix: The scores.
@@ -128,7 +128,7 @@ def compare_all_runs(
     tester = open_significance_test(test)
     name = resolve_correction(test, correction)
     raw = None
-    # one critical value is much cheaper than all p-values
+    # comparing with one critical value is much cheaper than computing all p-values
     if name == "none" and isinstance(tester, SupportsDecision):
         significant = tester.significant(matrix.values, alpha)
     else:
@@ -147,7 +147,7 @@ def compare_all_runs(
 
 
 def resolve_correction(test: str, correction: str) -> str:
-    """Return the name of the correction for a test, resolving ``auto``.
+    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
 
     Raises:
         UnknownNameError: The test or correction does not exist.
@@ -167,10 +167,10 @@ def resolve_correction(test: str, correction: str) -> str:
 
 
 def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
-    """Add the options of resampling tests to a test's selector; None keeps the test's default.
+    """Return the selector of a test with the given number of permutations and seed. None keeps the test's default.
 
     Raises:
-        UsageError: The test is deterministic and has no such option.
+        UsageError: An option is given, but the test is deterministic and does not have it.
         UnknownNameError: The test does not exist.
     """
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
@@ -194,7 +194,7 @@ def check_significance_level(alpha: float) -> None:
     """Check a significance level.
 
     Raises:
-        UsageError: It is not between 0 and 1.
+        UsageError: The significance level is not between 0 and 1.
     """
     if not 0 < alpha < 1:
         raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
@@ -203,14 +203,14 @@ def check_significance_level(alpha: float) -> None:
 def list_caveats_of_test(
     matrix: ScoreMatrix, test: PairTest, correction: str, alpha: float, *, noun: str = "topics"
 ) -> tuple[str, ...]:
-    """List reasons to doubt a test: few topics, p-values that cannot become small enough, or identical systems.
+    """Return notes on reasons to doubt a test: few topics, p-values that cannot be small enough, or equal scores.
 
     Args:
         matrix: The scores.
         test: The test.
         correction: Name of the correction.
         alpha: Significance level.
-        noun: Word for the rows of the matrix.
+        noun: Word for the rows of the matrix in the notes.
     """
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
     notes = []
@@ -223,14 +223,14 @@ def list_caveats_of_test(
             f"The smallest possible p-value of this test is {least:.2g}, and {condition} requires {required:.2g}: "
             f"no pair can be significant. Use more {noun}, more permutations or another test."
         )
-    # the range over systems is 0 on every topic
+    # all systems are equal if the range of their scores is 0 on every topic
     if not np.ptp(matrix.values, axis=1).any():
         notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
     return tuple(notes)
 
 
 def _note_on_constant_differences(matrix: ScoreMatrix) -> list[str]:
-    """Return a note on systems with the same score on every topic, which often are failed runs."""
+    """Return a note if systems have a constant score over all topics. Such systems are often failed runs."""
     names = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
     if not names:
         return []

@@ -1,6 +1,6 @@
 """Plots of comparisons: per-topic differences of two systems, and the p-values of all pairs.
 
-Drawn with matplotlib (the extra ``plots``) on separate figures, so that its global state is neither read nor changed.
+Plots need matplotlib (the extra ``plots``). Each plot has its own figure and does not use matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rerank.io.text_files import check_file_writable
 
 #: Supported file name extensions.
 FORMS = (".png", ".svg", ".pdf")
-#: Steps of the colour scale: p-values up to alpha, alpha / 5 and alpha / 50 (0.05, 0.01, 0.001).
+#: Divisors that give the steps of the colour scale: p <= alpha, alpha / 5 and alpha / 50 (0.05, 0.01 and 0.001).
 _STEPS = (1, 5, 50)
-_COLOURS = ("#e4e4e4", "#a9cce6", "#4a90c4", "#0b3c6f")  # not significant, then decreasing p
+_COLOURS = ("#e4e4e4", "#a9cce6", "#4a90c4", "#0b3c6f")  # not significant, then p from large to small
 _BETTER, _WORSE = "#2b6ca3", "#c8611f"
 #: Largest number of systems for which p-values are printed in the plot.
 _WRITTEN = 12
@@ -31,10 +31,10 @@ _NAMED = 80
 
 
 def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot two systems by their per-topic differences, or more systems by a heat map of their p-values.
+    """Plot the per-topic differences of two systems, or a heat map of the p-values of more systems.
 
     Args:
-        decisions: The tested pairs.
+        decisions: The test results of all pairs.
         path: File name that ends in .png, .svg or .pdf.
 
     Raises:
@@ -50,7 +50,10 @@ def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
 
 
 def check_comparison_plot(path: str | Path) -> None:
-    """Check that a plot can be written, before the computation of its data; raises the errors of `plot_comparison`."""
+    """Check that a plot can be written to a path. Call this before expensive computations.
+
+    Raises the errors of `plot_comparison`.
+    """
     if Path(path).suffix.lower() not in FORMS:
         raise UsageError(f"The plot file {str(path)!r}", expected=f"a file name that ends in {', '.join(FORMS)}")
     check_file_writable(path)
@@ -58,7 +61,7 @@ def check_comparison_plot(path: str | Path) -> None:
 
 
 def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
-    """Plot the score of ``a`` minus that of ``b`` for every topic in decreasing order, with the mean difference.
+    """Plot the score of ``a`` minus the score of ``b`` for every topic, from largest to smallest, and the mean.
 
     Raises:
         UnknownNameError: A system does not exist; other errors are those of `plot_comparison`.
@@ -87,7 +90,7 @@ def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: s
 
 
 def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot all pairs as a heat map, the better system as the row; darker means smaller corrected p-values.
+    """Plot a heat map of the corrected p-values of all pairs. The row is the better system; darker means smaller.
 
     Raises the errors of `plot_comparison`.
     """
@@ -124,7 +127,12 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
 
 def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
-    """Return names by decreasing mean, p-values (NaN unless the row is better), and colour steps masked likewise."""
+    """Return the data of the heat map: names, p-values and colour steps.
+
+    Returns:
+        System names by decreasing mean; (systems, systems) p-values, NaN unless the row is the better system;
+        (systems, systems) indices into `_COLOURS`, masked where the p-value is NaN.
+    """
     matrix = decisions.matrix
     order = np.argsort(-matrix.values.mean(axis=0), kind="stable")
     count = len(order)
@@ -141,7 +149,7 @@ def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, A
 
 @contextmanager
 def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
-    """Yield axes to draw on; the file is written when the drawing is complete."""
+    """Yield matplotlib axes to draw on. On exit, write the plot to the file."""
     check_comparison_plot(path)
     figure = _matplotlib_figure_class()(figsize=(width, height), layout="constrained")
     yield figure.add_subplot()
@@ -166,5 +174,5 @@ def _matplotlib_figure_class() -> Any:
 
 
 def _shorten_run_name(name: str, limit: int = 36) -> str:
-    """Return the end of a long name, where paths differ; ``$`` is escaped because it would start a formula."""
+    """Return the end of a long name, where paths differ. ``$`` is escaped, because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

@@ -6,22 +6,22 @@ import math
 
 from rerank.errors import UsageError
 
-#: Upper limit of the search for a number of topics.
+#: Upper limit of the search for the number of topics.
 _MOST = 10**9
 
 
 def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.05) -> float:
     """Compute the power of the two-sided paired t-test.
 
-    With n topics, true mean difference d and standard deviation s of the differences, t follows the noncentral t
-    distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. Source: Cohen, Statistical power
-    analysis for the behavioral sciences, 1988, section 2.5; Sakai, Topic set size design, Information Retrieval Journal
-    2016.
+    Let n be the number of topics, d the true mean difference and s the standard deviation of the differences. The t
+    statistic follows the noncentral t distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s.
+    Source: Cohen, Statistical power analysis for the behavioral sciences, 1988, section 2.5; Sakai, Topic set size
+    design, Information Retrieval Journal 2016.
 
     Args:
-        topics: n, at least 2.
-        difference: d, in units of the measure.
-        sd: s, from an earlier comparison or estimated.
+        topics: Number of topics n, at least 2.
+        difference: True mean difference d, in units of the measure.
+        sd: Standard deviation s of the per-topic differences, from an earlier comparison or an estimate.
         alpha: Significance level of a single test.
 
     Returns:
@@ -51,7 +51,7 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
     Args:
         difference: The true mean difference to detect.
         sd: Standard deviation of the per-topic differences.
-        alpha: Significance level. For m pairs under Bonferroni, the level divided by m.
+        alpha: Significance level. For m pairs with Bonferroni's correction, pass the level divided by m.
         power: Probability of detecting the difference, between 0 and 1.
 
     Raises:
@@ -60,7 +60,7 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
     _check_power_arguments(difference, sd, alpha)
     if not 0 < power < 1:
         raise UsageError(f"power={power}", expected="a number between 0 and 1")
-    # power increases with topics: double until it suffices, then bisect
+    # power increases with the number of topics: double the number until the power suffices, then bisect
     high = 2
     while paired_t_power(high, difference, sd, alpha) < power:
         high *= 2

@@ -1,4 +1,4 @@
-"""Scores per group of queries, such as a category or a language."""
+"""Scores per group of queries. A group is, for example, a category or a language."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from rerank.evaluation.scores import Scores
 from rerank.io.text_files import open_text_file
 from rerank.types import Qrels, Run
 
-#: Name of the group of queries that have no group.
+#: Name of the group for queries without a group.
 NO_GROUP = "(none)"
 
 
 def evaluate_by_group(
     qrels: Qrels, run: Run, measures: Iterable[str], groups: Mapping[str, str], *, relevant: int = 1
 ) -> dict[str, Scores]:
-    """Evaluate a run on each group of queries separately, so that whole-run measures are correct for groups too.
+    """Evaluate a run on each group of queries separately.
+
+    Measures that have only one value per run are computed for each group as well.
 
     Args:
         qrels: The relevance judgments.
         run: The run.
         measures: Names of the measures, in a form that `parse_measures` reads.
-        groups: Query id -> group. Queries that are missing or have an empty group form the group ``(none)``.
+        groups: Query id -> name of its group. Queries without a group, or with an empty name, form the group
+            ``(none)``.
         relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
 
     Returns:
-        Group -> scores, sorted by name with ``(none)`` last. Groups without a judged query are omitted.
+        Name of the group -> scores, sorted by name with ``(none)`` last. Groups without a judged query are omitted.
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.
@@ -58,19 +61,19 @@ def evaluate_by_group(
     return scores_by_group
 
 
-def add_scores_per_group(
+def add_groups_to_evaluation_report(
     report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]
 ) -> dict[str, Any]:
     """Add scores per group to an evaluation report.
 
     Args:
         report: The result of `evaluation_report`.
-        name: What the groups are by, as the user named it.
-        group_scores: For each run of the report, the result of `evaluate_by_group`.
+        name: Name of the grouping, as given by the user.
+        group_scores: One result of `evaluate_by_group` per run of the report.
 
     Returns:
-        The report with ``by`` (the name). Each run also has ``groups``: group -> ``queries``, ``missing`` and
-        ``scores``.
+        The report with an additional key ``by``, the name of the grouping. Each run has an additional key ``groups``,
+        which maps the name of a group to ``queries``, ``missing`` and ``scores``.
     """
     runs = [
         {

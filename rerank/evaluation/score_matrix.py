@@ -1,4 +1,4 @@
-"""Scores of several systems on the same topics as one array, from evaluated runs or from a CSV file."""
+"""The matrix of scores of several systems on the same topics, built from evaluated runs or read from a CSV file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rerank.evaluation.significance.base import DECIMALS
 from rerank.io.text_files import open_text_file
 
 _FORM = "a header with the names of the systems, then one row of scores per topic"
-#: Accepted headers of the column of topic ids.
+#: Accepted names of the column that holds the topic ids.
 _TOPIC = ("", "topic", "topic_id", "query", "query_id", "qid")
 
 
@@ -61,7 +61,7 @@ class ScoreMatrix:
             )
 
     def deltas(self, a: str, b: str) -> npt.NDArray[np.float64]:
-        """Return the per-topic scores of system ``a`` minus those of system ``b``, (topics,).
+        """Return an array of shape (topics,): the score of system ``a`` minus the score of system ``b``.
 
         Raises:
             UnknownNameError: A system does not exist.
@@ -100,33 +100,33 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
     """Read a topic x system matrix from a CSV or tab-separated file, optionally gzipped.
 
     Args:
-        path: The file, with the names of the systems in its first row. If the first column is named topic, query, qid
-            or nothing, it holds the topic ids; otherwise topics are numbered from 1.
+        path: The file, with the names of the systems in its first row. If the first column is named topic, topic_id,
+            query, query_id or qid, or has an empty name, it holds the topic ids. Otherwise topics are numbered from 1.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is empty, a row does not match the header, or a score is not a finite number.
     """
     path = Path(path)
-    lines = _score_matrix_rows(path)
+    lines = _read_evaluation_matrix_rows(path)
     if not lines:
         raise DataError(f"{path} is empty", expected=_FORM)
     (_, header), *rows = lines
     has_ids = header[0].lower() in _TOPIC
     systems, topics, columns = tuple(header[has_ids:]), [], []
-    if systems and all(map(_is_fractional_score, systems)):
+    if systems and all(map(_is_fractional_measure_value, systems)):
         raise DataError(f"{path} starts with numbers, such as {systems[0]!r}", expected=_FORM)
     for number, (where, row) in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"{where}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
         topics.append(row[0] if has_ids else str(number))
-        columns.append([_parse_matrix_score(cell, where) for cell in row[has_ids:]])
+        columns.append([_parse_evaluation_matrix_score(cell, where) for cell in row[has_ids:]])
     values = np.array(columns, dtype=np.float64).reshape(len(rows), len(systems))
     return ScoreMatrix(measure="", topics=tuple(topics), systems=systems, values=values)
 
 
-def _score_matrix_rows(path: Path) -> list[tuple[str, list[str]]]:
-    """Return the location and the cells of each row that is not empty."""
+def _read_evaluation_matrix_rows(path: Path) -> list[tuple[str, list[str]]]:
+    """Return the location (file and line number) and the cells of each row that is not empty."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     rows = []
@@ -142,7 +142,7 @@ def _score_matrix_rows(path: Path) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _parse_matrix_score(cell: str, where: str) -> float:
+def _parse_evaluation_matrix_score(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError as error:
@@ -150,8 +150,8 @@ def _parse_matrix_score(cell: str, where: str) -> float:
         raise DataError(f"{where}: {cell!r}", expected="a number", remedy=remedy) from error
 
 
-def _is_fractional_score(text: str) -> bool:
-    """Return whether the text is a number with decimals, which no system would be named."""
+def _is_fractional_measure_value(text: str) -> bool:
+    """Return whether the text is a number with decimals, which is no plausible name of a system."""
     try:
         return not float(text).is_integer()
     except (ValueError, OverflowError):

@@ -20,10 +20,10 @@ class Scores:
 
     Attributes:
         run: Name of the run.
-        values: Measure (as ir_measures prints it, in the order requested) -> query id -> value.
-        overall: Measure -> value, for measures that have one value per run and none per query. They are reported with
-            the others and cannot be tested.
-        queries: The judged queries; if omitted, those of ``values``.
+        values: Measure -> query id -> value. Measures are named as ir_measures prints them, in the order requested.
+        overall: Measure -> value, for measures with one value per run and no per-query values. They are reported
+            together with the other measures, but significance tests cannot use them.
+        queries: The judged queries; if omitted, the queries in ``values``.
         missing: Judged queries for which the run has no documents; they score 0.
         unjudged: Queries of the run without judgments; they are excluded.
     """
@@ -63,7 +63,7 @@ class Scores:
         return (*self.values, *self.overall)
 
     def by_measure(self, measure: str) -> Mapping[str, float]:
-        """Return query id -> value for one measure.
+        """Return query id -> value of one measure.
 
         Raises:
             UsageError: The measure was not computed, or has no per-query values.
@@ -78,18 +78,18 @@ class Scores:
         )
 
     def mean(self, measure: str) -> float:
-        """Return the arithmetic mean over all judged queries, including missing ones.
+        """Return the arithmetic mean of a measure over all judged queries, including queries missing from the run.
 
         Raises:
-            UsageError: The measure was not computed, or has no per-query values (then use `overall`).
+            UsageError: The measure was not computed, or it has no per-query values; its value is then in `overall`.
         """
         row = self.by_measure(measure)
         return math.fsum(row.values()) / len(row)
 
     def summary(self) -> dict[str, float]:
-        """Return measure -> mean, or the total for counts (NumQ, NumRel, NumRet), as trec_eval prints them.
+        """Return measure -> mean over queries. Counts (NumQ, NumRel, NumRet) are summed, as in trec_eval.
 
-        Whole-run measures come last with their only value.
+        Whole-run measures come last, with their single value.
         """
         means = {
             name: math.fsum(row.values()) if is_summed_measure(name) else self.mean(name)
@@ -108,13 +108,13 @@ def evaluation_report(
     """Build the JSON object of ``rerank eval --format json``.
 
     Args:
-        qrels_name: The judgments, as the user named them.
-        scores: The runs as the user named them, with their scores.
-        per_query: Add per-query values, as query -> measure -> value.
+        qrels_name: Name of the judgments, as given by the user.
+        scores: Pairs of a run's name, as given by the user, and its scores.
+        per_query: Add per-query values, as query id -> measure -> value.
 
     Returns:
-        ``qrels``, ``grades`` (measure -> how it uses grades) and ``runs``. Each run has ``run``, ``queries`` (number of
-        judged queries), ``missing`` and ``unjudged`` (numbers of queries) and ``scores``.
+        An object with ``qrels``, ``grades`` (measure -> how it uses grades) and ``runs``. Each run has ``run`` (its
+        name), ``queries`` (number of judged queries), ``missing`` and ``unjudged`` (numbers of queries) and ``scores``.
     """
     runs: list[dict[str, Any]] = []
     grade_use: dict[str, str] = {}

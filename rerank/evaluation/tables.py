@@ -1,4 +1,4 @@
-"""Tables of scores and of pairwise decisions, and the number formats that all tables of this package share."""
+"""Tables of scores and of pairwise decisions, and the number formats used by all tables of this package."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Form, Grid, format_tables
+from rerank.io.table_formats import Form, Grid, convert_tables_to_format
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
-    """Format one row per run: number of queries, number of missing queries, and each measure.
+    """Format a table with one row per run: number of queries, number of missing queries, and each measure.
 
     Args:
         scores: Names and scores of the runs, all with the same measures.
         markdown: Return a Markdown table instead of aligned text.
-        digits: Decimals of the values.
+        digits: Number of decimals of the values.
     """
     entries = list(scores)
     measures = entries[0][1].measures if entries else ()
@@ -29,17 +29,19 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
         ]
         for run, entry in entries
     ]
-    return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
+    return convert_tables_to_format(
+        [Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text"
+    )
 
 
 def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
-    """Format one row per system, best mean first, followed by the number of different pairs and the notes.
+    """Format a table with one row per system, best mean first, then the number of significant pairs and the notes.
 
     Args:
-        content: What `PairwiseDecisions.to_dict` returns.
+        content: The result of `PairwiseDecisions.to_dict`.
         title: Title of the significance test.
         form: Output format.
-        digits: Decimals of the means.
+        digits: Number of decimals of the means.
     """
     systems = sorted(content["means"], key=lambda entry: -entry["mean"])
     rows = [
@@ -52,11 +54,13 @@ def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: 
         f"{content['topics']} topics: {title}{options}, correction {TITLES[content['correction']]}, "
         f"significance level {content['alpha']:g}."
     )
-    return format_tables([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form)
+    return convert_tables_to_format(
+        [Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form
+    )
 
 
 def format_measure_score(value: float, digits: int) -> str:
-    """Format a score; whole numbers above 1 are counts and get no decimals."""
+    """Format a score. A whole number larger than 1 is treated as a count and gets no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
 
 
@@ -66,5 +70,5 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
 
 
 def format_p_value(p: float) -> str:
-    """Format a p-value with four decimals; a value that would print as 0 becomes an upper bound."""
+    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``."""
     return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

@@ -9,13 +9,13 @@ from typing import Any
 
 from rerank.calibration import (
     RankedCollection,
-    calibrated_first_stage_name,
+    first_stage_bound_to_calibration,
     fit_calibration,
     identity_bound_to_calibration,
 )
-from rerank.calibration.ranker_identity import describe_ranker_differences
+from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
 from rerank.calibration.reliability_diagram import draw_reliability_diagram
-from rerank.collections import open_judgments
+from rerank.collections import open_collection_qrels
 from rerank.errors import DataError, UsageError
 from rerank.io.text_files import check_file_writable, replace_text_file
 from rerank.store import RunFolder
@@ -28,10 +28,10 @@ class CalibrationRun:
 
     Attributes:
         path: The folder.
-        ranked: Rankings, scores and judgments.
-        ranker: Identity of its ranker.
-        first_stage: Name of its first stage.
-        relevant: Lowest relevant grade of its judgments.
+        ranked: The rankings of the run, with their scores and judgments.
+        ranker: Identity of the run's ranker.
+        first_stage: Name of the run's first stage.
+        relevant: Lowest grade that counts as relevant in the judgments.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class CalibrationRun:
     relevant: int
 
 
-def calibrate_run_folders(
+def calibrate_experiment_runs(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
@@ -53,12 +53,13 @@ def calibrate_run_folders(
     """Fit a calibration to run folders and write it, with a reliability diagram beside it.
 
     Args:
-        runs: Finished run folders of one ranker and first stage, of one or several depths.
+        runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
         out: The file to write; the diagram has the same name with the extension ``.svg``.
-        qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folders.
-        relevant: Lowest grade that counts as relevant; if omitted, that of the judgments.
-        tests: Runs of the same ranker on other collections that are only reported, as ``FOLDER:QRELS``.
-        complete: Count documents without a judgment as not relevant instead of leaving them out, in all runs.
+        qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folders.
+        relevant: Lowest grade that counts as relevant; if omitted, the lowest relevant grade of the judgments.
+        tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
+            only evaluated on them.
+        complete: In all runs, count documents without a judgment as not relevant instead of omitting them.
 
     Returns:
         The report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more.
@@ -66,24 +67,24 @@ def calibrate_run_folders(
     Raises:
         UsageError: The runs are of different rankers or first stages, or no run is given.
         MissingResourceError: A folder or file does not exist.
-        DataError: A run is unfinished or empty, or its judgments do not suffice.
+        DataError: A run is unfinished or empty, or has too few judgments.
     """
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
     diagram = Path(out).with_suffix(".svg")
     check_file_writable(out)
     check_file_writable(diagram)
-    opened = [open_calibration_run(path, qrels, complete=complete) for path in runs]
+    opened = [open_experiment_to_calibrate(path, qrels, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
-        _check_same_first_stage(main, other)
+        _check_same_experiment_first_stage(main, other)
     result = fit_calibration(
         [run.ranked for run in opened],
         ranker=main.ranker,
         first_stage=main.first_stage,
         relevant=main.relevant if relevant is None else relevant,
-        tests=[_open_test_run(text, main, complete=complete) for text in tests],
+        tests=[_open_test_experiment_run(text, main, complete=complete) for text in tests],
     )
     result.calibration.save(out)
     with replace_text_file(diagram) as file:
@@ -91,21 +92,21 @@ def calibrate_run_folders(
     return {"file": str(out), "diagram": str(diagram), **result.report}
 
 
-def _open_test_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
-    """Open a run that is only reported; scores of another first stage are not used."""
-    path, qrels = split_test_argument(text)
-    test = open_calibration_run(path, qrels, complete=complete)
+def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
+    """Open a run that is only reported on; its first-stage scores are ignored if its first stage is another one."""
+    path, qrels = split_experiment_folder_and_qrels(text)
+    test = open_experiment_to_calibrate(path, qrels, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
-def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool = False) -> CalibrationRun:
+def open_experiment_to_calibrate(path: str | Path, qrels: str | None, *, complete: bool = False) -> CalibrationRun:
     """Read a finished run folder and its judgments.
 
     Args:
         path: The folder.
-        qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folder.
+        qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
         complete: Count documents without a judgment as not relevant.
 
     Raises:
@@ -120,7 +121,9 @@ def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool 
     run = folder.read_run("run.trec")
     if not len(run):
         raise DataError(f"{str(path)!r} has no rankings", expected="at least two queries with candidates")
-    judged, lowest = open_judgments(qrels) if qrels else (folder.read_qrels(), _recorded_relevant_grade(folder))
+    judged, lowest = (
+        open_collection_qrels(qrels) if qrels else (folder.read_qrels(), _relevant_grade_of_experiment(folder))
+    )
     if not judged:
         raise DataError(f"{str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
     judge = read_judge_scores(folder.path / "judge_scores.jsonl")
@@ -140,13 +143,13 @@ def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool 
         path=folder.path,
         ranked=ranked,
         ranker=identity_bound_to_calibration(document["identity"]),
-        first_stage=calibrated_first_stage_name(str(document["spec"].get("first_stage", ""))),
+        first_stage=first_stage_bound_to_calibration(str(document["spec"].get("first_stage", ""))),
         relevant=lowest,
     )
 
 
-def split_test_argument(text: str) -> tuple[Path, str | None]:
-    """Split ``FOLDER:QRELS``; both parts may contain colons. A folder alone uses its own judgments.
+def split_experiment_folder_and_qrels(text: str) -> tuple[Path, str | None]:
+    """Split ``FOLDER:QRELS``; both parts may contain colons. Without ``:QRELS``, the judgments are None.
 
     Raises:
         UsageError: No part before a colon is a run folder.
@@ -159,25 +162,25 @@ def split_test_argument(text: str) -> tuple[Path, str | None]:
     raise UsageError(f"--test {text!r} does not start with a run folder", expected="FOLDER:QRELS")
 
 
-def _recorded_relevant_grade(folder: RunFolder) -> int:
-    """Return the lowest relevant grade with which the run was scored."""
+def _relevant_grade_of_experiment(folder: RunFolder) -> int:
+    """Return the lowest grade that counted as relevant when the run was scored."""
     return int(folder.read_json("scores.json").get("relevant", 1)) if (folder.path / "scores.json").is_file() else 1
 
 
 def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
-    if differences := describe_ranker_differences(first.ranker, other.ranker):
+    if differences := describe_calibrated_ranker_differences(first.ranker, other.ranker):
         raise UsageError(
             f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
-            expected="one model, adapter, method and prompt",
+            expected="the same model, adapter, method and prompt",
             remedy="Calibrate each ranker separately",
         )
 
 
-def _check_same_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
+def _check_same_experiment_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
     if first.first_stage != other.first_stage:
         raise UsageError(
             f"{str(first.path)!r} has the first stage {first.first_stage!r}, and {str(other.path)!r} "
             f"{other.first_stage!r}",
-            expected="runs of one first stage",
-            remedy="Report the other with --test",
+            expected="runs with the same first stage",
+            remedy="Pass the other run with --test",
         )

@@ -1,4 +1,4 @@
-"""The first-stage lists of a run: in memory, or read again from a file whenever they are needed."""
+"""The first-stage lists of a run, which are in memory or read from a file again whenever they are needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank.types import Ranking, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSurvey:
-    """What one pass over first-stage lists finds.
+    """The results of one pass over first-stage lists.
 
     Attributes:
         digest: Hex SHA-256 of the lists as a reranker sees them.
@@ -30,12 +30,12 @@ class CandidateSurvey:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateLists:
-    """First-stage lists that can be read any number of times, with memory for one of them unless they are kept.
+    """First-stage lists that can be read any number of times. Unless they are kept, only one is in memory at a time.
 
     Attributes:
         name: Name of the first stage.
-        read: Returns an iterator over the lists, one per query.
-        kept: The lists, if they are in memory.
+        read: Function that returns an iterator over the lists, one per query.
+        kept: The lists if they are kept in memory; otherwise None.
     """
 
     name: str
@@ -44,7 +44,7 @@ class CandidateLists:
 
     @classmethod
     def of(cls, run: Run) -> CandidateLists:
-        """Return the lists of a run in memory."""
+        """Return the lists of a run, kept in memory."""
         return cls(name=run.name, read=run.values, kept=run)
 
     @cached_property
@@ -54,7 +54,7 @@ class CandidateLists:
 
     @cached_property
     def survey(self) -> CandidateSurvey:
-        """Digest and numbers of the lists; the first access reads them all."""
+        """Digest, number and lengths of the lists; the first access reads all lists."""
         digest, lengths = RankingDigest(), Counter[int]()
         for ranking in self.read():
             digest.add(ranking)
@@ -62,7 +62,7 @@ class CandidateLists:
         return CandidateSurvey(digest=digest.hexdigest(), queries=lengths.total(), lengths=lengths)
 
     def __iter__(self) -> Iterator[Ranking]:
-        """Yield the lists and, if they are not in memory, check at the end that they are those of the survey.
+        """Yield the lists. If they are not in memory, check at the end that they have not changed since the survey.
 
         Raises:
             DataError: The file was changed after the survey.
@@ -79,7 +79,7 @@ class CandidateLists:
 
 
 class RankingDigest:
-    """Hex SHA-256 of rankings as a reranker sees them: queries, documents, texts, pictures and order."""
+    """A hex SHA-256 over everything in rankings that a reranker sees: queries, documents, texts, pictures and order."""
 
     def __init__(self) -> None:
         """Start without rankings."""
@@ -94,7 +94,7 @@ class RankingDigest:
                 parts += ["picture", picture_hash(doc.image)]
         for part in parts:
             data = part.encode("utf-8", "surrogatepass")
-            self._hash.update(len(data).to_bytes(8, "big") + data)  # the length keeps neighbouring parts apart
+            self._hash.update(len(data).to_bytes(8, "big") + data)  # the length marks where a part ends
 
     def hexdigest(self) -> str:
         """Return the digest so far."""

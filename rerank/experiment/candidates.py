@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from rerank.collections import Collection, SupportsCandidateStream, open_collection, open_judgments
+from rerank.collections import Collection, SupportsCandidateStream, open_collection, open_collection_qrels
 from rerank.errors import DataError, UnknownNameError
 from rerank.experiment.candidate_lists import CandidateLists, RankingDigest
 from rerank.experiment.spec import RunSpec
@@ -34,7 +34,7 @@ class RetrievedCandidates:
 
 
 def digest_candidates(run: Run) -> str:
-    """Return the hex SHA-256 of a run as a reranker sees it: queries, documents, texts, pictures and order."""
+    """Return the hex SHA-256 of everything in a run that a reranker sees, as `RankingDigest` computes it."""
     digest = RankingDigest()
     for ranking in run.values():
         digest.add(ranking)
@@ -44,42 +44,42 @@ def digest_candidates(run: Run) -> str:
 def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
     """Open the collection of a specification and select its queries and judgments.
 
-    If the specification selects queries, only their judgments are returned. Otherwise all judgments are: a judged query
-    that the collection lacks scores 0, as in any other evaluation.
+    If the specification selects queries, only the judgments of these queries are returned. Otherwise, all judgments are
+    returned: a judged query that the collection lacks scores 0, as in any other evaluation.
 
     Args:
         spec: The specification.
-        judged_only: Omit queries without judgments if there are judgments and no query is named, as for runs that
-            are scored.
+        judged_only: Omit queries without judgments, unless there are no judgments at all or queries are selected by id.
+            Runs that are scored need this.
 
     Returns:
         The collection, the queries and the judgments.
     """
-    collection, qrels = load_experiment_judgments(spec)
-    return collection, *select_judged_queries(spec, collection, qrels, judged_only=judged_only)
+    collection, qrels = load_experiment_qrels(spec)
+    return collection, *select_judged_queries_of_spec(spec, collection, qrels, judged_only=judged_only)
 
 
-def load_experiment_judgments(spec: RunSpec) -> tuple[Collection, Qrels]:
-    """Open the collection of a specification, without reading its queries, and return it with all judgments."""
+def load_experiment_qrels(spec: RunSpec) -> tuple[Collection, Qrels]:
+    """Open the collection of a specification without reading its queries; return the collection and all judgments."""
     collection = open_collection(spec.collection)
-    return collection, open_judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
+    return collection, open_collection_qrels(spec.qrels)[0] if spec.qrels else collection.qrels()
 
 
-def select_judged_queries(
+def select_judged_queries_of_spec(
     spec: RunSpec, collection: Collection, qrels: Qrels, *, judged_only: bool
 ) -> tuple[list[Query], Qrels]:
-    """Select the queries and judgments of a specification, as `load_experiment_queries`, from an open collection."""
+    """Select queries and judgments for a specification from an open collection, like `load_experiment_queries`."""
     queries = select_run_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
     if spec.queries or spec.max_queries:
         qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
     return queries, qrels
 
 
-def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
+def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
     """Return the lowest grade that binary measures count as relevant.
 
-    This is the one in the specification, else that of the collection of the judgments. A qrels file does not state
-    one, so that of the searched collection is used.
+    This is the grade in the specification or, if it has none, the grade of the collection that provides the judgments.
+    For judgments from a qrels file, which does not state a grade, it is the grade of the searched collection.
     """
     if spec.relevant is not None:
         return spec.relevant
@@ -88,37 +88,37 @@ def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
     return collection.relevant
 
 
-def retrieve_for_queries(
+def retrieve_spec_candidates_for_queries(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
-    """Retrieve the candidates of a specification, with an empty ranking for queries without any.
+    """Retrieve the candidates of a specification; a query without candidates gets an empty ranking.
 
     Args:
         spec: The specification.
-        collection: Its collection.
+        collection: The collection of the specification.
         queries: The queries.
-        retriever: Its first stage, if it is already open.
+        retriever: The first stage of the specification, if it is already open.
     """
     run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
     lists = (run[query.id] if query.id in run else Ranking(query, (), ()) for query in queries)
     return Run(lists, name=Selector.parse(spec.first_stage).name)
 
 
-def retrieve_candidates(spec: RunSpec, *, judged_only: bool = True) -> RetrievedCandidates:
-    """Open the collection of a specification and retrieve its candidates, for several runs over them."""
+def retrieve_candidates_of_spec(spec: RunSpec, *, judged_only: bool = True) -> RetrievedCandidates:
+    """Open the collection of a specification and retrieve its candidates, so that several runs can share them."""
     collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
     return RetrievedCandidates(
-        collection=collection, qrels=qrels, first_stage=retrieve_for_queries(spec, collection, queries)
+        collection=collection, qrels=qrels, first_stage=retrieve_spec_candidates_for_queries(spec, collection, queries)
     )
 
 
-def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists | None:
-    """Return the candidates of a specification without judgments, if the collection can stream its own lists.
+def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> CandidateLists | None:
+    """Return the candidates of a specification, without judgments, if they are the collection's own, streamable lists.
 
-    They are read once. The lists of queries that are named by id are kept in memory.
+    All lists are read once. If queries are selected by id, their lists are kept in memory.
 
     Returns:
-        The lists; None if another first stage or collection is needed.
+        The lists; None if the specification has another first stage, or its collection cannot stream lists.
 
     Raises:
         UnknownNameError: The collection has no query with one of the ids.
@@ -137,7 +137,7 @@ def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists |
     if not spec.queries:
         lists = CandidateLists(name=selector.name, read=read)
         if not lists.survey.queries:
-            raise _no_queries_error(spec)
+            raise _spec_without_queries_error(spec)
         return lists
     named = dict.fromkeys(spec.queries)
     found = {ranking.query.id: ranking for ranking in source.candidate_lists() if ranking.query.id in named}
@@ -148,18 +148,22 @@ def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists |
     return CandidateLists.of(Run(chosen, name=selector.name))
 
 
-def order_candidates(run: Run, spec: RunSpec) -> Run:
-    """Return the candidates in the order in which the reranker gets them."""
-    return run if spec.shuffle == "none" else Run((order_candidate_list(r, spec) for r in run.values()), name=run.name)
+def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
+    """Return the candidates of all queries in the order in which the reranker gets them."""
+    return (
+        run
+        if spec.shuffle == "none"
+        else Run((order_candidate_list_of_spec(r, spec) for r in run.values()), name=run.name)
+    )
 
 
-def order_candidate_list(ranking: Ranking, spec: RunSpec) -> Ranking:
-    """Return the candidates of a query in the order in which the reranker gets them."""
+def order_candidate_list_of_spec(ranking: Ranking, spec: RunSpec) -> Ranking:
+    """Return the candidates of one query in the order in which the reranker gets them."""
     return ranking if spec.shuffle == "none" else _shuffle_candidates(ranking, spec)
 
 
 def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
-    """Select the queries of a run: those named by id, else the judged ones if there are judgments, else all.
+    """Select the queries of a run: those selected by id, otherwise those with judgments, or all if there are none.
 
     Raises:
         UnknownNameError: The collection has no query with one of the ids.
@@ -174,7 +178,7 @@ def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> lis
     else:
         selected = [query for query in queries if query.id in qrels] if qrels else queries
     if not queries:
-        raise _no_queries_error(spec)
+        raise _spec_without_queries_error(spec)
     if not selected:
         raise DataError(
             f"None of the {len(queries)} queries of {spec.collection!r} has judgments",
@@ -183,7 +187,7 @@ def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> lis
     return selected[: spec.max_queries]
 
 
-def _no_queries_error(spec: RunSpec) -> DataError:
+def _spec_without_queries_error(spec: RunSpec) -> DataError:
     return DataError(f"The collection {spec.collection!r} has no queries", remedy="Use a collection with queries")
 
 

@@ -1,4 +1,4 @@
-"""The demonstration: rerank BM25's candidates on the documentation of Python's standard library, and compare."""
+"""The demonstration: rerank BM25's candidates from Python's standard library documentation, and compare the runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from rerank.experiment.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Run
 
-#: Deeper than one window of twenty, so that full and sliding-window reranking differ.
+#: Number of candidates. It exceeds one window of twenty, so that full and sliding-window reranking differ.
 DEPTH = 30
 METHODS = ("fullrank", "sliding")
 #: The shipped adapter and its base model.
 ADAPTER, BASE = "smollm2-135m-attention", "smollm2-135m"
-#: The first lines of a documentation entry say what it is about, and a small model ranks short passages better.
+#: Maximum number of tokens per passage. The first lines of a documentation entry say what it is about, and a small
+#: model ranks short passages better.
 PASSAGE_TOKENS = 48
 MEASURE = "nDCG@10"
 
 
-def demo_specs(*, model: str, everything: bool = False) -> list[RunSpec]:
+def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSpec]:
     """Return the specifications of the demonstration's runs.
 
     Args:

@@ -13,23 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, PartialFailureError
-from rerank.experiment.candidates import order_candidate_list
+from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
-from rerank.experiment.result_files import open_result_files
+from rerank.experiment.result_files import open_experiment_result_files
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.experiment.summary import RunTally, score_reranked_run, summarise_run, summarise_run_scores
+from rerank.experiment.summary import (
+    RunTally,
+    score_reranking_experiment,
+    summarise_experiment,
+    summarise_experiment_scores,
+)
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import Flow, Ranker, rank_stream
-from rerank.store import RunFolder, identity_hash, log_calls, open_shared_call_cache
+from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.store import RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
 from rerank.tasks import Backend, Reply
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
 
-#: A callback that gets each reply.
+#: A callback that is called with each reply.
 OnReply = Callable[[Reply], None]
-#: Distributions whose versions are recorded in a run folder.
+#: Names of the Python distributions whose versions are recorded in a run folder.
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
@@ -48,14 +53,14 @@ def run_experiment(
 def execute_run(
     prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = lambda reply: None
 ) -> dict[str, Any]:
-    """Execute a prepared run, or score it again if its folder contains the finished run.
+    """Execute a prepared run. If its folder already contains the finished run, only score it again.
 
     Returns:
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
         tokens_in, tokens_out, seconds and more.
     """
     identity = prepared.identity()
-    name = identity_hash(identity)
+    name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
     document = {
@@ -67,10 +72,10 @@ def execute_run(
         "flow": flow.to_json(),
     }
     if isinstance(prepared.backend, LazyBackend) and not folder.finished:
-        prepared.backend.warm_up()  # a model that cannot be loaded leaves no folder behind
+        prepared.backend.warm_up()  # before the folder is created, in case the model cannot be loaded
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
-            return _rescore_finished_run(prepared, folder)
+            return _rescore_finished_experiment(prepared, folder)
         folder.write_candidates(prepared.lists, prepared.lists.name)
         if passages := prepared.setup.passages:
             folder.write_passages(map(passages.expand, prepared.lists))
@@ -80,11 +85,11 @@ def execute_run(
             set_batching(flow.batch_size, reuse=flow.reuse)
         tally, usage, result = _rerank_into_folder(prepared, execution, folder, on_reply, flow)
         queries = prepared.lists.survey.queries
-        scores = _write_run_scores(prepared, folder, result)
+        scores = _write_experiment_scores(prepared, folder, result)
         summary = {
             "folder": str(folder.path),
             "hash": name,
-            **summarise_run(prepared.spec, tally, usage, queries=queries, scores=scores),
+            **summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores),
         }
         folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
         folder.write_json("summary.json", summary)
@@ -101,7 +106,7 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
     if rate > max_failure_rate:
         counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))
         first = "; ".join(f"query {f['query']}: {f['detail'] or f['status']}" for f in summary["failures"][:3])
-        # --resume repeats only calls without a reply; a reply that cannot be read would be the same again.
+        # --resume repeats only calls without a reply; a reply that could not be parsed would not change.
         remedy = "try another --prompt or model, or accept the failures with --max-failure-rate"
         if summary["windows"]["error"]:
             remedy = "--resume repeats the calls without a reply"
@@ -115,14 +120,14 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{run_tag(spec)}-{model}-{name[:12]}"
+    return Path("runs") / f"{run_tag_of_spec(spec)}-{model}-{name[:12]}"
 
 
-def run_tag(spec: RunSpec) -> str:
-    """Return the run tag: the method, or the adapter followed by the method if that is not the adapter's own.
+def run_tag_of_spec(spec: RunSpec) -> str:
+    """Return the run tag: the method or, with an adapter, its name, followed by the method if it is not the adapter's.
 
-    The adapter's own method is recognised by the paths of its files, such as lists of attention heads in its folder.
-    If passages are judged, their options follow.
+    A method whose options contain paths, such as that of a list of attention heads in the adapter's folder, counts as
+    the adapter's own. If passages are judged, the tag ends with the options for passages.
     """
     method = spec.shown_method
     if spec.adapter:
@@ -132,7 +137,7 @@ def run_tag(spec: RunSpec) -> str:
 
 
 def describe_environment() -> dict[str, str]:
-    """Return versions and platform, which are recorded but not part of the run's identity."""
+    """Return the versions and the platform, which are recorded but are not part of the run's identity."""
     versions = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv[:2])}
     for distribution in _RECORDED:
         try:
@@ -148,20 +153,20 @@ def _rerank_into_folder(
     """Rerank all lists and write the results.
 
     Returns:
-        Counts over the lists, the cost of the calls, and the reranked run; it is empty without relevance judgments,
-        which are all that it is needed for.
+        Counts over the lists, the cost of the calls, and the reranked run. The run is needed only for scoring, so it is
+        empty if there are no relevance judgments.
     """
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    name, tally, rankings = run_tag(prepared.spec), RunTally(), list[Ranking]()
+    name, tally, rankings = run_tag_of_spec(prepared.spec), RunTally(), list[Ranking]()
     with (
         folder.calls() as log,
         open_shared_call_cache() if shared else nullcontext() as cache,
-        open_result_files(folder, prepared, name) as write,
+        open_experiment_result_files(folder, prepared, name) as write,
     ):
         backend = log_calls(
             prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
         )
-        with closing(_rank_candidates(prepared, backend, flow)) as lists:
+        with closing(_rank_prepared_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -170,8 +175,10 @@ def _rerank_into_folder(
         return tally, backend.usage, Run(rankings, name=name)
 
 
-def _rank_candidates(prepared: PreparedRun, backend: Backend, flow: Flow) -> Generator[tuple[Ranking, RankedList]]:
-    """Yield the candidates in first-stage order and the reranked list of each query."""
+def _rank_prepared_candidates(
+    prepared: PreparedRun, backend: Backend, flow: Flow
+) -> Generator[tuple[Ranking, RankedList]]:
+    """Yield, for each query, the candidates in first-stage order and the reranked list."""
     setup = prepared.setup
     ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k)
     in_progress: deque[Ranking] = deque()
@@ -179,21 +186,21 @@ def _rank_candidates(prepared: PreparedRun, backend: Backend, flow: Flow) -> Gen
     def read() -> Iterator[Ranking]:
         for candidates in prepared.lists:
             in_progress.append(candidates)
-            yield order_candidate_list(candidates, prepared.spec)
+            yield order_candidate_list_of_spec(candidates, prepared.spec)
 
-    for ranked in rank_stream(read(), ranker, backend, flow):
+    for ranked in drive_ranking_stream(read(), ranker, backend, flow):
         yield in_progress.popleft(), ranked
 
 
 def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
-    """Return how requests are batched: as the folder records, so that a resumed run has the same batches."""
+    """Return the flow recorded in the folder, so that a resumed run forms the same batches, or else a new flow."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")
     return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 
 
-def _rescore_finished_run(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
+def _rescore_finished_experiment(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """Return the summary of a finished run, scored with the current measures and judgments."""
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
@@ -203,19 +210,19 @@ def _rescore_finished_run(prepared: PreparedRun, folder: RunFolder) -> dict[str,
                 remedy="Run `rerank verify` to list the differences, or pass --overwrite to run again",
             )
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
-    if prepared.qrels:  # without judgments, the recorded scores remain
-        summary |= summarise_run_scores(_write_run_scores(prepared, folder, folder.read_run("run.trec")))
+    if prepared.qrels:  # without judgments, the recorded scores are kept
+        summary |= summarise_experiment_scores(_write_experiment_scores(prepared, folder, folder.read_run("run.trec")))
     summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 
 
-def _write_run_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
-    """Score a run; write and return the scores, or return None without judgments."""
+def _write_experiment_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+    """Score a run, and write and return the scores; return None if there are no judgments."""
     if not prepared.qrels:
-        return None  # before the candidates are read into memory
+        return None  # without reading the candidates into memory
     spec = prepared.spec
-    scores = score_reranked_run(
+    scores = score_reranking_experiment(
         prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant
     )
     if scores is not None:

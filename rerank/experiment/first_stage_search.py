@@ -1,4 +1,4 @@
-"""First-stage retrieval without a reranker: search, time, index size and scores."""
+"""First-stage retrieval without a reranker, with its search time, index size and scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rerank.evaluation import evaluate_run, parse_measures
-from rerank.experiment.candidates import load_experiment_queries, lowest_relevant_grade, retrieve_for_queries
+from rerank.experiment.candidates import (
+    load_experiment_queries,
+    lowest_relevant_grade_of_spec,
+    retrieve_spec_candidates_for_queries,
+)
 from rerank.experiment.spec import RunSpec
 from rerank.retrieval import open_first_stage, retriever_index_bytes
 from rerank.types import Run
@@ -18,10 +22,10 @@ class FirstStageResult:
     """The result of a first stage and its cost.
 
     Attributes:
-        run: A ranking per query, empty if nothing was found.
-        seconds: Time to open the stage, which includes building its index the first time, and to search.
-        index_mb: Size of its index on disk in megabytes (10^6 bytes), without the document texts; 0 without an index.
-        scores: Mean per measure; empty without relevance judgments.
+        run: One ranking per query; it is empty if nothing was found.
+        seconds: Time to open the first stage and to search. The first time, it includes building the index.
+        index_mb: Size of the index on disk in megabytes (10^6 bytes), without the document texts; 0 without an index.
+        scores: Measure -> mean over queries; empty without relevance judgments.
     """
 
     run: Run
@@ -30,18 +34,18 @@ class FirstStageResult:
     scores: Mapping[str, float]
 
 
-def search_first_stage(spec: RunSpec) -> FirstStageResult:
+def run_first_stage_experiment(spec: RunSpec) -> FirstStageResult:
     """Search all queries of a collection, judged or not, with the first stage of a specification.
 
     Raises:
         RerankError: The collection, the first stage or the measures cannot be used.
     """
     collection, queries, qrels = load_experiment_queries(spec, judged_only=False)
-    relevant = lowest_relevant_grade(spec, collection)
-    parse_measures(spec.measures, relevant=relevant)  # before an index is built, which can take hours
+    relevant = lowest_relevant_grade_of_spec(spec, collection)
+    parse_measures(spec.measures, relevant=relevant)  # fail before an index is built, which can take hours
     start = time.perf_counter()
     retriever = open_first_stage(spec.first_stage, collection)
-    run = retrieve_for_queries(spec, collection, queries, retriever=retriever)
+    run = retrieve_spec_candidates_for_queries(spec, collection, queries, retriever=retriever)
     seconds = time.perf_counter() - start
     scores = evaluate_run(qrels, run, spec.measures, relevant=relevant).summary() if qrels else {}
     return FirstStageResult(run=run, seconds=seconds, index_mb=retriever_index_bytes(retriever) / 1e6, scores=scores)

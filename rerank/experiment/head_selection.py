@@ -1,4 +1,4 @@
-"""Selection of attention heads on a few judged queries, for attention rerankers: QRHead and CoRe."""
+"""Selection of attention heads for attention rerankers, on a few judged queries, with QRHead or CoRe."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_runs
-from rerank.experiment.candidates import order_candidates
+from rerank.experiment.candidates import order_candidates_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
-from rerank.judges.attention.heads import HeadList, model_identity
+from rerank.judges.attention.heads import HeadList, attention_judge_model_identity
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import LoggingBackend
 from rerank.tasks import Reply
@@ -28,11 +28,11 @@ Weights = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSelection:
-    """Options of head selection.
+    """Options for head selection.
 
     Attributes:
         method: ``qrhead``, ``qrhead-ndcg`` or ``core``.
-        count: Number of heads to select; None for the default of the method.
+        count: Number of heads to select; None for the method's default.
         tau: Temperature of ``core``; the paper uses 0.1 to 0.001, depending on the model.
 
     Raises:
@@ -58,8 +58,8 @@ class _QueryAttention:
 
     Attributes:
         ranking: The passages in the order of the prompt.
-        weights: Attention weights, (layers, heads, passages).
-        gold: Relevance of the passages, (passages,).
+        weights: Attention weights of shape (layers, heads, passages).
+        gold: Boolean array of shape (passages,): whether each passage is relevant.
     """
 
     ranking: Ranking
@@ -67,59 +67,59 @@ class _QueryAttention:
     gold: NDArray[np.bool_]
 
 
-def score_by_attention_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
+def score_experiment_heads_by_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
     """Compute QRHead's score of each head for one query: its attention to the relevant passages.
 
     QRscore_h = 1/|q| sum over relevant passages d, query tokens i and tokens t of d of A_h[i, t] (Zhang et al., EMNLP
     2025, arXiv 2506.09944, equation 3).
 
     Args:
-        weights: Attention weights, averaged over query tokens and summed over passage tokens; (layers, heads,
-            passages).
-        gold: Relevance of the passages, (passages,).
+        weights: Attention weights of shape (layers, heads, passages), averaged over query tokens and summed over
+            passage tokens.
+        gold: Boolean array of shape (passages,): whether each passage is relevant.
 
     Returns:
-        Scores, (layers, heads).
+        Scores of shape (layers, heads).
     """
-    # The mean over query tokens (1/|q|) and the sum over tokens t are already in the weights: equation 3 without them.
+    # Equation 3; the weights already contain the mean over query tokens (1/|q|) and the sum over passage tokens t.
     return cast(Weights, weights[:, :, gold].sum(axis=2))
 
 
-def score_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) -> Weights:
-    """Compute CoRe's score of each head for one query: the contrast of relevant to irrelevant passages.
+def score_experiment_heads_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) -> Weights:
+    """Compute CoRe's score of each head for one query: the contrast between relevant and irrelevant passages.
 
     S_h = exp(m_p / tau) / (exp(m_p / tau) + sum over irrelevant n of exp(m_n / tau)), averaged over relevant passages p
     (Tran et al., arXiv 2510.02219).
 
     Args:
-        weights: Attention weights m, (layers, heads, passages).
-        gold: Relevance of the passages, (passages,).
+        weights: Attention weights m of shape (layers, heads, passages).
+        gold: Boolean array of shape (passages,): whether each passage is relevant.
         tau: Temperature.
 
     Returns:
-        Scores, (layers, heads).
+        Scores of shape (layers, heads).
     """
-    scaled = weights / tau  # m / tau, (layers, heads, passages)
+    scaled = weights / tau  # m / tau, shape (layers, heads, passages)
     scores = []
     for position in np.flatnonzero(gold):
-        # The fraction is divided by exp(m_p / tau): 1 / (1 + sum of exp((m_n - m_p) / tau)). If the sum overflows to
-        # infinity, the score is 0; the original form would be nan.
+        # Numerator and denominator are divided by exp(m_p / tau): 1 / (1 + sum of exp((m_n - m_p) / tau)). If the sum
+        # overflows to infinity, the score is 0, whereas the original form would give nan.
         with np.errstate(over="ignore"):
             irrelevant = np.exp(scaled[:, :, ~gold] - scaled[:, :, position, None]).sum(axis=2)  # (layers, heads)
         scores.append(1 / (1 + irrelevant))
     return cast(Weights, np.mean(scores, axis=0))
 
 
-def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
-    """Compute nDCG@10 of the ranking by each head alone, as the code of QRHead's authors does for BEIR.
+def score_experiment_heads_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
+    """Compute nDCG@10 of the ranking that each head alone produces, as the code of QRHead's authors does for BEIR.
 
     Returns:
-        Means over queries, (layers, heads).
+        Means over queries, shape (layers, heads).
     """
     layers, heads, _ = attention[0].weights.shape
-    # One run per head, in the order of (layer, head), so that the means can be reshaped to (layers, heads).
+    # One run per head, ordered by layer, then head, so that the means can be reshaped to (layers, heads).
     runs = [
-        Run(_rank_by_head_scores(query, query.weights[head]) for query in attention)
+        Run(_rank_experiment_list_by_head(query, query.weights[head]) for query in attention)
         for head in np.ndindex(layers, heads)
     ]
     judged = Qrels({query.ranking.query.id: qrels[query.ranking.query.id] for query in attention})
@@ -127,11 +127,11 @@ def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights
     return np.array(means).reshape(layers, heads)
 
 
-def _rank_by_head_scores(query: _QueryAttention, scores: Weights) -> Ranking:
+def _rank_experiment_list_by_head(query: _QueryAttention, scores: Weights) -> Ranking:
     return Ranking.from_scores(query.ranking.query, zip(query.ranking.docs, map(float, scores), strict=True))
 
 
-def _mean_head_score(
+def _mean_head_score_of_experiment(
     score: Callable[[Weights, NDArray[np.bool_]], Weights], attention: Sequence[_QueryAttention]
 ) -> Weights:
     return cast(Weights, np.mean([score(query.weights, query.gold) for query in attention], axis=0))
@@ -142,9 +142,9 @@ class _Method:
     """A method of head selection.
 
     Attributes:
-        count: Number of heads that its authors select.
+        count: Number of heads that the authors of the method select.
         calibrated: Whether it uses calibrated attention weights.
-        score: Function of attention, qrels and tau that returns scores, (layers, heads).
+        score: Function that maps attention, qrels and tau to scores of shape (layers, heads).
     """
 
     count: int
@@ -153,15 +153,23 @@ class _Method:
 
 
 METHODS: Mapping[str, _Method] = {
-    "qrhead": _Method(16, False, lambda attention, qrels, tau: _mean_head_score(score_by_attention_mass, attention)),
-    "qrhead-ndcg": _Method(16, True, lambda attention, qrels, tau: score_by_ndcg(attention, qrels)),
+    "qrhead": _Method(
+        16,
+        False,
+        lambda attention, qrels, tau: _mean_head_score_of_experiment(score_experiment_heads_by_mass, attention),
+    ),
+    "qrhead-ndcg": _Method(16, True, lambda attention, qrels, tau: score_experiment_heads_by_ndcg(attention, qrels)),
     "core": _Method(
-        8, False, lambda attention, qrels, tau: _mean_head_score(partial(score_by_contrast, tau=tau), attention)
+        8,
+        False,
+        lambda attention, qrels, tau: _mean_head_score_of_experiment(
+            partial(score_experiment_heads_by_contrast, tau=tau), attention
+        ),
     ),
 }
 
 
-def select_attention_heads(
+def select_attention_heads_by_experiment(
     spec: RunSpec,
     execution: Execution,
     selection: HeadSelection,
@@ -169,13 +177,13 @@ def select_attention_heads(
     log: Path,
     on_reply: Callable[[Reply], None] = lambda reply: None,
 ) -> HeadList:
-    """Select attention heads by their attention on the judged queries of a specification.
+    """Select attention heads by their attention weights on the judged queries of a specification.
 
     Args:
-        spec: Collection, first stage, depth, order, model and prompt; its method is ignored.
-        execution: Options of execution.
-        selection: Options of head selection.
-        log: Call log; another selection on the same queries reads the model's replies from it.
+        spec: Specification of collection, first stage, depth, order, model and prompt; its method is ignored.
+        execution: Options for execution.
+        selection: Options for head selection.
+        log: Path of the call log. A later selection on the same queries reads the model's replies from it.
         on_reply: Called after each query.
 
     Raises:
@@ -186,7 +194,7 @@ def select_attention_heads(
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})
     prepared = prepare_run(icr_spec, execution)
-    attention, skipped = _collect_head_attention(prepared, log, on_reply)
+    attention, skipped = _collect_head_attention_of_experiment(prepared, log, on_reply)
     scores = method.score(attention, prepared.qrels, selection.tau)  # (layers, heads)
     best = np.argsort(-scores, axis=None, kind="stable")[: selection.count or method.count]
     heads = [(int(index) // scores.shape[1], int(index) % scores.shape[1]) for index in best]
@@ -204,16 +212,16 @@ def select_attention_heads(
         "scores": [float(scores[head]) for head in heads],
         "median_score": float(np.median(scores)),
     }
-    model = model_identity(prepared.backend.identity)
+    model = attention_judge_model_identity(prepared.backend.identity)
     return HeadList(heads=tuple(heads), model=model, method=selection.method, details=details)
 
 
-def _collect_head_attention(
+def _collect_head_attention_of_experiment(
     prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
 ) -> tuple[list[_QueryAttention], int]:
-    """Return the attention on all queries with relevant and irrelevant candidates, and the number of other queries."""
-    lists = order_candidates(prepared.first_stage, prepared.spec).values()
-    pairs = [(ranking, _relevant_candidates(ranking, prepared)) for ranking in lists]
+    """Return the attention for all queries with relevant and irrelevant candidates, and the number of other queries."""
+    lists = order_candidates_of_spec(prepared.first_stage, prepared.spec).values()
+    pairs = [(ranking, _relevant_candidates_of_prepared_run(ranking, prepared)) for ranking in lists]
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]
     if not useful:
         raise DataError(
@@ -227,7 +235,7 @@ def _collect_head_attention(
         windows = [Window(ranking.query, ranking.docs) for ranking, _ in useful]
         replies = judge.backend.generate([judge.request(window, per_head=True) for window in windows])
     attention = [
-        _QueryAttention(ranking=ranking, weights=_attention_per_head(reply, len(ranking)), gold=gold)
+        _QueryAttention(ranking=ranking, weights=_head_attention_of_experiment_reply(reply, len(ranking)), gold=gold)
         for (ranking, gold), reply in zip(useful, replies, strict=True)
         if reply.finish != "error"
     ]
@@ -236,12 +244,12 @@ def _collect_head_attention(
     return attention, len(pairs) - len(attention)
 
 
-def _attention_per_head(reply: Reply, passages: int) -> Weights:
-    """Return the attention weights of a reply to a request with ``per_head``, (layers, heads, passages)."""
+def _head_attention_of_experiment_reply(reply: Reply, passages: int) -> Weights:
+    """Return the attention weights, shape (layers, heads, passages), from the reply to a request with ``per_head``."""
     layers, heads = map(int, reply.text.split("x"))
     return np.array(reply.scores).reshape(layers, heads, passages)
 
 
-def _relevant_candidates(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
+def _relevant_candidates_of_prepared_run(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
     grades = prepared.qrels.get(ranking.query.id, {})
     return np.array([grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs], dtype=bool)

@@ -1,4 +1,4 @@
-"""Prepare a run: open the collection, candidates, judgments, strategy, judge and backend of its specification."""
+"""Prepare a run: open the collection, candidates, judgments, strategy, judge and backend that it specifies."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, trained_ranker_defaults
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, defaults_of_missing_ranker_settings
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidate_lists import CandidateLists
 from rerank.experiment.candidates import (
     RetrievedCandidates,
-    load_experiment_judgments,
-    lowest_relevant_grade,
-    retrieve_for_queries,
-    select_judged_queries,
-    stream_candidates,
+    load_experiment_qrels,
+    lowest_relevant_grade_of_spec,
+    retrieve_spec_candidates_for_queries,
+    select_judged_queries_of_spec,
+    stream_candidates_of_spec,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
-from rerank.models.prices import compute_model_cost
-from rerank.reranker.calibrated import open_calibration
+from rerank.models.prices import compute_cost_by_model_name
+from rerank.reranker.calibrated import open_calibration_of_reranker
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """Everything that a run needs before the first call.
+    """Everything that must be open before the first call of a run.
 
     Attributes:
         spec: The specification, completed with the settings of the adapter.
         collection: The collection of the queries and documents.
-        lists: The candidates, one ranking per query; rankings may be empty. Without judgments, they may be read from a
-            file whenever they are needed.
+        lists: The candidates, one ranking per query; rankings may be empty. If there are no judgments, the candidates
+            may be read from a file whenever they are needed.
         qrels: The relevance judgments of these queries; empty if there are none.
         relevant: Lowest grade that binary measures count as relevant.
-        setup: Method, strategy, prompt and limits.
+        setup: The ranker: method, strategy, prompt and limits.
         backend: The model; if it is local, its weights are loaded at the first call.
         judge: The judge of the method, with this backend.
-        calibration: Turns scores into probabilities of relevance; None for none.
+        calibration: Converts scores to probabilities of relevance; None for no probabilities.
     """
 
     spec: RunSpec
@@ -57,11 +57,11 @@ class PreparedRun:
 
     @property
     def first_stage(self) -> Run:
-        """The candidates in memory."""
+        """The candidates; they are read into memory."""
         return self.lists.run
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the result; its hash names the run."""
+        """Return everything that determines the result of the run; its hash identifies the run."""
         return {
             "first_stage": self.lists.survey.digest,
             **run_identity_settings(self.spec, self.setup),
@@ -69,12 +69,12 @@ class PreparedRun:
         }
 
     def with_spec(self, spec: RunSpec) -> Self:
-        """Return this run with another order or seed of the same candidates, model and method."""
+        """Return this run with another candidate order or seed, for the same candidates, model and method."""
         setup = assemble_ranker(replace(self.setup.config, seed=spec.seed))
         return replace(self, spec=spec, setup=setup, judge=setup.open_judge(self.backend))
 
     def calls(self) -> int:
-        """Return the maximum number of requests, if all windows fit the context."""
+        """Return the maximum number of requests, provided that all windows fit in the context."""
         requests = judges.get(self.setup.method.judge.name).calls
         passages = self.setup.passages
         counts = Counter(len(passages.expand(r)) for r in self.lists) if passages else self.lists.survey.lengths
@@ -82,7 +82,7 @@ class PreparedRun:
 
 
 def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
-    """Return the part of a run's identity that its specification alone decides."""
+    """Return the part of a run's identity that depends only on its specification."""
     return {
         **plan.method_identity(),
         "shuffle": f"random {spec.seed}" if spec.shuffle == "random" else spec.shuffle,
@@ -96,14 +96,14 @@ def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     }
 
 
-def with_trained_defaults(spec: RunSpec) -> RunSpec:
+def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
     """Return the specification completed with the settings of its adapter or trained model."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=trained_ranker_defaults(given))
+    return spec.model_copy(update=defaults_of_missing_ranker_settings(given))
 
 
 def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
-    """Return the settings of a run's ranker; the specification must be complete (`with_trained_defaults`)."""
+    """Return the settings of a run's ranker; the specification must be complete (`spec_with_trained_defaults`)."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
@@ -120,47 +120,50 @@ def prepare_run(
 
     Args:
         spec: The specification.
-        execution: Options of execution.
-        judged_only: Use only queries that have judgments, as in `load_experiment_queries`.
-        backend: An open backend of the model of ``spec``, for several runs with one model.
-        candidates: The result of `retrieve_candidates` for this collection and first stage, for several runs over the
-            same candidates.
+        execution: Options for execution.
+        judged_only: Omit queries without judgments, as in `load_experiment_queries`.
+        backend: An open backend for the model of ``spec``, which several runs can share.
+        candidates: The result of `retrieve_candidates_of_spec` for this collection and first stage, which several runs
+            can share.
 
     Raises:
         RerankError: The run cannot be prepared.
     """
-    spec = with_trained_defaults(spec)
+    spec = spec_with_trained_defaults(spec)
     setup = assemble_ranker(ranker_config_of_run(spec, execution))
-    compute_model_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
+    compute_cost_by_model_name(spec.model, 0, 0)  # a broken price table is an error now, not after the last call
     if candidates:
         collection, qrels = candidates.collection, candidates.qrels
         found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)
     else:
-        collection, qrels, found = _find_run_candidates(spec, judged_only=judged_only)
-    relevant = lowest_relevant_grade(spec, collection)
+        collection, qrels, found = _find_spec_candidates(spec, judged_only=judged_only)
+    relevant = lowest_relevant_grade_of_spec(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
     if backend is None:
-        setup.check_backend()  # before search and loading, which can take minutes
-    lists = CandidateLists.of(retrieve_for_queries(spec, collection, found)) if isinstance(found, list) else found
+        setup.check_backend()  # before searching and loading, which can take minutes
+    if isinstance(found, list):
+        found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
     return PreparedRun(
         spec=spec,
         collection=collection,
-        lists=lists,
+        lists=found,
         qrels=qrels,
         relevant=relevant,
         setup=setup,
         backend=backend,
         judge=judge,
-        calibration=open_calibration(setup, judge),
+        calibration=open_calibration_of_reranker(setup, judge),
     )
 
 
-def _find_run_candidates(spec: RunSpec, *, judged_only: bool) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
-    """Return the collection, the judgments, and the candidates if they can be streamed, else the queries to search."""
-    collection, qrels = load_experiment_judgments(spec)
-    if not qrels and (lists := stream_candidates(spec, collection)) is not None:
+def _find_spec_candidates(
+    spec: RunSpec, *, judged_only: bool
+) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
+    """Return the collection, the judgments, and the candidates, or the queries if these cannot be streamed."""
+    collection, qrels = load_experiment_qrels(spec)
+    if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
         return collection, qrels, lists
-    queries, qrels = select_judged_queries(spec, collection, qrels, judged_only=judged_only)
+    queries, qrels = select_judged_queries_of_spec(spec, collection, qrels, judged_only=judged_only)
     return collection, qrels, queries

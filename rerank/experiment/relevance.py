@@ -1,4 +1,4 @@
-"""Probabilities of relevance in a run folder: ``relevance.jsonl``, one line per query.
+"""The file ``relevance.jsonl`` of a run folder: probabilities of relevance, one line per query.
 
 {"query": "q1", "answerable": 0.8, "fit": "judge+first-stage", "relevance": {"d1": 0.7, "d2": 0.1}}
 """
@@ -10,26 +10,28 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rerank.calibration import calibrated_first_stage_name
+from rerank.calibration import first_stage_bound_to_calibration
 from rerank.errors import UsageError
 from rerank.experiment.prepare import PreparedRun
 from rerank.io.text_files import replace_text_file
 from rerank.pipeline.results import RankedList
-from rerank.reranker.calibrated import calibrate_list
+from rerank.reranker.calibrated import calibrate_list_of_reranker
 from rerank.types import Ranking
 
 
 @contextmanager
-def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ranking, RankedList], None]]:
-    """Write calibrated probabilities list by list; the file is replaced when the block ends without an error.
+def open_relevance_of_prepared_run(
+    path: Path, prepared: PreparedRun
+) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Write calibrated probabilities one list at a time; the file is replaced if the block ends without an error.
 
     Args:
         path: The file, ``relevance.jsonl`` in a run folder.
-        prepared: The run, with a calibration.
+        prepared: The run, which must have a calibration.
 
     Yields:
-        A function that writes the probabilities of one list, given its candidates with their first-stage scores; an
-        empty list is left out.
+        A function that writes the probabilities of one list, given its candidates with their first-stage scores. An
+        empty list is not written.
 
     Raises:
         UsageError: The run has no calibration.
@@ -37,7 +39,7 @@ def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable
     calibration = prepared.calibration
     if calibration is None:
         raise UsageError("The run has no calibration", expected="a file of `rerank calibrate`")
-    name = calibrated_first_stage_name(prepared.spec.first_stage)
+    name = first_stage_bound_to_calibration(prepared.spec.first_stage)
     with replace_text_file(path) as file:
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
@@ -45,7 +47,7 @@ def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable
             if not doc_ids:
                 return
             scores = dict(zip(candidates.doc_ids, candidates.scores, strict=False))
-            calibrated = calibrate_list(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
+            calibrated = calibrate_list_of_reranker(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
             row = {
                 "query": ranked.ranking.query.id,
                 "answerable": calibrated.answerable,

@@ -1,6 +1,6 @@
-"""Repeat a run from its recorded replies, without a model, and compare the results with its folder.
+"""Repeat a run from its recorded replies, without a model, and compare the results with those in its folder.
 
-The driver, judge and measures are those of the run itself.
+The replay uses the same driver, judge and measures as the run.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from rerank.assemble import RankerPlan, plan_ranker
 from rerank.backends.replay import Replay
-from rerank.experiment.candidates import order_candidates
-from rerank.experiment.execute import run_tag
+from rerank.experiment.candidates import order_candidates_of_spec
+from rerank.experiment.execute import run_tag_of_spec
 from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
 from rerank.experiment.spec import RunSpec
-from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranked_run, summarise_run
+from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranking_experiment, summarise_experiment
 from rerank.io.run_files import write_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
 from rerank.pipeline.results import RerankOutcome
 from rerank.pipeline.stream import rank_together
-from rerank.store import RunFolder, identity_hash
+from rerank.store import RunFolder, hash_run_folder_identity
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
@@ -42,22 +42,22 @@ def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
     with folder.calls(readonly=True) as log:
         backend = Replay(log.calls(), letters=letters)
     judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
-    candidates = order_candidates(folder.read_candidates(), spec)
+    candidates = order_candidates_of_spec(folder.read_candidates(), spec)
     passages = _recorded_splitter(plan, folder)
     outcome = rank_together(candidates.values(), plan.strategy, judge, backend, top_k=spec.top_k, passages=passages)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)
-    return Run(outcome.rankings, name=run_tag(spec)), outcome, usage
+    return Run(outcome.rankings, name=run_tag_of_spec(spec)), outcome, usage
 
 
 @dataclass(frozen=True)
 class _RecordedSplitter:
-    """A splitter that gives documents, whose texts are not recorded, as many passages as they had in the run.
+    """A splitter that gives each document as many passages as it had in the run, since texts are not recorded.
 
     Attributes:
-        passages: The aggregation of the run.
-        counts: Number of passages per query and document.
+        passages: The passage aggregation of the run.
+        counts: Query id -> document id -> number of passages.
     """
 
     passages: PassageAggregation
@@ -82,7 +82,7 @@ def _recorded_splitter(plan: RankerPlan, folder: RunFolder) -> _RecordedSplitter
 
 @dataclass(frozen=True)
 class _RecordedJudge:
-    """A judge that reports the same windows as oversized as the run did."""
+    """A judge that reports those windows as oversized that were oversized in the run."""
 
     judge: Judge
     splits: Mapping[tuple[str, tuple[str, ...]], int]
@@ -99,12 +99,12 @@ class _RecordedJudge:
         return self.judge.verdict(window, replies)
 
 
-def rescore_run_folder(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
+def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
     """Replay a run folder and score the result; nothing is written.
 
     Args:
         folder: A run folder. In an unfinished run, windows without a reply count as errors.
-        measures: Measures to use instead of those of the run.
+        measures: Measures that replace those of the run; empty to use the run's own.
 
     Returns:
         The content of summary.json.
@@ -117,7 +117,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     """Recompute every number of a finished run folder.
 
     Returns:
-        One row per difference: ``file``, ``what``, ``stored``, ``computed``. Empty if there is none.
+        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     run, outcome, usage = replay_run_folder(folder)
@@ -127,26 +127,28 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     stored_identity = {key: document["identity"].get(key) for key in computed}
     known = [key for key in summary if key in stored]  # folders of older versions lack later keys
     rows = [
-        _difference_row("spec.json", "hash", document["hash"], identity_hash(document["identity"])),
-        _difference_row("spec.json", "identity of the specification", stored_identity, computed),
-        _difference_row("run.trec", "content", _read_folder_text(folder.path / "run.trec"), _format_trec_run(run)),
+        _replay_difference_row("spec.json", "hash", document["hash"], hash_run_folder_identity(document["identity"])),
+        _replay_difference_row("spec.json", "identity of the specification", stored_identity, computed),
+        _replay_difference_row(
+            "run.trec", "content", _read_text_of_verified_run(folder.path / "run.trec"), _format_replayed_run(run)
+        ),
         *(
-            _difference_row(name, "content", sha, folder.file_hash(name))
+            _replay_difference_row(name, "content", sha, folder.file_hash(name))
             for name, sha in document.get("files", {}).items()
         ),
         *(
-            _difference_row(
+            _replay_difference_row(
                 "summary.json",
                 key,
-                _without_unreplayable_fields(stored[key]),
-                _without_unreplayable_fields(summary[key]),
+                _without_unavoidable_replay_differences(stored[key]),
+                _without_unavoidable_replay_differences(summary[key]),
             )
             for key in known
         ),
     ]
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
-        rows += [_difference_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
+        rows += [_replay_difference_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
     return [row for row in rows if row["stored"] != row["computed"]]
 
 
@@ -158,22 +160,23 @@ def _recompute_summary(
     first_stage = folder.read_candidates()
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
-    scores = score_reranked_run(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
-    summary = summarise_run(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
-    # These depend on interruptions, on today's prices, on caches of the model, and on texts, which are not recorded.
+    scores = score_reranking_experiment(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
+    summary = summarise_experiment(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
+    # These fields depend on interruptions, current prices, the model's caches, and texts, which are not recorded.
     del summary["reused_calls"], summary["cost"], summary["tokens_cached"], summary["cut"]
     return summary, scores
 
 
-def _difference_row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
+def _replay_difference_row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
     return {"file": file, "what": what, "stored": stored, "computed": computed}
 
 
-def _without_unreplayable_fields(value: Any) -> Any:
-    """Return a value without differences that a replay cannot avoid.
+def _without_unavoidable_replay_differences(value: Any) -> Any:
+    """Return a value without the parts that a replay cannot reproduce.
 
-    Seconds are summed in another order, and the reason of a missing reply is not recorded. The first failures of a long
-    list depend on the order in which its windows were judged, so that only their number is compared.
+    Seconds are summed in another order, so numbers are rounded. The reason of a missing reply is not recorded, so it is
+    removed. If the list of failures is full, which failures it contains depends on the order of judging, so only their
+    number is returned.
     """
     if isinstance(value, list):
         failures = [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]
@@ -183,11 +186,11 @@ def _without_unreplayable_fields(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _read_folder_text(path: Path) -> str:
+def _read_text_of_verified_run(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _format_trec_run(run: Run) -> str:
+def _format_replayed_run(run: Run) -> str:
     text = io.StringIO()
     write_run(run, text)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The results of a run, written list by list: run.trec, judge scores, probabilities of relevance, and split windows."""
+"""Writing of a run's results, one list at a time: run.trec, judge scores, relevance probabilities and split windows."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 
 from rerank.experiment.prepare import PreparedRun
-from rerank.experiment.relevance import open_relevance_file
-from rerank.io.run_files import open_run
+from rerank.experiment.relevance import open_relevance_of_prepared_run
+from rerank.io.run_files import open_trec_run_file
 from rerank.pipeline.results import RankedList
 from rerank.store import RunFolder
-from rerank.store.judge_scores import JudgeScores, open_judge_scores
+from rerank.store.judge_scores import JudgeScores, open_run_folder_judge_scores
 from rerank.types import Ranking
 
 
 @contextmanager
-def open_result_files(
+def open_experiment_result_files(
     folder: RunFolder, prepared: PreparedRun, name: str
 ) -> Generator[Callable[[Ranking, RankedList], None]]:
-    """Write the results of a run; every file is replaced when the block ends, and none if it ends with an error.
+    """Write the results of a run. All files are replaced when the block ends; if it ends with an error, none is.
 
     Args:
         folder: The run folder.
@@ -28,19 +28,19 @@ def open_result_files(
     Yields:
         A function that writes one list, given its candidates in first-stage order.
     """
-    with ExitStack() as stack:  # files are replaced in the opposite order: run.trec says that there is a result
-        write_run = stack.enter_context(open_run(folder.path / "run.trec", name))
+    with ExitStack() as stack:  # files are replaced in reverse order: run.trec, the sign of a finished run, is the last
+        write_run = stack.enter_context(open_trec_run_file(folder.path / "run.trec", name))
         write_relevance = (
-            stack.enter_context(open_relevance_file(folder.path / "relevance.jsonl", prepared))
+            stack.enter_context(open_relevance_of_prepared_run(folder.path / "relevance.jsonl", prepared))
             if prepared.calibration is not None
             else None
         )
-        write_scores = stack.enter_context(open_judge_scores(folder.path / "judge_scores.jsonl"))
+        write_scores = stack.enter_context(open_run_folder_judge_scores(folder.path / "judge_scores.jsonl"))
         write_split = stack.enter_context(folder.open_splits())
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
             write_run(ranked.ranking)
-            write_scores(_judge_scores_of_list(ranked))
+            write_scores(_judge_scores_of_experiment_list(ranked))
             if write_relevance is not None:
                 write_relevance(candidates, ranked)
             for window, capacity in ranked.split:
@@ -49,7 +49,7 @@ def open_result_files(
         yield write
 
 
-def _judge_scores_of_list(ranked: RankedList) -> JudgeScores:
+def _judge_scores_of_experiment_list(ranked: RankedList) -> JudgeScores:
     is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
     kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
     scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}

@@ -1,7 +1,7 @@
-"""Order robustness: one method on its candidates in several orders, at several depths and with several first stages.
+"""Order robustness: run one method on candidates in several orders, at several depths and from several first stages.
 
-A robust method returns the same ranking whatever the input order. Each run has its own run folder, the same as
-`rerank run` would create and reuse.
+A robust method returns the same ranking for every input order. Each run has its own run folder, which `rerank run`
+with the same settings would also create and reuse.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.execute import default_run_folder, execute_run
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.store import RunFolder, identity_hash
+from rerank.store import RunFolder, hash_run_folder_identity
 from rerank.types import Run
 
-#: A function that executes one prepared run and returns its summary, such as `rerank.experiment.execute`.
+#: A function that executes one prepared run and returns its summary, such as `execute_run`.
 Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
-#: Depth of the overlap between two results.
+#: Number of top documents whose overlap between two results is measured.
 TOP = 10
 _SUMMARY_KEYS = ("folder", "scores", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class RobustnessCell:
-    """The prepared runs of one first stage at one depth, one per order; the first is the order of the first stage."""
+    """The prepared runs of one first stage at one depth, one per order; the first run keeps the first-stage order."""
 
     first_stage: str
     depth: int
@@ -37,7 +37,7 @@ class RobustnessCell:
 
 
 def vary_candidate_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
-    """Return the specification in first-stage order, reversed, and shuffled with seeds from ``spec.seed`` on.
+    """Return specifications with first-stage order, reversed order, and random orders with seeds from ``spec.seed`` on.
 
     Args:
         spec: The specification.
@@ -72,13 +72,13 @@ def prepare_robustness_cells(
     first_stages: Sequence[str] = (),
     shuffles: int = 3,
 ) -> Iterator[RobustnessCell]:
-    """Prepare all runs with one backend, cell by cell; the model is not called.
+    """Prepare all runs, one cell at a time, with one shared backend; the model is not called.
 
     Args:
-        spec: The specification; its depth and first stage make the first cell.
-        execution: Options of execution.
-        depths: Further depths.
-        first_stages: Further first stages.
+        spec: The specification; the first cell has its depth and first stage.
+        execution: Options for execution.
+        depths: Additional depths.
+        first_stages: Additional first stages.
         shuffles: Number of random orders.
 
     Raises:
@@ -87,11 +87,11 @@ def prepare_robustness_cells(
     backend = None
     for first_stage in dict.fromkeys((spec.first_stage, *first_stages)):
         for depth in dict.fromkeys((spec.depth, *depths)):
-            # Only what the user gave counts as given, so that an adapter decides the rest.
+            # Pass on only the values that the user set, so that the adapter's settings apply to all others.
             given = spec.model_dump(include=spec.model_fields_set)
             values = given | {"first_stage": first_stage, "depth": depth}
-            vary_candidate_order(spec, shuffles)  # checks before anything is retrieved
-            # All orders have the same candidates, so these are retrieved once.
+            vary_candidate_order(spec, shuffles)  # checks its arguments before anything is retrieved
+            # All orders have the same candidates, which are therefore retrieved only once.
             prepared = prepare_run(RunSpec.make(values), execution, backend=backend)
             backend = prepared.backend
             runs = tuple(prepared.with_spec(order) for order in vary_candidate_order(prepared.spec, shuffles))
@@ -105,7 +105,7 @@ def measure_order_robustness(
 
     Args:
         cells: The prepared runs.
-        execution: Options of execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
+        execution: Options for execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
         run: Function that executes a run.
 
     Returns:
@@ -120,7 +120,7 @@ def measure_order_robustness(
 
 
 def estimate_robustness_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the cost of all runs, as `estimate_run_cost` does for one: runs, calls, tokens_in, tokens_out, cost."""
+    """Estimate the total runs, calls, tokens_in, tokens_out and cost, as `estimate_run_cost` does for one run."""
     estimates = [estimate_run_cost(prepared) for cell in cells for prepared in cell.runs]
     sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
     costs = [row["cost"] for row in estimates]
@@ -128,22 +128,23 @@ def estimate_robustness_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]
 
 
 def compute_shuffle_agreement(run: Run, reference: Run) -> dict[str, float | None]:
-    """Measure the agreement of two results over the same candidates, as means over queries; 1 is the same order.
+    """Measure the agreement of two results for the same candidates, averaged over queries; 1 means the same order.
 
     Returns:
-        ``tau``: Kendall's tau of the whole lists, over queries with at least two documents. ``overlap``: the fraction
-        of the top ten that both share, over queries with more than ten documents. None if no query has enough.
+        ``tau``: Kendall's tau of the whole lists, averaged over queries with at least two documents. ``overlap``: the
+        fraction of the top ten documents that both results share, averaged over queries with more than ten documents.
+        A value is None if no query has enough documents.
     """
     pairs = [(run[query].doc_ids, reference[query].doc_ids) for query in reference]
-    taus = [kendall_tau(a, b) for a, b in pairs if len(a) > 1]
+    taus = [kendall_tau_of_candidate_orders(a, b) for a, b in pairs if len(a) > 1]
     overlaps = [len({*a[:TOP]} & {*b[:TOP]}) / TOP for a, b in pairs if len(a) > TOP]
     return {"tau": _mean_over_orders(taus), "overlap": _mean_over_orders(overlaps)}
 
 
-def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
-    """Compute Kendall's tau of two orders of the same items, at least two: 1 is the same order, -1 the reverse."""
+def kendall_tau_of_candidate_orders(a: Sequence[str], b: Sequence[str]) -> float:
+    """Compute Kendall's tau of two orders of the same items (two or more): 1 if they are equal, -1 if reversed."""
     rank = {item: position for position, item in enumerate(a)}
-    earlier: list[int] = []  # sorted ranks in ``a`` of the items of ``b`` seen so far
+    earlier: list[int] = []  # the ranks in ``a`` of the items of ``b`` seen so far, sorted
     discordant = 0
     for item in b:
         # Items that come earlier in b but later in a form discordant pairs with this one.
@@ -159,7 +160,7 @@ def _measure_robustness_cell(cell: RobustnessCell, execution: Execution, run: Ru
     reference: Run | None = None
     first_stage_scores: dict[str, float] = {}
     for prepared in cell.runs:
-        name = default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
+        name = default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
         summary = run(prepared, execution.model_copy(update={"out": (execution.out or Path("runs")) / name}))
         result = RunFolder(summary["folder"]).read_run("run.trec")
         reference = result if reference is None else reference

@@ -1,7 +1,7 @@
-"""The specification of a run: frozen values, given as flags or TOML and recorded in the run folder as JSON.
+"""The specification of a run: immutable values that are given as flags or TOML, and recorded in the run folder as JSON.
 
-`RunSpec` holds everything that decides the result, `Execution` everything that does not. The docstrings of their fields
-are the help texts of the command line.
+`RunSpec` contains everything that determines the result, `Execution` everything that does not. The docstrings of their
+fields are the help texts of the command line.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rerank.errors import DataError, MissingResourceError, UnknownNameError, Usa
 
 Shuffle = Literal["none", "random", "inverse"]
 
-#: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
-#: whatever the default is today. A spec.json has these keys only at other values.
+#: Key added to specifications after commit 2d4cd24 -> the value with which a run behaves as it did without the key,
+#: whatever the default is today. A spec.json contains such a key only if it has another value.
 LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto"}
 
 
@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
-        """Create the value from flags or the content of a file.
+        """Create the object from the values of flags or of a file.
 
         Raises:
             UnknownNameError: A key does not exist; the message suggests the nearest.
@@ -53,7 +53,7 @@ class _Frozen(BaseModel):
 
 
 class RunSpec(_Frozen):
-    """Everything that decides the result of a run, and how it is scored. Hashable; read from TOML or JSON."""
+    """Everything that determines the result of a run, and how it is scored. Hashable; read from TOML or JSON."""
 
     collection: str
     """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
@@ -66,7 +66,7 @@ class RunSpec(_Frozen):
     queries: tuple[str, ...] = ()
     """Use only the query with this id; repeatable."""
     shuffle: Shuffle = "none"
-    """Order of the candidates as the reranker gets them."""
+    """Order in which the reranker gets the candidates."""
     seed: int = 0
     """Seed of the shuffle and of sampling."""
     method: str = "fullrank"
@@ -88,7 +88,7 @@ class RunSpec(_Frozen):
     adapter: str | None = None
     """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
     adapter_dtype: Literal["auto", "float32"] = "auto"
-    """Data type of the adapter. ``auto`` is that of the model; ``float32`` is slower beside a model in bfloat16."""
+    """Data type of the adapter. ``auto`` uses the model's; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = False
@@ -108,22 +108,22 @@ class RunSpec(_Frozen):
     thinking_tokens: int = Field(default=0, ge=0)
     """Maximum number of tokens that a reasoning model may think before its answer; 0 disables thinking."""
     qrels: str | None = None
-    """Relevance judgments that replace those of the collection: a file, or the selector of a collection."""
+    """Relevance judgments to use instead of the collection's: a file, or the selector of a collection."""
     measures: tuple[str, ...] = ("nDCG@10",)
     """Measure, named as in ir_measures or trec_eval; repeatable."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; if omitted, that of the collection."""
+    """Lowest grade that binary measures count as relevant; if omitted, the collection's."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
 
     def recorded(self) -> dict[str, Any]:
-        """Return the specification for spec.json, without later keys that change nothing."""
+        """Return the specification for spec.json, without the keys in `LATER_KEYS` that have the value given there."""
         unchanged = {name for name, value in LATER_KEYS.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Self:
-        """Create the specification of a recorded run from its spec.json, independently of today's defaults.
+        """Create the specification of a recorded run from its spec.json; later changes of defaults do not affect it.
 
         Raises:
             UnknownNameError: A key does not exist.
@@ -133,12 +133,12 @@ class RunSpec(_Frozen):
 
     @property
     def shown_method(self) -> str:
-        """The method as it is displayed: files in its options are shortened to their names."""
+        """The method for display: paths in its options are shortened to file names."""
         return re.sub(r"=[^,]*/", "=", self.method)
 
 
 class Execution(_Frozen):
-    """Where and how a run executes; not part of the run's identity."""
+    """Where and how a run is executed; not part of the run's identity."""
 
     out: Path | None = None
     """Folder of the run; if omitted, a folder under ``runs/`` named by the run's hash."""
@@ -153,17 +153,17 @@ class Execution(_Frozen):
     concurrency: int | None = Field(default=None, ge=1)
     """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
-    """Seconds to wait for the reply of a server."""
+    """Seconds to wait for a server's reply."""
     calibration: str | None = None
-    """File of `rerank calibrate`: adds probabilities of relevance; if omitted, that of the adapter if it has one."""
+    """File written by `rerank calibrate`, to add probabilities of relevance; if omitted, the adapter's, if any."""
     retries: int | None = Field(default=None, ge=0)
-    """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
+    """Number of retries per request to a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     reuse: bool = True
-    """Local models: compute prompt prefixes that several requests share only once."""
+    """Local models: compute a prompt prefix only once if several requests share it."""
     deterministic: bool = False
-    """Local models: process requests one by one without reuse, so that a reply depends on its request alone."""
+    """Local models: process requests one by one without reuse, so that each reply depends only on its request."""
     max_total_tokens: int | None = Field(default=None, ge=1)
     """Stop calling the model once prompt and completion tokens reach this total."""
     call_cache: bool | None = None
@@ -173,7 +173,7 @@ class Execution(_Frozen):
 def read_run_spec(path: str | Path) -> dict[str, Any]:
     """Read the keys of a run specification from TOML or from the spec.json of a run folder.
 
-    Dashes in keys are replaced by underscores. The values of a spec.json include nulls, since a default may have
+    Dashes in keys are replaced by underscores. Nulls in a spec.json are returned as well, because a default may have
     changed since the run.
 
     Raises:

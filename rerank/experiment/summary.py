@@ -1,4 +1,4 @@
-"""Summaries and scores of runs. A run and its verification call the same functions."""
+"""Summaries and scores of runs. Running a method and verifying the run call the same functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate_run
-from rerank.evaluation.grade_notes import overlap_note
+from rerank.evaluation.grade_notes import evaluation_overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.models.prices import compute_model_cost
-from rerank.pipeline.results import RankedList, count_window_statuses
+from rerank.models.prices import compute_cost_by_model_name
+from rerank.pipeline.results import RankedList, count_window_statuses_of_ranking
 from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
 
@@ -22,17 +22,17 @@ NAMED_FAILURES = 20
 
 @dataclass(kw_only=True)
 class RunTally:
-    """What a summary says about reranked lists, without the lists.
+    """The numbers that a summary reports about reranked lists.
 
     Attributes:
         windows: Number of windows per status; every status is a key.
         split: Number of windows that exceeded the context and were ranked in parts.
-        failures: The first failures: query, status and detail.
-        passages_cut: Number of passages that were cut, so that a prompt fits.
-        tokens_cut: Number of tokens that were cut off them.
+        failures: The first failures, each with query, status and detail.
+        passages_cut: Number of passages that were truncated to make a prompt fit in the context.
+        tokens_cut: Number of tokens that were cut off these passages.
     """
 
-    windows: dict[str, int] = field(default_factory=lambda: count_window_statuses(()))
+    windows: dict[str, int] = field(default_factory=lambda: count_window_statuses_of_ranking(()))
     split: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     passages_cut: int = 0
@@ -63,7 +63,7 @@ class RunTally:
         return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
 
 
-def summarise_run(
+def summarise_experiment(
     spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the content of summary.json without the name and hash of the folder.
@@ -73,26 +73,26 @@ def summarise_run(
         tally: Counts over the reranked lists.
         usage: The cost of the calls.
         queries: Number of queries, including those without candidates.
-        scores: The result of `score_reranked_run`; None without relevance judgments.
+        scores: The result of `score_reranking_experiment`; None without relevance judgments.
     """
     return {
         "method": spec.shown_method,
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,
-        **summarise_run_scores(scores),
+        **summarise_experiment_scores(scores),
         "windows": tally.windows,
-        "split_windows": tally.split,  # exceeded the context; ranked in parts and merged
-        "complete": not tally.windows["error"],  # otherwise --resume repeats the calls without a reply
+        "split_windows": tally.split,  # windows that exceeded the context and were ranked in parts
+        "complete": not tally.windows["error"],  # if false, --resume repeats the calls without a reply
         "failure_rate": tally.failure_rate(),
         "failures": tally.failures,
         "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
         **vars(usage),
-        "cost": compute_model_cost(spec.model, usage.tokens_in, usage.tokens_out),
+        "cost": compute_cost_by_model_name(spec.model, usage.tokens_in, usage.tokens_out),
     }
 
 
-def summarise_run_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+def summarise_experiment_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the part of a summary that depends on relevance judgments and measures."""
     if scores is None:
         return {"scores": {}, "first_stage_scores": {}, "missing": 0}
@@ -103,7 +103,7 @@ def summarise_run_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def score_reranked_run(
+def score_reranking_experiment(
     qrels: Qrels, result: Run, first_stage: Run, *, measures: Sequence[str], relevant: int
 ) -> dict[str, Any] | None:
     """Return the content of scores.json: means and per-query values of the result and of the first stage.
@@ -113,19 +113,20 @@ def score_reranked_run(
     """
     if not qrels:
         return None
-    if message := overlap_note(qrels, first_stage):
+    if message := evaluation_overlap_note(qrels, first_stage):
         warnings.warn(message, stacklevel=2)
     runs = {"run": result, "first_stage": first_stage}
     return {
         "measures": list(measures),
         "relevant": relevant,
         **{
-            key: _scores_as_json(evaluate_run(qrels, value, measures, relevant=relevant)) for key, value in runs.items()
+            key: _experiment_scores_as_json(evaluate_run(qrels, value, measures, relevant=relevant))
+            for key, value in runs.items()
         },
     }
 
 
-def _scores_as_json(scores: Scores) -> dict[str, Any]:
+def _experiment_scores_as_json(scores: Scores) -> dict[str, Any]:
     return {
         "mean": scores.summary(),
         "missing": len(scores.missing),

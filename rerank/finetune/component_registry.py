@@ -17,7 +17,7 @@ from rerank.finetune.losses.base import ListLoss, TokenLoss
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
-from rerank.selector import build_plugin_from_options
+from rerank.selector import build_from_selector_options
 
 ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
@@ -30,18 +30,22 @@ OBJECTIVES = Registry("finetune.extra.objectives", "objective", experimental="fi
 
 
 def make_training_components(recipe: Recipe) -> RecipeComponents:
-    """Construct the components of a recipe and check that they fit together.
+    """Construct the components of a recipe, and check that they can be combined.
 
     Raises:
         UnknownNameError: A component, or an option of one, does not exist.
-        UsageError: An option is out of range, or components do not fit together; the message gives the reason.
+        UsageError: An option is out of range, or components cannot be combined; the message gives the reason.
     """
-    adapter: Adapter = _build_component(ADAPTERS, recipe.adapter)
-    optimizer: Optimizer = _build_component(OPTIMIZERS, recipe.optimizer)
-    layers: CallbackPart | None = _build_component(LAYERS, recipe.layers) if recipe.layers else None
-    callbacks: tuple[CallbackPart, ...] = tuple(_build_component(CALLBACKS, table) for table in recipe.callbacks)
-    ranks: RankAllocation | None = _build_component(RANKS, recipe.ranks) if recipe.ranks else None
-    losses: tuple[TokenLoss | ListLoss, ...] = tuple(_build_component(LOSSES, table) for table in recipe.losses)
+    adapter: Adapter = _build_training_component(ADAPTERS, recipe.adapter)
+    optimizer: Optimizer = _build_training_component(OPTIMIZERS, recipe.optimizer)
+    layers: CallbackPart | None = _build_training_component(LAYERS, recipe.layers) if recipe.layers else None
+    callbacks: tuple[CallbackPart, ...] = tuple(
+        _build_training_component(CALLBACKS, table) for table in recipe.callbacks
+    )
+    ranks: RankAllocation | None = _build_training_component(RANKS, recipe.ranks) if recipe.ranks else None
+    losses: tuple[TokenLoss | ListLoss, ...] = tuple(
+        _build_training_component(LOSSES, table) for table in recipe.losses
+    )
     _check_trained_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
     if recipe.ranks and not hasattr(adapter, "rank_pattern"):
         raise UsageError(
@@ -53,7 +57,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
             raise UsageError(
                 f"on = {table.on!r} for the loss {table.name!r}", expected="no 'on', because it is a loss on tokens"
             )
-    objective: Objective | None = _build_component(OBJECTIVES, recipe.objective) if recipe.objective else None
+    objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
         objective.check(recipe, adapter)
     if recipe.training.fsdp:
@@ -72,8 +76,8 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     )
 
 
-def _build_component(registry: Registry, table: ComponentTable) -> Any:
-    return build_plugin_from_options(registry, table.name, table.options)
+def _build_training_component(registry: Registry, table: ComponentTable) -> Any:
+    return build_from_selector_options(registry, table.name, table.options)
 
 
 def _check_trained_parameter_kinds(
@@ -99,13 +103,13 @@ def _check_trained_parameter_kinds(
 
 
 def _check_weight_sharding(recipe: Recipe, adapter: Adapter) -> None:
-    """Reject sharding of weights that train, change, are quantised, or are used to generate token by token."""
+    """Reject sharding with an objective, or with an adapter that changes or quantises the weights of the base model."""
     setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
     frozen = "an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:
         raise UsageError(
             f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
-            expected="losses: all processes have to run each layer equally often",
+            expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
     if adapter.shape == "full" or adapter.moves_base:
         raise UsageError(f"{setting}, which changes the weights of the base model", expected=frozen)

@@ -1,8 +1,8 @@
 """Protocols and data shared by all training components.
 
-A component (an adapter, an optimizer, a loss, a callback ...) is a frozen dataclass in a file of its own: its fields
-are its options, its class attributes describe it. Modules of components import torch and peft inside functions, so that
-listing components is fast.
+A component (an adapter, an optimizer, a loss, a callback ...) is a frozen dataclass in its own file. Its fields are its
+options, and its class attributes describe it. These files import torch and peft inside functions, so listing components
+is fast.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rerank.finetune.recipe import Recipe
 
-#: Kind of the trained parameters: pairs of factors ``lora_A`` and ``lora_B`` whose product is added to a matrix; other
-#: new parameters; or the model's own weights.
+#: Kind of the trained parameters. ``lora``: pairs of factors ``lora_A`` and ``lora_B`` whose product is added to a
+#: matrix; ``other``: other new parameters; ``full``: the model's own weights.
 ParameterKind = Literal["lora", "other", "full"]
 PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
 
 
 class TrainingComponent(Protocol):
-    """Description that every component has."""
+    """Protocol of all components: each has a paper and a summary."""
 
     #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.
     paper: ClassVar[str]
@@ -74,9 +74,9 @@ class RecipeComponents:
     Attributes:
         adapter: A `rerank.finetune.adapters.base.Adapter`.
         optimizer: A `rerank.finetune.optimizers.base.Optimizer`.
-        layers: Sampling of the layers that train; None if all of them always do.
-        callbacks: Further actions between steps.
-        ranks: Allocation of ranks to matrices; None for the same rank everywhere.
+        layers: Layer sampling method; None to train all layers in every step.
+        callbacks: Further components that act between optimizer steps.
+        ranks: Method that assigns a rank to each matrix; None to use the same rank for all matrices.
         losses: Losses in the order of the recipe; empty if there is an objective.
         objective: A `rerank.finetune.extra.objectives.base.Objective`; None if the recipe has losses.
     """

@@ -39,13 +39,13 @@ def describe_training_methods() -> list[dict[str, str]]:
         is available.
     """
     components = [
-        _training_component_row(name, kind, component)
+        _describe_training_component(name, kind, component)
         for kind in KIND_REGISTRIES
         for name, component in training_components_of_kind(kind).items()
     ]
     known = {(row["name"], row["kind"]) for row in components}
     # A paper that has been implemented since is described by its component.
-    papers = [row for row in _training_paper_rows() if (row["name"], row["kind"]) not in known]
+    papers = [row for row in _read_training_method_papers() if (row["name"], row["kind"]) not in known]
     kinds = list(KIND_REGISTRIES)
     return sorted([*components, *papers], key=lambda row: (kinds.index(row["kind"]), row["status"], row["name"]))
 
@@ -59,7 +59,7 @@ def training_components_of_kind(kind: str) -> dict[str, Any]:
     }
 
 
-def _training_component_row(name: str, kind: str, component: Any) -> dict[str, str]:
+def _describe_training_component(name: str, kind: str, component: Any) -> dict[str, str]:
     summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
     if shape := getattr(component, "shape", ""):  # determines which optimizers can be used
         summary += f" (trains: {shape})"
@@ -69,7 +69,7 @@ def _training_component_row(name: str, kind: str, component: Any) -> dict[str, s
     )
 
 
-def _training_paper_rows() -> list[dict[str, str]]:
+def _read_training_method_papers() -> list[dict[str, str]]:
     text = files("rerank.finetune").joinpath("papers.toml").read_text(encoding="utf-8")
     return [_training_table_row(**entry) for entry in tomllib.loads(text)["papers"]]
 

@@ -1,6 +1,6 @@
-"""Training recipes: one frozen value per training, read from TOML and stored beside its results.
+"""Training recipes: a recipe is an immutable object that is read from TOML and stored beside the training's results.
 
-The models check field types, ranges and combinations of fields. Components are only named here;
+The pydantic classes check field types, ranges and combinations of fields. A recipe only names its components;
 `rerank.finetune.component_registry.make_training_components` constructs them and checks that they fit together.
 """
 
@@ -39,16 +39,16 @@ class ComponentTable(BaseModel):
 
 
 class LossTable(ComponentTable):
-    """A loss by name; further keys are its options."""
+    """A loss given by name; keys other than these fields are its options."""
 
     weight: float = Field(default=1.0, gt=0)
-    """Factor of this loss in the sum."""
+    """Factor by which this loss is multiplied in the sum of the losses."""
     on: ScoreSource | None = None
     """Source of the document scores, for losses on scores; logits if omitted."""
 
 
 class OptimizerTable(ComponentTable):
-    """An optimizer by name; further keys are its options."""
+    """An optimizer given by name; keys other than these fields are its options."""
 
     name: str = "adamw"
     lr: float = Field(default=1e-4, gt=0)
@@ -99,7 +99,7 @@ class ReadoutTable(_Table):
     fit: int = Field(default=0, ge=0)
     """Fit head weights and exponent on this many lists before the model trains."""
     cut: bool = True
-    """Remove the layers above the last one used: no trained parameter depends on them."""
+    """If the losses read only attention, remove the layers above the last one that they read."""
 
 
 class TrainingTable(_Table):
@@ -116,7 +116,7 @@ class TrainingTable(_Table):
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     """Learning rate schedule."""
     warmup: float = Field(default=0.1, ge=0, le=1)
-    """Fraction of the steps in which the learning rate rises."""
+    """Fraction of the optimizer steps during which the learning rate rises."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Clip gradients to this norm; 0 disables clipping."""
     neftune: float = Field(default=0.0, ge=0)
@@ -136,7 +136,7 @@ class TrainingTable(_Table):
 
 
 class ValidationTable(_Table):
-    """A collection that is ranked at intervals, in the way in which the adapter will be used."""
+    """A collection that is ranked at regular intervals during training, with the method of the recipe."""
 
     collection: str
     """Selector of the collection."""
@@ -159,7 +159,7 @@ class ValidationTable(_Table):
 
 
 class Recipe(_Table):
-    """Everything that determines the result of a training. Hashable; read from TOML or JSON, written as JSON."""
+    """All settings that determine the result of a training. Hashable; read from TOML or JSON, written as JSON."""
 
     model: str = "smollm2-135m"
     """Base model: a name of `rerank models`, a folder, or a hub id."""
@@ -247,7 +247,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
     if problem["type"] == "extra_forbidden":
         table: Any = Recipe
         for key in keys[:-1]:
-            table = _recipe_table_under(table, key)
+            table = _training_recipe_table_class(table, key)
         return UnknownNameError("key of a recipe", keys[-1], getattr(table, "model_fields", {}))
     if problem["type"] == "missing":
         return UsageError(
@@ -259,8 +259,8 @@ def _recipe_error(error: ValidationError) -> UsageError:
     return UsageError(f"{name}{shown}: {describe_pydantic_error(problem)}")
 
 
-def _recipe_table_under(table: Any, key: str) -> Any:
-    """Return the model class of the table under a key, whose fields are the known keys."""
+def _training_recipe_table_class(table: Any, key: str) -> Any:
+    """Return the pydantic class of the table under a key; its fields are the valid keys of that table."""
     field = getattr(table, "model_fields", {}).get(key)
     annotation = field.annotation if field else table
     options = [annotation, *getattr(annotation, "__args__", ())]

@@ -2,8 +2,8 @@
 
 The idea comes from Trans-LoRA (Wang et al., 2024, arXiv 2405.17258): an adapter works only with its own base model, but
 every model can learn from its output. The paper generates queries with the new model and filters them with a
-discriminator; here the queries are given, and need no relevance judgments. Labelling, training and ranking each use a
-folder of their own, so that each of them can be resumed.
+discriminator; here the user provides the queries, which need no relevance judgments. Labelling, training and ranking
+each use their own folder, so that each of them can be resumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, check_failure_rate, execute_run, prepare_run
-from rerank.experiment.robustness import kendall_tau
+from rerank.experiment.robustness import kendall_tau_of_candidate_orders
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.label_files import read_labels, write_labels
@@ -34,8 +34,8 @@ from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.progress import ProgressFactory
 from rerank.store import RunFolder
 
-#: Files in the folder: the run of the teacher, training lists and held-out lists, runs of the student before and after
-#: training, its adapter, and the report.
+#: Files and folders in the output folder: the run of the teacher, training lists and held-out lists, runs of the
+#: student before and after training, the adapter of the student, and the report.
 TEACHER, LABELS, HELD_OUT, BEFORE, AFTER, STUDENT, REPORT = (
     "teacher",
     "labels.jsonl",
@@ -59,7 +59,7 @@ class TransferSpec:
     Attributes:
         adapter: The teacher: an adapter trained with `rerank train`, as a folder or a hub id.
         model: The student: a name of `rerank models`, a folder, or a hub id.
-        spec: The candidate lists: collection, first stage, depth, queries and qrels are used; other fields are not.
+        spec: Specification of the candidate lists: only its collection, first stage, depth, queries and qrels are used.
         recipe: Training recipe of the student; its model, lists and collection are replaced.
         folder: Output folder.
         held_out: Fraction of the queries that are labelled but not used for training, to measure the agreement on new
@@ -107,20 +107,20 @@ def transfer_adapter(
     run: Execute = execute_run,
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> dict[str, Any]:
-    """Label lists with the teacher, train the student, and measure the agreement of the two.
+    """Label lists with the teacher, train the student on them, and measure how well student and teacher agree.
 
     Args:
-        spec: The transfer.
+        spec: Specification of the transfer.
         resume: Continue where an earlier call stopped.
         device: Torch device.
-        run: Executes runs.
-        progress: Opens a progress display.
+        run: Function that executes a run.
+        progress: Function that opens a progress display.
 
     Returns:
         The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (reason ->
         number of lists without a label), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
-        ``held_out``, each ``before`` and ``after``: mean Kendall tau of student and teacher, None without lists),
-        ``failure_rate`` of the student's windows, and ``training`` (fields of a `TrainingResult`).
+        ``held_out``, each ``before`` and ``after`` training: mean Kendall tau between student and teacher, None without
+        lists), ``failure_rate`` of the student's windows, and ``training`` (fields of a `TrainingResult`).
 
     Raises:
         UsageError: The adapter does not name its base model, the recipe is inconsistent, or the folder is in use.
@@ -128,20 +128,19 @@ def transfer_adapter(
     """
     recipe = spec.student_recipe()
     make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
-    teacher = spec.run_spec(adapter_usage(spec.adapter))
-    _check_unused_transfer_folder(spec.folder / TEACHER, resume=resume)
+    _check_new_adapter_transfer_folder(spec.folder / TEACHER, resume=resume)
     execution = partial(Execution, resume=resume, device=device)
+    teacher = spec.run_spec(trained_adapter_usage(spec.adapter))
     labelled = _make_transfer_labels(teacher, execution(out=spec.folder / TEACHER), run)
-    parts = _split_and_write_transfer_lists(labelled.labels, spec, recipe.seed)
+    parts = _write_transfer_training_lists(labelled.labels, spec, recipe.seed)
     trust = {"trust_remote_code": recipe.trust_remote_code}
     untrained = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
-    before = _rank_transfer(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
+    before = _rank_for_adapter_transfer(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
     result = train_adapter(recipe, spec.folder / STUDENT, resume=resume, device=device, progress=progress)
-    after = _rank_transfer(spec.run_spec(adapter_usage(result.folder) | trust), execution(out=spec.folder / AFTER), run)
+    trained = spec.run_spec(trained_adapter_usage(result.folder) | trust)
+    after = _rank_for_adapter_transfer(trained, execution(out=spec.folder / AFTER), run)
     report = {
-        "folder": result.folder,
-        "teacher": spec.adapter,
-        "model": spec.model,
+        **{"folder": result.folder, "teacher": spec.adapter, "model": spec.model},
         "left_out": labelled.report["left_out"],
         **_agreement_of_transfer(parts, {"before": before, "after": after}),
         "training": dataclasses.asdict(result),
@@ -151,7 +150,7 @@ def transfer_adapter(
     return report
 
 
-def adapter_usage(adapter: str) -> dict[str, Any]:
+def trained_adapter_usage(adapter: str) -> dict[str, Any]:
     """Return base model, method and prompt of a trained adapter, as fields of a run specification.
 
     Args:
@@ -159,7 +158,7 @@ def adapter_usage(adapter: str) -> dict[str, Any]:
 
     Raises:
         MissingResourceError: The adapter does not exist.
-        UsageError: The adapter does not name them.
+        UsageError: The adapter does not name its base model and method.
     """
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
@@ -176,10 +175,10 @@ def adapter_usage(adapter: str) -> dict[str, Any]:
 
 
 def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | None:
-    """Return the mean Kendall tau of labels and the rankings of a run, from -1 to 1; None without labels.
+    """Return the mean Kendall tau between labels and the rankings of a run, from -1 to 1; None if there are no labels.
 
     Raises:
-        DataError: The run ranks other documents.
+        DataError: For some query, the run and the label rank different documents.
     """
     run = RunFolder(folder).read_run("run.trec")
     taus = []
@@ -190,14 +189,14 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
                 f"The run {str(folder)!r} ranks other documents for query {label.qid!r} than the teacher did",
                 remedy="The collection has changed; start in another folder",
             )
-        taus.append(kendall_tau(label.final, order))
+        taus.append(kendall_tau_of_candidate_orders(label.final, order))
     return sum(taus) / len(taus) if taus else None
 
 
 def _agreement_of_transfer(
     parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return numbers of lists, agreement of each run with the labels, and failure rates, for the report."""
+    """Return the report's numbers of lists, failure rates, and agreement of each run with the labels."""
     return {
         "lists": len(parts["train"]),
         "held_out": len(parts["held_out"]),
@@ -209,7 +208,7 @@ def _agreement_of_transfer(
     }
 
 
-def _check_unused_transfer_folder(folder: Path, *, resume: bool) -> None:
+def _check_new_adapter_transfer_folder(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not resume:
         raise UsageError(
             f"{str(folder.parent)!r} already holds a transfer",
@@ -232,13 +231,13 @@ def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> 
     return result
 
 
-def _split_and_write_transfer_lists(
+def _write_transfer_training_lists(
     labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
 ) -> Mapping[str, tuple[LabelList, ...]]:
-    """Split the lists into training and held-out lists and write them; files of an earlier call must be the same.
+    """Split the lists into training and held-out lists, and write both; existing files must hold the same lists.
 
     Raises:
-        UsageError: The files of an earlier call hold other lists.
+        UsageError: A file from an earlier call holds other lists.
     """
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
@@ -250,7 +249,7 @@ def _split_and_write_transfer_lists(
         path = spec.folder / name
         if (tuple(read_labels(path)) if path.is_file() else part) != part:
             raise UsageError(
-                f"{str(path)!r} holds other lists than this transfer",
+                f"{str(path)!r} does not hold the lists of this transfer",
                 expected="the lists of the interrupted transfer",
                 remedy="Use the same settings as before, or start in another folder",
             )
@@ -259,6 +258,6 @@ def _split_and_write_transfer_lists(
     return parts
 
 
-def _rank_transfer(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
+def _rank_for_adapter_transfer(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
     """Execute a run over all queries, judged or not, and return its summary."""
     return run(prepare_run(spec, execution, judged_only=False), execution)

@@ -1,1 +1,1 @@
-"""Parts that first stages share: text analysis, encoders, and indexes on disk."""
+"""The parts that several first stages share: text analysis, encoders, and indexes on disk."""

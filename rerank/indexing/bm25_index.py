@@ -1,4 +1,4 @@
-"""A BM25 index of bm25s on disk, memory-mapped, and the exact selection of top documents under the tie rule."""
+"""A memory-mapped BM25 index of bm25s on disk, and the selection of top documents with exact tie-breaking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
-def write_bm25_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
+def write_bm25_postings(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
     """Index documents given as lists of terms.
 
     Args:
@@ -48,32 +48,32 @@ def write_bm25_index(folder: Path, documents: Iterable[list[str]], options: Mapp
             weights = Bm25Weights.from_postings(postings, **options)
             data, indices, indptr = postings.by_term(weights)
         index = bm25s.BM25(**options)
-        # a compressed matrix (documents, terms), column by column: weights, documents, starts of the terms
+        # a sparse matrix (documents, terms), compressed by column: weights, documents, start of each term's weights
         index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
         index.vocab_dict = postings.vocabulary
         index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
         index.save(folder, allow_pickle=False)
 
 
-def read_bm25_index(folder: Path, documents: int) -> bm25s.BM25:
-    """Memory-map an index written by `write_bm25_index`.
+def read_bm25_postings(folder: Path, documents: int) -> bm25s.BM25:
+    """Memory-map an index written by `write_bm25_postings`.
 
     Raises:
-        ValueError: The index is not over this many documents.
+        ValueError: The index does not contain this many documents.
     """
     import bm25s
 
     index = bm25s.BM25.load(folder, mmap=True, allow_pickle=False)
     if index.scores["num_docs"] != documents or len(index.scores["indptr"]) != len(index.vocab_dict) + 1:
-        raise ValueError("its files do not fit together")
+        raise ValueError("its files do not match each other")
     return index
 
 
 def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return the positions of the ``k`` highest scores above zero, best first; ties by document id, descending.
 
-    bm25s' own selection cuts a tie at the k-th score in arbitrary order, so all documents with that score are sorted
-    here.
+    bm25s' own selection keeps an arbitrary subset of the documents that tie at the k-th score, so this function sorts
+    all documents with that score.
 
     Args:
         scores: Shape (documents,).

@@ -36,10 +36,10 @@ class StoredDocuments:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Memory-map the files of a folder that `open_stored_documents` wrote.
+        """Memory-map the files of a folder that `open_indexed_documents` wrote.
 
         Raises:
-            ValueError: The files do not fit together.
+            ValueError: The files do not match each other.
         """
         self.folder = folder
         # np.asarray gives a plain view of the map, which is cheaper to slice than np.memmap
@@ -47,7 +47,7 @@ class StoredDocuments:
         self._offsets: NDArray[np.int64] = np.asarray(np.load(folder / _OFFSETS, mmap_mode="r", allow_pickle=False))
         self._texts: NDArray[np.uint8] = np.asarray(np.memmap(folder / _TEXTS, dtype=np.uint8, mode="r"))
         if len(self._offsets) != len(self.id_ranks) + 1 or self._offsets[-1] != len(self._texts):
-            raise ValueError("its files do not fit together")
+            raise ValueError("its files do not match each other")
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -55,7 +55,7 @@ class StoredDocuments:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Size of each document in bytes, id and title included: shape (documents,)."""
+        """Array of shape (documents,): the size of each document in bytes, including id and title."""
         return np.diff(self._offsets)
 
     def __getitem__(self, position: int) -> Document:
@@ -75,8 +75,8 @@ class StoredDocuments:
         return (self[position] for position in range(len(self)))
 
 
-def corpus_index_folder(corpus: Corpus) -> Path:
-    """Return the cache folder of everything that is built from a corpus.
+def corpus_indexing_folder(corpus: Corpus) -> Path:
+    """Return the cache folder for everything that is built from a corpus.
 
     Raises:
         DataError: The corpus's fingerprint is not a hash.
@@ -89,19 +89,21 @@ def corpus_index_folder(corpus: Corpus) -> Path:
     return cache_dir("indexes", corpus.fingerprint)
 
 
-def open_stored_documents(corpus: Corpus) -> StoredDocuments:
-    """Open the stored documents of a corpus; the first time, they are read from it in one pass.
+def open_indexed_documents(corpus: Corpus) -> StoredDocuments:
+    """Open the stored documents of a corpus; the first call reads them from the corpus in one pass and stores them.
 
     Raises:
         DataError: The corpus has no documents, or two with the same id.
         StorageError: The cache folder cannot be written.
     """
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
-    folder = corpus_index_folder(corpus) / f"documents-{_FORMAT}"
-    return open_sealed_folder(folder, made_from, lambda target: _store_documents(corpus, target), StoredDocuments)
+    folder = corpus_indexing_folder(corpus) / f"documents-{_FORMAT}"
+    return open_sealed_folder(
+        folder, made_from, lambda target: _store_indexed_documents(corpus, target), StoredDocuments
+    )
 
 
-def _store_documents(corpus: Corpus, folder: Path) -> None:
+def _store_indexed_documents(corpus: Corpus, folder: Path) -> None:
     ids: list[str] = []
     offsets = array("q", [0])
     with storage_errors(folder):

@@ -14,20 +14,20 @@ from rerank.indexing.documents import StoredDocuments
 from rerank.indexing.encoding_batches import (
     EncodingJob,
     TextSelector,
-    index_folder_key,
+    indexing_folder_key,
     link_or_copy_index_file,
-    open_encoded_files,
+    open_encoded_index_files,
 )
 from rerank.indexing.text_encoder import Encoder, Floats
 
-__all__ = ["embeddings_folder", "index_folder_key", "open_embeddings"]
+__all__ = ["embeddings_folder", "indexing_folder_key", "open_embeddings"]
 
 _FILE = "embeddings.npy"
 
 
 def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
     """Return the folder of a corpus's embeddings."""
-    return documents.folder.with_name(f"embeddings-{index_folder_key(made_from)}")
+    return documents.folder.with_name(f"embeddings-{indexing_folder_key(made_from)}")
 
 
 def open_embeddings(
@@ -40,10 +40,10 @@ def open_embeddings(
         encoder: The encoder.
         made_from: Everything that the embeddings depend on; it determines the folder's name.
         text: Maps a document to the text that is embedded.
-        batch_size: Number of documents per batch; not part of the identity.
+        batch_size: Number of documents per batch. The saved embeddings may be reused with another batch size.
 
     Returns:
-        Shape (documents, encoder.size), a read-only map of the file.
+        The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -52,14 +52,14 @@ def open_embeddings(
     folder = embeddings_folder(documents, made_from)
     job = EncodingJob(documents, encoder.passages, text, batch_size)
     files = _Matrix((len(documents), encoder.size))
-    return open_encoded_files(
+    return open_encoded_index_files(
         folder, made_from, job, files, lambda complete: _map_embeddings(complete / _FILE, files.shape)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A file of full length from the start, with each row at its document's position."""
+    """The file of embeddings: it has its full length from the start, and each row is at its document's position."""
 
     shape: tuple[int, int]
 
@@ -67,16 +67,16 @@ class _Matrix:
         with (folder / _FILE).open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
             np.lib.format.write_array_header_1_0(file, header)
-            # full length at once, 4 bytes per float32: rows arrive in encoding order, not in that of the file
+            # set the full length now (4 bytes per float32), because rows arrive in encoding order, not in file order
             file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
 
     def resume(self, folder: Path, done: int) -> None:
         _map_embeddings(folder / _FILE, self.shape)
 
     def add(self, folder: Path, positions: Sequence[int], rows: Floats) -> None:
-        # Not through a memory map: on a full disk that raises a signal (SIGBUS), not an error.
+        # Do not write through a memory map: on a full disk, this would raise a signal (SIGBUS) instead of an error.
         with (folder / _FILE).open("r+b") as file:
-            start = _start_of_embedding_data(file)
+            start = _offset_of_indexed_vectors(file)
             for position, row in zip(positions, rows, strict=True):
                 file.seek(start + position * row.nbytes)
                 file.write(row.tobytes())
@@ -94,7 +94,7 @@ def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:
     return np.asarray(matrix)
 
 
-def _start_of_embedding_data(file: IO[bytes]) -> int:
+def _offset_of_indexed_vectors(file: IO[bytes]) -> int:
     np.lib.format.read_magic(file)
     np.lib.format.read_array_header_1_0(file)
     return file.tell()

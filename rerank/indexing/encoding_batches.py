@@ -1,7 +1,7 @@
-"""Encoding of a corpus in batches, into files that survive a kill: a later call continues after the last batch.
+"""Encoding of a corpus in batches. If the process is killed, a later call continues after the last complete batch.
 
-Incomplete files are in a folder ``NAME.partial`` with a count of the documents that reached the disk. One process
-works on it at a time; others wait for its lock.
+Incomplete files are in a folder ``NAME.partial``, together with a count of the documents that reached the disk. One
+process at a time works on this folder; others wait for its lock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rerank.indexing.documents import StoredDocuments
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
-from rerank.progress import show_progress, write_progress_status
+from rerank.progress import show_progress, write_progress_line_to_stderr
 from rerank.types import Document
 
 _COUNT = "committed.json"
@@ -32,13 +32,13 @@ Rows = TypeVar("Rows", contravariant=True)
 Loaded = TypeVar("Loaded")
 
 
-def index_folder_key(made_from: Mapping[str, str]) -> str:
-    """Return a short name for a folder made from these inputs: 16 hex digits of a SHA-256."""
+def indexing_folder_key(made_from: Mapping[str, str]) -> str:
+    """Return a short folder name that identifies these inputs: 16 hex digits of their SHA-256."""
     return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 class RowFiles(Protocol[Rows]):
-    """Files for encoded documents, which are added in `encoding_order_by_length`."""
+    """Files for encoded documents, which are added in the order of `encoding_order_by_length`."""
 
     def begin(self, folder: Path) -> None:
         """Create the files, without any document."""
@@ -47,11 +47,11 @@ class RowFiles(Protocol[Rows]):
         """Prepare the files to continue after the first ``done`` documents.
 
         Raises:
-            OSError: The files do not contain these documents; EOFError and ValueError mean the same.
+            OSError: The files do not contain these documents; EOFError and ValueError have the same meaning.
         """
 
     def add(self, folder: Path, positions: Sequence[int], rows: Rows) -> None:
-        """Write the next documents through to the disk; ``positions`` are their positions in the collection."""
+        """Write the next documents and flush them to the disk; ``positions`` are their positions in the collection."""
 
     def finish(self, folder: Path, target: Path) -> None:
         """Write the final files into ``target``, after all documents were added."""
@@ -59,13 +59,13 @@ class RowFiles(Protocol[Rows]):
 
 @dataclass(frozen=True, slots=True)
 class EncodingJob(Generic[T]):
-    """A corpus and how its documents are encoded.
+    """A corpus, and the functions and batch size with which its documents are encoded.
 
     Attributes:
         documents: All documents.
         encode: Maps the texts of a batch to one row per text.
         text: Maps a document to the text that is encoded.
-        batch_size: Number of documents per batch; not part of the identity.
+        batch_size: Number of documents per batch. The saved files may be reused with another batch size.
     """
 
     documents: StoredDocuments
@@ -84,13 +84,13 @@ class EncodingJob(Generic[T]):
 def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     """Return the positions of documents, longest first; equal lengths in the collection's order.
 
-    The order depends only on the corpus, so that a resumed build forms the same batches as an uninterrupted one.
+    The order depends only on the corpus. A resumed build therefore forms the same batches as an uninterrupted one.
     """
-    # similar lengths in a batch need little padding; with the longest first, memory runs out early or never
+    # batches of similar lengths need little padding; with the longest first, memory runs out at the start or never
     return np.argsort(-documents.lengths, kind="stable")
 
 
-def open_encoded_files(
+def open_encoded_index_files(
     folder: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T], load: Callable[[Path], Loaded]
 ) -> Loaded:
     """Return the result of ``load`` on the encoded files, after encoding the documents that are missing.
@@ -100,7 +100,7 @@ def open_encoded_files(
         made_from: Everything that the files depend on.
         job: The documents and how they are encoded.
         files: The format of the files.
-        load: Opens the complete files; its exceptions mean damage, as in `open_sealed_folder`.
+        load: Opens the complete files; if it raises an exception, they count as damaged, as in `open_sealed_folder`.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -109,13 +109,13 @@ def open_encoded_files(
     partial = folder.with_suffix(".partial")
 
     def build(target: Path) -> None:
-        _complete_encoding(partial, made_from, job, files)
+        _encode_missing_index_documents(partial, made_from, job, files)
         with storage_errors(target):
             files.finish(partial, target)
 
-    with _lock_index_folder(folder.with_suffix(".lock")):
+    with _lock_indexing_folder(folder.with_suffix(".lock")):
         loaded = open_sealed_folder(folder, made_from, build, load)
-        shutil.rmtree(partial, ignore_errors=True)  # only now: a kill before this line must not lose batches
+        shutil.rmtree(partial, ignore_errors=True)  # only now, so that a process killed earlier loses no batches
     return loaded
 
 
@@ -127,7 +127,9 @@ def link_or_copy_index_file(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _complete_encoding(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
+def _encode_missing_index_documents(
+    partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]
+) -> None:
     total = len(job.documents)
     done = _encoded_count(partial, made_from, total, files)
     if done is None:
@@ -154,7 +156,7 @@ def _write_encoded_count(partial: Path, made_from: Mapping[str, str], rows: int)
 
 
 def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
-    """Return the number of documents that are done; None if there are no matching files."""
+    """Return the number of documents that are already encoded; None if there are no matching files."""
     try:
         count = json.loads((partial / _COUNT).read_text("utf-8"))
         rows = count["rows"]
@@ -168,7 +170,7 @@ def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, file
 
 
 @contextmanager
-def _lock_index_folder(path: Path) -> Generator[None]:
+def _lock_indexing_folder(path: Path) -> Generator[None]:
     """Hold a file lock, which the system releases when the process ends for any reason."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,6 @@ def _lock_index_folder(path: Path) -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            write_progress_status("Another process is computing these embeddings; waiting for it")
+            write_progress_line_to_stderr("Another process is computing these embeddings; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -6,14 +6,14 @@ import re
 
 from rerank.errors import UsageError
 
-#: Languages with rules of their own in some first stage: a stemmer, stop words, a segmenter or character pairs.
+#: Languages for which some first stage has special rules: a stemmer, stop words, a segmenter or character pairs.
 TREATED = tuple(
     "ar ca cs da de el en eo es et eu fa fi fr ga hi hu hy id it ja km ko lo lt my ne nl no pl pt ro ru sr st sv ta th "  # noqa: SIM905
     "tr yi yue zh".split()
 )
-#: Texts in a language without a code, or in several: words are only split.
+#: Codes for a language without a code of its own, and for several languages; their texts are only split into words.
 _ANY = ("und", "mul")
-#: ISO 639-1 codes, and Cantonese.
+#: The ISO 639-1 codes, and the code of Cantonese (``yue``), which is not among them.
 _CODES = frozenset(
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "  # noqa: SIM905
     "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka "
@@ -41,11 +41,11 @@ def normalize_text_language(language: str) -> str:
     """Return the code that first stages use for a language.
 
     Args:
-        language: ISO 639-1 code, or 639-2 or 639-3 for more common languages; a region or script after it
+        language: ISO 639-1 code or, for more common languages, ISO 639-2 or 639-3 code. A region or script after it
             (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several.
 
     Raises:
-        UsageError: The code is unknown; the message lists the languages with rules of their own.
+        UsageError: The code is unknown; the message lists the languages that have special rules.
 
     >>> [normalize_text_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
@@ -57,6 +57,6 @@ def normalize_text_language(language: str) -> str:
     hint = f"{prefix} is a country code; the language is {_COUNTRIES[prefix]}. " if prefix in _COUNTRIES else ""
     raise UsageError(
         f"Unknown language {language!r}",
-        expected=f"an ISO 639-1 code. Languages with rules of their own: {', '.join(TREATED)}",
+        expected=f"an ISO 639-1 code. Languages with special rules: {', '.join(TREATED)}",
         remedy=f"{hint}Set the collection's option language, or use und, which only splits words",
     )

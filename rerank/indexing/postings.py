@@ -1,4 +1,4 @@
-"""Postings, collected on disk in blocks and then inverted into lists per term, and their BM25 weights.
+"""Postings and their BM25 weights. Postings are collected on disk in blocks, and then inverted into one list per term.
 
 Memory grows with the number of documents and distinct terms, not with the length of the texts; bm25s' own index
 builder needs about 40 bytes per word.
@@ -43,7 +43,7 @@ class Bm25Weights:
     def from_postings(
         cls, postings: Postings, *, k1: float, b: float, method: Literal["lucene", "robertson", "atire"]
     ) -> Bm25Weights:
-        """Compute the weights, after all documents were added."""
+        """Compute the weights; all documents must have been added to ``postings``."""
         lengths = np.frombuffer(postings.lengths, dtype=np.int64)
         total, frequencies = len(lengths), postings.frequencies.astype(np.float64)  # N and df(t), shape (terms,)
         if method == "lucene":
@@ -59,13 +59,13 @@ class Bm25Weights:
         )
 
     def __call__(self, terms: Ints, docs: Ints, counts: Ints) -> Floats:
-        """Return the weight of each posting: shape (postings,), from its term, document and term frequency."""
+        """Return the weights of postings, shape (postings,), from their terms, documents and term frequencies."""
         # idf(t) * tf * scale / (tf + k1 * (1 - b + b * |d| / avgdl))
         return (self.idf[terms] * (counts * self.scale / (counts + self.norm[docs]))).astype(np.float32)
 
 
 class Postings:
-    """A builder of postings, used as a context manager with a folder of its own.
+    """A builder of postings. It is a context manager and needs a folder that nothing else uses.
 
     Attributes:
         vocabulary: Term -> term number, in order of first occurrence.
@@ -102,11 +102,11 @@ class Postings:
             self._write()
 
     def finish(self) -> None:
-        """Write the last block, after all documents were added."""
+        """Write the last block; all documents must have been added."""
         self._write()
 
     def _write(self) -> None:
-        """Count the words of the collected documents and append (document, term, count), each as a row of int32."""
+        """Count the words of the collected documents and append three int32 rows: documents, terms and counts."""
         words = np.frombuffer(self._words, dtype=np.int32).astype(np.int64)
         lengths = np.array(self.lengths[self._first :], dtype=np.int64)
         docs = np.repeat(np.arange(self._first, len(self.lengths), dtype=np.int64), lengths)
@@ -126,9 +126,9 @@ class Postings:
             weigh: Maps the terms, documents and counts of postings to their weights.
 
         Returns:
-            The arrays of a compressed matrix with one column per term: weights and documents, shape (postings,),
-            memory-mapped in the folder, with the documents of each term in ascending order; and the start of each
-            term's postings, shape (terms + 1,).
+            The three arrays of a sparse matrix with one column per term, compressed by column. The weights and the
+            documents have shape (postings,) and are memory-mapped in the folder; the documents of each term are in
+            ascending order. The starts of the terms' postings have shape (terms + 1,).
         """
         starts = np.concatenate([[0], np.cumsum(self.frequencies)]).astype(np.int64)
         weights: Floats = np.memmap(self._folder / "weights", np.float32, "w+", shape=(int(starts[-1]),))
@@ -140,7 +140,7 @@ class Postings:
             order = np.argsort(terms, kind="stable")
             docs, terms, counts = docs[order], terms[order], counts[order]
             per_term = np.bincount(terms, minlength=len(next_free))
-            before = (np.cumsum(per_term) - per_term)[terms]  # postings of lower terms in this block
+            before = (np.cumsum(per_term) - per_term)[terms]  # number of postings of lower terms in this block
             targets = next_free[terms] + np.arange(size) - before
             weights[targets] = weigh(terms, docs, counts)
             indices[targets] = docs

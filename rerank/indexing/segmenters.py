@@ -1,7 +1,7 @@
 """Word segmentation with dictionaries: jieba for Chinese, MeCab with UniDic for Japanese (extra ``cjk``).
 
-A segmenter is applied to runs of characters of its script, in NFKC. Characters are not converted: the traditional and
-the simplified form of a word are two words.
+A segmenter is applied to runs of characters of its script, in NFKC. Traditional and simplified characters are not
+converted into each other, so the two forms of a word are two words.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Segmenter:
     """A segmenter splits runs of characters into words.
 
     Attributes:
-        identity: Its packages with versions, which an index depends on.
-        reads: Matches the runs of characters that it segments.
+        identity: Names and versions of its packages, on which an index depends.
+        reads: Pattern that matches the runs of characters that it segments.
         cut: Maps a run to its words, in order.
     """
 
@@ -64,7 +64,7 @@ def _segmenter_versions(*distributions: str) -> str:
     try:
         return " ".join(f"{name} {version(name)}" for name in distributions)
     except ModuleNotFoundError:
-        return ""  # the import reports what is missing
+        return ""  # the import reports which package is missing
 
 
 def _missing_segmenter_error(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
@@ -76,10 +76,10 @@ def _missing_segmenter_error(language: str, code: str, error: ImportError) -> Mi
 
 @cache
 def _segment_chinese(code: str) -> Callable[[str], list[str]]:
-    """Return jieba's cut for search engines: long words, and their parts of two and three characters."""
+    """Return jieba's segmentation for search engines: long words, and their parts of two and three characters."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # from setuptools, and from Python about strings in jieba's source
+            warnings.simplefilter("ignore")  # setuptools warns, and Python warns about strings in jieba's source
             import jieba
     except ImportError as error:
         raise _missing_segmenter_error("Chinese", code, error) from error
@@ -97,13 +97,13 @@ def _segment_chinese(code: str) -> Callable[[str], list[str]]:
 
 @cache
 def _segment_japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]:
-    """Return MeCab's cut into short units of UniDic, in dictionary form if requested and known."""
+    """Return MeCab's segmentation into UniDic's short units, in dictionary form if requested and known."""
     try:
         import fugashi
         import unidic_lite
     except ImportError as error:
         raise _missing_segmenter_error("Japanese", code, error) from error
-    # explicit paths, since fugashi would prefer an installed full UniDic, which cuts differently
+    # explicit paths, since fugashi would prefer an installed full UniDic, which segments text differently
     tagger: Any = fugashi.Tagger(f'-r "{unidic_lite.DICDIR}/mecabrc" -d "{unidic_lite.DICDIR}"')
     lock = threading.Lock()  # a tagger is not thread-safe
 

@@ -24,15 +24,19 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-#: Languages in those scripts. Stop word lists do not apply to character pairs; with a segmenter, term weights handle
-#: frequent words, and queries that consist of such words ("how is it made") keep some terms.
+#: Languages written in those scripts. No stop word list is used for them: it would not apply to character pairs. With a
+#: segmenter, term weights handle frequent words, and queries of such words ("how is it made") keep some terms.
 _UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "ko", "th", "lo", "km", "my"})
 _ASCII_WORD = re.compile(r"\w\w+")
 
 
 @cache
-def _term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], object]]:
-    """Return patterns of words with marks, of runs in (group 1) or outside unspaced scripts, and a test for them."""
+def _analyzer_term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], object]]:
+    """Return two patterns and a test.
+
+    The patterns match words with combining marks, and runs of characters inside (group 1) or outside unspaced scripts.
+    The test finds out whether a text contains characters of unspaced scripts.
+    """
     marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
     words = re.compile(rf"\w+(?:[{marks}]+\w*)*")
     runs = re.compile(f"([{_UNSPACED}]+)|[^{_UNSPACED}]+")
@@ -44,8 +48,8 @@ def split_text_into_terms(text: str, words_of: Segmenter | None = None) -> list[
 
     Args:
         text: The text.
-        words_of: The segmenter for scripts without spaces; without it, and for characters that it does not read, the
-            terms are character pairs.
+        words_of: The segmenter for scripts without spaces. Without a segmenter, and for characters that it does not
+            segment, the terms are character pairs.
 
     >>> split_text_into_terms("The F-16's wing, 東京都へ, a ﬁn")
     ['the', '16', 'wing', '東京', '京都', '都へ', 'fin']
@@ -53,16 +57,16 @@ def split_text_into_terms(text: str, words_of: Segmenter | None = None) -> list[
     # a shortcut for most texts in English: NFKC leaves ASCII unchanged
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    words, runs, unspaced = _term_patterns()
+    words, runs, unspaced = _analyzer_term_patterns()
     terms: list[str] = []
     for word in words.findall(unicodedata.normalize("NFKC", text).lower()):
-        # words of one character are dropped, as by the pattern for ASCII
+        # words of one character are dropped, as the pattern for ASCII does
         if not unspaced(word):
             terms += [word] if len(word) > 1 else []
             continue
         for run in runs.finditer(word):
             if run[1]:
-                terms += _segmented_terms(run[0], words_of) if words_of else _character_pairs(run[0])
+                terms += _segmented_terms(run[0], words_of) if words_of else _analyzer_character_pairs(run[0])
             elif len(run[0]) > 1:
                 terms.append(run[0])
     return terms
@@ -72,20 +76,20 @@ def _segmented_terms(run: str, words_of: Segmenter) -> list[str]:
     terms: list[str] = []
     end = 0
     for part in words_of.reads.finditer(run):
-        terms += _character_pairs(run[end : part.start()])
+        terms += _analyzer_character_pairs(run[end : part.start()])
         terms += words_of.cut(part[0])
         end = part.end()
-    return terms + _character_pairs(run[end:])
+    return terms + _analyzer_character_pairs(run[end:])
 
 
-def _character_pairs(run: str) -> list[str]:
+def _analyzer_character_pairs(run: str) -> list[str]:
     """Return the overlapping character pairs of a run; a single character is a term by itself."""
     return [run[i : i + 2] for i in range(max(1, len(run) - 1))] if run else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analyzer:
-    """An analyzer splits a text into terms, drops stop words and stems; it is the same for documents and queries.
+    """An analyzer splits a text into terms, drops stop words and stems the rest, for documents and queries alike.
 
     Attributes:
         stop_words: Terms to drop, before stemming.
@@ -114,7 +118,8 @@ def make_text_analyzer(
             algorithm, if there is one. For Japanese words, ``auto`` gives the dictionary form.
         stop_words: Name of a list in bm25s (``en``, ``english_plus``, ``de`` ...), ``none``, or ``auto``: the
             language's list, if bm25s has one and the script has spaces.
-        segmenting: ``auto`` for words if the language has a segmenter (Chinese, Japanese), or ``pairs`` of characters.
+        segmenting: ``auto`` for words if the language has a segmenter (Chinese, Japanese), or ``pairs`` for character
+            pairs.
 
     Raises:
         MissingPrerequisiteError: The language's segmenter is not installed.

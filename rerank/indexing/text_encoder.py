@@ -1,4 +1,4 @@
-"""Text embeddings with a sentence-transformers model, and what encoders of any kind share: loading, batching, identity.
+"""Text embeddings with a sentence-transformers model, and functions for all encoders: loading, batching, identity.
 
 Torch, transformers and sentence-transformers are imported when a model is loaded.
 """
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.tasks import BackendOptions
 
 Floats = NDArray[np.float32]
@@ -54,7 +54,7 @@ class ModelOptions(Protocol):
 
 
 class PromptOptions(Protocol):
-    """The prompts of an encoder: a text, ``auto`` for the model's own, or ``none``."""
+    """The prompts of an encoder. Each is a text, ``auto`` for the model's own prompt, or ``none``."""
 
     @property
     def query_prompt(self) -> str:
@@ -93,10 +93,10 @@ class Encoder(Protocol):
         """Dimension of the embeddings."""
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time: shape (texts, size), float32."""
+        """Embed queries one at a time, and return float32 of shape (texts, size)."""
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages as one batch: shape (texts, size), float32."""
+        """Embed passages as one batch, and return float32 of shape (texts, size)."""
 
 
 class SentenceEncoder:
@@ -131,7 +131,7 @@ class SentenceEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time: the other texts of a batch would change the last digits of a vector.
+        """Embed queries one at a time, because other texts in a batch would change the last digits of a vector.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -176,16 +176,16 @@ def encode_texts_in_batch(encode: Callable[[list[str], int], T], texts: Sequence
         BackendError: The model fails.
     """
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return encode_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
+    return encode_vectors_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
 
 
-def encode_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
+def encode_vectors_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
     """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
 
     Args:
         run: Maps a batch size to the result for all inputs.
         count: Number of inputs.
-        what: The plural noun for the inputs in messages.
+        what: Plural noun for the inputs in messages, such as ``texts``.
 
     Raises:
         BackendError: The model fails.
@@ -222,7 +222,7 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 
 
 def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model of one of sentence-transformers' classes; return it and its identity.
+    """Load a model with one of sentence-transformers' classes, and return it with its identity.
 
     Args:
         kind: Name of the class.
@@ -245,13 +245,13 @@ def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tu
             device=device,
             # safetensors only: loading pickled weights can run code
             model_kwargs={"dtype": dtype, "use_safetensors": True},
-            **model_origin(name, source),
+            **causal_model_origin(name, source),
         ).eval()
     return model, {**_encoder_model_identity(name, model, options), "dtype": dtype}
 
 
 def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
-    """Check that the packages of a first stage can be imported, before hours of work.
+    """Check that the packages of a first stage can be imported, before work starts that may take hours.
 
     Args:
         stage: Name of the first stage and of its extra.
@@ -285,7 +285,9 @@ def hash_encoder_folder(folder: Path) -> str:
     for name in sorted(names):
         parts = _listed_encoder_modules(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
-    lines = [f"{name}\0{model_folder_hash(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()]
+    lines = [
+        f"{name}\0{hash_files_of_model_folder(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -303,7 +305,7 @@ def _encoder_model_identity(name: Path | str, model: Any, options: ModelOptions)
 
 
 def resolve_encoder_prompt(model: Any, prompt: str, kind: str) -> str:
-    """Return the text before queries or documents: ``prompt``, or for ``auto`` the prompt saved with the model."""
+    """Return the text put before queries or documents; for ``auto``, it is the prompt saved with the model."""
     if prompt != "auto":
         return "" if prompt == "none" else prompt
     prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}

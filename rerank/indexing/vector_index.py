@@ -23,13 +23,13 @@ Positions = NDArray[np.int64]
 Searcher = Callable[[Floats, int], tuple[Floats, Positions]]
 
 _FILE = "index.faiss"
-#: Number of queries searched together. From 20 queries on, faiss uses matrix products, whose last digits depend on the
-#: other queries.
+#: Number of queries searched together. For 20 or more queries, faiss uses matrix products, in which the last digits of
+#: a score depend on the other queries.
 _GROUP = 16
 #: Number of vectors added at a time, and the maximum number of training vectors per cell.
 _CHUNK, _FOR_EACH_CELL = 50_000, 128
 _SEED = 0
-#: Number of centroids of a one-byte code.
+#: Number of centroids that a one-byte code can distinguish.
 _CENTRES = 256
 
 
@@ -41,13 +41,13 @@ class VectorIndex(Protocol):
         """Settings that the saved files depend on, without those that only affect searching."""
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Build the index over vectors (rows) and save it."""
+        """Build the index over the rows of ``matrix`` and save it."""
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Open a saved index.
 
         Raises:
-            ValueError: The index is not over these vectors.
+            ValueError: The index was not built over these vectors.
         """
 
 
@@ -107,8 +107,8 @@ class IvfPqIndex:
     """Cells of near vectors, with a code of a few bytes per vector (Jegou et al., TPAMI 2011).
 
     Attributes:
-        nlist: Number of cells; 0 for four times the square root of the number of documents, at most one per 39.
-        m: Bytes per code; must divide the dimension. 0 for a quarter of the dimension or the next smaller divisor.
+        nlist: Number of cells; 0 for four times the square root of the number of documents n, but at most n / 39.
+        m: Bytes per code; must divide the dimension. 0 for its largest divisor up to a quarter of the dimension.
         nprobe: Number of cells visited in a search.
         rescore: Number of candidates rescored with the saved embeddings; 0 keeps the scores of the codes.
     """
@@ -145,11 +145,11 @@ class IvfPqIndex:
         )
         for learning in (index.cp, index.pq.cp):
             learning.min_points_per_centroid = 1  # otherwise faiss warns on stdout about small collections
-        index.train(_sample_vectors(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
+        index.train(_sample_vectors_for_index(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
         _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map cells and codes."""
+        """Memory-map the cells and codes."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP")
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
@@ -168,8 +168,8 @@ def nearest_vectors(
 ) -> Iterator[tuple[Positions, Floats]]:
     """Yield positions and scores of the ``k`` nearest vectors of each query, best first.
 
-    Ties are broken by document id, descending. If a tie spans rank k, the search is repeated deeper until it covers the
-    whole tie.
+    Ties are broken by document id, descending. If a tie spans rank k, the search is repeated with a larger depth until
+    it covers the whole tie.
 
     Args:
         search: The search of an open index.
@@ -181,7 +181,7 @@ def nearest_vectors(
         group = queries[start : start + _GROUP]
         all_scores, all_positions = search(group, min(len(id_ranks), k + 1))
         for query, scores, positions in zip(group, all_scores, all_positions, strict=True):
-            # only this query, not the whole group
+            # search again for this query only, not for the whole group
             while k < len(scores) < len(id_ranks) and scores[k - 1] == scores[-1] and positions[-1] >= 0:
                 (scores,), (positions,) = search(query[None], min(len(id_ranks), 2 * len(scores)))
             scores, positions = scores[positions >= 0], positions[positions >= 0]
@@ -198,7 +198,7 @@ def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Posit
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def _sample_vectors(matrix: Floats, size: int) -> Floats:
+def _sample_vectors_for_index(matrix: Floats, size: int) -> Floats:
     """Return at most ``size`` rows, always the same ones."""
     if len(matrix) <= size:
         return matrix
@@ -223,7 +223,7 @@ def _fill_vector_index(index: Any, matrix: Floats, folder: Path) -> None:
 
 
 def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
-    """Open an index; ``flag`` names faiss' mode of memory-mapping for it, which older versions may lack."""
+    """Open an index; ``flag`` is the name of faiss' flag that memory-maps it, which older versions may lack."""
     try:
         index = _import_faiss().read_index(
             str(folder / _FILE), getattr(_import_faiss(), flag, _import_faiss().IO_FLAG_MMAP)

@@ -1,4 +1,4 @@
-"""The options shared by first stages with vector search: how a model is loaded, and the index of its vectors.
+"""The options that all first stages with vector search share, for loading a model and for indexing its vectors.
 
 Numpy and faiss are imported only when an index is created.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rerank.indexing.documents import StoredDocuments
     from rerank.indexing.vector_index import VectorIndex
 
-#: Options that are counts, and their lowest values.
+#: Options that are counts -> their lowest allowed values.
 _MINIMA = {
     **dict.fromkeys(("nlist", "pq", "rescore"), 0),
     **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe"), 1),
@@ -74,10 +74,10 @@ class VectorOptions:
 
     @abstractmethod
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return what embeddings depend on besides the corpus and the encoder."""
+        """Return everything that embeddings depend on, apart from the corpus and the encoder."""
 
     def vector_index(self) -> VectorIndex:
-        """Return the index with its settings."""
+        """Return the kind of index that the options select, with its settings."""
         from rerank.indexing.vector_index import FlatIndex, HnswIndex, IvfPqIndex
 
         if self.index == "hnsw":

@@ -1,7 +1,7 @@
-"""Folders that appear complete or not at all: built beside their place, then renamed into it in one step.
+"""Folders that appear complete or not at all: they are built under a temporary name and renamed in one step.
 
-A draft lies in the parent of the folder that it becomes, since only a rename within one file system is atomic. Errors
-of the operating system are not translated: each caller words them for its user.
+A draft is created in the parent folder of its final path, because a rename is atomic only within one file system.
+Errors of the operating system are not translated: each caller turns them into a message for its users.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-#: Folder for files that `fill_folder` has not moved yet. Its name is fixed, so that the next call removes what a
-#: killed process left.
+#: Folder for files that `fill_folder` has not moved yet. Its name is fixed, so the next call can remove what a
+#: killed process left behind.
 UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
 def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Generator[Path]:
-    """Yield an empty temporary folder beside ``folder``; what is left of it at the end is removed.
+    """Yield an empty temporary folder beside ``folder``, and remove it when the block ends unless it was moved.
 
     Args:
-        folder: The path that `move_folder` gives it later. Its parent must exist.
+        folder: The final path, to which `move_folder` renames the draft later. Its parent must exist.
         prefix: Start of the temporary folder's name; by default ``.NAME.``.
         mode: Permissions, reduced by the process's umask.
 
@@ -44,11 +44,11 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
     Args:
         draft: The complete folder.
         folder: Its new path. An empty folder there is replaced.
-        keep: Called if there is a folder at the new path: True keeps that one and leaves ``draft``, False replaces it.
-            Without ``keep``, a folder that is not empty is an error.
+        keep: Called with the new path if a folder already exists there: True keeps that folder and leaves ``draft`` in
+            place, False replaces it. Without ``keep``, an existing folder must be empty.
 
     Raises:
-        OSError: The folder cannot be renamed, or the path is taken.
+        OSError: The folder cannot be renamed, or something else exists at the new path.
     """
     if keep is not None and folder.is_dir():
         if keep(folder):
@@ -67,10 +67,10 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
 def new_folder(folder: Path) -> Generator[Path]:
     """Yield an empty folder that becomes ``folder`` when the block ends without an exception.
 
-    After an exception nothing of it remains.
+    After an exception, the folder is removed.
 
     Args:
-        folder: The final path. Its parent must exist; the path itself must be free, or an empty folder.
+        folder: The final path. Its parent must exist; the path itself must not exist, or must be an empty folder.
 
     Raises:
         OSError: The folder cannot be created or renamed.
@@ -81,11 +81,11 @@ def new_folder(folder: Path) -> Generator[Path]:
 
 
 def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".discarded-") -> None:
-    """Remove a folder so that no reader sees half of it: rename it first, then delete it.
+    """Delete a folder without showing it half deleted to readers: rename it first, then delete it.
 
     Args:
         folder: The folder; nothing happens if another process has removed it.
-        parent: Where it is moved to, on the same file system; by default its own parent.
+        parent: Folder into which it is moved before it is deleted, on the same file system; by default its parent.
         prefix: Start of the temporary folder's name.
 
     Raises:
@@ -101,8 +101,8 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
 def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     """Yield an empty folder inside ``folder``, and move its files into ``folder`` when the block ends normally.
 
-    For folders that also hold other files. Readers take ``last`` as the sign that the others are complete, so it is
-    moved after them. Files with the same names are replaced.
+    Use it for folders that also contain other files. Readers treat ``last`` as the sign that the other files are
+    complete, so it is moved after them. Existing files with the same names are replaced.
 
     Args:
         folder: An existing folder.
@@ -126,7 +126,7 @@ def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
 
 
 def sync_files(folder: Path) -> dict[str, int]:
-    """Force the files of a folder to the disk, and return name -> size in bytes."""
+    """Flush the files of a folder to the disk, and return a mapping from file name to size in bytes."""
     sizes = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:

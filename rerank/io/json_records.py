@@ -1,4 +1,4 @@
-"""JSON objects from files, with the field names of different tools, and the rules for ids and texts in any format.
+"""Reading of JSON objects with the field names of various tools, and the rules for ids and texts in any file format.
 
 Every `DataError` names the file and line.
 """
@@ -16,8 +16,8 @@ from rerank.errors import DataError, error_repr
 from rerank.io.text_files import open_text_file
 from rerank.types import Document, Query
 
-#: Names of the same field, in order of precedence. MS MARCO v2 passages have their own id in ``pid`` and the id of
-#: their page in ``docid``, so ``pid`` comes first.
+#: In this and the next three constants: alternative names of one field, in order of precedence. MS MARCO v2 passages
+#: have their own id in ``pid`` and the id of their page in ``docid``, so ``pid`` comes first.
 DOC_IDS = ("id", "_id", "pid", "docid", "docno", "doc_id")
 TEXTS = ("text", "segment", "contents", "content", "body", "passage")
 QUERY_IDS = ("id", "_id", "qid", "query_id")
@@ -30,7 +30,7 @@ _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class JsonRecord:
-    """A JSON object with its position.
+    """A JSON object and its position in a file.
 
     Attributes:
         where: File and line (or number in the list), for messages.
@@ -45,7 +45,7 @@ class JsonRecord:
         return next((self.fields[key] for key in keys if self.fields.get(key) is not None), None)
 
     def identifier(self, keys: Sequence[str], kind: str) -> str:
-        """Return the id under one of these keys.
+        """Return the id stored under the first of these keys that is present.
 
         Raises:
             DataError: There is no id, or it is invalid.
@@ -56,7 +56,7 @@ class JsonRecord:
         return parse_json_id(value, kind, self.where)
 
     def text(self, keys: Sequence[str]) -> str:
-        """Return the text under one of these keys.
+        """Return the text stored under the first of these keys that is present.
 
         Raises:
             DataError: There is no text, or it is not a string.
@@ -121,11 +121,11 @@ def parse_json_text(value: object, where: str) -> str:
 
 
 def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
-    """Yield documents or queries, and check that ids are unique. Keeps the ids in memory, not the texts.
+    """Yield documents or queries, and check that their ids are unique; only the ids are kept in memory.
 
     Args:
         items: Documents or queries, each with its position in a file.
-        kind: The noun for messages.
+        kind: Noun for the items in messages, such as ``document``.
 
     Raises:
         DataError: An id occurs twice.
@@ -150,23 +150,23 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 is_empty = False
-                yield JsonRecord(f"{path}:{number}", _parse_json_object(line, f"{path}:{number}"))
+                yield JsonRecord(f"{path}:{number}", _read_json_line_object(line, f"{path}:{number}"))
     if is_empty:
         raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
 
-def read_documents(path: Path) -> Iterator[Document]:
+def read_json_lines_documents(path: Path) -> Iterator[Document]:
     """Stream the documents of a JSON-lines file."""
     return check_unique_ids(((record.where, record.document()) for record in read_json_lines(path)), "document")
 
 
-def read_queries(path: Path) -> list[Query]:
+def read_json_lines_queries(path: Path) -> list[Query]:
     """Return the queries of a JSON-lines file, in file order."""
     return list(check_unique_ids(((record.where, record.query()) for record in read_json_lines(path)), "query"))
 
 
 def parse_json(line: str, where: str) -> Any:
-    """Parse JSON, without duplicate keys in an object.
+    """Parse JSON; an object with a duplicate key is an error.
 
     Raises:
         DataError: The text is not valid JSON, or an object has a duplicate key.
@@ -177,7 +177,7 @@ def parse_json(line: str, where: str) -> Any:
         raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove it") from error
 
 
-def _parse_json_object(line: str, where: str) -> Mapping[str, Any]:
+def _read_json_line_object(line: str, where: str) -> Mapping[str, Any]:
     value = parse_json(line, where)
     if not isinstance(value, dict):
         raise DataError(f"{where}: {error_repr(value)}", expected="one JSON object per line")

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rerank.errors import DataError, error_repr
-from rerank.types import score_to_float32
+from rerank.types import ranking_score_to_float32
 
 Number = TypeVar("Number", int, float)
 
-#: The largest grade. A larger number means mixed-up columns, and trec_eval allocates arrays of this size.
+#: The largest accepted grade. A larger number means that columns are mixed up, and trec_eval would allocate arrays of
+#: that size.
 MAX_GRADE = 999_999
 GRADES = "a whole number of at most six digits"
 
 
-def parse_json_score(value: object) -> float:
+def convert_json_table_score(value: object) -> float:
     """Return a finite number in single precision.
 
     Raises:
@@ -25,10 +26,10 @@ def parse_json_score(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
         raise ValueError("a finite number")
-    return score_to_float32(value)
+    return ranking_score_to_float32(value)
 
 
-def parse_json_grade(value: object) -> int:
+def convert_json_table_grade(value: object) -> int:
     """Return a whole number; 1.0 becomes 1.
 
     Raises:
@@ -47,7 +48,7 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
     Args:
         text: The JSON.
         source: Name of the file in messages.
-        convert: `parse_json_score` or `parse_json_grade`.
+        convert: `convert_json_table_score` or `convert_json_table_grade`.
 
     Raises:
         DataError: The text is not JSON, has another structure, a duplicate key, no documents, or an invalid number.
@@ -62,13 +63,15 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
             expected="one JSON object, or another format of runs and judgments",
             remedy="For output of `rerank qrels judge`, use the file written by --qrels-out",
         ) from error
-    result = {query: _convert_table_row(row, convert, f"{source}: query {query!r}") for query, row in table.items()}
+    result = {
+        query: _convert_json_table_row(row, convert, f"{source}: query {query!r}") for query, row in table.items()
+    }
     if not any(result.values()):
         raise DataError(f"{source} has no documents", expected="at least one")
     return result
 
 
-def _convert_table_row(value: object, convert: Callable[[object], Number], where: str) -> dict[str, Number]:
+def _convert_json_table_row(value: object, convert: Callable[[object], Number], where: str) -> dict[str, Number]:
     if not isinstance(value, Mapping):
         raise DataError(f"{where} has {error_repr(value)}", expected="an object of document ids and numbers")
     row: dict[str, Number] = {}

@@ -1,4 +1,4 @@
-"""SHA-256 of local model folders, over the files that affect the model's output.
+"""SHA-256 hashes of local model folders, computed from the files that affect the model's output.
 
 Configuration fields that only record which program wrote a file are ignored. The hashes of large files are cached until
 the files change (`rerank.io.file_hashes`).
@@ -18,10 +18,10 @@ _BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
-def model_folder_hash(folder: Path) -> str:
-    """Return the hex SHA-256 of a folder's weights, settings, chat template and tokenizer files, with their names.
+def hash_files_of_model_folder(folder: Path) -> str:
+    """Return the hex SHA-256 of the names and contents of a folder's weights, settings, chat template and tokenizer.
 
-    Files of this package (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
+    This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
 
     Raises:
         MissingResourceError: A file cannot be read.
@@ -31,21 +31,21 @@ def model_folder_hash(folder: Path) -> str:
         if path.suffix not in _READ or path.name.startswith("rerank-"):
             continue
         stat = path.stat()
-        total.update(f"{path.name}\0{_weight_file_hash(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+        total.update(f"{path.name}\0{_hash_weight_or_json_file(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
     return total.hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _weight_file_hash(path: Path, _mtime: int, _size: int) -> str:
-    """Return the hash of one file; time and size are cache keys, to notice changes within one process."""
+def _hash_weight_or_json_file(path: Path, _mtime: int, _size: int) -> str:
+    """Return the hash of one file; its time and size are cache keys, so changes within one process are noticed."""
     if path.suffix == ".json":
-        content = _config_without_bookkeeping(path)
+        content = _json_file_without_bookkeeping(path)
         if content is not None:
             return hashlib.sha256(content).hexdigest()
     return file_hash(path)
 
 
-def _config_without_bookkeeping(path: Path) -> bytes | None:
+def _json_file_without_bookkeeping(path: Path) -> bytes | None:
     try:
         content: Any = json.loads(path.read_bytes())
     except ValueError:  # the loader reports malformed files

@@ -1,6 +1,6 @@
 """Tab-separated files whose rows begin with a whole number: streaming, and lookup by number without reading the file.
 
-The format of T2Ranking: a header line, then ``number TAB rest``; quotes have no special meaning.
+This is the format of T2Ranking: a header line, then lines ``number TAB rest``; quotes have no special meaning.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def parse_whole_number(text: str, kind: str, where: str) -> str:
-    """Return a whole number as an id, in digits without leading zeros; it may be written as a float.
+    """Return a whole number, which may be written as a float, as an id: its digits without leading zeros.
 
     >>> [parse_whole_number(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
     ['12', '12', '12', '12']
 
     Raises:
-        DataError: The text is not a whole number, or above 2^53, from where floats skip numbers.
+        DataError: The text is not a whole number, or it is above 2^53, where floats cannot represent every number.
     """
     if text.isascii() and text.isdigit() and len(text) < 16:
         return str(int(text))
@@ -46,7 +46,7 @@ def parse_whole_number(text: str, kind: str, where: str) -> str:
 
 
 def is_whole_number(text: str) -> bool:
-    """Return True if `parse_whole_number` accepts the text, which it does not for column names."""
+    """Return True if `parse_whole_number` accepts the text; it rejects column names."""
     try:
         parse_whole_number(text, "", "")
     except DataError:
@@ -59,7 +59,7 @@ def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
 
     Args:
         path: The file, plain or gzipped.
-        kind: The noun of the numbered things in messages.
+        kind: Noun for the numbered items in messages, such as ``passage``.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -94,7 +94,7 @@ def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[s
         return
     import numpy as np
 
-    numbers_in_file, offsets = _row_offsets(path)
+    numbers_in_file, offsets = _tsv_row_offsets(path)
     targets = np.array(sorted(map(int, requested)), dtype=np.int64)
     indices = np.searchsorted(numbers_in_file, targets)
     exists = indices < len(numbers_in_file)
@@ -125,8 +125,8 @@ def _is_gzip_file(path: Path) -> bool:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _row_offsets(path: Path) -> NDArray[np.int64]:
-    """Return the numbers, ascending, and the byte offset of each row: shape (2, rows)."""
+def _tsv_row_offsets(path: Path) -> NDArray[np.int64]:
+    """Return an array of shape (2, rows): the row numbers in ascending order, and the byte offset of each row."""
     import numpy as np
 
     state = path.stat()
@@ -136,12 +136,12 @@ def _row_offsets(path: Path) -> NDArray[np.int64]:
         table: NDArray[np.int64] = np.load(cache, mmap_mode="r", allow_pickle=False)
         if table.dtype == np.int64 and table.ndim == 2 and len(table) == 2:
             return table
-    table = _scan_row_offsets(path)
-    _write_row_offsets(table, cache)
+    table = _scan_tsv_row_offsets(path)
+    _write_tsv_row_offsets(table, cache)
     return table
 
 
-def _scan_row_offsets(path: Path) -> NDArray[np.int64]:
+def _scan_tsv_row_offsets(path: Path) -> NDArray[np.int64]:
     import numpy as np
 
     numbers, offsets, offset = array("q"), array("q"), 0
@@ -161,7 +161,7 @@ def _scan_row_offsets(path: Path) -> NDArray[np.int64]:
     return table
 
 
-def _write_row_offsets(table: NDArray[np.int64], target: Path) -> None:
+def _write_tsv_row_offsets(table: NDArray[np.int64], target: Path) -> None:
     import numpy as np
 
     temporary = ""

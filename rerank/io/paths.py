@@ -9,7 +9,7 @@ def cache_dir(*parts: str) -> Path:
     """Return the user's cache folder of this package (``$XDG_CACHE_HOME/listrank`` if set), or a path in it.
 
     Args:
-        parts: Folder names below it, e.g. ``"indexes"``. The folder is not created.
+        parts: Names of the sub-folders of the path, e.g. ``"indexes"``. The folder is not created.
     """
     import platformdirs  # imported here, so that commands without a cache start faster
 

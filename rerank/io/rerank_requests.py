@@ -17,7 +17,7 @@ from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonR
 from rerank.types import Document, Query, Ranking
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
-#: Keys of a candidate that are read; the others are returned with it.
+#: Keys of a candidate that are parsed; its other keys are returned with it unchanged.
 _READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", "image", *DOC_IDS, *TEXTS})
 
 
@@ -70,7 +70,7 @@ class RerankRequest:
         return cls(where=record.where, query=query, docs=docs, scores=scores)
 
     def in_given_order(self) -> Ranking:
-        """Return the candidates in input order, with their scores if all are present and they do not increase."""
+        """Return the candidates in input order; scores are kept if all are present and none exceeds the one before."""
         scores = [score for score in self.scores if score is not None]
         non_increasing = all(below <= above for above, below in pairwise(scores))
         if len(scores) == len(self.docs) and non_increasing:
@@ -78,7 +78,7 @@ class RerankRequest:
         return Ranking.from_order(self.query, self.docs)
 
     def sorted_by_score(self) -> Ranking:
-        """Return the candidates sorted by score, ties by the tie rule of runs.
+        """Return the candidates sorted by score; ties are broken by `rerank.types.ranking_tie_sort_key`, as in runs.
 
         Raises:
             DataError: A score is missing.
@@ -107,7 +107,10 @@ def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int
 
 
 def _parse_request_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
-    """Parse a candidate: a string, or an object whose document is a string, an object, or its own fields."""
+    """Parse a candidate.
+
+    It is a string or an object. In an object, the document is a string, a nested object, or the object's own fields.
+    """
     if isinstance(entry, str):
         return Document(id=default_id, text=parse_json_text(entry, where)), None
     if not isinstance(entry, Mapping):
@@ -147,20 +150,20 @@ def _parse_candidate_score(value: object, where: str) -> float | None:
 
 
 def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
-    """Return a reranked list in rank_llm's format, with texts and the other keys of the candidates.
+    """Return a reranked list in rank_llm's format, with the candidates' texts and other keys.
 
     Args:
         candidates: The list before reranking, with query and documents.
-        result: The reranked list; documents may have ids only.
+        result: The reranked list; its documents need only ids.
     """
     docs = {doc.id: doc for doc in candidates.docs}
     hits = [
-        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _candidate_text(docs[doc.id])}
+        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _json_of_request_candidate(docs[doc.id])}
         for doc, score in zip(result.docs, result.scores, strict=True)
     ]
     return {"query": {"text": candidates.query.text, "qid": candidates.query.id}, "candidates": hits}
 
 
-def _candidate_text(doc: Document) -> dict[str, str]:
+def _json_of_request_candidate(doc: Document) -> dict[str, str]:
     content = {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}
     return {**content, "image": doc.image} if doc.image else content

@@ -15,13 +15,21 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_tables import GRADES, parse_json_grade, parse_json_score, parse_json_table
+from rerank.io.json_tables import GRADES, convert_json_table_grade, convert_json_table_score, parse_json_table
 from rerank.io.text_files import open_text_file, replace_text_file
-from rerank.types import Document, Qrels, Query, Ranking, Run, make_scores_strictly_decreasing, score_to_float32
+from rerank.types import (
+    Document,
+    Qrels,
+    Query,
+    Ranking,
+    Run,
+    make_ranking_scores_strictly_decrease,
+    ranking_score_to_float32,
+)
 
 __all__ = [
-    "open_run",
     "open_text_file",
+    "open_trec_run_file",
     "read_qrels",
     "read_run",
     "read_run_lists",
@@ -45,7 +53,7 @@ _Row = tuple[str, list[str]]
 
 
 def read_run(path: str | Path, *, name: str | None = None) -> Run:
-    """Read a run: TREC (6 columns), MS MARCO (3 columns) or JSON ``{query: {document: score}}``; gzip too.
+    """Read a run: TREC (6 columns), MS MARCO (3 columns) or JSON ``{query: {document: score}}``, plain or gzipped.
 
     Scores are read in single precision and sorted by the tie rule, as in trec_eval; TREC's rank column and anything
     after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids but no text.
@@ -68,18 +76,19 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     with open_text_file(path) as text:
         first, lines = _peek_first_line(text, path)
         if _JSON.match(first):
-            scores = parse_json_table("".join(line for _, line in lines), str(path), parse_json_score)
+            scores = parse_json_table("".join(line for _, line in lines), str(path), convert_json_table_score)
         else:
             rows = _split_run_rows(lines, path)
             columns = len(first.split())
             if columns != 3 and columns < 6:
                 raise _wrong_columns_error(next(rows), _RUN_COLUMNS)
             tag = tag if columns == 3 else first.split()[5]
-            scores = _parse_msmarco_scores(rows) if columns == 3 else _parse_trec_scores(rows)
+            scores = _parse_msmarco_run_file(rows) if columns == 3 else _parse_trec_scores(rows)
     return Run(
         (
             Ranking.from_scores(
-                Query(id=query), [(Document(id=doc), parse_json_score) for doc, parse_json_score in row.items()]
+                Query(id=query),
+                [(Document(id=doc), convert_json_table_score) for doc, convert_json_table_score in row.items()],
             )
             for query, row in scores.items()
         ),
@@ -88,14 +97,14 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
 
 
 def read_run_lists(path: str | Path) -> Iterator[Ranking]:
-    """Stream the lists of a TREC run that this package wrote: the lines of a query are together, and sorted.
+    """Stream the rankings of a TREC run written by this package, with consecutive, sorted lines for each query.
 
     Args:
         path: The file; it may be empty.
 
     Raises:
         MissingResourceError: The file does not exist, or is a folder.
-        DataError: A line has the wrong columns, or the documents of a query are duplicate or not sorted.
+        DataError: A line has the wrong columns, or a query's documents contain a duplicate or are not sorted.
     """
     path = Path(path)
     with open_text_file(path) as text:
@@ -106,9 +115,9 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
 
 
 def write_run(run: Run, target: str | Path | TextIO) -> None:
-    """Write a run in TREC's six columns, so that sorting by score, also in single precision, gives the same order.
+    """Write a run in TREC's six columns; sorting the lines by score, even in single precision, keeps their order.
 
-    Ranks start at 1. Scores are lowered where needed, so that they strictly decrease. White space in the run's name
+    Ranks start at 1. Scores are lowered where needed to make them strictly decrease. White space in the run's name
     becomes ``_`` in the tag. Queries without documents have no line.
 
     Args:
@@ -120,31 +129,31 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
         MissingResourceError: The file's folder does not exist.
         StorageError: The file cannot be written.
     """
-    with open_run(target, run.name) as write:
+    with open_trec_run_file(target, run.name) as write:
         for ranking in run.values():
             write(ranking)
 
 
 @contextlib.contextmanager
-def open_run(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
-    """Write a run list by list, as `write_run` does; a file is replaced when the block ends without an error.
+def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
+    """Write a run one ranking at a time, as `write_run` does; a file is replaced if the block ends without an error.
 
     Args:
         target: A stream, or a file.
         name: Name of the run.
 
     Yields:
-        A function that writes one list.
+        A function that writes one ranking.
     """
     tag = "".join("_" if _is_unwritable_in_run(c) else c for c in name) or "run"
-    with _open_run_target(target) as stream:
-        yield lambda ranking: stream.writelines(_format_run_lines(ranking, tag))
+    with _open_trec_run_target(target) as stream:
+        yield lambda ranking: stream.writelines(_format_trec_run_lines(ranking, tag))
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Read judgments: TREC or MS MARCO (4 columns), BEIR (3 columns with a header), 3 columns without, JSON; gzip too.
+    """Read judgments: TREC or MS MARCO (4 columns), BEIR (3 columns, header optional) or JSON, plain or gzipped.
 
-    Grades are whole numbers; ``1.0`` is read as 1. Repeated judgments count once.
+    Grades are whole numbers; ``1.0`` is read as 1. A judgment repeated with the same grade counts once.
 
     Args:
         path: The file. JSON has the format ``{query: {document: grade}}``.
@@ -158,7 +167,7 @@ def read_qrels(path: str | Path) -> Qrels:
     with open_text_file(path) as text:
         first, lines = _peek_first_line(text, path)
         if _JSON.match(first):
-            table = parse_json_table("".join(line for _, line in lines), str(path), parse_json_grade)
+            table = parse_json_table("".join(line for _, line in lines), str(path), convert_json_table_grade)
         else:
             table = _parse_qrels_grades(_split_run_rows(lines, path), path)
     return Qrels(table, name=str(path))
@@ -177,24 +186,24 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
         StorageError: The file cannot be written.
     """
     lines = (
-        f"{_check_run_id(query, 'query')} 0 {_check_run_id(doc, 'document')} {grade}\n"
+        f"{_check_trec_run_id(query, 'query')} 0 {_check_trec_run_id(doc, 'document')} {grade}\n"
         for query, judged in qrels.items()
         for doc, grade in judged.items()
     )
-    with _open_run_target(target) as stream:
+    with _open_trec_run_target(target) as stream:
         stream.writelines(lines)
 
 
-def _open_run_target(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
+def _open_trec_run_target(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
     return replace_text_file(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
 
 
-def _format_run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
-    query = _check_run_id(ranking.query.id, "query")
-    scores = make_scores_strictly_decreasing(ranking.written_scores)
+def _format_trec_run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
+    query = _check_trec_run_id(ranking.query.id, "query")
+    scores = make_ranking_scores_strictly_decrease(ranking.written_scores)
     for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
         # nine digits distinguish all single-precision numbers
-        yield f"{query} Q0 {_check_run_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
+        yield f"{query} Q0 {_check_trec_run_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
 
 
 def _is_unwritable_in_run(character: str) -> bool:
@@ -202,8 +211,8 @@ def _is_unwritable_in_run(character: str) -> bool:
     return character.isspace() or character == "\0" or "\ud800" <= character <= "\udfff"
 
 
-def _check_run_id(name: str, kind: str) -> str:
-    """Return the id, if a column can contain it."""
+def _check_trec_run_id(name: str, kind: str) -> str:
+    """Return the id after checking that a column can contain it."""
     if not name or name.startswith(_MISREAD) or any(map(_is_unwritable_in_run, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
@@ -252,11 +261,11 @@ def _parse_trec_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
         scores = table.setdefault(query, {})
         if doc in scores:
             raise DataError(f"{where}: duplicate document {doc!r} in query {query!r}", expected="each id once")
-        scores[doc] = score_to_float32(value)
+        scores[doc] = ranking_score_to_float32(value)
     return table
 
 
-def _parse_msmarco_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
+def _parse_msmarco_run_file(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, int]] = set()
     for where, fields in rows:

@@ -1,7 +1,7 @@
-"""Cache folders that are complete or absent: built aside, sealed with a marker, renamed into place.
+"""Cache folders that are complete or absent: built under a temporary name, sealed with a marker, then renamed.
 
-Two processes may build the same folder at once (the first one's stays), and one may be killed while it builds (its
-temporary folder is removed a day later). A folder whose marker does not match is built again.
+If two processes build the same folder at once, the folder that is finished first is kept. If a process is killed while
+it builds, its temporary folder is removed a day later. A folder whose marker does not match is built again.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ def open_sealed_folder(
 
     Args:
         folder: The path of the folder.
-        made_from: What the content depends on (format, versions, options); a folder with another marker is not read.
-        build: Writes the files (no folders) into the empty folder that it is given.
-        load: Reads the files. OSError, EOFError, ValueError, KeyError and TypeError count as damage.
+        made_from: Everything that the content depends on (format, versions, options). A folder whose marker has other
+            values is built again.
+        build: Called with an empty folder; writes the files, without sub-folders, into it.
+        load: Called with the complete folder; returns the result. If it raises OSError, EOFError, ValueError, KeyError
+            or TypeError, the folder counts as damaged.
 
     Raises:
         StorageError: The folder cannot be written, or cannot be read right after it was built.

@@ -1,6 +1,6 @@
 """Streaming of SGML and XML elements from TREC's files, which are often not well formed.
 
-XML parsers reject these files, since most have no root element, bare ampersands, or elements that are never closed.
+XML parsers reject these files: most lack a root element, contain bare ampersands, or leave elements unclosed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError
-from rerank.io.smart_format import tidy_lines
+from rerank.io.smart_format import tidy_text_file_lines
 from rerank.io.text_files import open_text_file
 
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
@@ -28,7 +28,7 @@ class SgmlBlock:
 
     Attributes:
         where: File and line of its opening tag, for messages.
-        attributes: The content of the opening tag after its name.
+        attributes: The text of the opening tag after the element's name.
         body: The raw content between the tags.
     """
 
@@ -45,12 +45,12 @@ class SgmlBlock:
         return ""
 
 
-def read_sgml_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
+def read_sgml_file_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
     """Stream the elements with these names; everything between them (a prolog, a root element) is skipped.
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: There is no such element, or one is nested in another, not closed, or closed without being open.
+        DataError: There is no such element, or one is nested in another, is not closed, or has only a closing tag.
     """
     edge = re.compile(rf"<(/?)(?:{'|'.join(names)})(\s[^<>]*)?>", re.I)
     shown = " or ".join(f"<{name.upper()}>" for name in names)
@@ -60,7 +60,7 @@ def read_sgml_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
             position = 0
             for match in edge.finditer(line):
                 if bool(match[1]) != bool(start):
-                    raise _unpaired_tag_error(match[0], f"{path}:{number}", start)
+                    raise _unpaired_sgml_file_tag_error(match[0], f"{path}:{number}", start)
                 if start:
                     parts.append(line[position : match.start()])
                     yield SgmlBlock(where=f"{path}:{start}", attributes=attributes, body="".join(parts))
@@ -76,7 +76,7 @@ def read_sgml_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
         raise DataError(f"{path} has no {shown}", expected=f"at least one element {shown}")
 
 
-def _unpaired_tag_error(tag: str, where: str, start: int) -> DataError:
+def _unpaired_sgml_file_tag_error(tag: str, where: str, start: int) -> DataError:
     if start:
         return DataError(
             f"{where}: {tag} inside the element that starts in line {start}", expected="a closing tag first"
@@ -84,26 +84,26 @@ def _unpaired_tag_error(tag: str, where: str, start: int) -> DataError:
     return DataError(f"{where}: {tag} without an opening tag", expected="an opening tag before it")
 
 
-def find_sgml_element(body: str, names: Sequence[str]) -> str | None:
-    """Return the content of the first element with one of these names, in the order of the names, or None."""
+def find_element_in_sgml_text(body: str, names: Sequence[str]) -> str | None:
+    """Return the content of the first element found, trying the names in order; None if there is none."""
     for name in names:
         if match := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
             return match[2]
     return None
 
 
-def find_sgml_elements(body: str, names: Sequence[str]) -> list[str]:
+def find_elements_in_sgml_text(body: str, names: Sequence[str]) -> list[str]:
     """Return the contents of the outermost elements with these names, in text order."""
     pattern = rf"<({'|'.join(names)})(?:\s[^<>]*)?>(.*?)</\1\s*>"
     return [match[2] for match in re.finditer(pattern, body, re.I | re.S)]
 
 
-def remove_sgml_elements(body: str, names: Sequence[str]) -> str:
+def remove_elements_from_sgml_text(body: str, names: Sequence[str]) -> str:
     """Return the text without the elements with these names."""
     return re.sub(rf"<({'|'.join(names)})(?:\s[^<>]*)?>.*?</\1\s*>", " ", body, flags=re.I | re.S)
 
 
-def sgml_to_plain_text(markup: str) -> str:
-    """Return the text of markup: without comments and tags, with decoded entities and normalized white space."""
+def convert_sgml_to_plain_text(markup: str) -> str:
+    """Convert markup to text: remove comments and tags, decode entities, and normalize white space."""
     escaped = _CDATA.sub(lambda match: html.escape(match[1]), markup)
-    return tidy_lines(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", escaped))))
+    return tidy_text_file_lines(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", escaped))))

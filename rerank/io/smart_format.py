@@ -11,7 +11,7 @@ from rerank.errors import DataError
 from rerank.io.text_files import open_text_file
 
 _RECORD = re.compile(r"\.I\s+(\d+)\s*")
-#: Title, authors, source, text, cross references, and the other letters of the format.
+#: The start of a field: T (title), A (authors), B (source), W (text), X (cross references) or another letter.
 _FIELD = re.compile(r"\.([TABWXKNC])\s*")
 
 
@@ -22,7 +22,7 @@ class SmartRecord:
     Attributes:
         where: File and line, for messages.
         number: The number after ``.I``, without leading zeros.
-        fields: Letter -> text. A letter starts a field only once; later lines with it are text.
+        fields: Letter -> text. Only the first line with a letter starts a field; later lines with that letter are text.
     """
 
     where: str
@@ -30,7 +30,7 @@ class SmartRecord:
     fields: Mapping[str, str]
 
 
-def read_smart_records(path: Path) -> Iterator[SmartRecord]:
+def read_smart_format_file(path: Path) -> Iterator[SmartRecord]:
     """Stream the records of a file.
 
     Raises:
@@ -43,7 +43,7 @@ def read_smart_records(path: Path) -> Iterator[SmartRecord]:
         for count, line in enumerate(stream, 1):
             if opened := _RECORD.fullmatch(line):
                 if in_record:
-                    yield _parse_smart_record(where, number, parts)
+                    yield _parse_smart_format_record(where, number, parts)
                 in_record, where, number, parts, letter = True, f"{path}:{count}", str(int(opened[1])), {}, ""
             elif in_record and (field := _FIELD.fullmatch(line)) and field[1] not in parts:
                 letter = field[1]
@@ -57,19 +57,21 @@ def read_smart_records(path: Path) -> Iterator[SmartRecord]:
                 )
     if not in_record:
         raise DataError(f"{path} has no records", expected="records that start with a line .I NUMBER")
-    yield _parse_smart_record(where, number, parts)
+    yield _parse_smart_format_record(where, number, parts)
 
 
-def _parse_smart_record(where: str, number: str, parts: Mapping[str, list[str]]) -> SmartRecord:
-    return SmartRecord(where=where, number=number, fields={k: tidy_lines("".join(lines)) for k, lines in parts.items()})
+def _parse_smart_format_record(where: str, number: str, parts: Mapping[str, list[str]]) -> SmartRecord:
+    return SmartRecord(
+        where=where, number=number, fields={k: tidy_text_file_lines("".join(lines)) for k, lines in parts.items()}
+    )
 
 
-def tidy_lines(text: str) -> str:
+def tidy_text_file_lines(text: str) -> str:
     """Return the text without blank lines and with single spaces, keeping line breaks."""
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
-def join_lines(text: str) -> str:
+def join_text_file_lines(text: str) -> str:
     """Return the text on one line with single spaces."""
     return " ".join(text.split())

@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     left: int = 1
 
 
-#: Letters with a superscript form in Unicode; fonts lack one for ``q``.
+#: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.
 LETTERS = "abcdefghijklmnoprstuvwxyz"
 _RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _LATEX = {
@@ -36,13 +36,13 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after the end of a row, a bracket would be read as its argument
-    "*": r"\textasteriskcentered{}",  # likewise
+    "[": "{[}",  # after a row end, LaTeX would read a bracket as an optional argument
+    "*": r"\textasteriskcentered{}",  # after a row end, LaTeX would read a star as part of the command
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 
 
-def format_tables(grids: Sequence[Grid], lines: Sequence[str], form: Form = "text") -> str:
+def convert_tables_to_format(grids: Sequence[Grid], lines: Sequence[str], form: Form = "text") -> str:
     """Format tables, followed by lines of text.
 
     Args:
@@ -51,80 +51,88 @@ def format_tables(grids: Sequence[Grid], lines: Sequence[str], form: Form = "tex
         form: Output format. ``latex`` needs the package booktabs, and textcomp in old distributions.
     """
     draw = {
-        "text": _format_text_table,
-        "markdown": _format_markdown_table,
-        "latex": _format_latex_table,
-        "html": _format_html_table,
+        "text": _convert_table_to_text,
+        "markdown": _convert_table_to_markdown,
+        "latex": _convert_table_to_latex,
+        "html": _convert_table_to_html,
     }[form]
     blocks = [draw(grid) for grid in grids]
     if form == "text":
         blocks += ["\n".join(lines)] if lines else []
     elif form == "markdown":
-        blocks += [_escape_markdown(line) for line in lines]
+        blocks += [_escape_for_markdown_format(line) for line in lines]
     elif form == "latex":
-        blocks += [_escape_latex(line) for line in lines]
+        blocks += [_escape_for_latex_format(line) for line in lines]
     else:
         blocks += [f"<p>{html.escape(line)}</p>" for line in lines]
     return "\n\n".join(blocks)
 
 
-def _table_cells(row: Sequence[str | Cell]) -> list[Cell]:
+def _convert_cells_for_table_format(row: Sequence[str | Cell]) -> list[Cell]:
     return [Cell(cell) if isinstance(cell, str) else cell for cell in row]
 
 
-def _format_text_table(grid: Grid) -> str:
-    rows = [[Cell(head) for head in grid.heads], *map(_table_cells, grid.rows)]
+def _convert_table_to_text(grid: Grid) -> str:
+    rows = [[Cell(head) for head in grid.heads], *map(_convert_cells_for_table_format, grid.rows)]
     raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]
     lines = [
         [cell.text + cell.above.translate(_RAISED).ljust(width) for cell, width in zip(row, raised, strict=True)]
         for row in rows
     ]
-    widths = [max(map(_terminal_width, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(_width_in_text_table, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(_align_cells(line, widths, grid.left)).rstrip() for line in lines)
 
 
 def _align_cells(cells: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
-    pads = [" " * (width - _terminal_width(cell)) for cell, width in zip(cells, widths, strict=True)]
+    pads = [" " * (width - _width_in_text_table(cell)) for cell, width in zip(cells, widths, strict=True)]
     return [
         cell + pad if index < left else pad + cell for index, (cell, pad) in enumerate(zip(cells, pads, strict=True))
     ]
 
 
-def _terminal_width(text: str) -> int:
+def _width_in_text_table(text: str) -> int:
     """Return the number of terminal columns of a text: two for Chinese characters, none for combining accents."""
     wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
-def _format_markdown_table(grid: Grid) -> str:
+def _convert_table_to_markdown(grid: Grid) -> str:
     rule = ["---"] * grid.left + ["---:"] * (len(grid.heads) - grid.left)
     rows = [
-        [_escape_markdown(c.text) + (f"<sup>{c.above}</sup>" if c.above else "") for c in _table_cells(row)]
+        [
+            _escape_for_markdown_format(c.text) + (f"<sup>{c.above}</sup>" if c.above else "")
+            for c in _convert_cells_for_table_format(row)
+        ]
         for row in grid.rows
     ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [[_escape_markdown(h) for h in grid.heads], rule, *rows])
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in [[_escape_for_markdown_format(h) for h in grid.heads], rule, *rows]
+    )
 
 
-def _escape_markdown(text: str) -> str:
+def _escape_for_markdown_format(text: str) -> str:
     return html.escape(re.sub(r"([\\|*`])", r"\\\1", text), quote=False)
 
 
-def _format_latex_table(grid: Grid) -> str:
+def _convert_table_to_latex(grid: Grid) -> str:
     form = "l" * grid.left + "r" * (len(grid.heads) - grid.left)
     rows = [
-        [_escape_latex(c.text) + (f"$^{{{c.above}}}$" if c.above else "") for c in _table_cells(row)]
+        [
+            _escape_for_latex_format(c.text) + (f"$^{{{c.above}}}$" if c.above else "")
+            for c in _convert_cells_for_table_format(row)
+        ]
         for row in grid.rows
     ]
-    lines = [" & ".join(cells) + r" \\" for cells in [[_escape_latex(head) for head in grid.heads], *rows]]
+    lines = [" & ".join(cells) + r" \\" for cells in [[_escape_for_latex_format(head) for head in grid.heads], *rows]]
     body = [lines[0], r"\midrule", *lines[1:]]
     return "\n".join([rf"\begin{{tabular}}{{{form}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def _escape_latex(text: str) -> str:
+def _escape_for_latex_format(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _format_html_table(grid: Grid) -> str:
+def _convert_table_to_html(grid: Grid) -> str:
     def line(tag: str, cells: Sequence[Cell]) -> str:
         parts = []
         for index, cell in enumerate(cells):
@@ -133,6 +141,6 @@ def _format_html_table(grid: Grid) -> str:
             parts.append(f"<{tag}{style}>{html.escape(cell.text)}{superscript}</{tag}>")
         return f"<tr>{''.join(parts)}</tr>"
 
-    head = line("th", _table_cells(grid.heads))
-    body = "\n".join(line("td", _table_cells(row)) for row in grid.rows)
+    head = line("th", _convert_cells_for_table_format(grid.heads))
+    body = "\n".join(line("td", _convert_cells_for_table_format(row)) for row in grid.rows)
     return f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

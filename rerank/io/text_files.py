@@ -1,4 +1,4 @@
-"""Reading of text files with typed errors, and atomic writing: UTF-8, plain or gzipped."""
+"""Reading of UTF-8 text files, plain or gzipped, with typed errors, and atomic writing of such files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _named_read_errors(path: Path) -> Generator[TextIO]:
 
 
 def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
-    """Open a text file for reading: UTF-8, without a byte order mark; gzip is detected by its first bytes.
+    """Open a UTF-8 text file for reading; a byte order mark is skipped, and gzip is detected by its first bytes.
 
     Args:
         path: The file; its extension is ignored.
@@ -122,7 +122,7 @@ def check_file_writable(path: str | Path) -> None:
 
     Raises:
         MissingResourceError: The folder of the file does not exist.
-        StorageError: The path is a folder, or must not be written. A full disk is not detected.
+        StorageError: The path is a folder or is not writable. A full disk is not detected.
     """
     try:
         target = Path(path)
@@ -173,7 +173,7 @@ def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        what: The noun for the file in messages, such as recipe or suite.
+        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
 
     Raises:
         MissingResourceError: The file does not exist.

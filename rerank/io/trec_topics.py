@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rerank.errors import DataError, UnknownNameError
 from rerank.io.json_records import parse_json_id
-from rerank.io.sgml import SgmlBlock, read_sgml_blocks, sgml_to_plain_text
-from rerank.io.smart_format import join_lines
+from rerank.io.sgml import SgmlBlock, convert_sgml_to_plain_text, read_sgml_file_blocks
+from rerank.io.smart_format import join_text_file_lines
 from rerank.io.text_files import open_text_file
 
 _IDS = ("number", "num", "id", "qid")
@@ -28,7 +28,7 @@ _FIELD = re.compile(r"<(/?)([A-Za-z][\w.-]*)(?:\s[^<>]*)?>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrecTopic:
-    """A topic of a file.
+    """A topic read from a file.
 
     Attributes:
         where: File and line, for messages.
@@ -59,7 +59,7 @@ class TrecTopic:
         return " ".join(parts)
 
 
-def read_trec_topics(path: Path) -> list[TrecTopic]:
+def read_trec_topic_file(path: Path) -> list[TrecTopic]:
     """Read a file of topics; the format is detected from the first character.
 
     Raises:
@@ -71,15 +71,15 @@ def read_trec_topics(path: Path) -> list[TrecTopic]:
     if not first:
         raise DataError(f"{path} is empty", expected="at least one topic")
     if first.startswith("<"):
-        return [_parse_topic(block) for block in read_sgml_blocks(path, ("top", "topic"))]
-    return list(_read_tabbed_topics(path))
+        return [_parse_topic_file_block(block) for block in read_sgml_file_blocks(path, ("top", "topic"))]
+    return list(_read_tsv_topic_file(path))
 
 
-def check_topic_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
+def check_topic_file_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
     """Check that every field occurs in at least one topic.
 
     Raises:
-        UnknownNameError: No topic has one of the fields.
+        UnknownNameError: One of the fields occurs in no topic.
     """
     for name in names:
         if not any(topic.field(name) for topic in topics):
@@ -88,7 +88,7 @@ def check_topic_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> Non
             raise UnknownNameError("topic field", name, known)
 
 
-def _read_tabbed_topics(path: Path) -> Iterator[TrecTopic]:
+def _read_tsv_topic_file(path: Path) -> Iterator[TrecTopic]:
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -98,14 +98,16 @@ def _read_tabbed_topics(path: Path) -> Iterator[TrecTopic]:
             if not tab:
                 raise DataError(f"{where}: {line.strip()[:60]!r} has no tab", expected="a query id, a tab and the text")
             yield TrecTopic(
-                where=where, id=parse_json_id(query_id.strip(), "topic", where), fields={"title": join_lines(text)}
+                where=where,
+                id=parse_json_id(query_id.strip(), "topic", where),
+                fields={"title": join_text_file_lines(text)},
             )
 
 
-def _parse_topic(block: SgmlBlock) -> TrecTopic:
+def _parse_topic_file_block(block: SgmlBlock) -> TrecTopic:
     fields = {
-        tag: join_lines(sgml_to_plain_text(_LABEL.sub("", text, count=1)))
-        for tag, text in _split_topic_fields(block.body).items()
+        tag: join_text_file_lines(convert_sgml_to_plain_text(_LABEL.sub("", text, count=1)))
+        for tag, text in _split_topic_file_fields(block.body).items()
     }
     number = block.attribute(_IDS) or next((fields[tag] for tag in _IDS if fields.get(tag)), "")
     if not number:
@@ -117,7 +119,7 @@ def _parse_topic(block: SgmlBlock) -> TrecTopic:
     )
 
 
-def _split_topic_fields(body: str) -> dict[str, str]:
+def _split_topic_file_fields(body: str) -> dict[str, str]:
     """Split a topic into its fields. A field without a closing tag ends at the next tag.
 
     An unknown tag starts a field only at the start of a line; elsewhere it is markup inside a text. The whole text of a

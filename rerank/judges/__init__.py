@@ -1,4 +1,4 @@
-"""Judges: how one window of documents is ordered. One judge per module, opened by name."""
+"""Judges order the documents of one window. There is one judge per module; judges are opened by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.judges.base import (
     PromptJudge,
     Status,
     Verdict,
-    check_judge_sees_pictures,
+    check_judge_prompt_pictures,
 )
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
@@ -28,23 +28,23 @@ __all__ = [
     "PromptJudge",
     "Status",
     "Verdict",
-    "check_judge_backend",
-    "check_judge_sees_pictures",
+    "check_judge_prompt_pictures",
+    "check_judge_runs_on_backend",
+    "judge_specific_option_names",
     "judges",
     "open_judge",
-    "options_of_judge",
 ]
 
 judges = Registry("judges", "judge")
 _COMMON_FIELDS = ("backend", "template", "limits")
 
 
-def options_of_judge(name: str) -> tuple[str, ...]:
-    """Return the names of a judge's options: its fields except those that every judge has."""
+def judge_specific_option_names(name: str) -> tuple[str, ...]:
+    """Return the names of a judge's options: its fields except the fields that all judges have."""
     return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _COMMON_FIELDS)
 
 
-def check_judge_backend(selector: str | Selector, backend: Any, model: str) -> None:
+def check_judge_runs_on_backend(selector: str | Selector, backend: Any, model: str) -> None:
     """Check that a backend, or its class before a model is loaded, supports a task that the judge needs.
 
     Raises:

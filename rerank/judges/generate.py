@@ -1,4 +1,4 @@
-"""The generating judge: the model writes an order, which is parsed or comes from constrained decoding."""
+"""The generating judge: the model generates an order, with constrained decoding or as free text that is parsed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict
 from rerank.parsing import parse_permutation
-from rerank.prompts.identifiers import Alphabet, make_passage_identifiers, single_token_identifiers
+from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
-__all__ = ["SPARE_TOKENS", "Generate", "Limits", "parse_window_verdict"]
+__all__ = ["SPARE_TOKENS", "Generate", "Limits", "judge_verdict_from_reply"]
 
-#: Tokens granted beyond the bare list of identifiers, for a model that ends its reply with a line break or a word.
+#: Number of reply tokens in addition to the list of identifiers, since a model may add a line break or a word.
 SPARE_TOKENS = 8
 
 
@@ -24,7 +24,7 @@ class Generate(ListwiseJudge):
     Attributes:
         constrain: Allow only identifiers that have not been generated yet, if the backend supports constrained
             decoding; no reply can then be malformed. Otherwise the completion is parsed.
-        identifiers: ``numbers``, as in the training of the published models, or ``letters`` of one token each.
+        identifiers: ``numbers``, with which published models were trained, or ``letters`` of one token each.
     """
 
     needs = (PermutationTask, GenerationTask)
@@ -35,12 +35,12 @@ class Generate(ListwiseJudge):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the prompt for letters if ``identifiers=letters``, else the empty string: any listwise prompt."""
+        """Return the prompt for letters if ``identifiers=letters``; otherwise empty, for any listwise prompt."""
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """Log-probabilities of the choices of constrained decoding, given the choices before; None for free text."""
+        """Log-probabilities of the choices in constrained decoding, given the previous choices; None for free text."""
         return ScoreKind("log-probability of the choice", "within") if self._is_constrained else None
 
     @property
@@ -51,14 +51,14 @@ class Generate(ListwiseJudge):
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
         return (
-            {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
+            {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
             if self.identifiers == "letters"
             else {}
         )
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request, with passages truncated so that prompt and reply fit."""
-        labels = make_passage_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         thinking = self.limits.thinking_tokens
         reply_tokens = self.reply_tokens(labels, window.depth)
         fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
@@ -72,18 +72,18 @@ class Generate(ListwiseJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the parsed order of the window's only reply."""
-        labels = make_passage_identifiers(self.identifiers, len(window), self.backend.tokens)
-        verdict = parse_window_verdict(replies[0], len(window), depth=window.depth, labels=labels)
+        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
+        verdict = judge_verdict_from_reply(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
         if verdict.status in FAILURES or not choices or len(choices) > len(window):
             return verdict
-        scores: list[float | None] = [None] * len(window)  # documents that were not chosen have none
+        scores: list[float | None] = [None] * len(window)  # None for documents that were not chosen
         for position, score in zip(verdict.order, choices, strict=False):
             scores[position] = score
         return replace(verdict, scores=tuple(scores))
 
     def reply_tokens(self, labels: Sequence[str], depth: int) -> int:
-        """Return the number of tokens of the ``depth`` longest identifiers in a row, plus a few to spare."""
+        """Return the number of tokens of the ``depth`` longest identifiers joined together, plus `SPARE_TOKENS`."""
         key = (*labels, str(depth))
         if key not in self._reply_tokens:
             # Later identifiers are at least as long as earlier ones, so any order of ``depth`` identifiers fits.
@@ -92,7 +92,7 @@ class Generate(ListwiseJudge):
         return self._reply_tokens[key]
 
 
-def parse_window_verdict(
+def judge_verdict_from_reply(
     reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
 ) -> Verdict:
     """Parse a generated reply about a window of ``count`` documents; a failed reply is not parsed.
@@ -100,7 +100,7 @@ def parse_window_verdict(
     Args:
         reply: The reply.
         count: Number of documents in the window.
-        depth: Number of documents that were requested; a reply that names this many is not partial. None for all.
+        depth: Number of documents that were requested; None for all. A reply that names as many is not partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...
     """
     if reply.finish == "error":

@@ -1,6 +1,6 @@
-"""The query likelihood judge: the log-likelihood of the query given a document.
+"""The query likelihood judge: scores a document by the log-likelihood of the query given the document.
 
-Source: UPR, Sachan et al., EMNLP 2022, arXiv 2204.07496; query likelihood is Ponte and Croft, SIGIR 1998.
+Source: UPR, Sachan et al., EMNLP 2022, arXiv 2204.07496. Query likelihood is due to Ponte and Croft, SIGIR 1998.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from rerank.types import Query
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(PointwiseJudge):
-    """A judge that scores a document by the log-likelihood of the query after a prompt with the document only.
+    """A judge that scores a document by the log-likelihood of the query after a prompt that shows only the document.
 
     score = sum over the query's tokens t of log P(t | prompt, tokens before t). The query has the same number of tokens
-    for every document, so the mean used by UPR gives the same order. n requests for n documents, with one forward pass
+    for every document, so the mean used by UPR gives the same order. n documents need n requests with one forward pass
     each; no text is generated.
 
     Raises:
@@ -42,7 +42,7 @@ class Likelihood(PointwiseJudge):
             )
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the query as one line."""
+        """Return the query as a single line."""
         return (collapse_passage_whitespace(query.text),)
 
     def score(self, logs: Sequence[float]) -> float:

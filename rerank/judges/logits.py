@@ -1,7 +1,7 @@
-"""The single-token judge: the order of the logits of the identifiers at the first position of the completion.
+"""The single-token judge: orders documents by the logits of their identifiers at the start of the completion.
 
-Source: FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3: the logits of a listwise model before it writes
-its first identifier rank all identifiers in almost the same order as the ranking that it would generate.
+Source: FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3. Before a listwise model generates its first
+identifier, its logits already rank all identifiers in almost the same order as the ranking that it would generate.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failure_verdict, rank_window_by_score
-from rerank.judges.base.continuations import continuations_naming_identifiers, make_continuation_request
-from rerank.prompts.identifiers import make_passage_identifiers, single_token_identifiers
+from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failed_judge_verdict, rank_window_by_score
+from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
+from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Window
 
@@ -20,9 +20,9 @@ from rerank.types import Window
 class Logits(ListwiseJudge):
     """A judge that orders a window by decreasing log P(identifier | prompt), without generating text.
 
-    Ties keep their order. Identifiers are letters of one token each: A to Z, then pairs. A window with more documents
-    than the tokenizer has such identifiers raises a `UsageError` that names their number. One request per window, one
-    forward pass.
+    Ties keep their order. Identifiers are letters of one token each: A to Z, then pairs. If a window has more
+    documents than the tokenizer has such identifiers, a `UsageError` states the number of identifiers. Each window
+    needs one request and one forward pass.
     """
 
     needs = (ContinuationTask,)
@@ -32,17 +32,17 @@ class Logits(ListwiseJudge):
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
+        return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the log-probability of each identifier as the first one of the completion."""
-        labels = make_passage_identifiers("letters", len(window), self.backend.tokens)
+        labels = make_prompt_identifiers("letters", len(window), self.backend.tokens)
         return [
-            make_continuation_request(
-                self, window, continuations_naming_identifiers(labels, self.template), labels=labels
+            make_judge_continuation_request(
+                self, window, judge_identifier_continuations(labels, self.template), labels=labels
             )
         ]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing log-probability."""
-        return failure_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
+        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))

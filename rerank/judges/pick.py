@@ -1,4 +1,4 @@
-"""The choosing judge: it selects the best document of a window, for setwise and pairwise strategies.
+"""The choosing judge: selects the best document of a window, for setwise and pairwise strategies.
 
 Source: setwise prompting, Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3; for two documents, pairwise
 ranking prompting, Qin et al., NAACL Findings 2024, arXiv 2306.17563, section 3.
@@ -17,12 +17,12 @@ from rerank.judges.base import (
     ListwiseJudge,
     ScoreKind,
     Verdict,
-    failure_verdict,
+    failed_judge_verdict,
     rank_window_by_score,
 )
-from rerank.judges.base.continuations import continuations_naming_identifiers, make_continuation_request
-from rerank.judges.generate import SPARE_TOKENS, parse_window_verdict
-from rerank.prompts.identifiers import make_passage_identifiers, single_token_identifiers
+from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
+from rerank.judges.generate import SPARE_TOKENS, judge_verdict_from_reply
+from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
@@ -31,7 +31,7 @@ from rerank.types import Window
 class Pick(ListwiseJudge):
     """A judge that asks which document of a window is the most relevant, with one request per window.
 
-    A window without a usable reply keeps its order, so its first document counts as the best, and is a failure.
+    A window without a usable reply is a failure. It keeps its order, so its first document is considered the best.
 
     Attributes:
         by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
@@ -60,21 +60,21 @@ class Pick(ListwiseJudge):
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """Log-probabilities of the identifiers; None for a choice that the model writes."""
+        """Log-probabilities of the identifiers; None if the choice is generated."""
         return IDENTIFIER_SCORES if self._uses_likelihood else None
 
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
+        return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request that asks for the most relevant document."""
-        labels = make_passage_identifiers("letters", len(window), self.backend.tokens)
+        labels = make_prompt_identifiers("letters", len(window), self.backend.tokens)
         if self._uses_likelihood:
             return [
-                make_continuation_request(
-                    self, window, continuations_naming_identifiers(labels, self.template), labels=labels
+                make_judge_continuation_request(
+                    self, window, judge_identifier_continuations(labels, self.template), labels=labels
                 )
             ]
         items = tuple(f"[{label}]" for label in labels)
@@ -91,9 +91,9 @@ class Pick(ListwiseJudge):
         """Order the window by decreasing log-probability, or put the chosen document first."""
         count = len(window)
         if self._uses_likelihood:
-            return failure_verdict(replies, count) or rank_window_by_score(replies[0].scores, count)
-        labels = make_passage_identifiers("letters", count, self.backend.tokens)
-        verdict = parse_window_verdict(_close_identifier_bracket(replies[0]), count, depth=1, labels=labels)
+            return failed_judge_verdict(replies, count) or rank_window_by_score(replies[0].scores, count)
+        labels = make_prompt_identifiers("letters", count, self.backend.tokens)
+        verdict = judge_verdict_from_reply(_close_pick_judge_bracket(replies[0]), count, depth=1, labels=labels)
         if verdict.status in FAILURES:
             return verdict
         best = verdict.order[0]
@@ -104,8 +104,8 @@ class Pick(ListwiseJudge):
         return self.by == "likelihood"
 
 
-def _close_identifier_bracket(reply: Reply) -> Reply:
-    """Append the closing bracket: after a prompt that ends with "[", a model may stop after the identifier."""
+def _close_pick_judge_bracket(reply: Reply) -> Reply:
+    """Append a missing closing bracket, since after a prompt that ends with "[" a model may stop after the letter."""
     text = reply.text.rstrip()
     is_open = reply.finish == "stop" and "[" in text and "]" not in text
     return replace(reply, text=f"{text}]") if is_open else reply

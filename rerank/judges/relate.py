@@ -1,4 +1,4 @@
-"""The cross-encoder judge: each pair of query and document gets a score from a model trained for it.
+"""The cross-encoder judge: a model that was trained to score query-document pairs scores each document.
 
 Source: Nogueira and Cho 2019, arXiv 1901.04085 (monoBERT).
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_window_by_score
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict, rank_window_by_score
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.budget import FittedPrompt
@@ -22,13 +22,14 @@ from rerank.types import Document, Query, Window
 class Relate(PromptJudge):
     """A judge that orders a window by cross-encoder scores, with one request per window of any length.
 
-    Ties keep their order. A document is its title and text on one line. Its end is truncated to the context that the
-    query leaves, or to ``max_passage_tokens`` if that is less, but not below ``min_passage_tokens``: a query that
-    leaves less raises a `ContextOverflowError`. The query is never truncated. The prompt of the request holds the
-    texts that are scored: one message with the query, then one per document.
+    Ties keep their order. The title and text of a document are joined to one line. This line is truncated to the part
+    of the context that the query leaves free, or to ``max_passage_tokens`` if that is less, but not below
+    ``min_passage_tokens``. If a query leaves less than that, a `ContextOverflowError` is raised. The query is never
+    truncated. The prompt of the request contains the texts that are scored: one message with the query, then one per
+    document.
 
     Raises:
-        UsageError: Another prompt is given; a cross-encoder is shown none.
+        UsageError: Another prompt than the default is given. Cross-encoders do not use prompts.
     """
 
     needs = (CrossEncoderTask,)
@@ -56,9 +57,9 @@ class Relate(PromptJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        return failure_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
+        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
 
     def _fit_document(self, query: Query, doc: Document) -> FittedPrompt:
-        """Return a prompt with the document, truncated to the context that the query leaves."""
+        """Return a prompt with the document, truncated to the part of the context that the query leaves free."""
         whole = replace(doc, title="", text=doc.full_text)
         return self.budget.fit(self.template, Window(query, (whole,)), reply_tokens=0)

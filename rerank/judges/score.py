@@ -1,4 +1,4 @@
-"""The pointwise judge: the log-odds of yes over no to the question whether a document is relevant.
+"""The pointwise judge: scores a document by the log-odds of yes over no as the answer to "Is it relevant?".
 
 Source: Liang et al. 2022, arXiv 2211.09110 (relevance generation), and Nogueira et al., EMNLP Findings 2020, arXiv
 2003.06713 (monoT5), who first ranked by the logits of two words.
@@ -16,11 +16,11 @@ from rerank.types import Query
 
 @dataclass(frozen=True, kw_only=True)
 class Score(PointwiseJudge):
-    """A judge that scores a document by the log-odds of yes over no; n requests for n documents.
+    """A judge that scores a document by the log-odds of yes over no, with n requests for n documents.
 
-    score = log P(yes | prompt) - log P(no | prompt), in (-inf, inf), and 0 if both are equally likely. For words of
-    one token this is the difference of their logits, which is log(p / (1 - p)) for the p that monoT5 gets from a
-    softmax over the two; the order is the same. Other spellings of the words are not counted.
+    score = log P(yes | prompt) - log P(no | prompt), in (-inf, inf), and 0 if both are equally likely. If each
+    word is a single token, this is the difference of their logits. It equals log(p / (1 - p)), where p is
+    monoT5's softmax over the two logits, so the order is the same. Other spellings of the words are not considered.
 
     Attributes:
         yes: The word for a relevant document, spelled as at the start of a completion.
@@ -40,7 +40,7 @@ class Score(PointwiseJudge):
         """Check the two words."""
         super().__post_init__()
         if not self.yes or not self.no or self.yes == self.no:
-            raise UsageError(f"The answers yes={self.yes!r} and no={self.no!r}", expected="two different words")
+            raise UsageError(f"Answers yes={self.yes!r} and no={self.no!r} are invalid", expected="two different words")
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         """Return the two words."""

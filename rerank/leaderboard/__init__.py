@@ -1,1 +1,1 @@
-"""Suites of runs and leaderboards of their results; `site` builds the leaderboard site."""
+"""Suites of runs, and leaderboards of their results. The module `site` builds the leaderboard site."""

@@ -1,4 +1,4 @@
-"""Leaderboards: the runs on one collection, evaluated, ranked and tested for significance."""
+"""Leaderboards: the runs on one collection are evaluated, ranked and tested for significance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections import Collection, collections, open_collection, open_judgments
+from rerank.collections import Collection, collections, open_collection, open_collection_qrels
 from rerank.collections.trec import Trec
 from rerank.errors import DataError
 from rerank.evaluation import Scores, evaluate_runs, parse_measures
-from rerank.evaluation.grade_notes import grade_note
+from rerank.evaluation.grade_notes import measure_grade_note
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.leaderboard.board_config import BoardConfig
 from rerank.leaderboard.collection_filter import BoardCollection, select_entries_of_board
 from rerank.leaderboard.entries import Entry, find_board_entries
-from rerank.leaderboard.first_stage_labels import label_first_stages
-from rerank.leaderboard.first_stage_links import declared_first_stages, link_first_stages
+from rerank.leaderboard.first_stage_labels import label_board_first_stages
+from rerank.leaderboard.first_stage_links import declared_board_first_stages, link_first_stages
 from rerank.leaderboard.standings import Standings, rank_board_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
@@ -30,17 +30,17 @@ class Board:
     """The evaluated runs on one collection.
 
     Attributes:
-        key: Name in URLs and files: lowercase letters, digits and dashes.
+        key: Name of the board in URLs and file names: lowercase letters, digits and dashes.
         plan: Configuration of the board.
         qrels: The relevance judgments.
         relevant: The lowest grade that binary measures count as relevant.
-        queries: Query id -> text, as far as texts are known.
-        docs: Document id -> document, if the configuration names a collection with texts.
+        queries: Query id -> text, for queries whose text is known.
+        docs: Document id -> document; empty unless the configuration names a collection with texts.
         entries: The runs.
         before: Index of the run that each run reranked; None if it is not on the board.
         scores: The scores of every run.
         tables: One table per measure.
-        notes: Remarks for readers that apply to all measures.
+        notes: Notes for readers that apply to all measures.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Board:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary that ``rerank leaderboard build --format json`` prints."""
+        """Return the JSON object that ``rerank leaderboard build --format json`` prints for this board."""
         return {
             "board": self.key,
             "title": self.plan.title,
@@ -82,11 +82,11 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     Args:
         plan: Configuration of the board.
         home: Folder that contains the folder of cards.
-        data: Folder that all other paths are relative to; ``home`` if omitted.
+        data: Folder to which all other paths are relative; ``home`` if omitted.
         runs: Paths of additional runs.
 
     Raises:
-        UsageError: A measure has no values per query.
+        UsageError: A measure has no per-query values.
         DataError: There are no runs, or a file, card or value is invalid.
         MissingResourceError: A file does not exist.
     """
@@ -94,11 +94,11 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         check_measure_has_query_values(measure)
     base = data or home
     entries, notes = _read_board_entries(plan, home, base, runs)
-    qrels, lowest = open_judgments(_resolve_board_path(plan.qrels, base))
+    qrels, lowest = open_collection_qrels(_resolve_board_path(plan.qrels, base))
     opened = _open_board_queries(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
     entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
-    entries, split = label_first_stages(entries)
+    entries, split = label_board_first_stages(entries)
     notes = [*others, *split, *notes]
     if not entries:
         raise DataError(
@@ -109,7 +109,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     relevant = plan.relevant or lowest
     scores = tuple(evaluate_runs(qrels, named, plan.measures, relevant=relevant))
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
-    note = grade_note(qrels, names)
+    note = measure_grade_note(qrels, names)
     return Board(
         key=_board_entry_key(plan.title),
         plan=plan,
@@ -151,7 +151,7 @@ def _read_board_entries(
 
 
 def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
-    stages = declared_first_stages(entries)
+    stages = declared_board_first_stages(entries)
     if len(stages) < 2:
         return []
     unknown = sum(not entry.card.first_stage for entry in entries)
@@ -163,7 +163,7 @@ def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
 
 
 def _resolve_board_path(text: str, base: Path) -> str:
-    """Return the path relative to the data folder if it exists; otherwise the text itself, a selector."""
+    """Return ``base / text`` if this path exists; otherwise return the text unchanged, because it is a selector."""
     return str(base / text) if (base / text).exists() else text
 
 
@@ -172,7 +172,7 @@ def _names_board_collection(text: str) -> bool:
 
 
 def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
-    """Open the collection that contains the query texts: the configured one, or that of the judgments."""
+    """Open the collection that contains the query texts: the configured one, or the collection of the judgments."""
     source = _resolve_board_path(plan.queries or plan.qrels, base)
     if _names_board_collection(source):
         return open_collection(source)
@@ -182,18 +182,18 @@ def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
 def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
-    """Return the collection of the board, to recognise runs on other collections."""
+    """Return the collection of the board, which is used to recognise runs on other collections."""
     named = _resolve_board_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     needed = any(
         named not in (origin.collection, origin.qrels) for origin in claims
-    )  # the fingerprint may require reading all documents
+    )  # computing the fingerprint may require reading all documents
     fingerprint = open_collection(named).fingerprint if needed and _names_board_collection(named) else ""
     return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
 def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
-    """Return the ranked documents of judged queries that the configured collection contains."""
+    """Return the documents, from the configured collection, that any run ranks for a judged query."""
     if not plan.texts:
         return {}
     collection: Collection = open_collection(_resolve_board_selector(plan.texts, base))
@@ -205,7 +205,7 @@ def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qr
 
 
 def _resolve_board_selector(selector: str, base: Path) -> str:
-    """Return the selector with its argument resolved, if that is a path relative to the data folder."""
+    """Return the selector. If its argument is a path relative to the data folder, resolve the path."""
     name, colon, argument = selector.partition(":")
     return f"{name}{colon}{base / argument}" if argument and (base / argument).exists() else selector
 

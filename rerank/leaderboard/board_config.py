@@ -25,7 +25,7 @@ from rerank.leaderboard.card import Card
 
 
 class RunSelection(Card):
-    """Run files, with metadata for all of them that cards override."""
+    """A selection of run files, with metadata that apply to all of them. Cards override these metadata."""
 
     files: str
     """Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth."""
@@ -45,7 +45,7 @@ class RunSelection(Card):
 
     @property
     def defaults(self) -> Card:
-        """Metadata for all of these runs."""
+        """Metadata that apply to all selected runs."""
         return Card(**self.model_dump(exclude={"files"}, exclude_unset=True))
 
 
@@ -59,19 +59,19 @@ class BoardConfig(BaseModel):
     collection: str = ""
     """Id of the collection, such as ``msmarco-passage/trec-dl-2019``."""
     category: str = ""
-    """Type of search, such as "web search"; a filter on the page."""
+    """Type of search, such as "web search". Boards can be filtered by it on the page."""
     language: str = ""
-    """One or several ISO 639 codes; a filter on the page."""
+    """One or several ISO 639 codes. Boards can be filtered by language on the page."""
     qrels: str
     """Relevance judgments: a file or the selector of a collection."""
     queries: str = ""
     """Query texts: a topic file or the selector of a collection."""
     texts: str = ""
-    """Selector of the collection whose documents are shown; only ids are shown if omitted."""
+    """Selector of the collection whose document texts are shown; if omitted, only document ids are shown."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures, one table each; the first one is shown first."""
+    """Measures. Each measure has its own table; the table of the first one is shown first."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; that of the collection, or 1, if omitted."""
+    """Lowest grade that binary measures count as relevant; if omitted, the collection's lowest relevant grade, or 1."""
     test: str = "t"
     """Selector of the significance test."""
     correction: str = "auto"
@@ -79,7 +79,7 @@ class BoardConfig(BaseModel):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Significance level after the correction."""
     cards: str = ""
-    """Folder of cards with the same stems as the run files."""
+    """Folder of cards. A card has the same file stem as its run file."""
     runs: tuple[RunSelection, ...] = ()
     """The runs."""
 
@@ -89,7 +89,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
+        DataError: The file is not valid TOML, or a key or value is invalid. The message lists all problems.
     """
     values = read_toml_file(path, "board")
     problems = list(_list_unknown_board_keys(values))

@@ -1,4 +1,4 @@
-"""Cards: TOML files with metadata of a run that a run file cannot contain. Omitted values are unknown, never zero."""
+"""Cards: TOML files with metadata of a run that a run file cannot contain. An omitted value is unknown, not zero."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: str = ""
-    """Name on the leaderboard; the stem of the run file if omitted."""
+    """Name of the run on the leaderboard; the stem of the run file if omitted."""
     run: str = ""
-    """Run file, relative to the card; the file with the same stem if omitted."""
+    """Path of the run file, relative to the card; if omitted, the run file with the same stem as the card."""
     group: str = ""
     """Category of the run, such as "official" or "LLM reranker"."""
     first_stage: str = ""
-    """First stage that retrieved the candidates, as a description or a selector."""
+    """Description or selector of the first stage that retrieved the candidates."""
     before: str = ""
-    """Name of the run on the leaderboard that was reranked."""
+    """Name, on the leaderboard, of the run that was reranked."""
     depth: int | None = Field(default=None, ge=1)
     """Number of candidates per query."""
     model: str = ""
@@ -42,21 +42,21 @@ class Card(BaseModel):
     cost: float | None = Field(default=None, ge=0)
     """Total cost in US dollars."""
     queries: int | None = Field(default=None, ge=1)
-    """Number of queries that tokens, seconds and cost refer to; those of the run file if omitted."""
+    """Number of queries over which tokens, seconds and cost are summed; if omitted, all queries of the run file."""
     reference: str = ""
     """Reference: a URL or a paper."""
     note: str = ""
-    """Remark for readers."""
+    """Note for readers."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Hex SHA-256 of the bytes of the run file."""
 
     def with_defaults(self, other: Card) -> Self:
-        """Return this card, with omitted values taken from another card."""
+        """Return this card with its omitted values taken from another card."""
         values = {key: getattr(other, key) for key in other.model_fields_set - self.model_fields_set}
         return self.model_copy(update=values)
 
     def with_name(self, name: str) -> Self:
-        """Return this card with the given name, unless it already has one."""
+        """Return this card with the given name; if it already has a name, return it unchanged."""
         return self if self.name else self.model_copy(update={"name": name})
 
 
@@ -65,7 +65,7 @@ def read_submission_card(path: str | Path) -> Card:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
+        DataError: The file is not valid TOML, or a key or value is invalid. The message lists all problems.
     """
     card, problems = parse_submission_card(read_toml_file(path, "card"))
     if problems:
@@ -77,7 +77,7 @@ def read_submission_card(path: str | Path) -> Card:
 
 
 def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
-    """Create a card from the valid values, and return it with one message per invalid key or value."""
+    """Return a card with the valid values, and one message per invalid key or value."""
     problems = [str(UnknownNameError("key", key, Card.model_fields)) for key in values if key not in Card.model_fields]
     known = {key: value for key, value in values.items() if key in Card.model_fields}
     try:
@@ -106,34 +106,38 @@ def stem_of_submitted_run(path: Path) -> str:
 
 
 class CardIndex:
-    """Index from run files to their cards: by the ``run`` key of a card, or by the stem of its file.
+    """Index that finds the card of a run file, by the ``run`` key of the card or by the file stem of the card.
 
     Args:
-        folder: A folder of cards for runs in other folders; None if there is none.
+        folder: Separate folder of cards for runs in other folders; None if there is no such folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Create the index; folders are read when first needed."""
+        """Create the index. Folders are read when they are first needed."""
         self._folder = folder
-        self._named = cache(_cards_naming_their_run)
+        self._named = cache(_submission_cards_naming_run)
 
     def find(self, run: Path) -> Card:
-        """Return the card of a run file; an empty card if it has none.
+        """Return the card of a run file; an empty card if it has no card.
 
-        In the separate folder of cards, ``run`` may be just the name of the run file.
+        In the separate folder of cards, the ``run`` key may be the name of the run file without its folder.
 
         Raises:
-            DataError: Several cards name the file, or its card is invalid or names a file that does not exist.
+            DataError: Several cards name the run file, or its card is invalid or names a file that does not exist.
         """
         for folder in (self._folder, run.parent):
             if folder is None or not folder.is_dir():
                 continue
             claims = self._named(folder)
             is_separate = folder.resolve() != run.parent.resolve()
-            cards = [card for card, name in claims.items() if _card_refers_to_run(card, name, run, by_name=is_separate)]
+            cards = [
+                card
+                for card, name in claims.items()
+                if _submission_card_refers_to_run(card, name, run, by_name=is_separate)
+            ]
             if len(cards) > 1:
                 raise DataError(
-                    f"{len(cards)} cards name the run file {str(run)!r}: {_list_card_paths(cards)}",
+                    f"{len(cards)} cards name the run file {str(run)!r}: {_list_submission_card_paths(cards)}",
                     expected="one card per run",
                     remedy="Remove the other cards, or correct their run key",
                 )
@@ -151,20 +155,20 @@ class CardIndex:
         return Card()
 
 
-def _cards_naming_their_run(folder: Path) -> dict[Path, str]:
-    """Return the cards in a folder that name their run; other TOML files are ignored."""
+def _submission_cards_naming_run(folder: Path) -> dict[Path, str]:
+    """Return path of the card -> value of its ``run`` key, for the cards in a folder that have this key."""
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
         try:
             names[path] = read_toml_file(path, "file").get("run")
-        except DataError as error:  # its run is unknown; a run with the same stem still reports the error
+        except DataError as error:  # the error is raised again if a run file has the same stem
             warnings.warn(f"{error.found}, so it is not used as a card", stacklevel=2)
     return {path: run for path, run in names.items() if isinstance(run, str) and run}
 
 
-def _card_refers_to_run(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
+def _submission_card_refers_to_run(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
     return (card.parent / name).resolve() == run.resolve() or (by_name and name == run.name)
 
 
-def _list_card_paths(paths: Sequence[Path]) -> str:
+def _list_submission_card_paths(paths: Sequence[Path]) -> str:
     return ", ".join(repr(str(path)) for path in paths)

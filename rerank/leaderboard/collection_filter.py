@@ -1,4 +1,4 @@
-"""Selection of the runs that belong to the collection of a board; runs on other collections would score near zero.
+"""Selection of the runs on the collection of a board. Runs on other collections would score near zero.
 
 Run folders record their collection. Run files do not, so they are always included.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from rerank.leaderboard.entries import Entry, RunOrigin
 from rerank.types import Qrels
 
-#: Ids of two collections are often plain numbers and can coincide (Cranfield and Vaswani: less than 1 % of the qrels).
+#: Smallest fraction of judged documents that two sets of qrels for the same collection share. Different collections can
+#: share ids by coincidence if ids are plain numbers (Cranfield and Vaswani share less than 1 % of the qrels).
 _MIN_OVERLAP = 0.1
 _NAMED = 6
 
@@ -23,8 +24,8 @@ class BoardCollection:
     Attributes:
         named: The configured source of the relevance judgments: a file or a selector.
         qrels: The relevance judgments.
-        fingerprint: Fingerprint of the collection; empty if the judgments come from a file.
-        queries: Query id -> text; empty if no source of texts is configured.
+        fingerprint: Fingerprint of the collection; empty if the judgments come from a file, or if it is not needed.
+        queries: Query id -> text; empty if no source of query texts is configured.
     """
 
     named: str
@@ -34,7 +35,7 @@ class BoardCollection:
 
 
 def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
-    """Return the runs on the collection of the board, and a note that counts and names the others."""
+    """Return the runs on the collection of the board, and a note with the number and names of the other runs."""
     selected = [entry for entry in entries if is_entry_on_board_collection(entry, collection)]
     selected_ids = {id(entry) for entry in selected}
     others: dict[str, list[str]] = {}
@@ -54,15 +55,15 @@ def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollectio
 
 
 def is_entry_on_board_collection(entry: Entry, collection: BoardCollection) -> bool:
-    """Return True if a run belongs to the collection of the board; plain run files always do."""
+    """Return True if a run belongs to the collection of the board. Plain run files are assumed to belong to it."""
     origin = entry.origin
     if origin is None:
         return True
     if collection.named in (origin.collection, origin.qrels):
         return True
     if collection.fingerprint and collection.fingerprint == origin.fingerprint:
-        return _shares_queries_with_board(entry, collection)  # splits with the same documents share one fingerprint
-    if origin.judged and _same_board_collection(origin, collection.qrels):  # one collection with two names
+        return _shares_queries_with_board(entry, collection)  # splits with the same documents have the same fingerprint
+    if origin.judged and _same_board_collection(origin, collection.qrels):  # the same collection under two names
         return True
     if collection.fingerprint and origin.fingerprint:
         return not origin.judged and _shares_queries_with_board(entry, collection)  # two different fingerprints
@@ -78,22 +79,23 @@ def _same_board_collection(origin: RunOrigin, qrels: Qrels) -> bool:
 
 
 def _shares_queries_with_board(entry: Entry, collection: BoardCollection) -> bool:
-    """Return True if there are common query ids and at most half of them are known to have different texts."""
+    """Return True if run and board share query ids, and at most half of the shared queries have different texts."""
     shared = [query for query in entry.run if query in collection.qrels]
     known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
     other = sum(
-        _normalise_collection_name(entry.queries[query]) != _normalise_collection_name(collection.queries[query])
+        _normalise_board_collection_name(entry.queries[query])
+        != _normalise_board_collection_name(collection.queries[query])
         for query in known
     )
     return bool(shared) and 2 * other <= len(shared)
 
 
-def _normalise_collection_name(text: str) -> str:
+def _normalise_board_collection_name(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
 def _shares_documents_with_board(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
-    """Return True if the document ids match the qrels: those judged in the run folder, or else the ranked ones."""
+    """Return True if document ids match the qrels: ids judged in the run folder or, without judgments, ranked ids."""
     if not origin.judged:
         return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
     shared = [query for query in origin.judged if query in qrels]

@@ -1,4 +1,4 @@
-"""Layout of plots of effectiveness against cost, with their Pareto front; the page template draws them."""
+"""Layout of plots of effectiveness against cost, with the Pareto front. The page template draws the plots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 16, 46
-#: Costs with a larger ratio of maximum to minimum are drawn on a logarithmic scale.
+#: If the ratio of the largest to the smallest cost exceeds this value, the scale is logarithmic.
 _WIDE = 20.0
 #: Costs up to this value are drawn as zero.
 _NOTHING = 1e-12
@@ -18,7 +18,7 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotPoint:
-    """A run in the plot; x and y are SVG coordinates from the upper left corner."""
+    """A run in the plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner."""
 
     run: int
     x: float
@@ -33,7 +33,7 @@ class ScatterPlot:
 
     Attributes:
         points: One point per run with a known cost.
-        line: Points of the Pareto front in SVG notation, in order of increasing cost.
+        line: Points of the Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline.
         x_ticks: Positions and labels of the horizontal axis.
         y_ticks: Positions and labels of the vertical axis.
         unknown: Indexes of the runs with unknown cost.
@@ -49,7 +49,9 @@ class ScatterPlot:
 
 
 def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Return the indexes of the Pareto front: no other run is at least as good at both and better at one.
+    """Return the indexes of the runs on the Pareto front, by increasing cost.
+
+    A run is on the front if no other run is at least as good in both cost and value and better in one of them.
 
     >>> pareto_front_of_board([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
     [0, 2]
@@ -65,10 +67,10 @@ def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> li
 
 
 def layout_cost_plot(costs: Sequence[float | None], values: Sequence[float]) -> ScatterPlot | None:
-    """Compute the layout of a plot; return None if no cost is known.
+    """Compute the layout of a plot. Return None if no cost is known.
 
     Args:
-        costs: Cost per query of each run, at least 0; None if it is unknown.
+        costs: Cost per query of each run, at least 0; None if the cost is unknown.
         values: Effectiveness of each run.
     """
     known = [
@@ -98,7 +100,7 @@ def layout_cost_plot(costs: Sequence[float | None], values: Sequence[float]) -> 
 
 
 class _Scale:
-    """Map from costs to horizontal positions. On a logarithmic scale, 0 has a separate position at the left."""
+    """Scale that maps costs to horizontal positions. On a logarithmic scale, 0 has its own position at the left."""
 
     def __init__(self, costs: Sequence[float]) -> None:
         above = [cost for cost in costs if cost > 0]
@@ -131,7 +133,7 @@ class _Scale:
 
 
 def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the bounds and the step of an axis, with a margin around the values."""
+    """Return the lower bound, the upper bound and the step of an axis, with a margin around the values."""
     low, high = min(values), max(values)
     margin = max(0.02, 0.08 * (high - low))
     return _round_cost_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)

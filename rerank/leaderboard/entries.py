@@ -1,4 +1,4 @@
-"""Runs of a leaderboard: read from run files and run folders, each with its card."""
+"""Runs of a leaderboard, which are read from run files and run folders together with their cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
-#: Suffixes of other files in folders of runs.
+#: Suffixes of files in folders of runs that are not run files.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
 _LISTS = {"candidates", "hits", "ctxs"}
 #: File name of the card in a run folder.
@@ -33,9 +33,9 @@ class RunOrigin:
         collection: Selector of the collection; empty if it is not recorded.
         fingerprint: Fingerprint of the collection at the time of the run; empty if it is not recorded.
         first_stage: Selector of the first stage.
-        qrels: Relevance judgments specified separately; empty if those of the collection were used.
+        qrels: Source of separately specified relevance judgments; empty if the collection's own judgments were used.
         partly: True if the run was restricted to some queries of the collection.
-        judged: Relevance judgments that the run was evaluated with; empty if there were none.
+        judged: Relevance judgments with which the run was evaluated; empty if there were no judgments.
     """
 
     collection: str = ""
@@ -51,11 +51,11 @@ class Entry:
     """A run of a leaderboard.
 
     Attributes:
-        card: Metadata of the run; its name is set.
+        card: Metadata of the run. The card always has a name.
         run: The rankings.
         source: Path of the run file or run folder.
-        first: The candidates that were reranked, if a run folder contains them.
-        queries: Query id -> text, as far as the source contains texts.
+        first: The candidates that were reranked; None if the source is not a run folder.
+        queries: Query id -> text, for queries whose text is in the source.
         origin: Provenance recorded in the run folder; None for a run file.
     """
 
@@ -72,7 +72,7 @@ class Entry:
         return self.card.name
 
     def per_query(self, total: float | None) -> float | None:
-        """Return tokens, seconds or dollars per query; None if the total is unknown."""
+        """Return the value per query for a total of tokens, seconds or dollars; None if the total is unknown."""
         many = self.card.queries or len(self.run)
         return None if total is None or not many else total / many
 
@@ -80,17 +80,17 @@ class Entry:
 def find_board_entries(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
 ) -> tuple[list[Entry], list[str]]:
-    """Read runs from run folders, run files, and folders of either, at any depth.
+    """Read runs from run folders, from run files, and from folders that contain them at any depth.
 
     Args:
-        paths: Paths of the runs; duplicates are read once.
-        defaults: Metadata of all runs, overridden by their cards.
-        cards: A folder of cards for runs in other folders. By default, a card is next to its run file, or is the file
-            card.toml of a run folder. A card belongs to the file named in its ``run`` key, or to the file with the same
-            stem.
+        paths: Paths of the runs. Duplicates are read once.
+        defaults: Metadata that apply to all runs. Cards override them.
+        cards: Separate folder of cards for runs in other folders. By default, a card is next to its run file, or is the
+            file card.toml in a run folder. A card belongs to the file named in its ``run`` key, or to the file with the
+            same stem.
 
     Returns:
-        The runs, and one note per unfinished run folder; these are skipped.
+        The runs, and one note per unfinished run folder. Unfinished run folders are skipped.
 
     Raises:
         MissingResourceError: A path does not exist.
@@ -161,7 +161,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
 
 
 def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
-    """Read the provenance from a run folder; older folders record less of it."""
+    """Read the provenance from a run folder. Older folders record only some of the values."""
     document = folder.spec()
     spec, dataset = document["spec"], document.get("dataset") or {}
     return RunOrigin(
@@ -182,7 +182,7 @@ def _entry_from_run_file(path: Path, card: Card) -> Entry:
 
 
 def _check_hash_on_card(card: Card, path: Path) -> None:
-    """Check that the hash of a run file equals the one on its card."""
+    """Check that the hash of a run file equals the hash on its card, if the card has one."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
             f"{str(path)!r} has the SHA-256 {file_hash(path)}",
@@ -192,7 +192,7 @@ def _check_hash_on_card(card: Card, path: Path) -> None:
 
 
 def _read_entry_run(path: Path) -> Run:
-    """Read a run in any supported format; a file of rerank requests is read as the run of its candidate lists."""
+    """Read a run in any supported format. From a file of rerank requests, the candidate lists are read as a run."""
     return Requests(str(path)).candidates() if _entry_holds_requests(path) else read_run(path)
 
 
@@ -209,7 +209,7 @@ def _entry_holds_requests(path: Path) -> bool:
 
 
 def _entries_with_unique_names(entries: list[Entry]) -> list[Entry]:
-    """Return the entries with unique names: equal names are prefixed with the name of the folder."""
+    """Return the entries with unique names. Equal names get the folder's name as a prefix and, if needed, a number."""
     names = [entry.name for entry in entries]
     long = [
         entry.name if names.count(entry.name) == 1 else f"{entry.source.parent.name}/{entry.name}" for entry in entries

@@ -1,6 +1,7 @@
-"""Unique labels for first stages: runs with the same selector can still have different candidates.
+"""Unique labels for first stages, because runs with the same first-stage selector can have different candidates.
 
-The selectors ``candidates`` and ``bm25`` refer to the collection of a run, so they do not identify the candidates.
+For example, the selectors ``candidates`` and ``bm25`` refer to the collection of a run, so they do not identify the
+candidates.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from rerank.leaderboard.first_stage_links import FIRST
 from rerank.selector import Selector
 
 
-def label_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Give runs with different candidates different first-stage labels, and return a note per label that was split.
+def label_board_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Give runs with different candidates different first-stage labels. Return the runs and a note per changed label.
 
-    Candidates are equal if one list is a prefix of the other, since a depth only truncates. If they equal a run on the
-    board that declares its first stage, its label is used. Labels set on cards are kept.
+    Two candidate lists count as equal if one is a prefix of the other, because the depth only truncates a list. If the
+    candidates equal a first-stage run on the board that declares its first stage, that label is used. Labels set on
+    cards are kept.
     """
     sources = [entry for entry in entries if entry.origin is None and entry.card.group == FIRST]
     entries = [_entry_with_label(entry, _declared_stage_of_entry(entry, sources)) for entry in entries]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        if _is_label_from_specification(entry):
+        if _is_board_label_from_specification(entry):
             groups.setdefault(entry.card.first_stage, []).append(entry)
     labels: dict[int, str] = {}
     notes = []
@@ -43,14 +45,14 @@ def label_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]
     return [_entry_with_label(entry, labels.get(id(entry))) for entry in entries], notes
 
 
-def _is_label_from_specification(entry: Entry) -> bool:
-    """Return True if the label of a run comes from its specification."""
+def _is_board_label_from_specification(entry: Entry) -> bool:
+    """Return True if the first-stage label of a run comes from its specification and not from its card."""
     return bool(entry.origin and entry.first is not None and entry.card.first_stage == entry.origin.first_stage)
 
 
 def _declared_stage_of_entry(entry: Entry, sources: Sequence[Entry]) -> str | None:
-    """Return the first stage declared by a run that equals the candidates; None if there is no such run."""
-    if not _is_label_from_specification(entry):
+    """Return the first stage declared by a run that equals the entry's candidates; None if there is no such run."""
+    if not _is_board_label_from_specification(entry):
         return None
     mine = _candidate_lists_of_entry(entry)
     for source in sources:
@@ -82,7 +84,10 @@ def _group_entries_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _candidate_lists_agree(entry: Entry, other: Entry) -> bool:
-    """Return True if the common prefixes of all lists are equal, or, without common queries, the collections are."""
+    """Return True if, for every common query, one candidate list is a prefix of the other.
+
+    Without common queries, return True if the collections are the same.
+    """
     mine, theirs = _candidate_lists_of_entry(entry), _candidate_lists_of_entry(other)
     common = mine.keys() & theirs.keys()
     if not common:
@@ -99,7 +104,7 @@ def _collection_of_entry(entry: Entry) -> str:
 
 
 def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[str]:
-    """Return a short name per group: of its collection, with a digest if a collection occurs several times."""
+    """Return a short name per group: the name of its collection, with a digest if several groups share a collection."""
     selectors = [_collection_of_entry(kind[0]) for kind in kinds]
     short = _short_collection_labels(selectors)
     return [
@@ -111,7 +116,7 @@ def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[st
 
 
 def _short_collection_labels(selectors: Sequence[str]) -> list[str]:
-    """Return the shortest path suffixes that distinguish the selectors; the selectors themselves if none do."""
+    """Return the shortest path suffixes that distinguish the selectors; the selectors themselves if none does."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
     parts = [(*path.parts[:-1], stem_of_submitted_run(path)) if path.parts else () for path in paths]
     count_distinct = len(set(selectors))

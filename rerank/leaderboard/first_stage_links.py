@@ -1,6 +1,6 @@
 """Links from each run of a board to the run that it reranked, and checks that both contain the same documents.
 
-The effectiveness of a reranker depends on its candidates, so a board shows both.
+The effectiveness of a reranker depends on its candidates, so a board shows both runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rerank.leaderboard.card import Card
 from rerank.leaderboard.entries import Entry
 from rerank.types import Run
 
-#: Group of the first-stage runs read from run folders.
+#: Group of the first-stage runs that are read from run folders.
 FIRST = "first stage"
 _NAMED = 6
 
@@ -26,7 +26,7 @@ class LinkedRuns:
     Attributes:
         entries: The runs, followed by the distinct first-stage runs of run folders.
         before: Index of the run that each run reranked; None if it is unknown.
-        notes: Remarks on runs whose documents differ from their declared first stage.
+        notes: Notes on runs whose documents differ from the documents of their declared first stage.
     """
 
     entries: tuple[Entry, ...]
@@ -39,10 +39,10 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
 
     Raises:
         UnknownNameError: The ``before`` key of a card is not the name of a run on the board.
-        UsageError: The ``before`` key names the run of the card itself.
+        UsageError: The ``before`` key of a card names the card's own run.
     """
     everything = list(entries)
-    # A reranker that changed nothing equals its candidates, but is not their source.
+    # a reranker that changed nothing equals its candidates but is not their source
     sources = [
         (_ranked_lists_of_entry(entry.run), index) for index, entry in enumerate(entries) if not _entry_reranks(entry)
     ]
@@ -73,7 +73,7 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     )
 
 
-def declared_first_stages(entries: Iterable[Entry]) -> list[str]:
+def declared_board_first_stages(entries: Iterable[Entry]) -> list[str]:
     """Return the distinct first stages that the runs declare."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
@@ -92,7 +92,7 @@ def _index_of_entry_before(entry: Entry, entries: Sequence[Entry]) -> int:
     if entry.card.before not in names:
         raise UnknownNameError(f"run before {entry.name!r}:", entry.card.before, names)
     if entry.card.before == entry.name:
-        raise UsageError(f"The card of {entry.name!r} names the run itself in before", expected="another run's name")
+        raise UsageError(f"The card of {entry.name!r} names its own run as before", expected="another run's name")
     return names.index(entry.card.before)
 
 
@@ -106,7 +106,7 @@ def _make_first_stage_entry(entry: Entry, taken: Sequence[str]) -> Entry:
 
 
 def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
-    """Return notes on documents missing from either the run or its first stage."""
+    """Return notes on documents of the run that its first stage lacks, and the reverse."""
     extra = lacking = 0
     for query, ranking in entry.run.items():
         candidates = first.run[query].doc_ids if query in first.run else ()
@@ -117,18 +117,18 @@ def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
     if extra:
         notes.append(
             f"{entry.name!r} is declared as a reranking of {first.name!r}, but contains documents that it lacks, "
-            f"in {_format_deviation(extra, 'query', 'queries')}."
+            f"in {_format_board_deviation(extra, 'query', 'queries')}."
         )
     if lacking:
         notes.append(
             f"{entry.name!r} lacks documents of {first.name!r}, which it is declared to rerank, "
-            f"in {_format_deviation(lacking, 'query', 'queries')}."
+            f"in {_format_board_deviation(lacking, 'query', 'queries')}."
         )
     return notes
 
 
 def _compare_first_stage_groups(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on runs with the same declared first stage and depth, but different documents."""
+    """Return notes on runs that declare the same first stage and depth but contain different documents."""
     groups: dict[tuple[str, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.card.first_stage, entry.card.depth), []).append(entry)
@@ -150,10 +150,10 @@ def _first_stage_deviations(stage: str, depth: int | None, group: Sequence[Entry
     suffix = f" at depth {depth}" if depth else ""
     return [
         f"Of {len(group)} runs that declare the first stage {stage!r}{suffix}, "
-        f"{_format_deviation(len(apart), 'ranks', 'rank')} different documents from the others, "
-        f"in up to {_format_deviation(max(apart.values()), 'query', 'queries')}: {shown}."
+        f"{_format_board_deviation(len(apart), 'ranks', 'rank')} different documents from the others, "
+        f"in up to {_format_board_deviation(max(apart.values()), 'query', 'queries')}: {shown}."
     ]
 
 
-def _format_deviation(count: int, one: str, more: str) -> str:
+def _format_board_deviation(count: int, one: str, more: str) -> str:
     return f"{count} {one if count == 1 else more}"

@@ -1,10 +1,11 @@
 """The leaderboard site: a folder of static files that needs no server and no network.
 
-index.html             tables and plots of all boards; readable without scripts
-site.css, site.js      style; sorting, filtering and the view of single queries
+index.html             tables and plots of all boards; readable without JavaScript
+site.css               style of the page
+site.js                sorting, filtering, and the view of single queries
 tables/                every table as CSV and LaTeX
-data/BOARD-HASH/       scores and lists for the script, one file per query
-site.json              the names of these files, so that a later build removes outdated ones
+data/BOARD-HASH/       data for site.js: the scores of the board, and the ranked lists in one file per query
+site.json              names of these files; a later build uses it to remove outdated files
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_cost_plot
-from rerank.leaderboard.first_stage_links import declared_first_stages
+from rerank.leaderboard.first_stage_links import declared_board_first_stages
 from rerank.leaderboard.site_scripts import site_script_of_board, site_script_of_lists
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
 
 _LIST = "site.json"
-#: Types of cost: key, axis label, column header, and factor.
+#: Types of cost: key, axis label, column header, and factor that multiplies the value per query.
 COSTS = (
     ("cost", "US dollars per 1,000 queries", "$ / 1,000 q.", 1000.0),
     ("tokens", "tokens per query", "tokens / q.", 1.0),
     ("seconds", "seconds per query", "s / q.", 1.0),
 )
-#: Valid names of files of the site: inside its folder, even if the list of files was manipulated.
+#: Valid names of files of the site. Other names in a manipulated list could refer to files outside the folder.
 _OURS = re.compile(r"(?:[\w-][\w.-]*/){0,2}[\w-][\w.-]*")
 #: Minimum number of runs in a plot.
 _MIN_RUNS = 2
@@ -57,11 +58,11 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
     Args:
         boards: Boards with unique keys.
-        out: The folder; it must be empty or missing, or contain a site.
+        out: Folder of the site. It must be new or empty, or contain a site from an earlier build.
         title: Title of the page.
 
     Returns:
-        Path of the page.
+        Path of index.html.
 
     Raises:
         UsageError: The folder contains other files.
@@ -76,9 +77,9 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     content = render_site(boards, title)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # write the list of files first, so that a later build can remove the files of an interrupted one
+        # write the list of files first: if this build is interrupted, a later one can remove its files
         _write_site_file(out / _LIST, _format_site_file_list([*before, *content]))
-        with fill_folder(out, last="index.html") as draft:  # the old page stays complete until the new one is moved
+        with fill_folder(out, last="index.html") as draft:  # the old page stays until the new one is complete
             for name, text in content.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 _write_site_file(draft / name, text)
@@ -87,17 +88,17 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     for name in before:
         if name not in content:
             (out / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 (out / name).parent.rmdir()
     _write_site_file(out / _LIST, _format_site_file_list(content))
     return out / "index.html"
 
 
 def check_site(out: Path) -> list[str]:
-    """Return the files of an existing site; an empty list if there is none.
+    """Return the names of the files of an existing site; an empty list if there is no site.
 
     Raises:
-        UsageError: The folder contains other files, which must not be changed.
+        UsageError: The folder contains files that do not belong to a site and must not be changed.
     """
     list_path = out / _LIST
     if list_path.is_file():
@@ -106,21 +107,21 @@ def check_site(out: Path) -> list[str]:
             if all(isinstance(name, str) and _OURS.fullmatch(name) for name in names):
                 return list(names)
         except (ValueError, KeyError, TypeError):
-            pass  # reported below, like an invalid name
+            pass  # the error is raised below, as for an invalid name
         raise UsageError(
             f"{str(list_path)!r} is not a file list of a leaderboard site", remedy="Pass another folder with --out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"{str(out)!r} exists and does not contain a leaderboard site",
-            expected="an empty or new folder, or one of an earlier build",
+            expected="a new or empty folder, or the folder of an earlier build",
             remedy="Pass another folder with --out",
         )
     return []
 
 
 def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
-    """Return the contents of the site: file name -> text; the page is last."""
+    """Return the contents of the site as file name -> text. index.html comes last."""
     package = files("rerank.leaderboard")
     content = {name: (package / name).read_text(encoding="utf-8") for name in ("site.css", "site.js")}
     views = []
@@ -141,7 +142,7 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
 
 
 def site_table_name(board: Board, table: Standings) -> str:
-    """Return the name of the files of a table, without suffix."""
+    """Return the file name of an exported table, without suffix."""
     measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
     return f"{board.key}-{measure}"
 
@@ -173,7 +174,7 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
         "board": board,
         "folder": folder,
         "groups": sorted({card.group for card in cards if card.group}),
-        "stages": sorted(declared_first_stages(board.entries)),
+        "stages": sorted(declared_board_first_stages(board.entries)),
         "costs": [_site_costs_of_run(board, index) for index in range(len(board.entries))],
         "known": {kind: any(getattr(card, kind) is not None for card in cards) for kind, *_ in COSTS},
         "tables": [
@@ -189,10 +190,10 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
 
 
 def _site_interval_bars(table: Standings) -> list[dict[str, int]]:
-    """Return the means and the bounds of their intervals in percent of the column width.
+    """Return the mean and the interval bounds of every run, in percent of the column width.
 
-    The scale ignores the lowest 5 % of the runs, so that a single bad run does not compress the others; values below it
-    are clipped to 0.
+    The scale ignores the lowest 5 % of the runs; otherwise a single bad run would compress the bars of all others.
+    Values below the scale are clipped to 0.
     """
     order = table.order
     shown = [table.runs[index] for index in order[: max(1, len(order) - len(order) // 20)]]
@@ -222,14 +223,14 @@ def _site_cost_plots(board: Board, table: Standings) -> list[CostPlot]:
 
 
 def _format_site_amount(value: float | None) -> str:
-    """Format a number for the table; an unknown value is a dash."""
+    """Format a number for the table. An unknown value becomes a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
 def _is_site_link(text: str) -> bool:
-    """Return True if a reference is a URL that is safe to link."""
+    """Return True if the text is a URL that is safe to use as a link."""
     return re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None
 
 

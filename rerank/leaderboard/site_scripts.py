@@ -1,6 +1,7 @@
-"""Data files for the script of the site: the scores of a board, and the ranked lists of one query.
+"""Data files that the script of the site loads: the scores of a board, and the ranked lists of one query.
 
-They are JavaScript calls, not JSON: a page opened from the file system may load scripts, but not fetch files.
+The files contain JavaScript calls instead of JSON, because a page opened from the file system may load scripts but may
+not fetch other files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from rerank.leaderboard.board import Board
 
-#: Maximum number of documents per list.
+#: Maximum number of documents per ranked list.
 KEPT = 100
 #: Maximum number of characters per document.
 _LETTERS = 1500
@@ -22,7 +23,7 @@ def site_script_of_board(board: Board, folder: str) -> str:
 
     Args:
         board: The board.
-        folder: Folder of its lists, relative to the page.
+        folder: Folder of the board's data files, relative to the page.
     """
     queries = list(board.qrels)
     return _site_script_call(
@@ -47,7 +48,7 @@ def site_script_of_board(board: Board, folder: str) -> str:
 
 
 def site_script_of_lists(board: Board, number: int) -> str:
-    """Return the script with the lists of one query, as indexes into its documents.
+    """Return the script with the ranked lists of one query. Lists contain indexes into the query's documents.
 
     Args:
         board: The board.
@@ -81,7 +82,7 @@ def _site_script_text(board: Board, doc: str) -> str:
 
 
 def _site_script_call(name: str, content: Mapping[str, Any]) -> str:
-    """Return a call with one JSON argument, escaped so that it is safe inside scripts."""
+    """Return a JavaScript call with one JSON argument, which is escaped to be safe inside scripts."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return f"{name}({text});\n"

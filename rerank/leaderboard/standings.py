@@ -16,14 +16,14 @@ class Standing:
     """The standing of one run by one measure.
 
     Attributes:
-        place: Rank by the mean, from 1; equal means keep their input order.
+        place: Rank of the run by its mean, from 1. Runs with equal means keep their input order.
         mean: Mean over all judged queries.
         low: Lower bound of the 95 % confidence interval of the mean; the mean itself if there is one query.
         high: Upper bound of the interval.
-        beats: Ranks of the runs that it significantly outperforms, ascending.
-        beaten_by: Number of runs that significantly outperform it.
-        tied: True if the run with the best mean does not significantly outperform it.
-        missing: Number of judged queries without a list; they count as 0.
+        beats: Ranks of the runs that this run significantly outperforms, ascending.
+        beaten_by: Number of runs that significantly outperform this run.
+        tied: True if the run with the best mean does not significantly outperform this run.
+        missing: Number of judged queries for which the run has no list; they score 0.
     """
 
     place: int
@@ -42,12 +42,12 @@ class Standings:
 
     Attributes:
         measure: Name of the measure, as in ir_measures.
-        reading: Description of how the measure uses grades; empty if it does not.
+        reading: Description of how the measure uses grades; empty if it does not use them.
         runs: One standing per run, in the order of the scores.
         pairs: Number of tested pairs.
         significant: Number of significantly different pairs.
         rule: Description of the test; empty if no test was run.
-        notes: Remarks on the validity of the results.
+        notes: Notes on the validity of the results.
     """
 
     measure: str
@@ -67,7 +67,7 @@ class Standings:
 def rank_board_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Standings:
-    """Rank runs by their mean and test every pair of them.
+    """Rank runs by their mean scores, and test every pair of runs for a significant difference.
 
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
@@ -77,7 +77,7 @@ def rank_board_runs(
         alpha: Significance level after the correction.
 
     Raises:
-        UsageError: The measure has no values per query, or the test does not support the correction.
+        UsageError: The measure has no per-query values, or the test does not support the correction.
         UnknownNameError: The test or correction does not exist.
     """
     means = [entry.mean(measure) for entry in scores]
@@ -115,7 +115,7 @@ def rank_board_runs(
 
 
 def format_rank_ranges(places: Sequence[int]) -> str:
-    """Format ascending numbers as ranges.
+    """Format ascending numbers, with consecutive numbers combined to ranges.
 
     >>> format_rank_ranges((4, 7, 8, 9, 12))
     '4, 7–9, 12'

@@ -1,6 +1,6 @@
-"""Check of a submission to a leaderboard: a card and its run file, with all problems reported at once.
+"""Check of a submission to a leaderboard, which consists of a card and a run file. All problems are reported at once.
 
-The TREC run is parsed line by line here, since the normal reader stops at the first error.
+This module parses the TREC run line by line, because the normal reader stops at the first error.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rerank.errors import DataError, MissingResourceError, RerankError, error_re
 from rerank.io.file_hashes import file_hash
 from rerank.io.text_files import open_text_file, read_toml_file
 from rerank.leaderboard.card import Card, parse_submission_card, stem_of_submitted_run
-from rerank.types import Qrels, score_to_float32
+from rerank.types import Qrels, ranking_score_to_float32
 
-#: Maximum number of problems of one type that are listed; the others are counted.
+#: Maximum number of problems of one type that are listed. Further problems are only counted.
 SHOWN = 5
 
 
@@ -28,11 +28,11 @@ class SubmissionReport:
 
     Attributes:
         card: Path of the card.
-        run: Path of the run file; None if it was not report.
-        sha256: Hash of the run file; empty if it was not report.
+        run: Path of the run file; None if it was not found.
+        sha256: SHA-256 of the run file; empty if the file was not found.
         queries: Number of queries in the run.
         problems: Problems that must be corrected.
-        notes: Remarks that may indicate a mistake.
+        notes: Notes on values that may be mistakes.
     """
 
     card: Path
@@ -43,7 +43,7 @@ class SubmissionReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report that ``rerank leaderboard check --format json`` prints."""
+        """Return the JSON object that ``rerank leaderboard check --format json`` prints."""
         return {
             "card": str(self.card),
             "run": None if self.run is None else str(self.run),
@@ -56,7 +56,7 @@ class SubmissionReport:
 
 
 def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
-    """Check a card and its run file: the one that it names, or the one with the same stem next to it.
+    """Check a card and its run file, which is named by the card or has the same stem and is next to the card.
 
     Raises:
         MissingResourceError: The card does not exist.
@@ -98,9 +98,9 @@ def _submitted_run_file(card: Path, named: object, problems: list[str]) -> Path 
     if len(beside) == 1:
         return beside[0]
     problems.append(
-        f"Several files could be the run file ({', '.join(p.name for p in beside)}): name one in run."
+        f"Several files could be the run file ({', '.join(p.name for p in beside)}): set run to one of them."
         if beside
-        else f"There is no run file {card.stem}.trec or {card.stem}.run.gz next to the card: name it in run."
+        else f"There is no run file {card.stem}.trec or {card.stem}.run.gz next to the card: set run to its path."
     )
     return None
 
@@ -109,7 +109,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
     assert report.run is not None  # the caller checks this
     report.sha256 = file_hash(report.run)
     if card.sha256 and card.sha256 != report.sha256:
-        report.problems.append(f"The run file's SHA-256 is {report.sha256}, which differs from the card.")
+        report.problems.append(f"The run file's SHA-256 is {report.sha256}, but the card has another one.")
     elif not card.sha256:
         report.notes.append(f'For the card: sha256 = "{report.sha256}"')
     lists = _Lists()
@@ -127,7 +127,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
 
 @dataclass
 class _Lists:
-    """A run parsed line by line: query -> document -> score, with the problems report."""
+    """A run that is parsed line by line (query -> document -> score), and the problems found in it."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     ranks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -156,14 +156,14 @@ class _Lists:
         if doc in known:
             self._fault("twice", f"line {number}: document {doc!r} occurs twice for query {query!r}")
             return
-        known[doc] = score_to_float32(score)
+        known[doc] = ranking_score_to_float32(score)
         self.ranks.setdefault(query, []).append((rank, doc))
 
     def problems(self) -> list[str]:
         return [line for faults in self.faults.values() for line in _first_submission_problems(faults)]
 
     def disordered(self) -> Iterator[str]:
-        """Yield the queries whose rank column contradicts the scores."""
+        """Yield the ids of queries for which the order of the rank column differs from the order of the scores."""
         for query, ranked in self.ranks.items():
             if all(rank.isdecimal() for rank, _ in ranked):
                 by_rank = [doc for _, doc in sorted(ranked, key=lambda pair: int(pair[0]))]
@@ -176,7 +176,7 @@ class _Lists:
 
 
 def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """Return the problems of a run with respect to the qrels and the card."""
+    """Return the contradictions between a run and the qrels or the card."""
     unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
     ]
@@ -192,14 +192,12 @@ def _submission_remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     notes = []
     missing = [query for query in qrels if query not in lists.scores]
     if missing:
-        notes.append(
-            f"{len(missing)} of {len(qrels)} judged queries have no list and count as 0, the first is {missing[0]!r}."
-        )
+        notes.append(f"{len(missing)} of {len(qrels)} judged queries have no list and score 0, such as {missing[0]!r}.")
     disordered = list(lists.disordered())
     if disordered:
         notes.append(
-            f"In {len(disordered)} queries, the first is {disordered[0]!r}, the rank column contradicts the "
-            "scores (ties: descending document id). The scores determine the order."
+            f"For {len(disordered)} queries, such as {disordered[0]!r}, the rank column contradicts the scores "
+            "(with ties by descending document id). The scores determine the order."
         )
     deepest = max(map(len, lists.scores.values()))
     if card.depth is not None and deepest < card.depth:

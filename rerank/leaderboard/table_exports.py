@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from rerank.io.table_formats import Cell, Grid, format_tables
+from rerank.io.table_formats import Cell, Grid, convert_tables_to_format
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 
@@ -17,9 +17,9 @@ _HEADS = (
 
 
 def board_as_csv(board: Board, table: Standings) -> str:
-    """Return a table as CSV with one row per run, best first; unknown values are empty.
+    """Return a table as CSV with one row per run, best run first. Unknown values are empty.
 
-    ``beats`` contains the ranks of the runs that it significantly outperforms, such as ``4 7-9``.
+    The column ``beats`` contains the ranks of the runs that the run significantly outperforms, such as ``4 7-9``.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -52,9 +52,10 @@ def board_as_csv(board: Board, table: Standings) -> str:
 
 
 def board_as_latex(board: Board, table: Standings) -> str:
-    """Return a table as LaTeX, best first; superscripts are the ranks of the runs that it significantly outperforms.
+    """Return a table as LaTeX, best run first.
 
-    The result requires the packages booktabs and inputenc with UTF-8 (the default).
+    Superscripts at a mean are the ranks of the runs that the run significantly outperforms. The table requires the
+    package booktabs, and inputenc with UTF-8 (the default).
     """
     rows: list[list[str | Cell]] = []
     for index in table.order:
@@ -70,7 +71,7 @@ def board_as_latex(board: Board, table: Standings) -> str:
         f"Superscripts: runs that it significantly outperforms ({table.rule or 'no test was run'}). "
         "†: not significantly worse than the best run."
     ]
-    text = format_tables([Grid(heads, rows, left=5)], lines, "latex")
+    text = convert_tables_to_format([Grid(heads, rows, left=5)], lines, "latex")
     return text.replace("†", r"\textdagger{}").replace("–", "--") + "\n"
 
 

@@ -1,8 +1,8 @@
-"""PEFT adapters of local models: their files, their data type, and attaching them. Imports torch and PEFT when called.
+"""Check, attach and cast PEFT adapters of local models. Torch and PEFT are imported when a function is called.
 
-PEFT computes a low-rank adapter in float32. Beside a model in bfloat16, every adapted matrix then converts its input to
-float32 and its output back. The adapter is therefore cast to the data type of the model
-(docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
+By default, PEFT computes low-rank adapters in float32. If the model is in bfloat16, each adapted matrix then has to
+convert its input to float32 and its output back to bfloat16. To avoid this, the adapter is cast to the data type of the
+model (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from rerank.errors import MissingPrerequisiteError, MissingResourceError, UsageE
 from rerank.tasks import BackendOptions
 
 
-def check_adapter_folder(folder: Path) -> None:
-    """Check that a folder holds a PEFT adapter in safetensors: pickled weights can run code when they are loaded.
+def check_torch_adapter_folder(folder: Path) -> None:
+    """Check that a folder contains a PEFT adapter in the safetensors format.
+
+    Pickled weights are not accepted, because loading them can run code.
 
     Raises:
-        MissingResourceError: A file is missing.
+        MissingResourceError: A file of the adapter is missing.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -30,14 +32,14 @@ def check_adapter_folder(folder: Path) -> None:
         )
 
 
-def casts_adapter(options: BackendOptions, dtype: str) -> bool:
-    """Return whether an adapter is cast to the data type of its model: a LoRA beside a model that is not in float32.
+def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
+    """Return whether an adapter is to be cast to the data type of its model.
 
-    Other kinds, such as DoRA and orthogonal adapters, compute norms or inverses of their weights, for which half the
-    precision is not enough.
+    Only LoRA adapters are cast, and only if the model is not in float32. Other kinds of adapters, such as DoRA and
+    orthogonal adapters, compute norms or inverses of their weights, for which half precision is not accurate enough.
 
     Args:
-        options: Adapter and ``adapter_dtype`` are used.
+        options: Backend options, of which ``adapter`` and ``adapter_dtype`` are used.
         dtype: Data type of the model.
     """
     if dtype == "float32" or options.adapter_dtype == "float32":
@@ -50,7 +52,7 @@ def casts_adapter(options: BackendOptions, dtype: str) -> bool:
 
 
 def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
-    """Return a model with an adapter. In float32, merging is exact, so the adapter is merged.
+    """Return a model with an adapter attached. If the model is in float32, merging is exact and the adapter is merged.
 
     Args:
         model: The model.
@@ -71,7 +73,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         ) from error
     import torch
 
-    check_adapter_folder(folder)
+    check_torch_adapter_folder(folder)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -84,27 +86,27 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
     if model.dtype == torch.float32:
-        untie_output_head(wrapped)
+        untie_causal_model_head(wrapped)
         return wrapped.merge_and_unload().eval()
     if cast:
-        _cast_lora(wrapped, model.dtype)
+        _cast_causal_model_lora(wrapped, model.dtype)
     return wrapped.get_base_model().eval()
 
 
-def _cast_lora(wrapped: Any, dtype: Any) -> None:
+def _cast_causal_model_lora(wrapped: Any, dtype: Any) -> None:
     """Cast the low-rank factors of all adapted layers."""
     from peft.tuners.lora import LoraLayer
 
     for layer in wrapped.modules():
         if isinstance(layer, LoraLayer):
-            for name in layer.adapter_layer_names:  # the module lists of the factors, of matrices and of embeddings
+            for name in layer.adapter_layer_names:  # the modules with the factors of matrices and embeddings
                 getattr(layer, name).to(dtype)
 
 
-def untie_output_head(wrapped: Any) -> None:
+def untie_causal_model_head(wrapped: Any) -> None:
     """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
 
-    Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.
+    If they stayed tied, merging an adapter into one of them would also change the other.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer

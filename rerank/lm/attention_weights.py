@@ -1,7 +1,7 @@
-"""Capture of attention weights of a few query tokens in a forward pass that ends after the last layer needed.
+"""Capture the attention weights of a few query tokens in a forward pass that ends after the last layer needed.
 
-Implemented as an attention function of transformers, so that it works for every model that uses transformers' attention
-interface. Imports torch at import time.
+Queries are attention queries here, not search queries. The capture is an attention function for transformers, so it
+works for every model that uses transformers' attention interface. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from transformers.masking_utils import sdpa_mask
 from rerank.errors import UsageError
 from rerank.lm import cpu_attention
 
-#: Name in the attention interface of transformers.
+#: Name under which the functions are registered in the attention interface of transformers.
 NAME = "rerank_attention_weights"
 
-#: Number of float32 weights computed at a time: 4 MiB, and as much again for each step from scores to weights.
+#: Maximum number of float32 attention weights computed at a time. They take 4 MiB, and each intermediate result between
+#: scores and weights takes the same again.
 _CHUNK = 1 << 20
 
 
@@ -33,15 +34,15 @@ class EndOfCapture(Exception):
 
 @dataclass(kw_only=True)
 class AttentionCapture:
-    """The layers, heads and query tokens whose attention weights a forward pass returns.
+    """The layers, heads and query tokens whose attention weights a forward pass captures.
 
     Attributes:
-        last: The forward pass ends in this layer.
+        last: Index of the layer in which the forward pass ends.
         cpu_kernel: Whether `rerank.lm.cpu_attention` supports the model.
-        skip: Number of query tokens at the beginning of the block that do not count.
+        skip: Number of query tokens at the beginning of the block that are excluded from the mean.
         heads: Layer -> heads to capture. If empty, the pass only fills the KV cache.
-        on_weights: Called with layer and (heads, keys) weights, the mean over query tokens; the earliest keys may be
-            missing in layers with a sliding window.
+        on_weights: Called with the index of a layer and its weights, averaged over query tokens: (heads, keys). In
+            layers with a sliding window, the earliest keys may be missing.
     """
 
     last: int
@@ -53,12 +54,13 @@ class AttentionCapture:
 
 @dataclass(frozen=True, slots=True)
 class _WeightFormula:
-    """The function from attention scores to attention weights.
+    """The function that converts attention scores to attention weights.
 
     Attributes:
-        scale: Factor of the scores.
-        softcap: The c of c tanh(score / c), as in Gemma 2; None for no softcap.
-        sinks: (heads,) scores of a virtual key that takes weight and has no value, as in gpt-oss; None for no sinks.
+        scale: Scaling factor for the scores.
+        softcap: The constant c in c tanh(score / c), as in Gemma 2; None for no softcap.
+        sinks: Scores, of shape (heads,), of a virtual key that receives weight but has no value, as in gpt-oss; None
+            for no sinks.
     """
 
     scale: float
@@ -67,11 +69,11 @@ class _WeightFormula:
 
     @property
     def is_standard(self) -> bool:
-        """Whether a standard kernel can compute it."""
+        """Whether a standard attention kernel can compute this function."""
         return self.softcap is None and self.sinks is None
 
     def weights(self, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Return (heads, queries, keys) weights; with sinks, the weights of a query sum to less than 1.
+        """Return the weights, of shape (heads, queries, keys). With sinks, the weights of a query sum to less than 1.
 
         Args:
             scores: (heads, queries, keys) scaled scores, which are overwritten.
@@ -82,7 +84,7 @@ class _WeightFormula:
         scores = scores.masked_fill_(~visible, -torch.inf)
         if self.sinks is None:
             return scores.softmax(dim=-1)
-        # The sink is one more column in the softmax, and is dropped afterwards.
+        # The sink is an additional column in the softmax and is dropped afterwards.
         column = self.sinks.float().view(-1, 1, 1).expand(-1, scores.shape[1], 1)
         return torch.cat([scores, column], dim=-1).softmax(dim=-1)[..., :-1]
 
@@ -95,7 +97,7 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
     """Capture attention weights in the forward pass inside the ``with`` block, and end the pass early.
 
     Raises:
-        UsageError: The pass did not reach the last layer, so the model does not use the attention interface.
+        UsageError: The pass ended without a call for layer ``last``: the model does not use the attention interface.
     """
     token = _CAPTURE.set(capture)
     try:
@@ -119,11 +121,11 @@ def register() -> None:
 
 
 def make_capture_mask(**arguments: Any) -> torch.Tensor | None:
-    """Return the mask for `capture_attention_forward`: a full one for blocks whose weights are captured."""
+    """Return the mask for `capture_attention_forward`. It is never None for blocks whose weights are captured."""
     capture = _CAPTURE.get()
     if capture.cpu_kernel and not capture.heads:
         return cpu_attention.make_padding_mask(**arguments)
-    # Weights are computed from the mask, so it must be explicit: queries on top of a cache are not causal from key 0.
+    # Weights are computed from the mask, so it must be explicit: on top of a cache, the first query sees many keys.
     mask: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": not capture.heads})
     return mask
 
@@ -145,11 +147,11 @@ def capture_attention_forward(
         key: (1, key-value heads, keys, head size), after RoPE.
         value: (1, key-value heads, keys, head size).
         attention_mask: The result of `make_capture_mask`.
-        scaling: Factor of the scores; 1/sqrt(head size) if None.
+        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
         kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
 
     Returns:
-        (1, queries, heads, head size), and None instead of attention weights.
+        The output, of shape (1, queries, heads, head size), and None in place of attention weights.
 
     Raises:
         EndOfCapture: This is the last layer needed.
@@ -173,7 +175,7 @@ def capture_attention_forward(
         return cpu_attention.cpu_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
     if formula.is_standard:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    # No standard kernel has softcaps and sinks, so the output is computed here and the weights are discarded.
+    # No standard kernel supports softcaps and sinks, so the output is computed here and the weights are discarded.
     return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
@@ -202,16 +204,17 @@ def _chunked_attention(
 
     Args:
         states: Query (1, heads, queries, head size), key (1, key-value heads, keys, head size) and value.
-        mask: (1, 1, queries, keys), true if a key is visible; None for causal from the first token.
+        mask: (1, 1, queries, keys), true if a key is visible; None if attention is causal from the first token on.
         formula: Function from scores to weights.
-        skip: Number of first queries that do not count for the mean; None if the mean is not needed.
+        skip: Number of leading queries that are excluded from the mean; None if the mean is not needed.
 
     Returns:
-        The output (1, heads, queries, head size), and the (heads, keys) weights, the mean over queries.
+        The output, of shape (1, heads, queries, head size), and the weights, averaged over queries, of shape
+        (heads, keys).
     """
     query, key, value = states
     _, heads, length, size = query.shape
-    # Grouped-query attention: a group is one key-value head, which heads / groups query heads share.
+    # Grouped-query attention: a group is one key-value head, shared by heads / groups query heads.
     groups, keys = key.shape[1], key.shape[2]
     columns, values = key[0].float().transpose(1, 2), value[0]  # (groups, head size, keys), (groups, keys, head size)
     out = query.new_empty(1, heads, length, value.shape[-1])
@@ -224,7 +227,7 @@ def _chunked_attention(
         # Heads of a group share its keys: (groups, heads per group * chunk, keys) -> (heads, chunk, keys).
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
         weights = formula.weights(scores, _visible_keys(mask, start, scores.shape[1], keys, query.device))
-        # Queries before the tail do not count: max(0, skip - start) of them are in this chunk.
+        # The first ``skip`` queries are excluded; max(0, skip - start) of them are in this chunk.
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
         # (groups, heads per group * chunk, keys): one product with the values per group.
@@ -235,7 +238,7 @@ def _chunked_attention(
 
 
 def _visible_keys(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Return (1, queries, keys) flags of the keys visible to ``length`` queries from ``start`` on."""
+    """Return a boolean tensor of shape (1, queries, keys): the keys visible to ``length`` queries from ``start`` on."""
     if mask is not None:
         return mask[0, :, start : start + length]
     # Row i is query start + i, which sees the keys 0 to start + i.

@@ -1,7 +1,8 @@
-"""Chat templates that copy the contents of turns without reading them, so that a chat fills the gaps of a frame.
+"""Faster rendering of chats with templates that copy the contents of turns unchanged.
 
-Rendering a template takes longer than all other work on a short prompt. What such a template writes around the contents
-depends only on the roles, so it is rendered once for all chats with the same roles.
+Rendering a template takes longer than all other work on a short prompt. If a template copies contents unchanged, the
+text around them depends only on the roles. This text, called a frame, is rendered once for all chats with the same
+roles; the contents of each chat are then inserted.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ from jinja2 import Environment, TemplateError, nodes
 
 from rerank.prompts.base import Message, Prompt
 
-#: Stands for the content of a turn while a frame is rendered; two characters that no text contains.
+#: Placeholder for the content of a turn while a frame is rendered: its index between characters that no text contains.
 _MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
 _MESSAGES, _CONTENT = "messages", "content"
-#: Filters and functions whose result depends on nothing else.
+#: Filters and functions whose result depends only on their arguments.
 _FILTERS, _FUNCTIONS = frozenset({"length", "trim", "upper", "lower", "capitalize", "title"}), ("raise_exception",)
-#: Attributes of ``loop`` that are turns.
+#: Attributes of ``loop`` that hold turns.
 _NEIGHBOURS = ("previtem", "nextitem")
-#: Statements that process what is written inside of them.
+#: Statements that are rejected: they process the text written inside them, or run template code from elsewhere.
 _REJECTED = (nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock, nodes.Macro, nodes.Import, nodes.Include)
-#: Maximum number of frames of one template.
+#: Maximum number of cached frames per template.
 _FRAMES = 256
 
 
 class ChatFrames:
-    """Renders chats with a template for which `template_copies_contents` is true.
+    """Renders chats with a template for which `causal_model_template_copies_contents` is true.
 
     Args:
         apply: Renders a chat with the template.
     """
 
     def __init__(self, apply: Callable[[Prompt, bool], str]) -> None:
-        """Prepare the frames, each of which is rendered when it is first needed."""
+        """Create an empty cache of frames. Each frame is rendered when it is first needed."""
 
         @lru_cache(maxsize=_FRAMES)
         def make_frame(roles: tuple[Any, ...], thinking: bool) -> list[str]:
@@ -57,11 +58,12 @@ class ChatFrames:
         return "".join(filled)
 
 
-def template_copies_contents(template: Any) -> bool:
-    """Return whether a chat template copies the contents of turns and depends on nothing else but their roles.
+def causal_model_template_copies_contents(template: Any) -> bool:
+    """Return whether a chat template copies the contents of turns unchanged and otherwise depends only on their roles.
 
-    Contents may only be written as they are, or joined with other text by ``+`` or ``~``. A turn may only be used for
-    its content and other attributes, and functions may not be called, since their results may differ, such as a date.
+    The template may write contents as they are or join them with other text by ``+`` or ``~``. It may read the
+    attributes of a turn, but not use the turn in other ways. It may call no function except ``raise_exception``, since
+    the results of functions, such as the current date, can change.
 
     Args:
         template: The source of the template; anything else, such as a choice of templates, is rejected.
@@ -75,24 +77,24 @@ def template_copies_contents(template: Any) -> bool:
     turns = {
         loop.target.name
         for loop in tree.find_all(nodes.For)
-        if _is_turn_list(loop.iter) and isinstance(loop.target, nodes.Name)
+        if _is_causal_model_turn_list(loop.iter) and isinstance(loop.target, nodes.Name)
     }
-    return all(_is_harmless_template_node(path, turns) for path in _template_node_paths((tree,)))
+    return all(_is_harmless_causal_template_node(path, turns) for path in _causal_model_template_paths((tree,)))
 
 
-def _template_node_paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
-    """Yield the path from the root to every node."""
+def _causal_model_template_paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
+    """Yield the path from the root to each node of the tree."""
     yield path
     for child in path[-1].iter_child_nodes():
-        yield from _template_node_paths((*path, child))
+        yield from _causal_model_template_paths((*path, child))
 
 
-def _is_harmless_template_node(path: Sequence[nodes.Node], turns: set[str]) -> bool:
-    """Return whether a node has no part in using contents in another way than writing them.
+def _is_harmless_causal_template_node(path: Sequence[nodes.Node], turns: set[str]) -> bool:
+    """Return whether a node meets the conditions of `causal_model_template_copies_contents`.
 
     Args:
-        path: The node, after its ancestors.
-        turns: Names of the variables of loops over turns.
+        path: The ancestors of the node, from the root down, and then the node itself.
+        turns: Names of loop variables that hold turns.
     """
     node, parent = path[-1], path[max(0, len(path) - 2)]
     if isinstance(node, _REJECTED):
@@ -102,36 +104,38 @@ def _is_harmless_template_node(path: Sequence[nodes.Node], turns: set[str]) -> b
     if isinstance(node, nodes.Filter):
         return node.name in _FILTERS
     if isinstance(node, nodes.Name) and node.ctx != "load":
-        is_loop = isinstance(parent, nodes.For) and parent.target is node and _is_turn_list(parent.iter)
+        is_loop = isinstance(parent, nodes.For) and parent.target is node and _is_causal_model_turn_list(parent.iter)
         return is_loop or node.name not in {*turns, _MESSAGES}
-    if _is_turn_list(node):
+    if _is_causal_model_turn_list(node):
         is_counted = isinstance(parent, nodes.Filter) and parent.name == "length"
         is_looped = isinstance(parent, nodes.For) and parent.iter is node
         return is_counted or is_looped or (isinstance(parent, nodes.Getitem) and parent.node is node)
-    if _is_single_turn(node, turns):
-        return _template_attribute(parent) is not None and _template_attribute_owner(parent) is node
-    if _template_attribute(node) == _CONTENT and _is_single_turn(_template_attribute_owner(node), turns):
+    if _is_causal_model_turn(node, turns):
+        return _causal_model_template_attribute(parent) is not None and _causal_model_template_owner(parent) is node
+    if _causal_model_template_attribute(node) == _CONTENT and _is_causal_model_turn(
+        _causal_model_template_owner(node), turns
+    ):
         ancestors = [type(ancestor) for ancestor in path[:-1]]
         while ancestors[-1] in (nodes.Add, nodes.Concat):
             ancestors.pop()
         return ancestors[-1] is nodes.Output
-    return _template_attribute(node) not in _NEIGHBOURS
+    return _causal_model_template_attribute(node) not in _NEIGHBOURS
 
 
-def _is_turn_list(node: nodes.Node | None) -> bool:
+def _is_causal_model_turn_list(node: nodes.Node | None) -> bool:
     """Return whether an expression is the list of turns, or a slice of it."""
     if isinstance(node, nodes.Getitem):
-        return isinstance(node.arg, nodes.Slice) and _is_turn_list(node.node)
+        return isinstance(node.arg, nodes.Slice) and _is_causal_model_turn_list(node.node)
     return isinstance(node, nodes.Name) and node.name == _MESSAGES and node.ctx == "load"
 
 
-def _is_single_turn(node: nodes.Node | None, turns: set[str]) -> bool:
+def _is_causal_model_turn(node: nodes.Node | None, turns: set[str]) -> bool:
     if isinstance(node, nodes.Getitem):
-        return not isinstance(node.arg, nodes.Slice) and _is_turn_list(node.node)
+        return not isinstance(node.arg, nodes.Slice) and _is_causal_model_turn_list(node.node)
     return isinstance(node, nodes.Name) and node.name in turns
 
 
-def _template_attribute(node: nodes.Node) -> str | None:
+def _causal_model_template_attribute(node: nodes.Node) -> str | None:
     """Return the name of the attribute or item that an expression reads; None for any other expression."""
     if isinstance(node, nodes.Getattr):
         return node.attr
@@ -140,5 +144,5 @@ def _template_attribute(node: nodes.Node) -> str | None:
     return None
 
 
-def _template_attribute_owner(node: nodes.Node) -> nodes.Node | None:
+def _causal_model_template_owner(node: nodes.Node) -> nodes.Node | None:
     return node.node if isinstance(node, nodes.Getattr | nodes.Getitem) else None

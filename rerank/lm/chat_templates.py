@@ -1,4 +1,4 @@
-"""Rendering of chats as text: chat templates, their limitations, and tokenizers without a template."""
+"""Render chats as text, also if the chat template lacks a system role or the tokenizer has no template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError
-from rerank.lm.chat_frames import ChatFrames, template_copies_contents
+from rerank.lm.chat_frames import ChatFrames, causal_model_template_copies_contents
 from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 
 _PROBE = (Message("system", "a"), Message("user", "b"))
@@ -29,13 +29,15 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Test once which roles the template supports."""
+        """Test once whether the template supports the system role."""
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
-        self._frames = ChatFrames(self._apply_template) if template_copies_contents(tokenizer.chat_template) else None
+        self._frames = (
+            ChatFrames(self._apply_template) if causal_model_template_copies_contents(tokenizer.chat_template) else None
+        )
         self._takes_system = self.has_template and self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
@@ -55,7 +57,10 @@ class ChatRenderer:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
             return (
-                self._apply(escaped if self._takes_system else merge_system_turns(escaped), thinking=thinking) + prefix
+                self._apply(
+                    escaped if self._takes_system else merge_causal_model_system_turns(escaped), thinking=thinking
+                )
+                + prefix
             )
         except TemplateError as error:
             raise BackendError(
@@ -65,7 +70,7 @@ class ChatRenderer:
             ) from error
 
     def escape(self, text: str) -> str:
-        """Break up the special tokens that are spelled out in a text."""
+        """Insert a space into each special token that is spelled out in a text."""
         return self._special.sub(_insert_template_space, text)
 
     def locate(self, prompt: Prompt, text: str, positions: Iterable[tuple[int, int]]) -> list[int]:
@@ -74,13 +79,13 @@ class ChatRenderer:
         Args:
             prompt: The chat.
             text: The rendered chat.
-            positions: Pairs of the index of a turn and a number of characters of its content.
+            positions: Pairs of the index of a turn and a character offset in its content.
 
         Returns:
-            Numbers of characters. Positions in turns that the chat template omits or rewrites are left out.
+            Character offsets in the rendered text. Positions in turns that the template omits or rewrites are left out.
         """
         contents = [self.escape(turn.content) for turn in prompt]
-        starts = _find_in_order(contents, text)
+        starts = _find_causal_model_turns(contents, text)
         located = []
         for turn, offset in positions:
             before = prompt[turn].content[:offset]
@@ -108,7 +113,7 @@ class ChatRenderer:
         return str(text)
 
 
-def merge_system_turns(prompt: Prompt) -> Prompt:
+def merge_causal_model_system_turns(prompt: Prompt) -> Prompt:
     """Move the text of the system turns to the beginning of the first user turn."""
     system = [m.content for m in prompt if m.role == "system"]
     turns = [m for m in prompt if m.role != "system"]
@@ -119,8 +124,8 @@ def merge_system_turns(prompt: Prompt) -> Prompt:
     return tuple(turns)
 
 
-def _find_in_order(contents: Sequence[str], text: str) -> list[int | None]:
-    """Return the positions of the contents of turns in a rendered chat, which may have stripped them."""
+def _find_causal_model_turns(contents: Sequence[str], text: str) -> list[int | None]:
+    """Return where the content of each turn starts in a rendered chat, even if it was stripped; None if not found."""
     starts: list[int | None] = []
     end = 0
     for content in contents:

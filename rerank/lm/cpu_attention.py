@@ -22,16 +22,16 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from rerank.lm.loading import processor_flags
 
-#: Name in the attention interface of transformers.
+#: Name under which the functions are registered in the attention interface of transformers.
 NAME = "rerank_grouped"
 
 #: Model types with standard attention: no softcap, no attention sinks, no position bias.
 _PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
-#: Query tokens per block in bfloat16; the scores of a block fit into the processor's cache.
+#: Number of query tokens per block in bfloat16; the scores of a block fit into the processor's cache.
 _BLOCK = 128
 
-#: The number of keys is rounded up to a multiple of this, since the matrix library keeps 0.5 MB for every new shape.
+#: The number of keys is rounded up to a multiple of this, since the matrix library keeps 0.5 MB per shape.
 _WIDTH = 1024
 
 #: Up to this many query tokens on top of a KV cache count as a decoding step.
@@ -39,7 +39,7 @@ _FEW = 16
 
 
 def supports_cpu_attention(model: Any) -> bool:
-    """Return whether this module computes the attention of a model, and faster than transformers."""
+    """Return whether this module supports a model and computes its attention faster than transformers."""
     config = model.config
     return (
         model.device.type == "cpu"
@@ -50,7 +50,7 @@ def supports_cpu_attention(model: Any) -> bool:
 
 
 def has_full_attention(config: Any) -> bool:
-    """Return whether all layers attend to all preceding tokens, so that padding between tokens has no effect."""
+    """Return whether all layers attend to all preceding tokens. If so, padding between tokens has no effect."""
     layer_types = getattr(config, "layer_types", None)
     slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     return set(layer_types) == {"full_attention"} if layer_types else config.model_type in _PLAIN_TYPES and not slides
@@ -66,11 +66,12 @@ def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
     """Return the mask for `cpu_attention_forward`; called by transformers in place of its own mask function.
 
     Returns:
-        None if nothing is padded, else the (batch, keys) padding mask. The four-dimensional mask of transformers if
-        the attention is more than causal, for a few queries on top of a cache, and for many of them with padding.
+        The four-dimensional mask of transformers if attention is not purely causal, or if several queries are processed
+        on top of a cache (except for more than 16 queries without padding). Otherwise the padding mask, of shape
+        (batch, keys), or None if there is no padding.
     """
     on_cache = arguments["q_length"] > 1 and arguments["q_length"] != arguments["kv_length"]
-    if on_cache and arguments["q_length"] > _FEW and _has_all_keys(arguments):
+    if on_cache and arguments["q_length"] > _FEW and _attention_has_all_keys(arguments):
         on_cache = False  # a later block of a long prompt without padding: causal masking is enough
     if arguments["mask_function"] is not causal_mask_function or arguments.get("local_size") or on_cache:
         full: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": False})
@@ -79,8 +80,8 @@ def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
     return None if mask is None or bool(mask.all()) else mask[:, : arguments["kv_length"]]
 
 
-def _has_all_keys(arguments: dict[str, Any]) -> bool:
-    """Return whether the keys of a block are exactly the preceding tokens and its own, without padding."""
+def _attention_has_all_keys(arguments: dict[str, Any]) -> bool:
+    """Return whether the keys are exactly the preceding tokens and the tokens of the block, without padding."""
     mask = arguments["attention_mask"]
     ends_at_last_key = arguments.get("q_offset", 0) + arguments["q_length"] == arguments["kv_length"]
     return ends_at_last_key and (mask is None or bool(mask.all()))
@@ -103,11 +104,11 @@ def cpu_attention_forward(
         key: (batch, key-value heads, keys, head size), after RoPE.
         value: (batch, key-value heads, keys, head size).
         attention_mask: The result of `make_padding_mask`.
-        scaling: Factor of the scores; 1/sqrt(head size) if None.
+        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
         kwargs: Passed on to transformers.
 
     Returns:
-        (batch, queries, heads, head size), and None instead of attention weights.
+        The output, of shape (batch, queries, heads, head size), and None in place of attention weights.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     few = query.shape[2] <= _FEW and query.shape[2] != key.shape[2]
@@ -118,7 +119,11 @@ def cpu_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return result
-    causal = _causal_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in processor_flags() else _causal_kernel
+    causal = (
+        _causal_blocks
+        if query.dtype == torch.bfloat16 and "amx_bf16" not in processor_flags()
+        else _cpu_causal_attention_kernel
+    )
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
     out = torch.zeros_like(query)
@@ -134,14 +139,15 @@ def _decoding_step(
 ) -> torch.Tensor:
     """Compute attention of a few queries on top of a cache.
 
-    Heads that share keys (grouped-query attention) become queries of one head, so that keys are read from memory once.
+    Heads that share keys (grouped-query attention) are treated as further queries of one head. Each key is then read
+    from memory only once.
 
     Args:
         query: (batch, heads, queries, head size).
-        key: (batch, groups, keys, head size); a group of heads shares it.
+        key: (batch, groups, keys, head size); the heads of a group share its keys.
         value: Same shape as ``key``.
         mask: (batch, keys) for one query per row, or (batch, 1, queries, keys).
-        scale: Factor of the scores.
+        scale: Scaling factor for the scores.
     """
     batch, heads, length, size = query.shape
     groups = key.shape[1]
@@ -153,26 +159,28 @@ def _decoding_step(
     return out.view(batch, heads, length, size)
 
 
-def _causal_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+def _cpu_causal_attention_kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
     length, keys = query.shape[2], key.shape[2]
     if length == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-    if keys < 2 * length:  # zeros before the queries cost less than a mask, with which all scores are computed
+    if keys < 2 * length:  # padding queries with zeros costs less than a mask, with which all scores are computed
         zeros = query.new_zeros(*query.shape[:2], keys - length, query.shape[3])
         padded = torch.cat([zeros, query], dim=2)
         out = scaled_dot_product_attention(padded, key, value, is_causal=True, scale=scale, enable_gqa=True)
         return out[:, :, keys - length :]
-    # Query i stands at position keys - length + i and sees the keys up to there.
+    # Query i is at position keys - length + i and sees the keys up to this position.
     visible = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
     return scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale, enable_gqa=True)
 
 
 def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Compute causal attention by matrix products, one block of queries at a time over the keys up to its end.
+    """Compute causal attention by matrix products. Each block of queries is multiplied by the keys up to its own end.
 
-    The queries are the last tokens of the keys. Scores are rounded to bfloat16 and the softmax is computed in float32
-    internally, as in the eager attention of transformers. Each block is one task of one thread: threads that share
-    small matrix products wait for each other longer than they compute, above all on a busy machine.
+    The queries and the last keys belong to the same tokens. Scores are rounded to bfloat16 and the softmax is computed
+    in float32 internally, as in the eager attention of transformers. Each block is computed by a single thread, because
+    threads that share a small matrix product wait longer than they compute, especially on a busy machine.
     """
     batch, heads, length, size = query.shape
     groups, key_count = key.shape[1], key.shape[2]
@@ -189,7 +197,7 @@ def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         first, past = cached + start, cached + end  # the block's own keys
         width = min(key_count, -(-past // _WIDTH) * _WIDTH)
         with torch.inference_mode():
-            for group in range(batch * groups):  # one group of heads at a time, since the scores need most memory
+            for group in range(batch * groups):  # one group of heads at a time, since the scores need the most memory
                 # (heads per group, block, width) scores q k^T / sqrt(d), then weights, then weighted values
                 scores = (grouped[group, :, start:end].flatten(0, 1) @ keys[group, :width].T).view(
                     -1, end - start, width
@@ -200,13 +208,13 @@ def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
                 out[group, :, start:end] = (weights @ values[group, :width]).view(-1, end - start, size)
 
     longest_first = range((length - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
-    list(_thread_pool(torch.get_num_threads()).map(block, longest_first))
+    list(_cpu_attention_thread_pool(torch.get_num_threads()).map(block, longest_first))
     return out.view(batch, heads, length, size)
 
 
 @cache
-def _thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads compute alone; torch's number of threads elsewhere does not change."""
+def _cpu_attention_thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads run torch single-threaded; torch's thread count elsewhere does not change."""
     barrier = Barrier(threads + 1)
 
     def use_one_thread() -> None:

@@ -20,7 +20,7 @@ from transformers import (
 
 from rerank.lm.forward_pass import kv_cache_argument_name
 from rerank.lm.kv_cache import make_kv_cache
-from rerank.lm.sampling import add_sampling_noise
+from rerank.lm.sampling import add_decoding_logits_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
@@ -40,7 +40,7 @@ def decode_continuations(
         model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
         samplings: Sampling settings of each row.
-        seeds: Seed of each row; the samples of a row do not depend on the rest of its batch.
+        seeds: Seed of each row; the samples of a row do not depend on the other rows of the batch.
         until: A stop string, and the tokenizer to find it with.
         extra_inputs: Further model inputs such as pixel values, for a single row.
 
@@ -55,7 +55,7 @@ def decode_continuations(
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max(s.max_tokens for s in samplings),  # _LengthCriteria ends shorter rows at their own limits
-        do_sample=False,  # sampling is Gumbel noise in the logits, see `_SamplingProcessor`
+        do_sample=False,  # sampling adds Gumbel noise to the logits, see `_SamplingProcessor`
         eos_token_id=ends or None,
         pad_token_id=pad,
         use_cache=True,
@@ -87,7 +87,7 @@ def end_of_sequence_tokens(model: Any) -> list[int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, so that a smaller batch may succeed."""
+    """Return whether an error means that memory ran out. If so, a smaller batch may succeed."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
@@ -110,21 +110,21 @@ def _stopping_criteria(
 
 
 class _SamplingProcessor(LogitsProcessor):
-    """Applies the minimum length and the sampling settings of each row, so that different requests share a batch."""
+    """Applies the minimum length and the sampling settings of each row, which may differ within a batch."""
 
     def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], ends: list[int], width: int) -> None:
         self._samplings, self._ends, self._width = samplings, ends, width
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the (rows, vocabulary) logits whose argmax is the next token of each row."""
+        """Return logits, of shape (rows, vocabulary), whose argmax is the next token of each row."""
         generated = input_ids.shape[1] - self._width
         scores = scores.clone()
         for row, sampling in enumerate(self._samplings):
             if generated < sampling.min_tokens:
                 scores[row, self._ends] = -torch.inf
             # (vocabulary,) logits / temperature + Gumbel noise, whose argmax is a sample (Gumbel-max trick).
-            scores[row] = add_sampling_noise(scores[row], sampling, self._generators[row])
+            scores[row] = add_decoding_logits_noise(scores[row], sampling, self._generators[row])
         return scores
 
 
@@ -136,6 +136,6 @@ class _LengthCriteria(StoppingCriteria):
         self._width = width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return (rows,) flags of the rows that are complete."""
+        """Return a boolean tensor of shape (rows,): whether each row is complete."""
         generated = input_ids.shape[1] - self._width
         return torch.tensor([generated >= limit for limit in self._limits], device=input_ids.device)

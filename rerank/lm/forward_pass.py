@@ -9,7 +9,7 @@ from typing import Any
 
 
 def call_forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
-    """Call a model with those of the arguments that its ``forward`` accepts.
+    """Call a model with only the arguments that its ``forward`` accepts.
 
     Some models take no ``position_ids`` or no ``logits_to_keep``.
 
@@ -24,7 +24,7 @@ def call_forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
 
 
 def kv_cache_of_output(model: Any, output: Any) -> Any:
-    """Return the KV cache of a forward pass; None if it returned none."""
+    """Return the KV cache that a forward pass returned; None if it did not return one."""
     return getattr(output, kv_cache_argument_name(model), None)
 
 

@@ -1,4 +1,6 @@
-"""In-context re-ranking (ICR): attention that passages receive from the end of the prompt, calibrated by a null query.
+"""In-context re-ranking (ICR): score passages by the attention that they receive from the end of the prompt.
+
+The attention from a null query is subtracted for calibration.
 
 Source: Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642, equations 1 and 2. The passages are prefilled once with the
 fast kernel. The real and the null query are then processed on top of the same KV cache, and attention weights are
@@ -19,22 +21,22 @@ from rerank.lm.attention_weights import AttentionCapture, capture_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
 from rerank.lm.forward_pass import call_forward
 from rerank.lm.kv_cache import make_kv_cache, restore_kv_cache, snapshot_kv_cache
-from rerank.lm.passage_spans import PromptSpans, locate_passages
+from rerank.lm.passage_spans import PromptSpans, locate_passage_tokens
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_split_over_processes
+from rerank.lm.tensor_parallel import is_causal_model_split
 from rerank.lm.token_offsets import locate_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
-from rerank.tasks.token_positions import format_token_positions
+from rerank.tasks.token_positions import format_task_token_positions
 
-#: Tokens by which the prompts may differ before their tails: a token can cross the boundary.
+#: Maximum number of tokens before the tails in which prompts may differ, since a token can cross the boundary.
 _BOUNDARY = 8
 
-#: Prefill block size in tokens: the activations of a layer need most of the memory besides the KV cache.
+#: Prefill block size in tokens. It limits the activations of a layer, which need the most memory after the KV cache.
 _PREFILL_BLOCK = 2048
 
-#: Relative difference of equal attention sums due to float32 rounding.
+#: Relative difference up to which two attention sums count as equal, because of float32 rounding.
 _ROUNDING = 1e-5
 
 
@@ -43,7 +45,8 @@ class AttentionScores:
     """The result of an `AttentionTask`.
 
     Attributes:
-        scores: One score per passage; with ``per_head``, per layer, head and passage; with ``per_token``, per token.
+        scores: One score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per
+            token.
         tokens: Number of prompt tokens.
         layout: What the scores belong to: with ``per_head``, the numbers of layers and heads, such as ``30x9``; with
             ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); else empty.
@@ -54,7 +57,9 @@ class AttentionScores:
     layout: str = ""
 
 
-def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
+def score_with_causal_model_attention(
+    model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask
+) -> AttentionScores:
     """Score the passages of a prompt by the attention that they receive.
 
     Args:
@@ -66,16 +71,16 @@ def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Atten
     Raises:
         UsageError: The model gives no access to its attention, or does not have the requested layers or heads.
     """
-    if is_split_over_processes(model):
+    if is_causal_model_split(model):
         raise UsageError(
-            "Attention of a model whose weight matrices are split over processes",
+            "The attention of a model whose weight matrices are split over processes is not available",
             expected="all heads of a layer in one process",
             remedy="Use --device-map auto",
         )
-    heads = select_icr_heads(model.config.get_text_config(), task)
-    prompts = [locate_passages(tokens, prompt, task.spans, task.tail)]
+    heads = select_causal_model_heads(model.config.get_text_config(), task)
+    prompts = [locate_passage_tokens(tokens, prompt, task.spans, task.tail)]
     if task.null:
-        prompts.append(locate_passages(tokens, task.null, task.spans, task.tail))
+        prompts.append(locate_passage_tokens(tokens, task.null, task.spans, task.tail))
     head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
     attention = _AttentionReader(model, heads, head_weights=head_weights, per_head=task.per_head).read(prompts)
     length = len(prompts[0].ids)
@@ -83,26 +88,26 @@ def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Atten
         per_head = attention[0] - attention[1] if task.null else attention[0]  # (layers, heads, passages)
         layers, head_count, _ = per_head.shape
         return AttentionScores(per_head.flatten().tolist(), length, f"{layers}x{head_count}")
-    # Per prompt and passage, s_t of the passage's tokens (tokens,); equation 2 subtracts the null query's.
+    # For each prompt and passage, s_t of the passage's tokens: (tokens,). Equation 2 subtracts s_t of the null query.
     rows = [[row[span] for span in located.spans] for row, located in zip(attention, prompts, strict=True)]
     null_row = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
     if task.per_token:
         # c_t of equation 2 for every token of the passages.
         token_scores = [score for real, null in zip(rows[0], null_row, strict=True) for score in (real - null).tolist()]
         positions = locate_tokens(tokens, prompt, prompts[0], task.spans)
-        return AttentionScores(token_scores, length, format_token_positions(positions))
+        return AttentionScores(token_scores, length, format_task_token_positions(positions))
     scores = [
-        sum_calibrated_attention(real, null, filtered=bool(task.null))
+        sum_calibrated_attention_tensors(real, null, filtered=bool(task.null))
         for real, null in zip(rows[0], null_row, strict=True)
     ]
-    # Readouts of trained models weight a passage of n tokens by n^p; the paper has no such factor.
+    # Readouts of trained models multiply the score of a passage of n tokens by n^p; the paper has no such factor.
     if task.length_power:
         lengths = [max(1, span.stop - span.start) for span in prompts[0].spans]
         scores = [score * length**task.length_power for score, length in zip(scores, lengths, strict=True)]
     return AttentionScores(scores, length)
 
 
-def sum_calibrated_attention(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
+def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
     """Compute the score of one passage, S = sum_t c_t with c_t = s_t(query) - s_t(null query) (equation 2).
 
     Tokens t with c_t <= mean(c) - 2 sd(c) are excluded; sd is the unbiased standard deviation. Nothing is excluded if
@@ -113,21 +118,21 @@ def sum_calibrated_attention(real: torch.Tensor, null: torch.Tensor, *, filtered
         null: (tokens,) attention from the null query, s_t(null query).
         filtered: Whether to exclude outliers.
 
-    >>> sum_calibrated_attention(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
+    >>> sum_calibrated_attention_tensors(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
     """
-    # (tokens,) c_t. Differences of nearly equal float32 sums, so mean and deviation are computed in float64.
+    # (tokens,) c_t: differences of nearly equal float32 sums. Mean and deviation are therefore computed in float64.
     c = (real - null).double()
     if filtered and len(c) > 1 and c.std() > _ROUNDING * real.abs().max():
         c = c[c > c.mean() - 2 * c.std()]
     return float(c.sum())
 
 
-def select_icr_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
-    """Return layer -> heads of this layer that a task uses.
+def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
+    """Return the heads that a task uses: layer -> heads of this layer.
 
     Raises:
-        UsageError: The model does not have these layers or heads, or no head remains.
+        UsageError: The model does not have these layers or heads, or none of the heads is in the layers.
     """
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     first, last = task.layers or (0, layers - 1)
@@ -135,7 +140,7 @@ def select_icr_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, .
     if absent or not 0 <= first <= last < layers:
         subject = f"Heads {absent}" if absent else f"Layers {first} to {last}"
         raise UsageError(
-            f"{subject} of a model with {layers} layers of {heads} heads",
+            f"{subject} do not exist in a model with {layers} layers of {heads} heads",
             expected=f"layers from 0 to {layers - 1}, heads from 0 to {heads - 1}",
             remedy="Use a head list that was made for this model: rerank heads select",
         )
@@ -157,7 +162,7 @@ class _AttentionReader:
     Args:
         model: The model.
         heads: Layer -> heads to use.
-        head_weights: (layer, head) -> factor of its attention; 1 if missing.
+        head_weights: (layer, head) -> factor by which its attention is multiplied; 1 if missing.
         per_head: Whether to collect sums per head and passage instead of per token.
     """
 
@@ -181,28 +186,29 @@ class _AttentionReader:
         """Return the attention from the tail of each prompt.
 
         Returns:
-            Per prompt, (tokens,) attention summed over layers and heads, or (layers, heads, passages).
+            For each prompt, attention summed over layers and heads, of shape (tokens,); with ``per_head``, attention
+            summed over the tokens of each passage, of shape (layers, heads, passages).
 
         Raises:
             UsageError: The prompts differ before their tails.
         """
-        # Tokens whose keys and values both prompts share: an identical prefix that ends before the tails.
+        # Length of the identical prefix of all prompts, up to the tails. Its keys and values are computed only once.
         common = min(prompts[0].tail, *(_count_common_tokens(prompts[0].ids, other.ids) for other in prompts))
         if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
             raise UsageError(
-                "The prompt shows the query before the passages, so that the null query cannot share their KV cache",
+                "The prompt shows the query before the passages, so the null query cannot share their KV cache",
                 expected="for calibration, a prompt with the query after the passages",
                 remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
             )
         attention_weights.register()
         cache = make_kv_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
         with TemporarySettings(self._model, attention=attention_weights.NAME):
-            # Other kernels would need a mask of quadratic size for a later block, so they get a single one.
+            # Other kernels would need a mask of quadratic size for later blocks, so they get the prefix in one block.
             step = _PREFILL_BLOCK if self._cpu_kernel else max(1, common)
             for start in range(0, common, step):
                 block = prompts[0].ids[start : min(common, start + step)]
                 self._run(block, cache, AttentionCapture(last=self._last, cpu_kernel=self._cpu_kernel))
-            # Each prompt adds its own tail to the shared prefix, which is restored afterwards.
+            # Each prompt appends its own tail to the cache of the shared prefix, which is restored afterwards.
             state = snapshot_kv_cache(cache)
             results = []
             for prompt in prompts:
@@ -224,7 +230,7 @@ class _AttentionReader:
             if not self._per_head:
                 total[length - weights.shape[1] :] += (self._factors[layer] @ weights).cpu()
                 return
-            # (heads, tokens), so that spans index it also if a sliding window dropped the first keys.
+            # (heads, tokens): padded on the left, since spans are counted from the first token of the prompt.
             padded = torch.zeros(weights.shape[0], length)
             padded[:, length - weights.shape[1] :] = weights.cpu()
             sums = [padded[:, span].sum(dim=1) for span in prompt.spans]
@@ -244,6 +250,6 @@ class _AttentionReader:
 
 
 def _count_common_tokens(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the number of tokens that two prompts have in common at the beginning."""
+    """Return the length in tokens of the common prefix of two prompts."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

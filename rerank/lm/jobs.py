@@ -1,4 +1,4 @@
-"""Jobs: requests to a local model, tokenized and limited to its context."""
+"""Jobs: requests to a local model, tokenized and limited to the size of its context."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Job:
         index: Position of the request in its batch.
         request: The request.
         prompt: Token ids of the prompt, and of the thoughts once they are generated.
-        boundaries: Lengths in tokens of the prefixes of the prompt that end at a boundary of its template (instruction,
-            worked examples, query, passages), increasing; other prompts may begin with the same prefixes.
+        boundaries: Lengths in tokens, in increasing order, of the prefixes of the prompt that end at a boundary of its
+            template (instruction, worked examples, query, passages). Other prompts may begin with the same prefixes.
         sampling: How to decode; ``max_tokens`` does not exceed the space left in the context.
         thoughts: Text of the thoughts before the answer.
         thought_tokens: Number of tokens of the thoughts.
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """The seed of this job, derived from its prompt and its request's seed, so that batching has no effect."""
+        """The seed of this job. It depends only on the prompt and the request's seed, not on the batch."""
         digest = hashlib.sha256(repr((self.sampling.seed, list(self.prompt))).encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
@@ -67,14 +67,14 @@ class Job:
         return replace(self.with_prompt(prompt), thoughts=thoughts, thought_tokens=thought_tokens)
 
     def with_prompt(self, prompt: Sequence[int]) -> Job:
-        """Return this job with other token ids, and the boundaries up to which they are the same."""
+        """Return this job with other token ids. Boundaries are kept as far as the old and the new ids are equal."""
         pairs = enumerate(zip(self.prompt, prompt, strict=False))
         common = next((index for index, (old, new) in pairs if old != new), min(len(self.prompt), len(prompt)))
         boundaries = tuple(length for length in self.boundaries if length <= common and length < len(prompt))
         return replace(self, prompt=prompt, boundaries=boundaries)
 
 
-def limit_new_tokens(sampling: Sampling, available: int) -> Sampling:
+def limit_decoding_tokens(sampling: Sampling, available: int) -> Sampling:
     """Return the sampling settings with at most ``available`` new tokens."""
     return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
@@ -90,8 +90,8 @@ def make_token_jobs(
         model: The model's name, for messages.
 
     Returns:
-        Index -> error reply for the requests that do not fit the context, and the jobs of the others, one list per
-        class of task.
+        Index of the request -> error reply, for requests that do not fit in the context, and the jobs of the other
+        requests, one list per class of task.
     """
     refused: dict[int, Reply] = {}
     groups: dict[type[Any], list[Job]] = {}
@@ -105,7 +105,7 @@ def make_token_jobs(
             )
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
-            sampling = limit_new_tokens(request.sampling, available)
+            sampling = limit_decoding_tokens(request.sampling, available)
             boundaries = tokens.boundaries(request.prompt)
             job = Job(index=index, request=request, prompt=prompt, sampling=sampling, boundaries=boundaries)
             groups.setdefault(job.task_type, []).append(job)

@@ -1,8 +1,8 @@
-"""Tokenization of texts from memoized pieces, which is exact for tokenizers with joints (`rerank.lm.token_joints`).
+"""Tokenize texts from memoized pieces. The result is exact for tokenizers with joints (`rerank.lm.token_joints`).
 
-A text is divided at its joints, mostly into words. The token ids of the pieces come from a memo that survives rounds
-and queries, so that no passage is tokenized again, whatever stands before and after it. Finding the pieces of a text
-in the memo takes less than a tenth of the time of tokenizing it.
+A text is divided at its joints, mostly into words. The token ids of the pieces are kept in a memo across rounds and
+queries. A passage is therefore not tokenized again when it appears in another context. Finding the pieces of a text in
+the memo takes less than a tenth of the time of tokenizing it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 #: Maximum size of the memos of token ids and of character spans, in bytes.
 _IDS_BYTES, _SPANS_BYTES = 32 << 20, 4 << 20
 
-#: Texts on which the joined tokens are compared with those of the tokenizer before a tokenizer is joined.
+#: Test texts. A tokenizer is used piece by piece only if this gives the same tokens for all of them.
 _PROBES = (
     "",
     " ",
@@ -31,7 +31,7 @@ _PROBES = (
 )
 
 TokenIds = tuple[int, ...]
-#: First character and end (exclusive) of each token of a piece, relative to the beginning of the piece.
+#: Start and end (exclusive) of each token of a piece, in characters from the beginning of the piece.
 _Spans = tuple[tuple[int, int], ...]
 
 
@@ -43,13 +43,13 @@ class _Edge(NamedTuple):
     is_open: bool  # not followed by a joint
 
 
-#: A piece. A str is one between two joints, without the space before it.
+#: A piece of a text. A str is a piece between two joints, without the space before it.
 _Piece = str | _Edge
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPieces:
-    """A text in pieces that end at joints.
+    """A text, divided into pieces at joints.
 
     Attributes:
         texts: Text of each piece. The space between two pieces, which belongs to the second one, is not included.
@@ -91,15 +91,15 @@ class JoinedTokenizer:
 
     Args:
         tokenizer: A tokenizer of transformers.
-        joints: Its joints.
+        joints: The joints of this tokenizer.
     """
 
     def __init__(self, tokenizer: Any, joints: Joints) -> None:
         """Create empty memos."""
         self._tokenizer, self._joints = tokenizer, joints
-        self._ids: BoundedMemo[_Piece, TokenIds] = BoundedMemo(_IDS_BYTES, _size_of_ids)
-        self._spans: BoundedMemo[_Piece, _Spans] = BoundedMemo(_SPANS_BYTES, _size_of_spans)
-        #: One object per token id; equal numbers would otherwise be separate objects of 28 bytes.
+        self._ids: BoundedMemo[_Piece, TokenIds] = BoundedMemo(_IDS_BYTES, _joined_token_ids_size)
+        self._spans: BoundedMemo[_Piece, _Spans] = BoundedMemo(_SPANS_BYTES, _joined_token_spans_size)
+        #: One int object per token id; without sharing, each occurrence would be a separate object of 28 bytes.
         self._shared: dict[int, int] = {}
         self._carrier = len(self._encode([CARRIER])[0])
 
@@ -116,7 +116,7 @@ class JoinedTokenizer:
         return joined if joined is not None and joined._is_exact(_PROBES) else None
 
     def divide(self, texts: Sequence[str]) -> list[TokenPieces]:
-        """Divide texts into pieces and tokenize those that are not in the memo, with one call of the tokenizer."""
+        """Divide texts into pieces, and tokenize all pieces that are not in the memo together."""
         divided = [self._divide(text) for text in texts]
         missing = [[index for index, row in enumerate(part.ids) if row is None] for part in divided]
         pieces = (part.pieces[index] for part, indices in zip(divided, missing, strict=True) for index in indices)
@@ -127,19 +127,19 @@ class JoinedTokenizer:
         return divided
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
-        """Return the numbers of tokens of prefixes of a text whose token ids begin those of the text.
+        """Return the number of tokens of each prefix of a text, if it is tokenized like the beginning of the text.
 
         Args:
             text: The text.
             ends: Number of characters of each prefix.
 
         Returns:
-            Number of tokens of each prefix; None if the tokens before its end depend on the text behind it.
+            Number of tokens of each prefix; None if its tokens depend on the text after it.
         """
         (divided,) = self.divide([text])
         starts, before = divided.starts(), divided.tokens_before()
         indices = [bisect_right(starts, end) - 1 for end in ends]
-        # The piece that contains the end, up to the end.
+        # For each prefix, the part of its last piece that is before the end of the prefix.
         heads = [
             self._last_piece(text[starts[index] + (index > 0) : end], is_first=index == 0)
             for index, end in zip(indices, ends, strict=True)
@@ -152,7 +152,7 @@ class JoinedTokenizer:
         return lengths
 
     def tokens_before(self, text: str, positions: Sequence[int]) -> list[int]:
-        """Return, for each position, the number of tokens of a text whose first character is before it."""
+        """Return, for each position in a text, the number of tokens that start before it."""
         (divided,) = self.divide([text])
         starts, before = divided.starts(), divided.tokens_before()
         indices = [bisect_right(starts, position) - 1 for position in positions]
@@ -164,9 +164,9 @@ class JoinedTokenizer:
         return counts
 
     def ends(self, texts: Sequence[str], tokens: int) -> list[Iterator[int]]:
-        """Return, for each text, the positions where its tokens end, from that of token number ``tokens`` down to 1.
+        """Return, for each text, the positions at which its first ``tokens`` tokens end, from the last to the first.
 
-        Byte-level tokens may share a character. Such a token ends before the character.
+        Byte-level tokens may share a character. The earlier of two such tokens ends before the character.
         If the text has at most ``tokens`` tokens, its length is the only position.
         """
         divided = self.divide(texts)
@@ -192,7 +192,7 @@ class JoinedTokenizer:
         words = text.split(" ")
         pieces = self._pieces(words)
         ids = self._ids.get_all(pieces)
-        # Words in the memo are followed by a joint. Others may have to be merged with the words behind them.
+        # Words in the memo are followed by a joint. Others may have to be merged with the words after them.
         is_open = [index for index, row in enumerate(ids[:-1]) if row is None and not self._joints.closes(words[index])]
         if is_open:
             words = self._merge(words, is_open)
@@ -201,7 +201,7 @@ class JoinedTokenizer:
         return TokenPieces(words, pieces, cast(list[TokenIds], ids))
 
     def _pieces(self, texts: list[str]) -> list[_Piece]:
-        """Return the pieces of a text with these contents."""
+        """Return the pieces of a text, given the text of each piece."""
         if len(texts) == 1:
             return [self._last_piece(texts[0], is_first=True)]
         return [_Edge(texts[0], True, False), *texts[1:-1], self._last_piece(texts[-1], is_first=False)]
@@ -211,7 +211,7 @@ class JoinedTokenizer:
         return _Edge(text, is_first, is_open) if is_first or is_open else text
 
     def _merge(self, words: list[str], is_open: Iterable[int]) -> list[str]:
-        """Merge open words with the words behind them, up to the next joint."""
+        """Merge open words with the words after them, up to the next joint."""
         texts: list[str] = []
         position = 0
         for index in is_open:
@@ -226,7 +226,7 @@ class JoinedTokenizer:
         return texts + words[position:]
 
     def _ids_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, TokenIds]:
-        """Return the token ids of pieces."""
+        """Return the token ids of pieces, from the memo if possible."""
         stored = dict(zip(pieces, self._ids.get_all(pieces), strict=True))
         new = self._tokenize([piece for piece, ids in stored.items() if ids is None])
         return {piece: new[piece] if ids is None else ids for piece, ids in stored.items()}
@@ -236,19 +236,19 @@ class JoinedTokenizer:
         if not pieces:
             return {}
         share, new = self._shared.setdefault, {}
-        for piece, ids in zip(pieces, self._encode(list(map(_with_carrier_text, pieces))), strict=True):
+        for piece, ids in zip(pieces, self._encode(list(map(_token_joint_carrier_text, pieces))), strict=True):
             own = ids if _is_first_piece(piece) else ids[self._carrier :]
             new[piece] = tuple([share(token, token) for token in own])
         self._ids.put_all(new.items())
         return new
 
     def _spans_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, _Spans]:
-        """Return the spans of the tokens of pieces."""
+        """Return the character spans of the tokens of each piece."""
         stored = dict(zip(pieces, self._spans.get_all(pieces), strict=True))
         unknown = [piece for piece, spans in stored.items() if spans is None]
         new: dict[_Piece, _Spans] = {}
         if unknown:
-            texts = list(map(_with_carrier_text, unknown))
+            texts = list(map(_token_joint_carrier_text, unknown))
             rows = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             for piece, row in zip(unknown, rows, strict=True):
                 skipped, shift = (0, 0) if _is_first_piece(piece) else (self._carrier, len(CARRIER))
@@ -258,13 +258,13 @@ class JoinedTokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         backend = self._tokenizer.backend_tokenizer
-        if backend.truncation is None and backend.padding is None:  # half the time of the call below, for single words
+        if backend.truncation is None and backend.padding is None:  # for single words, half the time of the call below
             return [backend.encode(text, add_special_tokens=False).ids for text in texts]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def _is_exact(self, texts: Sequence[str]) -> bool:
-        """Return whether the joined tokens of texts and their positions are those of the tokenizer."""
+        """Return whether this class gives the same tokens and positions as the tokenizer for the given texts."""
         encoding = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         for text, divided, ids, offsets in zip(
             texts, self.divide(texts), encoding["input_ids"], encoding["offset_mapping"], strict=True
@@ -279,7 +279,7 @@ class JoinedTokenizer:
 
 
 def token_starts(offsets: Iterable[tuple[int, int]]) -> list[int]:
-    """Return the first character of each token, in non-decreasing order.
+    """Return the position of the first character of each token, in non-decreasing order.
 
     A token without characters, such as a special token that the tokenizer adds, starts where the preceding token ends.
 
@@ -302,14 +302,14 @@ def _is_first_piece(piece: _Piece) -> bool:
     return not isinstance(piece, str) and piece.is_first
 
 
-def _with_carrier_text(piece: _Piece) -> str:
+def _token_joint_carrier_text(piece: _Piece) -> str:
     """Return a text that contains a piece as it would be within a longer text."""
     return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
 
 
-def _size_of_ids(piece: _Piece, ids: TokenIds) -> int:
+def _joined_token_ids_size(piece: _Piece, ids: TokenIds) -> int:
     return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 8 * len(ids)
 
 
-def _size_of_spans(piece: _Piece, spans: _Spans) -> int:
+def _joined_token_spans_size(piece: _Piece, spans: _Spans) -> int:
     return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 120 * len(spans)

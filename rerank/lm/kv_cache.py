@@ -31,7 +31,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the keys and values of new tokens; return those of all tokens."""
+        """Append the keys and values of new tokens; return the keys and values of all tokens."""
         start = int(self.get_seq_length())
         end = start + key_states.shape[-2]
         if not self.is_initialized:
@@ -46,9 +46,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _reserve(
         self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return buffers that hold the cached tokens and have capacity for ``end`` tokens, larger ones if needed."""
+        """Return buffers that hold the cached tokens and have capacity for ``end`` tokens; enlarge them if needed."""
         cached = self.keys
-        # transformers may have replaced ``keys`` (reordered batch); they are then no view of our buffer any more.
+        # transformers may have replaced ``keys`` (reordered batch); they are then no longer views of our buffers.
         is_view = self._buffers is not None and (
             start == 0 or cached is None or cached.data_ptr() == self._buffers[0].data_ptr()
         )

@@ -1,4 +1,4 @@
-"""Loading of local models, tokenizers and adapters with transformers and PEFT. Imports torch when called."""
+"""Load local models, tokenizers and adapters with transformers and PEFT. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import model_folder_hash
-from rerank.lm.adapter_weights import attach_adapter, casts_adapter
-from rerank.lm.tensor_parallel import tensor_parallel_arguments as tensor_parallel
+from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
+from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
@@ -68,7 +68,7 @@ def pick_device(asked: str) -> str:
     Raises:
         UsageError: The device is unknown or not available.
     """
-    if asked in ("auto", "cpu") and "torch" not in sys.modules and _torch_is_for_cpus():
+    if asked in ("auto", "cpu") and "torch" not in sys.modules and _is_cpu_only_torch():
         return "cpu"
     torch, _ = require_torch()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -78,16 +78,16 @@ def pick_device(asked: str) -> str:
     few = kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count()
     if not there.get(kind, False) or few or (index and not index.isdigit()):
         raise UsageError(
-            f"Device {asked!r}",
+            f"Device {asked!r} is unknown or not available",
             expected=f"one of: auto, {', '.join(name for name, present in there.items() if present)}",
             remedy="Omit --device to use the best device of this machine",
         )
     return asked
 
 
-def _torch_is_for_cpus() -> bool:
-    """Return whether the installed torch supports CPUs only. It is not imported for this, which takes seconds."""
-    spec = find_spec("torch") if sys.platform != "darwin" else None  # builds for macOS may support its GPU
+def _is_cpu_only_torch() -> bool:
+    """Return whether the installed torch supports only CPUs, without importing it, since that takes seconds."""
+    spec = find_spec("torch") if sys.platform != "darwin" else None  # torch for macOS may support the GPU
     if spec is None or not spec.origin:
         return False
     try:
@@ -137,7 +137,7 @@ def load_language_model(
 
     Returns:
         The model in evaluation mode on its device, its tokenizer (or processor), and the identity
-        (`make_model_identity`).
+        (`make_causal_model_identity`).
 
     Raises:
         MissingResourceError: The model cannot be found or read.
@@ -154,34 +154,36 @@ def load_language_model(
             name, options, dtype, placement or {"device_map": device}, classes, tokenizer
         )
         if options.adapter:
-            model = attach_adapter(model, Path(options.adapter), cast=casts_adapter(options, dtype))
-        identity = make_model_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
+            model = attach_adapter(model, Path(options.adapter), cast=causal_model_casts_adapter(options, dtype))
+        identity = make_causal_model_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
     return model, tokenizer, identity
 
 
-def make_model_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
+def make_causal_model_identity(
+    name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None
+) -> dict[str, str]:
     """Return the identity of a local model that `load_language_model` loads.
 
     Args:
         name: Folder of the model, or its id on the hub.
-        options: Revision, adapter and its dtype are used.
+        options: Backend options, of which revision, adapter and ``adapter_dtype`` are used.
         dtype: Data type of the weights.
         commit: Commit of the model on the hub, if known.
 
     Returns:
         ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``; ``adapter`` (hash of
-        its folder), if there is one; ``adapter_dtype``, if the adapter is cast. Without the latter, the adapter is in
-        float32, as in all runs before there was a choice.
+        its folder), if there is one; ``adapter_dtype``, if the adapter is cast. Without ``adapter_dtype``, the adapter
+        is in float32, as in all runs from before this option existed.
     """
     folder = Path(name)
     if folder.is_dir():
-        identity = {"model": folder.name, "weights": model_folder_hash(folder)}
+        identity = {"model": folder.name, "weights": hash_files_of_model_folder(folder)}
     else:
         identity = {"model": str(name), "revision": str(commit or options.revision)}
     identity["dtype"] = dtype
     if options.adapter:
-        identity["adapter"] = model_folder_hash(Path(options.adapter))
-        if casts_adapter(options, dtype):
+        identity["adapter"] = hash_files_of_model_folder(Path(options.adapter))
+        if causal_model_casts_adapter(options, dtype):
             identity["adapter_dtype"] = dtype
     return identity
 
@@ -190,13 +192,13 @@ def _device_placement(options: BackendOptions) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that spread a model over devices; empty for one device.
 
     Raises:
-        UsageError: A device is given as well, or tensor parallelism has a single process.
+        UsageError: A device is given besides the device map, or tensor parallelism is requested in a single process.
     """
     if not options.device_map:
         return {}
     if options.device != "auto":
         raise UsageError(
-            f"--device-map {options.device_map} with --device {options.device}",
+            f"--device-map {options.device_map} and --device {options.device} exclude each other",
             expected="only one of them: a device map spreads a model over all devices",
         )
     return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
@@ -212,7 +214,7 @@ def _load_model_and_tokenizer(
 ) -> tuple[Any, Any]:
     """Load the model, and the tokenizer if it is None."""
     _, transformers = require_torch()
-    origin = model_origin(name, options)
+    origin = causal_model_origin(name, options)
     with named_loading_errors(name, next(iter(placement.values()), options.device)):
         if tokenizer is None:
             tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
@@ -222,8 +224,8 @@ def _load_model_and_tokenizer(
         return model.eval(), tokenizer
 
 
-def model_origin(name: str | Path, options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` on revision and remote code; a folder has no revisions."""
+def causal_model_origin(name: str | Path, options: BackendOptions) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` for revision and remote code. A folder has no revision."""
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
         origin["revision"] = options.revision

@@ -1,4 +1,4 @@
-"""Execution of tasks by a local model: jobs in, replies out. Imports torch through the modules that it calls."""
+"""Execute the jobs of a local model and return replies. Imports torch through the modules that it calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
-from rerank.lm.icr_scoring import score_by_attention
+from rerank.lm.icr_scoring import score_with_causal_model_attention
 from rerank.lm.jobs import Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
@@ -23,19 +23,19 @@ from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, Likeli
 _TAIL = 32
 
 
-def _generate_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+def _decode_causal_model_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     rows = decode_continuations(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
-    return [make_generation_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
+    return [make_decoding_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
 
 
-def make_generation_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
+def make_decoding_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
     """Return the reply for newly generated token ids."""
     ended = bool(row) and row[-1] in end_of_sequence_tokens(model)
     text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
-    return make_local_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
+    return make_causal_model_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
 
 
-def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
+def decode_thought_token_ids(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
     """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
     until = (CLOSE, tokens.tokenizer)
     rows = decode_continuations(
@@ -45,7 +45,7 @@ def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list
     return [(row, bool(row) and row[-1] in ends) for row in rows]
 
 
-def _decode_permutation_jobs(
+def _decode_causal_model_permutations(
     model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
 ) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
@@ -54,19 +54,21 @@ def _decode_permutation_jobs(
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        reply = make_local_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
+        reply = make_causal_model_reply(
+            job, format_decoded_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps
+        )
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
 
 
 def _load_job_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
-    """Return the prefixes of the prompts of a batch that are computed once; empty ones without a cache."""
+    """Return the cached prefix of each prompt in a batch; all prefixes are empty without a cache."""
     if cache is None:
         return [CachedPrefix()] * len(jobs)
     return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
 
 
-def _score_continuation_jobs(
+def _score_causal_model_continuations(
     model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
 ) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
@@ -74,30 +76,32 @@ def _score_continuation_jobs(
     prefixes = _load_job_prefixes(jobs, cache)
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes)
     return [
-        replace(make_local_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
+        replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
         for job, row, prefix in zip(jobs, rows, prefixes, strict=True)
     ]
 
 
-def _score_attention_jobs(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+def _score_causal_model_attention(
+    model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None
+) -> list[Reply]:
     replies = []
     for job in jobs:  # one by one, since the prompts are long
-        result = score_by_attention(model, tokens, job.request.prompt, job.task)
+        result = score_with_causal_model_attention(model, tokens, job.request.prompt, job.task)
         replies.append(Reply(text=result.layout, scores=tuple(result.scores), tokens_in=result.tokens))
     return replies
 
 
-#: Class of task -> function that executes jobs of this class, with the cache of their prefixes (None: no reuse).
+#: Class of task -> function that executes jobs of this class, with the cache of prompt prefixes (None: no reuse).
 TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCache | None], list[Reply]]] = {
-    GenerationTask: _generate_texts,
-    PermutationTask: _decode_permutation_jobs,
-    ContinuationTask: _score_continuation_jobs,
-    LikelihoodTask: _score_continuation_jobs,
-    AttentionTask: _score_attention_jobs,
+    GenerationTask: _decode_causal_model_texts,
+    PermutationTask: _decode_causal_model_permutations,
+    ContinuationTask: _score_causal_model_continuations,
+    LikelihoodTask: _score_causal_model_continuations,
+    AttentionTask: _score_causal_model_attention,
 }
 
 
-def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
+def format_decoded_permutation(task: PermutationTask, order: Sequence[int]) -> str:
     """Return the text of a permutation, given the indices of the identifiers."""
     return task.separator.join(task.items[index] for index in order)
 
@@ -136,7 +140,7 @@ def identifier_tokens(
 
 
 def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
-    """Return the token ids of a text after the prompt of a job; special tokens spelled out in it are broken up."""
+    """Return the token ids of a text after the prompt of a job; special tokens spelled out in the text are escaped."""
     return _tokenize_after_prompt(tokens, end_of_rendered_prompt(tokens, job), text)
 
 
@@ -156,7 +160,7 @@ def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
     return tokens.render(job.request.prompt)[-_TAIL:]
 
 
-def make_local_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
+def make_causal_model_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
     """Return the reply to a job.
 
     Args:

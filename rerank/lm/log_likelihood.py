@@ -1,4 +1,4 @@
-"""Log-likelihoods of token sequences given prompts, with as few forward passes as possible.
+"""Compute log-likelihoods of token sequences given prompts, with as few forward passes as possible.
 
 Input is token ids. Imports torch at import time.
 """
@@ -22,7 +22,7 @@ from rerank.lm.prefix_logits import compute_packed_logits, compute_padded_logits
 from rerank.lm.temporary_settings import TemporarySettings
 
 _Ids = Sequence[int]
-#: Continuations processed in one batch; each needs a copy of the prompt's KV cache.
+#: Number of continuations processed in one batch; each needs a copy of the prompt's KV cache.
 _BATCH = 8
 
 
@@ -37,9 +37,9 @@ def compute_log_likelihoods(
     """Compute the natural-log probability of each continuation given its prompt.
 
     Prompts with a single continuation, or whose continuations differ only in their last token, share one forward pass.
-    Other continuations share the KV cache of their prompt. Only the needed positions get logits, but those of the whole
-    vocabulary: log-probabilities need the normaliser, which takes about 1% of the time of a batch on a CPU. The output
-    head and the log-softmax are in float32 whatever the model's dtype.
+    Other continuations share the KV cache of their prompt. Logits are computed only at the needed positions, but for
+    the whole vocabulary, because log-probabilities need the normaliser. This takes about 1% of the time of a batch on a
+    CPU. The output head and the log-softmax are in float32 for any data type of the model.
 
     Args:
         model: A causal language model of transformers.
@@ -53,14 +53,14 @@ def compute_log_likelihoods(
         One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
 
     Raises:
-        UsageError: A prompt is empty, so that the first token has no context.
+        UsageError: A prompt is empty, so the first token of a continuation has no context.
     """
     if not all(map(len, prompts)):
-        raise UsageError("The likelihood of a text after an empty prompt", expected="a prompt of at least one token")
+        raise UsageError("No likelihood is defined after an empty prompt", expected="a prompt of at least one token")
     prefixes = prefixes or [CachedPrefix()] * len(prompts)
     results: list[list[float]] = [[] for _ in prompts]
     nonempty = [index for index, texts in enumerate(continuations) if texts]
-    # Continuations with at most one token after what they share: the logits of a single pass score all of them.
+    # Simple: continuations with at most one token after their common prefix. A single pass scores all of them.
     shared = {index: len(_shared_tokens(continuations[index])) for index in nonempty}
     simple = [index for index in nonempty if max(map(len, continuations[index])) <= shared[index] + 1]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model):
@@ -70,7 +70,8 @@ def compute_log_likelihoods(
                 [continuations[index] for index in simple],
                 [prefixes[index] for index in simple],
             )
-            for index, row in zip(simple, _score_in_one_pass(model, rows, pad, packed=cpu_kernel), strict=True):
+            scores = _score_continuations_in_prefill(model, rows, pad, packed=cpu_kernel)
+            for index, row in zip(simple, scores, strict=True):
                 results[index] = row
         for index in sorted(set(nonempty) - set(simple)):
             results[index] = _score_with_kv_cache(model, prompts[index], continuations[index], pad, prefixes[index])
@@ -78,7 +79,7 @@ def compute_log_likelihoods(
 
 
 def _shared_tokens(texts: Sequence[_Ids]) -> list[int]:
-    """Return the common prefix of the texts, without the last token of the longest: no logits after it are needed."""
+    """Return the common prefix of the texts, without the last token of the longest: it needs no logits after it."""
     columns = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
     return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
 
@@ -92,8 +93,8 @@ class _Rows:
     prefixes: Sequence[CachedPrefix]
 
 
-def _score_in_one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
-    """Score rows whose continuations have at most one token after what they share."""
+def _score_continuations_in_prefill(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
+    """Score rows whose continuations have at most one token after their common prefix."""
     shared = [_shared_tokens(texts) for texts in rows.continuations]
     inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
     last = [len(tokens) + 1 for tokens in shared]
@@ -108,14 +109,14 @@ def _score_in_one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> li
     for row, texts in zip(logits, rows.continuations, strict=True):
         # (shared + 1, vocabulary): the position before each shared token, and the one after the last.
         logs = row.log_softmax(dim=-1)
-        results.append([_sum_log_probabilities(logs, text) for text in texts])
+        results.append([_sum_log_softmax_entries(logs, text) for text in texts])
     return results
 
 
 def _score_with_kv_cache(
     model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefix: CachedPrefix
 ) -> list[float]:
-    """Score arbitrary continuations of one prompt: prefill what they share once, then process the rest of each."""
+    """Score continuations of one prompt: prefill their common prefix once, then process the remainder of each."""
     shared = _shared_tokens(texts)
     inputs = [*prompt, *shared]
     if prefix.length:
@@ -126,24 +127,27 @@ def _score_with_kv_cache(
         logits, cache = _prefill_logits(model, [inputs], len(shared) + 1, pad, use_cache=True)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
         return [
-            _score_in_one_pass(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0] for text in texts
+            _score_continuations_in_prefill(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0]
+            for text in texts
         ]
     # (shared + 1, vocabulary): log P of each shared token, and of the first token after them.
     logs = logits[0].log_softmax(dim=-1)
-    scores = [_sum_log_probabilities(logs, text[: len(shared) + 1]) for text in texts]
+    scores = [_sum_log_softmax_entries(logs, text[: len(shared) + 1]) for text in texts]
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
         # The first token of a remainder is scored above; here it is the input that predicts the second.
         remainders = [texts[index][len(shared) :] for index in batch]
-        values = _score_text_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
+        values = _score_remainders_with_kv_cache(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
             scores[index] += value
     return scores
 
 
-def _score_text_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int) -> list[float]:
-    """Return the log-probability of each text after its own first token, given a KV cache of ``cached`` tokens."""
+def _score_remainders_with_kv_cache(
+    model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int
+) -> list[float]:
+    """Return the log-probability of each text without its first token, given this token and ``cached`` tokens."""
     cache.batch_repeat_interleave(len(texts))
     width = max(map(len, texts)) - 1
     # Padded on the right, where causal attention hides the padding from all real tokens.
@@ -155,13 +159,13 @@ def _score_text_remainders(model: Any, cache: Any, cached: int, texts: Sequence[
     )
     # (texts, width, vocabulary): position i is after token i of a text and predicts token i + 1.
     logs = output.logits.float().log_softmax(dim=-1)
-    return [_sum_log_probabilities(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
+    return [_sum_log_softmax_entries(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
 
 
 def _prefill_logits(
     model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache: bool = False
 ) -> tuple[Tensor, Any]:
-    """Return float32 logits of the last ``last`` positions, (rows, last, vocabulary), and the KV cache."""
+    """Return float32 logits of the last ``last`` positions, of shape (rows, last, vocabulary), and the KV cache."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
@@ -172,6 +176,6 @@ def _prefill_logits(
     return output.logits[:, -last:].float(), kv_cache_of_output(model, output)
 
 
-def _sum_log_probabilities(logs: Tensor, text: _Ids) -> float:
-    """Return sum_i logs[i, y_i] for the text y; ``logs`` is (positions, vocabulary), position i predicts y_i."""
+def _sum_log_softmax_entries(logs: Tensor, text: _Ids) -> float:
+    """Return sum_i logs[i, y_i] for a text y. ``logs`` is (positions, vocabulary), and position i predicts y_i."""
     return float(logs[range(len(text)), list(text)].sum())

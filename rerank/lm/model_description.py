@@ -1,7 +1,7 @@
-"""Descriptions of local models without their weights: identity, device, tokens and context size.
+"""Describe local models without loading their weights: identity, device, tokens and context size.
 
-Importing torch and loading weights takes seconds, which counting tokens or reading a finished run need not spend.
-Torch is imported only if the files of the model do not say enough.
+Importing torch and loading weights takes seconds. Counting tokens or reading a finished run requires neither. Torch is
+imported only if the files of the model do not contain the necessary information.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from rerank.errors import MissingPrerequisiteError
 from rerank.lm.loading import (
     LANGUAGE,
-    make_model_identity,
-    model_origin,
+    causal_model_origin,
+    make_causal_model_identity,
     named_loading_errors,
     pick_device,
     pick_dtype,
@@ -26,11 +26,11 @@ from rerank.lm.loading import (
     require_torch,
 )
 from rerank.lm.tokenizers import HfTokens, stated_context_size
-from rerank.tasks import BackendOptions, resolve_context_size
+from rerank.tasks import BackendOptions, resolve_task_context_size
 
-#: Names of the class of tokenizers that consist of ``tokenizer.json`` alone.
+#: Names of the tokenizer class that needs no other file than ``tokenizer.json``.
 _GENERIC_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
-#: Types of models whose generic tokenizer ``AutoTokenizer``, which imports torch, does not replace by another class.
+#: Model types for which ``AutoTokenizer`` (which imports torch) does not replace a generic tokenizer by another class.
 _PLAIN_TYPES = frozenset({"llama"})
 
 
@@ -40,10 +40,10 @@ class ModelDescription:
 
     Attributes:
         name: Folder of the model, or its id on the hub.
-        options: How it is loaded.
-        identity: The identity that the loaded model has.
-        device: The device that it is loaded to.
-        config: Its config, or an object with the same ``max_position_embeddings``.
+        options: Options for loading the model.
+        identity: The identity that the loaded model will have.
+        device: The device that the model will be loaded to.
+        config: The config of the model, or an object with the same ``max_position_embeddings``.
     """
 
     name: str | Path
@@ -58,28 +58,28 @@ class ModelDescription:
 
         Raises:
             MissingResourceError: The tokenizer cannot be loaded.
-            UsageError: The options exceed the context size of the model, or neither states one.
+            UsageError: The options exceed the context size of the model, or neither of them states a context size.
         """
         tokenizer = load_tokenizer(self.name, self.options)
         stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
-        size = resolve_context_size(stated, self.options, self.identity["model"])
+        size = resolve_task_context_size(stated, self.options, self.identity["model"])
         return HfTokens(tokenizer, context_size=size)
 
 
-def describe_model(name: str | Path, options: BackendOptions) -> ModelDescription | None:
-    """Describe a language model that `rerank.lm.loading.load` would load.
+def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDescription | None:
+    """Describe a language model that `rerank.lm.loading.load_language_model` would load.
 
     Args:
         name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and context size.
 
     Returns:
-        The description; None if the model has to be loaded: it is spread over devices, or comes with its own code.
+        The description; None if the model has to be loaded first, since it is spread over devices or has its own code.
 
     Raises:
-        MissingPrerequisiteError: Torch, transformers, or PEFT for an adapter, is not installed.
+        MissingPrerequisiteError: Torch or transformers is not installed, or PEFT is needed and not installed.
         MissingResourceError: The model cannot be found or read.
-        UsageError: The device is not available, or the context size exceeds that of the model.
+        UsageError: The device is not available, or the requested context is longer than that of the model.
     """
     if options.device_map or options.trust_remote_code:
         return None
@@ -89,15 +89,17 @@ def describe_model(name: str | Path, options: BackendOptions) -> ModelDescriptio
                 f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
             )
     device = pick_device(options.device)
-    config = _read_model_config(name, options)
-    identity = make_model_identity(name, options, pick_dtype(options.dtype, device), commit=_hub_commit(config))
+    config = _read_causal_model_config(name, options)
+    identity = make_causal_model_identity(
+        name, options, pick_dtype(options.dtype, device), commit=_causal_model_commit(config)
+    )
     if limit := stated_context_size(SimpleNamespace(config=config), None):
-        resolve_context_size(limit, options, identity["model"])  # reports a context that is too long now
+        resolve_task_context_size(limit, options, identity["model"])  # reports early if the context is too long
     return ModelDescription(name=name, options=options, identity=identity, device=device, config=config)
 
 
 def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
-    """Load the tokenizer that ``AutoTokenizer`` loads, without importing torch if the class is certain.
+    """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain.
 
     Raises:
         MissingResourceError: It cannot be found or read.
@@ -107,33 +109,36 @@ def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(name)
-        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **model_origin(name, options))
+        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **causal_model_origin(name, options))
 
 
 def _has_generic_tokenizer(folder: Path) -> bool:
     if not (folder / "tokenizer.json").is_file():
         return False
-    settings, config = _read_model_json(folder / "tokenizer_config.json"), _read_model_json(folder / "config.json")
+    settings, config = (
+        _read_causal_model_json(folder / "tokenizer_config.json"),
+        _read_causal_model_json(folder / "config.json"),
+    )
     is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
     return is_generic and config.get("model_type") in _PLAIN_TYPES
 
 
-def _read_model_config(name: str | Path, options: BackendOptions) -> Any:
-    """Return the config of a model, or the part of it that matters if a folder states the context size plainly."""
-    stated = _read_model_json(Path(name) / "config.json")
+def _read_causal_model_config(name: str | Path, options: BackendOptions) -> Any:
+    """Return the config of a model. If the file in its folder states the context size, return only this part."""
+    stated = _read_causal_model_json(Path(name) / "config.json")
     if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
         return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
     with quiet_transformers(), named_loading_errors(name):
-        return require_torch()[1].AutoConfig.from_pretrained(name, **model_origin(name, options))
+        return require_torch()[1].AutoConfig.from_pretrained(name, **causal_model_origin(name, options))
 
 
-def _hub_commit(config: Any) -> str | None:
+def _causal_model_commit(config: Any) -> str | None:
     commit: str | None = getattr(config, "_commit_hash", None)
     return commit
 
 
-def _read_model_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty if it cannot be read, which the loader reports."""
+def _read_causal_model_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; empty if it cannot be read, in which case the loader reports the error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

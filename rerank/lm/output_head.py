@@ -1,7 +1,7 @@
 """The output head (language model head) of a model in float32, restricted to the tokens that are needed.
 
-In bfloat16, logits near 20 have steps of 1/8, so that many identifiers would tie. With a vocabulary of 50,000 tokens or
-more, the head dominates the cost of a short step, although a choice among ten tokens needs only ten rows.
+In bfloat16, logits near 20 are rounded to steps of 1/8, so many identifiers would tie. With a vocabulary of 50,000
+tokens or more, the head dominates the cost of a short step, although a choice among ten tokens needs only ten rows.
 Softcaps and factors that the model applies to its logits stay in effect. Imports torch at import time.
 """
 
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rerank.lm.tensor_parallel import is_split_over_processes
+from rerank.lm.tensor_parallel import is_causal_model_split
 
-#: Rows of the weight matrix that are converted to float32 at a time on an accelerator.
+#: Number of rows of the weight matrix that are converted to float32 at a time on an accelerator.
 _SLICE = 1 << 14
 
-#: Entries of the weight matrix that are converted at a time on a CPU: 4 MiB in float32, which its caches hold. Buffers
-#: of more than 32 MiB are mapped anew for every slice, which took seven times as long as the computation itself.
+#: Number of entries of the weight matrix that are converted at a time on a CPU: 4 MiB in float32, which fit in its
+#: caches. Buffers of more than 32 MiB are mapped anew for every slice, which took seven times as long as the
+#: computation itself.
 _CPU_ENTRIES = 1 << 20
 
 
 class OutputHead:
     """A context manager that replaces the output head of a model by its float32 version.
 
-    A quantised, split, offloaded or wrapped head stays unchanged, since only the layer itself can multiply by it.
+    A quantised, split, offloaded or wrapped head stays unchanged, since only its own code can apply its weights.
 
     Args:
         model: The model.
@@ -38,7 +39,7 @@ class OutputHead:
 
     def __init__(self, model: Any) -> None:
         self._layer = model.get_output_embeddings()
-        self._replaced = _is_plain_head(self._layer) and not is_split_over_processes(model)
+        self._replaced = _is_plain_logits_head(self._layer) and not is_causal_model_split(model)
         self.token_ids: list[int] | None = None
 
     def __enter__(self) -> OutputHead:
@@ -54,7 +55,7 @@ class OutputHead:
         """Return the logits of some of the tokens.
 
         Args:
-            logits: (len(token_ids),) logits or, if the head was not replaced, (vocabulary,).
+            logits: Logits of shape (len(token_ids),) or, if the head was not replaced, (vocabulary,).
             tokens: Some of `token_ids`.
         """
         if self._replaced and self.token_ids is not None:
@@ -64,19 +65,19 @@ class OutputHead:
         return logits[list(tokens)]
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Compute (batch, positions, tokens) logits from (batch, positions, hidden size)."""
+        """Compute logits, of shape (batch, positions, tokens), from hidden states: (batch, positions, hidden size)."""
         weight, bias = self._layer.weight, self._layer.bias
-        # With layers on several devices, hidden states may come from another one than the head's.
+        # With layers on several devices, hidden states may be on another device than the head.
         hidden = hidden.to(weight.device, torch.float32)
         if self.token_ids is not None:
             weight, bias = weight[self.token_ids], None if bias is None else bias[self.token_ids]
-        # In slices, so that the whole matrix never exists in float32.
+        # The matrix is converted in slices, so that it never exists in float32 as a whole.
         size = max(1, _CPU_ENTRIES // weight.shape[1]) if weight.device.type == "cpu" else _SLICE
         logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(size)], dim=-1)
         return logits if bias is None else logits + bias.float()
 
 
-def _is_plain_head(layer: Any) -> bool:
+def _is_plain_logits_head(layer: Any) -> bool:
     if type(layer) is not torch.nn.Linear or type(layer.weight) is not torch.nn.Parameter or "forward" in vars(layer):
         return False
     return layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and layer.weight.device.type != "meta"

@@ -1,7 +1,7 @@
 """Token spans of the passages in a rendered chat, and the position where the final instruction starts.
 
 The spans come from the tokenizer's offset mapping over the whole text. Tokenizing the passages one by one could give
-other tokens.
+different tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PromptSpans:
     Attributes:
         ids: Token ids of the rendered prompt.
         spans: Token span of each passage.
-        tail: First token of the final instruction, which extends to the end of the prompt.
+        tail: Index of the first token of the final instruction, which extends to the end of the prompt.
     """
 
     ids: tuple[int, ...]
@@ -29,7 +29,7 @@ class PromptSpans:
     tail: int
 
 
-def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> PromptSpans:
+def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> PromptSpans:
     """Convert character spans in the last user turn to token spans in the rendered prompt.
 
     A token belongs to the span that contains its first character.
@@ -38,7 +38,7 @@ def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int,
         tokens: The tokenizer.
         prompt: The chat.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-        tail: First character of the final instruction in that turn.
+        tail: Index of the first character of the final instruction in that turn.
 
     Raises:
         UsageError: The tokenizer gives no offset mapping.
@@ -69,7 +69,7 @@ def _find_turn_in_prompt(content: str, text: str) -> int:
         offset = text.rfind(stripped) - content.index(stripped) if stripped in text else -1
     if offset < 0:
         raise BackendError(
-            "The model's chat template rewrites the user turn, so that the passages cannot be located in the prompt",
+            "The model's chat template rewrites the user turn, so the passages cannot be located in the prompt",
             remedy="Use another model, or another method",
         )
     return offset

@@ -1,15 +1,17 @@
 """Constrained decoding of permutations that skips forced tokens.
 
-The output equals greedy decoding under the grammar of `rerank.lm.permutation_grammar`, but needs fewer forward passes:
-tokens that the grammar forces are appended without one, and are processed together with the next chosen token. Input is
-token ids. Imports torch at import time.
+The output equals greedy decoding under the grammar of `rerank.lm.permutation_grammar`, but needs fewer forward passes.
+Tokens that the grammar forces are appended without a forward pass and are processed together with the next chosen
+token. Input is token ids. Imports torch at import time.
 
-Every identifier of a permutation gets log P(identifier | prompt, identifiers before it). P is the distribution that
-constrained decoding at temperature 1 draws from: a softmax over the allowed tokens at each choice, and probability 1
-for forced tokens. An identifier with several choices has their sum. P sums to 1 over the identifiers that are still
-unused, so the last one of a complete permutation has 0, and the sum of all is the log-probability of the permutation.
-The logits are those of the choice, so this costs nothing. (To restrict the model's distribution over whole texts to the
-allowed ones instead, the logits of forced tokens, and of all branches that were not taken, would be needed.)
+Each identifier of a permutation gets the log-probability log P(identifier | prompt, identifiers before it). P is the
+distribution from which constrained decoding at temperature 1 samples: a softmax over the allowed tokens at each choice,
+and probability 1 for forced tokens. If an identifier involves several choices, their log-probabilities are added.
+
+P sums to 1 over the unused identifiers. The last identifier of a complete permutation therefore has log-probability 0,
+and the sum over all identifiers is the log-probability of the permutation. No additional computation is needed, since
+the logits are computed for each choice anyway. (An alternative would be to restrict the model's distribution over whole
+texts to the allowed texts. This would require the logits of forced tokens and of all branches that were not taken.)
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix
 from rerank.lm.prefix_logits import compute_packed_logits, merge_prefixes
-from rerank.lm.sampling import add_sampling_noise
+from rerank.lm.sampling import add_decoding_logits_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
 
 @dataclass
 class DecodingRow:
-    """One permutation being decoded.
+    """A permutation that is being decoded.
 
     Attributes:
         prompt: Token ids of the prompt.
@@ -42,7 +44,7 @@ class DecodingRow:
         sampling: The sampling settings.
         generator: The random number generator of this row.
         tokens: Token ids of the permutation so far.
-        log_probs: Log-probability of each complete identifier given those before it, at temperature 1.
+        log_probs: Log-probability of each complete identifier given the identifiers before it, at temperature 1.
         prefix: The cached prefix of the prompt, shorter than the prompt.
         steps: Number of forward passes after the prefill.
     """
@@ -64,16 +66,16 @@ class DecodingRow:
         return [] if self.state.is_complete else [*self.prompt, *self.tokens]
 
     def choose(self, logits: torch.Tensor) -> list[int]:
-        """Append the best allowed token (the lowest id among equals) and the forced tokens after it.
+        """Append the best allowed token (the lowest id in case of a tie) and the forced tokens after it.
 
         Args:
-            logits: (allowed tokens,) logits.
+            logits: Logits of the allowed tokens, of shape (allowed tokens,).
 
         Returns:
             The tokens of the next forward pass; empty if the permutation is complete.
         """
         # The allowed tokens are in ascending order and argmax takes the first maximum, so the lowest id wins a tie.
-        best = int(add_sampling_noise(logits, self.sampling, self.generator).argmax())
+        best = int(add_decoding_logits_noise(logits, self.sampling, self.generator).argmax())
         token = self.state.allowed()[best]
         self._open_log_prob += float(logits.float().log_softmax(dim=-1)[best])
         self.state.push(token)
@@ -83,7 +85,7 @@ class DecodingRow:
         return [] if self.state.is_complete else new
 
     def _close_identifiers(self) -> None:
-        """Give the identifiers that were completed their log-probability; all after the first were forced."""
+        """Store the log-probability of each newly completed identifier. All after the first of them were forced."""
         while len(self.log_probs) < len(self.state.order):
             self.log_probs.append(self._open_log_prob)
             self._open_log_prob = 0.0
@@ -100,9 +102,9 @@ def decode_permutations(
 ) -> list[DecodingRow]:
     """Generate one permutation per prompt.
 
-    Rows are decoded in one batch: the pending tokens of each row are padded on the left to the longest, and positions
-    count real tokens only. Models with sliding windows or recurrent layers cannot ignore padding between tokens, so
-    their rows are decoded one by one.
+    Rows are decoded in one batch: the pending tokens of each row are padded on the left to the same length, and
+    positions count real tokens only. Models with sliding windows or recurrent layers cannot ignore padding between
+    tokens, so their rows are decoded one by one.
 
     Args:
         model: A causal language model of transformers.
@@ -124,22 +126,22 @@ def decode_permutations(
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model) as head:
         for batch in batches:
-            _decode_permutation_batch(model, batch, head, packed=cpu_kernel)
+            _decode_permutation_token_batch(model, batch, head, packed=cpu_kernel)
     return rows
 
 
-def _decode_permutation_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
+def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
-    # A step is as wide as the row with the most pending tokens, so every row may add padding to all others.
+    # A step is as wide as the row with the most pending tokens, so every row may cause padding in all others.
     capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
     reader = _BlockReader(model, len(rows), make_kv_cache(model.config, capacity))
     # A row without a choice has nothing to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]
     while any(pending):
         allowed = [row.state.allowed() for row in rows]
-        # One head for the batch: logits of all tokens that any row may generate next.
+        # All rows share the head, so it computes the logits of all tokens that any row may generate next.
         head.token_ids = sorted({token for tokens in allowed for token in tokens})
         if reader.passes == 0 and any(prefix.length for prefix in prefixes):
             logits = reader.read_prompts(pending, prefixes, packed=packed)
@@ -169,11 +171,11 @@ class _BlockReader:
     def read_prompts(
         self, prompts: Sequence[Sequence[int]], prefixes: Sequence[CachedPrefix], *, packed: bool
     ) -> torch.Tensor:
-        """Process the first block of each row, without its cached prefix; return logits as `read` does.
+        """Process the first block of each row except its cached prefix; return logits as `read` does.
 
         Args:
             prompts: The blocks, including the prefixes.
-            prefixes: The cached prefix of each row; none if its block is empty.
+            prefixes: The cached prefix of each row; an empty prefix if its block is empty.
             packed: Whether `rerank.lm.cpu_attention` supports the model.
         """
         if not packed:
@@ -188,19 +190,20 @@ class _BlockReader:
         self._mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         self.passes += 1
         size = max(row.shape[1] for row in logits)
-        # An empty block has no logits, and nothing reads this row of zeros.
+        # An empty block has no logits. It gets a row of zeros, which is never read.
         return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits])
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Process one block per row; return (rows, tokens of the head) logits after the last token of each block.
+        """Process one block per row and return the logits after the last token of each block.
 
-        A row with an empty block gets padding, which is masked in all later passes.
+        The logits have shape (rows, tokens of the head). A row with an empty block gets padding, which is masked in all
+        later passes.
         """
         width = max(map(len, blocks))
         # (rows, width) each: ids padded on the left, and 1 for real tokens.
         ids = torch.tensor([[0] * (width - len(block)) + list(block) for block in blocks])
         new = torch.tensor([[0] * (width - len(block)) + [1] * len(block) for block in blocks])
-        # RoPE position of a token = number of real tokens before it, whatever the padding in between.
+        # RoPE position of a token = number of real tokens before it; padding is not counted.
         positions = (self._mask.sum(dim=1, keepdim=True) + new.cumsum(dim=1) - 1).clamp(min=0)
         # (rows, cached + new tokens): padding of earlier blocks stays masked.
         self._mask = torch.cat([self._mask, new], dim=1)

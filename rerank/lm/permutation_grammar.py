@@ -1,7 +1,7 @@
-"""The grammar of a permutation such as ``[3] > [1] > [2]``: which token may come next if no identifier is repeated.
+"""The grammar of a permutation such as ``[3] > [1] > [2]``: which tokens may come next, with no identifier repeated.
 
-The grammar is a prefix tree (trie) of token ids with one leaf per identifier. Where only one token is allowed, it is
-known without a forward pass; a decoder can skip such forced tokens. This module works on token ids only.
+The grammar is a prefix tree (trie) of token ids with one leaf per identifier. If only one token is allowed, it is
+known without a forward pass, so a decoder can skip such forced tokens. This module works on token ids only.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PermutationGrammar:
 
     Args:
         first: Token ids of each identifier at the beginning of the reply.
-        later: Token ids of each identifier after another one, including the separator.
+        later: Token ids of each identifier when it follows another one, including the separator.
         count: Number of identifiers to generate.
 
     Raises:
-        UsageError: The tokens of one identifier are a prefix of those of another, so that its end is ambiguous.
+        UsageError: The tokens of one identifier are a prefix of the tokens of another, so its end is ambiguous.
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
@@ -101,7 +101,7 @@ class GrammarState:
             self._node = self._grammar.later
 
     def push_forced(self) -> list[int]:
-        """Append all tokens without an alternative, up to the next choice or the end; return them."""
+        """Append and return the forced tokens up to the next choice or the end of the permutation."""
         tokens = []
         while len(allowed := self.allowed()) == 1:
             self.push(allowed[0])
@@ -114,7 +114,7 @@ def tokenize_identifiers(
 ) -> tuple[list[TokenIds], list[TokenIds]]:
     """Return the token ids of identifiers as the model would generate them, for `PermutationGrammar`.
 
-    Tokenization depends on the preceding text, so each identifier is tokenized together with it.
+    Tokenization depends on the preceding text, so each identifier is tokenized together with this text.
 
     Args:
         encode: Maps a text to token ids, without special tokens.
@@ -143,7 +143,7 @@ def tokenize_identifiers(
 
 
 def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
-    """Return the tokens of a text that follows another; on its own if a token crosses the boundary."""
+    """Return the token ids of a text after the text ``before``; on its own if a token crosses the boundary."""
     head, whole = encode(before), encode(before + text)
     return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
@@ -164,7 +164,7 @@ def _build_identifier_tree(sequences: Sequence[TokenIds]) -> _Node:
         ending = node.items.difference(*(child.items for child in node.children.values()))
         if len(ending) > (0 if node.children else 1):
             raise UsageError(
-                f"The tokens of identifier {min(ending) + 1} are equal to, or a prefix of, those of another identifier",
+                f"The tokens of identifier {min(ending) + 1} are equal to, or a prefix of, the tokens of another one",
                 expected="identifiers that can be distinguished, such as numbers in brackets",
             )
     return root

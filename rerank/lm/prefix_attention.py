@@ -1,6 +1,6 @@
-"""Attention of prompts that are processed as one sequence, each on top of its own cached prefix, on a CPU.
+"""Attention on a CPU for prompts that are processed as one sequence, each on top of its own cached prefix.
 
-The rows of a batch are concatenated instead of padded, so that rows of any length share the matrix products of a layer
+The rows of a batch are concatenated instead of padded. Rows of any length thus share the matrix products of a layer,
 and little time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself.
 This works for the models that `rerank.lm.cpu_attention` supports.
 
@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from rerank.lm.cpu_attention import _FEW, cpu_attention_forward
 from rerank.lm.prefix_store import PrefixSegment
 
-#: Name in the attention interface of transformers.
+#: Name under which the functions are registered in the attention interface of transformers.
 NAME = "rerank_packed"
 
 
@@ -32,7 +32,7 @@ class PackedRow:
     Attributes:
         start: Position of its first token in the sequence.
         end: Position after its last token.
-        segments: The KV cache of the tokens before it.
+        segments: The KV cache of its prefix.
     """
 
     start: int
@@ -42,12 +42,12 @@ class PackedRow:
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
-    """A sequence of rows.
+    """Rows that are concatenated into one sequence.
 
     Attributes:
         rows: The rows; tokens after the last one are padding.
-        on_layer: Called in each layer with its index and with the keys and values of every row, including its prefix:
-            (1, key-value heads, tokens, head size).
+        on_layer: Called in each layer with the index of the layer, and with the keys and values of each row, including
+            its prefix, of shape (1, key-value heads, tokens, head size).
     """
 
     rows: Sequence[PackedRow]
@@ -74,7 +74,7 @@ def pack_sequence_into_rows(sequence: PackedSequence) -> Iterator[None]:
 
 
 def make_no_mask(**_: Any) -> None:
-    """Return no mask; called by transformers in place of its own mask function."""
+    """Return None as the mask; called by transformers in place of its own mask function."""
 
 
 def packed_attention_forward(
@@ -93,12 +93,12 @@ def packed_attention_forward(
         query: (1, heads, tokens, head size) of all rows, after RoPE.
         key: (1, key-value heads, tokens, head size) of all rows, after RoPE.
         value: Same shape as ``key``.
-        attention_mask: None.
-        scaling: Factor of the scores; 1/sqrt(head size) if None.
-        kwargs: Passed on.
+        attention_mask: Always None.
+        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
+        kwargs: Passed on to `cpu_attention_forward`.
 
     Returns:
-        (1, tokens, heads, head size), and None instead of attention weights.
+        The output, of shape (1, tokens, heads, head size), and None in place of attention weights.
     """
     layer, sequence = module.layer_idx, _SEQUENCE.get()
     out = torch.zeros_like(query.transpose(1, 2))
@@ -117,7 +117,7 @@ def packed_attention_forward(
 
 
 def _causal_prefix_mask(length: int, keys: int) -> torch.Tensor | None:
-    """Return the (1, 1, length, keys) mask that `cpu_attention_forward` needs for a few tokens after a prefix."""
+    """Return the mask for `cpu_attention_forward`: (1, 1, length, keys) for a few tokens after a prefix, else None."""
     if length > _FEW or length == keys:
         return None
     return torch.ones(1, 1, length, keys, dtype=torch.bool).tril(keys - length)

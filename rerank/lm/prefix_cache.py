@@ -1,4 +1,4 @@
-"""Computation of the KV caches of prompt prefixes, each once. Imports torch at import time."""
+"""Compute the KV cache of each prompt prefix only once. Imports torch at import time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
 from rerank.lm.output_head import OutputHead
 from rerank.lm.prefix_store import PrefixSegment, PrefixStore
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_split_over_processes
+from rerank.lm.tensor_parallel import is_causal_model_split
 
 #: Types of RoPE whose frequencies depend on the length of the prompt.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
@@ -29,8 +29,8 @@ class CachedPrefix:
 
     Attributes:
         length: Number of tokens.
-        segments: The cache in pieces; each continues the one before it.
-        reused: Number of its tokens that were not computed for this prompt.
+        segments: The cache in consecutive pieces.
+        reused: Number of its tokens that were taken from the cache rather than computed for this prompt.
     """
 
     length: int = 0
@@ -41,12 +41,12 @@ class CachedPrefix:
 class PrefixCache:
     """Computes prefixes of prompts for one model and keeps them in a store.
 
-    A prefix is always computed in the same way: in a batch of one, on top of the prefix that it extends. Its bits
-    therefore do not depend on what the store holds.
+    A prefix is always computed in the same way: in a batch of one, on top of the prefix that it extends. Its
+    values are therefore bit-identical, whatever the store contains.
 
     Args:
         model: A causal language model of transformers that `supports_prefixes`.
-        store: Keeps the prefixes.
+        store: Store that keeps the prefixes.
     """
 
     def __init__(self, model: Any, store: PrefixStore) -> None:
@@ -54,16 +54,16 @@ class PrefixCache:
         self._weights = 0
 
     def load(self, prompts: Sequence[Sequence[int]], plan: Sequence[Sequence[int]]) -> list[CachedPrefix]:
-        """Return the planned prefixes of the prompts of a batch, from the store or computed now.
+        """Return the planned prefix of each prompt in a batch, from the store or newly computed.
 
         Args:
             prompts: Token ids, one list per prompt.
-            plan: The lengths of the prefixes of each prompt, increasing; see `rerank.lm.prefix_plan`.
+            plan: Lengths of the planned prefixes of each prompt, in increasing order (`rerank.lm.prefix_plan`).
         """
         if not any(plan):
             return [CachedPrefix() for _ in prompts]
         self._drop_prefixes_of_other_weights()
-        batch: dict[bytes, PrefixSegment] = {}  # the store may drop a segment before the batch has used it
+        batch: dict[bytes, PrefixSegment] = {}  # kept here, since the store may drop them too early
         with TemporarySettings(self._model), OutputHead(self._model) as head:
             head.token_ids = [0]  # no logits are needed
             return [self._load_prefix(prompt, ends, batch) for prompt, ends in zip(prompts, plan, strict=True)]
@@ -106,20 +106,20 @@ class PrefixCache:
 
     def _drop_prefixes_of_other_weights(self) -> None:
         """Clear the store if the model was trained, or its weights were replaced, since the last batch."""
-        weights = hash(tuple(_weight_stamp(parameter) for parameter in self._model.parameters()))
+        weights = hash(tuple(_prefix_cache_weight_stamp(parameter) for parameter in self._model.parameters()))
         if weights != self._weights:
             self._store.clear()
         self._weights = weights
 
 
 def supports_prefixes(model: Any) -> bool:
-    """Return whether the KV cache of a prefix of a prompt is that of the prompt, cropped.
+    """Return whether the KV cache of a prefix is the first part of the KV cache of the whole prompt.
 
-    It is not in layers with a recurrent state or a sliding window, nor if the length of the whole prompt decides how
-    positions are encoded. Models whose weights are split or sharded over processes are excluded too: their processes
-    must run the same forward passes.
+    This is not so in layers with a recurrent state or a sliding window, nor if the encoding of positions depends on the
+    length of the whole prompt. Models whose weights are split or sharded over processes are excluded too, because all
+    processes must run the same forward passes.
     """
-    if not has_full_attention(model.config) or is_split_over_processes(model):
+    if not has_full_attention(model.config) or is_causal_model_split(model):
         return False
     rope = str([getattr(model.config, name, None) for name in ("rope_parameters", "rope_scaling")])
     if any(kind in rope for kind in _ROPE_BY_LENGTH):
@@ -142,7 +142,7 @@ def make_filled_cache(model: Any, segments: Sequence[PrefixSegment], capacity: i
 def compute_on_cache(
     model: Any, cache: Cache, start: int, ids: Sequence[int], *, last: int = 1, padding: int = 0
 ) -> Any:
-    """Run a forward pass of one row on top of a KV cache of ``start`` tokens, which is extended; return its output.
+    """Run a forward pass of one row on top of a KV cache, to which the new tokens are added; return the output.
 
     Args:
         model: The model.
@@ -150,7 +150,7 @@ def compute_on_cache(
         start: Number of tokens in the cache.
         ids: The new tokens.
         last: Number of positions at the end whose logits are needed.
-        padding: Number of tokens to add after the new ones, which do not see them.
+        padding: Number of padding tokens to add after the new tokens, which do not attend to them.
     """
     end = start + len(ids) + padding
     return call_forward(
@@ -166,10 +166,10 @@ def compute_on_cache(
 
 
 def round_pass_length(tokens: int) -> int:
-    """Return the number of tokens that a forward pass on a CPU is padded to, at most 16 or 3% more.
+    """Return the number of tokens to which a forward pass on a CPU is padded: at most 16 tokens or 3% more.
 
-    In bfloat16, the matrix library prepares and keeps its code for every new number of tokens, which takes 5 MB with
-    SmolLM2-135M and 8% of the time of the pass.
+    In bfloat16, the matrix library generates and keeps code for every new number of tokens. With SmolLM2-135M, this
+    takes 5 MB and 8% of the time of the pass.
     """
     step = max(16, 1 << max(0, tokens.bit_length() - 6))
     return -(-tokens // step) * step
@@ -178,7 +178,8 @@ def round_pass_length(tokens: int) -> int:
 def _prefix_keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
     """Yield the key of each prefix: a hash of its tokens and of the prefixes that it extends.
 
-    The same tokens have other bits if they were computed in other pieces, so the pieces are part of the key.
+    The KV cache of the same tokens differs in its last bits if it was computed in different pieces. The key therefore
+    depends on the pieces.
     """
     key, start = b"", 0
     for end in ends:
@@ -187,6 +188,6 @@ def _prefix_keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
         start = end
 
 
-def _weight_stamp(parameter: Any) -> tuple[int, int]:
+def _prefix_cache_weight_stamp(parameter: Any) -> tuple[int, int]:
     """Return two numbers that change if a parameter is overwritten (its version) or replaced (its address)."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

@@ -27,17 +27,19 @@ _Ids = Sequence[int]
 def compute_packed_logits(
     model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], cache: Cache | None = None
 ) -> list[Tensor]:
-    """Process the rows as one sequence; for models that `rerank.lm.cpu_attention` supports.
+    """Compute the last logits of each row; the rows are processed as one sequence.
+
+    The model must be supported by `rerank.lm.cpu_attention`.
 
     Args:
         model: The model.
         rows: Token ids of each row, including its prefix.
         prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
-        cache: An empty KV cache to fill with the rows, which are padded on the left there; None for no cache.
+        cache: An empty KV cache to fill with the rows, padded on the left; None for no cache.
 
     Returns:
-        Per row, (last, tokens of the head) float32 logits.
+        For each row, float32 logits of shape (last, tokens of the head).
     """
     rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
     spans = list(pairwise(accumulate(map(len, rests), initial=0)))
@@ -63,7 +65,7 @@ def compute_packed_logits(
 
 
 def _fill_cache_layer(layers: Sequence[Any], number: int, keys: list[Tensor], values: list[Tensor]) -> None:
-    """Put the keys and values of all rows into an empty layer of a KV cache, padded on the left."""
+    """Copy the keys and values of all rows, padded on the left, to an empty layer of a KV cache."""
     width = max(row.shape[2] for row in keys)
     padded = []
     for rows in (keys, values):
@@ -77,7 +79,9 @@ def _fill_cache_layer(layers: Sequence[Any], number: int, keys: list[Tensor], va
 def compute_padded_logits(
     model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], pad: int
 ) -> list[Tensor]:
-    """Process the rows as a batch on top of one KV cache of all prefixes, both padded; for any device.
+    """Compute the last logits of each row; the rows are a padded batch on top of a padded KV cache of all prefixes.
+
+    This works on any device.
 
     Args:
         model: The model.
@@ -87,7 +91,7 @@ def compute_padded_logits(
         pad: Any token id; it is masked.
 
     Returns:
-        Per row, (last, vocabulary) float32 logits.
+        For each row, float32 logits of shape (last, vocabulary).
     """
     rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
     cached, width = max(prefix.length for prefix in prefixes), max(map(len, rests))
@@ -106,7 +110,7 @@ def compute_padded_logits(
         cache=cache,
         input_ids=torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device),
         attention_mask=mask,
-        # RoPE positions count real tokens only, whatever the padding between prefix and remainder.
+        # RoPE positions count real tokens only, not the padding between prefix and remainder.
         position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, cached:],
         use_cache=True,
         logits_to_keep=max(last),
@@ -115,7 +119,7 @@ def compute_padded_logits(
 
 
 def merge_prefixes(prefixes: Sequence[CachedPrefix], cache: Cache) -> None:
-    """Put the prefixes of the rows of a batch into an empty KV cache; shorter ones are padded at their ends."""
+    """Copy the prefix of each row in a batch to an empty KV cache; shorter prefixes are padded at their ends."""
     width = max(prefix.length for prefix in prefixes)
     some = next(prefix.segments[0] for prefix in prefixes if prefix.segments)
     layers: list[Any] = cache.layers

@@ -1,8 +1,8 @@
-"""The plan of a batch: which prefixes of its prompts are computed once and kept.
+"""Plan which prefixes of the prompts in a batch are computed once and kept.
 
 A plan depends only on the prompts of the batch and their boundaries, never on what is cached. The remainders of the
-prompts therefore have the same lengths whether the prefixes are computed now or were computed before, so that a resumed
-run gives the same bits as an uninterrupted one. This module works on token ids only.
+prompts therefore have the same lengths, whether the prefixes are computed now or were computed before. A resumed run
+thus gives bit-identical results to an uninterrupted one. This module works on token ids only.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 
 from rerank.lm.jobs import Job
 
-#: A prefix up to the first of several passages is kept if it is at least this fraction of the prompt. Windows of two to
-#: four passages begin with the same passage again and again (in a heap of pairs, three times out of four); windows of
+#: A prefix that ends after the first of several passages is kept if it is at least this fraction of the prompt. Windows
+#: of two to four passages often begin with the same passage (in a heap of pairs, three times out of four); windows of
 #: twenty never do.
 _FIRST_PASSAGE_SHARE = 0.25
 
-#: Number of tokens that a prefix must save if only prompts of this batch share it: reading all weights for one more
-#: forward pass costs as much as about 30 tokens.
+#: Minimum number of tokens that a prefix must save if only prompts of this batch share it. Its additional forward pass
+#: has to read all weights, which costs as much as processing about 30 tokens.
 _MIN_SAVED = 32
 
 
 def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
-    """Return the prefixes that each prompt of a batch uses, as increasing lengths in tokens.
+    """Return the lengths in tokens, in increasing order, of the prefixes that each prompt of a batch uses.
 
-    Each prefix extends the one before it. A prompt uses, of the prefixes that end at its boundaries:
+    Each prefix extends the one before it. Among the prefixes that end at its boundaries, a prompt uses
 
-    - those before its first passage (instruction, worked examples, query): other batches begin with them as well;
-    - the one up to the first of several passages, if it is a large part of the prompt;
-    - those that it shares with other prompts of the batch, up to where they part.
+    - those before its first passage (instruction, worked examples, query), which occur in other batches as well;
+    - the one that ends after the first of several passages, if it is a large part of the prompt;
+    - those that it shares with other prompts of the batch, up to the point where these differ.
 
     At least one token of each prompt remains, since its logits are needed.
 
@@ -52,7 +52,7 @@ def _choose_prefix_ends(
     Args:
         prefixes: The prefixes that end at a boundary.
         others: Number of other prompts of the batch that begin with each of them.
-        repeating: Lengths of those that prompts of other batches are expected to begin with.
+        repeating: Lengths of the prefixes that are expected to occur in other batches.
     """
     chosen, start = [], 0
     for prefix, sharing, sharing_more in zip(prefixes, others, [*others, 0][1:], strict=True):
@@ -64,7 +64,7 @@ def _choose_prefix_ends(
 
 
 def _find_repeating_prefixes(job: Job) -> list[int]:
-    """Return the ends of the prefixes that prompts of other batches are expected to begin with."""
+    """Return the ends of the prefixes that are expected to occur in other batches."""
     passages = len(job.request.window.docs)
     before = len(job.boundaries) - passages  # the last boundaries are those of the passages
     if passages > 1 and before >= 0 and job.boundaries[before] >= _FIRST_PASSAGE_SHARE * len(job.prompt):
@@ -73,5 +73,5 @@ def _find_repeating_prefixes(job: Job) -> list[int]:
 
 
 def _proper_prefix_ends(job: Job, ends: Sequence[int]) -> list[int]:
-    """Return the ends that leave a prefix and a remainder."""
+    """Return the ends for which neither the prefix nor the remainder is empty."""
     return [end for end in ends if 0 < end < len(job.prompt)]

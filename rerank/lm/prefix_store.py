@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-#: Default limit of a store in bytes. Of SmolLM2-135M in bfloat16, it holds 46,000 tokens; of an 8B model, 8,000.
+#: Default limit of a store in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 of an 8B model.
 DEFAULT_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixSegment:
-    """Keys and values of the tokens that a prefix adds to the prefix that it extends.
+    """Keys and values of the tokens that a prefix adds to the shorter prefix that it extends.
 
     Attributes:
         keys: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
@@ -30,7 +30,7 @@ class PrefixSegment:
 
 
 class PrefixStore:
-    """Segments by key; the least recently used ones are dropped if the limit is exceeded.
+    """A store of segments by key. If the limit is exceeded, the least recently used segments are dropped.
 
     Args:
         limit: Maximum total size in bytes; 0 keeps nothing.
@@ -48,7 +48,7 @@ class PrefixStore:
         return len(self._segments)
 
     def get(self, key: bytes) -> PrefixSegment | None:
-        """Return a segment, which now counts as used; None if the store does not hold it."""
+        """Return a segment and mark it as recently used; None if it is not in the store."""
         segment = self._segments.get(key)
         if segment is not None:
             self._segments.move_to_end(key)

@@ -8,14 +8,14 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from rerank.tasks import Sampling
 
 
-def add_sampling_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+def add_decoding_logits_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
     """Return logits whose argmax is the next token: unchanged for greedy decoding, with Gumbel noise for sampling.
 
     The argmax of log-probability + Gumbel noise is a sample from the distribution (Gumbel-max trick). Decoding loops
     can therefore stay greedy, and each row of a batch has its own generator.
 
     Args:
-        logits: (tokens,) logits of the allowed tokens.
+        logits: Logits of the allowed tokens, of shape (tokens,).
         sampling: Temperature and nucleus size.
         generator: Random number generator of the row.
     """
@@ -24,6 +24,6 @@ def add_sampling_noise(logits: torch.Tensor, sampling: Sampling, generator: torc
     logits = logits.float() / sampling.temperature
     if sampling.top_p < 1:
         logits = TopPLogitsWarper(sampling.top_p)(None, logits[None])[0]
-    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). Drawn on the CPU, so that the device does not matter.
+    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). Drawn on the CPU, the noise is the same for all devices.
     noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
     return logits + noise.to(logits.device)

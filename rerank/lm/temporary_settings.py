@@ -14,7 +14,8 @@ class TemporarySettings:
     """A context manager that changes a model's settings and restores them afterwards.
 
     Inside the block, no gradients are recorded, and the model's own generation defaults do not apply: a repetition
-    penalty, for example, would forbid identifiers. ``with`` returns whether `rerank.lm.cpu_attention` is active.
+    penalty, for example, would forbid identifiers. The value of ``with ... as`` tells whether
+    `rerank.lm.cpu_attention` is active.
 
     Args:
         model: A causal language model of transformers.

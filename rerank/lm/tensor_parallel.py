@@ -14,20 +14,20 @@ from typing import Any
 from rerank.errors import RerankError, UsageError
 
 
-def tensor_parallel_processes() -> int:
+def count_torchrun_processes() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def tensor_parallel_arguments() -> dict[str, Any]:
+def torch_parallel_loading_arguments() -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that split a model over all processes.
 
     Raises:
         UsageError: There is a single process.
     """
-    if tensor_parallel_processes() < 2:
+    if count_torchrun_processes() < 2:
         raise UsageError(
-            "--device-map tp in a single process",
+            "--device-map tp is used in a single process",
             expected="one process per device, started by torchrun",
             remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or use --device-map auto",
         )
@@ -39,12 +39,12 @@ def tensor_parallel_arguments() -> dict[str, Any]:
         return {"tp_plan": "auto"}
 
 
-def is_split_over_processes(model: Any) -> bool:
+def is_causal_model_split(model: Any) -> bool:
     """Return whether each process holds only a part of every weight matrix."""
     return (getattr(model, "_tp_size", None) or 1) > 1
 
 
-def lead_or_follow(process: Callable[[Any], Any]) -> None:
+def follow_torch_leader(process: Callable[[Any], Any]) -> None:
     """Return in the leader; in a follower, process every broadcast batch until the leader ends, then exit.
 
     Args:
@@ -53,9 +53,9 @@ def lead_or_follow(process: Callable[[Any], Any]) -> None:
     import torch.distributed as distributed
 
     if distributed.get_rank() == 0:
-        atexit.register(broadcast_batch, None)
+        atexit.register(broadcast_torch_batch, None)
         return
-    while (batch := _receive_batch()) is not None:
+    while (batch := _receive_torch_batch()) is not None:
         try:
             process(batch)
         except (RuntimeError, MemoryError, RerankError):  # the leader has the same error and reports it
@@ -63,7 +63,7 @@ def lead_or_follow(process: Callable[[Any], Any]) -> None:
     raise SystemExit(0)
 
 
-def broadcast_batch(batch: Any) -> None:
+def broadcast_torch_batch(batch: Any) -> None:
     """Send the next batch to the followers; None tells them to exit."""
     import torch.distributed as distributed
 
@@ -71,7 +71,7 @@ def broadcast_batch(batch: Any) -> None:
         distributed.broadcast_object_list([batch], src=0)
 
 
-def _receive_batch() -> Any:
+def _receive_torch_batch() -> Any:
     import torch.distributed as distributed
 
     objects = [None]

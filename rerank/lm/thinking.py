@@ -1,4 +1,4 @@
-"""Thoughts of reasoning models before the answer, within a token budget.
+"""Generate the thoughts of reasoning models before the answer, within a token budget.
 
 Thoughts are generated freely and closed by force if they do not end within the budget.
 """
@@ -12,7 +12,7 @@ from rerank.lm.jobs import Job
 from rerank.lm.tokenizers import HfTokens
 
 _OPEN, CLOSE = "<think>", "</think>"
-#: Tokens that thoughts may grow by when they are tokenized again together with the closing tag.
+#: Number of tokens by which thoughts may grow when they are tokenized again together with the closing tag.
 _SPARE = 4
 
 #: Continues the prompts of jobs until `CLOSE` or the token limit; returns the token ids of each job and whether the
@@ -20,11 +20,11 @@ _SPARE = 4
 ThoughtGenerator = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
 
 
-def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
-    """Generate thoughts for the jobs that ask for them; return all jobs, their prompts ready for the answer.
+def decode_thoughts_into_jobs(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
+    """Generate thoughts for the jobs that request them; return all jobs, with prompts that are ready for the answer.
 
-    The budget is ``sampling.thinking``. Thoughts that are still open then are closed, so that the tokens of the answer
-    are never used up. A model that was not trained to think is put into an open thought as well.
+    The budget is ``sampling.thinking``. Thoughts that are still open at the end of the budget are closed, so that they
+    never use up the tokens of the answer. A thought is also opened for models that were not trained to think.
     """
     opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
     thinking = [job for job in opened if job.sampling.max_tokens]
@@ -47,9 +47,9 @@ def _close_thought(job: Job) -> str:
 
 
 def _open_thought(tokens: HfTokens, job: Job) -> Job:
-    """Return the job of thinking: its prompt ends with an open thought, its limit leaves space for the answer.
+    """Return the job that generates the thoughts. Its prompt ends with an open thought.
 
-    The limit is 0 if the prompt fills the context.
+    Its token limit leaves space for the answer, and is 0 if the prompt fills the context.
     """
     text = tokens.render(job.request.prompt, thinking=True)
     text = text[: len(text) - len(job.reply_prefix)] if job.reply_prefix else text

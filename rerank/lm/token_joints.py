@@ -1,4 +1,4 @@
-r"""Positions at which a text can be divided so that its token ids are those of its parts.
+r"""Find positions at which a text can be divided and tokenized part by part, with the same token ids as a result.
 
 A *joint* is a position before a space, after a character that is not white space. For the tokenizers that
 `find_token_joints` accepts, and for every text with a joint at position p,
@@ -8,17 +8,17 @@ A *joint* is a position before a space, after a character that is not white spac
 This follows from how the ``tokenizers`` library works:
 
 1. Special and other added tokens are found in the text first. None of them contains a space after another character,
-   so none crosses a joint. There is no joint after an added token, because a text is normalized and split in pieces
-   between them, and some tokenizers treat the beginning of a piece differently.
-2. The normalizer changes the characters on both sides of a joint independently: the only ones accepted map single
-   characters, or compose characters, and Unicode never composes a space with the character before it. What is added to
-   or removed from the beginning of a piece does not reach a joint, since a character precedes it.
+   so none crosses a joint. There is no joint after an added token, because the pieces of text between added
+   tokens are normalized and split separately, and some tokenizers treat the beginning of a piece differently.
+2. The normalizer changes the characters on both sides of a joint independently: the accepted normalizers only map
+   single characters or compose characters, and Unicode never composes a space with the character before it. Changes at
+   the beginning of a piece do not affect a joint, since at least one character precedes it.
 3. The pre-tokenizer splits the text into words, and a joint begins a new word (`Split`).
 4. The model tokenizes every word independently. If the text is a single word, the model must be BPE, and no token of
    its vocabulary may contain the character before the joint followed by a space. Then no merge crosses the joint, and
    the merges on its sides are independent.
 
-A tokenizer for which one of these steps cannot be shown has no joints.
+If one of these steps cannot be verified for a tokenizer, it is treated as having no joints.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.lm.token_patterns import Split, split_of_pattern
+from rerank.lm.token_patterns import Split, pretokenizer_regex_split
 
-#: Stands before a part of a text that begins at a joint, so that the part is not taken for the beginning of a text.
+#: Inserted before a part of a text that begins at a joint, so that it is not tokenized as the beginning of a text.
 CARRIER = "x"
 #: Represents a space in the vocabularies of SentencePiece models.
 METASPACE = "\u2581"
@@ -40,7 +40,7 @@ _Step = Mapping[str, Any]
 
 #: Normalizers that map a character other than white space to characters other than white space.
 _HARMLESS = frozenset({"NFC", "NFD", "Lowercase"})
-#: Normalizers that may remove a character or map it to white space, so that it has to be tested.
+#: Normalizers that may remove a character or map it to white space, so each text has to be tested.
 _TESTED = frozenset({"NFKC", "NFKD", "StripAccents", "BertNormalizer", "Nmt", "Precompiled", "Strip"})
 #: Patterns of replacements that affect only runs of spaces, which begin at a joint.
 _SPACE_RUNS = frozenset({" {2,}", " +"})
@@ -69,7 +69,7 @@ class Joints:
         """Return whether there is a joint between a text and a space that follows.
 
         Args:
-            text: The text from its beginning or, without the space before it, from another joint.
+            text: The text since its beginning or since another joint, without the space at that joint.
         """
         last = text[-1:]
         if not last or last.isspace() or last == METASPACE or last in self.crossing or text.endswith(self.added):
@@ -77,11 +77,11 @@ class Joints:
         return self.normalizer is None or self._remains_closed(text)
 
     def _remains_closed(self, text: str) -> bool:
-        """Return whether the end of the normalized text is not white space either."""
+        """Return whether the text does not end with white space after normalization either."""
         # A mark or an invisible character may be normalized together with its neighbours.
         if unicodedata.category(text[-1])[0] not in "LNPS" or text[-1] in _PREPENDED:
             return False
-        for before in ("", " "):  # the text may be the first one or not
+        for before in ("", " "):  # the text may follow a space or not
             # The carrier keeps white space at the end from being stripped.
             end = self.normalizer.normalize_str(f"{before}{text}{CARRIER}")[-2:]
             if len(end) < 2 or end[0].isspace() or end[0] == METASPACE or end[1] != CARRIER:
@@ -94,20 +94,20 @@ def find_token_joints(tokenizer: Any) -> Joints | None:
     backend = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if backend is None:
         return None
-    normalizers = _tokenizer_steps(backend.normalizer, "normalizers")
-    pretokenizers = _tokenizer_steps(backend.pre_tokenizer, "pretokenizers")
+    normalizers = _pretokenizer_steps(backend.normalizer, "normalizers")
+    pretokenizers = _pretokenizer_steps(backend.pre_tokenizer, "pretokenizers")
     split = _split_at_joint(pretokenizers, has_metaspace=any(map(_makes_metaspace, normalizers)))
     if (
         split is None
         or not all(map(_is_local_normalizer, normalizers))
-        or not _is_deterministic_tokenizer(backend.model)
+        or not _has_deterministic_token_ids(backend.model)
     ):
         return None
     added = list(tokenizer.added_tokens_decoder.values())
     if any(_token_crosses_space(str(token.content)) for token in added):
         return None
     is_plain = all(map(_is_plain_normalizer, normalizers))
-    # Added tokens of this kind are found in the normalized text, whose end may differ from that of the text.
+    # Such added tokens are found in the normalized text, which may end differently than the original text.
     if any(token.normalized for token in added) and not is_plain:
         return None
     crossing: frozenset[str] | None = frozenset()
@@ -123,13 +123,13 @@ def find_token_joints(tokenizer: Any) -> Joints | None:
     return joints if joints.closes(CARRIER) else None
 
 
-def _tokenizer_steps(component: Any, members: str) -> list[_Step]:
-    """Return the steps of a normalizer or pre-tokenizer, with those of sequences, as dictionaries."""
+def _pretokenizer_steps(component: Any, members: str) -> list[_Step]:
+    """Return the steps of a normalizer or pre-tokenizer as dictionaries; sequences are replaced by their members."""
     if component is None:
         return []
     try:
         pending = [json.loads(component.__getstate__())]
-    except Exception:  # noqa: BLE001 - written in Python; the library raises nothing narrower
+    except Exception:  # noqa: BLE001 - for steps written in Python, the library raises a plain Exception
         return [{"type": "custom"}]
     steps = []
     while pending:
@@ -163,11 +163,11 @@ def _is_local_normalizer(step: _Step) -> bool:
 
 
 def _split_at_joint(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | None:
-    """Return what a sequence of pre-tokenizers does at a joint: the strongest of its members; None if not known."""
+    """Return what a sequence of pre-tokenizers does at a joint: the strongest effect of any member; None if unknown."""
     splits = []
     for index, step in enumerate(steps):
-        split = _split_of_step(step, has_metaspace=has_metaspace)
-        # These replace spaces, so a pre-tokenizer after them would find none.
+        split = _pretokenizer_step_split(step, has_metaspace=has_metaspace)
+        # ByteLevel and Metaspace replace spaces, so a later pre-tokenizer would find no spaces.
         is_last = index == len(steps) - 1
         if split is None or (step["type"] in ("ByteLevel", "Metaspace") and not is_last):
             return None
@@ -175,14 +175,14 @@ def _split_at_joint(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | N
     return max(splits, default=Split.NEVER)
 
 
-def _split_of_step(step: _Step, *, has_metaspace: bool) -> Split | None:
+def _pretokenizer_step_split(step: _Step, *, has_metaspace: bool) -> Split | None:
     kind = step["type"]
     if kind == "Metaspace":
         return Split.ALWAYS if step.get("split", True) else Split.NEVER
     if kind == "Digits" or (kind == "Punctuation" and step["behavior"] in ("Isolated", "Contiguous", "Removed")):
         return Split.NEVER
     if kind == "Split":
-        return _split_of_split(step, has_metaspace=has_metaspace)
+        return _pretokenizer_pattern_split(step, has_metaspace=has_metaspace)
     if has_metaspace:  # no spaces are left
         return None
     if kind == "ByteLevel":
@@ -190,18 +190,18 @@ def _split_of_step(step: _Step, *, has_metaspace: bool) -> Split | None:
     return Split.DROPPED if kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit") else None
 
 
-def _split_of_split(step: _Step, *, has_metaspace: bool) -> Split | None:
+def _pretokenizer_pattern_split(step: _Step, *, has_metaspace: bool) -> Split | None:
     pattern, behavior = step["pattern"], step["behavior"]
     if pattern == {"String": " "}:
         if has_metaspace:  # as in Gemma; there is nothing to split
             return Split.NEVER
         return Split.ALWAYS if behavior in ("Isolated", "MergedWithNext") and not step["invert"] else None
     is_word = (behavior, step["invert"]) in (("Isolated", False), ("Removed", True))
-    return split_of_pattern(pattern["Regex"]) if is_word and "Regex" in pattern and not has_metaspace else None
+    return pretokenizer_regex_split(pattern["Regex"]) if is_word and "Regex" in pattern and not has_metaspace else None
 
 
-def _is_deterministic_tokenizer(model: Any) -> bool:
-    """Return whether a model tokenizes every word in one way, independently of other words."""
+def _has_deterministic_token_ids(model: Any) -> bool:
+    """Return whether a model always tokenizes a word in the same way, independently of other words."""
     randomness = (getattr(model, name, None) for name in ("dropout", "alpha", "nbest_size"))
     return type(model).__name__ in ("BPE", "Unigram", "WordPiece", "WordLevel") and not any(randomness)
 

@@ -1,7 +1,7 @@
 """Positions of the tokens of passages in the text of a prompt, in characters.
 
-A token starts where its first character is. The tokens of a character that a byte-level tokenizer divides all start at
-that character.
+The position of a token is the position of its first character. If a byte-level tokenizer divides a character into
+several tokens, all of them have the position of this character.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def locate_tokens(
     Args:
         tokens: The tokenizer.
         prompt: The chat.
-        located: Its token ids and the token spans of its passages.
+        located: Token ids of the prompt and token spans of its passages.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
 
     Raises:
-        BackendError: The tokenizer gives other tokens with offsets than without.
+        BackendError: The tokenizer gives different tokens if offsets are requested.
     """
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
@@ -34,23 +34,23 @@ def locate_tokens(
     ids, starts = tokens.starts(text)
     if tuple(ids) != tuple(located.ids):
         raise BackendError(
-            "The tokenizer gives other tokens with offsets than without, so that tokens cannot be located",
+            "The tokenizer gives different tokens if offsets are requested, so tokens cannot be located",
             remedy="Use another model for evidence",
         )
     offset = _find_turn_in_prompt(escaped, text)
-    positions = align_inserted_spaces(content, escaped) if escaped != content else range(len(content))
+    positions = align_token_offset_spaces(content, escaped) if escaped != content else range(len(content))
     return [
         [positions[starts[token] - offset] - start for token in range(token_span.start, token_span.stop)]
         for token_span, (start, _) in zip(located.spans, spans, strict=True)
     ]
 
 
-def align_inserted_spaces(text: str, longer: str) -> list[int]:
-    """Return, for each character of ``longer``, its position in the text; ``longer`` has additional spaces.
+def align_token_offset_spaces(text: str, longer: str) -> list[int]:
+    """Return, for each character of ``longer``, its position in ``text``; ``longer`` has additional spaces.
 
     An inserted space has the position of the character after it.
 
-    >>> align_inserted_spaces("a<s>b", "a< s>b")
+    >>> align_token_offset_spaces("a<s>b", "a< s>b")
     [0, 1, 2, 2, 3, 4]
     """
     positions = []

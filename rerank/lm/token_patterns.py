@@ -1,4 +1,4 @@
-r"""What the regular expressions of pre-tokenizers do at a space, judged by their alternatives.
+r"""Determine what the regular expression of a pre-tokenizer does at a space, from the alternatives it combines.
 
 Published byte-level tokenizers (GPT-2, cl100k, o200k, Llama 3, Qwen, DeepSeek and their relatives) combine the same few
 alternatives. In each of them a space is the first character of a match, or the whole match is white space.
@@ -12,7 +12,7 @@ _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 _ANY_CASE = f"(?i:{'|'.join(_CONTRACTIONS)})"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
-#: Matches that contain no space.
+#: Alternatives whose matches contain no space.
 _WITHOUT_SPACE = frozenset(
     {
         *_CONTRACTIONS,
@@ -33,7 +33,7 @@ _WITHOUT_SPACE = frozenset(
         r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+""",
     }
 )
-#: Matches in which only the first character may be a space.
+#: Alternatives in whose matches only the first character may be a space.
 _SPACE_FIRST = frozenset(
     {
         r" ?\p{L}+",
@@ -54,7 +54,7 @@ _SPACE_FIRST = frozenset(
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ANY_CASE}?",
     }
 )
-#: Matches of white space. The look-ahead of the first one reads a character on the same side of a joint.
+#: Alternatives that match white space. The look-ahead of the first one reads a character on the same side of a joint.
 _WHITE_SPACE = frozenset({r"\s+(?!\S)", r"\s+", r"\s"})
 
 
@@ -62,7 +62,7 @@ class Split(IntEnum):
     """Whether a pre-tokenizer begins a new word at a space that follows another character.
 
     Attributes:
-        NEVER: Not for this reason; nor does it merge, move or remove characters across the space.
+        NEVER: The space alone begins no new word; characters are not merged, moved or removed across it.
         ALWAYS: The space begins a new word.
         DROPPED: All white space separates words and is dropped.
     """
@@ -72,20 +72,20 @@ class Split(IntEnum):
     DROPPED = 2
 
 
-def split_of_pattern(pattern: str) -> Split | None:
-    r"""Return what a regular expression does whose matches become words; None if that is not known.
+def pretokenizer_regex_split(pattern: str) -> Split | None:
+    r"""Return how a regular expression whose matches become words splits at spaces; None if this is unknown.
 
-    If a match contains no space after another character, the match or gap before a joint ends there, since an
-    alternative for white space matches at the joint.
+    If no match contains a space after another character, each match (or gap between matches) before a joint ends at the
+    joint, since an alternative for white space matches there.
 
-    >>> split_of_pattern(r" ?\p{L}+|\s+")
+    >>> pretokenizer_regex_split(r" ?\p{L}+|\s+")
     <Split.ALWAYS: 1>
-    >>> split_of_pattern(r"\p{N}")
+    >>> pretokenizer_regex_split(r"\p{N}")
     <Split.NEVER: 0>
-    >>> split_of_pattern(r".*") is None
+    >>> pretokenizer_regex_split(r".*") is None
     True
     """
-    alternatives = set(_split_pattern_alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n")))
+    alternatives = set(_pretokenizer_regex_alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n")))
     if alternatives <= _WITHOUT_SPACE:
         return Split.NEVER
     if r"\s+" in alternatives and alternatives <= _WITHOUT_SPACE | _SPACE_FIRST | _WHITE_SPACE:
@@ -93,7 +93,7 @@ def split_of_pattern(pattern: str) -> Split | None:
     return None
 
 
-def _split_pattern_alternatives(pattern: str) -> list[str]:
+def _pretokenizer_regex_alternatives(pattern: str) -> list[str]:
     """Split a regular expression at the bars outside of its groups and character classes."""
     parts, depth, in_class, start, index = [], 0, False, 0, 0
     while index < len(pattern):

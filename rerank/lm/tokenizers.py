@@ -15,9 +15,10 @@ from rerank.lm.token_joints import CARRIER
 from rerank.prompts.base import Prompt, RenderedPrompt
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
-#: Tokenizers without a length limit state a number far above this one.
+#: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
-#: Maximum size of the memo of tokenized prompts, in bytes. It bridges counting a prompt and running it.
+#: Maximum size of the memo of tokenized prompts, in bytes. A prompt is thus tokenized once for counting its
+#: tokens and running it.
 _PROMPTS_BYTES = 16 << 20
 
 
@@ -38,12 +39,12 @@ class HfTokens:
     """A `TokenCounter` that uses a transformers tokenizer.
 
     Texts are tokenized from memoized pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as a whole. The
-    token ids are the same.
+    token ids are the same in both cases.
 
     Args:
         tokenizer: The tokenizer.
         context_size: Maximum number of tokens of prompt and reply together.
-        join: Whether to tokenize texts from pieces where that is exact.
+        join: Whether to tokenize texts from pieces if that is exact.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -56,7 +57,9 @@ class HfTokens:
         self._join = join
         self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
-        self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(_PROMPTS_BYTES, _prompt_size)
+        self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(
+            _PROMPTS_BYTES, _prompt_token_ids_size
+        )
 
     @property
     def context_size(self) -> int:
@@ -82,12 +85,12 @@ class HfTokens:
     def boundaries(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the lengths in tokens of the prefixes of a prompt that end at the boundaries of its template.
 
-        The token ids of such a prefix begin those of every prompt that begins with the same text. A boundary that a
-        token crosses is moved before the preceding white space, or omitted.
+        Every prompt that begins with the text of such a prefix also begins with its token ids. If a token crosses a
+        boundary, the boundary is moved before the preceding white space or omitted.
 
         Returns:
-            Numbers of tokens, increasing; none if the prompt was not rendered from a template, or if the tokenizer does
-            not tokenize the sides of a boundary independently.
+            Numbers of tokens, in increasing order; empty if the prompt was not rendered from a template, or if the
+            tokenizer does not tokenize the text before and after a boundary independently.
         """
         if self._joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
             return ()
@@ -101,7 +104,7 @@ class HfTokens:
         return tuple(sorted(length for length in found if length < len(tokenized.ids)))
 
     def tokens_before(self, text: str, positions: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Tokenize a rendered prompt and count the tokens whose first character is before each position.
+        """Tokenize a rendered prompt and count, for each position, the tokens that start before it.
 
         Requires a fast tokenizer.
 
@@ -116,7 +119,7 @@ class HfTokens:
         return self.ids(text), [len(before) + count if position else 0 for position, count in counts]
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the token ids of a rendered prompt and the first character of each token, in non-decreasing order.
+        """Return the token ids of a rendered prompt and the start of each token in characters, in non-decreasing order.
 
         Requires a fast tokenizer. A special token that the tokenizer adds starts where the preceding token ends.
         """
@@ -148,13 +151,13 @@ class HfTokens:
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
 
-        A prefix may be tokenized differently from the whole text. It is therefore counted again, and shortened further
-        if it has more tokens.
+        A prefix may be tokenized differently from the whole text. Its tokens are therefore counted again, and it is
+        shortened further if there are too many.
         """
         return self.cut_all([text], tokens)[0]
 
     def cut_all(self, texts: list[str], tokens: int) -> list[str]:
-        """Return the longest prefix of each text, as `cut` does."""
+        """Return the result of `cut` for each text."""
         if tokens <= 0:
             return [""] * len(texts)
         joined = self._positions
@@ -172,7 +175,7 @@ class HfTokens:
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(spans) <= tokens:
             return [len(text)]
-        # Byte-level tokens of one character share its span: the start of the next token keeps the cut out of it.
+        # Byte-level tokens of one character share its span. The start of the next token avoids a cut in the character.
         return [min(spans[count - 1][1], spans[count][0]) for count in range(tokens, 0, -1)]
 
     def _tokenize(self, prompt: Prompt, *, thinking: bool = False) -> TokenizedPrompt:
@@ -185,7 +188,7 @@ class HfTokens:
 
     @cached_property
     def _joined(self) -> JoinedTokenizer | None:
-        """Tokenizes texts from pieces; None if that would not be exact."""
+        """The tokenizer that works piece by piece; None if that would not be exact."""
         try:
             _ = self._special
         except LookupError:
@@ -194,7 +197,7 @@ class HfTokens:
 
     @property
     def _positions(self) -> JoinedTokenizer | None:
-        """Locates tokens in texts from pieces; None if that would not be exact."""
+        """The tokenizer that works piece by piece, if it locates tokens exactly; otherwise None."""
         return self._joined if self._joined and self._joined.has_exact_positions else None
 
     @cached_property
@@ -202,7 +205,7 @@ class HfTokens:
         """The special tokens that the tokenizer adds before and after a rendered prompt.
 
         Raises:
-            LookupError: It adds others, or changes the text.
+            LookupError: The tokenizer adds special tokens elsewhere, or changes the text.
         """
         if self.chat.has_template:
             return [], []
@@ -217,7 +220,7 @@ class HfTokens:
         return ids
 
 
-def _prompt_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
+def _prompt_token_ids_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
     # The rendered text is about as long as the texts of the turns.
     return ENTRY_BYTES + 2 * sys.getsizeof(tokenized.text) + 8 * len(tokenized.ids)
 

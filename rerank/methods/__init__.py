@@ -1,9 +1,9 @@
 """Ranking methods: a strategy combined with a judge, described by one TOML card each.
 
-A card has the keys ``strategy``, ``judge``, ``paper`` and ``summary``, and optionally ``options`` of either, and the
-``backend`` and ``prompt`` that the method uses. A pair without a card is written as ``strategy:judge``. Another
-distribution adds a card with an entry point of the group ``rerank.methods``, named like the method, whose value is the
-package that contains ``NAME.toml``.
+A card has the keys ``strategy``, ``judge``, ``paper`` and ``summary``. Optional keys are ``options`` (of the strategy
+and the judge), ``backend`` and ``prompt``. A combination without a card is written as ``strategy:judge``. Another
+distribution adds a card with an entry point in the group ``rerank.methods``: its name is that of the method, and its
+value is the package that contains ``NAME.toml``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from typing import Any
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
-from rerank.judges import judges, options_of_judge
+from rerank.judges import judge_specific_option_names, judges
 from rerank.prompts import load_prompt
-from rerank.selector import Selector, convert_plugin_options
+from rerank.selector import Selector, convert_selector_options
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import backend_sees_pictures, is_backend_selectable, tasks_supported_by_backend
+from rerank.tasks import task_backend_is_selectable, task_backend_sees_pictures, tasks_supported_by_backend
 
-__all__ = ["Method", "backends_of_method", "count_method_calls", "describe_methods", "method_names", "open_method"]
+__all__ = [
+    "Method",
+    "backends_of_method",
+    "count_requests_of_method",
+    "describe_methods",
+    "method_names",
+    "open_method",
+]
 
 _GROUP = "rerank.methods"
 
@@ -39,10 +46,10 @@ class Method:
         name: The name in ``--method``, without options.
         strategy: The strategy and its options.
         judge: The judge and its options.
-        backend: The backend of the method's models; empty for the default, language models with transformers.
-        prompt: The shipped prompt that suits the method; empty if the judge decides.
-        paper: The publication; empty for a pair without a card.
-        summary: One line about the method.
+        backend: The backend that runs the method's models; empty for the default, language models with transformers.
+        prompt: The shipped prompt for the method; empty to use the judge's prompt.
+        paper: The publication that describes the method; empty for a combination without a card.
+        summary: One-line description of the method.
     """
 
     name: str
@@ -55,7 +62,7 @@ class Method:
 
     @property
     def own_prompt(self) -> str:
-        """The prompt that suits the method with any model; empty if every listwise prompt does."""
+        """The prompt to use with every model; empty if the method works with every listwise prompt."""
         return self.prompt or str(judges.get(self.judge.name).suggest_prompt(self.judge.options))
 
     @property
@@ -84,14 +91,14 @@ def method_names() -> list[str]:
 
 
 def open_method(text: str) -> Method:
-    """Look up a method by its name or ``strategy:judge``, followed by options of either.
+    """Look up a method by its name or as ``strategy:judge``, followed by options of the strategy or the judge.
 
     >>> open_method("sliding,size=10,stride=5").strategy
     Selector(name='sliding', argument='', options={'size': '10', 'stride': '5'})
 
     Raises:
         UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.
-        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy or a judge.
+        UsageError: The options are not written as KEY=VALUE, or the name is only a strategy or only a judge.
     """
     name, _, rest = text.partition(",")
     options = _parse_method_options(rest)
@@ -101,14 +108,14 @@ def open_method(text: str) -> Method:
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return one row per card; ``calls_per_100`` is the maximum number of requests for 100 documents.
+    """Return one row per card; its ``calls_per_100`` is the maximum number of requests for 100 documents.
 
-    Cards that cannot be used are left out with a warning, so that a broken one breaks nothing else.
+    Cards that cannot be used are omitted with a warning, so that they do not affect other methods.
     """
     rows = []
     for name in method_names():
         try:
-            rows.append(_describe_method(name))
+            rows.append(_describe_method_card(name))
         except RerankError as error:
             warnings.warn(f"The method {name!r} is ignored: {error}", stacklevel=2)
     return rows
@@ -117,30 +124,30 @@ def describe_methods() -> list[dict[str, Any]]:
 def backends_of_method(method: Method) -> list[str]:
     """Return the names of the backends with which a method can be used.
 
-    They support a task of its judge, and pictures if its prompt shows them.
+    These backends support a task of the method's judge, and pictures if the method's prompt shows them.
     """
     needed = set(judges.get(method.judge.name).needs)
     shows_pictures = bool(method.own_prompt) and load_prompt(method.own_prompt).pictures
     return [
         name
         for name, backend in BACKENDS.usable().items()
-        if is_backend_selectable(backend)
+        if task_backend_is_selectable(backend)
         and needed & tasks_supported_by_backend(backend)
-        and (not shows_pictures or backend_sees_pictures(backend))
+        and (not shows_pictures or task_backend_sees_pictures(backend))
     ]
 
 
-def count_method_calls(method: Method, n: int) -> int:
-    """Return the maximum number of requests for ``n`` documents: windows of the strategy times requests per window.
+def count_requests_of_method(method: Method, n: int) -> int:
+    """Return the maximum number of requests for ``n`` documents: windows of the strategy * requests per window.
 
-    The windows of a pointwise judge contain all documents.
+    For a pointwise judge, a single window contains all documents.
     """
     windows = open_strategy(method.strategy).calls(n)
     return windows * int(judges.get(method.judge.name).calls(n))
 
 
 def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
-    strategy, judge = _split_method_options(card, {**card.parsed, **options})
+    strategy, judge = _split_method_card_options(card, {**card.parsed, **options})
     return Method(
         name=name,
         strategy=strategy,
@@ -152,7 +159,7 @@ def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
     )
 
 
-def _describe_method(name: str) -> dict[str, Any]:
+def _describe_method_card(name: str) -> dict[str, Any]:
     card = _find_method_card(name)
     method = _make_method(name, card, {})
     return {
@@ -161,7 +168,7 @@ def _describe_method(name: str) -> dict[str, Any]:
         "judge": method.judge.name,
         "options": card.options,
         "backends": backends_of_method(method),
-        "calls_per_100": count_method_calls(method, 100),
+        "calls_per_100": count_requests_of_method(method, 100),
         "paper": method.paper,
         "summary": method.summary,
     }
@@ -204,7 +211,7 @@ def _find_method_card(name: str) -> _Card:
 
 @cache
 def _read_method_card(package: str, name: str) -> _Card:
-    """Read ``NAME.toml`` from a package, once, and check everything but its prompt.
+    """Read ``NAME.toml`` from a package, only once, and check everything except its prompt.
 
     Raises:
         MissingPrerequisiteError: The package does not load, or has no such file.
@@ -226,11 +233,11 @@ def _read_method_card(package: str, name: str) -> _Card:
     except (ValueError, TypeError) as error:
         raise DataError(
             f"The card of the method {name!r} in the package {package!r} is invalid: {error}",
-            expected="texts: strategy and judge, and optionally options, backend, prompt, paper and summary",
+            expected="texts for strategy and judge, and optionally for options, backend, prompt, paper and summary",
         ) from error
-    strategy, judge = _split_method_options(card, card.parsed)
+    strategy, judge = _split_method_card_options(card, card.parsed)
     open_strategy(strategy)
-    convert_plugin_options(judge.name, judges.get(judge.name), judge.options)
+    convert_selector_options(judge.name, judges.get(judge.name), judge.options)
     if card.backend and card.backend not in BACKENDS:
         raise UnknownNameError("backend", card.backend, BACKENDS.names())
     return card
@@ -252,14 +259,14 @@ def _parse_card_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _parse_method_options(text: str) -> Mapping[str, Any] | None:
-    """Parse ``key=value,key=value``; None if the text has another form."""
+    """Parse ``key=value,key=value``; return None if the text has another form."""
     selector = Selector.parse(f"x,{text}") if text else Selector("x")
     return selector.options if (selector.name, selector.argument) == ("x", "") else None
 
 
-def _split_method_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
-    """Return the strategy and the judge of a card with their options; an option that both have is the judge's."""
-    of_judge = options_of_judge(card.judge)
+def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
+    """Return the strategy and the judge of a card with their options; an option that both have is set for the judge."""
+    of_judge = judge_specific_option_names(card.judge)
     return (
         Selector(card.strategy, options={key: value for key, value in options.items() if key not in of_judge}),
         Selector(card.judge, options={key: value for key, value in options.items() if key in of_judge}),
@@ -279,5 +286,5 @@ def _added_method_cards() -> dict[str, EntryPoint]:
 
 @cache
 def _method_entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return the cards of other distributions; cached, since this reads the metadata of all of them."""
+    """Return method name -> entry point of its card; cached, since this reads the metadata of all distributions."""
     return {point.name: point for point in entry_points(group=_GROUP)}

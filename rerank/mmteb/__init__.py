@@ -1,6 +1,6 @@
 """Evaluation of rerankers and first stages on the benchmarks of mteb (MTEB, MMTEB), with results in its format.
 
-Imports mteb when a function needs it.
+mteb is imported when a function first needs it.
 """
 
 from __future__ import annotations

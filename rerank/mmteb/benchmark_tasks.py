@@ -1,29 +1,29 @@
-"""Retrieval and reranking tasks of the benchmarks of mteb, listed without loading data."""
+"""List of the retrieval and reranking tasks in mteb's benchmarks. No data are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.collections.mteb.library import find_mteb_task, import_mteb
+from rerank.collections.mteb.library import find_mteb_collection_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
-#: The benchmarks that this package is tested against; `list_mteb_tasks` accepts any other name that mteb knows.
+#: The benchmarks with which this package is tested. `list_mteb_tasks` accepts any benchmark that mteb knows.
 BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
-#: Types of task that rank texts for a query.
+#: Types of tasks that rank texts for a query.
 KINDS = ("Retrieval", "Reranking", "InstructionReranking")
 
 
 def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
-    """Return the text ranking tasks of a benchmark, with its splits and subsets.
+    """Return the text ranking tasks of a benchmark. Each task has the splits and subsets of the benchmark.
 
     Args:
-        benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks by name only.
+        benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks only by name.
         names: Return only tasks with these names.
         kinds: Return only tasks of these types.
 
     Raises:
-        UnknownNameError: The benchmark, task or type does not exist; the message suggests the nearest name.
+        UnknownNameError: The benchmark, task or type does not exist. The message suggests the nearest name.
         UsageError: Neither a benchmark nor a task is given, or no task matches.
     """
     for kind in kinds:
@@ -32,7 +32,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
     if not benchmark:
         if not names:
             raise UsageError("Neither a benchmark nor a task is given", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
-        return [find_mteb_task(name) for name in names]
+        return [find_mteb_collection_task(name) for name in names]
     mteb = import_mteb()
     try:
         found_benchmark = mteb.get_benchmark(benchmark)
@@ -52,7 +52,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
 
 
 def describe_mteb_task(task: Any) -> dict[str, Any]:
-    """Return name, type, subsets, splits, main score and data licence of a task."""
+    """Return a description of a task: name, type, languages, subsets, splits, main score, licence and data source."""
     metadata = task.metadata
     return {
         "task": metadata.name,

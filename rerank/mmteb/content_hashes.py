@@ -1,7 +1,7 @@
-"""Content hashes of the files and models that a first stage's options name.
+"""Content hashes of the files and models that are named in the options of a first stage.
 
-Rankings depend on this content, not only on the names. A model on the hub has no local content before it is loaded; its
-option ``revision`` identifies its version.
+Rankings depend on the content of these files, not only on their names. A model on the hub has no local files before it
+is loaded; its version is identified by the option ``revision``.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from rerank.selector import build_from_selector
 
 
 def hash_mteb_model_contents(selector: str) -> dict[str, str]:
-    """Return the hex SHA-256 of every file, folder and known model that a first stage names.
+    """Return name -> hexadecimal SHA-256 for every file, folder and known model in the options of a first stage.
 
-    Paths that do not exist are omitted: opening the first stage reports them.
+    Paths that do not exist are omitted. They raise an error when the first stage is opened.
 
     Raises:
-        RerankError: There is no such first stage or option, or a file cannot be read.
+        RerankError: The first stage or an option does not exist, or a file cannot be read.
     """
     paths = {
         text: _local_path_of_mteb_model(text)
-        for text in _option_texts_of_stage(build_from_selector(first_stages, selector))
+        for text in _option_texts_of_mteb_stage(build_from_selector(first_stages, selector))
     }
     return {text: _hash_mteb_model_file(path) for text, path in paths.items() if path is not None}
 
 
-def _option_texts_of_stage(stage: Any) -> Iterator[str]:
-    """Yield the values of all string options of a stage, including defaults, and of the stages of a hybrid."""
+def _option_texts_of_mteb_stage(stage: Any) -> Iterator[str]:
+    """Yield the values of all string options, including defaults, of a first stage or of the stages of a hybrid."""
     if isinstance(stage, Hybrid):
         for selector in split_hybrid_stages(stage.stages):
-            yield from _option_texts_of_stage(build_from_selector(first_stages, selector))
+            yield from _option_texts_of_mteb_stage(build_from_selector(first_stages, selector))
         return
     yield from (getattr(stage, field.name) for field in fields(stage) if field.type in ("str", str))
 
@@ -58,6 +58,6 @@ def _hash_mteb_model_file(path: Path) -> str:
     try:
         return hash_encoder_folder(
             path
-        )  # saving a model again with the same weights and settings does not change this hash
+        )  # the hash stays the same if a model is saved again with the same weights and settings
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} has a malformed list of modules ({error!r})", expected="a model's folder") from error

@@ -1,8 +1,8 @@
-"""Evaluation of a reranker on mteb tasks: retrieve candidates, rerank them, and let mteb score the result.
+"""Evaluation of a reranker on mteb tasks: retrieve candidates, rerank them, and let mteb score the rankings.
 
-OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results of the reranker and of the first stage
+OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results for the reranker and for the first stage
 OUT/predictions/ORG__MODEL/REVISION/TASK_predictions.json   the rankings of the first stage
-OUT/runs/MODEL-REVISION/TASK/SUBSET.SPLIT/    run folders: calls, failures, tokens
+OUT/runs/MODEL-REVISION/TASK/SUBSET.SPLIT/    run folders with calls, failures and token counts
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb import mteb_predictions_file
-from rerank.collections.mteb.library import check_mteb_task, import_mteb, load_mteb_task
+from rerank.collections.mteb import mteb_collection_predictions_file
+from rerank.collections.mteb.library import check_mteb_collection_task, import_mteb, load_mteb_collection_task
 from rerank.errors import DataError, UsageError
 from rerank.io.file_hashes import file_hash
 from rerank.mmteb.first_stage import MtebFirstStage
 from rerank.mmteb.reranker import MtebReranker
 
-#: Source of the candidates of retrieval tasks: a first stage, or predictions saved by mteb.
+#: Source of the candidates for retrieval tasks: a first stage, or the path of predictions saved by mteb.
 FirstStage = MtebFirstStage | str | Path
-#: Key of the content hash of predictions in `describe_mteb_candidates`.
+#: Key in the result of `describe_mteb_candidates` whose value is the content hash of the predictions.
 _CONTENT = "predictions"
 
 
@@ -34,10 +34,10 @@ class TaskResult:
 
     Attributes:
         task: Name of the task.
-        revision: Revision of the reranker for the candidates of this task, as described in `evaluate_mteb_task`.
+        revision: Revision of the reranker. It depends on the candidates of the task (see `evaluate_mteb_task`).
         main_score: Name of the main score.
-        rows: Per split and subset: the score, the score of the first stage if it was evaluated, and cost and window
-            counts if the reranker ran in this process.
+        rows: One row per split and subset, with the score and the score of the first stage if it was evaluated. If the
+            reranker ran in this process, rows also have token counts, times and window counts.
         path: Path of mteb's result file.
     """
 
@@ -57,28 +57,28 @@ def evaluate_mteb_task(
     depth: int = 100,
     overwrite: bool = False,
 ) -> TaskResult:
-    """Rerank a task and let mteb score it; existing results are read from their files.
+    """Rerank the candidates of a task and let mteb score the rankings. Existing results are read from their files.
 
-    The revision of the result depends on the candidates: for a retrieval task, on the first stage (or on the file of
-    predictions for this task); for a reranking task, on no first stage.
+    The revision of the reranker depends on the candidates. For a retrieval task, it depends on the first stage, or on
+    the file of predictions for this task. For a reranking task, it does not depend on a first stage.
 
     Args:
         task: An mteb task. It is not modified.
         reranker: The reranker.
         out: Folder of all results.
-        first_stage: First stage of retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
-            Reranking tasks contain their own candidate lists.
-        depth: Number of candidates per query of a first stage.
+        first_stage: First stage for retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
+            It is not used for reranking tasks, which contain their own candidate lists.
+        depth: Number of candidates per query that a first stage retrieves.
         overwrite: True to repeat existing results.
 
     Raises:
         UsageError: The revision of the reranker refers to other candidates.
         DataError: A retrieval task has no first stage, or the predictions do not match the task.
         MissingResourceError: The data of the task cannot be loaded.
-        PartialFailureError: Calls got no reply; the other replies are stored.
+        PartialFailureError: Some calls got no reply. The other replies are stored.
     """
     place = Path(out)
-    task_copy = _copy_mteb_task(check_mteb_task(task))
+    task_copy = _copy_mteb_task(check_mteb_collection_task(task))
     by_lists = task_copy.metadata.type == "Retrieval"
     reranker = reranker.with_first_stage(_mteb_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
     result = None if overwrite else _saved_mteb_result(task_copy, reranker, place)
@@ -87,7 +87,7 @@ def evaluate_mteb_task(
         before = _saved_mteb_result(task_copy, first_stage, place)
     seen = len(reranker.reports)
     if result is None:
-        load_mteb_task(task_copy)
+        load_mteb_collection_task(task_copy)
         if by_lists and first_stage is not None:
             before = _set_mteb_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
         result = _evaluate_unless_saved_by_mteb(task_copy, reranker, place, overwrite=overwrite)
@@ -109,33 +109,33 @@ def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage 
             remedy="Pass --first-stage bm25, or the folder of predictions saved by mteb",
         )
     lists = describe_mteb_candidates(first_stage, depth, task=task.metadata.name)
-    # the folder of predictions grows from task to task, so its content is not compared
+    # more predictions are added to the folder with every task, so its content is not compared
     if {**reranker.first_stage, _CONTENT: ""} != {**lists, _CONTENT: ""}:
         raise UsageError(
             f"The reranker was created for the candidates {reranker.first_stage or 'of no first stage'}, "
-            f"but these are {lists}",
-            remedy="Create it with MtebReranker(..., first_stage=describe_lists(first_stage, depth))",
+            f"but the candidates are {lists}",
+            remedy="Create it with MtebReranker(..., first_stage=describe_mteb_candidates(first_stage, depth))",
         )
     return lists
 
 
 def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
-    """Set the candidates of a retrieval task; return the result of its first stage, if it was run here."""
+    """Set the candidates of a retrieval task. Return mteb's result for the first stage; None for saved predictions."""
     if isinstance(first_stage, MtebFirstStage):
         result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
-        result, predictions = None, mteb_predictions_file(first_stage, task.metadata.name)
+        result, predictions = None, mteb_collection_predictions_file(first_stage, task.metadata.name)
     _convert_to_mteb_reranking(task, predictions, depth)
     return result
 
 
 def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
-    """Return a description of the candidates that becomes part of the revision of a reranker.
+    """Return a description of the candidates, which becomes part of the revision of a reranker.
 
     Args:
         first_stage: First stage or predictions, as in `evaluate_mteb_task`.
         depth: Number of candidates per query.
-        task: Task whose predictions are used from a folder; all predictions if empty.
+        task: Task whose predictions in a folder are used; if empty, all predictions in the folder are used.
 
     Raises:
         DataError: There are no predictions, or they come from several models.
@@ -156,27 +156,27 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
             f"The predictions in {first_stage} come from {len(makers)} models",
             expected="predictions of one model per folder",
         )
-    meant = [mteb_predictions_file(source, task)] if task else files
+    meant = [mteb_collection_predictions_file(source, task)] if task else files
     named = "".join(f"{path.name}\0{file_hash(path)}\n" for path in meant)
     content = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
 def _run_mteb_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
-    """Return the result of the first stage, and the file of its predictions for all subsets and splits."""
+    """Run the first stage unless its results are saved. Return its result and the file with all its predictions."""
     first_stage.drop_self = bool(task.ignore_identical_ids)
     meta = first_stage.mteb_model_meta
     folder = place / "predictions" / meta.model_name_as_path() / meta.revision
     path = folder / task.prediction_file_name
     reusable = path.is_file() and not overwrite and _covers_mteb_task(path, _mteb_result_path(task, first_stage, place))
     if not reusable:
-        path.unlink(missing_ok=True)  # mteb adds to an existing file
+        path.unlink(missing_ok=True)  # mteb would add predictions to an existing file
     result = _evaluate_unless_saved_by_mteb(task, first_stage, place, overwrite=not reusable, predictions=folder)
     return result, path
 
 
 def _saved_mteb_result(task: Any, model: Any, place: Path) -> Any:
-    """Return the saved result of a task if it is complete, otherwise None. No data are loaded."""
+    """Return the saved result of a task; None if it does not exist or is incomplete. No data are loaded."""
     path = _mteb_result_path(task, model, place)
     _remove_truncated_mteb_result(path)
     if not path.is_file():
@@ -188,7 +188,7 @@ def _saved_mteb_result(task: Any, model: Any, place: Path) -> Any:
 def _evaluate_unless_saved_by_mteb(
     task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None
 ) -> Any:
-    """Return the result of a task: the saved one if it is complete, otherwise a new evaluation."""
+    """Return the saved result of a task if it is complete; otherwise evaluate the model and return the new result."""
     mteb = import_mteb()
     cache = mteb.ResultCache(place)
     _remove_truncated_mteb_result(_mteb_result_path(task, model, place))
@@ -210,7 +210,7 @@ def _mteb_result_path(task: Any, model: Any, place: Path) -> Path:
 
 
 def _copy_mteb_task(task: Any) -> Any:
-    """Return a copy of a task whose candidates can be set without changing the original."""
+    """Return a copy of a task. Setting candidates in the copy does not change the original."""
     task_copy = copy.copy(task)
     if task_copy.data_loaded:
         task_copy.dataset = {
@@ -271,7 +271,7 @@ def _saved_mteb_predictions(path: Path) -> dict[str, Any]:
 
 
 def _remove_truncated_mteb_result(path: Path) -> None:
-    """Remove a truncated result file of an interrupted run; mteb writes in place and would always fail on it."""
+    """Remove the result file if it is truncated. An interrupted run can leave such a file, and mteb cannot read it."""
     if path.is_file():
         try:
             json.loads(path.read_text(encoding="utf-8"))

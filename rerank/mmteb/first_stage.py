@@ -1,4 +1,4 @@
-"""First stages as mteb models, so that mteb saves and scores their rankings like those of an encoder."""
+"""First stages as mteb models. mteb saves and scores their rankings in the same way as the rankings of an encoder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import Selector
-from rerank.types import make_scores_strictly_decreasing
+from rerank.types import make_ranking_scores_strictly_decrease
 
-#: First stage -> mteb's model type; others are ``hybrid``.
+#: First stage -> model type in mteb. All other first stages have the type ``hybrid``.
 _KINDS = {"bm25": "sparse", "lucene": "sparse", "sparse": "sparse", "dense": "dense"}
 
 
@@ -26,8 +26,8 @@ class MtebFirstStage:
         selector: Selector of the first stage, such as ``bm25`` or ``dense:all-minilm-l6-v2``.
 
     Attributes:
-        drop_self: True to drop the document with the id of the query before truncation. mteb drops it afterwards for
-            some tasks, which would leave the reranker one candidate fewer.
+        drop_self: True to drop the document whose id equals the query id before the ranking is truncated. For some
+            tasks, mteb drops this document after truncation, which would leave the reranker one candidate fewer.
     """
 
     def __init__(self, selector: str = "bm25") -> None:
@@ -39,7 +39,7 @@ class MtebFirstStage:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """Name and revision; the revision covers all options and the contents of the files and models they name.
+        """Model metadata. The revision depends on all options and on the contents of files and models named in them.
 
         Raises:
             RerankError: The first stage or an option does not exist, or a file cannot be read.
@@ -59,10 +59,10 @@ class MtebFirstStage:
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_k: int, **more: Any
     ) -> dict[str, dict[str, float]]:
-        """Return the top ``top_k`` documents per query with strictly decreasing scores.
+        """Return query id -> document id -> score, for the top ``top_k`` documents. Scores are strictly decreasing.
 
         Raises:
-            UsageError: `index` was not called, or lists to rerank were passed.
+            UsageError: `index` was not called, or candidate lists to rerank were passed.
         """
         if self._part is None or self._search is None:
             raise UsageError(
@@ -81,7 +81,7 @@ class MtebFirstStage:
             str(split.own_queries[query_id]): {
                 own[doc.id]: score
                 for doc, score in zip(
-                    ranking.docs, make_scores_strictly_decreasing(ranking.written_scores), strict=True
+                    ranking.docs, make_ranking_scores_strictly_decrease(ranking.written_scores), strict=True
                 )
             }
             for query_id, ranking in results.items()
@@ -89,9 +89,9 @@ class MtebFirstStage:
 
 
 def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
-    """Return the first stage with this selector, or the path of saved predictions.
+    """Return the first stage for a selector, or the path of saved predictions.
 
-    The name of a first stage always means the first stage; ``./bm25`` is a path.
+    Text that is the name of a first stage is never read as a path. Write ``./bm25`` for the path.
     """
     if Selector.parse(text).name in first_stages:
         return MtebFirstStage(text)

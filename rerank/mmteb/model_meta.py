@@ -1,4 +1,4 @@
-"""Metadata of models for mteb; name and revision determine the folder of the results."""
+"""Metadata of models for mteb. The name and the revision determine the folder of the results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ ORGANISATION = "listrank"
 
 
 def compute_mteb_revision(identity: Mapping[str, Any]) -> str:
-    """Return 12 hex digits of the hash of everything that determines a result."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of an identity: all values that determine a result."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def make_mteb_model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
-    """Create the metadata of a model for mteb; unknown fields are None.
+    """Create the metadata of a model for mteb. Unknown fields are None.
 
     Args:
-        name: Name of the model; characters that are invalid in folder names are replaced by dashes.
+        name: Name of the model. Characters that are invalid in folder names are replaced by dashes.
         revision: Revision, as returned by `compute_mteb_revision`.
         kind: Model type of mteb: ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``.
         known: Further metadata fields.

@@ -1,6 +1,6 @@
-"""Rerankers as mteb models (``SearchProtocol``), so that listwise judges receive whole lists instead of pairs.
+"""Rerankers as mteb models (``SearchProtocol``). Listwise judges receive whole candidate lists instead of pairs.
 
-Every subset and split of a task has a run folder with a call log, so interrupted runs can be resumed.
+Every subset and split of a task has its own run folder with a call log, so interrupted runs can be resumed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.collections import Collection
-from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_id
+from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_collection_id
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
-from rerank.experiment.execute import execute_run, run_tag
+from rerank.experiment.execute import execute_run, run_tag_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
@@ -28,19 +28,19 @@ from rerank.types import Qrels, Run
 class MtebReranker:
     """A reranker as an mteb model, for tasks with candidate lists.
 
-    Candidates of reranking tasks have an arbitrary order, or the relevant ones come first; they are shuffled with the
-    seed unless the specification sets another order. Candidates of a first stage keep their order.
+    In reranking tasks, the order of the candidates is arbitrary, or relevant candidates come first. They are therefore
+    shuffled with the seed unless the specification sets another order. Candidates from a first stage keep their order.
 
     Args:
-        spec: Specification of the reranker; collection, first stage and depth are set per task.
+        spec: Specification of the reranker. The collection, first stage and depth are set for each task.
         out: Folder of the runs.
-        execution: Options of execution; ``out`` and ``resume`` are set per run.
-        backend: A loaded backend for the model of ``spec``.
-        first_stage: Source of the candidates of retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
-            It is part of the revision; otherwise mteb would reuse results for other candidates.
+        execution: Options for the execution. ``out`` and ``resume`` are set for each run.
+        backend: A loaded backend for the model of ``spec``; loaded from the specification if omitted.
+        first_stage: Source of the candidates for retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
+            It is part of the revision; otherwise mteb would reuse results of other candidates.
 
     Attributes:
-        reports: One summary per reranked subset and split, with task, subset and split.
+        reports: One run summary per reranked subset and split, with additional keys for task, subset and split.
     """
 
     def __init__(
@@ -78,7 +78,11 @@ class MtebReranker:
         return cls(spec, out=out, backend=backend, first_stage=first_stage)
 
     def with_first_stage(self, first_stage: Mapping[str, Any]) -> MtebReranker:
-        """Return the reranker for other candidates; empty for those of the tasks. Model and ``reports`` are shared."""
+        """Return a reranker for candidates from another source. Both rerankers share the model and ``reports``.
+
+        Args:
+            first_stage: Description of the source; empty for the tasks' own candidate lists.
+        """
         other = copy.copy(self)
         other.first_stage = dict(first_stage)
         vars(other).pop("mteb_model_meta", None)
@@ -86,7 +90,7 @@ class MtebReranker:
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """Name (method and model) and revision (everything that determines a result, including the first stage)."""
+        """Model metadata. The name contains method and model; the revision covers all values that affect results."""
         model = self.spec.model.rstrip("/").rpartition("/")[2]
         tokens = getattr(self._ready.backend.tokens, "context_size", None)
         own = self._shuffle("Reranking")
@@ -96,7 +100,7 @@ class MtebReranker:
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
         return make_mteb_model_meta(
-            f"{run_tag(self.spec)}-{model}",
+            f"{run_tag_of_spec(self.spec)}-{model}",
             compute_mteb_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,
@@ -104,7 +108,7 @@ class MtebReranker:
         )
 
     def index(self, corpus: Any, **more: Any) -> None:
-        """Store the documents of a subset and split; a reranker has no index."""
+        """Store the documents of a subset and split. A reranker does not build an index."""
         self._corpus = corpus
 
     def search(
@@ -113,11 +117,12 @@ class MtebReranker:
         """Rerank the candidate lists of a subset and split.
 
         Returns:
-            Query -> document -> 1 / rank. All candidates are returned, so mteb's ``top_k`` has no effect.
+            Query id -> document id -> 1 / rank. All candidates are returned, so mteb's ``top_k`` has no effect.
 
         Raises:
             UsageError: There are no candidate lists.
-            PartialFailureError: Calls got no reply. mteb then saves no score, and the next run repeats these calls.
+            PartialFailureError: Some calls got no reply. mteb then saves no score, and the next run repeats these
+                calls.
         """
         if top_ranked is None or self._corpus is None:
             raise UsageError(
@@ -151,21 +156,24 @@ class MtebReranker:
         """Return the run folder of a subset and split."""
         meta = self.mteb_model_meta
         name = f"{meta.name.rpartition('/')[2]}-{meta.revision}"
-        return self._out / "runs" / name / task / f"{escape_mteb_id(subset).replace('/', '%2F')}.{split}"
+        return self._out / "runs" / name / task / f"{escape_mteb_collection_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:
-        """Return the candidate order: unchanged for a first stage, random for the lists of a task."""
+        """Return the order in which candidates are reranked.
+
+        It is the order in the specification; if that is ``none``, the tasks' own lists are shuffled.
+        """
         return "random" if self.spec.shuffle == "none" and kind != "Retrieval" else self.spec.shuffle
 
 
 class _NoCollection:
-    """A placeholder collection, to prepare the reranker without data."""
+    """A placeholder collection, which is used to prepare the reranker without data."""
 
     name, relevant = "none", 1
 
 
 def _mteb_scores_of_ranks(part: TaskSplit, candidates: Run, ranked: Run) -> dict[str, dict[str, float]]:
-    """Return 1 / rank per query and document, with the ids of mteb; queries without candidates stay empty."""
+    """Return query id -> document id -> 1 / rank, with mteb's ids. Queries without candidates have no documents."""
     table = {}
     for query_id, ranking in candidates.items():
         order = ranked[query_id].doc_ids if query_id in ranked else ()

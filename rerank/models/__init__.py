@@ -1,7 +1,7 @@
-"""Models: resolving names, and opening models as backends.
+"""Resolve the names of models, and open models as backends.
 
-Importing this package downloads and loads nothing. `rerank.models.presets` lists the models that can be referenced by
-name, and `rerank.models.download` downloads them.
+Importing this package does not download or load anything. `rerank.models.presets` lists the models that can be
+referenced by name, and `rerank.models.download` downloads them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
 from rerank.selector import Selector, build_from_selector
-from rerank.tasks import Backend, BackendOptions, is_backend_selectable
+from rerank.tasks import Backend, BackendOptions, task_backend_is_selectable
 from rerank.types import Qrels
 
 __all__ = [
@@ -42,7 +42,7 @@ _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fa
 
 
 def prompt_for_model(model: str, prompt: str = "auto") -> str:
-    """Return the prompt to use: ``prompt``, or for ``auto`` the one that suits the model, or ``listwise``."""
+    """Return the prompt to use. ``auto`` selects the prompt of a model preset, and ``listwise`` for other models."""
     if prompt != "auto":
         return prompt
     _, name = split_model_selector(model)
@@ -57,8 +57,8 @@ def resolve_model_name(name: str) -> Path | str:
 
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
-        DataError: The name is that of a file, or the weights have an unsupported format.
-        UsageError: The name is that of an adapter or a backend.
+        DataError: The name is the path of a file, or the weights have an unsupported format.
+        UsageError: The name belongs to an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
     path = _local_path_of_model(name)
@@ -89,11 +89,11 @@ def resolve_model_name(name: str) -> Path | str:
 def model_settings_folder(selector: str) -> Path | None:
     """Return the folder that contains the settings of a trained or merged model, if it has any.
 
-    It is the folder that `open_model_backend` loads for this selector: a preset precedes a folder with its name, and
-    ``hf:FOLDER`` is ``FOLDER``. It need not exist, since the model may be on the hub.
+    This is the folder that `open_model_backend` loads for this selector: a preset takes precedence over a folder of the
+    same name, and ``hf:FOLDER`` stands for ``FOLDER``. The folder need not exist, since the model may be on the hub.
 
     Args:
-        selector: As for `open_model_backend`.
+        selector: The selector, as for `open_model_backend`.
 
     Returns:
         The folder; None if the backend loads no weights.
@@ -103,17 +103,17 @@ def model_settings_folder(selector: str) -> Path | None:
 
 
 def _local_path_of_model(name: str) -> Path:
-    """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
+    """Return the local path of a model, which need not exist: the folder of a preset, or the name as a path."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
 
 
 def _check_not_a_backend(name: str) -> None:
-    """Check that a model is not the name of a backend without a colon.
+    """Check that the name of a model is not the name of a backend without a colon.
 
     Raises:
-        UsageError: It is, and no folder has this name.
+        UsageError: It is the name of a backend, and no folder has this name.
     """
-    # for "fake", the error about unknown models lists what may follow
+    # for "fake", the error about unknown models lists the kinds of fakes
     if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
         raise UsageError(
             f"{name!r} is a backend, not a model",
@@ -157,12 +157,12 @@ def open_model_backend(
 
     Args:
         selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
-            ``NAME:ARGUMENT`` of a backend of another distribution.
+            ``NAME:ARGUMENT`` for a backend from another distribution.
         options: How to load and run the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
-        lazy: Load the weights at the first call, if the backend can be described without them (`LazyBackend`). An
-            error in the weights is then raised by that call.
+        lazy: Load the weights only at the first call, if the backend can be described without them (`LazyBackend`).
+            Errors in the weights are then raised by that call.
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
@@ -191,7 +191,7 @@ def open_model_backend(
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build_from_selector(BACKENDS, selector)
     return (
-        _configure_fake_model(backend, options, qrels)
+        _configure_named_fake_model(backend, options, qrels)
         if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
         else backend
     )
@@ -200,7 +200,7 @@ def open_model_backend(
 def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
     description = None
     if lazy and hasattr(backend_type, "describe"):
-        # Absolute, since the working directory may have changed when the weights are loaded.
+        # Absolute paths, since the working directory may change before the weights are loaded.
         name = name.absolute() if isinstance(name, Path) else name
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
@@ -218,7 +218,7 @@ def backend_class_of_model(selector: str, kind: str = "") -> Any:
     """
     _check_not_a_backend(selector)
     backend_type = BACKENDS.get(split_model_selector(selector, kind)[0])
-    if not is_backend_selectable(backend_type):
+    if not task_backend_is_selectable(backend_type):
         raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
     return backend_type
 
@@ -235,7 +235,7 @@ def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     return kind or "hf", selector
 
 
-def _configure_fake_model(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
+def _configure_named_fake_model(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
     values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
     if hasattr(fake, "concurrency"):
         values["concurrency"] = options.concurrency

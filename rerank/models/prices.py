@@ -1,4 +1,4 @@
-"""Prices of tokens, from a table that the user edits. The cost of a model without a price is unknown, not zero.
+"""Token prices from a table that the user edits. The cost of a model without a price is unknown, not zero.
 
 The table is ``prices.toml`` in the user's configuration folder:
 
@@ -6,7 +6,7 @@ The table is ``prices.toml`` in the user's configuration folder:
     input = 0.15        # US dollars per million prompt tokens
     output = 0.60       # US dollars per million completion tokens, including thoughts
 
-A row has the name that ``--model`` takes. If there is no row ``openai:gpt-4o-mini``, the row ``gpt-4o-mini`` is used.
+A row is named like the value of ``--model``. If there is no row ``openai:gpt-4o-mini``, row ``gpt-4o-mini`` is used.
 No prices are shipped, because they change more often than releases are made.
 """
 
@@ -27,11 +27,11 @@ def model_price_file() -> Path:
     return Path(platformdirs.user_config_dir("listrank")) / "prices.toml"
 
 
-def compute_model_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
+def compute_cost_by_model_name(model: str, tokens_in: int, tokens_out: int) -> float | None:
     """Compute the cost of tokens in US dollars.
 
     Args:
-        model: The model, as ``--model`` takes it.
+        model: The model, in the form of ``--model``.
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
 
@@ -47,7 +47,7 @@ def compute_model_cost(model: str, tokens_in: int, tokens_out: int) -> float | N
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"The price table {str(path)!r}: {error}", expected="TOML") from error
+        raise DataError(f"The price table {str(path)!r} cannot be read: {error}", expected="TOML") from error
     row = table.get(model, table.get(model.partition(":")[2]))
     if row is None:
         return None

@@ -1,6 +1,6 @@
-"""Parsing of model replies into orders. Every text has a result, which reports what was repaired.
+"""Parse model replies into orders. Every text can be parsed; the result reports what was repaired.
 
-Identifiers are the numbers ``1 .. count``; letters are replaced by numbers first.
+Identifiers are the numbers ``1 .. count``. If the prompt uses letters, they are first replaced by numbers.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Literal
 from rerank.errors import UsageError
 from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
 from rerank.parsing.interpretation import MENTIONED, Interpretation
-from rerank.parsing.interpreting import interpret_reply
+from rerank.parsing.interpreting import interpret_reply_identifiers
 from rerank.parsing.refusal import is_refusal_to_answer
 
 __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 
 #: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by white space,
-#: thoughts and chat protocol tokens. ``repaired``: complete after dropping duplicate identifiers, unknown identifiers
-#: or text around the ranking, or after reading another form. ``partial``: some identifiers are missing. ``empty``: no
-#: identifier. ``refused``: no identifier, and the model declines.
+#: thoughts and chat protocol tokens. ``repaired``: the permutation is complete after dropping duplicate identifiers,
+#: unknown identifiers or text around the ranking, or was written in another form. ``partial``: some identifiers are
+#: missing. ``empty``: the reply contains no identifier. ``refused``: it contains no identifier, and the model declines.
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
 _REQUESTED_FORM = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
@@ -29,15 +29,15 @@ _REQUESTED_FORM = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedReply:
-    """The ranking in a reply, and how it was read.
+    """The ranking in a reply, and how it was parsed.
 
     Attributes:
-        order: Positions (from 0), best first, in the order of the reply, without duplicates.
-        missing: Positions that the reply does not name, in their input order.
+        order: Positions (from 0) of the passages that the reply names, best first, without duplicates.
+        missing: Positions of the passages that the reply does not name, in input order.
         duplicates: Identifiers (from 1) that occur more than once.
         unknown: Numbers used as identifiers that do not exist.
-        status: Result of the parsing.
-        detail: What was repaired; empty if nothing.
+        status: Status of the reply.
+        detail: What was repaired; empty if nothing was repaired.
     """
 
     order: tuple[int, ...]
@@ -49,11 +49,11 @@ class ParsedReply:
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """All positions, best first: those that the reply names, then the others in their input order."""
+        """All positions, best first: the ones that the reply names, then the others in input order."""
         return self.order + self.missing
 
     def to_dict(self) -> dict[str, list[int] | str]:
-        """Return the JSON form that the command prints, with identifiers from 1.
+        """Return the JSON form that ``rerank parse`` prints, with identifiers from 1.
 
         >>> parse_permutation("[2] > [1]", 3).to_dict()
         {'order': [2, 1], 'missing': [3], 'repeated': [], 'foreign': [], 'status': 'partial'}
@@ -85,8 +85,8 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         raise UsageError(f"{count} passages", expected="0 or more")
     answer = extract_answer_without_thoughts(text)
     if labels is not None and not all(label.isdigit() for label in labels):
-        answer = _replace_passage_labels(answer, labels)
-    interpretation, truncated = interpret_reply(normalize_reply_signs(answer), count)
+        answer = _number_reply_identifiers(answer, labels)
+    interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(answer), count)
     if (
         interpretation is not None
         and interpretation.strength == MENTIONED
@@ -98,7 +98,7 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     order = tuple(dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count))
     named = set(order)
     missing = tuple(position for position in range(count) if position not in named)
-    duplicates = _duplicate_identifiers([number for number in numbers if 1 <= number <= count])
+    duplicates = _duplicate_reply_identifiers([number for number in numbers if 1 <= number <= count])
     unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
     as_requested = not duplicates and not unknown and _REQUESTED_FORM.fullmatch(answer) is not None
     return ParsedReply(
@@ -106,14 +106,18 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         missing=missing,
         duplicates=duplicates,
         unknown=unknown,
-        status=_parse_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
+        status=_permutation_parse_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
         detail="; ".join(
-            _describe_parse_repairs(interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested)
+            _describe_permutation_repairs(
+                interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested
+            )
         ),
     )
 
 
-def _parse_status(answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool) -> ParseStatus:
+def _permutation_parse_status(
+    answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool
+) -> ParseStatus:
     if missing and not order:
         return "refused" if is_refusal_to_answer(answer) else "empty"
     if missing:
@@ -121,7 +125,7 @@ def _parse_status(answer: str, order: Sequence[int], missing: Sequence[int], *, 
     return "ok" if as_requested else "repaired"
 
 
-def _duplicate_identifiers(numbers: Sequence[int]) -> tuple[int, ...]:
+def _duplicate_reply_identifiers(numbers: Sequence[int]) -> tuple[int, ...]:
     seen: set[int] = set()
     duplicates: dict[int, None] = {}
     for number in numbers:
@@ -131,7 +135,7 @@ def _duplicate_identifiers(numbers: Sequence[int]) -> tuple[int, ...]:
     return tuple(duplicates)
 
 
-def _describe_parse_repairs(
+def _describe_permutation_repairs(
     interpretation: Interpretation | None,
     duplicates: Sequence[int],
     unknown: Sequence[int],
@@ -154,12 +158,12 @@ def _describe_parse_repairs(
     return notes
 
 
-def _replace_passage_labels(text: str, labels: Sequence[str]) -> str:
-    """Replace each label in brackets, in a chain or on its own by its number in square brackets.
+def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
+    """Replace each label that is in brackets, in a chain or on its own by its number in square brackets.
 
-    Numbers in the text are not identifiers if labels are letters, so they are masked.
+    If labels are letters, the numbers in the text are not identifiers, so they are masked.
 
-    >>> _replace_passage_labels("The order is [B] > [A], 2 of 2", ("A", "B"))
+    >>> _number_reply_identifiers("The order is [B] > [A], 2 of 2", ("A", "B"))
     'The order is [2] > [1], # of #'
     """
     numbers = {label: str(number) for number, label in enumerate(labels, start=1)}

@@ -1,4 +1,4 @@
-"""Interpretations of numbers without brackets or labels, which may be a ranking or part of running text."""
+"""Interpret numbers without brackets or labels, which may be a ranking or part of running text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rerank.parsing.mentions import Mention, Token
 
 ARROWS = "bare numbers joined by '>'"
 _DASHES = "-–—"
-#: Separators of the numbers of a permutation in a sentence: "2, 1, 3", "2 > 1", "2, 1 and 3", "2, 1, and 3".
+#: Separators between the numbers of a permutation in a sentence: "2, 1, 3", "2 > 1", "2, 1 and 3", "2, 1, and 3".
 _BEST_FIRST_SEPARATORS = ((">",), (",",), ("and",), (",", "and"))
 _BEST_LAST_SEPARATORS = (("<",),)
 
 
-def mentions_without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Mention]:
-    """Drop the mentions that form a range: "[1-3]" gives no order and stands for more than two passages.
+def identifier_mentions_without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Mention]:
+    """Drop mentions that form a range, such as "1-3", which gives no order and stands for more than two passages.
 
     A range is two increasing numbers with a dash between them; "2-1-3" and "2 - 1" are not ranges.
     """
@@ -30,7 +30,7 @@ def mentions_without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]
 
 
 def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
-    """Interpret lines of an enumerator and a number, such as "1. 3"."""
+    """Interpret lines that consist of an enumerator and a number, such as "1. 3"."""
     numbers = []
     line: list[Token] = []
     for token in [*tokens, Token("line", "\n", -1)]:
@@ -45,8 +45,8 @@ def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
     return [Interpretation(tuple(numbers), CHAIN, "numbered bare numbers", 0)] if len(numbers) > 1 else []
 
 
-def interpret_bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret runs of numbers: joined by ``>`` anywhere, else only if they fill their lines or follow a colon."""
+def interpret_bare_identifier_sequences(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+    """Interpret runs of numbers that are joined by ``>``, or that fill their lines or follow a colon."""
     wordless = all(token.kind != "word" for token in tokens)
     interpretations = []
     run: list[Mention] = []
@@ -55,12 +55,14 @@ def interpret_bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) ->
             run.append(mention)
             continue
         if run:
-            interpretations += _interpret_bare_run(tokens, run, wordless)
+            interpretations += _interpret_bare_identifier_sequence(tokens, run, wordless)
         run = [mention] if mention else []
     return interpretations
 
 
-def _interpret_bare_run(tokens: Sequence[Token], run: Sequence[Mention], wordless: bool) -> list[Interpretation]:
+def _interpret_bare_identifier_sequence(
+    tokens: Sequence[Token], run: Sequence[Mention], wordless: bool
+) -> list[Interpretation]:
     start, end = run[0].start, run[-1].end
     numbers = tuple(mention.number for mention in run)
     if len(run) > 1 and any(tokens[i].text == ">" for i in range(start, end)):
@@ -77,7 +79,7 @@ def interpret_bare_permutations(
 ) -> list[Interpretation]:
     """Interpret runs in a sentence that contain every identifier and nothing else, as in "The order is 2, 1, 3.".
 
-    An incomplete run is running text, as in "Passages about fleas: 2 of 3, since 2019".
+    An incomplete run is considered running text, as in "Passages about fleas: 2 of 3, since 2019".
     """
     complete = set(range(1, count + 1))
     interpretations: list[Interpretation] = []
@@ -92,7 +94,7 @@ def interpret_bare_permutations(
 def _runs_of_joined_mentions(
     tokens: Sequence[Token], mentions: Sequence[Mention], separators: Sequence[tuple[str, ...]]
 ) -> list[list[Mention]]:
-    """Return the maximal runs of mentions with one of the separators between each two."""
+    """Return the maximal runs of mentions in which one of the separators is between any two neighbours."""
     runs: list[list[Mention]] = []
     for mention in mentions:
         last = runs[-1][-1].end if runs else 0

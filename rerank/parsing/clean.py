@@ -1,11 +1,12 @@
-"""Cleaning of raw replies: removal of thoughts and chat protocol tokens, and normalisation of typographic variants."""
+"""Clean raw replies: remove thoughts and chat protocol tokens, and normalise typographic variants."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-#: Opening and closing tags of thoughts, as common reasoning models write them. Fixed words only, so time is linear.
+#: Opening and closing tags of thoughts, as common reasoning models write them. The pattern has fixed words only, so
+#: matching takes linear time.
 _THOUGHT = re.compile(
     r"<\s?(?P<slash>/?)\s?(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad)\s?>"
     r"|\[(?P<square>/?)think\]"
@@ -35,7 +36,7 @@ _SIGNS = {
     ord("＃"): "#",
     ord("＝"): "=",
 }
-#: Characters that stand for a number: circled, in parentheses or with a full stop.
+#: Characters that represent a number: circled, in parentheses or with a full stop.
 _ENCLOSED_NUMBERS = {
     code: f" {int(unicodedata.numeric(chr(code)))} "
     for first, last in ((0x2460, 0x249B), (0x24EB, 0x24FF), (0x2776, 0x2793), (0x3251, 0x325F), (0x32B1, 0x32BF))
@@ -46,8 +47,8 @@ _ENCLOSED_NUMBERS = {
 def extract_answer_without_thoughts(text: str) -> str:
     """Return the text of a reply outside its thoughts.
 
-    A thought extends from an opening to the next closing tag. An unclosed thought extends to the end, and a closing tag
-    without an opening one (the prompt may have opened it) ends a thought that started with the reply.
+    A thought extends from an opening tag to the next closing tag. An unclosed thought extends to the end of the reply.
+    A closing tag without an opening tag ends a thought that began with the reply, since the prompt may have opened it.
 
     >>> extract_answer_without_thoughts("<think>is it [1]?</think>[2] > [1]")
     '[2] > [1]'
@@ -55,7 +56,7 @@ def extract_answer_without_thoughts(text: str) -> str:
     outside: list[str] = []
     start, thinking = 0, False
     for mark in _THOUGHT.finditer(text):
-        if _closes_thoughts(mark):
+        if _reply_mark_closes_thoughts(mark):
             if not thinking:
                 outside.clear()
             start, thinking = mark.end(), False
@@ -79,6 +80,6 @@ def normalize_reply_signs(text: str) -> str:
     return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_ENCLOSED_NUMBERS)
 
 
-def _closes_thoughts(mark: re.Match[str]) -> bool:
+def _reply_mark_closes_thoughts(mark: re.Match[str]) -> bool:
     slashed = (mark["slash"] or mark["square"] or mark["triangle"]) == "/"
     return slashed or (mark["edge"] or "").lower() == "end" or (mark["channel"] or "").lower() == "final"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Strengths of an interpretation: joined by ``>``; a list; mentions in running text. The strongest one is preferred.
+#: Strengths of an interpretation: joined by ``>``, a list, mentions in running text. The largest one is preferred.
 CHAIN, LISTED, MENTIONED = 3, 2, 1
 
 
@@ -13,10 +13,10 @@ class Interpretation:
     """One way to understand a reply as a ranking.
 
     Attributes:
-        numbers: Identifiers as written, best first, including duplicates and unknown ones.
+        numbers: Identifiers as written, best first, including duplicate and unknown identifiers.
         strength: `CHAIN`, `LISTED` or `MENTIONED`.
         form: Description of the form, for messages.
-        position: Position in the reply; larger is later.
+        position: Position in the reply, used to prefer later interpretations.
     """
 
     numbers: tuple[int, ...]
@@ -25,5 +25,5 @@ class Interpretation:
     position: int
 
     def distinct(self, count: int) -> int:
-        """Return how many different passages of ``1 .. count`` it names."""
+        """Return how many different passages of ``1 .. count`` the interpretation names."""
         return len({number for number in self.numbers if 1 <= number <= count})

@@ -1,10 +1,10 @@
-"""Choosing the ranking that a reply most likely expresses.
+"""Choose the ranking that a reply most likely expresses.
 
-A reply can have several interpretations: runs of identifiers, one identifier at the start of each line, the order of
-mention. The rule (`choose_interpretation`): an interpretation must contain at least half as many passages as the most
-complete one. Among these, a run joined by ``>`` beats lists, and lists beat the order of mention; then more passages
-beat fewer; then later beats earlier, so that a self-correction counts. A run joined by ``<`` is a run joined by ``>``
-in reverse.
+A reply can have several interpretations, such as runs of identifiers, one identifier at the start of each line, or the
+order of mention. `choose_interpretation` chooses by this rule: An interpretation must contain at least half as many
+passages as the most complete one. Among these, runs joined by ``>`` are preferred to lists, and lists to the order of
+mention; then interpretations with more passages; then later ones, because a model may correct itself. A run joined by
+``<`` is read as a run joined by ``>`` in reverse.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 from rerank.parsing.bare_numbers import (
     ARROWS,
+    identifier_mentions_without_ranges,
+    interpret_bare_identifier_sequences,
     interpret_bare_lines,
     interpret_bare_permutations,
-    interpret_bare_runs,
-    mentions_without_ranges,
 )
 from rerank.parsing.interpretation import CHAIN, LISTED, MENTIONED, Interpretation
 from rerank.parsing.mentions import (
     Mention,
     Token,
     find_mentions,
-    is_passage_label,
-    tokenize_reply,
-    tokens_join_mentions,
+    introduces_reply_identifier,
+    parse_reply_tokens,
+    reply_tokens_join_identifiers,
 )
 
 _ID_KEYS = (
@@ -50,22 +50,23 @@ _SCORE_KEYS = ("score", "relevance", "relevance_score")
 _NUMBER = re.compile(r"\d{1,100}")
 
 
-def interpret_reply(text: str, count: int) -> tuple[Interpretation | None, bool]:
-    """Return the best interpretation of a text, if it names anything, and whether its last identifier was truncated.
+def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation | None, bool]:
+    """Return the best interpretation of a text, if it names any passage, and whether its last identifier is truncated.
 
-    Bare numbers count if ``>`` joins them; otherwise only if no passage is named in brackets or by a label, and the
-    numbers fill their lines or are a whole permutation: the digits in running text ("the 3 passages") are no ranking.
+    Bare numbers count if ``>`` joins them. Otherwise they count only if no passage is named in brackets or by a label,
+    and if they fill their lines or form a whole permutation, since running text contains numbers, too ("the 3
+    passages").
     """
-    tokens = tokenize_reply(text)
+    tokens = parse_reply_tokens(text)
     mentions, truncated = find_mentions(tokens)
     # Mentions in brackets or with a label are certain; bare numbers may be part of the text.
     anchored = [mention for mention in mentions if mention.form != "bare"]
-    numbers = mentions_without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
-    bare = interpret_bare_runs(tokens, numbers)
+    numbers = identifier_mentions_without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
+    bare = interpret_bare_identifier_sequences(tokens, numbers)
     candidates = [*_interpret_json_objects(text), *(run for run in bare if run.form == ARROWS)]
     if anchored:
         candidates += [
-            *_interpret_runs_of_mentions(tokens, anchored),
+            *_interpret_identifier_mention_sequences(tokens, anchored),
             *_interpret_line_heads(tokens, anchored),
             *_interpret_ascending_runs(tokens, anchored),
         ]
@@ -77,7 +78,7 @@ def interpret_reply(text: str, count: int) -> tuple[Interpretation | None, bool]
 
 def choose_interpretation(candidates: Sequence[Interpretation], count: int) -> Interpretation:
     """Return the best interpretation by the rule in the module's docstring."""
-    # Half of the most complete one: a short chain in a remark must not beat the complete list.
+    # At least half as complete as the most complete one: a short chain in a remark must not beat a complete list.
     fullest = max(candidate.distinct(count) for candidate in candidates)
     full = [candidate for candidate in candidates if 2 * candidate.distinct(count) >= fullest]
     return max(full, key=lambda candidate: (candidate.strength, candidate.distinct(count), candidate.position))
@@ -87,10 +88,12 @@ def _interpret_order_of_mention(mentions: Sequence[Mention]) -> Interpretation:
     return Interpretation(tuple(m.number for m in mentions), MENTIONED, "the order of mention", -1)
 
 
-def _interpret_runs_of_mentions(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+def _interpret_identifier_mention_sequences(
+    tokens: Sequence[Token], mentions: Sequence[Mention]
+) -> list[Interpretation]:
     """Interpret the maximal runs of mentions with only separators between them.
 
-    A line break without ``>`` ends a run that is written with ``>``: another ranking follows.
+    A line break without ``>`` ends a run that is joined by ``>``, since another ranking follows.
     """
     interpretations = []
     run, chained = [mentions[0]], False
@@ -98,9 +101,9 @@ def _interpret_runs_of_mentions(tokens: Sequence[Token], mentions: Sequence[Ment
         gap = range(run[-1].end, mention.start)
         arrow = any(tokens[i].text == ">" for i in gap)
         broken = chained and not arrow and any(tokens[i].kind == "line" for i in gap)
-        if broken or not tokens_join_mentions(tokens, gap.start, gap.stop):
+        if broken or not reply_tokens_join_identifiers(tokens, gap.start, gap.stop):
             interpretations.append(_interpret_run_of_mentions(run, chained))
-            run, chained = [], False
+            run = []
         chained = bool(run) and (chained or arrow)
         run.append(mention)
     return [*interpretations, _interpret_run_of_mentions(run, chained)]
@@ -116,9 +119,9 @@ def _interpret_run_of_mentions(run: Sequence[Mention], chained: bool) -> Interpr
 
 
 def _interpret_ascending_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret runs joined by ``<`` only, in reverse: in "[3] < [1] < [2]" the best is [2].
+    """Interpret runs that are joined only by ``<`` in reverse: in "[3] < [1] < [2]", the best is [2].
 
-    If ``>`` is adjacent ("[1] > [2] < [3]") the signs contradict each other, and neither end is the best.
+    If ``>`` is adjacent ("[1] > [2] < [3]"), the signs contradict each other, and neither end is the best.
     """
     signs = [
         "",
@@ -138,22 +141,22 @@ def _interpret_ascending_runs(tokens: Sequence[Token], mentions: Sequence[Mentio
 
 
 def _sign_between_mentions(tokens: Sequence[Token], start: int, end: int) -> str:
-    """Return the ``<`` or ``>`` between two mentions if only brackets and labels are beside it, else ``""``."""
+    """Return the ``<`` or ``>`` between two mentions if only brackets and labels are next to it, else ``""``."""
     signs = [tokens[index].text for index in range(start, end) if tokens[index].text in ("<", ">")]
     others = (tokens[index] for index in range(start, end) if tokens[index].text not in ("<", ">"))
-    only_brackets = all(token.text in "[]()#\n" or is_passage_label(token) for token in others)
+    only_brackets = all(token.text in "[]()#\n" or introduces_reply_identifier(token) for token in others)
     return signs[0] if only_brackets and len(signs) == 1 else ""
 
 
 def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret the first mention of each line, if only enumerators, bullets and labels are before it."""
+    """Interpret the first mention of each line if it is preceded only by enumerators, bullets and labels."""
     heads: list[Mention] = []
     line_start, seen = 0, 0
     for mention in mentions:
         breaks = [i + 1 for i in range(seen, mention.start) if tokens[i].kind == "line"]
         first = bool(breaks) or not seen
         line_start = breaks[-1] if breaks else line_start
-        if first and tokens_join_mentions(tokens, line_start, mention.start, heads=True):
+        if first and reply_tokens_join_identifiers(tokens, line_start, mention.start, heads=True):
             heads.append(mention)
         seen = mention.end
     if len(heads) < 2:
@@ -162,16 +165,16 @@ def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) 
 
 
 def _interpret_json_objects(text: str) -> list[Interpretation]:
-    """Interpret a JSON list of objects, or one object per line, sorted by rank or score if all objects have one."""
+    """Interpret a JSON list of objects, or one object per line. Sort by rank or score if all objects have one."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return []
     bracket = text.find("[")
     outer = text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1]
-    payload = _load_reply_json(outer)
+    payload = _parse_reply_json(outer)
     if payload is None:
         payload = [
-            _load_reply_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")
+            _parse_reply_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")
         ]
     if isinstance(payload, dict):
         payload = next((value for value in payload.values() if isinstance(value, list)), None)
@@ -184,7 +187,7 @@ def _interpret_json_objects(text: str) -> list[Interpretation]:
     return [Interpretation(tuple(numbers), CHAIN, "JSON objects", 0)] if numbers else []
 
 
-def _load_reply_json(text: str) -> Any:
+def _parse_reply_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # not JSON, or nested too deeply: it is interpreted as text

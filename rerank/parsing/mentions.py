@@ -1,6 +1,6 @@
-"""Finding mentions of passages in a reply.
+"""Find mentions of passages in a reply.
 
-The text is tokenized once and scanned once, so time is linear in its length for any input.
+The text is tokenized once and scanned once, so the time is linear in its length for any input.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-#: Longer numbers are not identifiers (and Python refuses to convert very long ones).
+#: Maximum number of digits of an identifier. Python refuses to convert very long numbers.
 MAX_DIGITS = 100
 
 Form = Literal["bracket", "list", "label", "bare"]
 
-#: Emphasis, quotation and escape characters are not tokens: ``**[2]**`` is ``[2]``.
+#: Pattern of tokens. Characters for emphasis, quotation and escapes are skipped: ``**[2]**`` is ``[2]``.
 _TOKEN = re.compile(r"(?P<number>\d+)|(?P<word>[^\W\d_]+)|(?P<line>\n)|(?P<mark>[^\s*`\"'“”‘’_\\])")
 _SINGULAR = (
     "passage",
@@ -43,7 +43,7 @@ _AFTER_ENUMERATOR = frozenset(".):")
 
 
 class Token(NamedTuple):
-    """A number, a word, a line break or one other character; ``start`` is its position in the text."""
+    """A number, a word, a line break or another single character; ``start`` is its position in the text."""
 
     kind: str
     text: str
@@ -56,7 +56,7 @@ class Mention:
 
     Attributes:
         number: The number as written.
-        form: ``bracket`` is [2], ``list`` a number in [2, 1], ``label`` is Passage 2, ``bare`` a number by itself.
+        form: ``bracket`` for [2], ``list`` for a number in [2, 1], ``label`` for Passage 2, ``bare`` for a lone number.
         start: Index of its first token.
         end: Index after its last token.
     """
@@ -67,8 +67,8 @@ class Mention:
     end: int
 
 
-def tokenize_reply(text: str) -> list[Token]:
-    """Split text into tokens; very long numbers become words."""
+def parse_reply_tokens(text: str) -> list[Token]:
+    """Split a text into tokens; very long numbers are treated as words."""
     tokens = []
     for match in _TOKEN.finditer(text):
         kind = str(match.lastgroup)
@@ -78,12 +78,12 @@ def tokenize_reply(text: str) -> list[Token]:
     return tokens
 
 
-def is_passage_label(token: Token) -> bool:
+def introduces_reply_identifier(token: Token) -> bool:
     """Return whether a word introduces an identifier, as in "Passage 2"."""
     return token.kind == "word" and (token.text.lower() in _LABELS or token.text.endswith(_CJK_LABELS))
 
 
-def tokens_join_mentions(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
+def reply_tokens_join_identifiers(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
     """Return whether tokens ``start .. end - 1`` are only separators, labels, "and", or enumerators such as "2."."""
     for index in range(start, end):
         token = tokens[index]
@@ -91,9 +91,10 @@ def tokens_join_mentions(tokens: Sequence[Token], start: int, end: int, *, heads
             allowed = token.text in _JOINING_MARKS
         elif token.kind == "word":
             word = token.text.lower()
-            allowed = word in _JOINING_WORDS or is_passage_label(token) or (heads and word in _HEAD_WORDS)
+            allowed = word in _JOINING_WORDS or introduces_reply_identifier(token) or (heads and word in _HEAD_WORDS)
         elif token.kind == "number":
-            allowed = index + 1 < end and tokens[index + 1].text in _AFTER_ENUMERATOR
+            # ``end`` itself is the start of a mention, so it can be read and is not one of these marks.
+            allowed = tokens[index + 1].text in _AFTER_ENUMERATOR
         else:
             allowed = True
         if not allowed:
@@ -102,9 +103,9 @@ def tokens_join_mentions(tokens: Sequence[Token], start: int, end: int, *, heads
 
 
 def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
-    """Return all mentions in order, and whether the end of the reply truncated one.
+    """Return all mentions in order, and whether the last one is truncated by the end of the reply.
 
-    The number in an unclosed last bracket is omitted: "[1" may be the start of "[12]".
+    A number at the end of an unclosed last bracket is omitted, since "[1" may be the beginning of "[12]".
     """
     mentions: list[Mention] = []
     truncated, index = False, 0
@@ -113,7 +114,7 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
         if token.text == "[":
             bracketed, index, truncated = _bracketed_mentions(tokens, index)
             mentions += bracketed
-        elif is_passage_label(token):
+        elif introduces_reply_identifier(token):
             labelled, index = _labelled_mentions(tokens, index)
             mentions += labelled
         elif token.kind == "number":
@@ -134,18 +135,17 @@ def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Men
     inside = tokens[opening + 1 : end]
     unclosed = end == len(tokens)
     listing = all(
-        t.kind in ("number", "line") or t.text in _LISTING_MARKS or is_passage_label(t) or t.text == "and"
+        t.kind in ("number", "line") or t.text in _LISTING_MARKS or introduces_reply_identifier(t) or t.text == "and"
         for t in inside
     )
     numbers = [opening + 1 + offset for offset, t in enumerate(inside) if t.kind == "number"]
-    closed = not unclosed and tokens[end].text == "]"
     if not listing or not numbers:
         return [], opening + 1, False
-    if closed or unclosed:
+    if unclosed or tokens[end].text == "]":
         truncated = unclosed and numbers[-1] == end - 1
         form: Form = "list" if len(numbers) > 1 else "bracket"
         complete = numbers[:-1] if truncated else numbers
-        return [Mention(int(tokens[i].text), form, i, i + 1) for i in complete], end + closed, truncated
+        return [Mention(int(tokens[i].text), form, i, i + 1) for i in complete], end, truncated
     if len(numbers) == 1 and tokens[numbers[0] + 1].text == ">":  # "[2 > [1]": a closing bracket is missing
         return [Mention(int(tokens[numbers[0]].text), "bracket", opening, numbers[0] + 1)], end, False
     return [], opening + 1, False
@@ -159,13 +159,13 @@ def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mentio
     if index == len(tokens) or tokens[index].kind != "number":
         return [], label + 1
     mentions = [Mention(int(tokens[index].text), "label", label, index + 1)]
-    while (following := _next_number_of_labelled_run(tokens, mentions[-1].end)) is not None:
+    while (following := _next_labelled_reply_identifier(tokens, mentions[-1].end)) is not None:
         mentions.append(Mention(int(tokens[following].text), "label", following, following + 1))
     return mentions, mentions[-1].end
 
 
-def _next_number_of_labelled_run(tokens: Sequence[Token], index: int) -> int | None:
-    """Return the index of the next number of a labelled run; None for an enumerator ("Passage 3, 2. Passage 1")."""
+def _next_labelled_reply_identifier(tokens: Sequence[Token], index: int) -> int | None:
+    """Return the index of the next number in a labelled run; None for enumerators ("Passage 3, 2. Passage 1")."""
     start = index
     while index < len(tokens) and index < start + 2 and (tokens[index].text in ",;>=&" or tokens[index].text == "and"):
         index += 1
@@ -174,6 +174,10 @@ def _next_number_of_labelled_run(tokens: Sequence[Token], index: int) -> int | N
     enumerates = (
         index + 2 < len(tokens)
         and tokens[index + 1].text in _AFTER_ENUMERATOR
-        and (is_passage_label(tokens[index + 2]) or tokens[index + 2].text == "[" or tokens[index + 2].kind == "number")
+        and (
+            introduces_reply_identifier(tokens[index + 2])
+            or tokens[index + 2].text == "["
+            or tokens[index + 2].kind == "number"
+        )
     )
     return None if enumerates else index

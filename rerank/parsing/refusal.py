@@ -1,10 +1,10 @@
-"""Detection of refusals. It is applied only to replies without a ranking, so false positives cost little."""
+"""Detect refusals. Only replies without a ranking are checked, so false positives do little harm."""
 
 from __future__ import annotations
 
 import re
 
-#: Phrases of refusals, by language. Fixed words with bounded gaps only, so time is linear.
+#: Phrases of refusals, by language. They have fixed words and bounded gaps only, so matching takes linear time.
 _DECLINES = re.compile(
     "|".join(
         (

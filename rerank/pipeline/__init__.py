@@ -1,1 +1,1 @@
-"""The driver that runs strategies with a judge, passages of long documents, and splitting of oversized windows."""
+"""The driver, which runs strategies with a judge, splits long documents into passages, and splits oversized windows."""

@@ -1,7 +1,8 @@
-"""The driver: a state machine that runs the plans of many rankings and does no I/O.
+"""The driver: a state machine that runs the strategy plans of many rankings and does no I/O.
 
 It hands out the requests of the next windows, takes their replies, and returns rankings as they finish. Strategies and
-judges meet only here. `rerank.pipeline.local` and `rerank.pipeline.network` call backends with its requests.
+judges do not know each other; only the driver connects them. `rerank.pipeline.local` and `rerank.pipeline.network` send
+its requests to backends.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from typing import Any
 
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
-from rerank.pipeline.results import LATE, RankedList, final_judge_scores, put_documents_first
+from rerank.pipeline.results import LATE, RankedList, final_judge_scores_of_ranking, put_documents_first_in_ranking
 from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Plan, Ranking, Window
 
-#: Reply of the requests of a half-answered window at the deadline.
+#: Substitute for each missing reply of a window if only some of its requests were answered by the deadline.
 _LATE = Reply(finish="error", error=LATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
-    """Options of one list.
+    """Options for ranking one list.
 
     Attributes:
         strategy: Replaces the driver's strategy for this list.
-        top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
-        deadline: `time.monotonic` value at which the ranking ends with what was judged; None for no deadline. Whoever
-            runs the driver watches it (`Driver.expire`).
+        top_k: Keep only the first ``top_k`` documents of the new order; the others follow in input order. None for all.
+        deadline: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline.
+            The code that runs the driver checks it and calls `Driver.expire`.
     """
 
     strategy: Strategy | None = None
@@ -43,14 +44,14 @@ class ListOptions:
 
 @dataclass(eq=False, slots=True)
 class _OpenWindow:
-    """A window that a plan has yielded and that is not judged yet.
+    """A window that a plan has yielded and that has not been judged yet.
 
     Attributes:
         owner: The ranking that it belongs to.
         position: Its position among the windows that the plan yielded together.
         window: The window, with first-stage scores.
-        replies: The replies so far, one place per request.
-        verdict: The verdict, once all replies are there.
+        replies: One item per request: its reply, or None if it has not arrived.
+        verdict: The verdict, once all replies have arrived.
     """
 
     owner: _OpenRanking
@@ -62,11 +63,11 @@ class _OpenWindow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A request that was handed out; its reply is put back with it.
+    """A request that was handed out. `Driver.put` takes it together with its reply.
 
     Attributes:
         request: The request.
-        key: The ranking that it is for.
+        key: Key of the ranking that it belongs to.
     """
 
     request: Request
@@ -80,13 +81,13 @@ class _OpenRanking:
     """A ranking whose plan has not finished.
 
     Attributes:
-        key: Its number.
+        key: Number of the ranking, as `Driver.add` returned it.
         given: The list as it was added.
-        shown: The list that is judged: its documents or their passages.
+        shown: The list that is judged: the documents of ``given``, or their passages.
         top_k: Number of documents to rerank; None for all.
         plan: The plan of the strategy.
-        splitter: Knows which windows were ranked in parts.
-        answers: Answers to the windows that the plan has yielded together; None where one is missing.
+        splitter: Splits oversized windows, and records which windows were ranked in parts.
+        answers: One item per window that the plan has yielded last: its answer, or None if it is missing.
     """
 
     key: int
@@ -105,16 +106,16 @@ class _OpenRanking:
 
 
 class Driver:
-    """A state machine for any number of rankings; it is not safe for threads.
+    """A state machine for any number of rankings; it is not thread-safe.
 
-    Requests are handed out in the order in which their windows became due, and prompts are rendered when they are due.
+    Requests are handed out in the order in which their windows became due. Prompts are not rendered before that.
 
     Args:
         strategy: Decides which windows are judged.
         judge: Makes the requests of a window and reads the replies.
-        passages: How documents are divided for the judge; None shows them whole.
-        lookahead: Number of batches to render before the first is handed out, so that requests can be sorted.
-        sort_key: Order in which rendered requests are handed out; None for the order of their windows.
+        passages: Divides documents into passages for the judge; None shows whole documents.
+        lookahead: Number of batches to render ahead, so that their requests can be sorted before they are handed out.
+        sort_key: Sort key for rendered requests; None hands them out in the order of their windows.
     """
 
     def __init__(
@@ -140,17 +141,19 @@ class Driver:
         return len(self._open)
 
     def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
-        """Start a ranking and return its key; a list with a blank query keeps its order, and nothing is judged.
+        """Start a ranking and return its key; a list with a blank query keeps its order without being judged.
 
         Args:
             ranking: The first-stage list, with or without scores.
-            options: Strategy and number of documents, if they are not the driver's.
+            options: Options for this list, such as another strategy than the driver's.
         """
         options = options or ListOptions()
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
         splitter = WindowSplitter()
-        plan = splitter((options.strategy or self._strategy)(shown) if has_query else _keep_order_plan(shown))
+        plan = splitter(
+            (options.strategy or self._strategy)(shown) if has_query else _driver_plan_without_windows(shown)
+        )
         state = _OpenRanking(
             key=next(self._keys), given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter
         )
@@ -159,7 +162,7 @@ class Driver:
         return state.key
 
     def next_requests(self, n: int) -> list[Ticket]:
-        """Return up to ``n`` requests that are due; fewer if more depend on replies that have not been put yet."""
+        """Return up to ``n`` requests that are due; fewer if the next ones depend on replies that are still missing."""
         self._ready = deque(ticket for ticket in self._ready if not ticket._window.owner.closed)
         if len(self._ready) < n:
             self._render(n)
@@ -180,10 +183,10 @@ class Driver:
             self._judge_window(open_window, replies)
 
     def expire(self, key: int) -> None:
-        """End a ranking at its deadline: the windows without a verdict keep their given order.
+        """End a ranking at its deadline; windows without a verdict keep their given order.
 
-        The plan runs to its end, so the strategy merges what was judged by its own rules. If nothing was judged, the
-        list keeps its order, also where the strategy shuffles its windows.
+        The plan runs to its end, so the strategy merges the judged windows by its own rules. If nothing was judged, the
+        list keeps its order, even if the strategy shuffles its windows.
         """
         state = self._open.get(key)
         if state is None:
@@ -213,12 +216,12 @@ class Driver:
             state.plan.close()
 
     def finished(self) -> list[tuple[int, RankedList | Exception]]:
-        """Return the rankings that have finished since the last call, with their keys; an error if one failed."""
+        """Return (key, result) of the rankings that have finished since the last call; a failed one has its error."""
         finished, self._finished = self._finished, []
         return finished
 
     def _render(self, n: int) -> None:
-        """Render due windows until there are ``n`` requests per batch of the lookahead, from at most ``n`` rankings."""
+        """Render due windows of at most ``n`` rankings until ``n * lookahead`` requests are ready."""
         owners: set[int] = set()
         while self._due and len(self._ready) < n * self._lookahead:
             if len(owners) >= n and len(self._ready) >= n:
@@ -229,7 +232,7 @@ class Driver:
             owners.add(open_window.owner.key)
             try:
                 self._render_window(open_window)
-            except Exception as error:  # noqa: BLE001 - whatever a plug-in raises concerns its own ranking only
+            except Exception as error:  # noqa: BLE001 - an error in a plug-in affects only its own ranking
                 self._fail(open_window.owner, error)
         if (sort_key := self._sort_key) is not None:
             self._ready = deque(sorted(self._ready, key=lambda ticket: sort_key(ticket.request)))
@@ -266,15 +269,15 @@ class Driver:
             self._advance(state, answers)
 
     def _record_verdicts(self, state: _OpenRanking) -> None:
-        """Keep the verdicts of a step in the order of its windows, not of their replies."""
+        """Record the verdicts of the current windows in the order of the windows, not in that of their replies."""
         state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
         state.windows = []
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
-        """Send a plan its answers (None starts it); its next windows become due, or the ranking finishes."""
+        """Send answers to a plan (None starts it). Then its next windows become due, or the ranking finishes."""
         try:
             windows = next(state.plan) if answers is None else state.plan.send(answers)
-            while not windows:  # a plan may yield no windows, which needs no answer
+            while not windows:  # a plan may yield an empty list of windows, which nothing needs to answer
                 windows = state.plan.send([])
         except StopIteration as end:
             self._finish(state, end.value)
@@ -293,11 +296,11 @@ class Driver:
     def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:
         self.discard(state.key)
         kind = self._judge.score_kind
-        scores = {} if state.expired else final_judge_scores(state.shown, state.judged, kind)
+        scores = {} if state.expired else final_judge_scores_of_ranking(state.shown, state.judged, kind)
         if self._passages and state.given.query.text.strip():
             scores = self._passages.collect_scores(ranking, scores)
             ranking = self._passages.collect(state.given, ranking)
-        result = put_documents_first(state.given, ranking.docs[: state.top_k])
+        result = put_documents_first_in_ranking(state.given, ranking.docs[: state.top_k])
         reranked = {doc.id for doc in ranking.docs[: state.top_k]}
         ranked = RankedList(
             ranking=result,
@@ -316,14 +319,14 @@ class Driver:
         self._finished.append((state.key, error))
 
 
-def _keep_order_plan(ranking: Ranking) -> Plan:
-    """Return a plan without windows."""
+def _driver_plan_without_windows(ranking: Ranking) -> Plan:
+    """Return a plan that judges no windows and keeps the order."""
     yield from ()
     return ranking
 
 
 def _with_first_stage_scores(window: Window, scores: Mapping[str, float]) -> Window:
-    """Add the documents' first-stage scores, unless the window has scores or one of them is unknown."""
+    """Add the documents' first-stage scores to a window, unless it has scores or a document's score is unknown."""
     if window.scores or not window.docs or any(doc.id not in scores for doc in window.docs):
         return window
     return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_evidence_spans
+from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_attention_judge_evidence
 from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
 
@@ -24,25 +24,25 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are shown whole, whatever the judge's limit on passages. Those that do not fit the context together are
+    Documents are not truncated to the judge's limit on passages. If they do not fit in the context together, they are
     divided among several prompts.
 
     Args:
         judge: An attention judge.
-        backend: Answers the requests, such as the judge's own or one that logs.
+        backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        threshold: Minimum share of the passage's attention that a sentence of a span receives.
+        threshold: Minimum fraction of a document's attention that each sentence of a span receives.
         max_spans: Maximum number of spans per document; None for all.
 
     Returns:
-        Per document, in the given order, spans in the order of its text. Offsets are code points of `Document.text`,
-        without the title. A document without text has none, and neither has the end of a document that does not fit
-        the context alone.
+        One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
+        `Document.text`, without the title. A document without text has no spans. If a single document does not fit in
+        the context, its end is cut off and has no spans.
 
     Raises:
         UsageError: The judge is not an attention judge, or a setting is out of range.
-        ContextOverflowError: A single document does not fit the context with its minimum length.
+        ContextOverflowError: A single document does not fit in the context even at its minimum length.
         DataError: A document is a picture without text.
         PartialFailureError: A request failed.
         BackendError: The backend cannot answer at all.
@@ -53,13 +53,13 @@ def find_evidence(
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )
-    select_evidence_spans((), threshold=threshold, max_spans=max_spans)  # checks the settings before the first request
+    select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     return [
-        select_evidence_spans(sentences, threshold=threshold, max_spans=max_spans)
+        select_attention_judge_evidence(sentences, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
         for sentences in judge.evidence(window, reply)
     ]

@@ -1,8 +1,8 @@
-"""The driver's loop over ``Backend.generate``, for models in this process.
+"""Functions that run the driver with ``Backend.generate``, for models in this process.
 
-Batches are formed within blocks of consecutive queries, never across, from the requests that are due. Which requests
-share a batch depends on the replies only, so a run that is resumed from its log forms the same batches as one that was
-never interrupted, and results that depend on the padding of a batch cannot differ.
+Batches are formed from the requests that are due, within blocks of consecutive queries and never across blocks. Which
+requests share a batch depends only on the replies. A run that is resumed from its log therefore forms the same batches
+as an uninterrupted one, and results that depend on the padding of a batch cannot differ.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend, Request
 from rerank.types import Ranking
 
-#: Number of batches whose requests are rendered ahead and sorted, so that prompts of similar length share a batch.
+#: Number of batches that are rendered ahead and sorted, so that prompts of similar length share a batch.
 LOOKAHEAD = 16
 
 
-def longest_prompt_first(request: Request) -> int:
-    """Return the sort key of a request: longer prompts come first, which shows at once if memory does not suffice."""
+def driver_sort_key_by_length(request: Request) -> int:
+    """Return a sort key that puts longer prompts first, so that insufficient memory shows at once."""
     return -sum(len(message.content) for message in request.prompt)
 
 
-def prompts_alike_together(request: Request) -> str:
-    """Return the sort key of a request for a backend that keeps prefixes: prompts that begin alike stay together."""
+def driver_sort_key_by_prefix(request: Request) -> str:
+    """Return a sort key that puts prompts with the same beginning together, for a backend that caches prefixes."""
     return "\n".join(message.content for message in request.prompt)
 
 
@@ -50,13 +50,13 @@ def rank_in_blocks(
     batch_size: int,
     options: ListOptions | None = None,
 ) -> Iterator[RankedList]:
-    """Rerank lists in blocks, and yield them in their order as blocks finish.
+    """Rerank lists in blocks, and yield the results of each block, in input order, when it is finished.
 
     Args:
         rankings: The first-stage lists; one block is read at a time.
         make_driver: Returns a driver without rankings.
         backend: Answers the requests.
-        block: Number of lists per block; None for one block.
+        block: Number of lists per block; None for a single block.
         batch_size: Number of requests per batch.
         options: Options of every list.
 

@@ -1,9 +1,10 @@
-"""The text of methods in the hash of a run. It is part of the format on disk and independent of class names.
+"""The text that represents a method in the hash of a run. It is part of the format on disk.
 
-The tables hold the strategies and judges of commit 2d4cd24 with the options that they had then, which are always
-written. Options that they got later are written only if they change what the method did at 2d4cd24, so a new option
-does not change the hashes of existing runs. Other classes, such as those of another distribution, are written as
-2d4cd24 wrote every class: under their own name, with all their options, so that a changed default changes the hash.
+The tables contain the strategies and judges of commit 2d4cd24 and the options that they had then. These options are
+always written, and the text does not change if a class is renamed. An option that was added later is written only if
+its value makes the method behave differently than at 2d4cd24, so a new option does not change the hashes of existing
+runs. All other classes, such as those of other distributions, are written as 2d4cd24 wrote every class: by class name
+and with all options, so a changed default changes the hash.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from rerank.judges import judges, options_of_judge
+from rerank.judges import judge_specific_option_names, judges
 from rerank.pipeline.passages import PassageAggregation
 from rerank.registry import plugin_class_name
-from rerank.selector import Selector, convert_plugin_options
+from rerank.selector import Selector, convert_selector_options
 from rerank.strategies import Strategy
 
 #: The options that strategies had at commit 2d4cd24, in the order in which they are written.
@@ -30,7 +31,7 @@ _FIRST_STRATEGY_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "top_down": ("size", "budget", "top_k"),
     "tournament": ("size", "passes", "seed"),
 }
-#: Options that these strategies got later -> the value with which they do what they did at 2d4cd24, whatever the
+#: Strategy -> option added after 2d4cd24 -> the value with which the strategy behaves as it did then, whatever the
 #: default is today. An option that is in neither table is always written, which changes the hashes of existing runs.
 _LATER_STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 #: The options that judges had at commit 2d4cd24, in the order in which they are written.
@@ -43,62 +44,67 @@ _FIRST_JUDGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "relate": (),
     "score": ("yes", "no"),
 }
-#: Options that these judges got later, as in `_LATER_STRATEGY_OPTIONS`.
+#: Judge -> option added after 2d4cd24 -> value, with the same meaning as in `_LATER_STRATEGY_OPTIONS`.
 _LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
 
-def strategy_identity_text(name: str, strategy: Strategy) -> str:
-    """Return the text of a strategy in a run's hash, such as ``Multipass(size=20, stride=10, top_k=None)``."""
+def strategy_identity_in_pipeline(name: str, strategy: Strategy) -> str:
+    """Return the text of a strategy for a run's hash, such as ``Multipass(size=20, stride=10, top_k=None)``."""
     name = name.replace("-", "_")
-    values = _shown_option_values(strategy)
-    written = _written_option_names(
+    values = _pipeline_identity_option_values(strategy)
+    written = _pipeline_identity_option_names(
         values, _FIRST_STRATEGY_OPTIONS.get(name, ()), _LATER_STRATEGY_OPTIONS.get(name, {})
     )
     shown_name = plugin_class_name(name) if name in _FIRST_STRATEGY_OPTIONS else type(strategy).__qualname__
-    return _format_method_identity(shown_name, {option: repr(values[option]) for option in written})
+    return _format_pipeline_identity(shown_name, {option: repr(values[option]) for option in written})
 
 
 def passages_identity_text(passages: PassageAggregation) -> str:
-    """Return the text of a passage aggregation in a run's hash."""
-    values = _shown_option_values(passages)
-    return _format_method_identity(
-        "Passages", {option: repr(values[option]) for option in _written_option_names(values, _FIRST_PASSAGES_OPTIONS)}
+    """Return the text of a passage aggregation for a run's hash."""
+    values = _pipeline_identity_option_values(passages)
+    return _format_pipeline_identity(
+        "Passages",
+        {option: repr(values[option]) for option in _pipeline_identity_option_names(values, _FIRST_PASSAGES_OPTIONS)},
     )
 
 
-def judge_identity_text(judge: Selector) -> str:
-    """Return the text of a judge in a run's hash, such as ``generate(constrain=True, identifiers=numbers)``.
+def judge_identity_in_pipeline(judge: Selector) -> str:
+    """Return the text of a judge for a run's hash, such as ``generate(constrain=True, identifiers=numbers)``.
 
-    Options are written as the user gave them. Files are shortened to their names, so that the hash does not depend on
-    the machine. The content of a file is part of the judge's own identity.
+    Options are written as the user gave them, except that paths are shortened to file names, so the hash does not
+    depend on the machine. The content of a file is part of the judge's own identity.
     """
     name = judge.name.replace("-", "_")
     judge_class = judges.get(name)
     defaults = {
-        field.name: _default_of_option(field) for field in fields(judge_class) if field.name in options_of_judge(name)
+        field.name: _pipeline_identity_option_default(field)
+        for field in fields(judge_class)
+        if field.name in judge_specific_option_names(name)
     }
-    values = defaults | convert_plugin_options(judge.name, judge_class, judge.options)
-    written = _written_option_names(values, _FIRST_JUDGE_OPTIONS.get(name, ()), _LATER_JUDGE_OPTIONS.get(name, {}))
+    values = defaults | convert_selector_options(judge.name, judge_class, judge.options)
+    written = _pipeline_identity_option_names(
+        values, _FIRST_JUDGE_OPTIONS.get(name, ()), _LATER_JUDGE_OPTIONS.get(name, {})
+    )
     texts = defaults | {key: str(value).rpartition("/")[2] for key, value in judge.options.items()}
-    return _format_method_identity(judge.name, {option: str(texts[option]) for option in written})
+    return _format_pipeline_identity(judge.name, {option: str(texts[option]) for option in written})
 
 
-def _written_option_names(
+def _pipeline_identity_option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Return the names of the options that are written: first ones, then others unless they change nothing."""
+    """Return the names of the options to write: those in ``first``, then others whose value differs from ``later``."""
     unchanged = {name for name, value in (later or {}).items() if values[name] == value}
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 
 
-def _format_method_identity(name: str, options: Mapping[str, str]) -> str:
+def _format_pipeline_identity(name: str, options: Mapping[str, str]) -> str:
     return f"{name}({', '.join(f'{option}={text}' for option, text in options.items())})"
 
 
-def _shown_option_values(value: Any) -> dict[str, Any]:
+def _pipeline_identity_option_values(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value) if field.repr}
 
 
-def _default_of_option(field: Field[Any]) -> Any:
+def _pipeline_identity_option_default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()

@@ -1,8 +1,8 @@
-"""The driver's tasks over ``AsyncBackend.agenerate``, for models behind a network.
+"""Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network.
 
-They run on the background event loop of the process (`rerank.tasks.background_loop`), which owns the connections. Every
-ranking is a coroutine; the backend limits the number of simultaneous requests, so a slot that becomes free goes to the
-next request at once, whichever ranking it belongs to.
+Rankings run on the background event loop of the process (`rerank.tasks.background_loop`), which owns the connections.
+Every ranking is a coroutine. The backend limits the number of simultaneous requests, so the next request is sent as
+soon as another ends, whichever rankings they belong to.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, cast
 from rerank.pipeline.driver import Driver, ListOptions, Ticket
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply
-from rerank.tasks.background_loop import run_on_background_loop, submit_to_background_loop
+from rerank.tasks.background_loop import run_on_task_request_loop, submit_to_task_request_loop
 from rerank.tasks.requests import AsyncBackend
 from rerank.types import Ranking
 
-#: Number of lists that may be read while one is slow, in multiples of those that are open at a time.
+#: Maximum number of lists read from the oldest unfinished one on, as a multiple of the lists that are open at a time.
 _AHEAD = 4
 
 
-async def rank_list_over_network(
+async def drive_ranking_over_network(
     ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
 ) -> RankedList:
-    """Rerank one list; to be run on the background loop. Cancelling it cancels its requests.
+    """Rerank one list. This coroutine must run on the background loop; cancelling it cancels its requests.
 
     Args:
         ranking: The first-stage list.
         driver: A driver without rankings.
-        backend: Answers the requests; its ``batch_size`` bounds the requests of this list in flight.
+        backend: Answers the requests; its ``batch_size`` is the maximum number of requests in flight for this list.
         options: Options of the list.
 
     Raises:
-        RerankError: The list cannot be ranked, or the backend cannot answer at all; its other requests have then ended.
+        RerankError: The list cannot be ranked, or the backend cannot answer at all. Its other requests have ended.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, options)
@@ -52,7 +52,7 @@ async def rank_list_over_network(
             if not done:
                 driver.expire(key)
                 break
-            if any(task.exception() for task in done):  # replies on their way may be billed: await and log them
+            if any(task.exception() for task in done):  # other requests may be billed: await and log them
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 await asyncio.wait(tasks, timeout=left)
             for task in done:
@@ -75,10 +75,10 @@ def rank_concurrently(
 ) -> Iterator[tuple[int, RankedList]]:
     """Rerank lists, ``in_flight`` at a time, and yield them with their positions as they finish.
 
-    An error, and closing the iterator, end all rankings first; replies that have arrived are already logged.
+    If an error occurs or the iterator is closed, all rankings end first; replies that have arrived are already logged.
 
     Args:
-        rankings: The first-stage lists, read when there is a place for one.
+        rankings: The first-stage lists; the next one is read when one of the ``in_flight`` rankings has finished.
         make_driver: Returns a driver without rankings.
         backend: Answers the requests.
         in_flight: Number of rankings that are open at a time.
@@ -93,14 +93,14 @@ def rank_concurrently(
     read, is_failed = 0, False
     try:
         while True:
-            # A slow list holds back the results after it, so that only a bounded number of them may be ready.
+            # Results that overtake a slow list must wait for it, so the number of lists read after it is bounded.
             oldest = min(unfinished, default=read)
             while (
                 len(unfinished) < in_flight
                 and read < oldest + _AHEAD * in_flight
                 and (ranking := next(source, None)) is not None
             ):
-                submit_to_background_loop(session.rank(read, ranking))
+                submit_to_task_request_loop(session.rank(read, ranking))
                 unfinished.add(read)
                 read += 1
             if not unfinished:
@@ -112,16 +112,16 @@ def rank_concurrently(
                 raise result
             yield index, result
     finally:
-        # After an error, requests in flight end by themselves, since they may be billed; Ctrl-C cancels them.
-        run_on_background_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
+        # After an error, requests in flight may complete, since they may be billed; after Ctrl-C, they are cancelled.
+        run_on_task_request_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
 
 
 class _Session:
     """Rankings on the background loop that report their results to a thread.
 
     Attributes:
-        ended: Position and result, or error, of every ranking that has ended.
-        tasks: The tasks of the others.
+        ended: Position and result (or error) of every ranking that has ended.
+        tasks: The tasks of the rankings that have not ended.
     """
 
     def __init__(self, make_driver: Callable[[], Driver], backend: AsyncBackend, options: ListOptions | None) -> None:
@@ -134,7 +134,7 @@ class _Session:
         task.add_done_callback(lambda _: self.tasks.pop(index))
         try:
             self.ended.put(
-                (index, await rank_list_over_network(ranking, self._make_driver(), self._backend, self._options))
+                (index, await drive_ranking_over_network(ranking, self._make_driver(), self._backend, self._options))
             )
         except BaseException as error:
             self.ended.put((index, error))
@@ -142,7 +142,7 @@ class _Session:
 
 
 async def _end_ranking_tasks(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
-    """Wait until all tasks have ended, so that nothing is committed to a log that is closed."""
+    """Wait until all tasks have ended, so that none commits a reply after the log is closed."""
     running = list(tasks)
     for task in running:
         if cancel:

@@ -1,4 +1,4 @@
-"""Passage-level reranking of long documents: splitting them, and aggregating the ranks of their passages."""
+"""Passage-level reranking of long documents: split documents into passages, and aggregate the passages' ranks."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 class DocumentSplitter(Protocol):
-    """A way to divide the documents of a list into passages, and to order the documents by their ranked passages."""
+    """An object that divides documents into passages, and orders the documents by their ranked passages."""
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """Return the passages of all documents of a list, in its order."""
+        """Return the passages of all documents of a list, in the order of the list."""
 
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the ranking of their passages."""
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return the scores of the documents that have one, given those of their ranked passages."""
+        """Return document id -> score, computed from the scores of the passages; documents without one are omitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageAggregation:
     """Options for dividing documents into passages and aggregating the ranks of the passages.
 
-    A passage is ``size`` words with the white space between them; the next one starts ``stride`` words later, until one
-    reaches the end. Each keeps its document's title and first-stage score, and its id is ``ID#1``, ``ID#2`` and so on.
-    A document that is not longer than a passage, or has no text, is one passage, so every document is judged.
+    A passage consists of ``size`` words and the white space between them. The next passage starts ``stride`` words
+    later; the last one reaches the end of the document. Each passage keeps its document's title and first-stage score,
+    and its id is ``ID#1``, ``ID#2`` and so on. A document that is not longer than a passage, or has no text, is one
+    passage, so every document is judged.
 
-    The passage at rank r has the score 1/r. ``max``: a document has the score of its best passage. ``first``: only the
-    first passage of each document is judged, which takes no more calls than truncation. ``sum``: a document has the sum
-    of the scores of its passages, which favours long documents. These are MaxP, FirstP and SumP of Dai and Callan
-    (SIGIR 2019, arXiv 1905.09217), applied to reciprocal ranks. Ties keep the input order.
+    The passage at rank r has the score 1/r. With ``max``, a document has the score of its best passage. With ``first``,
+    only the first passage of each document is judged, which takes no more calls than truncation. With ``sum``, a
+    document has the sum of the scores of its passages, which favours long documents. These are MaxP, FirstP and SumP of
+    Dai and Callan (SIGIR 2019, arXiv 1905.09217), applied to reciprocal ranks. Ties keep the input order.
 
     Attributes:
         aggregate: ``max``, ``first`` or ``sum``.
-        size: Number of words per passage; in scripts without spaces, characters.
+        size: Number of words per passage; in scripts without spaces, each character counts as a word.
         stride: Number of words between the starts of two passages.
 
     Raises:
-        UsageError: Not ``0 < stride <= size``, so words would be skipped.
+        UsageError: ``0 < stride <= size`` does not hold, so words would be skipped.
     """
 
     aggregate: Aggregate = "max"
@@ -95,7 +96,7 @@ class PassageAggregation:
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
 
     def split(self, document: Document) -> tuple[Document, ...]:
-        """Return the passages of a document that are judged, at least one."""
+        """Return the passages of a document that are to be judged; there is at least one."""
         words = [match.span() for match in _WORD.finditer(document.text)]
         starts = range(0, max(1, len(words) - self.size + self.stride), self.stride)
         if self.aggregate == "first":
@@ -107,14 +108,14 @@ class PassageAggregation:
         return tuple(make_passage(document, number, text) for number, text in enumerate(texts, 1))
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """Return the passages of all documents of a list, in its order."""
+        """Return the passages of all documents of a list, in the order of the list."""
         return expand_ranking(ranking, self.split)
 
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the aggregated reciprocal ranks of their passages.
 
-        If the passages are still in their initial order, nothing is known about them, and the documents keep their
-        order; ``sum`` would otherwise put long documents first although no judge preferred them.
+        If the passages are still in their initial order, the documents keep their order too. Otherwise, ``sum`` would
+        put long documents first although no judge preferred them.
         """
         positions = {doc.id: position for position, doc in enumerate(documents.docs)}
         keys = [(positions[doc.part_of], int(doc.id.rpartition("#")[2])) for doc in passages.docs]
@@ -129,7 +130,7 @@ class PassageAggregation:
         return documents.reorder(0, tuple(order))
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return the score of the best passage of each document; none for ``sum``, whose sums mean nothing."""
+        """Return the score of each document's best passage; empty for ``sum``, since sums of scores have no meaning."""
         best: dict[str, str] = {}
         for passage in passages.docs:
             best.setdefault(passage.part_of, passage.id)
@@ -139,7 +140,7 @@ class PassageAggregation:
 
 
 def make_passage(document: Document, number: int, text: str) -> Document:
-    """Return the passage with this number and text of a document."""
+    """Return a passage of a document, with this number and text."""
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 

@@ -1,4 +1,4 @@
-"""What the driver returns: reranked lists, and the scores, windows and costs behind them."""
+"""The results of the driver: reranked lists, with their scores, judged windows and costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Ranking, Window
 
-#: Error of the requests of a window that was half answered at the deadline.
+#: Error in the substitute for a missing reply, if only some requests of a window were answered by the deadline.
 LATE = "the deadline passed before the reply"
 
 
@@ -20,15 +20,15 @@ class RankedList:
 
     Attributes:
         ranking: The documents, best first; the score at rank r is 1/r.
-        scores: The judge's score per document, in the order of the ranking; None where there is none.
-        score_kind: What these scores are; None if the judge has none.
+        scores: The judge's score per document, in the order of the ranking; None for a document without a score.
+        score_kind: What these scores are; None if the judge gives no scores.
         judged: The windows that were judged, with first-stage scores, and their verdicts, in the order of judging.
-        split: The windows that were too long for the context, so that their parts were ranked and merged, each with
-            the number of documents that fit, counted from its head.
-        usage: The cost of its replies.
-        dropped: Document id -> tokens cut off the document, so that a prompt fits; the largest number if the document
-            was in several prompts. Passages count with their own ids.
-        expired: Whether the deadline passed first, so that the windows that were not judged yet kept their order.
+        split: The windows that were too long for the context and were therefore ranked in parts and merged; each with
+            the number of documents, counted from its head, that fit in the context.
+        usage: The cost of the replies for this list.
+        dropped: Document id -> number of tokens cut off the document to make a prompt fit; the largest number if the
+            document was in several prompts. If passages were judged, their ids are used.
+        expired: Whether the deadline passed before all windows were judged; the others kept their order.
     """
 
     ranking: Ranking
@@ -42,10 +42,10 @@ class RankedList:
 
     def windows(self) -> dict[str, int]:
         """Return the number of windows per status; every status is a key."""
-        return count_window_statuses(self.judged)
+        return count_window_statuses_of_ranking(self.judged)
 
     def failures(self) -> list[Verdict]:
-        """Return the verdicts of the windows that failed, other than by the deadline."""
+        """Return the verdicts of the windows that failed for another reason than the deadline."""
         failed = [verdict for _, verdict in self.judged if verdict.status in FAILURES]
         return [verdict for verdict in failed if not (self.expired and LATE in verdict.detail)]
 
@@ -55,14 +55,14 @@ class RerankOutcome:
     """The reranked lists and the windows that were judged for them.
 
     Attributes:
-        lists: One per input list, in the same order.
+        lists: The reranked lists, one per input list and in the same order.
     """
 
     lists: tuple[RankedList, ...]
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
-        """The reranked lists without scores and windows."""
+        """The rankings of all lists, without the judge's scores and windows."""
         return tuple(ranked.ranking for ranked in self.lists)
 
     @property
@@ -77,7 +77,7 @@ class RerankOutcome:
 
     def windows(self) -> dict[str, int]:
         """Return the number of windows per status; every status is a key."""
-        return count_window_statuses(self.judged)
+        return count_window_statuses_of_ranking(self.judged)
 
     def failure_rate(self) -> float:
         """Return the fraction of windows that failed; 0 if there were none."""
@@ -85,7 +85,7 @@ class RerankOutcome:
         return failures / len(self.judged) if self.judged else 0.0
 
 
-def count_window_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
+def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
     """Return the number of windows per status; every status is a key."""
     counts = dict.fromkeys(map(str, STATUSES), 0)
     for _, verdict in judged:
@@ -93,13 +93,14 @@ def count_window_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str,
     return counts
 
 
-def final_judge_scores(
+def final_judge_scores_of_ranking(
     shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None
 ) -> dict[str, float]:
-    """Return document id -> score of the documents that have one.
+    """Return document id -> final score, for the documents that have one.
 
-    Absolute scores: a document has its latest one. Scores within a window are comparable only if one window held all
-    documents, so they count if exactly one window did and no other followed. A document of a failed window has none.
+    If scores are absolute, the latest score of a document counts. If they are comparable only within a window, they
+    count only if exactly one window contained all documents and no other window followed it. A document whose latest
+    window failed has no score.
 
     Args:
         shown: The list that was judged: documents, or their passages.
@@ -118,7 +119,7 @@ def final_judge_scores(
     return {doc_id: score for doc_id, score in latest.items() if score is not None and math.isfinite(score)}
 
 
-def put_documents_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
-    """Return the ranking with ``best`` at its head; the other documents keep their order."""
+def put_documents_first_in_ranking(ranking: Ranking, best: Sequence[Document]) -> Ranking:
+    """Return the ranking with the documents in ``best`` first; the other documents keep their order."""
     ids = {doc.id for doc in best}
     return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])

@@ -1,8 +1,8 @@
 """A worker thread that runs the rankings of many callers on one local model.
 
-Callers submit rankings at any time. On a CPU, prefill is bound by computation, so that a batch of two callers' requests
-takes as long as two batches; callers then take turns, batch by batch. Where the backend says that sharing batches pays
-(a GPU, vLLM), batches are formed from the requests of all callers by arrival.
+Callers submit rankings at any time. On a CPU, prefill is compute-bound, so one batch with the requests of two callers
+takes as long as two batches; therefore, callers take turns, batch by batch. If the backend reports that sharing batches
+saves time (a GPU, vLLM), batches are formed from the requests of all callers in order of arrival.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """A driver, and the jobs that it runs, by key."""
+    """A driver and the jobs that it runs, by the key of their rankings."""
 
     driver: Driver
     jobs: dict[int, _Job] = field(default_factory=dict)
 
 
 class LocalService:
-    """Rankings of many callers on one local model.
+    """A service that runs the rankings of many callers on one local model.
 
     Args:
         make_driver: Returns a driver without rankings.
-        backend: Answers the requests; ``shares_batches`` says whether batches of several callers pay.
+        backend: Answers the requests; its ``shares_batches`` says whether batches shared by several callers save time.
         batch_size: Number of requests per batch.
     """
 
     def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
-        """Start without a thread."""
+        """Store the arguments; the thread starts with the first ranking."""
         self._make_driver, self._backend, self._batch_size = make_driver, backend, batch_size
         self._shares = bool(getattr(backend, "shares_batches", False))
         self._submitted: deque[_Job] = deque()
@@ -62,7 +62,7 @@ class LocalService:
         self._pid = os.getpid()
 
     def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
-        """Add a ranking; cancelling the future drops it at the next batch.
+        """Add a ranking. If its future is cancelled, the ranking is dropped before the next batch.
 
         Args:
             ranking: The first-stage list.
@@ -75,7 +75,7 @@ class LocalService:
         self._forget_parent()
         with self._changed:
             if self._is_closed:
-                raise UsageError("The reranker is closed", expected="an open one", remedy="Load it again")
+                raise UsageError("The reranker is closed", expected="an open reranker", remedy="Load it again")
             self._submitted.append(job)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="rerank-service", daemon=True)
@@ -84,7 +84,7 @@ class LocalService:
         return job.future
 
     def _forget_parent(self) -> None:
-        """Start anew in a forked process, which has none of its parent's threads."""
+        """Reset the service in a forked process, in which the threads of the parent do not exist."""
         if os.getpid() != self._pid:
             self._pid, self._thread = os.getpid(), None
             self._submitted, self._changed = deque(), threading.Condition()
@@ -123,14 +123,14 @@ class LocalService:
         try:
             lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
             lane.jobs[lane.driver.add(job.ranking, job.options)] = job
-        except Exception as error:  # noqa: BLE001 - the thread serves others, too
+        except Exception as error:  # noqa: BLE001 - the thread must go on serving other callers
             _resolve_ranking_future(job.future, error)
             return
         if lane not in lanes:
             lanes.append(lane)
 
     def _run_batch(self, lanes: deque[_Lane]) -> None:
-        """Run one batch of the next lane, which then is the last one."""
+        """Run one batch of the first lane, and move this lane to the end of the queue."""
         lane = lanes.popleft()
         lanes.append(lane)
         try:
@@ -142,7 +142,7 @@ class LocalService:
             self._fail_jobs(lane, error)
 
     def _end_jobs(self, lane: _Lane) -> None:
-        """Deliver what has finished, drop what was cancelled, and end the rankings whose deadline has passed."""
+        """Drop cancelled rankings, end those whose deadline has passed, and deliver all finished ones."""
         try:
             self._drop_ended(lane)
             self._deliver(lane)
@@ -155,7 +155,7 @@ class LocalService:
         lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
-        """End rankings that were cancelled or whose deadline has passed."""
+        """Drop rankings that were cancelled, and end those whose deadline has passed."""
         now = time.monotonic()
         for key, job in list(lane.jobs.items()):
             if job.future.cancelled():

@@ -1,4 +1,4 @@
-"""Reranking of many lists, one after the other, with memory for a bounded number of them."""
+"""Reranking of a stream of lists, with a bounded number of them in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 from rerank.errors import DataError
 from rerank.judges.base import Judge
 from rerank.pipeline.driver import Driver, ListOptions
-from rerank.pipeline.local import LOOKAHEAD, longest_prompt_first, prompts_alike_together, rank_in_blocks
+from rerank.pipeline.local import LOOKAHEAD, driver_sort_key_by_length, driver_sort_key_by_prefix, rank_in_blocks
 from rerank.pipeline.network import rank_concurrently
 from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RankedList, RerankOutcome
@@ -20,16 +20,16 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """How many lists and requests are worked on together.
+    """The number of lists and requests that are processed together.
 
-    For a model in this process it decides which requests share a batch and so, in the last bits, the scores. A run
-    records it and is resumed with the recorded one.
+    For a model in this process, the flow decides which requests share a batch, and this affects the last bits of the
+    scores. A run records its flow, and is resumed with the recorded flow.
 
     Attributes:
-        block: Number of consecutive lists whose requests share batches, for a model in this process; None for all.
+        block: Number of consecutive lists whose requests may share batches, for a model in this process; None for all.
         in_flight: Number of lists that are open at a time, for a model behind a network.
         batch_size: Number of requests per batch.
-        reuse: Whether a model in this process computes prompt prefixes that several requests share once.
+        reuse: Whether a model in this process computes a prompt prefix that several requests share only once.
     """
 
     block: int | None
@@ -39,13 +39,13 @@ class Flow:
 
     @classmethod
     def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
-        """Return the default for a backend: eight batches per block, and twice as many lists as slots for requests."""
+        """Return the default for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
         size = backend.batch_size
         return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse)
 
     @classmethod
     def unbounded(cls, backend: Backend) -> Self:
-        """Return the flow of runs that recorded none: all lists are one block, and prefixes are not reused."""
+        """Return the flow for runs that did not record one: all lists form one block, and prefixes are not reused."""
         return cls(block=None, in_flight=2 * backend.batch_size, batch_size=backend.batch_size, reuse=False)
 
     @classmethod
@@ -53,7 +53,7 @@ class Flow:
         """Read a recorded flow.
 
         Raises:
-            DataError: A value is missing or no number of at least 1.
+            DataError: A value is missing, or is not a number of at least 1.
         """
         names = ("block", "in_flight", "batch_size")
         sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
@@ -69,12 +69,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranker:
-    """All that reranks a list, except for the backend that answers its requests.
+    """Everything that is needed to rerank a list, except the backend that answers the requests.
 
     Attributes:
         strategy: Decides which windows are judged.
         judge: Makes the requests of a window and reads the replies.
-        passages: How documents are divided for the judge; None shows them whole.
+        passages: Divides documents into passages for the judge; None shows whole documents.
         top_k: Number of documents to rerank; the others keep their input order. None for all.
     """
 
@@ -87,24 +87,24 @@ class Ranker:
         """Return a driver without rankings; prompts for a model in this process are sorted by length or beginning."""
         if isinstance(backend, AsyncBackend):
             return Driver(self.strategy, self.judge, passages=self.passages)
-        order = prompts_alike_together if getattr(backend, "caches_prefixes", False) else longest_prompt_first
+        order = driver_sort_key_by_prefix if getattr(backend, "caches_prefixes", False) else driver_sort_key_by_length
         return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=order)
 
     def arrival_driver(self) -> Driver:
-        """Return a driver without rankings whose requests keep the order of arrival, for callers at any time."""
+        """Return a driver without rankings that hands out requests in order of arrival, as a service needs."""
         return Driver(self.strategy, self.judge, passages=self.passages)
 
 
-def rank_stream(
+def drive_ranking_stream(
     rankings: Iterable[Ranking], ranker: Ranker, backend: Backend, flow: Flow | None = None
 ) -> Iterator[RankedList]:
     """Rerank lists and yield the results in the order of the lists.
 
     Args:
-        rankings: The first-stage lists; only as many are read as are worked on.
+        rankings: The first-stage lists; only those that are being processed are read.
         ranker: Strategy, judge and passages.
         backend: Answers the requests.
-        flow: How many lists and requests are worked on together; None for the backend's default.
+        flow: The number of lists and requests that are processed together; None for the backend's default.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
@@ -116,15 +116,15 @@ def rank_stream(
         return ranker.driver(backend)
 
     if isinstance(backend, AsyncBackend):
-        _ = backend.tokens.context_size  # a server may be asked for it, which must not happen on the event loop
-        return in_list_order(
+        _ = backend.tokens.context_size  # may send a request to the server, which must not happen on the event loop
+        return yield_driver_results_in_order(
             rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options)
         )
     return rank_in_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
 
 
-def in_list_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
-    """Yield numbered results by their numbers, from 0; those that come early are kept until it is their turn."""
+def yield_driver_results_in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
+    """Yield numbered results in ascending order from 0; a result that comes early is kept until its turn."""
     early: dict[int, RankedList] = {}
     turn = 0
     for index, result in results:
@@ -143,10 +143,10 @@ def rank_together(
     top_k: int | None = None,
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
-    """Rerank all lists as one block and return the results together; see `Ranker` for the arguments.
+    """Rerank all lists as one block and return the results together; `Ranker` explains the arguments.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     ranker = Ranker(strategy=strategy, judge=judge, passages=passages, top_k=top_k)
-    return RerankOutcome(tuple(rank_stream(rankings, ranker, backend, Flow.unbounded(backend))))
+    return RerankOutcome(tuple(drive_ranking_stream(rankings, ranker, backend, Flow.unbounded(backend))))

@@ -1,4 +1,4 @@
-"""Splitting of windows that do not fit the context: parts are ranked, then merged by judging their heads together."""
+"""Splitting of windows that do not fit in the context: parts are ranked, and merged by judging their heads together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from itertools import pairwise
 
 from rerank.types import Document, Order, Plan, Ranking, Window
 
-#: Answer to a window: its order, or how many of its documents fit (two or more), counted from its head.
+#: Answer to a window: its order, or the number of its documents (two or more, from its head) that fit in the context.
 WindowAnswer = Order | int
-#: A plan that is told how many documents fit if a window is oversized.
+#: A plan whose windows may be oversized; as the answer to such a window, it gets the number of documents that fit.
 SplittingPlan = Generator[list[Window], list[WindowAnswer], Ranking]
-#: The same for one window: it yields windows, is sent their answers, and returns the order of the window.
+#: The plan for one window: it yields the window or parts of it, is sent the answers, and returns the window's order.
 _WindowPlan = Generator[list[Window], list[WindowAnswer], Order]
 _PlanWindow = Callable[[Window], _WindowPlan]
 
 
 class WindowSplitter:
-    """A wrapper for plans that splits oversized windows; to the plan they look as if they had been judged whole.
+    """A wrapper for plans that splits oversized windows; the plan gets an order as if each had been judged whole.
 
     Attributes:
-        split: The windows that were ranked in parts, and how many of their documents fit.
+        split: The windows that were ranked in parts, each with the number of its documents that fit in the context.
     """
 
     def __init__(self) -> None:
@@ -28,16 +28,18 @@ class WindowSplitter:
         self.split: list[tuple[Window, int]] = []
 
     def __call__(self, plan: Plan) -> SplittingPlan:
-        """Return the plan with its oversized windows ranked in parts."""
+        """Return a plan that does the same but ranks oversized windows in parts."""
         try:
             windows = next(plan)
             while True:
-                windows = plan.send((yield from _run_plans_together([self._plan_window(window) for window in windows])))
+                windows = plan.send(
+                    (yield from _run_split_windows_together([self._plan_window(window) for window in windows]))
+                )
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
     def _plan_window(self, window: Window) -> _WindowPlan:
-        """Judge a window; the parts of an oversized window and their merges may be oversized in turn."""
+        """Judge a window, in parts if it is oversized; its parts and merge windows may be oversized, too."""
         (answer,) = yield [window]
         if not isinstance(answer, int):
             return answer
@@ -48,8 +50,8 @@ class WindowSplitter:
 def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
     """Rank parts of at most ``capacity`` documents, then merge them by ranking their heads together.
 
-    Only the beginning of the order of the heads is final, up to the point where one part has no head left: its next
-    document has not been compared yet. With a perfect judge the result is the order of the whole window.
+    The order of the heads is final only up to the point where the heads of one part are used up, because the next
+    document of that part has not been compared yet. With a perfect judge, the result is the order of the whole window.
 
     Calls: ceil(n / capacity) for the parts, then one per merge step; two parts of 50 with capacity 80 take 2 + 2.
     """
@@ -57,7 +59,7 @@ def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> 
     count = -(-len(window) // capacity)
     edges = [index * len(window) // count for index in range(count + 1)]
     parts = [list(range(start, end)) for start, end in pairwise(edges)]
-    orders = yield from _run_plans_together([plan_window(_make_sub_window(window, part)) for part in parts])
+    orders = yield from _run_split_windows_together([plan_window(_make_sub_window(window, part)) for part in parts])
     parts = [[part[position] for position in order] for part, order in zip(parts, orders, strict=True)]
     while len(parts) > 1:
         merged = yield from _merge_split_windows(window, parts[:capacity], capacity, plan_window)
@@ -70,16 +72,16 @@ def _merge_split_windows(
 ) -> Generator[list[Window], list[WindowAnswer], list[int]]:
     merged: list[int] = []
     while len(parts) > 1 and len(merged) < window.depth:
-        # Each part contributes equally many heads; together they fit one window.
+        # Each part contributes the same number of heads, so that together they fit in one window.
         share = capacity // len(parts)
         heads = [part[:share] for part in parts]
         shown = [position for head in heads for position in head]
         order = yield from plan_window(_make_sub_window(window, shown))
         ranked = [shown[index] for index in order]
-        final = _count_final_heads(ranked, heads, parts)
+        final = _count_final_split_heads(ranked, heads, parts)
         merged += ranked[:final]
         removed = set(ranked[:final])
-        # Documents that were ranked but are not final stay at the head of their part, in their new order.
+        # Documents that were ranked but are not final stay at the start of their part, in their new order.
         rank = {position: index for index, position in enumerate(ranked)}
         for part in parts:
             part[:share] = sorted((item for item in part[:share] if item not in removed), key=rank.__getitem__)
@@ -87,10 +89,12 @@ def _merge_split_windows(
     return merged + [position for part in parts for position in part]
 
 
-def _count_final_heads(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
-    """Return how many of the ranked heads are final: up to the last head of the first part that runs out of heads."""
-    # Behind the last head of a part, its next document, which was not shown, might come first. A part whose documents
-    # were all shown sets no limit.
+def _count_final_split_heads(
+    ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]
+) -> int:
+    """Return how many of the ranked heads are final: all up to the point where a part first runs out of heads."""
+    # After the last head of a part, the next document of that part, which was not shown, might come first. A part
+    # whose documents were all shown sets no limit.
     rank = {position: index for index, position in enumerate(ranked)}
     ends = [
         max(rank[position] for position in head) + 1
@@ -105,8 +109,10 @@ def _make_sub_window(window: Window, positions: Sequence[int]) -> Window:
     return Window(window.query, docs, best=window.best)
 
 
-def _run_plans_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
-    """Run the plans of several windows in lock-step: their next windows are yielded together."""
+def _run_split_windows_together(
+    plans: Sequence[_WindowPlan],
+) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
+    """Run the plans of several windows in lockstep: in each step, yield the next windows of all plans together."""
     results: dict[int, Order] = {}
     pending = {index: next(plan) for index, plan in enumerate(plans)}
     while pending:

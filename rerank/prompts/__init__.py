@@ -1,4 +1,4 @@
-"""Prompts: templates in YAML, their rendering, and their token budget.
+"""Prompts: YAML templates, rendering, and the token budget.
 
 Built-in prompts are loaded by name, other prompts by the path of their file.
 """

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 
-#: Placeholder of a picture in the text of a turn (U+FFFC, object replacement character).
+#: Placeholder for a picture in the text of a turn (U+FFFC, object replacement character).
 PICTURE = "\ufffc"
 
 
@@ -18,7 +18,7 @@ class Message:
 
     Attributes:
         role: Role of the speaker.
-        content: The text, with a `PICTURE` in the position of each picture.
+        content: The text, with `PICTURE` at the position of each picture.
         images: Paths of the pictures, in order of appearance.
     """
 
@@ -27,27 +27,27 @@ class Message:
     images: tuple[str, ...] = ()
 
 
-#: A chat, oldest turn first. The model replies to the last turn; a last turn of the assistant is the beginning of the
-#: reply, which the model continues.
+#: A chat, oldest turn first. The model replies to the last turn. If this is a turn of the assistant, it is the
+#: beginning of the reply, and the model continues it.
 Prompt = tuple[Message, ...]
 
 
 class RenderedPrompt(tuple[Message, ...]):
-    """A prompt with the positions of the boundaries of its template.
+    """A prompt that also stores where the sections of its template end.
 
-    It is equal to a tuple of the same turns, and a copy or a part of it is an ordinary tuple.
+    It is equal to a tuple of the same turns. Copies and slices are ordinary tuples.
 
     Args:
         turns: The turns.
-        boundaries: Pairs of the index of a turn and a number of characters of its content, in order of appearance. They
+        boundaries: Pairs of the index of a turn and a character offset in its content, in order of appearance. They
             mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
-            each passage: up to there, other prompts may be equal.
+            each passage. Up to such a position, other prompts may have the same text.
     """
 
     boundaries: tuple[tuple[int, int], ...]
 
     def __new__(cls, turns: Iterable[Message] = (), boundaries: Iterable[tuple[int, int]] = ()) -> Self:
-        """Create a tuple of the turns."""
+        """Create the tuple of turns and store the boundaries."""
         prompt = super().__new__(cls, turns)
         prompt.boundaries = tuple(boundaries)
         return prompt
@@ -66,7 +66,7 @@ class TokenCounter(Protocol):
         """Maximum number of tokens of prompt and reply together."""
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of a prompt, including those of the chat template."""
+        """Return the number of tokens of a prompt, including the tokens of the chat template."""
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Return the number of tokens of each text on its own, without special tokens."""

@@ -1,4 +1,4 @@
-"""A memo of bounded size: results of a pure function, kept between rounds, queries and threads."""
+"""A memo of bounded size for the results of a pure function, shared by rounds, queries and threads."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-#: Approximate size in bytes of an entry besides its key and value: its slot in the dictionary and the objects' headers.
+#: Approximate size in bytes of an entry without its key and value: its slot in the dictionary and object headers.
 ENTRY_BYTES = 200
 
 
 class BoundedMemo(Generic[K, V]):
-    """A thread-safe dictionary that drops the entries that were not used for the longest time.
+    """A thread-safe dictionary that drops the entries that have not been used for the longest time.
 
-    Entries are in one of two generations. New and used entries are young. When the young ones need half of the limit,
-    they become the old generation, and the previous old generation is dropped. This approximates "least recently used"
-    without an order to maintain, so that a look-up is one access to a dictionary.
+    There are two generations of entries. New and recently used entries are young. When the young generation takes up
+    half of the limit, it becomes the old generation, and the previous old generation is dropped. This approximates
+    "least recently used" without maintaining an order, so a look-up is a single access to a dictionary.
 
     Args:
-        limit: Maximum size of all entries together. An entry of more than half of it is not stored.
-        size: Returns the size of an entry, given its key and value.
+        limit: Maximum total size of all entries. An entry larger than half of the limit is not stored.
+        size: Function that returns the size of an entry, given its key and value.
     """
 
     def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:
@@ -43,7 +43,7 @@ class BoundedMemo(Generic[K, V]):
         return self._revive(key) if value is None else value
 
     def get_all(self, keys: Sequence[K]) -> list[V | None]:
-        """Return the value of each key; None if it is not stored."""
+        """Return the value of each key; None for keys that are not stored."""
         values = list(map(self._young.get, keys))
         if self._old:
             for index in [index for index, value in enumerate(values) if value is None]:
@@ -61,7 +61,7 @@ class BoundedMemo(Generic[K, V]):
                 self._store(key, value)
 
     def _revive(self, key: K) -> V | None:
-        """Return the value of an old entry after making it young."""
+        """Return the value of an old entry and make it young; None if the key is not stored."""
         value = self._old.get(key)
         if value is not None:
             self.put(key, value)

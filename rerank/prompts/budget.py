@@ -1,7 +1,7 @@
-"""The token budget of a prompt: passages are truncated evenly to fit the context, instruction and query never.
+"""Fit prompts into a context: passages are truncated evenly; instruction and query are never truncated.
 
-The token count of a prompt is not the sum of its parts, since tokens can cross their boundaries. Truncation is
-therefore estimated from the lengths of the passages, and the returned prompt is counted as a whole.
+The token count of a prompt is not the sum of the counts of its parts, since tokens can cross their boundaries. The
+truncation is therefore estimated from the lengths of the passages, and the returned prompt is counted as a whole.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.cached_counter import CachedTokenCounter
 from rerank.prompts.passages import (
     collapse_passage_whitespace,
-    insert_pictures_into_prompt,
     passage_text,
     picture_marks_in_prompt,
+    replace_prompt_picture_marks,
 )
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
 
 #: Number of estimated caps to try before bisection.
 _ESTIMATES = 6
-#: Maximum size of the memo of passages, in bytes, and of that of prompts without passages, in entries.
+#: Maximum size of the memo of passages in bytes, and of the memo of prompts without passages in entries.
 _TEXTS_BYTES, _FIXED_ENTRIES = 16 << 20, 1 << 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedPrompt:
-    """A prompt that fits the context.
+    """A prompt that fits into the context.
 
     Attributes:
         prompt: The chat.
         tokens: Number of tokens of the whole prompt.
         passages: The passages in the prompt.
         cut: Number of truncated passages.
-        cap: Length in tokens that they were truncated to; None if no passage was truncated.
-        dropped: Number of tokens that were cut off each passage; empty if no passage was truncated.
+        cap: Length in tokens to which they were truncated; None if no passage was truncated.
+        dropped: Number of tokens that were cut from each passage; empty if no passage was truncated.
     """
 
     prompt: Prompt
@@ -51,10 +51,10 @@ class FittedPrompt:
     dropped: tuple[int, ...] = ()
 
 
-def passage_cap_within_budget(lengths: Sequence[int], budget: int) -> int:
+def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
     """Return the largest cap for which sum(min(length, cap)) <= budget, at most the longest length (water-filling).
 
-    >>> passage_cap_within_budget([10, 2, 10], 12)
+    >>> prompt_passage_token_cap([10, 2, 10], 12)
     5
     """
     left, rest = budget, len(lengths)
@@ -72,10 +72,10 @@ class PromptBudget:
         tokens: The model's token counter.
         floor: Minimum number of tokens kept of each passage.
         max_passage_tokens: Truncate passages to at most this many tokens, even if they fit; None for no limit.
-        context_size: Context size to use, at most the model's; None for the model's.
+        context_size: Context size to use, at most the context size of the model; None for the model's own.
 
     Raises:
-        UsageError: The numbers contradict each other or exceed the model's context.
+        UsageError: The limits contradict each other or exceed the model's context.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class PromptBudget:
         max_passage_tokens: int | None = None,
         context_size: int | None = None,
     ) -> None:
-        """Check the numbers."""
-        check_passage_limits(floor, max_passage_tokens)
+        """Check the limits."""
+        check_prompt_passage_limits(floor, max_passage_tokens)
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(
                 f"--context-size {context_size}",
@@ -95,7 +95,7 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
-        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _size_of_cached_passage)
+        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _prompt_passage_cache_size)
         self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens
@@ -111,9 +111,9 @@ class PromptBudget:
     ) -> FittedPrompt:
         """Render the prompt of a window, truncating its passages as little as possible.
 
-        All passages longer than a common cap are truncated to it; the cap is the largest that fits (except for effects
-        of tokens across boundaries). Few prompts are counted: one without passages, and usually one or two more.
-        Pictures are never resized.
+        All passages longer than a common cap are truncated to it. The cap is the largest that fits (except for effects
+        of tokens that cross boundaries). Only a few prompts have to be counted: one without passages, and usually one
+        or two more. Pictures are never resized.
 
         Args:
             template: The prompt template.
@@ -122,7 +122,8 @@ class PromptBudget:
             labels: Identifiers of the passages; 1, 2, ... if None.
 
         Raises:
-            ContextOverflowError: The prompt does not fit with every passage at the floor, or with its pictures.
+            ContextOverflowError: The prompt does not fit, even with all passages truncated to the floor; or it does not
+                fit with its pictures.
             DataError: The prompt shows scores and the window has none, a Jinja section fails, or a document lacks the
                 text or picture that the prompt shows.
         """
@@ -141,7 +142,7 @@ class PromptBudget:
         return fitted
 
     def _passage_texts(self, docs: Sequence[Document], *, escape: bool) -> list[str]:
-        """Return the passages of documents, which the windows and rounds of a query share."""
+        """Return the passages of documents. They are cached, since windows and rounds of a query share documents."""
         keys = [(doc, escape) for doc in docs]
         texts = self._texts.get_all(keys)
         new = {key: passage_text(key[0], escape=escape) for key, text in zip(keys, texts, strict=True) if text is None}
@@ -149,7 +150,7 @@ class PromptBudget:
         return [new[key] if text is None else text for key, text in zip(keys, texts, strict=True)]
 
     def _count_fixed(self, attempt: _Attempt) -> int:
-        """Return the number of tokens of a prompt without passages, which the windows of a query share."""
+        """Return the number of tokens of a prompt without passages. It is cached, since windows of a query share it."""
         template, labels = attempt.template, attempt.labels and tuple(attempt.labels)
         key = (template, attempt.query, len(attempt.texts), labels, attempt.scores if template.shows_scores else None)
         tokens = self._fixed.get(key)
@@ -161,11 +162,11 @@ class PromptBudget:
     def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
-        """Render the prompt of a window of pictures, whose size is fixed."""
+        """Render the prompt of a window of pictures, which are never resized."""
         query = collapse_passage_whitespace(window.query.text.replace(PICTURE, " "))
         marks = picture_marks_in_prompt(window.docs)
         rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
-        prompt = insert_pictures_into_prompt(rendered, window.docs)
+        prompt = replace_prompt_picture_marks(rendered, window.docs)
         tokens = self._tokens.count(prompt)
         if tokens > available:
             raise ContextOverflowError(
@@ -177,11 +178,11 @@ class PromptBudget:
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
 
     def _search(self, attempt: _Attempt, *, fixed: int, available: int) -> FittedPrompt:
-        """Return the prompt with the largest cap that fits; with the lowest cap if none fits."""
+        """Return the prompt with the largest cap that fits, or with the lowest cap if none fits."""
         longest = max(attempt.lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
-        level = passage_cap_within_budget(attempt.lengths, available - fixed)
+        level = prompt_passage_token_cap(attempt.lengths, available - fixed)
         fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither was tried yet
         best: FittedPrompt | None = None
         for tries in itertools.count():
@@ -190,7 +191,7 @@ class PromptBudget:
             cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
             fitted = attempt.render(cap)
             # Tokens outside the passages are now known to be fitted.tokens - passage_tokens(cap).
-            level = passage_cap_within_budget(attempt.lengths, available - fitted.tokens + attempt.passage_tokens(cap))
+            level = prompt_passage_token_cap(attempt.lengths, available - fitted.tokens + attempt.passage_tokens(cap))
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:
@@ -209,11 +210,11 @@ class PromptBudget:
         )
 
 
-def check_passage_limits(floor: int, max_passage_tokens: int | None) -> None:
+def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> None:
     """Check the limits on the length of passages.
 
     Raises:
-        UsageError: They are out of range or contradict each other.
+        UsageError: The limits are out of range or contradict each other.
     """
     if floor < 0:
         raise UsageError(f"--min-passage-tokens {floor}", expected="at least 0")
@@ -242,11 +243,11 @@ class _Attempt:
         return sum(min(length, cap) for length in self.lengths)
 
     def fill(self, passages: Sequence[str]) -> Prompt:
-        """Return the prompt with these passages."""
+        """Return the prompt with the given texts as passages."""
         return self.template.render(self.query, passages, scores=self.scores, labels=self.labels)
 
     def render(self, cap: int) -> FittedPrompt:
-        """Render and count the prompt with passages of at most ``cap`` tokens."""
+        """Render the prompt with passages of at most ``cap`` tokens, and count its tokens."""
         longer = [text for text, length in zip(self.texts, self.lengths, strict=True) if length > cap]
         cuts = iter(self.tokens.cut(longer, cap) if longer else ())
         pairs = zip(self.texts, self.lengths, strict=True)
@@ -261,5 +262,5 @@ class _Attempt:
         )
 
 
-def _size_of_cached_passage(key: tuple[Document, bool], text: str) -> int:
+def _prompt_passage_cache_size(key: tuple[Document, bool], text: str) -> int:
     return ENTRY_BYTES + sys.getsizeof(key[0].text) + sys.getsizeof(text)

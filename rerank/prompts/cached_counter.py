@@ -1,4 +1,4 @@
-"""A memo of token counts: windows of one query share documents, and rounds share prompts."""
+"""A memo of token counts, which are needed repeatedly: windows of a query share documents, and rounds share prompts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import cast
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
-#: A text and the number of tokens that it is truncated to, or -1 for its whole length; or a prompt.
+#: Either a text and the number of tokens to which it is truncated (-1 if it is not truncated), or a prompt.
 _Key = tuple[str, int] | Prompt
 _WHOLE = -1
 
 
 class CachedTokenCounter:
-    """A memo of the lengths, cuts and counts of a `TokenCounter`, safe for use by several threads.
+    """A thread-safe memo of the lengths, cuts and counts that a `TokenCounter` computes.
 
     Args:
         tokens: The token counter.
-        size: Maximum size in bytes, including the texts and prompts that are counted.
+        size: Maximum size in bytes, including the stored texts and prompts.
     """
 
     def __init__(self, tokens: TokenCounter, *, size: int = 16 << 20) -> None:
@@ -28,7 +28,7 @@ class CachedTokenCounter:
         self._memo: BoundedMemo[_Key, int] = BoundedMemo(size, _size_of_counted_prompt)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text; those that are not in the memo are tokenized in one call."""
+        """Return the number of tokens of each text; texts that are not in the memo are tokenized in one call."""
         return self._of_texts(texts, _WHOLE, self._tokens.lengths)
 
     def cut(self, texts: Sequence[str], tokens: int) -> list[str]:
@@ -45,7 +45,7 @@ class CachedTokenCounter:
         return tokens
 
     def _of_texts(self, texts: Sequence[str], kind: int, compute: Callable[[list[str]], list[int]]) -> list[int]:
-        """Return a number for each text, from the memo or computed for all others together."""
+        """Return a number for each text; numbers that are not in the memo are computed in one call."""
         numbers = self._memo.get_all([(text, kind) for text in texts])
         missing = {text: None for text, number in zip(texts, numbers, strict=True) if number is None}
         if missing:

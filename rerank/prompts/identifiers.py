@@ -18,7 +18,7 @@ from rerank.prompts.base import TokenCounter
 Alphabet = Literal["numbers", "letters"]
 
 
-def make_passage_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
+def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
     """Return identifiers for ``count`` passages, without brackets.
 
     Args:
@@ -32,7 +32,7 @@ def make_passage_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounte
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))
-    letters = single_token_identifiers(tokens)
+    letters = single_token_prompt_identifiers(tokens)
     if len(letters) < count:
         raise UsageError(
             f"{count} candidates in one window, but this tokenizer has only {len(letters)} letters and pairs "
@@ -43,17 +43,17 @@ def make_passage_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounte
     return letters[:count]
 
 
-def single_token_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
+def single_token_prompt_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
     """Return all letters and pairs of letters that are a single token, the shortest first.
 
-    A counter with an attribute ``letters``, such as that of a replay, determines them itself.
+    A token counter with an attribute ``letters``, such as the counter of a replay, states them itself.
     """
     recorded: tuple[str, ...] = getattr(tokens, "letters", ())
-    return recorded or _find_identifier_letters(cast(Hashable, tokens))
+    return recorded or _find_prompt_identifier_letters(cast(Hashable, tokens))
 
 
 @lru_cache(maxsize=16)
-def _find_identifier_letters(counter: Hashable) -> tuple[str, ...]:
+def _find_prompt_identifier_letters(counter: Hashable) -> tuple[str, ...]:
     """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
     tokens = cast(TokenCounter, counter)
     names = [*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2))]

@@ -1,4 +1,4 @@
-"""Loading of prompts from YAML, with the keys of this project and of rank_llm."""
+"""Load prompts from YAML, with the keys of this project and of rank_llm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rerank.errors import DataError, UnknownNameError
 from rerank.prompts.sections import Syntax
 from rerank.prompts.template import METHODS, PromptExample, PromptMethod, PromptTemplate
 
-#: Key in the file -> field of the template. The keys with ``_user`` are rank_llm's for multi-turn chats.
+#: Key in the file -> field of the template. rank_llm uses the keys with ``_user`` for multi-turn chats.
 _SECTIONS = {
     "system_message": "system",
     "prefix": "prefix",
@@ -21,7 +21,7 @@ _SECTIONS = {
     "suffix": "suffix",
     "suffix_user": "suffix",
 }
-#: rank_llm's settings for parsing replies. They are accepted without effect, since our parser reads every reply.
+#: rank_llm's settings for parsing replies. They are accepted but have no effect, since our parser reads every reply.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
 _KEYS = (
     "method",
@@ -72,8 +72,8 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
         raise _wrong_prompt_key_error(name, "shows", shows, "'text' or 'pictures'")
     return PromptTemplate(
         name=name,
-        method=_method_of_prompt(table, name),
-        syntax=_syntax_of_prompt(table, name, sections),
+        method=_prompt_template_method(table, name),
+        syntax=_prompt_template_syntax(table, name, sections),
         escape_brackets=escape,
         reply_prefix=reply_prefix,
         pictures=shows == "pictures",
@@ -94,7 +94,7 @@ def _prompt_mapping(text: str, name: str) -> dict[Any, Any]:
     return table
 
 
-def _method_of_prompt(table: dict[Any, Any], name: str) -> PromptMethod:
+def _prompt_template_method(table: dict[Any, Any], name: str) -> PromptMethod:
     method = table.get("method", "listwise")
     if method not in METHODS:
         raise _wrong_prompt_key_error(name, "method", method, f"one of: {', '.join(METHODS)}")
@@ -112,8 +112,8 @@ def _examples_of_prompt(table: dict[Any, Any], name: str) -> tuple[PromptExample
     return tuple(PromptExample(query=query, passages=passages, order=order) for query, passages, order in parts)
 
 
-def _syntax_of_prompt(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
-    """Return the syntax given by ``template``; if missing, Jinja if a section contains ``{%`` or a Jinja variable."""
+def _prompt_template_syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
+    """Return the syntax given by ``template``; by default Jinja if a section contains ``{%`` or a Jinja variable."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"

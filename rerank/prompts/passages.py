@@ -1,4 +1,4 @@
-"""Conversion of documents to passages for a prompt, without text that looks like an identifier.
+"""Convert documents to passages for a prompt, without text that looks like an identifier.
 
 The form "Title: ... Content: ..." and the replacement of square by round brackets follow Liu et al. (ACL 2025, arXiv
 2412.14574) and other descendants of RankGPT.
@@ -14,7 +14,7 @@ from rerank.errors import DataError
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 
-#: Mark of a document's picture in a rendered prompt, which `insert_pictures_into_prompt` replaces.
+#: Mark of a document's picture in a rendered prompt, which `replace_prompt_picture_marks` replaces.
 _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 #: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
@@ -26,9 +26,10 @@ _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u277
 def escape_passage_brackets(text: str) -> str:
     """Replace square brackets around a number by round ones, so that no passage contains an identifier.
 
-    Words next to the number make no difference, since "[Passage 3]" is an identifier too. An unmatched bracket is
-    replaced where a reader would complete it: at the end of the text, before another opening bracket, and after a
-    number at the beginning of the text. The function is idempotent and preserves the length of the text.
+    Brackets are also replaced if there are words next to the number, since "[Passage 3]" is an identifier too. An
+    unmatched bracket is replaced where a reader would add the missing one: at the end of the text, before another
+    opening bracket, and after a number at the beginning of the text. The function is idempotent and preserves the
+    length of the text.
 
     >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
     'as shown in (12) and (Passage 3), see a[i]'
@@ -98,7 +99,7 @@ def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
     return [f"{PICTURE}{index}{PICTURE}" for index in range(len(docs))]
 
 
-def insert_pictures_into_prompt(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
+def replace_prompt_picture_marks(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
     """Replace the marks in a rendered prompt by the documents' pictures.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Syntax = Literal["braces", "jinja"]
 
-#: Source of a Jinja section and its values -> its text. Rendering takes longer than all other work on a short prompt.
+#: Memo: source of a Jinja section and values -> text. Rendering takes longer than all other work on a short prompt.
 _filled: BoundedMemo[tuple[Any, ...], str] = BoundedMemo(
     8 << 20, lambda key, text: ENTRY_BYTES + sum(map(sys.getsizeof, key)) + sys.getsizeof(text)
 )
@@ -31,7 +31,7 @@ class Section(Protocol):
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of its placeholders."""
+        """Names of the placeholders in the section."""
 
     def fill(self, values: Mapping[str, Any]) -> str:
         """Return the text with values for its placeholders; ``values`` contains all of `names`."""
@@ -70,14 +70,14 @@ class BraceSection:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
             raise DataError(
-                f"{_shorten_section_text(text)} has an unmatched brace ({error})",
+                f"{_shorten_prompt_section(text)} has an unmatched brace ({error})",
                 expected="{name} for a placeholder, {{ and }} for braces",
             ) from error
         for _, name, spec, conversion in parsed:
             if name is not None and (not name.isidentifier() or spec or conversion):
                 written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 raise DataError(
-                    f"{_shorten_section_text(text)} has the placeholder {{{written}}}",
+                    f"{_shorten_prompt_section(text)} has the placeholder {{{written}}}",
                     expected="only a name in braces",
                     remedy="Double the braces if they are meant as text",
                 )
@@ -85,7 +85,7 @@ class BraceSection:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of its placeholders."""
+        """Names of the placeholders in the section."""
         return frozenset(name for _, name in self.parts if name is not None)
 
     def fill(self, values: Mapping[str, Any]) -> str:
@@ -99,10 +99,10 @@ class JinjaSection:
 
     Attributes:
         text: The source of the template.
-        names: Variables that the template reads and does not set.
+        names: Names of the variables that the template reads but does not set.
         template: The compiled template.
-        order: The names, sorted.
-        is_random: Whether the template may give another text for the same values.
+        order: The same names, sorted.
+        is_random: Whether the template may give different texts for the same values.
     """
 
     text: str
@@ -126,18 +126,18 @@ class JinjaSection:
             template = environment.from_string(text)
         except TemplateSyntaxError as error:
             raise DataError(
-                f"{_shorten_section_text(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
+                f"{_shorten_prompt_section(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
             ) from error
         except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested too deeply for Python
             raise DataError(
-                f"{_shorten_section_text(text)} is not a valid Jinja template: {type(error).__name__}",
+                f"{_shorten_prompt_section(text)} is not a valid Jinja template: {type(error).__name__}",
                 expected="less nesting",
             ) from error
         own = frozenset(names) - frozenset(environment.globals)
         return cls(text, own, template, tuple(sorted(own)), any(word in text for word in ("random", "lipsum")))
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Render the template, or return the text that it had for the same values.
+        """Render the template, or return the cached text for the same values.
 
         Raises:
             DataError: The template fails, or violates the sandbox.
@@ -159,7 +159,7 @@ class JinjaSection:
             return str(self.template.render(values))
         except (*ordinary, RecursionError, MemoryError) as error:
             why = str(error) or type(error).__name__
-            raise DataError(f"The Jinja template {_shorten_section_text(self.text)} fails: {why}") from error
+            raise DataError(f"The Jinja template {_shorten_prompt_section(self.text)} fails: {why}") from error
 
 
 @lru_cache(maxsize=1)
@@ -170,5 +170,5 @@ def _prompt_environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
-def _shorten_section_text(text: str) -> str:
+def _shorten_prompt_section(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")

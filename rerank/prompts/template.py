@@ -19,7 +19,7 @@ PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", 
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
 _EVERYWHERE = ("query", "num", "instruction")
-#: Section -> its placeholders. ``passages`` is a list and therefore available in Jinja only.
+#: Section -> its placeholders. ``passages`` is a list and therefore only available in Jinja.
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "system": _EVERYWHERE,
     "prefix": (*_EVERYWHERE, "psg_ids", "passages"),
@@ -61,13 +61,13 @@ class PromptTemplate:
     """A prompt for a list of passages, or for a single one.
 
     Without assistant sections, the chat is one user turn (after the system turn): the prefix, the body once per
-    passage, and the suffix. ``prefix_assistant`` turns the prefix into a separate user turn with this reply of the
-    assistant; ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP 2023).
+    passage, and the suffix. With ``prefix_assistant``, the prefix becomes a separate user turn, followed by this reply
+    of the assistant. ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP 2023).
 
     Attributes:
         name: Name of the prompt, for messages.
         method: ``listwise`` adds missing line breaks after the prefix and every body. ``singleturn_listwise`` and
-            ``multiturn_listwise`` are rank_llm's and join the sections unchanged. ``pointwise`` shows one passage
+            ``multiturn_listwise`` come from rank_llm and join the sections unchanged. ``pointwise`` shows one passage
             without an identifier, and the query only if the model does not generate it.
         system: System turn; empty for none.
         prefix: Text before the passages.
@@ -79,12 +79,13 @@ class PromptTemplate:
         examples: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
         escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``.
-        pictures: Whether documents are shown as pictures, in the positions of their passages.
-        instruction: What counts as relevant, for prompts with a place for it; a query's own instruction replaces it.
+        pictures: Whether documents are shown as pictures, at the positions of their passages.
+        instruction: What counts as relevant, for prompts with a placeholder for it; an instruction of the query
+            replaces it.
 
     Raises:
         UnknownNameError: A placeholder is not available in its section.
-        DataError: Passages or query are not shown, or the turns do not alternate.
+        DataError: The prompt does not show the passages or the query, or the turns do not alternate.
     """
 
     name: str
@@ -132,16 +133,16 @@ class PromptTemplate:
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         for later in ("pictures", "instruction"):
             if not content[later]:
-                del content[later]  # so that prompts keep the digest that they had before this field was added
+                del content[later]  # so that older prompts keep their digests
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether the prompt has a place for an instruction."""
+        """Whether the prompt has a placeholder for an instruction."""
         return any("instruction" in self._section(key).names for key in PLACEHOLDERS)
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
-        """Return the prompt with the instruction of a query; unchanged without one, or without a place for it."""
+        """Return the prompt with the instruction of a query, or unchanged if either lacks one."""
         return _template_with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
@@ -157,7 +158,7 @@ class PromptTemplate:
         scores: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
     ) -> RenderedPrompt:
-        """Render the chat, with the positions where its sections end.
+        """Render the chat and record the positions where its sections end.
 
         Args:
             query: Text of the query.
@@ -194,7 +195,7 @@ class PromptTemplate:
     def _query_turns(
         self, shared: Mapping[str, Any], names: Sequence[str], scores: Sequence[float] | None = None
     ) -> tuple[list[Message], list[tuple[int, int]]]:
-        """Return the turns for one query, the last of which is the user's, and their `RenderedPrompt.boundaries`."""
+        """Return the turns for one query, which end with a user turn, and their `RenderedPrompt.boundaries`."""
         pairs = zip(names, shared["passages"], strict=False)
         rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
         if self.shows_scores:
@@ -219,7 +220,7 @@ class PromptTemplate:
         return turns, list(dict.fromkeys(boundaries))
 
     def _query_position(self, prefix: str, shared: Mapping[str, Any]) -> int:
-        """Return the number of characters of the prefix that are the same for every query."""
+        """Return the number of characters before the query in the prefix, which are the same for every query."""
         section = self._section("prefix")
         if "query" not in section.names:
             return 0

@@ -29,7 +29,7 @@ class WordTokens:
         return self._context_size
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of all turns, plus a few per turn."""
+        """Return the number of tokens of all turns, plus a few additional tokens per turn."""
         return sum(_TURN + length for length in self.lengths([message.content for message in prompt]))
 
     def lengths(self, texts: list[str]) -> list[int]:
@@ -37,7 +37,7 @@ class WordTokens:
         return [sum(1 for _ in _WORD.finditer(text)) for text in texts]
 
     def picture_tokens(self, path: str) -> int:
-        """Return 1, for the placeholder; the picture is not read."""
+        """Return 1, the token of the placeholder; the picture is not read."""
         return 1
 
     def cut(self, text: str, tokens: int) -> str:

@@ -1,11 +1,11 @@
-"""The reranker, the entry point for Python: a model and a method that rank documents for a query.
+"""The reranker, the entry point for Python code: it ranks documents for a query, with a model and a method.
 
     reranker = Reranker.from_pretrained("smollm2-135m")
     for hit in reranker.rank("how do I ...", ["one text", "another"], top_k=1):
         print(hit.rank, hit.score, hit.text)
 
-It is also a stage of a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; `rerank.experiment` executes
-whole runs with resume and scores.
+It can also be a stage in a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; `rerank.experiment`
+executes whole runs, which can be resumed and are scored.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.evidence import find_evidence
-from rerank.pipeline.network import rank_list_over_network
+from rerank.pipeline.network import drive_ranking_over_network
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
-from rerank.pipeline.stream import Ranker, rank_stream
-from rerank.reranker.calibrated import calibrate_list, open_calibration
-from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
+from rerank.pipeline.stream import Ranker, drive_ranking_stream
+from rerank.reranker.calibrated import calibrate_list_of_reranker, open_calibration_of_reranker
+from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_reranker_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
-from rerank.reranker.reports import report_ranking
-from rerank.retrieval.base.given_documents import DocumentLike, given_candidates, given_query
+from rerank.reranker.reports import report_reranker_ranking
+from rerank.retrieval.base.given_documents import DocumentLike, given_first_stage_candidates, given_first_stage_query
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.store import NoLog, log_calls, open_shared_call_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
-from rerank.tasks.background_loop import submit_to_background_loop
+from rerank.tasks.background_loop import submit_to_task_request_loop
 from rerank.types import Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
@@ -48,22 +48,22 @@ __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "Ra
 
 @dataclass(kw_only=True)
 class Reranker(RunTransformer):
-    """A strategy and a judge with an open backend, for any number of threads and event loops.
+    """A strategy and a judge with an open backend; any number of threads and event loops may use it at the same time.
 
-    Requests to a server run at the same time, at most ``concurrency`` of them. A model in this process runs on a thread
-    of its own, batch by batch.
+    At most ``concurrency`` requests to a server are sent at the same time. A model in this process runs in a separate
+    thread, batch by batch.
 
     Attributes:
         strategy: Decides which windows are judged.
         judge: Orders the documents of a window.
-        name: Tag of the runs that it produces.
-        passages: How long documents are divided into passages; None judges them whole.
-        top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
+        name: Name of the runs that it returns.
+        passages: Divides long documents into passages; None judges whole documents.
+        top_k: Rerank only the top K; the remaining documents keep their input order. None reranks all.
         backend: Answers the requests; the judge's own backend by default.
-        on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
-        calibration: Turns scores into probabilities of relevance; None for none.
-        first_stage: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If it
-            is not that of the calibration, the probabilities are computed without these scores.
+        on_failure: What happens if a window fails: ``keep`` its given order, or ``raise`` an error.
+        calibration: Converts scores to probabilities of relevance; None for no probabilities.
+        first_stage: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If the
+            calibration is for another first stage, probabilities are computed without these scores.
     """
 
     strategy: Strategy
@@ -80,22 +80,22 @@ class Reranker(RunTransformer):
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what happens on failure, and take the judge's backend if there is no other."""
-        check_on_failure(self.on_failure)
+        """Check ``on_failure``, and use the judge's backend if no other is given."""
+        check_reranker_on_failure(self.on_failure)
         self.backend = self.backend or self.judge.backend
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
         """Load a model and assemble a reranker.
 
-        The settings have the names, meaning and defaults of the command's flags, so the same settings give the same
-        ranking. `rerank.assemble.RankerConfig` lists them.
+        The settings have the same names, meanings and defaults as the command's flags, so the same settings give the
+        same ranking in Python and in the command. `rerank.assemble.RankerConfig` lists them.
 
         Args:
-            model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``. If
-                omitted, the adapter's base model, or ``smollm2-135m``.
-            **settings: ``method``, ``adapter``, ``prompt``, ``device``, ``base_url`` and so on. Missing settings come
-                from the adapter or the trained model, then from the defaults; None counts as missing.
+            model: A name in `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``. If
+                omitted, the base model of the adapter is used, or ``smollm2-135m`` without an adapter.
+            **settings: ``method``, ``adapter``, ``prompt``, ``device``, ``base_url`` and so on. A missing setting is
+                taken from the adapter or the trained model, or else from the defaults; None counts as missing.
 
         Raises:
             UnknownNameError: No setting, method, prompt or passage aggregate has this name.
@@ -112,8 +112,9 @@ class Reranker(RunTransformer):
 
         Args:
             backend: The backend. Settings for loading a model have no effect on it.
-            **settings: As for `from_pretrained`. Missing ones come from the adapter or the trained model that the
-                backend loaded, if it knows its ``settings_folder``. The prompt suits the model named in its identity.
+            **settings: As for `from_pretrained`. A missing setting is taken from the adapter or the trained model that
+                the backend loaded, if the backend has a ``settings_folder``. The prompt is chosen for the model that is
+                named in the backend's identity.
 
         Raises:
             UnknownNameError: No setting, method, prompt or passage aggregate has this name.
@@ -131,17 +132,17 @@ class Reranker(RunTransformer):
             name=setup.method.name.replace(":", "-"),
             passages=setup.passages,
             top_k=setup.config.top_k,
-            calibration=open_calibration(setup, judge),
+            calibration=open_calibration_of_reranker(setup, judge),
         )
 
     def with_log(self, *, cache: bool = True, max_total_tokens: int | None = None) -> Self:
-        """Return this reranker with a cache of replies, or a cap on tokens, or both.
+        """Return a copy of this reranker with a cache of replies, a cap on tokens, or both.
 
         Args:
-            cache: Answer repeated requests from the user's cache of replies, which runs of the command share, and add
-                new replies to it. It holds prompts and replies.
-            max_total_tokens: Cap on prompt and completion tokens of all rankings; requests beyond it fail, so their
-                windows keep their order. None for no cap.
+            cache: Answer repeated requests from the user's cache of replies, and add new replies to it. The command
+                uses the same cache. It contains prompts and replies.
+            max_total_tokens: Cap on the prompt and completion tokens of all rankings together. Requests that could
+                exceed it fail, so their windows keep their order. None for no cap.
         """
         log = open_shared_call_cache() if cache else NoLog()
         backend = log_calls(self.backend, log, max_total_tokens=max_total_tokens)
@@ -150,9 +151,9 @@ class Reranker(RunTransformer):
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]) -> Hits:
         """Rank documents for a query.
 
-        Ids do not affect the ranking: a document without an id gets its position as id, ids may repeat, and
-        ``hit.corpus_id`` is the position of a hit in the input. An empty query keeps the input order. A ranking with a
-        failed window, or whose deadline passed, has ``hits.notes`` and is logged once, without texts.
+        Ids do not affect the ranking and may repeat. A document without an id gets its position as id. The position of
+        a hit in the input is ``hit.corpus_id``. An empty query keeps the input order. If a window failed or the
+        deadline passed, ``hits.notes`` says so, and one warning without texts is logged.
 
         Args:
             query: The query.
@@ -180,10 +181,10 @@ class Reranker(RunTransformer):
     async def arank(
         self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]
     ) -> Hits:
-        """Do the same as `rank` without blocking the event loop.
+        """Rank documents for a query like `rank`, without blocking the event loop.
 
-        Cancelling it cancels its requests to a server. A model in this process ends its current batch, whose result is
-        dropped.
+        If it is cancelled, its requests to a server are cancelled, too. A model in this process finishes its current
+        batch, and the result is dropped.
         """
         asked = self._ask(query, documents, options)
         is_warm = self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)
@@ -195,10 +196,10 @@ class Reranker(RunTransformer):
     ) -> Iterator[Hits]:
         """Rank the documents of many queries, and yield the hits in the order of the queries.
 
-        Only a bounded number of lists is read ahead, so that the input may be an endless stream.
+        Only a bounded number of lists is read ahead, so the input may be an endless stream.
 
         Args:
-            lists: Queries with their documents, as for `rank`; scores are taken from the documents.
+            lists: Queries with their documents, as for `rank`; first-stage scores are taken from the documents.
             **options: As for `rank`, except for ``scores`` and ``deadline``.
 
         Raises:
@@ -219,7 +220,7 @@ class Reranker(RunTransformer):
                 waiting.append(asked)
                 yield asked.ranking
 
-        for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
+        for ranked in drive_ranking_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
             yield self._hits(waiting.popleft(), ranked)
 
     def evidence(
@@ -230,42 +231,43 @@ class Reranker(RunTransformer):
         threshold: float = 0.1,
         max_spans: int | None = None,
     ) -> list[tuple[EvidenceSpan, ...]]:
-        """Find the spans of each document that receive the most attention from the query, with requests of their own.
+        """Find the spans of each document that receive the most attention from the query; this sends separate requests.
 
         Args:
             query: The query.
             documents: The documents.
-            threshold: Minimum share of a document's attention that a sentence of a span receives.
+            threshold: Minimum fraction of a document's attention that each sentence of a span receives.
             max_spans: Maximum number of spans per document; None for all.
 
         Returns:
-            Per document, in the given order, its spans: start and end in code points of its text, and score.
+            One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
+            document's text, and a score.
 
         Raises:
             UsageError: The judge is not the attention judge, or a setting is out of range.
             PartialFailureError: A request failed.
         """
         self.warm_up()
-        given = [candidate.document for candidate in given_candidates(documents)]
+        given = [candidate.document for candidate in given_first_stage_candidates(documents)]
         return find_evidence(
-            self.judge, self.backend, given_query(query), given, threshold=threshold, max_spans=max_spans
+            self.judge, self.backend, given_first_stage_query(query), given, threshold=threshold, max_spans=max_spans
         )
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""
         self.warm_up()
-        ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend)
+        ranked_lists = drive_ranking_stream(run.values(), self._ranker(None), self.backend)
         rankings = []
         for ranked in ranked_lists:
-            report_ranking(ranked, self.judge, self.on_failure)
+            report_reranker_ranking(ranked, self.judge, self.on_failure)
             rankings.append(ranked.ranking)
         return Run(rankings, name=self.name)
 
     def warm_up(self) -> None:
-        """Load the model, or inspect its server, so that the first ranking does not wait for it.
+        """Load the model, or query its server for the context size, so that the first ranking does not have to wait.
 
         Raises:
-            BackendError: There is no server.
+            BackendError: The server cannot be reached.
             UsageError: The model does not state its context size, or the settings exceed it.
         """
         if not self._is_warm:
@@ -275,7 +277,7 @@ class Reranker(RunTransformer):
             self._is_warm = True
 
     def close(self) -> None:
-        """End the thread of the model, or close the connections to its server. Rankings in progress are cancelled."""
+        """Stop the model's thread, or close the connections to the server. Rankings in progress are cancelled."""
         with self._opening:
             service, self._service = self._service, None
         if service is not None:
@@ -284,7 +286,7 @@ class Reranker(RunTransformer):
             close()
 
     async def aclose(self) -> None:
-        """Do the same as `close` without blocking the event loop."""
+        """Close the reranker like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -296,7 +298,7 @@ class Reranker(RunTransformer):
         self.close()
 
     def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
-        """Check the arguments of a ranking."""
+        """Check the arguments of a ranking and return them as a `RankCall`."""
         if options.get("threshold") is not None and self.calibration is None:
             raise UsageError(
                 f"threshold is {options['threshold']!r}, and the reranker has no calibration",
@@ -306,7 +308,7 @@ class Reranker(RunTransformer):
         return RankCall.check(query, documents, {**options, "on_failure": options.get("on_failure") or self.on_failure})
 
     def _warm_up_in_time(self, asked: RankCall) -> bool:
-        """Warm up, and return whether that ended before the deadline; otherwise, it goes on for the next ranking."""
+        """Warm up, and return whether it ended before the deadline; if not, it continues in the background."""
         if self._is_warm or asked.deadline is None:
             self.warm_up()
             return True
@@ -327,7 +329,7 @@ class Reranker(RunTransformer):
         return True
 
     def _expired(self, asked: RankCall) -> Future[RankedList]:
-        """Return the outcome of a ranking for which nothing was judged in time."""
+        """Return the result of a ranking for which no window was judged before the deadline."""
         driver = self._ranker(asked.top_k).arrival_driver()
         driver.expire(driver.add(asked.ranking))
         future: Future[RankedList] = Future()
@@ -343,8 +345,8 @@ class Reranker(RunTransformer):
         backend = self.backend
         options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
         if isinstance(backend, AsyncBackend):
-            return submit_to_background_loop(
-                rank_list_over_network(asked.ranking, ranker.driver(backend), backend, options)
+            return submit_to_task_request_loop(
+                drive_ranking_over_network(asked.ranking, ranker.driver(backend), backend, options)
             )
         with self._opening:
             if self._service is None:
@@ -353,7 +355,7 @@ class Reranker(RunTransformer):
             return self._service.submit(asked.ranking, options)
 
     def _ranker(self, top_k: int | None) -> Ranker:
-        """Return the ranker for a number of hits; strategies that can stop early do so."""
+        """Return the ranker for this number of hits; a strategy that can stop early gets this number."""
         strategy = self.strategy
         top_k = min((k for k in (top_k, self.top_k) if k), default=None)
         if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
@@ -361,12 +363,12 @@ class Reranker(RunTransformer):
         return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k)
 
     def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
-        report = report_ranking(ranked, self.judge, asked.on_failure)
+        report = report_reranker_ranking(ranked, self.judge, asked.on_failure)
         positions = [int(doc.id) for doc in ranked.ranking.docs]
         relevance: Sequence[float | None] = [None] * len(positions)
         if self.calibration is not None and positions:
             given = [asked.candidates[position].score for position in positions]
-            calibrated = calibrate_list(self.calibration, ranked, given, self.first_stage)
+            calibrated = calibrate_list_of_reranker(self.calibration, ranked, given, self.first_stage)
             relevance = calibrated.relevance
             report = replace(report, answerable=calibrated.answerable, fit=calibrated.fit)
         hits = Hits(

@@ -1,4 +1,4 @@
-"""Calibrations of rankers: which file belongs to one, and the probabilities of one of its lists."""
+"""Calibrations of rankers: open the calibration that belongs to a ranker, and apply it to a reranked list."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
 
 
-def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
-    """Open the calibration of a ranker: the named one, or that of its adapter or trained model.
+def open_calibration_of_reranker(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
+    """Open the calibration of a ranker: the one that the user named, or the one of its adapter or trained model.
 
-    One that came with the adapter is left out if the ranker has another method, prompt or base model.
+    A calibration that came with the adapter is ignored if the ranker has another method, prompt or base model.
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: It is not a calibration.
+        DataError: The file is not a calibration.
         UsageError: The named calibration belongs to another ranker.
     """
     found = setup.calibration_file(judge.backend)
@@ -35,15 +35,15 @@ def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | No
     return calibration
 
 
-def calibrate_list(
+def calibrate_list_of_reranker(
     calibration: Calibration, ranked: RankedList, given: Sequence[float | None], first_stage: str | None
 ) -> CalibratedList:
-    """Return the probabilities of a reranked list.
+    """Return the calibrated probabilities of a reranked list.
 
     Args:
         calibration: The calibration.
         ranked: The list.
-        given: First-stage scores in the order of the reranked list; None where there are none.
+        given: First-stage scores in the order of the reranked list; None for a document without a score.
         first_stage: Name of the first stage.
     """
     known = [score for score in given if score is not None]

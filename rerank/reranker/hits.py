@@ -1,4 +1,4 @@
-"""Output of a reranker: ranked documents with scores, and what the ranking cost."""
+"""Output of a reranker: ranked documents with scores, and a report on the ranking."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Hit:
 
     Attributes:
         corpus_id: Position of the document in the input list, from 0.
-        rank: Its rank, from 1.
-        score: The judge's own score, whose quantity `Hits.score_kind` names; None if it has none for this document.
-        rank_score: 1/rank, which is no estimate of relevance.
+        rank: Rank of the document, from 1.
+        score: The judge's score, of the kind named by `Hits.score_kind`; None if the judge gave this document none.
+        rank_score: 1/rank, which is not an estimate of relevance.
         relevance: Calibrated probability that the document is relevant, non-increasing along the list; None without a
             calibration.
         document: The document.
@@ -61,11 +61,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """What was cut off the documents so that prompts fit the model's context, or a limit on passages.
+    """The amount of text that was cut off documents to fit prompts in the model's context or passages in their limit.
 
     Attributes:
         passages: Number of documents, or passages of long documents, that were cut.
-        tokens: Number of tokens that were dropped in all.
+        tokens: Total number of tokens that were cut off.
     """
 
     passages: int = 0
@@ -74,18 +74,18 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
-    """What is known about a ranking beside its order.
+    """Information about a ranking, apart from its order.
 
     Attributes:
         windows: Number of judged windows per status, such as ``ok`` or ``error``.
-        score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge has none.
-        usage: Calls, tokens and seconds of its replies; those from a cache count as calls only.
-        cost: US dollars; None if the price is unknown.
-        cut: What was cut off the documents.
+        score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge gives no scores.
+        usage: Number of calls, tokens and seconds; replies from a cache count only as calls.
+        cost: Cost in US dollars; None if the price is unknown.
+        cut: How much was cut off the documents.
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.
-        fit: The fit of the calibration that was used; empty without one.
+        fit: Name of the calibration's fit that was used; empty without a calibration.
         expired: Whether the deadline passed before all windows were judged.
-        notes: What a user should know, such as a deadline that passed or windows that failed; empty if all went well.
+        notes: Messages for the user, such as a deadline that passed or windows that failed; empty if all went well.
     """
 
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Hits(tuple[Hit, ...]):
     """The ranked documents, best first.
 
     Attributes:
-        report: What is known about the ranking; its attributes are also those of the hits.
+        report: Information about the ranking; its attributes are also attributes of the hits.
     """
 
     report: RankingReport
@@ -121,22 +121,22 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def score_kind(self) -> str:
-        """What the scores are; empty if the judge has none."""
+        """What the scores are; empty if the judge gives no scores."""
         return self.report.score_kind
 
     @property
     def usage(self) -> Usage:
-        """Calls, tokens and seconds."""
+        """Number of calls, tokens and seconds."""
         return self.report.usage
 
     @property
     def cost(self) -> float | None:
-        """US dollars; None if the price is unknown."""
+        """Cost in US dollars; None if the price is unknown."""
         return self.report.cost
 
     @property
     def cut(self) -> Cut:
-        """What was cut off the documents."""
+        """How much was cut off the documents."""
         return self.report.cut
 
     @property
@@ -151,7 +151,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about this ranking; empty if all went well."""
+        """Messages for the user about this ranking; empty if all went well."""
         return self.report.notes
 
     def top_k(self, k: int) -> Hits:
@@ -160,7 +160,7 @@ class Hits(tuple[Hit, ...]):
         Raises:
             UsageError: ``k`` is below 0.
         """
-        check_top_k(k)
+        check_reranker_top_k(k)
         return Hits(self[:k], report=self.report)
 
     def at_least(self, threshold: float) -> Hits:
@@ -178,11 +178,11 @@ class Hits(tuple[Hit, ...]):
         return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
 
 
-def check_top_k(k: object) -> None:
-    """Check a number of hits.
+def check_reranker_top_k(k: object) -> None:
+    """Check that a value is a number of hits, or None.
 
     Raises:
-        UsageError: It is no whole number from 0, and not None.
+        UsageError: The value is neither None nor a whole number of at least 0.
     """
     if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 0):
         raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")

@@ -1,4 +1,4 @@
-"""The report on a ranking: what it cost and what went wrong. Degraded rankings are logged, without any text."""
+"""The report on a ranking: its costs and problems. A degraded ranking is logged, without any text of its documents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from rerank.errors import PartialFailureError
 from rerank.judges import FAILURES, PromptJudge
-from rerank.models.prices import compute_model_cost
+from rerank.models.prices import compute_cost_by_model_name
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calls import OnFailure
 from rerank.reranker.hits import Cut, RankingReport
@@ -14,8 +14,8 @@ from rerank.reranker.hits import Cut, RankingReport
 _log = logging.getLogger("rerank.reranker")
 
 
-def report_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure) -> RankingReport:
-    """Return what is known about a ranking; one with failed windows, or whose deadline passed, is logged once.
+def report_reranker_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure) -> RankingReport:
+    """Return the report on a ranking; if windows failed or the deadline passed, log one warning.
 
     Args:
         ranked: The ranking.
@@ -37,7 +37,7 @@ def report_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure
         _log.warning("Degraded ranking of query %r: %s", ranked.ranking.query.id, "; ".join(degraded))
     if failures and on_failure == "raise":
         raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
-    # A judge may say something about a window that it judged, such as that it was given no first-stage scores.
+    # A verdict may contain a remark even if it did not fail, such as that the judge was given no first-stage scores.
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
     if ranked.ranking.query.instruction and not judge.template.takes_instruction:
         remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None
@@ -46,7 +46,7 @@ def report_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure
         windows=windows,
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
         usage=ranked.usage,
-        cost=compute_model_cost(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
+        cost=compute_cost_by_model_name(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
         expired=ranked.expired,
         notes=(*degraded, *remarks),

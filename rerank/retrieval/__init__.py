@@ -1,4 +1,4 @@
-"""First stages, which retrieve the candidates: one per file, opened by name."""
+"""First stages, which retrieve the candidates. Each module is one first stage, which is opened by name."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ first_stages = Registry("retrieval", "first stage")
 def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
-    If the collection's ``drop_self`` is true, a document whose id equals the query's is left out of its ranking.
+    If the collection's ``drop_self`` is true, a document whose id equals the query's id is removed from its ranking.
 
     Returns:
-        A retriever that can be joined with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
+        A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
     """
     retriever = cast(FirstStage, build_from_selector(first_stages, selector)).over(corpus)
     drops_self = isinstance(corpus, SupportsDropSelf) and corpus.drop_self
@@ -39,13 +39,13 @@ def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
-    """Return the folders of a retriever's index, looking through wrappers; empty if it has no index."""
+    """Return the folders of the index of a retriever, which may be wrapped; empty if it has no index."""
     if isinstance(retriever, RetrieverSource | SelfExcludingRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())
 
 
 def retriever_index_bytes(retriever: Retriever) -> int:
-    """Return the size of a retriever's index on disk in bytes, without document texts; 0 if it has no index."""
+    """Return the size in bytes of a retriever's index on disk, without the document texts; 0 if it has no index."""
     files = (file for folder in retriever_index_folders(retriever) for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)

@@ -30,11 +30,11 @@ class Bm25:
     Attributes:
         k1: Term frequency saturation; 0 ignores term frequencies.
         b: Length normalization, 0 to 1.
-        method: Variant of BM25, as bm25s names it (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
+        method: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
             ``robertson`` or ``atire``.
-        fields: The indexed text: title and body, or only the body.
+        fields: The text to index: title and body, or only the body.
         stemmer: ``auto`` (by the collection's language), ``none``, or a Snowball algorithm.
-        stop_words: ``auto`` (by the collection's language), ``none``, or a list of bm25s such as ``en_plus``.
+        stop_words: ``auto`` (by the collection's language), ``none``, or a list's name in bm25s such as ``en_plus``.
         segmenter: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or
             ``pairs`` for character pairs, which are used for all other scripts without spaces.
 
@@ -51,7 +51,7 @@ class Bm25:
     segmenter: Literal["auto", "pairs"] = "auto"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the numbers are in range."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
             raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
@@ -93,7 +93,7 @@ class Bm25Retriever:
             segmenting=options.segmenter,
         )
         words_of = self._analyze.words_of
-        self._documents = documents = document_files.open_stored_documents(corpus)
+        self._documents = documents = document_files.open_indexed_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -111,10 +111,10 @@ class Bm25Retriever:
         self._index = open_sealed_folder(
             folder,
             made_from,
-            lambda folder: bm25_index.write_bm25_index(
+            lambda folder: bm25_index.write_bm25_postings(
                 folder, (self._analyze(options._text(doc)) for doc in documents), scoring
             ),
-            lambda folder: bm25_index.read_bm25_index(folder, len(documents)),
+            lambda folder: bm25_index.read_bm25_postings(folder, len(documents)),
         )
         self._top_positions = bm25_index.top_positions_of_scores
 
@@ -122,7 +122,7 @@ class Bm25Retriever:
         """Return up to ``k`` documents per query with the highest scores above zero.
 
         Documents that share no term with a query are not returned, so a query that is empty or contains only stop words
-        or unknown words gets an empty ranking. Repeated query words count each time.
+        or unknown words gets an empty ranking. A word that is repeated in a query counts each time.
 
         Raises:
             UsageError: ``k`` is below 1.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from rerank.collections.base.corpus import Corpus, SupportsCandidates
 from rerank.errors import UsageError
-from rerank.retrieval.base.lists import select_retrieved_lists
+from rerank.retrieval.base.lists import select_first_stage_lists
 from rerank.types import Query, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The collection's candidate lists as first stage; it has no options."""
+    """A first stage that returns the collection's candidate lists. It has no options."""
 
     def over(self, corpus: Corpus) -> CandidatesRetriever:
         """Return a retriever over the candidate lists of ``corpus``.
@@ -42,10 +42,10 @@ class CandidatesRetriever:
         """Return the first ``k`` documents of each list; queries without a list are omitted.
 
         Raises:
-            DataError: There is a list for none of the queries.
+            DataError: None of the queries has a list.
             UsageError: ``k`` is below 1.
         """
         return Run(
-            select_retrieved_lists(self.run, queries, k, source=f"The collection {self.collection!r}"),
+            select_first_stage_lists(self.run, queries, k, source=f"The collection {self.collection!r}"),
             name=self.run.name,
         )

@@ -31,7 +31,7 @@ class Dense(VectorOptions):
 
     Attributes:
         model: A name listed by ``rerank models``, a folder, or ``owner/model`` on the hub.
-        fields: The embedded text: title and body, or only the body.
+        fields: The text to embed: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values.
         normalise: Scale vectors to length 1, so that scores are cosines instead of inner products.
@@ -50,7 +50,7 @@ class Dense(VectorOptions):
     dim: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the numbers are in range."""
         VectorOptions.__post_init__(self)
         self._check_minima({"dim": 0})
 
@@ -85,19 +85,19 @@ class Dense(VectorOptions):
         return doc.text if self.fields == "text" else doc.full_text
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return the choice of fields."""
+        """Return the option ``fields``, on which the embeddings depend."""
         return {"fields": self.fields}
 
 
 class DenseRetriever:
-    """Vectors of one collection and the model that computes them, created by `Dense.over`.
+    """The vectors of one collection and the model that computed them, created by `Dense.over`.
 
     Attributes:
         identity: Everything that the saved index depends on.
         folders: The folders of embeddings and index.
     """
 
-    #: Name of the first stage in names of folders and runs.
+    #: Name of the first stage, used in the names of folders and runs.
     stage: ClassVar[str] = "dense"
 
     def __init__(self, options: VectorOptions, corpus: Corpus, encoder: Encoder) -> None:
@@ -109,7 +109,7 @@ class DenseRetriever:
         from rerank.io.sealed_folders import open_sealed_folder
 
         self._encoder = encoder
-        self._documents = documents = document_files.open_stored_documents(corpus)
+        self._documents = documents = document_files.open_indexed_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -124,7 +124,7 @@ class DenseRetriever:
             "query_prompt": encoder.query_prompt,
             "index": json.dumps({"kind": options.index, **index.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.index_folder_key(self.identity)}")
+        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.indexing_folder_key(self.identity)}")
         self.folders = (embedding_files.embeddings_folder(documents, made_from), folder)
         self._search = open_sealed_folder(
             folder,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from rerank.collections.base.corpus import Corpus, fetch_documents
 from rerank.io.run_files import read_run
-from rerank.retrieval.base.lists import select_retrieved_lists
+from rerank.retrieval.base.lists import select_first_stage_lists
 from rerank.types import Query
 from rerank.types import Run as RankedRun
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run as first stage.
+    """A first stage that returns the rankings of an existing run.
 
     Attributes:
         path: The run file, in any format that `rerank.io.run_files.read_run` reads.
@@ -41,7 +41,7 @@ class RunRetriever:
     path: str
 
     def search(self, queries: Sequence[Query], k: int) -> RankedRun:
-        """Return the first ``k`` documents of each ranking, with the collection's texts, fetched in one lookup.
+        """Return the first ``k`` documents of each ranking, with texts fetched from the collection in one lookup.
 
         Queries without a ranking and rankings of other queries are omitted.
 
@@ -49,7 +49,7 @@ class RunRetriever:
             DataError: The run has none of the queries, or a document that the collection lacks.
             UsageError: ``k`` is below 1.
         """
-        rankings = select_retrieved_lists(self.run, queries, k, source=f"The run {self.path}")
+        rankings = select_first_stage_lists(self.run, queries, k, source=f"The run {self.path}")
         docs = fetch_documents(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})
         with_texts = (replace(ranking, docs=tuple(docs[doc_id] for doc_id in ranking.doc_ids)) for ranking in rankings)
         return RankedRun(with_texts, name=self.run.name)

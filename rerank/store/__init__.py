@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rerank.store.call_log import Call, CallLog, open_shared_call_cache
 from rerank.store.logging_backend import LoggingBackend, NoLog, log_calls
-from rerank.store.run_folder import RunFolder, identity_hash
+from rerank.store.run_folder import RunFolder, hash_run_folder_identity
 
 __all__ = [
     "Call",
@@ -12,7 +12,7 @@ __all__ = [
     "LoggingBackend",
     "NoLog",
     "RunFolder",
-    "identity_hash",
+    "hash_run_folder_identity",
     "log_calls",
     "open_shared_call_cache",
 ]

@@ -27,7 +27,7 @@ _REPLY = "text, tokens_in, tokens_out, seconds, finish, more"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One committed call: the window that the request was about, and the reply.
+    """One committed call: the window that was judged, and the reply.
 
     Attributes:
         query_id: The query of the window.
@@ -43,16 +43,16 @@ class Call:
 
 
 class CallLog:
-    """The committed calls of one run folder, or of the cache that all runs share.
+    """The committed calls of one run folder, or of the cache that all runs share, in a SQLite file.
 
     Args:
         path: The SQLite file; created if it does not exist.
-        readonly: Open an existing file for reading only.
+        readonly: Open an existing file and never write to it.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
         DataError: The file is not a call log.
-        StorageError: The file cannot be written, such as on a full disk or in a read-only folder.
+        StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
@@ -62,7 +62,7 @@ class CallLog:
         if readonly and not path.is_file():
             raise MissingResourceError(f"The call log {str(path)!r} does not exist")
         with self._guard():
-            # Replies of servers are committed on the thread of the background loop, one after the other.
+            # Server replies are committed by the thread of the background loop, one at a time.
             self._db = sqlite3.connect(_sqlite_uri(path, readonly=readonly), uri=True, check_same_thread=False)
             try:
                 if readonly:
@@ -78,11 +78,11 @@ class CallLog:
                 raise
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
-        """Return the committed replies to some requests, by digest; requests without one are omitted."""
+        """Return request digest -> committed reply; requests without a reply are omitted."""
         return {digest: reply for digest, (_, reply) in self.rows(digests).items()}
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
-        """Return the row number and reply of some requests, by digest; requests without a reply are omitted."""
+        """Return request digest -> (row number, committed reply); requests without a reply are omitted."""
         found: dict[str, tuple[int, Reply]] = {}
         query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
         with self._guard():
@@ -99,11 +99,11 @@ class CallLog:
             model: Name of the model, for listings.
 
         Returns:
-            The row number of each call; if the log has a reply to it already, that of the older one.
+            The row number of each call. If the log already has a reply to the request, it is that reply's row.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = [
-            (*_request_columns(digest, request), *_reply_columns(reply), model, now, _optional_fields(reply))
+            (*_request_columns(digest, request), *_reply_columns(reply), model, now, _optional_call_log_fields(reply))
             for digest, request, reply in rows
         ]
         with self._guard(), self._db:
@@ -178,8 +178,8 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
     """Return the URI with which SQLite opens the file."""
     if not readonly:
         return path.resolve().as_uri()
-    # Without a write-ahead log the file is complete. "immutable" keeps SQLite from creating files beside it, which
-    # would fail in a read-only folder.
+    # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
+    # it, which would fail in a read-only folder.
     log = path.with_name(f"{path.name}-wal")
     is_complete = not log.exists() or not log.stat().st_size
     return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
@@ -196,8 +196,8 @@ def _reply_columns(reply: Reply) -> tuple[str, int, int, float, str]:
     return reply.text, reply.tokens_in, reply.tokens_out, reply.seconds, reply.finish
 
 
-def _optional_fields(reply: Reply) -> str | None:
-    """Return the fields that only some replies have as JSON; None if all are empty."""
+def _optional_call_log_fields(reply: Reply) -> str | None:
+    """Return, as JSON, the fields that only some replies have; None if all of them are empty."""
     more = {
         "scores": list(reply.scores),
         "thoughts": reply.thoughts,

@@ -1,9 +1,9 @@
-"""The scores that a judge gave to the documents of a run: ``judge_scores.jsonl`` of a run folder, one line per query.
+"""The file ``judge_scores.jsonl`` of a run folder: the judge's scores of the documents, one line per query.
 
     {"query": "q1", "kind": "log-odds", "scores": {"d1": -0.25, "d2": null}}
 
-The kind names what the scores are. It is empty, and there are no scores, if the judge has none for a query. A score is
-null if the judge has none for a document, such as one of a window that failed. Older run folders have no such file.
+The kind names what the scores are. If the judge gave no scores for a query, the kind and the scores are empty. A score
+is null if the judge gave none to a document, for example because its window failed. Older run folders lack the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class JudgeScores:
 
     Attributes:
         query: Id of the query.
-        kind: What the scores are, such as ``log-odds``; empty if there are none.
+        kind: What the scores are, such as ``log-odds``; empty if there are no scores.
         scores: Document id -> score, or None for a document without one. Larger is more relevant.
 
     Raises:
@@ -42,16 +42,16 @@ class JudgeScores:
     def __post_init__(self) -> None:
         """Check the kind and the scores."""
         if self.scores and not self.kind:
-            raise DataError(f"The judge scores of query {self.query!r} have no kind", expected="a name, as log-odds")
+            raise DataError(f"The judge scores of query {self.query!r} have no kind", expected="a name like log-odds")
         for doc, score in self.scores.items():
             if score is not None and not math.isfinite(score):
                 raise DataError(
                     f"Judge score {score} of document {doc!r} in query {self.query!r}",
-                    expected="a finite number, or null if there is none",
+                    expected="a finite number, or null for no score",
                 )
 
 
-def write_judge_scores(path: str | Path, rows: Iterable[JudgeScores]) -> None:
+def write_run_folder_judge_scores(path: str | Path, rows: Iterable[JudgeScores]) -> None:
     """Write the scores of all queries; the file is replaced atomically.
 
     Args:
@@ -61,14 +61,14 @@ def write_judge_scores(path: str | Path, rows: Iterable[JudgeScores]) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    with open_judge_scores(path) as write:
+    with open_run_folder_judge_scores(path) as write:
         for row in rows:
             write(row)
 
 
 @contextmanager
-def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
-    """Write the scores query by query; the file is replaced when the block ends without an error.
+def open_run_folder_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
+    """Write the scores one query at a time; the file is replaced if the block ends without an error.
 
     Yields:
         A function that writes the scores of one query.
@@ -83,7 +83,7 @@ def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], Non
 
 
 def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
-    """Read the scores by query id.
+    """Read the scores as query id -> `JudgeScores`.
 
     Args:
         path: The file, ``judge_scores.jsonl`` in a run folder.
@@ -100,14 +100,14 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
     with open_text_file(Path(path)) as file:
         for number, line in enumerate(file, 1):
             where = f"{path}:{number}"
-            row = _parse_judge_score_line(line, where)
+            row = _parse_run_folder_score_line(line, where)
             if row.query in table:
                 raise DataError(f"{where}: duplicate query {row.query!r}", expected="each query once")
             table[row.query] = row
     return table
 
 
-def _parse_judge_score_line(line: str, where: str) -> JudgeScores:
+def _parse_run_folder_score_line(line: str, where: str) -> JudgeScores:
     try:
         row: Any = json.loads(line)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Backends that answer from a call log if they can, and commit the replies of the backend that they wrap.
+"""Backends that wrap another backend: they answer from a call log if they can, and commit all new replies to it.
 
-A run that is killed loses at most the batch in progress or, behind a network, the requests in flight. To resume is to
-send the same requests again.
+A run that is killed loses at most the batch in progress or, with a server, the requests in flight. To resume a run, the
+same requests are sent again; the log answers those that have a reply.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from rerank.tasks.usage import Usage
 
 @dataclass(kw_only=True)
 class LoggingBackend:
-    """A backend that answers from a call log and commits the replies of the wrapped backend, batch by batch.
+    """A backend that answers from a call log, and commits the replies of the wrapped backend, batch by batch.
 
-    Batches are formed from all requests, the longest prompts first, before the log is read. A resumed run therefore
-    forms the same batches as an uninterrupted one, and results that depend on the padding of a batch cannot differ.
-    Failed calls (``finish == "error"``) are not committed, so that the next resume repeats them.
+    Batches are formed before the log is read, from all requests, with the longest prompts first. A resumed run
+    therefore forms the same batches as an uninterrupted one, and results that depend on the padding of a batch cannot
+    differ.
+    Failed calls (``finish == "error"``) are not committed, so they are repeated when the run is resumed.
 
     Attributes:
         backend: The wrapped backend, which answers the requests that are not in the log.
         log: The call log of the run.
-        cache: A call log shared with other runs, to read from and add to; None for none.
-        max_total_tokens: Cap on prompt and completion tokens. The first batch that could exceed it, and all later
-            ones, get errors as replies; None for no cap.
+        cache: A call log that other runs share; replies are read from it and added to it. None for no cache.
+        max_total_tokens: Cap on prompt and completion tokens. The replies to the first batch that could exceed it, and
+            to all later batches, are errors. None for no cap.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
     """
@@ -44,7 +45,7 @@ class LoggingBackend:
     usage: Usage = field(default_factory=Usage)
     _counted: RowSet = field(default_factory=RowSet)
     _capped: bool = False
-    _reserved: int = 0  # tokens that requests in flight may take
+    _reserved: int = 0  # maximum number of tokens of the requests in flight
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -68,16 +69,16 @@ class LoggingBackend:
 
     @property
     def caches_prefixes(self) -> bool:
-        """Whether the wrapped backend keeps the prefixes of prompts."""
+        """Whether the wrapped backend caches the prefixes of prompts."""
         return bool(getattr(self.backend, "caches_prefixes", False))
 
     @property
     def shares_batches(self) -> bool:
-        """Whether a batch of several callers of the wrapped backend takes less time than a batch for each."""
+        """Whether one batch for several callers takes the wrapped backend less time than one batch per caller."""
         return bool(getattr(self.backend, "shares_batches", False))
 
     def warm_up(self) -> None:
-        """Load the model of the wrapped backend, if it is loaded at its first call."""
+        """Load the model of the wrapped backend now if it would otherwise be loaded at the first call."""
         if (load := getattr(self.backend, "warm_up", None)) is not None:
             load()
 
@@ -106,7 +107,7 @@ class LoggingBackend:
         reused = self._look_up(batch)
         missing = {digest: request for digest, request in batch.items() if digest not in reused}
         affordable = self._within_cap(missing)
-        if len(affordable) < len(missing):  # a batch is sent whole or not at all, so that a resumed run forms it again
+        if len(affordable) < len(missing):  # send all or nothing, so that a resumed run forms the same batch
             affordable = {}
         replies = self.backend.generate(list(affordable.values())) if affordable else []
         generated = dict(zip(affordable, replies, strict=True))
@@ -114,7 +115,7 @@ class LoggingBackend:
         return {digest: reused.get(digest) or generated.get(digest) or self._over_cap() for digest in batch}
 
     def _look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
-        """Return the replies that the log or the cache has; those of the cache are copied to the log."""
+        """Return the replies that are in the log or in the cache; replies from the cache are copied to the log."""
         logged = self.log.rows(list(requests))
         for row, reply in logged.values():
             self._count(row, reply, reused=True)
@@ -139,7 +140,7 @@ class LoggingBackend:
             self._count(row, reply, reused=reused)
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
-        """Count the reply in a row of the log once, and a reply without a row each time."""
+        """Add a reply to the usage: once per row of the log, and every time if it has no row."""
         if row is None or self._counted.add(row):
             self.usage.add(reply, reused=reused)
 
@@ -148,7 +149,7 @@ class LoggingBackend:
         return self.backend.identity.get("model", "")
 
     def _within_cap(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
-        """Return the requests before the first that could exceed the cap if every reply had its maximum length."""
+        """Return the requests before the first one that could exceed the cap, assuming replies of maximum length."""
         if self.max_total_tokens is None:
             return requests
         total = self._spent + self._reserved
@@ -185,9 +186,9 @@ class LoggingBackend:
 
 @dataclass(kw_only=True)
 class AsyncLoggingBackend(LoggingBackend):
-    """The same for a backend behind a network: every reply is committed as soon as it arrives.
+    """A `LoggingBackend` for a backend behind a network: every reply is committed as soon as it arrives.
 
-    Its methods run on the background event loop. A request that is already in flight is not sent again.
+    Its coroutines run on the background event loop. A request that is already in flight is not sent a second time.
     """
 
     backend: AsyncBackend
@@ -240,19 +241,19 @@ class AsyncLoggingBackend(LoggingBackend):
 
 
 class NoLog:
-    """A log that keeps nothing, for counting tokens without a file; a repeated request is asked and counted again."""
+    """A log that stores nothing, to count tokens without a file; a repeated request is sent and counted again."""
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
-        """Return no reply."""
+        """Return an empty mapping, since no reply is stored."""
         return {}
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
-        """Keep nothing, and return no row number for each call."""
+        """Store nothing, and return None instead of a row number for each call."""
         return [None] * len(rows)
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:
-    """Wrap a backend so that its calls are logged; one behind a network stays asynchronous.
+    """Wrap a backend so that its calls are logged; an asynchronous backend stays asynchronous.
 
     Args:
         backend: The backend.

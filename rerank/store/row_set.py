@@ -1,4 +1,4 @@
-"""A set of row numbers that takes about one bit per number where they are dense."""
+"""A set of row numbers that needs about one bit per number if the numbers are dense."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ _BLOCK = 1024
 
 
 class RowSet:
-    """The rows of a call log that were counted; numbers may be as large as SQLite's."""
+    """The set of those rows of a call log that have been counted; row numbers may be as large as SQLite allows."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._blocks: dict[int, int] = {}
 
     def add(self, number: int) -> bool:
-        """Add a number and return whether it was missing."""
+        """Add a number, and return whether it was not in the set yet."""
         block, bit = divmod(number, _BLOCK)
         present, mask = self._blocks.get(block, 0), 1 << bit
         self._blocks[block] = present | mask

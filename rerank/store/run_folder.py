@@ -1,16 +1,16 @@
 """The run folder: specification, calls, candidates and results of one run. Every file is written atomically.
 
-spec.json          manifest: the specification, everything that decides the result (hashed), the environment
+spec.json          manifest: specification, hash over everything that determines the result, environment
 calls.sqlite       every call, committed batch by batch
 first_stage.trec   the candidates in first-stage order, before any shuffle
 queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
 run.trec           the reranked run
-judge_scores.jsonl the judge's scores of its documents, where there are any
-relevance.jsonl    calibrated probabilities of relevance, with a calibration
-qrels.trec         the relevance judgments that the run was scored with, if any
+judge_scores.jsonl the judge's scores of the documents, if it gives scores
+relevance.jsonl    calibrated probabilities of relevance, if there is a calibration
+qrels.trec         the relevance judgments with which the run was scored, if any
 scores.json        means and per-query values
-splits.jsonl       windows that exceeded the context and the number of their documents that fitted, if any
+splits.jsonl       windows that exceeded the context, with the number of documents that fitted, if any
 summary.json       windows, calls, tokens, seconds; written last
 """
 
@@ -27,18 +27,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
-from rerank.io.run_files import open_run, read_qrels, read_run, read_run_lists, write_qrels
+from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
-#: Order of removal: results first, spec.json last. After an interruption the folder is still a run folder.
+#: Result files in the order in which they are removed, before spec.json. If the removal is interrupted, the folder is
+#: still a run folder.
 _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """Return the hex SHA-256 of everything that decides a result."""
+def hash_run_folder_identity(identity: Mapping[str, Any]) -> str:
+    """Return the hex SHA-256 of an identity, which is everything that determines the result of a run."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -64,14 +65,14 @@ class RunFolder:
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
                 f"{str(path)!r} is not a run folder",
-                expected="a folder with a spec.json, as `rerank run` creates it",
+                expected="a folder with a spec.json, as created by `rerank run`",
                 remedy="Check the path",
             )
         return folder
 
     @property
     def finished(self) -> bool:
-        """Whether the run finished with a reply to every call."""
+        """Whether the run has finished and every call has a reply."""
         return (self.path / "summary.json").is_file() and bool(self.read_json("summary.json").get("complete"))
 
     @contextmanager
@@ -84,8 +85,8 @@ class RunFolder:
             overwrite: Delete an existing run.
 
         Raises:
-            UsageError: The folder contains another run, an unfinished run without ``resume``, or other files, or
-                another process uses it.
+            UsageError: The folder contains another run, other files, or this run in an unfinished state although
+                ``resume`` is not set; or another process uses it.
             StorageError: The folder cannot be created.
         """
         self._check_only_run_files()
@@ -96,13 +97,13 @@ class RunFolder:
                 self._clear()
             if (self.path / "spec.json").exists():
                 self._check(document, resume=resume)
-                # Settings outside the identity (measures, qrels) are those of the latest call.
+                # Settings that are not part of the identity (measures, qrels) are replaced by those of this call.
                 document = self.spec() | {"spec": document["spec"]}
             self.write_json("spec.json", document)
             yield
 
     def _check_only_run_files(self) -> None:
-        """Check that an existing folder is a run folder or empty; others are never changed, not even with overwrite."""
+        """Check that an existing folder is empty or a run folder; others are never changed, even with ``overwrite``."""
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
             other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
             if other_files:
@@ -135,9 +136,10 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
-            command = _other_recorded_command(recorded, document)
+            command = _other_command_of_run_folder(recorded, document)
+            differences = ", ".join(_describe_run_folder_differences(recorded, document))
             raise UsageError(
-                f"{str(self.path)!r} contains another run: {', '.join(_describe_run_differences(recorded, document))}",
+                f"{str(self.path)!r} contains another run: {differences}",
                 remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
@@ -164,14 +166,14 @@ class RunFolder:
 
         Raises:
             MissingResourceError: The file does not exist.
-            DataError: It is not JSON, or lacks a part.
+            DataError: The file is not JSON, or one of its parts is missing.
         """
         content = self.read_json("spec.json", "hash", "spec", "identity")
         for key in ("spec", "identity"):
             if not isinstance(content[key], dict):
                 raise DataError(
                     f"{str(self.path / 'spec.json')!r} has {key} = {error_repr(content[key])}",
-                    expected="a JSON object, as `rerank run` writes it",
+                    expected="a JSON object, as written by `rerank run`",
                 )
         return content
 
@@ -220,13 +222,13 @@ class RunFolder:
         return read_run(self.path / name)
 
     def results(self, candidates: Iterable[Ranking]) -> Iterator[tuple[Ranking, Ranking]]:
-        """Yield the given candidates of each query with its list in run.trec; lists without documents are not in it.
+        """Yield pairs of the given candidates of a query and its reranked list in run.trec, which omits empty lists.
 
         Args:
-            candidates: The candidates of the run, in its order.
+            candidates: The candidates of the run, in the order of its queries.
 
         Raises:
-            DataError: run.trec has not the lists of these queries in this order.
+            DataError: run.trec does not contain the lists of these queries in this order.
         """
         path = self.path / "run.trec"
         lists = read_run_lists(path)
@@ -234,22 +236,22 @@ class RunFolder:
             ranked = next(lists, None) if len(given) else given
             if ranked is None or ranked.query.id != given.query.id or {*ranked.doc_ids} != {*given.doc_ids}:
                 raise DataError(
-                    f"{str(path)!r} has not the candidates of query {given.query.id!r}",
-                    expected="all of them, and the queries in the order of the candidates",
+                    f"{str(path)!r} does not contain the candidates of query {given.query.id!r}",
+                    expected="all candidates, and the queries in the order of the first stage",
                     remedy="Run again with --overwrite",
                 )
             yield given, ranked
 
     def write_candidates(self, lists: Iterable[Ranking], name: str) -> None:
-        """Write the candidates (document ids only) and the queries, one list after the other.
+        """Write the candidates (document ids only) and the queries, one list at a time.
 
         Args:
-            lists: The lists.
+            lists: The candidate lists.
             name: Name of the first stage.
         """
         with (
             replace_text_file(self.path / "queries.jsonl") as queries,
-            open_run(self.path / "first_stage.trec", name) as write,
+            open_trec_run_file(self.path / "first_stage.trec", name) as write,
         ):
             for ranking in lists:
                 write(ranking)
@@ -257,7 +259,7 @@ class RunFolder:
                 queries.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def read_candidates(self) -> Run:
-        """Read the candidates with the text of their queries; queries without candidates are included."""
+        """Read the candidates and the texts of the queries, including queries without candidates."""
         run = self.read_run("first_stage.trec")
         with open_text_file(self.path / "queries.jsonl") as file:
             try:
@@ -272,9 +274,9 @@ class RunFolder:
 
     @contextmanager
     def open_splits(self) -> Iterator[Callable[[Window, int], None]]:
-        """Yield a function that writes a window that was ranked in parts and how many of its documents fitted.
+        """Yield a function that writes a window that was ranked in parts, with the number of its documents that fitted.
 
-        Replays need the file, ``splits.jsonl``; it is not written if there are no such windows.
+        The file, ``splits.jsonl``, is needed for replays. It is not written if there are no such windows.
         """
         with ExitStack() as stack:
             files: list[TextIO] = []
@@ -288,7 +290,7 @@ class RunFolder:
             yield write
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
-        """Read the number of documents that fitted per (query, documents) window; empty if every window fitted."""
+        """Read split windows as (query id, document ids) -> number of documents that fitted; empty if all fitted."""
         path = self.path / "splits.jsonl"
         if not path.is_file():
             return {}
@@ -307,7 +309,7 @@ class RunFolder:
                 file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
 
     def read_passages(self) -> dict[str, dict[str, int]]:
-        """Read the number of passages per query and document; empty if documents were judged whole."""
+        """Read query id -> document id -> number of passages; empty if documents were judged whole."""
         path = self.path / "passages.jsonl"
         if not path.is_file():
             return {}
@@ -319,7 +321,7 @@ class RunFolder:
                 raise DataError(f"{str(path)!r}: {error!r}", expected="query and docs in every line") from error
 
     def read_qrels(self) -> Qrels:
-        """Read the relevance judgments that the run was scored with; empty if there were none."""
+        """Read the relevance judgments with which the run was scored; empty if there were none."""
         path = self.path / "qrels.trec"
         return read_qrels(path) if path.is_file() else Qrels({})
 
@@ -332,38 +334,38 @@ class RunFolder:
 _NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
 
 
-def _describe_run_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Describe how two runs differ: by the options if they differ, else by the other parts of the identity."""
+def _describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """Describe how two runs differ: in their options or, if these are equal, in the other parts of the identity."""
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
-            return [_describe_one_run_difference(part, key, old.get(key), new.get(key)) for key in keys]
+            return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
 
 
-def _describe_one_run_difference(part: str, key: str, old: object, new: object) -> str:
-    if (part, key) == ("identity", "first_stage"):  # a hash, which says nothing to the user
-        return "its candidates (queries, documents or their texts) are not those here"
-    return f"{key} is {_shorten_identity_value(old)} there and {_shorten_identity_value(new)} here"
+def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
+    if (part, key) == ("identity", "first_stage"):  # a hash, which would not help the user
+        return "its candidates (queries, documents or their texts) differ"
+    return f"{key} is {_shorten_run_folder_value(old)} there and {_shorten_run_folder_value(new)} here"
 
 
-#: Commands whose folders have the same files, and which select queries differently: `rerank run` uses those with
-#: relevance judgments, `rerank rerank` all.
+#: Commands that write the same files but select queries differently: `rerank run` uses the queries with relevance
+#: judgments, `rerank rerank` uses all queries.
 _COMMANDS = ("run", "rerank")
 
 
-def _other_recorded_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """Return the command that created a folder if it is not the one that is executed; empty if this is not known."""
+def _other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the command that created a folder if another one is executed now; empty if it is the same or unknown."""
     old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
     return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
 def _is_temporary_run_file(path: Path) -> bool:
-    """Return whether a file is the remainder of an interrupted atomic write."""
+    """Return whether a file was left by an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def _shorten_identity_value(value: object) -> str:
+def _shorten_run_folder_value(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""All pairs: every document is compared with every other in both orders, and wins are counted.
+"""All pairs: every document is compared with every other document in both orders, and wins are counted.
 
 Source: PRP-Allpair of Qin et al., NAACL Findings 2024, arXiv 2306.17563, section 3.2.
 """
@@ -13,16 +13,17 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllPairs:
-    """A strategy that judges every pair twice, as (a, b) and as (b, a), and orders by wins; ties keep their order.
+    """A strategy that judges every pair as (a, b) and as (b, a) and sorts documents by wins; ties keep their order.
 
-    The score of a document is the number of documents over which it is chosen both times, plus half the number of
-    documents for which the choice depends on the order: s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
+    A document wins a comparison if it is chosen in both orders; if the choice depends on the order, the comparison is a
+    tie. The score of a document is its number of wins plus half its number of ties:
+    s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
 
-    Calls for n documents: n (n - 1), that is 9,900 for 100. All pairs are yielded at once.
+    Calls for n documents: n (n - 1), which is 9,900 for n = 100. All pairs are yielded at once.
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield all pairs."""
+        """Yield all pairs, in both orders."""
         n = len(ranking)
         pairs = [pair for a, b in combinations(range(n), 2) for pair in ((a, b), (b, a))]
         if not pairs:

@@ -1,7 +1,7 @@
 """Setwise bubble sort: the best document of a window moves on to the next window, from the tail to the head.
 
-Source: Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3. Windows of two are PRP-Sliding-K of Qin et al.,
-NAACL Findings 2024, arXiv 2306.17563, section 3.4.
+Source: Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3. With windows of two documents, this is PRP-Sliding-K of
+Qin et al., NAACL Findings 2024, arXiv 2306.17563, section 3.4.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from rerank.types import Plan, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bubblesort:
-    """A strategy that makes ``top_k`` passes from the tail to the head; each moves its best document to the head.
+    """A strategy that makes ``top_k`` passes from tail to head. Each pass moves the best remaining document up.
 
-    Adjacent windows share one document, the winner of the window nearer the tail. The others keep their order. A
-    window whose documents are in the same order as in an earlier pass is not judged again.
+    Adjacent windows share one document, the winner of the window that is nearer to the tail. The other documents keep
+    their order. A window is not judged again if an earlier pass had a window with the same documents in the same order.
 
     Maximum number of calls for n documents: the sum over 0 <= p < min(top_k, n - 1) of ceil((n - p - 1) / (size - 1)),
-    times 2 if both orders are judged. With n = 100 and 10 passes: 475 windows of 3, or 945 of 2.
+    times 2 if both orders are judged. With n = 100 and 10 passes: 475 calls with windows of 3 documents, or 945 calls
+    with windows of 2.
 
     Attributes:
         size: Number of documents per window.
-        top_k: Number of best documents to rank; one per pass.
-        both_orders: Judge each window in both orders; its first document stays unless another one is chosen in both.
+        top_k: Number of best documents to rank, one per pass.
+        both_orders: Judge each window in both orders; its first document wins unless another one is chosen both times.
 
     Raises:
         UsageError: ``size < 2`` or ``top_k < 1``.
@@ -41,7 +42,7 @@ class Bubblesort:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time (two for both orders); in a pass, each contains the winner of the previous one."""
+        """Yield one window at a time, or one per order. It contains the winner of the previous window of the pass."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):
@@ -57,7 +58,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        """Return the maximum above, which a reversed list with a perfect judge takes."""
+        """Return the maximum stated above; a perfect judge needs it for a reversed list."""
         passes = range(min(self.top_k, n - 1))
         windows = sum(count_sliding_windows(n - first, self.size, self.size - 1) for first in passes)
         return windows * (1 + self.both_orders)

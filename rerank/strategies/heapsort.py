@@ -1,6 +1,6 @@
-"""Setwise heapsort: the best documents by a heap in which a node is compared with all its children at once.
+"""Setwise heapsort: find the best documents with a heap in which a node is compared with all its children at once.
 
-Source: Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3; its pairwise form is the heapsort of Qin et al.,
+Source: Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3. With pairs, it is the heapsort of Qin et al.,
 NAACL Findings 2024, arXiv 2306.17563, section 3.3.
 """
 
@@ -16,25 +16,25 @@ from rerank.types import Order, Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heapsort:
-    """A strategy that builds a heap of the list and removes its root ``top_k`` times; the rest keeps its order.
+    """A strategy that builds a heap of the list and removes its root ``top_k`` times; the others keep their order.
 
-    A node sinks while one of its children is chosen over it. While the heap is built, all nodes of one depth sink
-    together: their subtrees are disjoint, so the windows are those of the usual algorithm, in fewer rounds. A window
-    shows its documents in input order, so a window without an answer keeps the input order. Keeping the parent on top
-    instead would promote one of the last documents of the list after each removal of the root.
+    A node sinks as long as one of its children is chosen over it. While the heap is built, all nodes of the same depth
+    sink together. Since their subtrees are disjoint, the windows are the same as in the usual algorithm, but there are
+    fewer rounds. A window shows its documents in input order, so a window without an answer keeps the input order. If
+    the parent stayed on top instead, one of the last documents of the list would be promoted after each removal of the
+    root.
 
     Maximum number of calls for n documents: s x (the sum of the heights of all nodes of a heap of n + the sum over
     1 <= j < min(top_k, n) of the height of a heap of n - j), where s is the number of windows for a node and its
     children: ceil(children / (size - 1)), times 2 for both orders. A node with fewer children takes fewer windows.
-    With n = 100: 97 + 9 x 6 = 151 windows of 3; 300 pairs, or 600 in both orders.
+    With n = 100: 97 + 9 x 6 = 151 windows of 3 documents; 300 windows of 2 documents, or 600 in both orders.
 
     Attributes:
-        size: Number of documents per window: a node with its children, so 3 gives the paper's binary heap. With 2,
-            pairs are compared: a node with its first child, and the winner with the next child.
+        size: Number of documents per window. A window contains a node and its children, so 3 gives the paper's binary
+            heap. With 2, pairs are compared: a node with its first child, then the winner with the next child.
         top_k: Number of best documents to rank.
-        both_orders: Judge each window in both orders; unless one document is chosen in both, the first one in input
-            order wins.
-        children: Number of children per node; None for the number that fits a window beside the node, and 2 for pairs.
+        both_orders: Judge each window in both orders. If the choices differ, the first document of the window wins.
+        children: Number of children per node; None for as many as fit in a window with the node, but at least 2.
 
     Raises:
         UsageError: ``children`` or ``top_k`` is below 1, or ``size`` is below 2.
@@ -52,10 +52,10 @@ class Heapsort:
             raise UsageError(f"A heap with {self.children} children per node", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield nodes with their children: all of one depth at once while the heap is built, then one at a time."""
+        """Yield nodes with their children: all nodes of a depth at once while the heap is built, then one at a time."""
         n = len(ranking)
         heap = list(range(n))  # positions in the input list
-        # Build the heap from the last level up: when a level sinks, all levels below it are heaps already.
+        # Build the heap from the last level up: when a level sinks, all subtrees below it are already heaps.
         for nodes in reversed(_heap_levels(n, self._children)):
             yield from self._sink(ranking, heap, nodes)
         best: list[int] = []
@@ -69,7 +69,7 @@ class Heapsort:
         return ranking.reorder(0, (*best, *(position for position in range(n) if position not in best)))
 
     def calls(self, n: int) -> int:
-        """Return the maximum above: every node sinks to a leaf on the longest path."""
+        """Return the maximum stated above, which is reached if every node sinks to a leaf on the longest path."""
         building = sum(self._path_windows(node, n) for node in range(n))
         return building + sum(self._path_windows(0, n - removed) for removed in range(1, min(self.top_k, n)))
 
@@ -78,7 +78,7 @@ class Heapsort:
         return max(2, self.size - 1) if self.children is None else self.children
 
     def _path_windows(self, node: int, n: int) -> int:
-        """Return the windows for sinking from ``node`` along first children, the longest path of a heap."""
+        """Return the number of windows for sinking from ``node`` along first children, the longest path of a heap."""
         windows = 0
         while family := _heap_child_nodes(node, n, self._children):
             windows += count_choice_windows(len(family) + 1, size=self.size, both_orders=self.both_orders)
@@ -93,7 +93,7 @@ class Heapsort:
         while families := [
             (node, *below) for node in sinking if (below := _heap_child_nodes(node, len(heap), self._children))
         ]:
-            # In input order, so that a window without an answer keeps the document that the first stage prefers.
+            # In input order, so that a window without an answer is won by the document that the first stage prefers.
             shown = [sorted(family, key=heap.__getitem__) for family in families]
             groups = [[ranking.docs[heap[node]] for node in family] for family in shown]
             winners = yield from choose_group_winners(

@@ -1,4 +1,4 @@
-"""Multi-pass sliding windows: complete listwise labels (Liu et al., ACL 2025, arXiv 2412.14574, section 4.1)."""
+"""Multi-pass sliding windows, for complete listwise labels (Liu et al., ACL 2025, arXiv 2412.14574, section 4.1)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multipass:
-    """A strategy that repeats sliding windows; each pass fixes the positions that it has settled.
+    """A strategy that repeats sliding-window passes; each pass fixes the positions that it has settled.
 
     Adjacent windows share f = size - stride positions, so one pass carries the best f documents of its range to the
-    head of the range. These are fixed, and the next pass starts behind them. The last pass is a single window and
+    head of the range. These are fixed, and the next pass starts after them. The last pass is a single window and
     settles all its documents.
 
-    Passes: p = 1 + ceil(max(0, n - size) / f). Calls: the sum over k < p of the windows of a pass over n - k f
-    positions. With 20/10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
+    Passes: p = 1 + ceil(max(0, n - size) / f). Calls: the sum over k < p of the number of windows of a pass over
+    n - k f positions. With 20/10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
 
     Attributes:
         size: Number of documents per window.
         stride: Number of positions by which the window moves.
-        top_k: Number of best documents to rank; passes that start behind them are omitted. None for all.
+        top_k: Number of best documents to rank; passes that start after them are omitted. None for all.
 
     Raises:
-        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With such a stride a window passes on fewer
-            documents than it moves by, so one pass does not settle any position.
+        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, a window
+            passes on fewer documents than it moves by, so a pass does not settle any position.
     """
 
     size: int = 20
@@ -59,7 +59,7 @@ class Multipass:
         return sum(count_sliding_windows(n - first, self.size, self.stride) for first in self._pass_starts(n))
 
     def _pass_starts(self, n: int) -> list[int]:
-        """Return the first open position of each pass; the last pass is the one that fits one window."""
+        """Return the first open position of each pass; the last pass is the first one that fits in a single window."""
         settled = self.size - self.stride  # f in the formula: documents that two adjacent windows share
         starts = [0]
         depth = n if self.top_k is None else self.top_k

@@ -11,10 +11,10 @@ from rerank.types import Plan, Ranking, Window
 
 
 def sliding_window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield the (start, end) of the windows of one pass over positions ``first .. n - 1``, the last window first.
+    """Yield (start, end) of each window of one pass over positions ``first .. n - 1``, from the tail to the head.
 
-    The spans cover every position, and the last one starts at ``first`` for any arguments, since the loop ends only
-    there. If a single position would remain, its span also takes the next position, since one document has no order.
+    The spans cover every position, and the last span yielded always starts at ``first``. If a single position would
+    remain, its span also includes the next position, since a single document cannot be ordered.
     """
     end = n
     while end - first > 1:
@@ -22,12 +22,12 @@ def sliding_window_spans(n: int, size: int, stride: int, first: int = 0) -> Iter
         yield start, end
         if start == first:
             return
-        # At least two positions remain, so that no window has a single document.
+        # At least two positions must remain, so that no window has a single document.
         end = max(end - stride, first + 2)
 
 
 def count_sliding_windows(n: int, size: int, stride: int) -> int:
-    """Return the number of windows of one pass over n positions: 1 + ceil((n - size) / stride), and 0 if n < 2."""
+    """Return the number of windows of one pass over n positions: 1 + ceil(max(0, n - size) / stride), or 0 if n < 2."""
     return 0 if n < 2 else 1 + math.ceil(max(0, n - size) / stride)
 
 
@@ -57,9 +57,9 @@ class Sliding:
     Attributes:
         size: Number of documents per window.
         stride: Number of positions by which the window moves.
-        passes: Number of passes; each works on the output of the one before it.
-        top_k: Number of best documents to rank; None for all. Each window then ranks only its own ``top_k`` best; at
-            most ``size - stride`` of them move on to the next window in any case.
+        passes: Number of passes; each pass works on the output of the previous one.
+        top_k: Number of best documents to rank; None for all. Each window then ranks only its own ``top_k`` best
+            documents. At most ``size - stride`` of them move on to the next window in any case.
 
     Raises:
         UsageError: ``size < 2``, ``passes < 1`` or not ``0 < stride <= size``.
@@ -77,7 +77,7 @@ class Sliding:
             raise UsageError(f"{self.passes} passes", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time; each contains the result of the one before it."""
+        """Yield one window at a time; each depends on the result of the previous one."""
         for _ in range(self.passes):
             for start, end in sliding_window_spans(len(ranking), self.size, self.stride):
                 (order,) = yield [Window(ranking.query, ranking.docs[start:end], best=self.top_k)]

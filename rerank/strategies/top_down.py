@@ -1,4 +1,4 @@
-"""Top-down partitioning: all other documents are compared with a pivot from the head of the list.
+"""Top-down partitioning: a pivot from the head of the list is compared with all documents behind the head.
 
 Source: Parry, MacAvaney and Ganguly, arXiv 2405.14589, in its parallel form.
 """
@@ -15,30 +15,34 @@ from rerank.types import Document, Order, Plan, Query, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopDown:
-    """A strategy that ranks the head, compares all others with its middle document, and reranks the better ones.
+    """A strategy that ranks the head, compares the other documents with a pivot, and reranks the better ones.
 
-    The head is a window of ``size`` documents; the one at half of it is the pivot. Every other document is judged
-    together with the pivot, ``size - 1`` of them per window. Those ranked above it join the documents above it in the
-    head; the first documents of their windows come first. If no document is ranked above it, the order of the head
-    stands. Otherwise at most ``budget`` of these documents are ranked once more, in the same way if they exceed a
-    window. All others follow in blocks, the head's before those of the other windows.
+    The head is a window with the first ``size`` documents. After it has been ranked, its middle document is the pivot.
+    All documents behind the head are judged together with the pivot, ``size - 1`` of them per window. Documents that
+    are ranked above the pivot become candidates, as do the documents above the pivot in the head. They are sorted by
+    their rank in their window.
 
-    Maximum number of calls for n documents: c(n) = 1 for 2 <= n <= size; above that 1 + m + c(b), with
-    m = ceil((n - size) / (size - 1)) windows beside the head and b = min(max(budget, m + 1), n - 1 - size + pivot)
-    documents ranked again. With n = 100: 1 + 5 + 1 = 7, and 6 if nothing is better than the pivot, in 3 rounds.
+    If no document from behind the head is ranked above the pivot, the order of the head remains. Otherwise, the first
+    ``budget`` candidates are ranked again, in the same way if there are more than ``size``. All other documents follow
+    in blocks, the block of the head before the block of the other windows.
 
-    With a perfect judge the best document always comes first, and with a budget of n all ranks up to the pivot are
+    Maximum number of calls for n documents: c(n) = 1 for 2 <= n <= size. For larger n, c(n) = 1 + m + c(b), where
+    m = ceil((n - size) / (size - 1)) is the number of windows behind the head, b = min(max(budget, m + 1),
+    n - 1 - size + pivot) is the number of documents ranked again, and pivot is the rank of the pivot. With n = 100:
+    1 + 5 + 1 = 7 calls in 3 rounds, or 6 calls if no document is better than the pivot.
+
+    With a perfect judge, the best document always comes first, and with a budget of n, all ranks up to the pivot are
     correct.
 
     Attributes:
         size: Number of documents per window.
-        budget: Maximum number of documents ranked again, at least one per window; None for one window. The length of
-            the list keeps every document that was ranked above the pivot, for lists with a poor head.
-        top_k: Number of best documents to rank, which is the rank of the pivot, at most ``size - 1``; None for half a
+        budget: Maximum number of documents ranked again, but at least one per window; None for ``size``. For lists with
+            a poor head, use the length of the list: every document ranked above the pivot is then ranked again.
+        top_k: Number of best documents to rank. It is also the rank of the pivot, up to ``size - 1``; None for half a
             window.
 
     Raises:
-        UsageError: ``size < 3`` (a window with the pivot needs two other documents), ``budget < 1`` or ``top_k < 1``.
+        UsageError: ``size < 3`` (a window needs two documents besides the pivot), ``budget < 1`` or ``top_k < 1``.
     """
 
     size: int = 20
@@ -62,7 +66,7 @@ class TopDown:
             settled = [pivot, *below, *worse, *settled]
             if not any(better):
                 return Ranking.from_order(ranking.query, [*above, *settled])
-            # Round robin over the windows: the first document of each, then the second of each, and so on.
+            # Round robin over the windows: the first document of each window, then the second of each, and so on.
             ranked = [entry for part in (above, *better) for entry in enumerate(part)]
             candidates = [doc for _, doc in sorted(ranked, key=lambda entry: entry[0])]
             budget = self._budget(len(docs))
@@ -73,7 +77,7 @@ class TopDown:
         return Ranking.from_order(ranking.query, [*docs, *settled])
 
     def calls(self, n: int) -> int:
-        """Return the maximum above, for a judge that ranks every document above the pivot."""
+        """Return the maximum stated above, which is reached if every document is ranked above the pivot."""
         calls = 0
         while n > self.size:
             # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again
@@ -98,7 +102,7 @@ class TopDown:
     def _rank_head(
         self, query: Query, docs: Sequence[Document]
     ) -> Generator[list[Window], list[Order], tuple[list[Document], Document, list[Document]]]:
-        """Rank the head; return the documents above the pivot, the pivot, and those below it."""
+        """Rank the head; return the documents above the pivot, the pivot, and the documents below the pivot."""
         best = None if self.top_k is None else self._pivot_rank
         (order,) = yield [Window(query, tuple(docs[: self.size]), best=best)]
         ranked = [docs[position] for position in order]
@@ -107,7 +111,7 @@ class TopDown:
     def _compare_with_pivot(
         self, query: Query, pivot: Document, docs: Sequence[Document]
     ) -> Generator[list[Window], list[Order], tuple[list[list[Document]], list[Document]]]:
-        """Compare documents with the pivot; return those above it, per window, and all those below it."""
+        """Compare documents with the pivot; return the documents above it per window, and all documents below it."""
         step = self.size - 1
         # The pivot is shown first, so a window without an answer, which keeps its order, promotes no document.
         windows = [Window(query, (pivot, *docs[start : start + step])) for start in range(0, len(docs), step)]

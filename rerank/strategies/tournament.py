@@ -25,11 +25,11 @@ class _Stage:
     advancing: int
 
     def quota(self, group: int) -> int:
-        """Return how many of a group advance; the first groups are the larger ones and take the remainder."""
+        """Return how many documents of a group advance. The remainder goes to the first groups, which may be larger."""
         return self.advancing // self.groups + (group < self.advancing % self.groups)
 
     def windows(self) -> int:
-        """Return the number of groups with more than one document; the others need no window."""
+        """Return the number of groups with more than one document; a single document needs no window."""
         return min(self.groups, self.entrants - self.groups)
 
 
@@ -38,8 +38,8 @@ class _TournamentState:
 
     Attributes:
         remaining: Positions in the input list of the documents that are still in the tournament.
-        points: Number of stages survived, per document.
-        ranks: Rank (from 0) in the last group survived, per document; 0 without points.
+        points: Number of stages from which each document advanced.
+        ranks: Rank (from 0) of each document in the last group from which it advanced; 0 without points.
     """
 
     def __init__(self, n: int, rng: random.Random) -> None:
@@ -49,7 +49,7 @@ class _TournamentState:
         self._rng = rng
 
     def make_groups(self, stage: _Stage) -> list[_Group]:
-        """Deal the remaining documents to the groups of a stage in input order, and shuffle each group."""
+        """Distribute the remaining documents over the groups of a stage in input order, and shuffle each group."""
         groups = [sorted(self.remaining)[group :: stage.groups] for group in range(stage.groups)]
         self.remaining = []
         for positions in groups:
@@ -76,27 +76,29 @@ class _Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
-    """A strategy that plays several tournaments with their own shuffles and orders by the sum of points.
+    """A strategy that plays several tournaments with different shuffles and sorts documents by their total points.
 
-    A stage deals the remaining documents to groups like seeds, so that the first documents of the list meet in
-    different groups, shuffles each group, and judges its best. Of n documents n/2, n/5, n/10, n/20, n/50 ... advance,
-    rounded up, until two are left; that is 100-50-20-10-5-2 for 100. A stage has the smallest number of groups of at
-    most ``size`` that divides both the entrants and the advancing documents, or the smallest possible number. Each
-    advancing document receives a point.
+    A stage distributes the remaining documents over groups like seeds, so that the first documents of the list are in
+    different groups. Each group is shuffled and judged, and its best documents advance to the next stage and receive a
+    point. Of n documents, n/2, n/5, n/10, n/20, n/50 ... advance, rounded up, until two are left; for n = 100, this is
+    100-50-20-10-5-2. Groups have at most ``size`` documents. The number of groups is the smallest one that divides both
+    the number of entrants and the number of advancing documents, or else the smallest possible number.
 
-    Equal points: the paper keeps the input order. Here a judge ranks the advancing documents, so the better rank in the
-    last group survived comes first (the mean over the tournaments with a point), then the input order.
+    Ties: The paper keeps the input order of documents with equal points. Here, a judge also ranks the advancing
+    documents. Ties are therefore broken by the rank in the last group from which a document advanced (the mean over the
+    tournaments in which it has a point), then by input order.
 
-    Calls for n documents: passes x the sum of the groups of all stages, without groups of one. With n = 100 and groups
-    of 20: 5 + 5 + 1 + 1 + 1 = 13 per tournament. The tournaments are played in parallel: 5 rounds of calls for any
-    number of them. A window without an answer advances the documents that the shuffle put first.
+    Calls for n documents: passes x the number of groups of all stages, without groups of one document. With n = 100 and
+    groups of 20: 5 + 5 + 1 + 1 + 1 = 13 per tournament. All tournaments are played in parallel, so the number of rounds
+    does not depend on their number (5 for n = 100). If a window has no answer, the documents that the shuffle put first
+    advance.
 
-    With a perfect judge, the number of top ranks that are correct is the smallest quota of a group in a stage of
-    several groups: 4 with 100 documents.
+    With a perfect judge, the number of top ranks that are correct is the smallest number of documents that advance from
+    a group in a stage with several groups: 4 for n = 100.
 
     Attributes:
         size: Maximum number of documents per group.
-        passes: Number of tournaments; the paper's r.
+        passes: Number of tournaments (r in the paper).
         seed: Seed of the shuffles.
 
     Raises:
@@ -114,7 +116,7 @@ class Tournament:
             raise UsageError(f"{self.passes} tournaments", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the groups of one stage of all tournaments together."""
+        """Yield, for each stage, the groups of all tournaments together."""
         n = len(ranking)
         tournaments = [
             _TournamentState(n, random.Random(f"{self.seed}/{ranking.query.id}/{index}"))
@@ -128,7 +130,7 @@ class Tournament:
                 group.advance(next(orders) if len(group.positions) > 1 else (0,))
         points = [sum(tournament.points[position] for tournament in tournaments) for position in range(n)]
         ranks = [_mean_rank_in_tournaments(tournaments, position) for position in range(n)]
-        # Ties: the better mean rank in the last group survived, then the input order.
+        # Ties: the better mean rank in the last group from which a document advanced, then the input order.
         order = sorted(range(n), key=lambda position: (-points[position], ranks[position], position))
         return ranking.reorder(0, tuple(order))
 
@@ -137,14 +139,14 @@ class Tournament:
         return self.passes * sum(stage.windows() for stage in self._stages(n))
 
     def _stages(self, n: int) -> Iterator[_Stage]:
-        """Yield the stages of a tournament of n; the last one is a single group of which two advance, or one of two."""
+        """Yield the stages of a tournament of n documents. The last one is a single group; two documents advance."""
         remaining = n
         # 2, 5, 10, 20, 50, 100, ...: the fractions of n that advance, as in the paper's 100-50-20-10-5-2.
         divisors = (digit * 10**power for power in count() for digit in (2, 5, 10))
         while remaining > 1:
             target = max(2, math.ceil(n / next(divisors)))
             minimum = math.ceil(remaining / self.size)
-            # The smallest number of groups that gives equal sizes and equal quotas, if it is below twice the minimum.
+            # The smallest number of groups with equal sizes and equal quotas, if it is below twice the minimum number.
             even = (groups for groups in range(minimum, 2 * minimum) if remaining % groups == target % groups == 0)
             groups = next(even, minimum)
             stage = _Stage(remaining, groups, max(target, groups))

@@ -8,11 +8,11 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
-    backend_sees_pictures,
-    is_backend_selectable,
+    task_backend_is_selectable,
+    task_backend_sees_pictures,
     tasks_supported_by_backend,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, backend_settings_folder, resolve_context_size
+from rerank.tasks.options import DTYPES, BackendOptions, resolve_task_context_size, task_backend_settings_folder
 from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
@@ -31,9 +31,9 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
-    "backend_sees_pictures",
-    "backend_settings_folder",
-    "is_backend_selectable",
-    "resolve_context_size",
+    "resolve_task_context_size",
+    "task_backend_is_selectable",
+    "task_backend_sees_pictures",
+    "task_backend_settings_folder",
     "tasks_supported_by_backend",
 ]

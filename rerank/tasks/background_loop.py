@@ -1,9 +1,9 @@
 """One background event loop per process, on which all requests to servers run.
 
-Connections of an HTTP client belong to the event loop that opened them. Threads that call
-`run_on_background_loop`, and coroutines of any other event loop that call `await_on_background_loop`, share this one,
-so that they share the connections, too. The loop and its daemon thread are created on first use and end with the
-process; a forked process creates its own.
+Connections of an HTTP client belong to the event loop that opened them. Threads that call `run_on_task_request_loop`,
+and coroutines on other event loops that call `await_on_task_request_loop`, share this loop and thus also the
+connections. The loop and its daemon thread are created on first use and end with the process; a forked process creates
+its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rerank.errors import UsageError
 
 T = TypeVar("T")
 
-#: Seconds at the end of the process: for tasks that are closing connections, and for cancelled tasks.
+#: Seconds to wait at the end of the process for tasks that close connections, and for cancelled tasks.
 _CLOSING, _CANCELLING = 0.2, 1.0
-#: Seconds after which a wait checks again whether it has been interrupted.
+#: Seconds between checks whether a wait has been interrupted.
 _SIGNALS = 1.0
 
 
@@ -33,11 +33,11 @@ class BackgroundLoop:
         """Start the thread."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=_serve_background_loop, args=(self._loop,), name="rerank-background-loop", daemon=True
+            target=_serve_task_request_loop, args=(self._loop,), name="rerank-background-loop", daemon=True
         )
         self._thread.start()
         # Finalizers run in reverse order at the end of the process: connections opened on this loop are closed first.
-        weakref.finalize(self, _stop_background_loop, self._loop, self._thread, os.getpid())
+        weakref.finalize(self, _stop_task_request_loop, self._loop, self._thread, os.getpid())
 
     def is_running_here(self) -> bool:
         """Return whether the caller runs on this loop's thread."""
@@ -50,10 +50,11 @@ class BackgroundLoop:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and wait for its result.
 
-        If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this returns.
+        If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this method
+        returns.
 
         Raises:
-            UsageError: The caller runs on this loop, which would wait for itself.
+            UsageError: The caller runs on this loop, which would then wait for itself.
         """
         if self.is_running_here():
             coroutine.close()
@@ -76,9 +77,10 @@ class BackgroundLoop:
 class _BlockingCall(Generic[T]):
     """A coroutine that runs on a loop while another thread waits for it.
 
-    The wait uses a bare lock, which can be interrupted at any moment. An interrupted `threading.Condition`, on which
-    futures and events are built, may remain locked, so that the loop would block when the coroutine ends. The wait is
-    repeated, since a signal that arrives just before it would be handled only after it.
+    The wait uses a bare lock, which can be interrupted at any moment. Futures and events are built on
+    `threading.Condition`, which may remain locked after an interruption; the loop would then block when the coroutine
+    ends. The wait has a timeout and is repeated, because a signal that arrives just before a wait is handled only after
+    it.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
@@ -89,12 +91,12 @@ class _BlockingCall(Generic[T]):
         self._lock.acquire()
 
     def start(self) -> None:
-        """Start the coroutine; runs on the loop."""
+        """Start the coroutine; must be called on the loop."""
         self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(self._end)
 
     def cancel(self) -> None:
-        """Cancel the coroutine; runs on the loop, after `start` unless that has not been scheduled."""
+        """Cancel the coroutine, whether or not `start` has been called; must be called on the loop."""
         if self._task is None:
             self._coroutine.close()
             self._end()
@@ -117,34 +119,34 @@ class _BlockingCall(Generic[T]):
         return self._task.result()
 
 
-def submit_to_background_loop(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+def submit_to_task_request_loop(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
     """Start a coroutine on the background loop; cancelling the future cancels the coroutine."""
-    return get_background_loop().submit(coroutine)
+    return get_task_request_loop().submit(coroutine)
 
 
-def run_on_background_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_on_task_request_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for its result, even if an event loop runs in this thread.
 
-    If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this returns.
+    If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this function returns.
 
     Raises:
-        UsageError: The caller runs on the background loop, which would wait for itself.
+        UsageError: The caller runs on the background loop, which would then wait for itself.
     """
-    return get_background_loop().run(coroutine)
+    return get_task_request_loop().run(coroutine)
 
 
-async def await_on_background_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+async def await_on_task_request_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine that runs on the background loop; the caller may run on any event loop.
 
     Cancelling the caller cancels the coroutine.
     """
-    background = get_background_loop()
+    background = get_task_request_loop()
     if background.is_running_here():
         return await coroutine
     return await asyncio.wrap_future(background.submit(coroutine))
 
 
-def get_background_loop() -> BackgroundLoop:
+def get_task_request_loop() -> BackgroundLoop:
     """Return the background loop of this process; the first call creates it."""
     global _background
     with _lock:
@@ -155,22 +157,22 @@ def get_background_loop() -> BackgroundLoop:
 
 _background: BackgroundLoop | None = None
 _lock = threading.Lock()
-#: Loops of parent processes. They share file descriptors with them, so they must neither run nor be collected here.
+#: Loops of parent processes. File descriptors are shared with the parents, so the loops must not run or be collected.
 _inherited: list[BackgroundLoop] = []
 
 
-def _forget_loop_after_fork() -> None:
-    """Forget the loop in a forked process, which has no thread that runs it; another thread may have held the lock."""
+def _forget_task_request_loop() -> None:
+    """Reset loop and lock in a forked process: no thread runs the loop there, and the lock may be held forever."""
     global _background, _lock
     if _background is not None:
         _inherited.append(_background)
     _background, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_loop_after_fork)
+os.register_at_fork(after_in_child=_forget_task_request_loop)
 
 
-def _serve_background_loop(loop: asyncio.AbstractEventLoop) -> None:
+def _serve_task_request_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -178,15 +180,15 @@ def _serve_background_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _stop_background_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+def _stop_task_request_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
     """End the loop at the end of the process that created it."""
     if os.getpid() != pid or not thread.is_alive():
         return
-    asyncio.run_coroutine_threadsafe(_end_background_tasks(), loop)
+    asyncio.run_coroutine_threadsafe(_end_task_request_loop(), loop)
     thread.join(2 * (_CLOSING + _CANCELLING))
 
 
-async def _end_background_tasks() -> None:
+async def _end_task_request_loop() -> None:
     """Let tasks that close connections finish, cancel all others, then stop the loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     try:

@@ -1,4 +1,4 @@
-"""A limit on simultaneous work, and work that concurrent callers share; both for coroutines on the background loop."""
+"""A limit on concurrent coroutines, and a coroutine that concurrent callers share, for the background loop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 class ConcurrencyLimit:
-    """A context manager that at most ``limit`` coroutines have entered at the same time; others wait in order.
+    """A context manager that lets in at most ``limit`` coroutines at the same time; the others wait in order.
 
     Unlike `asyncio.Semaphore`, it can be created outside of an event loop and starts anew on the loop of a forked
     process.
 
     Args:
-        limit: Number of coroutines.
+        limit: Maximum number of coroutines.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,10 +40,10 @@ class ConcurrencyLimit:
 class SharedCall(Generic[T]):
     """A coroutine that runs once for all callers that wait for it at the same time.
 
-    It is cancelled when the last of them is cancelled. A later call runs it again.
+    The coroutine is cancelled when all waiting callers have been cancelled. A later call runs it again.
 
     Args:
-        make: Creates the coroutine.
+        make: Function that creates the coroutine.
     """
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:

@@ -1,7 +1,7 @@
 """Tasks that a backend can perform on a prompt, one frozen dataclass per kind of task.
 
 Every request has a task, and every backend states which tasks it supports (`tasks_supported_by_backend`). The call
-log, the token budget, the cache and the replay treat all tasks alike, so a new kind of task needs no change to them.
+log, token budget, cache and replay treat all tasks in the same way, so a new kind of task requires no change to them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from rerank.prompts.base import Prompt
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """Generation of a text; the reply has the text."""
+    """Generation of a text, which the reply contains."""
 
     format_name: ClassVar[str] = "Write"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermutationTask:
-    """Constrained generation of a permutation without repeated identifiers; the reply has its text.
+    """Constrained generation of a permutation without repeated identifiers; the reply contains its text.
 
-    Some backends also return ``scores``: log P(identifier | prompt, identifiers before it) among the unused
-    identifiers, one per identifier in the order of the text.
+    Some backends also return ``scores``, one per identifier in the order of the text: the log-probability of the
+    identifier among the unused ones, log P(identifier | prompt, identifiers before it).
 
     Attributes:
         items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
@@ -56,7 +56,7 @@ class ContinuationTask:
     """Log-probabilities of possible continuations; the reply has one per continuation in ``scores``.
 
     Attributes:
-        continuations: Texts that may follow the prompt. For several tokens, the log-probabilities are summed.
+        continuations: Texts that may follow the prompt. The log-probabilities of the tokens of a text are summed.
     """
 
     format_name: ClassVar[str] = "Weigh"
@@ -66,7 +66,7 @@ class ContinuationTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelihoodTask(ContinuationTask):
-    """Log-probabilities of long continuations such as queries, which servers cannot return (single tokens only)."""
+    """Log-probabilities of long continuations such as queries; servers return them for single tokens only."""
 
     format_name: ClassVar[str] = "Recite"
 
@@ -79,10 +79,11 @@ class AttentionTask:
 
     Attributes:
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
-        tail: First character of the final instruction in that turn; attention from there to the end is used.
+        tail: Index of the first character of the final instruction in that turn. The attention from there to the end of
+            the prompt is used.
         null: The same chat with a content-free query, for calibration; empty for no calibration.
         heads: (layer, head) pairs to use, counted from 0; empty for all heads.
-        weights: Factor of each of these heads; empty for factors of 1.
+        weights: Factor by which the attention of each of these heads is multiplied; empty for factors of 1.
         length_power: The score of a passage is multiplied by its number of tokens to this power: 0 gives sums over
             tokens, -1 gives means.
         layers: First and last layer to use; None for all layers.
@@ -109,16 +110,16 @@ class AttentionTask:
     per_token: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the reply can be read."""
+        """Check that scores per head and per token are not both requested."""
         if self.per_head and self.per_token:
-            raise UsageError("Attention per head and per token", expected="one of them per request")
+            raise UsageError("Attention per head and per token was requested", expected="one of them per request")
 
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``.
+    """Relevance of each query-passage pair; the reply has one score per passage in ``scores``.
 
-    The first message of the prompt is the query, and each of the others is a passage.
+    The first message of the prompt is the query, and each further message is a passage.
     """
 
     format_name: ClassVar[str] = "Relate"
@@ -128,16 +129,16 @@ Task = GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | At
 
 
 def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
-    """Return the classes of tasks that a backend (or its class) supports; generation only if it states none."""
+    """Return the classes of tasks that a backend (or its class) supports; only generation if it states none."""
     tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
     return tasks
 
 
-def backend_sees_pictures(backend: Any) -> bool:
-    """Return whether a backend (or its class) accepts prompts with pictures; not if it does not state it."""
+def task_backend_sees_pictures(backend: Any) -> bool:
+    """Return whether a backend (or its class) accepts prompts with pictures; false if not stated."""
     return bool(getattr(backend, "sees_pictures", False))
 
 
-def is_backend_selectable(backend: Any) -> bool:
-    """Return whether users can select a backend as a model; yes if its class does not state otherwise."""
+def task_backend_is_selectable(backend: Any) -> bool:
+    """Return whether users can select a backend as a model; true unless its class states otherwise."""
     return bool(getattr(backend, "selectable", True))

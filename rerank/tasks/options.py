@@ -19,22 +19,22 @@ class BackendOptions:
     Attributes:
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a local folder.
         adapter: Folder or hub id of a PEFT adapter; empty for none.
-        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
+        adapter_dtype: Data type of the adapter: ``auto`` for the data type of the model, or ``float32``.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on hardware that supports it efficiently.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU if there is none.
         batch_size: Number of requests decoded together; None for the backend's default.
         reuse: Whether a local model computes prompt prefixes that several requests share (instruction, query, passages)
-            once and keeps their KV cache.
-        deterministic: Whether a local model processes requests one by one without reuse, so that a reply depends on
-            its request alone, to the last bit.
-        context_size: Maximum number of tokens of prompt and reply together; None for the model's.
+            only once and keeps their KV cache.
+        deterministic: Whether a local model processes requests one by one without reuse. A reply is then bit-identical
+            whenever its request is the same.
+        context_size: Maximum number of tokens of prompt and reply together; None for the whole context.
         trust_remote_code: Whether to run the Python code that comes with a model.
-        device_map: Placement of a model over several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
-            layers, ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
+        device_map: How to place a model on several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
+            layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
         base_url: Address of a server; empty to take it from the environment.
         concurrency: Number of simultaneous requests to a server; None for the backend's default.
-        timeout: Seconds to wait for a reply of a server; None for the backend's default.
-        retries: Maximum number of attempts after the first to get a reply of a server; None for the backend's default.
+        timeout: Seconds to wait for a reply from a server; None for the backend's default.
+        retries: Maximum number of retries of a request to a server; None for the backend's default.
 
     Raises:
         UsageError: A number is out of range, or the dtype or device map is unknown.
@@ -74,12 +74,12 @@ class BackendOptions:
             raise UsageError(f"Retries {self.retries}", expected="at least 0")
 
 
-def backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
-    """Return the folder whose settings apply to a loaded model: that of its adapter, else its own.
+def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
+    """Return the folder whose settings apply to a loaded model: the folder of its adapter, or else of the model.
 
     Args:
         name: A folder, or an id on the hub.
-        options: How it was loaded.
+        options: The options with which it was loaded.
 
     Returns:
         An absolute path; None for an id on the hub.
@@ -88,11 +88,11 @@ def backend_settings_folder(name: str | Path, options: BackendOptions) -> Path |
     return folder.absolute() if folder.is_dir() else None
 
 
-def resolve_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
-    """Return the context size of a model: the stated one, else the one in the options.
+def resolve_task_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
+    """Return the context size of a model: the size that it states, or else the size in the options.
 
     Raises:
-        UsageError: The options exceed the stated size, or neither gives one.
+        UsageError: The options exceed the stated size, or there is no size at all.
     """
     if stated and options.context_size and options.context_size > stated:
         raise UsageError(

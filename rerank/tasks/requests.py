@@ -27,8 +27,8 @@ class Sampling:
         temperature: Sampling temperature; 0 for greedy decoding.
         top_p: Probability mass of nucleus sampling; no effect on greedy decoding.
         seed: Seed of sampling; no effect on greedy decoding.
-        thinking: Maximum number of tokens that a reasoning model may think before it answers, in addition to
-            ``max_tokens``; 0 for no thinking.
+        thinking: Maximum number of tokens for the thoughts of a reasoning model before its answer, in addition to
+            ``max_tokens``; 0 for no thoughts.
     """
 
     max_tokens: int
@@ -46,11 +46,11 @@ class Request:
     Attributes:
         prompt: The chat.
         sampling: Decoding settings.
-        window: The window that the prompt was rendered from. It is not passed to models, only to the call log and to
+        window: The window from which the prompt was rendered. It is not passed to models, only to the call log and to
             the fake backend.
         task: The task, one of the classes in `rerank.tasks.kinds`.
-        dropped: Number of tokens that were cut off each document of the window, so that the prompt fits; empty if none
-            was cut. Like the window, it is not passed to models, and it does not enter the digest.
+        dropped: Number of tokens that were cut from each document of the window to make the prompt fit; empty if no
+            document was cut. It is neither passed to models nor part of the digest.
     """
 
     prompt: Prompt
@@ -62,37 +62,37 @@ class Request:
     def digest(self, identity: Mapping[str, str]) -> str:
         """Return the hex SHA-256 of the backend's identity, the chat, the sampling settings, the task and the window.
 
-        Pictures enter with the contents of their files, not with their paths. The window is included although models
-        do not get it, since two queries may have the same text.
+        Pictures are identified by the contents of their files, not by their paths. The window is included, although
+        models do not get it, because two queries may have the same text.
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
         content: list[Any] = [
             dict(identity),
             turns,
-            _request_fields_without_later_defaults(asdict(self.sampling)),
+            _drop_task_request_defaults(asdict(self.sampling)),
             about,
         ]
         if not isinstance(self.task, GenerationTask):
-            fields = _request_fields_without_later_defaults(asdict(self.task, dict_factory=_message_without_images))
-            # Not inherited: a class without a name of its own must not share the digests of its parent.
+            fields = _drop_task_request_defaults(asdict(self.task, dict_factory=_request_message_without_images))
+            # Looked up in the class itself: a subclass without its own name must not share the digests of its parent.
             name = vars(type(self.task)).get("format_name", type(self.task).__name__)
             content.append({"task": name, **fields})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 #: Fields that were added after the first digests. They enter a digest only if they differ from their (empty) default,
-#: so that a request keeps the digest that it had before there was such a field. List every new field here.
+#: so that older requests keep their digests. List every new field here.
 _LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
-def _request_fields_without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request without later ones at their default."""
+def _drop_task_request_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request, without later fields that have their default value."""
     return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
-def _message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a message as a dict, without ``images`` if it has none: messages had no images at first."""
+def _request_message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a message as a dict, without ``images`` if it has none, since the first messages had no such field."""
     return dict(pair for pair in pairs if pair != ("images", ()))
 
 
@@ -106,7 +106,7 @@ class Reply:
         thoughts: Thoughts of a reasoning model before its answer; not part of ``text``.
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
-        tokens_cached: Number of the prompt tokens that were not computed again, because a cache held them.
+        tokens_cached: Number of the prompt tokens that were taken from a cache instead of being computed.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
@@ -132,10 +132,10 @@ class Backend(Protocol):
     """The component that runs a model.
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports
-    (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``,
-    whether it keeps the prefixes of prompts (false if missing); ``shares_batches``, whether a batch of several
-    callers takes less time than a batch for each (false if missing); and ``settings_folder``, the folder of its
-    adapter or trained model, whose settings `Reranker.from_backend` uses.
+    (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
+    it caches the prefixes of prompts (false if missing); ``shares_batches``, whether one batch with the requests of
+    several callers is faster than one batch per caller (false if missing); and ``settings_folder``, the folder of its
+    adapter or trained model with the settings that `Reranker.from_backend` uses.
     """
 
     @property
@@ -152,7 +152,7 @@ class Backend(Protocol):
 
     @property
     def costs_money(self) -> bool:
-        """Whether calls cost money; their replies are then kept in the call cache beyond the run."""
+        """Whether calls cost money. If so, their replies are kept in the call cache beyond the run."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
@@ -166,18 +166,18 @@ class Backend(Protocol):
 
 @runtime_checkable
 class AsyncBackend(Backend, Protocol):
-    """A backend that waits for a network, so it takes requests one by one and from many callers at the same time.
+    """A backend that waits for a network. It takes single requests, from many callers at the same time.
 
     Its connections belong to the background loop (`rerank.tasks.background_loop`), are opened by the first request, and
-    are kept for later ones.
+    are kept for later requests.
     """
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request.
 
-        May be awaited on any event loop, any number of times at the same time. The backend limits the requests in
-        progress itself, for all callers together; the others wait. Cancelling the call cancels the request. The
-        reply's seconds do not include the wait for other requests.
+        This may be awaited on any event loop, and any number of times concurrently. The backend itself limits the
+        number of requests in progress, for all callers together; the others wait. Cancelling the call cancels the
+        request. The time of the reply does not include the wait for other requests.
 
         A request that fails gets a reply with ``finish="error"``.
 
@@ -187,7 +187,7 @@ class AsyncBackend(Backend, Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections; safe to repeat. Requests in progress fail, and a later one opens them again."""
+        """Close the connections; safe to repeat. Requests in progress fail; a later request opens new ones."""
 
     async def aclose(self) -> None:
         """Do the same as `close` without blocking; may be awaited on any event loop."""

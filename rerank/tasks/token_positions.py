@@ -1,7 +1,7 @@
-"""Format of the token positions in the reply to an `AttentionTask` with ``per_token``, for backends and judges.
+"""Write and read the token positions in the reply to an `AttentionTask` with ``per_token``.
 
 The reply's text is a JSON list with one list per passage: the positions of its tokens, in characters from the start of
-the passage's span in the prompt. Its scores are those of the same tokens, passage after passage.
+the passage's span in the prompt. Its scores belong to the same tokens, passage by passage.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from rerank.errors import DataError, error_repr
 
 
-def format_token_positions(positions: Sequence[Sequence[int]]) -> str:
+def format_task_token_positions(positions: Sequence[Sequence[int]]) -> str:
     """Format the positions of the tokens of each passage.
 
-    >>> format_token_positions([[0, 4], []])
+    >>> format_task_token_positions([[0, 4], []])
     '[[0,4],[]]'
     """
     return json.dumps([list(row) for row in positions], separators=(",", ":"))
 
 
-def read_passage_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
-    """Read the reply to a request for scores of tokens.
+def read_task_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
+    """Read the reply to a request for token scores.
 
     Args:
         text: Text of the reply.
@@ -30,25 +30,25 @@ def read_passage_token_scores(text: str, scores: Sequence[float], passages: int)
         passages: Number of passages in the request.
 
     Returns:
-        Per passage, pairs of the position and the score of each token.
+        For each passage, pairs of the position and the score of each token.
 
-    >>> read_passage_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
+    >>> read_task_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
     [[(0, 0.25), (4, 0.5)], []]
 
     Raises:
-        DataError: The text is not such a list, or its length does not match the scores or the passages.
+        DataError: The text is not a list of positions, or their number does not match the scores or passages.
     """
     try:
         rows = [[int(position) for position in row] for row in json.loads(text)]
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"The positions of tokens are {error_repr(text)}",
+            f"The token positions in a reply are {error_repr(text)}",
             expected="a JSON list of lists of whole numbers",
         ) from error
     counted = sum(map(len, rows))
     if len(rows) != passages or counted != len(scores):
         raise DataError(
-            f"A reply with {len(scores)} scores for {counted} tokens of {len(rows)} passages",
+            f"A reply has {len(scores)} scores for {counted} tokens of {len(rows)} passages",
             expected=f"one score per token of {passages} passages",
         )
     remaining = iter(scores)

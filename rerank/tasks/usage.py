@@ -1,4 +1,4 @@
-"""What the replies of a model cost: calls, tokens and seconds."""
+"""The cost of a model's replies: calls, tokens and seconds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rerank.tasks.requests import Reply
 
 @dataclass(kw_only=True)
 class Usage:
-    """The sum over replies.
+    """Totals over replies.
 
     Attributes:
         calls: Number of replies.
         reused_calls: Number of these replies that came from a call log instead of the model.
         tokens_in: Prompt tokens of all replies.
         tokens_out: Completion tokens of all replies.
-        seconds: Model time of all replies, as measured when they were generated.
+        seconds: Total model time, measured when the replies were generated.
         steps: Forward passes after the prefill, if the backend reports them.
         truncated: Number of replies that ended at their token limit.
-        tokens_cached: Prompt tokens that were not computed again, because a cache of the model held them.
+        tokens_cached: Prompt tokens that were taken from the model's cache instead of being computed.
     """
 
     calls: int = 0
@@ -32,7 +32,7 @@ class Usage:
     tokens_cached: int = 0
 
     def add(self, reply: Reply, *, reused: bool = False) -> None:
-        """Count one reply."""
+        """Add one reply to the totals."""
         self.calls += 1
         self.reused_calls += reused
         self.tokens_in += reply.tokens_in

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
-from rerank.adjudication.orders.condorcet import condorcet_majorities
+from rerank.adjudication.orders.condorcet import condorcet_pool_majorities
 from rerank.adjudication.orders.hedge import hedge_gains
 from rerank.adjudication.pools import Pool, PooledTopic, pool_runs
 from rerank.errors import DataError, UnknownNameError, UsageError
@@ -76,7 +76,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_condorcet() -> None:
-    beats, docs = condorcet_majorities(topic(*LISTS)), topic(*LISTS).docs
+    beats, docs = condorcet_pool_majorities(topic(*LISTS)), topic(*LISTS).docs
     a, b, f = (docs.index(doc) for doc in "abf")
     assert beats[b, a]  # 2 to 1
     assert beats[b, f]
@@ -84,7 +84,7 @@ def test_condorcet() -> None:
     found = order("condorcet")
     assert found.startswith("ba")
     circle = order("condorcet", lists=("abc", "bca", "cab"))  # a > b > c > a
-    votes, names = condorcet_majorities(topic("abc", "bca", "cab")), "abc"
+    votes, names = condorcet_pool_majorities(topic("abc", "bca", "cab")), "abc"
     assert all(votes[names.index(x), names.index(y)] for x, y in zip(circle, circle[1:], strict=False))
 
 

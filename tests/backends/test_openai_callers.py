@@ -23,7 +23,7 @@ from rerank.backends.openai.retries import FIRST_TRIES, TRIES
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
 from rerank.tasks import AsyncBackend, BackendOptions, Reply, Request, Sampling
-from rerank.tasks.background_loop import run_on_background_loop
+from rerank.tasks.background_loop import run_on_task_request_loop
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
 from tests.raising import raises
 
@@ -153,7 +153,7 @@ class TestManyCallers:
                 return await asyncio.gather(*(backend.agenerate(request(text)) for text in ("slow", "fast", "fast")))
 
             started = time.perf_counter()
-            slow, fast, last = run_on_background_loop(together())
+            slow, fast, last = run_on_task_request_loop(together())
             assert slow.seconds >= 0.3
             assert max(fast.seconds, last.seconds) < slow.seconds
             assert slow.seconds + fast.seconds + last.seconds <= time.perf_counter() - started
@@ -166,8 +166,8 @@ class TestManyCallers:
                 return backend.generate([request()])
 
             with raises(UsageError, "background event loop"):
-                run_on_background_loop(blocking())
-            assert run_on_background_loop(backend.agenerate(request())).text == "[2] > [1]"
+                run_on_task_request_loop(blocking())
+            assert run_on_task_request_loop(backend.agenerate(request())).text == "[2] > [1]"
 
     def test_a_server_that_is_not_there_is_tried_once_for_all(self) -> None:
         waits = Waits()
@@ -177,7 +177,7 @@ class TestManyCallers:
             calls = (backend.agenerate(request()) for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-        failures = run_on_background_loop(eight())
+        failures = run_on_task_request_loop(eight())
         assert [type(failure) for failure in failures] == [BackendError] * 8
         assert len(waits) == FIRST_TRIES - 1
 
@@ -256,7 +256,7 @@ class TestConnections:
             for close in (
                 backend.close,
                 lambda: asyncio.run(backend.aclose()),
-                lambda: run_on_background_loop(backend.aclose()),
+                lambda: run_on_task_request_loop(backend.aclose()),
             ):
                 assert backend.generate([request()])[0].text == "[2] > [1]"
                 close()

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.backends.openai.token_estimate import EstimatedTokens, estimate_least_tokens
+from rerank.backends.openai.token_estimate import EstimatedTokens, estimate_minimum_openai_tokens
 from rerank.prompts.base import Message
-from rerank.prompts.identifiers import make_passage_identifiers
+from rerank.prompts.identifiers import make_prompt_identifiers
 from tests.raising import raises
 
 TOKENS = EstimatedTokens(lambda: 4096)
@@ -42,7 +42,7 @@ def test_turns_cost_something() -> None:
 
 
 def test_at_least_a_token_a_word() -> None:
-    assert estimate_least_tokens((Message("system", "You rank."), Message("user", " a  b\nc "))) == 5
+    assert estimate_minimum_openai_tokens((Message("system", "You rank."), Message("user", " a  b\nc "))) == 5
 
 
 @given(st.text(max_size=80), st.integers(-1, 60))
@@ -63,9 +63,9 @@ def test_joining_texts_with_a_line_break_adds_little(one: str, other: str) -> No
 def test_letters_are_those_that_are_one_token_everywhere() -> None:
     from rerank.errors import UsageError
 
-    assert make_passage_identifiers("letters", 26, TOKENS)[-1] == "Z"
+    assert make_prompt_identifiers("letters", 26, TOKENS)[-1] == "Z"
     with raises(UsageError, "26", "27"):
-        make_passage_identifiers("letters", 27, TOKENS)
+        make_prompt_identifiers("letters", 27, TOKENS)
 
 
 @pytest.mark.model

@@ -12,7 +12,7 @@ import pytest
 from rerank.calibration import Calibration, CalibrationResult, RankedCollection, fit_calibration
 from rerank.calibration.calibrators import Platt
 from rerank.calibration.fitting import predict_held_out_probabilities, usable_fit_lists
-from rerank.calibration.judged_lists import cut_judged_lists
+from rerank.calibration.judged_lists import cut_lists_for_calibration
 from rerank.calibration.logistic import sigmoid
 from rerank.errors import DataError
 from rerank.types import Qrels, Run
@@ -124,7 +124,7 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
 
 def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
     """Every list is predicted once, and its probabilities do not increase along the final ranking."""
-    lists = usable_fit_lists(cut_judged_lists([small], 1), "judge+first-stage")
+    lists = usable_fit_lists(cut_lists_for_calibration([small], 1), "judge+first-stage")
     predicted = predict_held_out_probabilities(lists, "judge+first-stage").documents
     assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
     assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
@@ -132,22 +132,22 @@ def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> Non
 
 def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:
     absolute, within = make_collection(queries=6), make_collection(queries=6, kind="log attention")
-    assert {ranking.depth for ranking in cut_judged_lists([absolute], 1).documents} == {5, 20}
-    assert {ranking.depth for ranking in cut_judged_lists([within], 1).documents} == {20}
-    assert {r.depth for r in cut_judged_lists([make_collection(queries=6, depth=101)], 1).documents} == {
+    assert {ranking.depth for ranking in cut_lists_for_calibration([absolute], 1).documents} == {5, 20}
+    assert {ranking.depth for ranking in cut_lists_for_calibration([within], 1).documents} == {20}
+    assert {r.depth for r in cut_lists_for_calibration([make_collection(queries=6, depth=101)], 1).documents} == {
         5,
         20,
         100,
         101,
     }
     shorter = make_collection(queries=6, depth=10, kind="log attention")
-    both = cut_judged_lists([shorter, within], 1)
+    both = cut_lists_for_calibration([shorter, within], 1)
     assert sorted((r.depth, len(r)) for r in both.documents) == [(10, 10)] * 6 + [(20, 20)] * 6
 
 
 def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None:
     source = make_collection(queries=1)
-    (ranking,) = (r for r in cut_judged_lists([source], 1).documents if r.depth == 5)
+    (ranking,) = (r for r in cut_lists_for_calibration([source], 1).documents if r.depth == 5)
     best = source.first_stage["q0"].doc_ids[:5]
     order = [doc for doc in source.run["q0"].doc_ids if doc in best]
     assert ranking.judge == tuple(source.judge["q0"][doc] for doc in order)
@@ -156,7 +156,7 @@ def test_a_cut_list_has_the_best_of_the_first_stage_in_the_final_order() -> None
 
 
 def test_half_of_the_lists_lose_their_relevant_documents_and_size_does_not_tell() -> None:
-    lists = cut_judged_lists([make_collection(queries=30)], 1).answerable
+    lists = cut_lists_for_calibration([make_collection(queries=30)], 1).answerable
     for depth in (5, 20):
         pairs: dict[object, list[Any]] = {}
         for ranking in lists:

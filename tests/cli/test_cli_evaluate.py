@@ -48,7 +48,7 @@ def test_eval_text(cli: Cli) -> None:
     assert head.split("\t") == ["run", "queries", "missing", "nDCG@10"]
     assert good.split("\t") == ["good.trec", "5", "0", "1.0000"]
     assert bad.split("\t")[:3] == ["bad.trec", "5", "1"]
-    assert done.stderr == "Judged queries without a ranking, which score 0, in: bad.trec\n"
+    assert done.stderr == "Runs with judged queries that have no ranking and score 0: bad.trec\n"
 
 
 def test_eval_per_query(cli: Cli) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections.cranfield import Cranfield, grade_to_gain
+from rerank.collections.cranfield import Cranfield, cranfield_grade_to_gain
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.smart_format import read_smart_records
+from rerank.io.smart_format import read_smart_format_file
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -46,7 +46,7 @@ def test_grades_become_gains() -> None:
         "1": {"1": 4, "2": 2, "4": 0},
         "2": {"2": 3, "1": 1},
     }
-    assert [grade_to_gain(grade, "") for grade in (1, 2, 3, 4, 5, -1)] == [4, 3, 2, 1, 0, 0]
+    assert [cranfield_grade_to_gain(grade, "") for grade in (1, 2, 3, 4, 5, -1)] == [4, 3, 2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("grade", [0, 6, -2])
@@ -134,7 +134,7 @@ def test_records_come_back(tmp_path_factory: pytest.TempPathFactory, found: list
     path = tmp_path_factory.mktemp("smart") / "file"
     lines = [f".I {n}\n.T\n {title}\n.W\n {text}\n" for n, (title, text) in enumerate(found, 1)]
     path.write_text("".join(lines), encoding="utf-8")
-    records = list(read_smart_records(path))
+    records = list(read_smart_format_file(path))
     assert [(record.fields["T"], record.fields["W"]) for record in records] == found
     assert [record.number for record in records] == [str(n) for n in range(1, len(found) + 1)]
 

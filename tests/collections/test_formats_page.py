@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import describe_collection, open_collection, open_judgments
+from rerank.collections import describe_collection, open_collection, open_collection_qrels
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/formats.md", "data/README.md")
@@ -34,4 +34,4 @@ def test_every_sample_folder_is_shown_and_every_provider_described() -> None:
 
 def test_judgments_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert open_judgments("cranfield:data/cranfield")[0]["1"] == {"1": 4, "2": 2, "4": 0}
+    assert open_collection_qrels("cranfield:data/cranfield")[0]["1"] == {"1": 4, "2": 2, "4": 0}

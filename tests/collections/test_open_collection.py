@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import describe_collection, list_collection_providers, open_collection, open_judgments
+from rerank.collections import describe_collection, list_collection_providers, open_collection, open_collection_qrels
 from rerank.errors import DataError, UnknownNameError, UsageError
 from tests.raising import raises
 
@@ -57,15 +57,15 @@ def test_describe() -> None:
 
 
 def test_judgments_come_from_a_file_or_a_collection() -> None:
-    qrels, relevant = open_judgments(f"{DATA}/trec/qrels.txt")
+    qrels, relevant = open_collection_qrels(f"{DATA}/trec/qrels.txt")
     assert (len(qrels), relevant) == (2, 1)
-    qrels, relevant = open_judgments(f"cranfield:{DATA}/cranfield,relevant=3")
+    qrels, relevant = open_collection_qrels(f"cranfield:{DATA}/cranfield,relevant=3")
     assert (dict(qrels["2"]), relevant) == ({"2": 3, "1": 1}, 3)
 
 
 def test_cranfields_own_file_is_no_plain_qrels() -> None:
     # read as a plain file its grades would be taken the wrong way round
-    qrels, _ = open_judgments(f"{DATA}/cranfield/cranqrel")
+    qrels, _ = open_collection_qrels(f"{DATA}/cranfield/cranqrel")
     assert qrels["1"] == {"1": 1, "2": 3, "4": -1}
     with pytest.raises(DataError):
-        open_judgments(f"{DATA}/cranfield/cran.qry")
+        open_collection_qrels(f"{DATA}/cranfield/cran.qry")

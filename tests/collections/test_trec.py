@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.trec import Trec
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.io.sgml import sgml_to_plain_text
+from rerank.io.sgml import convert_sgml_to_plain_text
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -227,12 +227,12 @@ LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
 @given(LINES)
 def test_escaped_text_comes_back(text: str) -> None:
     # NUL-like references and the like are the business of html; what html.escape writes must return
-    assert sgml_to_plain_text(f"<P>{html.escape(text)}</P>") == " ".join(text.split())
+    assert convert_sgml_to_plain_text(f"<P>{html.escape(text)}</P>") == " ".join(text.split())
 
 
 @given(st.text(max_size=60))
 def test_plain_is_total(text: str) -> None:
-    assert sgml_to_plain_text(text) == sgml_to_plain_text(text).strip()
+    assert convert_sgml_to_plain_text(text) == convert_sgml_to_plain_text(text).strip()
 
 
 @pytest.mark.shared

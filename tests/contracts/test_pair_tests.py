@@ -92,6 +92,13 @@ def test_systems_that_never_differ(name: str) -> None:
 
 
 @every
+def test_differences_that_cancel_out_have_a_p_value_of_1(name: str) -> None:
+    """Every draw is at least as extreme, so each of them is counted."""
+    scores = np.column_stack([[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 2.0]])
+    assert opened(name, 15).p_values(scores).tolist() == [1.0]
+
+
+@every
 def test_a_clear_difference_is_found_and_noise_is_not(name: str) -> None:
     chance = np.random.default_rng(5)
     noise = chance.normal(0, 0.1, (40, 3))
@@ -105,12 +112,9 @@ def test_the_share_of_false_positives_is_the_level(name: str) -> None:
     """Systems that are the same but for noise: a share alpha of pairs is found, or of whole families at most alpha."""
     chance = np.random.default_rng(6)
     test = opened(name, 499)
-    if test.family_wise:
-        families = [found(test, chance.normal(size=(20, 4)), 0.1).any() for _ in range(200)]
-        assert 0.05 <= np.mean(families) <= 0.15
-    else:
-        p = np.concatenate([test.p_values(chance.normal(size=(30, 2))) for _ in range(400)])
-        assert 0.02 <= (p <= 0.05).mean() <= 0.08
+    families = np.array([found(test, chance.normal(size=(30, 4)), 0.1) for _ in range(200)])
+    share = families.any(axis=1).mean() if test.family_wise else families.mean()
+    assert 0.05 <= share <= 0.15
 
 
 @every
@@ -129,6 +133,12 @@ def test_it_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", drawn)
+def test_the_default_is_seed_0_and_ten_thousand_draws_or_more_for_a_whole_family(name: str) -> None:
+    draws = 100_000 if tests.get(name).family_wise else 10_000
+    assert open_significance_test(name) == open_significance_test(f"{name},permutations={draws},seed=0")
+
+
+@pytest.mark.parametrize("name", drawn)
 def test_chance_is_seeded_and_checked(name: str) -> None:
     scores = np.random.default_rng(8).normal(size=(30, 3))
     first, again, other = (
@@ -141,6 +151,16 @@ def test_chance_is_seeded_and_checked(name: str) -> None:
         open_significance_test(f"{name},seed=-1")
     with pytest.raises(UsageError, match="a whole number"):
         open_significance_test(f"{name},permutations=many")
+
+
+@pytest.mark.parametrize("name", drawn)
+def test_the_last_batch_of_draws_has_only_those_that_are_left(name: str) -> None:
+    """Draws are made in batches of about 700 or 1000 here."""
+    scores = np.random.default_rng(9).normal(size=(50, 30)) + np.linspace(0, 0.5, 30)
+    test = opened(name, 1050)
+    np.testing.assert_allclose(test.p_values(scores), opened(name, 5000).p_values(scores), atol=SLACK)
+    scores[:, 0] += 10
+    assert test.p_values(scores).min() == test.resolution(50) == 1 / 1051
 
 
 def test_unknown_names() -> None:

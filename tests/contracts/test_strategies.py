@@ -174,6 +174,8 @@ def test_published_counts() -> None:
     assert open_strategy("sliding").calls(100) == 9
     assert open_strategy("sliding,passes=3").calls(100) == 27
     assert open_strategy("multipass").calls(100) == 45
+    assert open_strategy("multipass,top_k=20").calls(100) == 9 + 8
+    assert open_strategy("multipass,top_k=21").calls(100) == 9 + 8 + 7
     assert open_strategy("tournament").calls(100) == 13
     assert open_strategy("tournament,passes=10").calls(100) == 130
     assert open_strategy("top_down").calls(100) == 7

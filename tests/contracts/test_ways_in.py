@@ -17,7 +17,7 @@ from rerank import Reranker
 from rerank.adjudication.judging.grader import Grader
 from rerank.backends.fake import Fake
 from rerank.experiment import run_experiment
-from rerank.experiment.calibrate import calibrate_run_folders
+from rerank.experiment.calibrate import calibrate_experiment_runs
 from rerank.experiment.robustness import measure_order_robustness, prepare_robustness_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
@@ -268,7 +268,7 @@ def test_a_calibration_travels_with_an_adapter_and_with_a_merged_model(trained: 
     write_lists(place, "0", "1")
     summary = run_experiment(spec_of(trained), Execution(out=place / "run", device="cpu"))
     (folder,) = trained.values()
-    calibrate_run_folders([place / "run"], place / folder / "rerank-calibration.json", complete=True)
+    calibrate_experiment_runs([place / "run"], place / folder / "rerank-calibration.json", complete=True)
     hits = Reranker.from_pretrained(**trained, device="cpu").rank(QUERY, TEXTS)
     relevance = [hit.relevance for hit in hits]
     assert None not in relevance

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.downsampling.task_prediction import predict_left_out_task, predict_omitted_tasks, standardise_task_scores
+from rerank.downsampling.task_prediction import (
+    predict_left_out_task,
+    predict_omitted_tasks,
+    standardise_scores_for_task_reduction,
+)
 
 
 def fitted_again(predictors: np.ndarray, wanted: np.ndarray, ridge: float) -> list[float]:
@@ -23,7 +27,10 @@ def fitted_again(predictors: np.ndarray, wanted: np.ndarray, ridge: float) -> li
 @pytest.mark.parametrize(("tasks", "models"), [(2, 9), (5, 12), (30, 8)])
 def test_leaving_a_model_out_is_fitting_again_without_it(tasks: int, models: int) -> None:
     chance = np.random.default_rng(tasks)
-    predictors, wanted = standardise_task_scores(chance.normal(size=(tasks, models))), chance.normal(size=models)
+    predictors, wanted = (
+        standardise_scores_for_task_reduction(chance.normal(size=(tasks, models))),
+        chance.normal(size=models),
+    )
     ours = predict_left_out_task(predictors.T @ predictors, wanted, 0.7)
     assert ours == pytest.approx(fitted_again(predictors, wanted, 0.7), abs=1e-9)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.evaluation import compare_runs
-from rerank.evaluation.grade_notes import describe_grade_use, grade_note, overlap_note
+from rerank.evaluation.grade_notes import describe_grade_use, evaluation_overlap_note, measure_grade_note
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 GRADED = Qrels({"q": {"a": 3, "b": 1}, "p": {"a": 0, "b": 2}})
@@ -32,16 +32,16 @@ def test_reading(name: str, words: str) -> None:
 
 
 def test_note() -> None:
-    assert grade_note(GRADED, ["AP", "nDCG@10", "P(rel=2)@5", "R@5"]) == (
+    assert measure_grade_note(GRADED, ["AP", "nDCG@10", "P(rel=2)@5", "R@5"]) == (
         "AP, R@5: grades from 1 count as relevant, and these judgments have grades up to 3. "
         "TREC Deep Learning counts from 2: AP(rel=2)."
     )
 
 
 def test_nothing_to_beware_of() -> None:
-    assert grade_note(GRADED, ["nDCG@10", "AP(rel=2)", "NumRet"]) == ""
-    assert grade_note(Qrels({"q": {"a": 1}}), ["AP"]) == ""
-    assert grade_note(Qrels({}), ["AP"]) == ""
+    assert measure_grade_note(GRADED, ["nDCG@10", "AP(rel=2)", "NumRet"]) == ""
+    assert measure_grade_note(Qrels({"q": {"a": 1}}), ["AP"]) == ""
+    assert measure_grade_note(Qrels({}), ["AP"]) == ""
 
 
 def test_compare_tells() -> None:
@@ -54,8 +54,8 @@ def test_judgments_of_another_collection() -> None:
     run = Run(
         [Ranking.from_order(Query(id="1", text=""), [Document(id="a", text=""), Document(id="b", text="")])], name="r"
     )
-    assert "No document of run 'r' is judged in other" in overlap_note(
+    assert "No document of run 'r' is judged in other" in evaluation_overlap_note(
         Qrels({"1": {"x": 1}, "2": {"a": 1}}, name="other"), run
     )
-    assert overlap_note(Qrels({"1": {"b": 0}}), run) == ""  # judged, and not relevant
-    assert overlap_note(Qrels({"2": {"x": 1}}), run) == ""  # no query in common, which is an error of its own
+    assert evaluation_overlap_note(Qrels({"1": {"b": 0}}), run) == ""  # judged, and not relevant
+    assert evaluation_overlap_note(Qrels({"2": {"x": 1}}), run) == ""  # no query in common, an error of its own

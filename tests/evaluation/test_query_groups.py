@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.evaluation import (
-    add_scores_per_group,
+    add_groups_to_evaluation_report,
     evaluate_by_group,
     evaluate_run,
     evaluation_report,
@@ -63,7 +63,7 @@ def test_groups_of_other_queries() -> None:
 
 def test_report() -> None:
     report = evaluation_report("q", [("r", evaluate_run(QRELS, RUN, ["RR"]))])
-    told = add_scores_per_group(report, "kind", [evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)])
+    told = add_groups_to_evaluation_report(report, "kind", [evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)])
     assert told["by"] == "kind"
     (row,) = told["runs"]
     assert row["scores"] == report["runs"][0]["scores"]

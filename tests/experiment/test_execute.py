@@ -15,13 +15,13 @@ from rerank.experiment import (
     check_failure_rate,
     estimate_run_cost,
     prepare_run,
-    rescore_run_folder,
+    replay_and_rescore_run,
     run_experiment,
     verify_run_folder,
 )
-from rerank.experiment.candidates import order_candidates
-from rerank.experiment.execute import default_run_folder, run_tag
-from rerank.experiment.prepare import with_trained_defaults
+from rerank.experiment.candidates import order_candidates_of_spec
+from rerank.experiment.execute import default_run_folder, run_tag_of_spec
+from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
 from rerank.methods import method_names
@@ -131,7 +131,7 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
         prepared = prepare_run(lists(depth=6, **options), Execution())
-        return list(order_candidates(prepared.first_stage, prepared.spec)["q0"].doc_ids)
+        return list(order_candidates_of_spec(prepared.first_stage, prepared.spec)["q0"].doc_ids)
 
     given = [f"d0-{n}" for n in range(6)]
     assert first() == given
@@ -183,11 +183,11 @@ def test_estimate_counts_exactly_what_fullrank_asks(lists: Lists, out: Execution
 def test_replay_and_verify_need_no_model(lists: Lists, out: Execution) -> None:
     summary = run_experiment(lists(model="fake:stutter", method="sliding", depth=30), out)
     folder = RunFolder.existing(summary["folder"])
-    again = rescore_run_folder(folder)
+    again = replay_and_rescore_run(folder)
     assert {key: again[key] for key in ("queries", "windows", "scores", "first_stage_scores")} == {
         key: summary[key] for key in ("queries", "windows", "scores", "first_stage_scores")
     }
-    assert set(rescore_run_folder(folder, ("RR",))["scores"]) == {"RR"}
+    assert set(replay_and_rescore_run(folder, ("RR",))["scores"]) == {"RR"}
     assert verify_run_folder(folder) == []
 
 
@@ -223,12 +223,12 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
         (folder / name).write_text("{}")
     AdapterSettings(model="m", method="icr,heads=heads.json").write(folder)
     asked = {"collection": "pydoc", "adapter": str(folder)}
-    own = with_trained_defaults(RunSpec.make(asked))
+    own = spec_with_trained_defaults(RunSpec.make(asked))
     shutil.rmtree(folder)  # a run is named, and replayed, without it
-    assert run_tag(own) == "mine"
+    assert run_tag_of_spec(own) == "mine"
     assert own.shown_method == "icr,heads=heads.json"
-    assert run_tag(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
-    assert run_tag(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
+    assert run_tag_of_spec(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
+    assert run_tag_of_spec(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
 
 
 def test_the_call_cache_serves_other_runs(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_spec_json_repeats_what_scores_json_shows(lists: Lists, out: Execution) 
     assert out.out is not None
     folder = RunFolder.existing(out.out)
     assert folder.spec()["spec"]["measures"] == ["AP", "P@1"]
-    assert set(rescore_run_folder(folder)["scores"]) == {"AP", "P@1"}
+    assert set(replay_and_rescore_run(folder)["scores"]) == {"AP", "P@1"}
     assert verify_run_folder(folder) == []
 
 
@@ -337,7 +337,7 @@ def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Executi
     run_experiment(lists(shuffle="inverse"), out)
     assert out.out is not None
     turned = RunFolder.existing(out.out).read_candidates()
-    write_run(Run((order_candidates(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
+    write_run(Run((order_candidates_of_spec(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
     with raises(UsageError, "--out", "--overwrite"):
         run_experiment(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
 
@@ -380,7 +380,7 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
     """Past Z, which pairs of letters are one token is the tokenizer's affair."""
     names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
     with monkeypatch.context() as patch:
-        patch.setattr(identifiers, "_find_identifier_letters", lambda counter: names)
+        patch.setattr(identifiers, "_find_prompt_identifier_letters", lambda counter: names)
         summary = run_experiment(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
     assert summary["windows"]["ok"] == 4
     assert verify_run_folder(RunFolder.existing(summary["folder"])) == []

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
-from rerank.experiment import prepare_run, rescore_run_folder, run_experiment, verify_run_folder
+from rerank.experiment import prepare_run, replay_and_rescore_run, run_experiment, verify_run_folder
 from rerank.experiment.candidates import digest_candidates
-from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
+from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_experiment_specs
 from rerank.experiment.execute import describe_environment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.models.adapters import shipped_adapters
@@ -80,7 +80,7 @@ def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_pa
         lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600)
     )
     folder = RunFolder.existing(tmp_path / "run")
-    assert rescore_run_folder(folder)["windows"] == capped["windows"]
+    assert replay_and_rescore_run(folder)["windows"] == capped["windows"]
     assert {row["what"] for row in verify_run_folder(folder)} <= {
         "failures"
     }  # why a window was not asked is not recorded
@@ -111,12 +111,12 @@ def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
 
 
 def test_the_demo_names_its_folders(tmp_path: Path) -> None:
-    specs = demo_specs(model="some/where/model/")
+    specs = demo_experiment_specs(model="some/where/model/")
     assert [spec.method for spec in specs] == list(METHODS)
     assert all((spec.depth, spec.model) == (DEPTH, "some/where/model/") for spec in specs)
     assert all(len(spec.queries) >= 12 for spec in specs)
-    assert all(spec.queries == () for spec in demo_specs(model="m", everything=True))
-    *_, adapted = demo_specs(model=BASE)
+    assert all(spec.queries == () for spec in demo_experiment_specs(model="m", everything=True))
+    *_, adapted = demo_experiment_specs(model=BASE)
     assert (adapted.adapter, adapted.depth) == (ADAPTER, DEPTH)
     assert adapted.adapter in shipped_adapters()
 

@@ -11,8 +11,8 @@ import pytest
 from rerank import Reranker
 from rerank.errors import UnknownNameError
 from rerank.experiment import estimate_run_cost, prepare_run, run_experiment
-from rerank.experiment.execute import run_tag
-from rerank.experiment.replay import rescore_run_folder, verify_run_folder
+from rerank.experiment.execute import run_tag_of_spec
+from rerank.experiment.replay import replay_and_rescore_run, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from tests.raising import raises
@@ -45,7 +45,7 @@ def test_a_run_is_answered_replayed_and_verified(long_lists: Lists, tmp_path: Pa
     first = run_experiment(spec, execution)
     folder = RunFolder(tmp_path / "run")
     assert verify_run_folder(folder) == []
-    assert rescore_run_folder(folder)["scores"] == first["scores"]
+    assert replay_and_rescore_run(folder)["scores"] == first["scores"]
     assert run_experiment(spec, execution)["reused_calls"] == first["calls"]
     result, given = folder.read_run("run.trec"), folder.read_candidates()
     assert {q: sorted(ranking.doc_ids) for q, ranking in result.items()} == {
@@ -62,7 +62,7 @@ def test_they_are_a_part_of_the_runs_identity_and_name(long_lists: Lists) -> Non
     assert "passages" not in prepared[0].identity()
     assert prepared[1].identity()["passages"] == "Passages(aggregate='max', size=5, stride=2)"
     assert prepared[1].identity() != prepared[2].identity()
-    assert [run_tag(spec) for spec in (whole, some)] == ["fullrank", "fullrank-passages-max-size-5"]
+    assert [run_tag_of_spec(spec) for spec in (whole, some)] == ["fullrank", "fullrank-passages-max-size-5"]
 
 
 def test_an_estimate_counts_passages(long_lists: Lists, tmp_path: Path) -> None:

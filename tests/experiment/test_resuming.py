@@ -11,7 +11,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.experiment import resuming, spec
-from rerank.experiment.resuming import complete_from_folder
+from rerank.experiment.resuming import complete_resumed_spec
 from rerank.experiment.spec import LATER_KEYS, RunSpec
 from rerank.models.adapters import adapter_folder
 from tests.raising import raises
@@ -35,21 +35,21 @@ def write_spec(folder: Path, identity: Any = None, **values: Any) -> Path:
 
 def test_a_folder_without_a_run_adds_nothing(tmp_path: Path) -> None:
     values = {"collection": "pydoc", "depth": 3}
-    assert complete_from_folder(values, tmp_path) == values
+    assert complete_resumed_spec(values, tmp_path) == values
     with raises(MissingResourceError, str(tmp_path)):
-        complete_from_folder({"depth": 3}, tmp_path)
+        complete_resumed_spec({"depth": 3}, tmp_path)
 
 
 def test_given_values_precede_recorded_ones(tmp_path: Path) -> None:
     folder = write_spec(tmp_path / "a", depth=20, seed=4, qrels=None)
     expected = {"collection": "pydoc", "depth": 3, "seed": 4, "qrels": None}
-    assert complete_from_folder({"depth": 3}, folder) == {**LATER_KEYS, **expected}
+    assert complete_resumed_spec({"depth": 3}, folder) == {**LATER_KEYS, **expected}
 
 
 def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
     """A default that has changed since the run began does not make its folder unusable."""
     folder = write_spec(tmp_path / "a", min_passage_tokens=48)
-    assert RunSpec.make(complete_from_folder({}, folder)).min_passage_tokens == 48
+    assert RunSpec.make(complete_resumed_spec({}, folder)).min_passage_tokens == 48
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
 )
 def test_a_run_keeps_the_dtype_that_its_adapter_had(tmp_path: Path, model: dict[str, Any], expected: str) -> None:
     folder = write_spec(tmp_path / "a", identity={"model": model})
-    assert RunSpec.make(complete_from_folder({}, folder)).adapter_dtype == expected
+    assert RunSpec.make(complete_resumed_spec({}, folder)).adapter_dtype == expected
 
 
 def test_a_recorded_null_precedes_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the default of max_passage_tokens had been changed from None to a number."""
-    values = complete_from_folder({}, write_spec(tmp_path / "a", max_passage_tokens=None))
+    values = complete_resumed_spec({}, write_spec(tmp_path / "a", max_passage_tokens=None))
 
     class Later(RunSpec):
         max_passage_tokens: int | None = 64
@@ -84,8 +84,8 @@ def test_a_key_that_the_run_did_not_have_gets_the_value_of_that_time(
     for module in (resuming, spec):
         monkeypatch.setattr(module, "LATER_KEYS", {"thinking_tokens": 5})
     folder = write_spec(tmp_path / "a")
-    assert complete_from_folder({}, folder)["thinking_tokens"] == 5
-    assert complete_from_folder({"thinking_tokens": 7}, folder)["thinking_tokens"] == 7
+    assert complete_resumed_spec({}, folder)["thinking_tokens"] == 5
+    assert complete_resumed_spec({"thinking_tokens": 7}, folder)["thinking_tokens"] == 7
     assert spec.read_run_spec(folder / "spec.json")["thinking_tokens"] == 5
     assert RunSpec.from_record({"collection": "pydoc"}).thinking_tokens == 5
     assert RunSpec.from_record({"collection": "pydoc", "thinking_tokens": 0}).thinking_tokens == 0
@@ -96,7 +96,7 @@ def test_a_damaged_spec_is_reported(tmp_path: Path, part: str) -> None:
     document = {"hash": "", "spec": {}, "identity": {}, part: []}
     (tmp_path / "spec.json").write_text(json.dumps(document))
     with pytest.raises(DataError) as error:
-        complete_from_folder({}, tmp_path)
+        complete_resumed_spec({}, tmp_path)
     assert part in error.value.found
 
 
@@ -104,7 +104,7 @@ def test_an_adapter_by_name_was_elsewhere(tmp_path: Path) -> None:
     shipped = adapter_folder(SHIPPED)
     settings = json.loads((shipped / "rerank.json").read_text())
     recorded = ELSEWHERE | {"method": elsewhere(settings["method"]), "adapter": SHIPPED}
-    values = complete_from_folder({}, write_spec(tmp_path / "a", **recorded))
+    values = complete_resumed_spec({}, write_spec(tmp_path / "a", **recorded))
     assert values["adapter"] == SHIPPED
     assert values["prompt"] == str(shipped / "prompt.yaml")
     assert "/elsewhere/" not in values["method"]
@@ -115,7 +115,7 @@ def test_an_adapter_that_was_moved(tmp_path: Path) -> None:
     shutil.copytree(adapter_folder(SHIPPED), moved)
     settings = json.loads((moved / "rerank.json").read_text())
     recorded = ELSEWHERE | {"method": elsewhere(settings["method"]), "adapter": "/elsewhere/adapter"}
-    values = complete_from_folder({"adapter": str(moved)}, write_spec(tmp_path / "a", **recorded))
+    values = complete_resumed_spec({"adapter": str(moved)}, write_spec(tmp_path / "a", **recorded))
     assert values["adapter"] == str(moved)
     assert values["prompt"] == str(moved / "prompt.yaml")
     assert "/elsewhere/" not in values["method"]
@@ -134,16 +134,16 @@ def test_files_of_the_user_with_the_names_of_the_adapters_are_kept(tmp_path: Pat
         "model": "smollm2-135m",
     }
     folder = write_spec(tmp_path / "a", **recorded)
-    values = complete_from_folder({}, folder)
+    values = complete_resumed_spec({}, folder)
     assert (values["method"], values["prompt"]) == (recorded["method"], recorded["prompt"])
     (mine / "heads.json").unlink()
-    values = complete_from_folder({}, folder)
+    values = complete_resumed_spec({}, folder)
     assert (values["method"] == recorded["method"], values["prompt"]) == (False, recorded["prompt"])
 
 
 def test_a_method_that_is_not_the_adapters_own_is_kept(tmp_path: Path) -> None:
     recorded = {"method": "sliding,size=4", "prompt": "listwise", "adapter": SHIPPED, "model": "smollm2-135m"}
-    values = complete_from_folder({}, write_spec(tmp_path / "a", **recorded))
+    values = complete_resumed_spec({}, write_spec(tmp_path / "a", **recorded))
     assert (values["method"], values["prompt"]) == ("sliding,size=4", "listwise")
 
 

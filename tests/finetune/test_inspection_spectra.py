@@ -145,7 +145,7 @@ SPECTRA = {"a": [4.0, 2.0, 1.0, 1.0], "b": [3.0, 3.0, 3.0, 3.0]}
     ],
 )
 def test_rank_profile(reduction: float, threshold: float, ranks: dict[str, int]) -> None:
-    assert spectra.rank_profile(SPECTRA, reduction) == (threshold, ranks)
+    assert spectra.inspected_weight_rank_profile(SPECTRA, reduction) == (threshold, ranks)
 
 
 @settings(max_examples=50)
@@ -157,7 +157,7 @@ def test_rank_profile_drops_at_least_what_was_asked_and_no_step_less_would_do(
     found: dict[str, list[float]], reduction: float
 ) -> None:
     scaled = {name: sorted([1.0, *values], reverse=True) for name, values in found.items()}
-    threshold, ranks = spectra.rank_profile(scaled, reduction)
+    threshold, ranks = spectra.inspected_weight_rank_profile(scaled, reduction)
 
     def dropped(bound: float) -> float:
         return sum(sum(v <= bound for v in values) / len(values) for values in scaled.values()) / len(scaled)
@@ -170,11 +170,11 @@ def test_rank_profile_drops_at_least_what_was_asked_and_no_step_less_would_do(
 
 
 def test_rank_profile_of_zeros_that_are_kept() -> None:
-    assert spectra.rank_profile({"a": [1.0, 0.0]}, 0.0) == (0.0, {"a": 2})
-    assert spectra.rank_profile({"a": [1.0, 0.0]}, 0.2) == (0.0, {"a": 1})
+    assert spectra.inspected_weight_rank_profile({"a": [1.0, 0.0]}, 0.0) == (0.0, {"a": 2})
+    assert spectra.inspected_weight_rank_profile({"a": [1.0, 0.0]}, 0.2) == (0.0, {"a": 1})
 
 
 @pytest.mark.parametrize("reduction", [-0.1, 1.0, math.nan])
 def test_rank_profile_refuses_what_is_no_share(reduction: float) -> None:
     with raises(UsageError, "rank reduction"):
-        spectra.rank_profile(SPECTRA, reduction)
+        spectra.inspected_weight_rank_profile(SPECTRA, reduction)

@@ -13,13 +13,13 @@ import pytest
 
 from rerank.collections import Collection, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.finetune.labels.form_probe import probe_label_form
+from rerank.finetune.labels.form_probe import probe_training_label_form
 from rerank.finetune.labels.query_extraction import extract_first_sentence_as_query, extract_title_as_query
 from rerank.finetune.labels.query_writing import (
     QueryWriter,
     open_query_prompt,
     parse_written_query,
-    shipped_query_prompt,
+    shipped_training_query_prompt,
 )
 from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
 from rerank.finetune.labels.training_list import TrainingList
@@ -120,7 +120,7 @@ def test_its_lists_do_not_give_themselves_away(collection: Collection, tmp_path:
         order = tuple(range(len(shown)))
         scores = tuple(float(doc.id == source) for doc in shown)
         lists.append(TrainingList(query=query, docs=shown, order=order, scores=scores))
-    assert not probe_label_form(lists).warns
+    assert not probe_training_label_form(lists).warns
 
 
 def test_the_draw_depends_on_the_seed_alone(collection: Collection, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def echo(request: Request) -> Reply:
 
 def writer(say: Callable[[Request], Reply] = echo, **more: Any) -> tuple[QueryWriter, Scripted]:
     scripted = Scripted(say, GenerationTask)
-    return QueryWriter(backend=scripted, template=shipped_query_prompt(), **more), scripted
+    return QueryWriter(backend=scripted, template=shipped_training_query_prompt(), **more), scripted
 
 
 def test_a_model_is_shown_the_passage_and_no_query() -> None:
@@ -212,11 +212,11 @@ def test_models_that_cannot_and_numbers_that_do_not_fit() -> None:
     with raises(UsageError, "listwise", "--prompt"):
         QueryWriter(backend=Scripted(echo, GenerationTask), template=load_prompt("listwise"))
     with raises(UsageError, "model"):
-        QueryWriter(backend=Scripted(echo, ContinuationTask), template=shipped_query_prompt())
+        QueryWriter(backend=Scripted(echo, ContinuationTask), template=shipped_training_query_prompt())
     with raises(UsageError, "2 queries", "temperature 0", "--temperature"):
         writer(each=2)
     assert open_query_prompt("pointwise").name == "pointwise"
-    assert open_query_prompt(None) is shipped_query_prompt()
+    assert open_query_prompt(None) is shipped_training_query_prompt()
 
 
 def test_a_models_queries_are_kept_and_not_asked_for_again(collection: Collection, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.label_fusion import LabelFusion
 from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
 from rerank.finetune.labels.teachers import TeacherRanking, open_teacher, teachers
-from rerank.finetune.labels.teachers.base import rank_by_teacher_list, rank_by_teacher_scores
+from rerank.finetune.labels.teachers.base import distillation_ranking_from_list, rank_by_teacher_scores
 from rerank.finetune.labels.teachers.dense import Dense
 from rerank.finetune.labels.teachers.method import Method, scores_of_teacher_run
 from rerank.store import RunFolder
@@ -239,7 +239,7 @@ def ranking(names: str) -> Ranking:
 
 
 def test_opinions_from_rankings_and_scores() -> None:
-    assert rank_by_teacher_list(ranking("abcd"), ["d", "x", "b"]) == TeacherRanking(
+    assert distillation_ranking_from_list(ranking("abcd"), ["d", "x", "b"]) == TeacherRanking(
         order=tuple("dbac"), unranked=frozenset("ac")
     )
     found = rank_by_teacher_scores(ranking("abcd"), {"d": 1.0, "b": 1.0, "a": 2.0, "z": 5.0})
@@ -248,13 +248,18 @@ def test_opinions_from_rankings_and_scores() -> None:
 
 
 def test_fusion_by_ranks() -> None:
-    opinions = {"x": rank_by_teacher_list(ranking("abc"), "cab"), "y": rank_by_teacher_list(ranking("abc"), "ca")}
+    opinions = {
+        "x": distillation_ranking_from_list(ranking("abc"), "cab"),
+        "y": distillation_ranking_from_list(ranking("abc"), "ca"),
+    }
     fused = LabelFusion().join(ranking("abc"), opinions)
     assert fused.order == tuple("cab")
     assert fused.scores == pytest.approx({"c": 2 / 61, "a": 2 / 62, "b": 1 / 63})
     weighted = LabelFusion(weights="0+1").join(ranking("abc"), opinions)
     assert weighted.scores == pytest.approx({"c": 1 / 61, "a": 1 / 62, "b": 0})
-    silent = LabelFusion().join(ranking("abcd"), {name: rank_by_teacher_list(ranking("abcd"), "c") for name in "xy"})
+    silent = LabelFusion().join(
+        ranking("abcd"), {name: distillation_ranking_from_list(ranking("abcd"), "c") for name in "xy"}
+    )
     assert (silent.order, silent.unranked) == (tuple("cabd"), frozenset("abd"))
 
 
@@ -271,7 +276,10 @@ def test_fusion_by_scores() -> None:
 
 
 def test_a_failed_teacher_fails_the_whole() -> None:
-    opinions = {"x": rank_by_teacher_list(ranking("ab"), "ba"), "y": TeacherRanking(order=("a", "b"), failed="no list")}
+    opinions = {
+        "x": distillation_ranking_from_list(ranking("ab"), "ba"),
+        "y": TeacherRanking(order=("a", "b"), failed="no list"),
+    }
     assert LabelFusion().join(ranking("ab"), opinions).failed == "y: no list"
 
 

@@ -65,7 +65,7 @@ def read(
     readout = AttentionScorer(HEADS, learnt=True) if looks.attention else None
     module = ListwiseModule(asked.model, [WeightedLoss(name="it", loss=loss, source=source)], readout)
     before = asked.model.config._attn_implementation
-    packed_attention.register_packed_attention()
+    packed_attention.register_packed_training_attention()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     try:
         found: dict[str, Any] = module(**collate_examples(examples))
@@ -177,7 +177,7 @@ def gradients(asked: Any, batches: Sequence[Sequence[TrainingExample]], *, again
     )
     if again:
         enable_activation_checkpointing(asked.model)
-    packed_attention.register_packed_attention()
+    packed_attention.register_packed_training_attention()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     for batch in batches:
         (module(**collate_examples(batch))["loss"] / len(batches)).backward()

@@ -18,11 +18,11 @@ pytest.importorskip("peft")
 from rerank.cli import transfer as command  # noqa: E402
 from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
-from rerank.experiment.robustness import kendall_tau  # noqa: E402
+from rerank.experiment.robustness import kendall_tau_of_candidate_orders  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.transfer import TransferSpec, adapter_usage, mean_tau_of_labels, transfer_adapter  # noqa: E402
-from rerank.models.adapters import read_adapter_settings  # noqa: E402
+from rerank.finetune.transfer import TransferSpec, mean_tau_of_labels, trained_adapter_usage, transfer_adapter  # noqa: E402
+from rerank.models.adapters import read_model_adapter_settings  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -75,7 +75,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert taus["after"] > taus["before"]
     assert -1 <= report["agreement"]["held_out"]["after"] <= 1
     assert report["training"]["steps"] == 40
-    trained = read_adapter_settings(tmp_path / "out" / "student")
+    trained = read_model_adapter_settings(tmp_path / "out" / "student")
     assert trained is not None
     assert trained.model == str(folder / "b")
     kept = json.loads((tmp_path / "out" / "student" / "recipe.json").read_text())
@@ -90,7 +90,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert all(row["final_list"] == orders[row["qid"]] for row in [*lists, *apart])
     for when in ("before", "after"):
         found = orders_of(tmp_path / "out" / when)
-        mean = sum(kendall_tau(row["final_list"], found[row["qid"]]) for row in lists) / len(lists)
+        mean = sum(kendall_tau_of_candidate_orders(row["final_list"], found[row["qid"]]) for row in lists) / len(lists)
         assert report["agreement"]["train"][when] == pytest.approx(mean)
 
 
@@ -119,7 +119,7 @@ def test_judgments_are_not_needed(folder: Path, tmp_path: Path) -> None:
 def test_whole_models_teach_and_learn(folder: Path, tmp_path: Path) -> None:
     given = asked(folder, tmp_path / "out", adapter={"name": "full"}, losses=[{"name": "listmle", "on": "attention"}])
     report = transfer_adapter(given, device="cpu")
-    whole = adapter_usage(report["folder"])
+    whole = trained_adapter_usage(report["folder"])
     assert whole["model"] == report["folder"]
     assert "adapter" not in whole
     back = TransferSpec(
@@ -176,7 +176,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(folder / "teacher" / name, tmp_path / "foreign")
     with raises(UsageError, "rerank.json"):
-        adapter_usage(str(tmp_path / "foreign"))
+        trained_adapter_usage(str(tmp_path / "foreign"))
     with raises(UsageError, "ranks"):
         transfer_adapter(
             asked(folder, tmp_path / "out", ranks={"name": "welore"}, adapter={"name": "full"}), device="cpu"

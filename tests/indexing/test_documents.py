@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError
-from rerank.indexing.documents import corpus_index_folder, open_stored_documents
+from rerank.indexing.documents import corpus_indexing_folder, open_indexed_documents
 from rerank.types import Document
 from tests.raising import raises
 
@@ -31,7 +31,7 @@ documents = st.lists(
 @given(docs=documents)
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_documents_come_back_as_they_were(make_corpus: MakeCorpus, docs: list[Document]) -> None:
-    saved = open_stored_documents(make_corpus(*docs))
+    saved = open_indexed_documents(make_corpus(*docs))
     assert list(saved) == docs
     assert [saved[i] for i in range(len(saved))] == docs
     ascending = sorted(doc.id for doc in docs)
@@ -40,36 +40,36 @@ def test_documents_come_back_as_they_were(make_corpus: MakeCorpus, docs: list[Do
 
 def test_collection_is_read_once(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("one", "two")
-    open_stored_documents(corpus)
-    open_stored_documents(corpus)
+    open_indexed_documents(corpus)
+    open_indexed_documents(corpus)
     assert vars(corpus)["passes"] == 1
 
 
 def test_empty_collection(make_corpus: MakeCorpus) -> None:
     with raises(DataError, "'tiny'"):
-        open_stored_documents(make_corpus())
+        open_indexed_documents(make_corpus())
 
 
 def test_id_given_twice(make_corpus: MakeCorpus, cache: Path) -> None:
     corpus = make_corpus(Document(id="b"), Document(id="a"), Document(id="b"))
     with raises(DataError, "'b'", "'tiny'"):
-        open_stored_documents(corpus)
-    assert list(corpus_index_folder(corpus).iterdir()) == []
+        open_indexed_documents(corpus)
+    assert list(corpus_indexing_folder(corpus).iterdir()) == []
 
 
 def test_fingerprint_that_is_no_hash(make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = make_corpus("one")
     monkeypatch.setattr(type(corpus), "fingerprint", "../../etc")
     with pytest.raises(DataError):
-        open_stored_documents(corpus)
+        open_indexed_documents(corpus)
 
 
 def test_record_that_cannot_be_read(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("one", "two")
-    file = corpus_index_folder(corpus) / "documents-1" / "documents.jsonl"
-    open_stored_documents(corpus)
+    file = corpus_indexing_folder(corpus) / "documents-1" / "documents.jsonl"
+    open_indexed_documents(corpus)
     file.write_bytes(file.read_bytes().replace(b"two", b't"o'))
-    saved = open_stored_documents(corpus)
+    saved = open_indexed_documents(corpus)
     assert saved[0].text == "one"
     with raises(DataError, "1"):
         saved[1]
@@ -77,8 +77,8 @@ def test_record_that_cannot_be_read(make_corpus: MakeCorpus) -> None:
 
 def test_files_that_do_not_fit_together_are_made_anew(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("one", "two")
-    open_stored_documents(corpus)
-    offsets = corpus_index_folder(corpus) / "documents-1" / "offsets.npy"
+    open_indexed_documents(corpus)
+    offsets = corpus_indexing_folder(corpus) / "documents-1" / "offsets.npy"
     np.save(offsets, np.load(offsets) - 1)
-    with pytest.warns(UserWarning, match="do not fit together"):
-        assert open_stored_documents(corpus)[1].text == "two"
+    with pytest.warns(UserWarning, match="do not match each other"):
+        assert open_indexed_documents(corpus)[1].text == "two"

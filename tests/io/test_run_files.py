@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.run_files import open_run, read_qrels, read_run, read_run_lists, write_qrels, write_run
+from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels, write_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -298,12 +298,12 @@ def test_a_run_that_is_written_list_by_list_replaces_the_file_only_when_it_is_co
     path = tmp_path / "run.trec"
     path.write_text("q Q0 old 1 1 t\n")
     ranking = Ranking.from_order(Query(id="q"), [Document(id="a"), Document(id="b")])
-    with pytest.raises(RuntimeError), open_run(path, "new") as write:
+    with pytest.raises(RuntimeError), open_trec_run_file(path, "new") as write:
         write(ranking)
         raise RuntimeError
     assert path.read_text() == "q Q0 old 1 1 t\n"
     assert [found.name for found in tmp_path.iterdir()] == ["run.trec"]
-    with open_run(path, "a name") as write:
+    with open_trec_run_file(path, "a name") as write:
         write(ranking)
     assert path.read_text() == "q Q0 a 1 1 a_name\nq Q0 b 2 0.5 a_name\n"
 

@@ -11,7 +11,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import model_folder_hash
+from rerank.io.model_hash import hash_files_of_model_folder
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads
@@ -75,9 +75,10 @@ def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
 
 
 def test_layers_are_a_band() -> None:
-    (request,) = judge(",layers=3-7").make_requests(WINDOW)
-    assert isinstance(request.task, AttentionTask)
-    assert request.task.layers == (3, 7)
+    for layers in ((3, 7), (3, 3)):
+        (request,) = judge(",layers={}-{}".format(*layers)).make_requests(WINDOW)
+        assert isinstance(request.task, AttentionTask)
+        assert request.task.layers == layers
     for wrong in ("7-3", "3", "a-b", "-1-2"):
         with raises(UsageError, wrong):
             judge(f",layers={wrong}")
@@ -110,6 +111,13 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
     HeadList(heads=((0, 4),), model={"model": "another"}, method="core").write(path)
     with raises(UsageError, "model another"):
         judge(f",heads={path}")
+
+
+def test_a_list_of_heads_is_written_as_readable_unicode_that_ends_with_a_line_break(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    HeadList(heads=((1, 2),), model={"model": "modèle"}, method="core").write(path)
+    assert path.read_text(encoding="utf-8").startswith('{\n "heads": [')
+    assert path.read_text(encoding="utf-8").endswith('"model": "modèle"\n },\n "method": "core",\n "details": {}\n}\n')
 
 
 def test_a_folder_is_known_by_its_weights() -> None:
@@ -218,7 +226,7 @@ def test_heads_that_lie_beside_their_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "m", "adapter": BESIDE}, method="trained").write(path)
-    right = {"model": "m", "adapter": model_folder_hash(tmp_path)}
+    right = {"model": "m", "adapter": hash_files_of_model_folder(tmp_path)}
     assert open_attention_heads(str(path), right).heads == ((0, 4),)
     with raises(UsageError, "rerank heads select"):
         open_attention_heads(str(path), right | {"adapter": "another"})
@@ -245,6 +253,13 @@ def test_both_are_z_scores_and_attention_is_taken_by_its_logarithm() -> None:
     expected = tuple(sorted(range(3), key=lambda at: -mixed[at]))
     assert ordered(f",first_stage={weight}", SCORED, attention).order == expected
     assert ordered(",first_stage=1", SCORED, (-0.1, 0.4, 0.2)).status == "ok", "calibrated scores may be negative"
+
+
+def test_z_scores_have_mean_0_and_deviation_1_and_equal_scores_say_nothing() -> None:
+    assert window_z_scores([2.0, 6.0, 6.0, 2.0]) == [-1.0, 1.0, 1.0, -1.0]
+    assert window_z_scores([7.0, 7.0]) == [0.0, 0.0]
+    attention = (0.1, 0.4, 0.2)
+    assert ordered(",first_stage=100", replace(WINDOW, scores=(7.0, 7.0, 7.0)), attention).order == (1, 2, 0)
 
 
 def test_without_first_stage_scores_attention_decides_and_says_so() -> None:

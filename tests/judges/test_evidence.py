@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.backends.fake import Fake
-from rerank.errors import DataError, PartialFailureError, UsageError
+from rerank.errors import ContextOverflowError, DataError, PartialFailureError, UsageError
 from rerank.judges import Limits, open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import (
     EvidenceSpan,
-    find_passage_prefixes,
-    map_passage_characters,
+    find_attention_judge_prefixes,
+    map_attention_judge_passage,
+    score_attention_judge_sentences,
     score_passage_by_attention,
-    score_sentences_by_attention,
-    select_evidence_spans,
+    select_attention_judge_evidence,
 )
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.passages import escape_passage_brackets, passage_text
@@ -124,6 +124,21 @@ def test_windows_are_divided_so_that_documents_are_whole() -> None:
     assert max(map(len, parts)) > 1
 
 
+def test_windows_are_divided_into_halves_even_if_they_exceed_the_context_at_the_least_length() -> None:
+    window = Window(Query(id="q", text="fleas"), tuple(texts(*["word " * 30] * 6)))
+
+    def parts(context_size: int) -> list[int]:
+        fake = Fake("perfect", context_size=context_size)
+        made = open_judge("attention", fake, load_prompt("icr_qa"), Limits(min_passage_tokens=30))
+        assert isinstance(made, Attention)
+        return [len(part) for part in made.evidence_windows(window)]
+
+    assert parts(110) == [2, 1, 2, 1]
+    assert parts(70) == [1] * 6
+    with raises(ContextOverflowError, "40"):
+        parts(40)
+
+
 def test_the_request_is_that_of_the_ranking_except_for_the_scores_of_tokens() -> None:
     window = Window(Query(id="q", text="fleas"), tuple(texts("Fleas jump.", "Dogs bark.")))
     made = judge()
@@ -169,7 +184,7 @@ def test_fake_models_are_deterministic_and_stutter_is_random() -> None:
 def test_every_character_of_a_prompt_is_found_in_the_text(text: str, title: str, cut: int) -> None:
     document = Document(id="1", text=text, title=title)
     shown = escape_passage_brackets(passage_text(document)[:cut])
-    positions = map_passage_characters(document, shown)
+    positions = map_attention_judge_passage(document, shown)
     assert len(positions) == len(shown)
     found = [(shown[index], position) for index, position in enumerate(positions) if position is not None]
     for character, position in found:
@@ -198,17 +213,23 @@ def test_tokens_that_begin_with_a_space_belong_to_the_word_after_it() -> None:
     assert [span.score for span in first] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("shown", "ends"), [("", []), ("It rai", [6]), ("It rains. It", [9, 12])])
+def test_the_last_sentence_ends_where_the_prompt_truncates_it(shown: str, ends: list[int]) -> None:
+    found = score_passage_by_attention(Document(id="1", text="It rains. It snows."), shown, "[1] ", [])
+    assert [span.end for span in found] == ends
+
+
 @pytest.mark.parametrize("name", ["icr_qa", "icr_ie", "attention_both", "listwise"])
 def test_prefixes_are_found_whatever_the_passages_contain(name: str) -> None:
     passages = ["[1] [2] 1", "", "\ue000", "1"]
-    assert find_passage_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
+    assert find_attention_judge_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
 
 
 @pytest.mark.parametrize("body", ["[{{ rank }}] {{ candidate }} {{ candidate }}", "[{{ rank }}] {{ candidate[:3] }}"])
 def test_prompts_that_change_passages_are_refused(body: str) -> None:
     template = PromptTemplate(name="mine", syntax="jinja", body=body, suffix="{{ query }}")
     with raises(UsageError, "'mine'", "icr_qa"):
-        find_passage_prefixes(template, "q", ["a long passage"])
+        find_attention_judge_prefixes(template, "q", ["a long passage"])
 
 
 # Scores and selection
@@ -217,9 +238,9 @@ def test_prompts_that_change_passages_are_refused(body: str) -> None:
 def test_scores_are_shares_of_positive_finite_scores() -> None:
     text = "One. Two. Three."
     tokens = [(0, 1.0), (5, 2.0), (7, -5.0), (8, math.nan), (10, math.inf), (12, 1.0)]
-    assert [span.score for span in score_sentences_by_attention(text, tokens)] == [0.25, 0.5, 0.25]
-    assert [span.score for span in score_sentences_by_attention(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
-    assert score_sentences_by_attention("", []) == ()
+    assert [span.score for span in score_attention_judge_sentences(text, tokens)] == [0.25, 0.5, 0.25]
+    assert [span.score for span in score_attention_judge_sentences(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
+    assert score_attention_judge_sentences("", []) == ()
 
 
 def spans(*scores: float) -> list[EvidenceSpan]:
@@ -227,14 +248,14 @@ def spans(*scores: float) -> list[EvidenceSpan]:
 
 
 def test_neighbours_above_the_threshold_are_merged() -> None:
-    found = select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
+    found = select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
     assert found == (
         EvidenceSpan(start=0, end=19, score=0.375),
         EvidenceSpan(start=30, end=39, score=0.5),
     )
-    assert select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
-    assert select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
-    (whole,) = select_evidence_spans(spans(0.25, 0.25, 0.5), threshold=0.0)
+    assert select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
+    assert select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
+    (whole,) = select_attention_judge_evidence(spans(0.25, 0.25, 0.5), threshold=0.0)
     assert (whole.start, whole.end, whole.score) == (0, 29, 1.0)
 
 
@@ -243,6 +264,6 @@ def test_invalid_spans_and_settings_are_refused() -> None:
         with pytest.raises(DataError):
             EvidenceSpan(start=wrong[0], end=wrong[1], score=wrong[2])
     with raises(UsageError, "threshold", "1.5"):
-        select_evidence_spans((), threshold=1.5)
+        select_attention_judge_evidence((), threshold=1.5)
     with raises(UsageError, "max_spans", "0"):
-        select_evidence_spans((), max_spans=0)
+        select_attention_judge_evidence((), max_spans=0)

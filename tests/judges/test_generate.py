@@ -8,7 +8,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, parse_window_verdict
+from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, judge_verdict_from_reply
 from rerank.prompts import load_prompt
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.word_tokens import WordTokens
@@ -88,7 +88,7 @@ def test_contradicting_limits_are_refused() -> None:
 
 def test_a_transport_error_never_reaches_the_parser() -> None:
     reply = Reply(text="requested 2 tokens > [2]", finish="error", error="the server said [2] > [1]")
-    result = parse_window_verdict(reply, 2)
+    result = judge_verdict_from_reply(reply, 2)
     assert (result.order, result.status) == ((0, 1), "error")
     assert "server" in result.detail
 
@@ -106,8 +106,25 @@ def test_a_transport_error_never_reaches_the_parser() -> None:
     ],
 )
 def test_statuses(reply: Reply, status: str, order: tuple[int, ...]) -> None:
-    result = parse_window_verdict(reply, 2)
+    result = judge_verdict_from_reply(reply, 2)
     assert (result.status, result.order) == (status, order)
+
+
+@pytest.mark.parametrize(
+    ("choices", "scores"),
+    [
+        ((-0.1, -0.2, -0.3), (-0.2, -0.3, -0.1)),
+        ((-0.1, -0.2), (-0.2, None, -0.1)),
+        ((-0.1, -0.2, -0.3, -0.4), ()),
+        ((), ()),
+    ],
+)
+def test_choices_give_scores_to_the_documents_in_the_order_of_the_reply(
+    choices: tuple[float, ...], scores: tuple[float | None, ...]
+) -> None:
+    says = Says(Reply(text="[3] > [1] > [2]", scores=choices))
+    (verdict,) = judge_windows(Generate(backend=says, template=LISTWISE), [window(3)])
+    assert (verdict.order, verdict.scores) == ((2, 0, 1), scores)
 
 
 @pytest.mark.parametrize("thinking", [0, 50])

@@ -13,7 +13,7 @@ from rerank.judges import open_judge
 from rerank.judges.base import Limits, PromptJudge
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
-from rerank.methods import count_method_calls, open_method
+from rerank.methods import count_requests_of_method, open_method
 from rerank.pipeline.stream import rank_together
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
@@ -158,7 +158,7 @@ def test_a_prompt_may_show_the_scores() -> None:
 
 def test_calls_are_the_documents() -> None:
     for name in ("pointwise", "qlm"):
-        assert [count_method_calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
+        assert [count_requests_of_method(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
 
 
 def test_it_equals_plain_passes() -> None:

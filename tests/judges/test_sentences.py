@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.judges.attention.sentences import split_evidence_sentences
+from rerank.judges.attention.sentences import split_attention_judge_sentences
 
 
 def sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in split_evidence_sentences(text)]
+    return [text[start:end] for start, end in split_attention_judge_sentences(text)]
 
 
 @pytest.mark.parametrize(
@@ -48,19 +48,26 @@ def test_empty_lines_and_bullets_end_sentences_and_other_line_breaks_do_not() ->
 
 def test_texts_without_marks_are_divided_at_the_best_place() -> None:
     words = "word " * 300
-    assert max(map(len, sentences(words))) <= 400
+    assert [len(sentence) for sentence in sentences(words)] == [399, 399, 399, 299]
     assert all(sentence.startswith("word") for sentence in sentences(words))
-    commas = "one two three, " * 60
+    commas = "one " * 45 + "\n" + "one two three, " * 60
+    assert [len(sentence) for sentence in sentences(commas)] == [390, 389, 299]
     assert all(sentence.endswith(",") for sentence in sentences(commas))
     thai = "ฉันรักแมว " * 60
     assert len(sentences(thai)) > 3
     assert all(sentence.startswith("ฉัน") for sentence in sentences(thai))
     assert {len(sentence) for sentence in sentences("東" * 420)} == {140}
+    assert {len(sentence) for sentence in sentences("東東東ab" * 84)} == {140}
+    assert {len(sentence) for sentence in sentences("東東abc" * 80)} == {400}
 
 
-def test_a_division_keeps_letters_and_their_marks_together() -> None:
-    text = "e\u0301" * 600
-    assert all(not sentence.startswith("\u0301") for sentence in sentences(text))
+@pytest.mark.parametrize(
+    ("character", "lengths"),
+    [("e\u0301", [401, 400]), ("\u0301", [401]), ("👩\u200d👧", [400, 402]), ("👩\u200d❤\ufe0f\u200d👩", [403, 402])],
+)
+def test_a_division_keeps_what_is_read_as_one_character_together(character: str, lengths: list[int]) -> None:
+    """Letters with their marks, and pictures that are joined."""
+    assert [len(sentence) for sentence in sentences("x" + character * 400)][:2] == lengths
 
 
 def test_texts_without_letters() -> None:
@@ -71,7 +78,7 @@ def test_texts_without_letters() -> None:
 
 @given(st.text(alphabet="ab A.!?。,\n\t\u3000\u0301'-1", max_size=900))
 def test_every_character_except_white_space_is_in_one_sentence(text: str) -> None:
-    found = split_evidence_sentences(text)
+    found = split_attention_judge_sentences(text)
     inside = [index for start, end in found for index in range(start, end)]
     assert inside == sorted(set(inside))
     assert {index for index, character in enumerate(text) if not character.isspace()} <= set(inside)

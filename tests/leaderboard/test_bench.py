@@ -178,7 +178,7 @@ def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
 
 
 def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = counting(monkeypatch, "retrieve_candidates")
+    asked = counting(monkeypatch, "retrieve_candidates_of_spec")
     suite = suite_of(write_lists(tmp_path), depths=[10, 5], methods=["fullrank", "sliding"], seeds=[0, 1])
     made = done(suite.model_copy(update={"shuffle": "random"}), tmp_path / "out")
     assert len(made) == 2 * 2 * 2 * 2

@@ -13,7 +13,7 @@ from rerank.backends.hf import Hf
 from rerank.errors import BackendError, MissingResourceError
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
-from rerank.leaderboard.suites.planning_backend import ModelCache, PlanningBackend, open_planning_backend
+from rerank.leaderboard.suites.planning_backend import ModelCache, PlanningBackend, open_suite_planning_backend
 from rerank.leaderboard.suites.suite import Suite
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Backend
@@ -122,12 +122,12 @@ def test_a_vision_language_model_is_described_with_its_pictures(tmp_path: Path, 
 
 def test_what_is_described_answers_nothing(tmp_path: Path) -> None:
     spec = RunSpec(collection="pydoc", model=str(model_folder(tmp_path / "one")))
-    described = open_planning_backend(spec, "")
+    described = open_suite_planning_backend(spec, "")
     assert described.tasks == Hf.tasks
     with pytest.raises(BackendError):
         described.generate([])
     with pytest.raises(MissingResourceError):
-        open_planning_backend(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")
+        open_suite_planning_backend(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")
 
 
 def test_one_model_is_held_at_a_time(tmp_path: Path) -> None:

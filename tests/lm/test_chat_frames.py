@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.lm.chat_frames import template_copies_contents
+from rerank.lm.chat_frames import causal_model_template_copies_contents
 from rerank.lm.chat_templates import ChatRenderer
 from rerank.prompts.base import Message, Prompt
 from tests.backends.conftest import CHATML, make_tokenizer
@@ -49,7 +49,7 @@ CONTENTS = st.text(alphabet=" \n{}%<|>'\"a1é\ufdd0\ufdd1", max_size=12)
 @pytest.mark.parametrize("template", COPYING)
 @given(contents=st.lists(CONTENTS, min_size=2, max_size=5), thinking=st.booleans())
 def test_a_frame_gives_the_text_of_the_template(template: str, contents: list[str], thinking: bool) -> None:
-    assert template_copies_contents(template)
+    assert causal_model_template_copies_contents(template)
     renderer = ChatRenderer(make_tokenizer(template))
     roles = ["system", *["user", "assistant"] * 3]
     prompt: Prompt = tuple(Message(role, text) for role, text in zip(roles, contents, strict=False))  # type: ignore[arg-type]
@@ -58,9 +58,9 @@ def test_a_frame_gives_the_text_of_the_template(template: str, contents: list[st
 
 @pytest.mark.parametrize("template", READING)
 def test_a_template_that_reads_contents_is_rendered_every_time(template: str) -> None:
-    assert not template_copies_contents(template)
+    assert not causal_model_template_copies_contents(template)
 
 
 def test_a_choice_of_templates_is_rendered_every_time() -> None:
-    assert not template_copies_contents({"default": CHATML})
-    assert not template_copies_contents(None)
+    assert not causal_model_template_copies_contents({"default": CHATML})
+    assert not causal_model_template_copies_contents(None)

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from rerank.lm.token_joints import Joints, find_token_joints
-from rerank.lm.token_patterns import Split, split_of_pattern
+from rerank.lm.token_patterns import Split, pretokenizer_regex_split
 from rerank.lm.tokenizers import HfTokens
 from tests.lm.small_tokenizers import LLAMA3, gpt2, llama2, make, mistral, unigram, wordpiece
 
@@ -146,4 +146,4 @@ DEEPSEEK = (
     ],
 )
 def test_patterns(pattern: str, split: Split | None) -> None:
-    assert split_of_pattern(pattern) is split
+    assert pretokenizer_regex_split(pattern) is split

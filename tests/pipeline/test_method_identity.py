@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rerank.judges import judges, options_of_judge
+from rerank.judges import judge_specific_option_names, judges
 from rerank.judges.generate import Generate
 from rerank.pipeline import method_identity as identity
-from rerank.pipeline.method_identity import judge_identity_text, strategy_identity_text
+from rerank.pipeline.method_identity import judge_identity_in_pipeline, strategy_identity_in_pipeline
 from rerank.selector import Selector
 from rerank.strategies import strategies
 from rerank.strategies.full import Full
@@ -32,20 +32,24 @@ def test_the_tables_hold_every_option_of_the_classes_that_2d4cd24_had() -> None:
         options = {field.name for field in fields(strategies.get(name)) if field.repr}
         assert is_in_the_tables(options, first, identity._LATER_STRATEGY_OPTIONS.get(name, {})), name
     for name, first in identity._FIRST_JUDGE_OPTIONS.items():
-        assert is_in_the_tables({*options_of_judge(name)}, first, identity._LATER_JUDGE_OPTIONS.get(name, {})), name
+        assert is_in_the_tables(
+            {*judge_specific_option_names(name)}, first, identity._LATER_JUDGE_OPTIONS.get(name, {})
+        ), name
 
 
 @pytest.mark.parametrize("default", [2, 3])
 def test_a_changed_default_of_a_plugin_changes_the_hash(default: int) -> None:
     added = make_dataclass("Added", [("size", int, default)], bases=(), frozen=True, kw_only=True)
-    assert strategy_identity_text("added", added()) == f"Added(size={default})"
-    assert strategy_identity_text("added", added(size=7)) == "Added(size=7)"
+    assert strategy_identity_in_pipeline("added", added()) == f"Added(size={default})"
+    assert strategy_identity_in_pipeline("added", added(size=7)) == "Added(size=7)"
 
 
 def test_options_of_a_plugin_judge_are_all_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "get", lambda name: Careful)
-    assert judge_identity_text(Selector("careful")) == "careful(constrain=True, identifiers=numbers, patience=3.0)"
-    given = judge_identity_text(Selector("careful", options={"patience": "4"}))
+    assert (
+        judge_identity_in_pipeline(Selector("careful")) == "careful(constrain=True, identifiers=numbers, patience=3.0)"
+    )
+    given = judge_identity_in_pipeline(Selector("careful", options={"patience": "4"}))
     assert given == "careful(constrain=True, identifiers=numbers, patience=4)"
 
 
@@ -54,12 +58,12 @@ def test_a_later_option_is_written_unless_it_changes_nothing(monkeypatch: pytest
     monkeypatch.setattr(identity, "_FIRST_JUDGE_OPTIONS", {"attention": ("heads",)})
     reproducing = {"layers": "", "calibrate": True, "best_first": False, "first_stage": 1.0}
     monkeypatch.setattr(identity, "_LATER_JUDGE_OPTIONS", {"attention": reproducing})
-    assert judge_identity_text(Selector("attention")) == "attention(heads=, first_stage=0.0)"
-    assert judge_identity_text(Selector("attention", options={"first_stage": "1"})) == "attention(heads=)"
-    assert judge_identity_text(Selector("attention", options={"first_stage": "1", "calibrate": "no"})) == (
+    assert judge_identity_in_pipeline(Selector("attention")) == "attention(heads=, first_stage=0.0)"
+    assert judge_identity_in_pipeline(Selector("attention", options={"first_stage": "1"})) == "attention(heads=)"
+    assert judge_identity_in_pipeline(Selector("attention", options={"first_stage": "1", "calibrate": "no"})) == (
         "attention(heads=, calibrate=no)"
     )
     monkeypatch.setattr(identity, "_FIRST_STRATEGY_OPTIONS", {"full": ()})
     monkeypatch.setattr(identity, "_LATER_STRATEGY_OPTIONS", {"full": {"top_k": 10}})
-    assert strategy_identity_text("full", Full()) == "Full(top_k=None)"
-    assert strategy_identity_text("full", Full(top_k=10)) == "Full()"
+    assert strategy_identity_in_pipeline("full", Full()) == "Full(top_k=None)"
+    assert strategy_identity_in_pipeline("full", Full(top_k=10)) == "Full()"

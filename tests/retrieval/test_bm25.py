@@ -16,7 +16,7 @@ from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
-from rerank.types import Document, Query, tie_sort_key
+from rerank.types import Document, Query, ranking_tie_sort_key
 from tests.raising import raises
 
 
@@ -93,7 +93,7 @@ def test_best_is_the_tie_rule(scores: list[float], k: int, data: st.DataObject) 
     ranks = np.array([sorted(names).index(name) for name in names], dtype=np.int64)
     expected = sorted(
         (i for i, score in enumerate(scores) if score > 0),
-        key=lambda i: tie_sort_key(scores[i], names[i]),
+        key=lambda i: ranking_tie_sort_key(scores[i], names[i]),
         reverse=True,
     )
     assert top_positions_of_scores(np.array(scores, dtype=np.float32), ranks, k).tolist() == expected[:k]

@@ -18,7 +18,7 @@ from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.indexing.vector_index import nearest_vectors
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.dense import Dense, DenseRetriever
-from rerank.types import Document, Query, tie_sort_key
+from rerank.types import Document, Query, ranking_tie_sort_key
 from tests.raising import raises
 from tests.retrieval.encoders import Fake, Floats
 
@@ -117,7 +117,7 @@ def test_nearest_is_the_tie_rule(scores: list[float], k: int, data: st.DataObjec
         return np.tile(row[order], (len(queries), 1)), np.tile(order, (len(queries), 1))
 
     found = list(nearest_vectors(top, np.zeros((18, 2), dtype=np.float32), k, ranks))
-    wanted = sorted(range(len(scores)), key=lambda at: tie_sort_key(scores[at], names[at]), reverse=True)[:k]
+    wanted = sorted(range(len(scores)), key=lambda at: ranking_tie_sort_key(scores[at], names[at]), reverse=True)[:k]
     assert [positions.tolist() for positions, _ in found] == [wanted] * 18
 
 

@@ -62,6 +62,15 @@ def test_is_a_backend(log: CallLog) -> None:
     assert (logged.identity, logged.batch_size, logged.costs_money) == ({"model": "echo"}, 3, False)
 
 
+@pytest.mark.parametrize("name", ["caches_prefixes", "shares_batches"])
+def test_what_a_backend_does_not_state_is_false(log: CallLog, name: str) -> None:
+    echo = Echo()
+    logged = LoggingBackend(backend=echo, log=log)
+    assert getattr(logged, name) is False
+    setattr(echo, name, True)
+    assert getattr(logged, name) is True
+
+
 def test_answers_in_order_and_batches_the_longest_first(log: CallLog) -> None:
     echo = Echo()
     assert texts(LoggingBackend(backend=echo, log=log).generate(ask(WORDS))) == WORDS

@@ -28,6 +28,10 @@ def test_the_published_tournament_of_a_hundred(play: Play) -> None:
     assert played.calls == played.bound == 13
 
 
+def test_groups_have_at_most_twenty_documents_by_default(play: Play) -> None:
+    assert [len(play("tournament", range(n)).rounds[0]) for n in (20, 21)] == [1, 2]
+
+
 def split(played: Any) -> list[list[Window]]:
     windows = iter(played.windows)
     return [[next(windows) for _ in round_] for round_ in played.rounds]

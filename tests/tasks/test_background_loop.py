@@ -14,10 +14,10 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.tasks.background_loop import (
-    await_on_background_loop,
-    get_background_loop,
-    run_on_background_loop,
-    submit_to_background_loop,
+    await_on_task_request_loop,
+    get_task_request_loop,
+    run_on_task_request_loop,
+    submit_to_task_request_loop,
 )
 from tests.raising import raises
 
@@ -34,8 +34,8 @@ async def fail() -> NoReturn:
 def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
     with ThreadPoolExecutor(8) as pool:
         idents = {
-            *pool.map(lambda _: run_on_background_loop(where()), range(32)),
-            submit_to_background_loop(where()).result(),
+            *pool.map(lambda _: run_on_task_request_loop(where()), range(32)),
+            submit_to_task_request_loop(where()).result(),
             asyncio.run(hop()),
         }
     assert len(idents) == 1
@@ -44,32 +44,32 @@ def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
 
 
 async def hop() -> int:
-    return await await_on_background_loop(where())
+    return await await_on_task_request_loop(where())
 
 
 def test_run_where_an_event_loop_runs() -> None:
     async def inside() -> int:
-        return run_on_background_loop(where())
+        return run_on_task_request_loop(where())
 
     assert asyncio.run(inside()) != threading.get_ident()
 
 
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(KeyError, match="of the coroutine"):
-        run_on_background_loop(fail())
+        run_on_task_request_loop(fail())
     with pytest.raises(KeyError, match="of the coroutine"):
-        submit_to_background_loop(fail()).result()
+        submit_to_task_request_loop(fail()).result()
     with pytest.raises(KeyError, match="of the coroutine"):
-        asyncio.run(await_on_background_loop(fail()))
+        asyncio.run(await_on_task_request_loop(fail()))
 
 
 def test_waiting_for_oneself_is_refused() -> None:
     async def inner() -> int:
-        return run_on_background_loop(where())
+        return run_on_task_request_loop(where())
 
     with raises(UsageError, "background event loop", "agenerate"):
-        run_on_background_loop(inner())
-    assert run_on_background_loop(await_on_background_loop(where())) == run_on_background_loop(
+        run_on_task_request_loop(inner())
+    assert run_on_task_request_loop(await_on_task_request_loop(where())) == run_on_task_request_loop(
         where()
     )  # awaiting is possible
 
@@ -97,7 +97,7 @@ def interrupt_a_wait() -> None:
             events.append("ended")
 
     with pytest.raises(KeyboardInterrupt):
-        run_on_background_loop(interrupted())
+        run_on_task_request_loop(interrupted())
     assert events == ["ended"]
 
 
@@ -113,14 +113,14 @@ def test_cancelling_reaches_the_coroutine() -> None:
             raise
 
     async def cancel() -> None:
-        task = asyncio.create_task(await_on_background_loop(endless()))
+        task = asyncio.create_task(await_on_task_request_loop(endless()))
         await asyncio.to_thread(started.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     started = threading.Event()
-    future = submit_to_background_loop(endless())
+    future = submit_to_task_request_loop(endless())
     assert started.wait(10)
     future.cancel()
     assert cancelled.wait(10)
@@ -138,7 +138,7 @@ def test_a_coroutine_that_cancels_itself() -> None:
         await asyncio.sleep(60)
 
     with pytest.raises(CancelledError):
-        run_on_background_loop(cancel_itself())
+        run_on_task_request_loop(cancel_itself())
 
 
 def python(code: str) -> str:
@@ -166,15 +166,15 @@ async def endless():
     await asyncio.sleep(60)
 async def loop():
     return id(asyncio.get_running_loop())
-first = background_loop.run_on_background_loop(loop())
-background_loop.submit_to_background_loop(endless())
+first = background_loop.run_on_task_request_loop(loop())
+background_loop.submit_to_task_request_loop(endless())
 if not (child := os.fork()):
     assert threading.active_count() == 1
-    assert background_loop.run_on_background_loop(loop()) != first
-    background_loop.submit_to_background_loop(endless())
+    assert background_loop.run_on_task_request_loop(loop()) != first
+    background_loop.submit_to_task_request_loop(endless())
     sys.exit(3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-assert background_loop.run_on_background_loop(loop()) == first
+assert background_loop.run_on_task_request_loop(loop()) == first
 print("ended")
 """
     assert python(code) == "ended"
@@ -189,11 +189,11 @@ with background_loop._lock:
     if not child:
         async def one():
             return 1
-        os._exit(background_loop.run_on_background_loop(one()))
+        os._exit(background_loop.run_on_task_request_loop(one()))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert python(code) == "1"
 
 
 def test_the_loop_of_a_process_stays() -> None:
-    assert get_background_loop() is get_background_loop()
+    assert get_task_request_loop() is get_task_request_loop()

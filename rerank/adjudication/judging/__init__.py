@@ -1,4 +1,4 @@
-"""Judging sessions that can be interrupted and resumed, for people at the keyboard and for language models."""
+"""Judging sessions that can be interrupted and resumed. The assessor is a person or a language model."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Parser of grades in generated text. Any text is accepted; no grade is invented."""
+"""Parser of grades in generated text. It accepts any text and returns a grade only if the text clearly contains one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-#: Mentions of the scale, which are not grades: "0 to 3", "0-3", "0, 1, 2 or 3", "0 = unrelated", the 3 of "2/3".
+#: Numbers that describe the scale and are not grades: "0 to 3", "0-3", "0, 1, 2 or 3", "0 = unrelated", the 3 in "2/3".
 _SCALE = re.compile(
     r"\b\d+[ \t]*(?:-|–|—|to|\.\.+)[ \t]*\d+|\b\d+(?:,[ \t]*\d+)+,?[ \t]*(?:or|and)[ \t]*\d+"
     r"|(?:\bout[ \t]+of|/)[ \t]*\d+|\b\d+[ \t]*=[ \t]*[a-z]"
 )
-#: A number at the start of the reply, as the prompt asks for.
+#: A number at the start of the reply, where the prompt asks the model to write the grade.
 _FIRST = re.compile(r"[\s*_\"'(\[{]*(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
 #: A number labelled as a grade: "Grade: 2", '"grade": "2"', "**Final score** = 2", "a relevance of 2".
 _LABELLED = re.compile(
@@ -23,29 +23,32 @@ _NUMBER = re.compile(r"(?<![\w.,+-])(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
 
 
 def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
-    """Return the grade in a reply; None if there is none.
+    """Return the grade in a reply; None if the reply contains no grade.
 
-    The first number that is labelled as a grade, score or similar decides; if it is not on the scale, the reply has no
-    grade. Otherwise the number at the start of the reply counts, or else the only number on the scale in the reply.
-    Numbers that describe the scale are ignored.
+    The first number that is labelled as a grade, score or similar is the grade; if it is not on the scale, the reply
+    has no grade. Without such a label, the grade is the number at the start of the reply. If that is missing or not on
+    the scale, the grade is the only number in the reply that is on the scale. Numbers that describe the scale are
+    ignored.
 
     Args:
         reply: Generated text without reasoning.
-        grades: The scale.
+        grades: All grades of the scale.
 
     >>> parse_judged_grade('On a scale from 0 to 3: {"grade": 2}', (0, 1, 2, 3))
     2
     """
     text = _SCALE.sub(" ", reply)
     if (labelled := _LABELLED.search(text)) is not None:
-        return _grade_on_scale(grades, labelled["number"])
-    if (first := _FIRST.match(text)) is not None and (grade := _grade_on_scale(grades, first["number"])) is not None:
+        return _assessor_grade_on_scale(grades, labelled["number"])
+    if (first := _FIRST.match(text)) is not None and (
+        grade := _assessor_grade_on_scale(grades, first["number"])
+    ) is not None:
         return grade
-    candidates = {_grade_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
+    candidates = {_assessor_grade_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
     return candidates.pop() if len(candidates) == 1 else None
 
 
-def _grade_on_scale(grades: Sequence[int], number: str) -> int | None:
-    """Return the number as a grade; None if it is not on the scale."""
+def _assessor_grade_on_scale(grades: Sequence[int], number: str) -> int | None:
+    """Convert a number to a grade; None if it is not on the scale."""
     value = float(number)
     return int(value) if value in grades else None

@@ -1,7 +1,7 @@
 """A language model as assessor: one prompt per document, and at most one grade per reply.
 
-The built-in prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv 2406.06519): the four grades of TREC Deep
-Learning in words, and a model that grades one passage at a time. The wording is our own.
+The built-in prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv 2406.06519): it describes the four grades
+of TREC Deep Learning in words, and the model grades one passage at a time. The wording is our own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from rerank.adjudication.judging.grade_parsing import parse_judged_grade
 from rerank.adjudication.judging.judging_terms import SCALE
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge, Verdict
-from rerank.judges.base import failure_verdict, rank_window_by_score
-from rerank.judges.base.continuations import make_continuation_request
+from rerank.judges.base import failed_judge_verdict, rank_window_by_score
+from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.prompts import PromptTemplate
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request, Sampling
 from rerank.types import Window
 
-#: Token limit of generated replies: a digit with a line or two around it.
+#: Token limit for generated replies: enough for a digit with one or two lines of text around it.
 REPLY_TOKENS = 32
-#: Servers report log-probabilities at or below this value if they have none.
+#: Servers report a log-probability at or below this value if they do not know the log-probability.
 _NOTHING = -1000.0
 
 
@@ -31,10 +31,10 @@ class GradedReply:
     """The grade read from a model's reply.
 
     Attributes:
-        grade: The grade; None if there is none.
+        grade: The grade; None if the reply contains no grade.
         reply: The generated text; empty if grades were compared by likelihood.
         detail: Why there is no grade.
-        answered: Whether there was a reply at all; if not, the request can be repeated.
+        answered: Whether the backend returned a reply. If not, the request can be repeated.
     """
 
     grade: int | None
@@ -45,16 +45,16 @@ class GradedReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Grader(PromptJudge):
-    """Grade one document at a time, with one request per document.
+    """A judge that grades documents independently, with one request per document.
 
     Attributes:
-        grades: The scale, ascending; the prompt must explain it.
-        by: ``likelihood`` selects the grade g with the largest log P(g | prompt), the lowest of tied ones, so that
-            every reply has a grade and no text is generated. ``generation`` parses generated text. ``auto`` selects the
-            first of these that the backend supports.
+        grades: All grades of the scale in ascending order. The prompt must explain them.
+        by: ``likelihood`` selects the grade g with the largest log P(g | prompt), and the lowest grade if several are
+            tied. No text is generated, and every reply yields a grade. ``generation`` parses generated text. ``auto``
+            selects ``likelihood`` if the backend supports it, otherwise ``generation``.
 
     Raises:
-        UsageError: The backend does not support the mode, or the prompt is for several passages.
+        UsageError: The backend does not support the requested mode, or the prompt is for several passages.
     """
 
     needs = (ContinuationTask, GenerationTask)
@@ -84,17 +84,18 @@ class Grader(PromptJudge):
         return n
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request per document, truncated to fit the context."""
+        """Return one request per document. Documents are truncated to fit in the context."""
         return [self.request(Window(window.query, (doc,))) for doc in window.docs]
 
     def request(self, window: Window) -> Request:
         """Return the request for a window of one document.
 
         Raises:
-            ContextOverflowError: The prompt does not fit the context even with the document truncated to the minimum.
+            ContextOverflowError: The prompt does not fit in the context even if the document is truncated to the
+                minimum length.
         """
         if self.weighs:
-            return make_continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
+            return make_judge_continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
         limits = self.limits
         fitted = self.budget.fit(self.template, window, reply_tokens=REPLY_TOKENS + limits.thinking_tokens)
         sampling = Sampling(
@@ -117,19 +118,23 @@ class Grader(PromptJudge):
         return GradedReply(grade=grade, reply=reply.text, detail="" if grade is not None else "no grade in the reply")
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order documents by decreasing grade, ties in input order; the window fails if a document has no grade."""
+        """Order documents by decreasing grade, with ties in input order. The window fails if a grade is missing."""
         grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
-        return failure_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
+        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
 
     def _likeliest(self, scores: Sequence[float]) -> GradedReply:
-        """Return the most likely grade from (grades,) log-probabilities, highest grade first."""
+        """Return the most likely grade, or the lowest grade if several are tied.
+
+        Args:
+            scores: (grades,) log-probabilities of the grades, starting with the highest grade.
+        """
         if len(scores) != len(self.grades):
             return GradedReply(
-                grade=None, detail=f"{len(scores)} numbers for {len(self.grades)} grades", answered=False
+                grade=None, detail=f"{len(scores)} log-probabilities for {len(self.grades)} grades", answered=False
             )
         if any(score != score for score in scores) or max(scores) <= _NOTHING:
             return GradedReply(grade=None, detail="the backend returned no log-probability for any grade")
-        # scores and grades are in descending order of grades; the lowest of tied grades wins
+        # both scores and reversed grades start with the highest grade; among tied grades, the lowest is returned
         _, grade = max(zip(scores, reversed(self.grades), strict=True), key=lambda pair: (pair[0], -pair[1]))
         return GradedReply(grade=grade)
 

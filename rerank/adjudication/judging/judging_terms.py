@@ -1,4 +1,4 @@
-"""Settings of a judging session that determine which document is judged next, and that must not change on resume."""
+"""Settings of a judging session that determine which document is judged next. They must be the same on resume."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class JudgingTerms:
     Attributes:
         method: Selector of the judging order.
         budget: Judging budget.
-        seed: Seed of stochastic orders.
+        seed: Seed for stochastic orders.
         depth: Pool depth.
         relevant: Lowest grade that counts as relevant for the judging order.
-        grades: The scale: ascending digits, because each grade is one key.
-        judge: The assessor, as names and values: ``{"judge": "person"}``, or ``llm`` with its model and prompt.
+        grades: All grades of the scale, as digits in ascending order. A person enters a grade with a single key.
+        judge: Description of the assessor: ``{"judge": "person"}``, or ``llm`` with additional keys for the model and
+            the prompt.
 
     Raises:
-        UsageError: The grades are not a scale, or all or none of them are relevant.
+        UsageError: The grades are not different digits in ascending order, or all or none of them are relevant.
     """
 
     method: str
@@ -44,7 +45,7 @@ class JudgingTerms:
     judge: Mapping[str, str] = field(default_factory=lambda: {"judge": "person"})
 
     def __post_init__(self) -> None:
-        """Check the scale."""
+        """Check the grades."""
         shown = ",".join(map(str, self.grades))
         ascending = list(self.grades) == sorted(set(self.grades))
         if len(self.grades) < 2 or not ascending or not all(0 <= grade <= 9 for grade in self.grades):
@@ -60,7 +61,7 @@ class JudgingTerms:
             )
 
     def to_dict(self, pool: Pool) -> dict[str, Any]:
-        """Return everything that determines which document is judged next, as JSON."""
+        """Return a JSON object with everything that determines which document is judged next."""
         return {
             "method": self.method,
             "seed": self.seed,
@@ -86,7 +87,7 @@ def parse_judging_grades(text: str) -> tuple[int, ...]:
 
 
 def fingerprint_of_pool(pool: Pool) -> str:
-    """Return the hexadecimal SHA-256 of a pool: its systems, topics, documents and their ranks."""
+    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks."""
     digest = hashlib.sha256(json.dumps(pool.systems).encode())
     for topic in pool.topics:
         contents = [topic.id, topic.docs, topic.lengths.tolist(), topic.union]
@@ -95,10 +96,10 @@ def fingerprint_of_pool(pool: Pool) -> str:
     return digest.hexdigest()
 
 
-def describe_differences_of_judging_terms(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Describe the differences between the settings in a file and the current ones.
+def describe_adjudication_setting_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Describe the differences between the settings stored in a file and the current settings.
 
-    >>> describe_differences_of_judging_terms({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+    >>> describe_adjudication_setting_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
     ['--seed is 0 in the file and 1 now']
     """
     differences = []
@@ -107,14 +108,13 @@ def describe_differences_of_judging_terms(stored: Mapping[str, Any], current: Ma
         if old != new and key == "pool":
             differences.append("the pool differs (other runs, or other documents in them)")
         elif old != new:
-            differences.append(
-                f"--{key} is {_format_judging_term(old)} in the file and {_format_judging_term(new)} now"
-            )
+            stored_text, current_text = map(_format_adjudication_setting, (old, new))
+            differences.append(f"--{key} is {stored_text} in the file and {current_text} now")
     return differences
 
 
-def _format_judging_term(value: object) -> str:
-    """Format a value for a message."""
+def _format_adjudication_setting(value: object) -> str:
+    """Format the value of a setting for a message."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, value))
     return "(none)" if value is None else str(value)

@@ -1,6 +1,6 @@
-"""Append-only file of judgments in JSON lines; each line is synced to disk before the next document is shown.
+"""Append-only file of judgments in JSON lines. Each line is synced to disk before the next document is shown.
 
-A crash may leave the last line incomplete, which is detected and marked when the file is opened again.
+A crash may leave the last line incomplete. This is detected when the file is opened again, and the line is marked.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from rerank.errors import DataError, MissingResourceError, StorageError, UsageEr
 
 FORMAT = "listrank judgments"
 VERSION = 1
-#: Marks the line before it as cut off by a crash, so that it is ignored.
+#: Line that marks the previous line as incomplete because of a crash. The previous line is then ignored.
 _TORN = {"torn": True}
 
 
 class JudgmentJournal:
-    """File of judgments. Nothing is written before the first line is added.
+    """The judgment file. Nothing is written before the first line is added.
 
     Args:
-        path: The file; it may not exist yet.
-        about: Contents of the first line of a new file, besides format and version.
+        path: Path of a new or an existing file.
+        about: Contents of the first line of a new file, in addition to format and version.
 
     Attributes:
-        about: Contents of the first line.
-        lines: The other lines with their line numbers, from 1.
+        about: Contents of the first line, without format and version.
+        lines: The other lines as pairs of line number (from 1) and JSON object.
 
     Raises:
-        UsageError: The path is not a file.
+        UsageError: The path exists, but is not a regular file.
         DataError: The file is not a file of judgments, or a line is invalid.
-        MissingResourceError: The file exists and cannot be read.
+        MissingResourceError: The file exists, but cannot be read.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -42,18 +42,18 @@ class JudgmentJournal:
         self.path = path
         self.about = dict(about)
         self.lines: list[tuple[int, dict[str, Any]]] = []
-        #: Bytes to write before the next line.
+        #: Bytes that must be written before the next line.
         self._before = b""
-        data = _journal_bytes(path)
+        data = _read_judgment_journal_bytes(path)
         self._size = len(data)
         first = _encode_journal_line({"format": FORMAT, "version": VERSION, **about})
-        if len(data) < len(first) and first.startswith(data):  # new file, or first line cut off
+        if len(data) < len(first) and first.startswith(data):  # new file, or incomplete first line
             self._before = first[len(data) :]
         else:
             self._read(data)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line and wait until it is on disk.
+        """Append a line and sync it to disk.
 
         Raises:
             StorageError: The line cannot be written, or another process has written to the file.
@@ -70,7 +70,7 @@ class JudgmentJournal:
                 file.flush()
                 os.fsync(file.fileno())
             if not self._size:
-                _sync_journal_folder(self.path)
+                _sync_judgment_journal_folder(self.path)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written: {error.strerror or error}",
@@ -80,7 +80,7 @@ class JudgmentJournal:
         self._before = b""
 
     def _read(self, data: bytes) -> None:
-        """Parse the lines of an existing file and detect lines that were cut off."""
+        """Parse the lines of an existing file and detect incomplete lines."""
         parts = data.split(b"\n")
         is_complete = parts[-1] == b""
         lines = parts[:-1] if is_complete else parts
@@ -95,13 +95,13 @@ class JudgmentJournal:
             self._before = (b"" if is_complete else b"\n") + _encode_journal_line(_TORN)
         elif not is_complete:  # complete except for the newline
             self._before = b"\n"
-        followers = [*lines[2:], _encode_journal_line(_TORN)]  # one too many if there is only the first line
+        followers = [*lines[2:], _encode_journal_line(_TORN)]  # if there is only one line, the extra item is not used
         for number, (row, following) in enumerate(zip(rows[1:], followers, strict=False), 2):
             if row is not None:
                 self.lines += [(number, row)] if row != _TORN else []
             elif not following or not _encode_journal_line(_TORN).startswith(
                 following
-            ):  # that marker may be cut off too
+            ):  # the marker itself may be incomplete
                 raise DataError(
                     f"{self.path}:{number}: {error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
                     expected="one JSON object per line",
@@ -109,7 +109,7 @@ class JudgmentJournal:
                 )
 
     def _checked(self, row: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the first line without format and version."""
+        """Check format and version in the first line, and return the line without them."""
         if row is None or row.pop("format", None) != FORMAT:
             raise DataError(
                 f"{self.path} exists and is not a file of judgments",
@@ -125,8 +125,8 @@ class JudgmentJournal:
         return row
 
 
-def _sync_journal_folder(path: Path) -> None:
-    """Sync the folder, without which the name of a new file may not be on disk."""
+def _sync_judgment_journal_folder(path: Path) -> None:
+    """Sync the folder that contains the file. Otherwise a crash could lose the directory entry of a new file."""
     folder = os.open(path.resolve().parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -134,7 +134,7 @@ def _sync_journal_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _journal_bytes(path: Path) -> bytes:
+def _read_judgment_journal_bytes(path: Path) -> bytes:
     """Return the contents of the file; empty if it does not exist."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
@@ -142,17 +142,17 @@ def _journal_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL character
         raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _encode_journal_line(line: Mapping[str, Any]) -> bytes:
-    """Return a line as bytes; unpaired surrogates are kept, because ids may contain them."""
+    """Encode a JSON object as one line. Unpaired surrogates are kept, because ids may contain them."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _parse_journal_line(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in a line; None if there is none."""
+    """Return the JSON object in a line; None if the line is not a JSON object."""
     try:
         row = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):

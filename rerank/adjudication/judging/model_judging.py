@@ -1,4 +1,4 @@
-"""Judging sessions with a language model as the assessor; the next documents of all topics form a batch."""
+"""Judging sessions with a language model as the assessor. The next documents of several topics form a batch."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ def judge_session_by_model(
 ) -> dict[str, str]:
     """Let a model judge the remaining documents of a session.
 
-    Topics advance in step, so that batches are large although judging orders wait for judgments. Each batch is saved
-    when it completes. A reply without a grade is saved as a judgment without grade and counts as not relevant for the
-    judging order. If there is no reply, nothing is saved and the topic is skipped until the next call.
+    A judging order must wait for a judgment before it can choose the next document of a topic. All topics therefore
+    advance at the same pace, and a batch contains documents of many topics. Each batch is saved when it is complete. A
+    reply without a grade is saved as a judgment without grade and counts as not relevant for the judging order. If the
+    backend returns no reply, nothing is saved and the topic is skipped until the next call of this function.
 
     Args:
         session: The session.
         grader: The assessor.
         texts: Queries and documents of the pool.
-        name: Name of the assessor in the file.
-        on_judged: Called after each document.
+        name: Name of the assessor in the judgment file.
+        on_judged: Called after each judged document.
 
     Returns:
-        Topic -> error message, for topics without a reply.
+        Topic -> error message, for topics that were skipped because there was no reply.
 
     Raises:
-        BackendError: The backend cannot answer at all. Earlier judgments are saved.
+        BackendError: The backend cannot be used at all. Earlier judgments are saved.
         ContextOverflowError: A query leaves no space for a document.
     """
     waiting: dict[str, str] = {}

@@ -14,17 +14,17 @@ from rerank.types import Document, Query, Window
 
 @dataclass(frozen=True, kw_only=True)
 class PoolTexts:
-    """Queries and documents of a pool by id."""
+    """Queries and documents of a pool, by id."""
 
     queries: Mapping[str, Query]
     docs: Mapping[str, Document]
 
     @classmethod
     def look_up(cls, pool: Pool, queries: Iterable[Query], corpus: Corpus) -> PoolTexts:
-        """Look up all texts at once, so that missing ones are reported before judging starts.
+        """Look up all texts at once. Missing texts are thus reported before judging starts.
 
         Raises:
-            DataError: A query or document is missing; the message names some.
+            DataError: A query or document is missing. The message names some of the missing ids.
         """
         known = {query.id: query for query in queries}
         if missing := [topic.id for topic in pool.topics if topic.id not in known]:
@@ -36,5 +36,5 @@ class PoolTexts:
         return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
 
     def window(self, pending: PendingJudgment) -> Window:
-        """Return the query and the one document of a pending judgment as a window."""
+        """Return a window with the query and the single document of a pending judgment."""
         return Window(self.queries[pending.topic], (self.docs[pending.doc],))

@@ -1,7 +1,7 @@
 """Judging sessions that can be interrupted and resumed: a pool, a judging order, a budget and a journal.
 
-The journal is the state. To resume, the judging order is replayed with the recorded judgments; to undo, it is replayed
-with one judgment fewer.
+The journal holds the complete state. To resume a session, the judging order is replayed with the recorded judgments. To
+undo a judgment, the order is replayed without the last judgment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_differences_of_judging_terms
+from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_adjudication_setting_differences
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.judgment_journal import JudgmentJournal
 from rerank.adjudication.judging_sequence import open_judging_order
@@ -27,10 +27,10 @@ class JudgingPosition:
     """Position in a judging session, counted from 1.
 
     Attributes:
-        topic: Position of the topic among the topics with a budget; None if the order chooses among all topics.
-        topics: Number of these topics.
-        document: Position of the document in the budget of the topic, or of all topics.
-        documents: That budget.
+        topic: Position of the topic among the topics with a budget above 0; None if the order chooses among all topics.
+        topics: Number of topics with a budget above 0; number of all topics if the order chooses among them.
+        document: Position of the document among the documents to judge for the topic, or over all topics.
+        documents: Number of documents to judge for the topic, or over all topics.
     """
 
     topic: int | None
@@ -40,12 +40,12 @@ class JudgingPosition:
 
 
 class JudgingSession:
-    """A pool that is being judged. Create it with `JudgingSession.open`.
+    """A session in which an assessor judges a pool. Create it with `JudgingSession.open`.
 
     Attributes:
         pool: The pool.
         terms: Settings of the session.
-        history: The valid judgments, in the order in which they were made.
+        history: The judgments that were not undone, in the order in which they were made.
     """
 
     def __init__(self, journal: JudgmentJournal, pool: Pool, terms: JudgingTerms) -> None:
@@ -70,18 +70,18 @@ class JudgingSession:
         """Start a session, or resume it from a file. Nothing is written before the first judgment.
 
         Args:
-            path: The journal, JSON lines with the settings in the first line.
+            path: The journal, a file of JSON lines with the settings in the first line.
             pool: The pool.
             terms: Settings of the session.
 
         Raises:
             UsageError: The file was written for another pool or with other settings.
-            DataError: The file is not a journal, or a line is invalid. An incomplete last line is a warning.
+            DataError: The file is not a journal, or a line is invalid. An incomplete last line only causes a warning.
             UnknownNameError: The judging order does not exist.
         """
         about = terms.to_dict(pool)
         journal = JudgmentJournal(Path(path), about)
-        if changes := describe_differences_of_judging_terms(journal.about, about):
+        if changes := describe_adjudication_setting_differences(journal.about, about):
             raise UsageError(
                 f"{path} was started with other settings: {'; '.join(changes)}",
                 remedy="Give the same options and runs to resume, or another --out to start a new session",
@@ -90,21 +90,24 @@ class JudgingSession:
 
     @property
     def left(self) -> int:
-        """Number of documents of the budget that remain to be judged."""
+        """Number of documents that can still be judged within the budget."""
         return sum(walk.limit - walk.done for walk in self._walks)
 
     def next(self) -> PendingJudgment | None:
-        """Return the next document: of the first topic with remaining documents, or of the order over all topics."""
+        """Return the next document to judge, from the first topic that is not complete; None at the end.
+
+        If the order chooses among all topics, return the next document of the order.
+        """
         return next((self._pending(*walk.next) for walk in self._walks if walk.next is not None), None)
 
     def pending(self, *, excluding: Container[str] = ()) -> list[PendingJudgment]:
-        """Return the next document of every topic that has progressed least, which can be judged together.
+        """Return documents that can be judged together: the next document of each topic with the fewest judgments.
 
-        So topics advance in step, and after an interruption topics that were left behind come first. An order over all
-        topics has one document at a time.
+        All topics thus advance at the same pace, and after an interruption the topics with fewer judgments come first.
+        If the order chooses among all topics, there is only one document at a time.
 
         Args:
-            excluding: Topics to omit.
+            excluding: Ids of topics to omit.
         """
         candidates = [(walk.done, self._pending(*walk.next)) for walk in self._walks if walk.next is not None]
         candidates = [(done, document) for done, document in candidates if document.topic not in excluding]
@@ -112,7 +115,7 @@ class JudgingSession:
         return [document for done, document in candidates if done == least]
 
     def record(self, judgment: Judgment) -> None:
-        """Record the judgment of a pending document; it is on disk before the state changes.
+        """Record the judgment of a pending document. It is written to disk before the state of the session changes.
 
         Raises:
             UsageError: The document is not pending, or the grade is not on the scale.
@@ -129,10 +132,10 @@ class JudgingSession:
         self._take(judgment)
 
     def undo(self) -> Judgment | None:
-        """Undo the last judgment; the file keeps it, followed by a line that cancels it.
+        """Undo the last judgment. It stays in the file, and a line that cancels it is added.
 
         Returns:
-            The judgment, whose document becomes pending again; None if there is none.
+            The cancelled judgment, whose document is pending again; None if there is no judgment.
         """
         if not self.history:
             return None
@@ -140,7 +143,7 @@ class JudgingSession:
         return self._untake()
 
     def position(self, pending: PendingJudgment) -> JudgingPosition:
-        """Return the position of a pending document."""
+        """Return the position of a pending document in the session."""
         walk = self._walks[self._number(pending.topic)]
         walks = [other for other in self._walks if other.limit]
         return JudgingPosition(
@@ -151,7 +154,7 @@ class JudgingSession:
         )
 
     def qrels(self) -> Qrels:
-        """Return the grades as qrels, topics in the order of the pool, without topics that have no grade."""
+        """Return the grades as qrels, with topics in the order of the pool. Topics without any grade are omitted."""
         table: dict[str, dict[str, int]] = {topic.id: {} for topic in self.pool.topics}
         for judgment in self.history:
             if judgment.grade is not None:
@@ -159,7 +162,7 @@ class JudgingSession:
         return Qrels({topic: judged for topic, judged in table.items() if judged}, name=str(self._journal.path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts of documents with a grade, without one, remaining and relevant, and the total time."""
+        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the total seconds."""
         gaps = [judgment.gap for judgment in self.history]
         return {
             "judged": gaps.count(None),
@@ -171,11 +174,11 @@ class JudgingSession:
         }
 
     def _fresh(self) -> list[JudgingWalk]:
-        """Return all walks at their start."""
+        """Return all walks in their initial state."""
         return open_judging_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
 
     def _number(self, topic: str) -> int:
-        """Return the index of the walk that yields a topic's documents."""
+        """Return the index of the walk that yields the documents of a topic."""
         return 0 if self._across else self._places[topic]
 
     def _pending(self, topic: int, doc: int) -> PendingJudgment:
@@ -183,11 +186,11 @@ class JudgingSession:
         return PendingJudgment(pooled_topic.id, pooled_topic.docs[doc])
 
     def _relevant(self, judgment: Judgment) -> bool:
-        """Return what the judging order is told; a document without a grade counts as not relevant."""
+        """Return whether a document counts as relevant for the judging order. Without a grade, it does not."""
         return judgment.grade is not None and judgment.grade >= self.terms.relevant
 
     def _problem(self, judgment: Judgment) -> str:
-        """Return why a judgment cannot be recorded now; empty if it can."""
+        """Return why a judgment cannot be recorded now; empty if it can be recorded."""
         if judgment.topic not in self._places:
             return f"topic {judgment.topic!r} is not in the pool"
         position = self._walks[self._number(judgment.topic)].next
@@ -202,7 +205,7 @@ class JudgingSession:
         return ""
 
     def _replay(self, line: Mapping[str, Any]) -> str:
-        """Replay a line of the file and return a description of its error; empty if it has none."""
+        """Replay a line of the journal. Return a description of the error in the line; empty if there is no error."""
         if line == {"undo": True}:
             return "" if self._untake() else "an undo without a judgment before it"
         try:
@@ -220,7 +223,7 @@ class JudgingSession:
         self.history.append(judgment)
 
     def _untake(self) -> Judgment | None:
-        """Remove the last judgment and replay the others of its walk."""
+        """Remove the last judgment, and replay the other judgments of the same walk."""
         if not self.history:
             return None
         last = self.history.pop()

@@ -13,17 +13,18 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Combmnz(StaticOrder):
-    """score(d) = (number of runs with d) x (sum of its similarities in them).
+    """CombMNZ fusion: score(d) = (number of runs that contain d) x (sum of the similarities of d in these runs).
 
-    The similarity is based on the rank, 1 - (rank - 1) / t in a run of t documents, because scores of runs often only
-    encode ranks. Source: Fox and Shaw 1994; Lee, Analyses of multiple evidence combination, SIGIR 1997 (Rank_Sim).
+    The similarity of a document in a run of t documents is 1 - (rank - 1) / t. It is based on ranks, because the scores
+    in run files often only encode ranks. Source: Fox and Shaw 1994; Lee, Analyses of multiple evidence combination,
+    SIGIR 1997 (Rank_Sim).
     """
 
     title: ClassVar[str] = "CombMNZ"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the CombMNZ score of each document, (docs,)."""
-        # (runs, docs); a run without documents has no entries, so the lower bound of its length only avoids 0 / 0
+        """Return an array of shape (docs,): the CombMNZ score of each document."""
+        # (runs, docs); the lower bound on the length avoids 0 / 0 for a run without documents, which is masked below
         similarity = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
         return np.asarray(
             topic.retrieved.sum(axis=0) * sum_over_pooled_runs(np.where(topic.retrieved, similarity, 0.0))

@@ -1,4 +1,4 @@
-"""Condorcet fusion of the runs, by majority between every two documents."""
+"""Condorcet fusion of the runs: the majority of runs decides between each pair of documents."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rerank.adjudication.pools import Bools, Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Condorcet(StaticOrder):
-    """A document precedes another if more runs rank it higher.
+    """Condorcet fusion: a document precedes another if more runs rank it higher than lower.
 
-    Documents that a run lacks rank below those that it has. Majorities may be cyclic, so the order is a Hamiltonian
-    path of the majority graph: documents are inserted by ascending id, each before the first that it beats. Source:
-    Montague and Aslam, Condorcet fusion for improved retrieval, CIKM 2002.
+    Documents that are not in a run rank below all documents of the run. Majorities may be cyclic, so the order is a
+    Hamiltonian path of the majority graph: documents are inserted one by one by ascending id, each before the first
+    document that it beats. Source: Montague and Aslam, Condorcet fusion for improved retrieval, CIKM 2002.
     """
 
     title: ClassVar[str] = "Condorcet fusion"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the negated position in the path, (docs,)."""
-        beats = condorcet_majorities(topic)
+        """Return an array of shape (docs,): the negated position of each document in the path."""
+        beats = condorcet_pool_majorities(topic)
         path = np.zeros(0, dtype=np.int64)
         for doc in range(len(topic)):
             # insert before the first document of the path that it beats
@@ -35,8 +35,8 @@ class Condorcet(StaticOrder):
         return scores
 
 
-def condorcet_majorities(topic: PooledTopic) -> Bools:
-    """Return whether more runs rank the first document above the second than the reverse, (docs, docs)."""
+def condorcet_pool_majorities(topic: PooledTopic) -> Bools:
+    """Return a boolean array of shape (docs, docs): whether more runs rank document i above document j than below."""
     votes = np.zeros((len(topic), len(topic)), dtype=np.int32)
     for row in np.where(topic.retrieved, topic.ranks, np.iinfo(np.int64).max):
         # (docs, docs) votes for the row document over the column document

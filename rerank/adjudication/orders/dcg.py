@@ -13,11 +13,11 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Dcg(StaticOrder):
-    """score(d) = sum over runs with d of 1 / log2(rank + 1), its weight in their DCG. Lipani et al. 2017."""
+    """DCG weights: score(d) = sum over the runs that contain d of 1 / log2(rank + 1). Source: Lipani et al. 2017."""
 
     title: ClassVar[str] = "DCG weights"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the sum of the discounts of each document, (docs,)."""
-        # (runs, docs) terms; the lower bound avoids 1 / log2(1) for documents that a run lacks, which are masked
+        """Return an array of shape (docs,): the sum of the discounts of each document."""
+        # (runs, docs) terms; documents that are not in a run have rank 0 and are masked; the maximum avoids 1 / log2(1)
         return sum_over_pooled_runs(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))

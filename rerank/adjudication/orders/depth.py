@@ -1,4 +1,4 @@
-"""Depth pooling: by the best rank in any run."""
+"""Depth pooling: documents ordered by their best rank in any run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Depth(StaticOrder):
-    """All documents at rank 1, then all at rank 2, and so on: pooling to a depth that may be cut anywhere.
+    """Depth pooling: all documents at rank 1 of any run, then all documents at rank 2, and so on.
 
     score(d) = - min over runs of rank(d). Source: Sparck Jones and van Rijsbergen, 1975; Take@n of Lipani et al. 2017.
     """
@@ -21,6 +21,6 @@ class Depth(StaticOrder):
     title: ClassVar[str] = "depth pooling"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the negated best rank of each document, (docs,)."""
-        # (runs, docs) ranks, infinite if the run lacks the document
+        """Return an array of shape (docs,): the negated best rank of each document."""
+        # (runs, docs) ranks; infinite if the document is not in the run
         return np.asarray(-np.where(topic.retrieved, topic.ranks, np.inf).min(axis=0))

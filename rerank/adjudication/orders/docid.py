@@ -1,4 +1,4 @@
-"""By document id."""
+"""Judging order by document id."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Docid(StaticOrder):
-    """Ascending document ids, which are independent of relevance; NIST's assessors see their pools in this order."""
+    """Order by ascending document id, which is independent of relevance. NIST's assessors judge pools in this order."""
 
     title: ClassVar[str] = "document id"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return equal scores, so that ids decide, (docs,)."""
+        """Return an array of shape (docs,) with equal scores, which leaves the order to the ids."""
         return np.zeros(len(topic))

@@ -15,9 +15,9 @@ from rerank.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class EpsNGreedy(BanditOrder):
-    """The run with the largest mean, as in `mm`, or a random one of K runs with probability min(1, c K / (d^2 t)).
+    """Epsilon-greedy bandit: play the run with the largest mean, as in `mm`, or explore a random run.
 
-    t is the number of the step.
+    With K runs, step t explores with probability min(1, c K / (d^2 t)).
 
     Source: Auer, Cesa-Bianchi and Fischer 2002, figure 3; for pools Losada et al., IP&M 2017.
 
@@ -37,7 +37,7 @@ class EpsNGreedy(BanditOrder):
             raise UsageError(f"c={self.c}, d={self.d}", expected="c of 0 or more, d above 0 and at most 1")
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return the means of the runs, or equal values when exploring, (runs,)."""
+        """Return an array of shape (runs,): the means of the runs, or equal values when exploring."""
         count = len(arms.hits)
         explores = rng.random() < self.c * count / (self.d**2 * (arms.plays + 1))
         # equal values make the base class choose at random

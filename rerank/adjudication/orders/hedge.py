@@ -1,4 +1,4 @@
-"""Hedge: weights of runs decrease with their errors."""
+"""The Hedge algorithm: a run loses weight when it makes errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from rerank.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Hedge(AdaptiveOrder):
-    """The document with the largest weighted gain over runs; runs lose weight when their ranking was wrong.
+    """Hedge: judge the document with the largest weighted gain over runs. Runs lose weight when they rank it wrongly.
 
-    With N documents in the union, g(d, s) = ln(N / rank) if run s has d, else the mean of ln(N / r) over the ranks
-    t + 1 .. N below its t documents. Judging d costs s 0.5 (-1)^rel g(d, s); w_s = beta^(sum of losses), normalised;
-    the next document maximises the sum over s of w_s g(d, s). Weights are stored as logarithms, because beta^loss
-    underflows.
+    The next document d maximises the sum over runs s of w_s g(d, s). If run s contains d, its gain is g(d, s) =
+    ln(N / rank), where N is the number of documents in the union of all runs. Otherwise, for a run of t documents,
+    g(d, s) is the mean of ln(N / r) over the remaining ranks r = t + 1 .. N. After d is judged, run s has the loss
+    0.5 (-1)^rel g(d, s). The weight w_s is proportional to beta^(sum of the losses of s). Weights are stored as
+    logarithms, because beta^loss underflows.
     Source: Aslam, Pavlu and Savell, A unified model for metasearch, pooling, and system evaluation, CIKM 2003.
 
     Attributes:
-        beta: Decay of the weights, between 0 and 1; smaller values decay faster.
+        beta: Decay factor of the weights, between 0 and 1. Weights decay faster with smaller values.
     """
 
     title: ClassVar[str] = "Hedge"
@@ -36,42 +37,42 @@ class Hedge(AdaptiveOrder):
             raise UsageError(f"beta={self.beta}", expected="a number between 0 and 1", remedy="The paper uses 0.1")
 
     def begin(self, topic: PooledTopic) -> HedgeState:
-        """Return the state without losses."""
+        """Return the state before the first judgment."""
         return HedgeState(hedge_gains(topic), float(np.log(self.beta)))
 
 
 class HedgeState:
-    """Losses of all runs."""
+    """State of `Hedge`: the sum of the losses of each run."""
 
     def __init__(self, gain: Floats, log_beta: float) -> None:
-        """Start without losses.
+        """Create the state before the first judgment.
 
         Args:
-            gain: (runs, docs) g(d, s).
-            log_beta: ln beta.
+            gain: (runs, docs) gains g(d, s).
+            log_beta: Natural logarithm of beta.
         """
         self._gain, self._log_beta = gain, log_beta
         self._losses = np.zeros(len(gain))
 
     def scores(self) -> Floats:
-        """Return the weighted sum of gains of each document, (docs,)."""
+        """Return an array of shape (docs,): the weighted sum of gains of each document."""
         logs = self._log_beta * self._losses
         weights = np.exp(logs - logs.max())  # (runs,) proportional to beta^loss; the maximum avoids underflow
         return np.asarray(weights @ self._gain)
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """Add the loss of each run on a judged document."""
+        """Add the loss of each run for a judged document."""
         # 0.5 (-1)^rel g(d, s): a relevant document lowers the losses of the runs that rank it high
         self._losses += (-0.5 if relevant else 0.5) * self._gain[:, doc]
 
 
 def hedge_gains(topic: PooledTopic) -> Floats:
-    """Compute the gains g(d, s) of `Hedge`, (runs, docs)."""
+    """Return an array of shape (runs, docs): the gains g(d, s) of `Hedge`."""
     from scipy.special import gammaln
 
     union, lengths = float(topic.union), topic.lengths.astype(np.float64)
     rest = union - lengths
-    # (runs,) sum of ln r over the ranks t + 1 .. N; tail = ln N minus its mean
+    # (runs,) logs: sum of ln r over the ranks t + 1 .. N; tail: ln N minus the mean of ln r
     logs = gammaln(union + 1) - gammaln(lengths + 1)
     tail = np.where(rest > 0, np.log(union) - logs / np.maximum(rest, 1), 0.0)
     return np.where(topic.retrieved, np.log(union / np.maximum(topic.ranks, 1)), tail[:, None])

@@ -1,4 +1,4 @@
-"""Order of a language model's ranking of the pool."""
+"""Judging order that follows a language model's ranking of the pool."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rerank.io.run_files import read_run
 
 
 class Llm(StaticOrder):
-    """Order of a run over the pool's documents, such as a run of ``rerank run``; other documents follow by best rank.
+    """Order given by run files, such as the output of ``rerank run``. Documents that they lack follow by best rank.
 
     Args:
-        path: A run file, or a folder of run files, which are fused by reciprocal rank (k = 60).
+        path: A run file, or a folder of run files. Several runs are combined by reciprocal rank fusion with k = 60.
 
     Raises:
         MissingResourceError: The path does not exist.
@@ -43,8 +43,8 @@ class Llm(StaticOrder):
                     scores[doc] = scores.get(doc, 0.0) + 1 / (60 + rank)
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return positive scores for documents of the run and negative ones by best rank for the others, (docs,)."""
+        """Return an array of shape (docs,): fused score of documents in the run files, else minus the best rank."""
         fused: Mapping[str, float] = self._fused.get(topic.id, {})
         known = np.array([fused.get(doc, 0.0) for doc in topic.docs])
-        # fused scores are positive and those by best rank negative, so known documents precede all others
+        # fused scores are positive and negated ranks are negative, so documents in the run files precede all others
         return np.where(known > 0, known, Depth().scores(topic))

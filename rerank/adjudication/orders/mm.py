@@ -1,4 +1,4 @@
-"""MaxMean: the run with the highest rate of relevant documents."""
+"""MaxMean bandit: play the run with the highest rate of relevant documents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from rerank.adjudication.pools import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Mm(ForgettingBandit):
-    """value(s) = (1 + relevant) / (2 + judged) over the documents of the run. Source: Losada et al., IP&M 2017."""
+    """MaxMean: value(s) = (1 + relevant) / (2 + judged), where both are numbers of documents in run s.
+
+    Source: Losada et al., IP&M 2017.
+    """
 
     title: ClassVar[str] = "MaxMean"
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return the mean of each run, (runs,)."""
+        """Return an array of shape (runs,): the mean of each run."""
         return arms.means

@@ -1,4 +1,4 @@
-"""Non-stationary MaxMean: the run whose latest document was relevant."""
+"""Non-stationary MaxMean: play a run whose latest document was relevant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.adjudication.orders.mm import Mm
 
 @dataclass(frozen=True, kw_only=True)
 class MmNs(Mm):
-    """MaxMean (`mm`) that forgets older outcomes of a run; with rate 1, all but the latest. Losada et al. 2017."""
+    """MaxMean (`mm`) that forgets older outcomes. With rate 1, only the latest counts. Source: Losada et al. 2017."""
 
     title: ClassVar[str] = "MaxMean, non-stationary"
 

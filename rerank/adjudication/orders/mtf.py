@@ -1,4 +1,4 @@
-"""Move-to-Front: follow a run while its documents are relevant."""
+"""Move-to-Front: follow a run as long as its documents are relevant."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rerank.adjudication.pools import PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Mtf:
-    """Follow a run of the highest priority until a document is not relevant, which lowers its priority by one.
+    """Move-to-Front: follow a run with the highest priority until one of its documents is not relevant.
 
-    All runs start with equal priority; ties are broken at random. Documents that are judged already are skipped without
-    effect. Source: Cormack, Palmer and Clarke, Efficient construction of large test collections, SIGIR 1998.
+    The priority of the run then decreases by one. All runs start with equal priority, and ties are broken at random.
+    Documents that are already judged are skipped and do not change priorities. Source: Cormack, Palmer and Clarke,
+    Efficient construction of large test collections, SIGIR 1998.
     """
 
     title: ClassVar[str] = "Move-to-Front"
@@ -23,7 +24,7 @@ class Mtf:
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
         """Yield the documents of a topic in judging order."""
-        walk = move_to_front([topic], rng)
+        walk = move_to_front_judging_order([topic], rng)
         is_relevant = None
         while True:
             try:
@@ -33,14 +34,14 @@ class Mtf:
             is_relevant = yield doc
 
 
-def move_to_front(topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
-    """Walk down the runs of all topics, with a separate priority for each run of each topic.
+def move_to_front_judging_order(topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
+    """Walk through the runs of all topics, with a separate priority for each run of each topic.
 
-    All runs of the highest priority are followed before any of lower priority. So one shuffle orders the runs of a
-    level, and those that ended with a non-relevant document form the next level.
+    All runs with the highest priority are followed before any run with a lower priority. One shuffle therefore orders
+    the runs of a priority level. The runs that ended with a non-relevant document form the next level.
     """
     cursors = [RunCursor.at_top(topic) for topic in topics]
-    # runs of the highest priority, as (topic, run)
+    # runs with the highest priority, as pairs (topic, run)
     highest = [(index, run) for index, topic in enumerate(topics) for run in range(len(topic.lists))]
     while highest:
         lower = []
@@ -48,7 +49,7 @@ def move_to_front(topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAc
             is_relevant = True
             while is_relevant and (doc := cursors[index].next(run)) is not None:
                 is_relevant = yield index, doc
-            # an exhausted run ends with is_relevant and is dropped
+            # if a run is exhausted, is_relevant is still true and the run is dropped
             if not is_relevant:
                 lower.append((index, run))
         highest = lower

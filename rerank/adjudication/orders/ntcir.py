@@ -1,4 +1,4 @@
-"""By the number of runs that retrieve the document."""
+"""Judging order by the number of runs that retrieve a document."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Ntcir(StaticOrder):
-    """Documents of more runs first, ties by the smaller sum of ranks: the order of NTCIR's pools (NTCIRPOOL)."""
+    """Order of NTCIR's pools (NTCIRPOOL): documents in more runs first, ties broken by the smaller sum of ranks."""
 
     title: ClassVar[str] = "NTCIR pool order"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the negated position when sorted by both keys, (docs,)."""
+        """Return an array of shape (docs,): the negated position of each document after sorting by both keys."""
         # the last key is the primary one
         order = np.lexsort((topic.ranks.sum(axis=0), -topic.retrieved.sum(axis=0)))
         keys = np.stack((topic.ranks.sum(axis=0), topic.retrieved.sum(axis=0)))[:, order]

@@ -1,4 +1,4 @@
-"""Random judging order, the baseline."""
+"""Random judging order, used as a baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank.adjudication.pools import PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """A uniformly random order, the baseline of all others."""
+    """A uniformly random order, the baseline for all other orders."""
 
     title: ClassVar[str] = "random"
     random: ClassVar[bool] = True

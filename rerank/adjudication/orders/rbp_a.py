@@ -1,4 +1,4 @@
-"""Sum of the weights of rank-biased precision over the runs."""
+"""Judging order by the sum of the weights of rank-biased precision (RBP) over the runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class RbpA(RankBiasedWeights, StaticOrder):
-    """score(d) = sum over runs of w; w = (1 - p) p^(rank - 1).
+    """RBP method A: score(d) = sum over runs of the weight w = (1 - p) p^(rank - 1) of d in the run.
 
     Source: method A of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
     """
@@ -20,5 +20,5 @@ class RbpA(RankBiasedWeights, StaticOrder):
     title: ClassVar[str] = "RBP, summed weights"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the sum of weights of each document, (docs,)."""
+        """Return an array of shape (docs,): the sum of weights of each document."""
         return sum_over_pooled_runs(self.weights(topic))

@@ -1,4 +1,4 @@
-"""Weights of rank-biased precision, favouring runs with large residuals."""
+"""Judging order by weights of rank-biased precision (RBP) that favours runs with large residuals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from rerank.adjudication.pools import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class RbpB(ResidualOrder):
-    """score(d) = sum over runs of w resid; resid = 1 - sum of w over the judged documents of the run.
+    """RBP method B: score(d) = sum over runs of w x resid, where w is the weight of d in the run.
 
+    The residual is resid = 1 - sum of the weights of the judged documents of the run.
     Source: method B of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
     """
 
     title: ClassVar[str] = "RBP, by residual"
 
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return the residual of each run, (runs,)."""
+        """Return an array of shape (runs,): the residual of each run."""
         return residual

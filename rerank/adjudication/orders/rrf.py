@@ -13,10 +13,12 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Rrf(StaticOrder):
-    """score(d) = sum over runs with d of 1 / (k + rank). Source: Cormack, Clarke and Buettcher, SIGIR 2009.
+    """Reciprocal rank fusion: score(d) = sum over the runs that contain d of 1 / (k + rank).
+
+    Source: Cormack, Clarke and Buettcher, SIGIR 2009.
 
     Attributes:
-        k: The constant; the paper uses 60.
+        k: Constant in the denominator; the paper uses 60.
     """
 
     title: ClassVar[str] = "reciprocal rank fusion"
@@ -24,6 +26,6 @@ class Rrf(StaticOrder):
     k: float = 60.0
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the fused score of each document, (docs,)."""
-        # (runs, docs) terms; documents that a run lacks have rank 0 and are masked
+        """Return an array of shape (docs,): the fused score of each document."""
+        # (runs, docs) terms; documents that are not in a run have rank 0 and are masked
         return sum_over_pooled_runs(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0))

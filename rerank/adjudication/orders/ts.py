@@ -12,11 +12,14 @@ from rerank.adjudication.pools import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Ts(ForgettingBandit):
-    """value(s) is sampled from Beta(1 + relevant, 1 + not relevant) of the run. Source: Losada et al., IP&M 2017."""
+    """Thompson sampling: draw the value of each run from Beta(1 + relevant, 1 + not relevant).
+
+    Source: Losada et al., IP&M 2017.
+    """
 
     title: ClassVar[str] = "Thompson sampling"
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return a sample for each run, (runs,)."""
+        """Return an array of shape (runs,): one sample per run."""
         # (runs,) samples from the posterior of the rate of relevant documents, given a uniform prior
         return rng.beta(1 + arms.hits, 1 + arms.misses)

@@ -14,17 +14,17 @@ from rerank.adjudication.pools import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Ucb1Tuned(BanditOrder):
-    """value(s) = m + sqrt(ln t / n min(1/4, m - m^2 + sqrt(2 ln t / n))).
+    """UCB1-tuned: value(s) = m + sqrt((ln t / n) min(1/4, m - m^2 + sqrt(2 ln t / n))).
 
-    m is the fraction of relevant documents among the n judged ones of the run, and t the number of all judged
-    documents. A run without judged documents comes first. Source: Auer, Cesa-Bianchi and Fischer, Finite-time analysis
-    of the multiarmed bandit problem, 2002; for pools Losada et al., IP&M 2017.
+    n is the number of judged documents in run s, m is the fraction of them that is relevant, and t is the number of all
+    judged documents. A run without judged documents is played first. Source: Auer, Cesa-Bianchi and Fischer,
+    Finite-time analysis of the multiarmed bandit problem, 2002; for pools Losada et al., IP&M 2017.
     """
 
     title: ClassVar[str] = "UCB1-tuned"
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return the upper confidence bound of each run, (runs,)."""
+        """Return an array of shape (runs,): the upper confidence bound of each run."""
         judged = arms.hits + arms.misses
         n, log_plays = np.maximum(judged, 1), np.log(max(arms.plays, 1))
         mean = arms.hits / n

@@ -17,34 +17,35 @@ from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
-from rerank.tasks.background_loop import await_on_background_loop, run_on_background_loop
+from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
 
-if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, which commands without a server should not spend
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.openai.client import ServerClient
 
 #: Default number of simultaneous requests.
 CONCURRENCY = 8
 #: Default time limit of an attempt, in seconds; a long prompt on a CPU takes minutes.
 TIMEOUT = 600.0
-#: Context size in tokens, if neither the server nor the user states it.
+#: Context size in tokens that is assumed if neither the server nor the user states it.
 CONTEXT = 8192
-#: Options that are decided when the server is started.
+#: Options that can only be set when the server is started.
 _LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device_map")
 
 
 class Openai:
     """A backend for a model behind an OpenAI-compatible server.
 
-    The server is not contacted before the first request, or before the context size is needed and not given. All
+    The server is first contacted by the first request, or when the context size is needed and was not given. All
     threads and event loops share the connections, which belong to the background loop (`rerank.tasks.background_loop`)
-    and are kept between calls, until `close`.
+    and are kept between calls until `close`.
 
     Args:
         model: The model's name on the server.
         address: The address of the server.
-        options: Concurrency, timeout, retries, batch size and context size are used; None takes the defaults.
-        sleep: Waits between attempts, for tests.
-        transport: Replacement of the network, for tests.
+        options: Backend options, of which concurrency, timeout, retries, batch size and context size are used; None for
+            the defaults.
+        sleep: Function that waits between attempts; replaced in tests.
+        transport: Replacement for the network, for tests.
 
     Raises:
         UsageError: An option can only be set when the server is started.
@@ -90,17 +91,17 @@ class Openai:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The model's name and the server, since two servers may have different weights under one name."""
+        """The model's name and the server, since two servers may have different weights under the same name."""
         return {"model": self._model, "server": self._address.name}
 
     @property
     def tokens(self) -> TokenCounter:
-        """A token counter that estimates, too high rather than too low."""
+        """A token counter whose estimates are meant to be too high rather than too low."""
         return self._tokens
 
     @property
     def batch_size(self) -> int:
-        """Twice the number of simultaneous requests, so that a slow request does not leave the server idle."""
+        """The given batch size, or twice the concurrency, so that a slow request does not leave the server idle."""
         return self._options.batch_size or 2 * self._concurrency
 
     @property
@@ -111,37 +112,37 @@ class Openai:
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
 
-        At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried, with
-        growing waits or those that the server asks for. A request without an answer gets a reply with
+        At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried after
+        increasing waits, or after the wait that the server asks for. A request without an answer gets a reply with
         ``finish="error"``.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        return run_on_background_loop(self._get_client().answer_all(requests)) if requests else []
+        return run_on_task_request_loop(self._get_client().answer_all(requests)) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request; may be called on any event loop, as often as needed at the same time.
+        """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
 
-        At most ``concurrency`` requests of all callers together run at the same time, and the others wait. Cancelling
+        At most ``concurrency`` requests of all callers together run at the same time; the others wait. Cancelling
         the call cancels the HTTP request, or the wait before a retry.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's, or the server lacks a capability.
         """
-        return await await_on_background_loop(self._get_client().answer(request))
+        return await await_on_task_request_loop(self._get_client().answer(request))
 
     def close(self) -> None:
-        """Close the connections to the server; requests in progress fail, and a later one opens them again."""
+        """Close the connections to the server; requests in progress fail, and a later request opens new ones."""
         if self._client is not None and self._client.connection.is_open:
-            run_on_background_loop(self._client.connection.aclose())
+            run_on_task_request_loop(self._client.connection.aclose())
 
     async def aclose(self) -> None:
         """Do the same as `close`; may be called on any event loop."""
         if self._client is not None and self._client.connection.is_open:
-            await await_on_background_loop(self._client.connection.aclose())
+            await await_on_task_request_loop(self._client.connection.aclose())
 
     def _get_client(self) -> ServerClient:
         """Return the client; the first call creates it, without connecting."""
@@ -179,12 +180,12 @@ class Openai:
 
     def _server_context_size(self) -> int | None:
         client = self._get_client()
-        session = client.session or run_on_background_loop(client.inspect())
+        session = client.session or run_on_task_request_loop(client.inspect())
         return session.server.context_size
 
 
 def _check_server_options(options: BackendOptions) -> None:
-    """Refuse options that would have no effect."""
+    """Check that no option is set that would have no effect."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Address of a server, and the key that may be sent to it."""
+"""The address of a server, and the API key that may be sent to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Address:
     """The address of a server.
 
     Attributes:
-        url: The base URL, up to ``/v1``, without a slash at its end.
+        url: The base URL, up to ``/v1``, without a trailing slash.
         name: Host, port and path, which identify the server.
         loopback: Whether the server is on this machine.
     """
@@ -43,7 +43,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str = "") -> Address:
-        """Parse an address; if it is empty, use the one in the environment, else OpenAI's.
+        """Parse an address. If it is empty, use the one in the environment or, without one, OpenAI's address.
 
         Raises:
             UsageError: The address is invalid, or contains a password or a key.

@@ -24,7 +24,7 @@ class ServerClient:
         connection: The connections to the server.
         model: The model's name on the server.
         concurrency: Maximum number of simultaneous requests, of all callers together.
-        context_size: The context size that the user set; None for the server's.
+        context_size: The context size that the user set; None to use the server's.
         session: What is known about the server; None before its inspection.
     """
 
@@ -42,7 +42,7 @@ class ServerClient:
         self._inspection = SharedCall(self._inspect)
 
     async def inspect(self) -> ServerSession:
-        """Return the session; the first call inspects the server, once for all callers that wait for it.
+        """Return the session. The first call inspects the server; concurrent callers wait for the same inspection.
 
         Raises:
             BackendError: The server does not answer, or requires a key.
@@ -62,7 +62,7 @@ class ServerClient:
         return self.session
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request; its seconds include retries, but not the wait for other requests.
+        """Return the reply to one request. Its time in seconds includes retries, but not the wait for other requests.
 
         Raises:
             BackendError: No request can be answered.
@@ -77,8 +77,8 @@ class ServerClient:
     async def answer_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
 
-        An error that concerns all requests is raised only if no request got a reply, since replies that exist may have
-        cost money; otherwise, it is the reply to those that it concerns.
+        An error that concerns all requests is raised only if no request got a reply, since existing replies may have
+        cost money. Otherwise, the requests that it concerns get a reply with the error.
 
         Raises:
             BackendError: No request can be answered.
@@ -90,7 +90,7 @@ class ServerClient:
 
         async def answer(request: Request) -> Reply:
             nonlocal has_reply
-            async with slots:  # an error ends what this call has not sent yet
+            async with slots:  # after a fatal error, nothing more is sent
                 if fatal and not has_reply:
                     return make_failed_server_reply(str(fatal[0]))
                 try:

@@ -1,8 +1,8 @@
-"""Conversion of requests to the body of a chat completion, for each kind of server.
+"""Convert requests to the body of a chat completion, for each kind of server.
 
 OpenAI's interface has no fields to continue a given beginning of a reply, to allow only identifiers, or to switch off
-thinking. Servers have their own fields for these, and ignore or refuse those of others. Fields that can be omitted are
-listed separately, so that a refused one can be dropped.
+thinking. Servers have their own fields for these, and ignore or refuse the fields of other servers. Fields that can
+be omitted are listed separately, so that they can be dropped if a server refuses them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
 
 #: Servers that continue a last turn of the assistant.
 CONTINUES: frozenset[ServerKind] = frozenset({"vllm", "sglang", "llamacpp"})
-#: Number of log-probabilities per position: the maximum of OpenAI and vLLM's default maximum; llama.cpp gives more.
+#: Number of log-probabilities per position: the maximum of OpenAI and default maximum of vLLM; llama.cpp allows more.
 TOP, TOP_LLAMACPP = 20, 200
-#: A JSON reply has up to this many times the tokens of a plain permutation: quotes, commas and line breaks.
+#: A JSON reply has up to this many times as many tokens as a plain permutation: quotes, commas and line breaks.
 _JSON_FACTOR = 3
-#: Name of the constraint among the fields that can be omitted.
+#: Name that stands for the constraint among the fields that can be omitted.
 CONSTRAINT = "constraint"
 #: Other names by which an error message may refer to a field.
 _ALIASES = {
@@ -37,7 +37,7 @@ class ServerRequest:
 
     Attributes:
         body: The JSON body.
-        optional: Names of what can be omitted: fields of the body, or `CONSTRAINT`.
+        optional: Names of parts that can be omitted: fields of the body, or `CONSTRAINT`.
         reply_prefix: The beginning of the reply that the server should continue.
         constraint: Form of the constrained reply: ``chain`` (plain text), ``json``, or empty for no constraint.
     """
@@ -68,14 +68,14 @@ class Dialect:
         return self.kind in CONTINUES
 
     def build_request(self, request: Request) -> ServerRequest:
-        """Convert a request.
+        """Convert a request to the form that the server expects.
 
         The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it.
         """
         constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
         prefix = reply_prefix_of_prompt(request.prompt) if self.continues and not constrained else ""
         scores = isinstance(request.task, ContinuationTask)
-        # The log-probabilities of the first token would be those of a thought, not of the answer.
+        # With thoughts, the log-probabilities of the first token would belong to a thought, not to the answer.
         sampling = replace(request.sampling, thinking=0) if scores else request.sampling
         optional = {key: value for key, value in self._optional_fields(sampling).items() if key not in self.refused}
         body = {"model": self.model, "messages": self._turns(request.prompt, prefix=prefix), **optional}
@@ -94,7 +94,7 @@ class Dialect:
         return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
 
     def find_refused_field(self, request: ServerRequest, message: str, named: str) -> str:
-        """Return the part of a request that an error message is about, if it can be omitted; empty otherwise.
+        """Return the name of the part that an error message is about, if this part can be omitted; empty otherwise.
 
         Args:
             request: The request.
@@ -116,7 +116,7 @@ class Dialect:
         return [{"role": turn.role, "content": turn.content} for turn in prompt[:end]]
 
     def _optional_fields(self, sampling: Sampling) -> dict[str, Any]:
-        """Return the decoding settings; they override defaults of model and server where the server allows it."""
+        """Return the fields for decoding settings; they override the model's and server's defaults if possible."""
         fields: dict[str, Any] = {"temperature": sampling.temperature}
         if sampling.temperature > 0:
             fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
@@ -134,7 +134,7 @@ class Dialect:
 def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
     """Return the fields that restrict a reply to ``task.count`` identifiers, and the form of the reply.
 
-    Repeated identifiers cannot be excluded: a regular expression or grammar of all permutations doubles in size with
+    Repeated identifiers cannot be excluded: a regular expression or grammar for all permutations doubles in size with
     every identifier, and servers refuse ``uniqueItems`` of JSON schema. The parser drops repetitions.
     """
     if kind == "llamacpp":

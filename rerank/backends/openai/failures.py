@@ -1,6 +1,6 @@
-"""Conversion of HTTP error responses to exceptions, without the key.
+"""Convert HTTP error responses to exceptions that do not contain the API key.
 
-A message of a server may repeat the key, which is removed before the message is shown.
+The message of a server may repeat the key, so the key is removed before the message is shown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rerank.errors import BackendError
 _RETRIED = frozenset({408, 409, 425, 429})
 #: Maximum number of characters of a server message that are shown.
 _SHOWN = 400
-#: Shorter keys are placeholders such as "x" or "EMPTY", and are not removed from messages.
+#: Minimum length of a real key. Shorter keys are placeholders such as "x", and are not removed from messages.
 _SECRET = 8
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
@@ -47,8 +47,8 @@ class FailureReader:
 
         Args:
             response: The response.
-            accepted: Whether the server has accepted other requests. If it has, status 403 is about this request only:
-                gateways send it for what their filters do not like.
+            accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
+                gateways send it for content that their filters reject.
         """
         status, error = response.status_code, _error_of_response(response)
         code = str(error.get("code") or error.get("type") or "")

@@ -1,4 +1,4 @@
-"""JSON over HTTP to one server, with pooled connections, time limits, retries and readable errors.
+"""Exchange JSON with one server over HTTP, with pooled connections, time limits, retries and readable errors.
 
 Imports httpx2 and tenacity. The key is read from the environment for every request and is stored nowhere.
 """
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 #: Time limit for connecting, in seconds.
 CONNECT = 10.0
-#: Seconds after which an idle connection is not used again: Uvicorn, and so vLLM and SGLang, closes it after 5 s.
-#: Opening an encrypted one takes longer, and servers on the internet keep them for a minute or more.
+#: Seconds after which an idle connection is not used again. Uvicorn, which vLLM and SGLang use, closes it after 5 s.
+#: Encrypted connections take longer to open, and servers on the internet keep them open for a minute or more.
 _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
 
 
@@ -33,17 +33,17 @@ _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
 class ServerConnection:
     """Sends requests to one server over persistent connections, which belong to the event loop of the first request.
 
-    The connections are opened by the first request, and again by the first one after `aclose` or after a fork. They are
+    The first request opens the connections, and so does the first request after `aclose` or after a fork. They are
     closed by `aclose`, at the end of an ``async with`` block, or when this object is collected.
 
     Attributes:
         address: The address of the server.
         timeout: Time limit of one attempt, in seconds.
         retries: Maximum number of attempts after the first; None for the rules of `rerank.backends.openai.retries`.
-        sleep: Waits between attempts.
-        transport: Replacement of the network, for tests.
-        contacts: Number of attempts that got beyond connecting. An unknown server (0) gets fewer attempts.
-        accepted: Whether the server has accepted a request of which it could have rejected the key or the content.
+        sleep: Function that waits between attempts.
+        transport: Replacement for the network, for tests.
+        contacts: Number of attempts that got a connection. While it is 0, requests get fewer attempts.
+        accepted: Whether the server has accepted a request whose key or content it could have rejected.
     """
 
     address: Address
@@ -59,7 +59,7 @@ class ServerConnection:
     _times_closed: int = field(default=0, init=False, repr=False)
 
     async def __aenter__(self) -> ServerConnection:
-        """Return the connection; the first request opens it."""
+        """Return this object; the first request opens the connections."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -146,7 +146,7 @@ class ServerConnection:
     def _open(self) -> httpx2.AsyncClient:
         """Return the client of the running event loop.
 
-        A forked process leaves its parent's client alone: its finalizer keeps it, and does nothing in this process.
+        In a forked process, the finalizer keeps the parent's client alive and does not close it.
         """
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
@@ -155,25 +155,25 @@ class ServerConnection:
                 loop,
                 httpx2.AsyncClient(
                     timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
-                    # The backend limits the number of simultaneous requests. A limit here as well could block: after a
-                    # cancelled request, a connection may count as busy for a while.
+                    # The backend limits the number of simultaneous requests. A second limit here could block requests,
+                    # since a connection may count as busy for a while after a cancelled request.
                     limits=httpx2.Limits(
                         max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
                     ),
-                    verify=_ssl_certificates() if encrypted else False,  # http needs no certificates
+                    verify=_openai_server_ssl_context() if encrypted else False,  # http needs no certificates
                     trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
                     transport=self.transport,
                 ),
             )
-            self._finalizer = weakref.finalize(self, _close_collected_connection, self._client, loop, os.getpid())
+            self._finalizer = weakref.finalize(self, _close_dropped_server_connection, self._client, loop, os.getpid())
         return self._client
 
 
-#: Tasks that close connections; event loops keep only weak references to tasks.
+#: Tasks that close connections. They are stored here because event loops keep only weak references to tasks.
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_collected_connection(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _close_dropped_server_connection(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
     """Close the connections of a collected `ServerConnection`; this may run in any thread."""
 
     def close() -> None:
@@ -186,6 +186,6 @@ def _close_collected_connection(client: httpx2.AsyncClient, loop: asyncio.Abstra
 
 
 @cache
-def _ssl_certificates() -> Any:
+def _openai_server_ssl_context() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
     return httpx2.create_ssl_context()

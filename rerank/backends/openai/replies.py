@@ -1,4 +1,4 @@
-"""Conversion of a server's answer to a reply: text or scores, thoughts, token counts and finish reason.
+"""Convert a server's answer to a reply: text or scores, thoughts, token counts and finish reason.
 
 An invalid answer raises `RequestFailedError`, so that it never reaches a parser.
 """
@@ -13,7 +13,11 @@ from typing import Any
 
 from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.backends.openai.retries import RequestFailedError
-from rerank.backends.openai.token_estimate import estimate_least_tokens, estimate_prompt_tokens, estimate_text_tokens
+from rerank.backends.openai.token_estimate import (
+    estimate_minimum_openai_tokens,
+    estimate_openai_prompt_tokens,
+    estimate_openai_text_tokens,
+)
 from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
@@ -21,12 +25,12 @@ _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "cont
 _THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
 _OPEN = "<think>"
 _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
-#: Lower bound of log-probabilities; servers write minus infinity in several ways, and sums need finite numbers.
+#: Lower bound for log-probabilities. Servers write minus infinity in several ways, but sums need finite numbers.
 _LEAST = -1e4
 
 
 def parse_server_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Convert an answer to a reply; the caller sets its seconds.
+    """Convert an answer to a reply; the caller sets its time in seconds.
 
     Raises:
         RequestFailedError: The answer is invalid, or the server truncated the prompt.
@@ -54,15 +58,16 @@ def parse_server_reply(body: Mapping[str, Any], request: Request, sent: ServerRe
         text=text,
         scores=scores,
         thoughts=thoughts,
-        tokens_in=tokens_in or estimate_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
-        tokens_out=tokens_out or estimate_text_tokens(text) + estimate_text_tokens(thoughts),
+        tokens_in=tokens_in
+        or estimate_openai_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        tokens_out=tokens_out or estimate_openai_text_tokens(text) + estimate_openai_text_tokens(thoughts),
         tokens_cached=tokens_cached,
         finish=finish,
     )
 
 
-def reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
-    """Return whether a constrained reply satisfies its constraint; truncated replies are assumed to."""
+def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
+    """Return whether a constrained reply satisfies its constraint. This is assumed for truncated and empty replies."""
     if reply.finish != "stop" or not reply.text:
         return True
     return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
@@ -90,10 +95,10 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
     """Check the token count of the prompt, since some servers silently truncate prompts that are too long.
 
     Args:
-        processed: Prompt tokens plus cached ones, since some servers count these apart.
+        processed: Prompt tokens plus cached tokens, since some servers count cached tokens separately.
         request: The request.
     """
-    words = estimate_least_tokens(request.prompt)
+    words = estimate_minimum_openai_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise RequestFailedError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
@@ -121,7 +126,7 @@ def _text_of_response(content: Any) -> str:
 
 
 def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
-    """Convert a JSON reply to the text of a permutation; a truncated one up to the last complete identifier.
+    """Convert a JSON reply to the text of a permutation; if truncated, up to the last complete identifier.
 
     Any other text is returned unchanged.
     """
@@ -137,8 +142,8 @@ def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
 def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """Return one log-probability per continuation.
 
-    A server lists the most likely tokens only. Continuations that it does not list get the lowest listed value, which
-    is an upper bound of theirs: likely ones are distinguished, unlikely ones tie.
+    A server lists only the most likely tokens. Continuations that it does not list get the lowest listed value, an
+    upper bound of their log-probability. Likely continuations can thus be distinguished, while unlikely ones tie.
     """
     listed = _top_logprobs_of_response(choice)
     scores = [_log_probability_in_response(text, listed) for text in task.continuations]

@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 
 import tenacity
 
-#: Attempts per request: in general, after timeouts, and if the server has never answered.
+#: Maximum attempts per request: in general, after timeouts, and if the server has never answered.
 TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
-#: Seconds before the second attempt, which double each time up to the longest wait; longest accepted Retry-After.
+#: In seconds: wait before the second attempt, which then doubles each time; longest such wait; longest Retry-After.
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 1.0, 30.0, 120.0
 
 
@@ -20,24 +20,24 @@ class RequestFailedError(Exception):
 
     Args:
         message: What happened, for the user.
-        after: Seconds to wait, if the server asks for it; else None.
+        after: Seconds to wait, if the server asks for a wait; otherwise None.
         tries: Maximum number of attempts; 1 if another attempt cannot help.
     """
 
     def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
-        """Store the values that decide about another attempt."""
+        """Store the values that determine whether and when to retry."""
         super().__init__(message)
         self.after, self.tries = after, tries
 
 
 class RequestRejectedError(Exception):
-    """Raised if the server refused a request as invalid, so that retrying it cannot help.
+    """Raised if the server refused a request as invalid. Retrying it cannot help.
 
     Args:
         message: The server's message and status.
         status: The HTTP status.
         code: The server's error code; empty if it gives none.
-        field: The field of the request that it names; empty if it names none.
+        field: The field of the request that the server names; empty if it names none.
     """
 
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
@@ -49,10 +49,10 @@ class RequestRejectedError(Exception):
 def make_retrying_sender(
     sleep: Callable[[float], Awaitable[None]], retries: int | None = None
 ) -> tenacity.AsyncRetrying:
-    """Return a wrapper that retries after `RequestFailedError`, as often as allowed, and raises the last one.
+    """Return a wrapper that retries after `RequestFailedError` as often as allowed, then raises the last error.
 
     Args:
-        sleep: Waits for a number of seconds.
+        sleep: Function that waits for a number of seconds.
         retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
             which another attempt cannot help is never retried.
     """
@@ -87,7 +87,7 @@ def parse_retry_after(value: str) -> float | None:
 
 
 def _seconds_to_next_attempt(state: tenacity.RetryCallState) -> float:
-    """Return the seconds to the next attempt, with random jitter so that requests do not return all at once."""
+    """Return the seconds to the next attempt, with random jitter so that not all requests return at once."""
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, RequestFailedError) else None
     base = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1)) if after is None else after

@@ -1,4 +1,4 @@
-"""Requests to one server, repeated without the fields that the server refuses."""
+"""Send requests to one server, and repeat them without the fields that the server refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
 from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.replies import parse_server_reply, reply_satisfies_constraint
+from rerank.backends.openai.replies import parse_server_reply, server_reply_satisfies_constraint
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
@@ -49,7 +49,7 @@ class ServerSession:
                 "fullrank or sliding",
             )
         contacts = connection.contacts
-        while True:  # ends, since every repetition omits one more field
+        while True:  # terminates, since every repetition omits one more field
             built = self.dialect.build_request(request)
             try:
                 reply = await _send_to_server(connection, request, built)
@@ -75,14 +75,18 @@ class ServerSession:
         name = self.dialect.find_refused_field(built, str(error), error.field) if is_about_field else ""
         if name and name not in self.dialect.refused:
             self.dialect.refused.add(name)
-            if name != "max_tokens":  # it is sent under its other name, so nothing is lost
+            if name != "max_tokens":  # the limit is then sent under its other name
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
 
     def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if the server silently ignored the constraint, or if thoughts used up all tokens."""
         task = request.task
-        ignored = built.constraint and isinstance(task, PermutationTask) and not reply_satisfies_constraint(reply, task)
+        ignored = (
+            built.constraint
+            and isinstance(task, PermutationTask)
+            and not server_reply_satisfies_constraint(reply, task)
+        )
         if ignored and CONSTRAINT not in self.dialect.refused:
             self.dialect.refused.add(CONSTRAINT)
             warnings.warn(

@@ -1,4 +1,4 @@
-"""Discovery of a server: its kind, its models and their context size."""
+"""Find out the kind of a server, its models and their context size."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _context_size_of_server(row: dict[str, Any]) -> int | None:
 
 
 async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
-    """Return the context size per request of a llama.cpp server; older versions state it only here."""
+    """Return the context size per request of a llama.cpp server; older versions state it only in ``/props``."""
 
     def read(body: dict[str, Any]) -> int | None:
         settings = body.get("default_generation_settings")

@@ -1,8 +1,9 @@
-"""Token estimates for models whose tokenizer is not available; they are meant to be too high rather than too low.
+"""Estimate token counts for models whose tokenizer is not available.
 
-Four letters of a word count as a token, and so do a digit, a punctuation mark, a line break, and two bytes of non-ASCII
-text. Real tokenizers need fewer tokens for ordinary text, and more only for rare text (comparison in docs/servers.md).
-The true counts of a reply are in its ``usage``.
+Estimates are meant to be too high rather than too low. Every four letters of a word count as one token. So does each
+digit, each punctuation mark, each line break, and each pair of bytes of non-ASCII text. Real tokenizers need fewer
+tokens for ordinary text and more only for rare text (comparison in docs/servers.md). The server states the true counts
+in the ``usage`` of a reply.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 from rerank.prompts.base import Prompt
 
-#: Every capital letter starts a piece, as in tokenizers that split camel case: all-capital words need many tokens.
+#: Every capital letter starts a piece, as in tokenizers that split camel case. All-capital words need many tokens.
 _PIECE = re.compile(r"[A-Z]?[a-z]+|\s*\n\s*|[ \t]{2,}|\S")
-#: Letters of a word per token.
+#: Number of letters of a word per token.
 _LETTERS = 4
 #: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
 #: that many templates add).
@@ -22,10 +23,10 @@ _TURN, _CHAT = 8, 48
 
 
 class EstimatedTokens:
-    """A `TokenCounter` that estimates without a tokenizer.
+    """A `TokenCounter` that estimates counts without a tokenizer.
 
     Args:
-        context_size: Returns the context size; called when it is needed.
+        context_size: Function that returns the context size; called when the size is needed.
     """
 
     def __init__(self, context_size: Callable[[], int]) -> None:
@@ -39,16 +40,16 @@ class EstimatedTokens:
 
     def count(self, prompt: Prompt) -> int:
         """Estimate the number of tokens of a prompt, including those of the chat template."""
-        return estimate_prompt_tokens(prompt)
+        return estimate_openai_prompt_tokens(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Estimate the number of tokens of each text."""
-        return [estimate_text_tokens(text) for text in texts]
+        return [estimate_openai_text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
         end, spent = 0, 0
-        for stop, cost in _pieces_with_token_estimate(text):
+        for stop, cost in _pieces_with_openai_token_estimate(text):
             spent += cost
             if spent > tokens:
                 return text[:end]
@@ -56,7 +57,7 @@ class EstimatedTokens:
         return text
 
 
-def _pieces_with_token_estimate(text: str) -> Iterator[tuple[int, int]]:
+def _pieces_with_openai_token_estimate(text: str) -> Iterator[tuple[int, int]]:
     """Yield the end position and the estimated tokens of each piece."""
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -66,16 +67,16 @@ def _pieces_with_token_estimate(text: str) -> Iterator[tuple[int, int]]:
             yield match.end(), -(-len(piece.encode("utf-8", "surrogatepass")) // 2)
 
 
-def estimate_text_tokens(text: str) -> int:
+def estimate_openai_text_tokens(text: str) -> int:
     """Estimate the number of tokens of a text."""
-    return sum(cost for _, cost in _pieces_with_token_estimate(text))
+    return sum(cost for _, cost in _pieces_with_openai_token_estimate(text))
 
 
-def estimate_prompt_tokens(prompt: Prompt) -> int:
+def estimate_openai_prompt_tokens(prompt: Prompt) -> int:
     """Estimate the number of tokens of a prompt, including those of the chat template."""
-    return _CHAT + sum(_TURN + estimate_text_tokens(message.content) for message in prompt)
+    return _CHAT + sum(_TURN + estimate_openai_text_tokens(message.content) for message in prompt)
 
 
-def estimate_least_tokens(prompt: Prompt) -> int:
-    """Return a lower bound of the number of tokens: tokenizers do not join words, so there is one token per word."""
+def estimate_minimum_openai_tokens(prompt: Prompt) -> int:
+    """Return a lower bound of the number of tokens: one per word, since tokenizers do not join words."""
     return sum(len(message.content.split()) for message in prompt)

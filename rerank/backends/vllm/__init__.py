@@ -26,7 +26,7 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    backend_settings_folder,
+    task_backend_settings_folder,
 )
 
 if TYPE_CHECKING:
@@ -45,23 +45,23 @@ class Vllm:
 
     Args:
         engine: The engine, from `rerank.backends.vllm.engine.start_vllm_engine`.
-        options: The batch size is used.
+        options: Backend options, of which only the batch size is used.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
     )
-    #: A batch of several callers takes less time than a batch for each.
+    #: One batch with the requests of several callers is faster than one batch per caller.
     shares_batches: ClassVar[bool] = True
-    #: The engine keeps the prefixes of prompts, so that prompts that begin alike should follow each other.
+    #: The engine caches prefixes, so prompts with the same beginning should be processed one after another.
     caches_prefixes: ClassVar[bool] = True
-    #: Calls cost time but no money; they are stored in the run folder only.
+    #: Calls cost time but no money, so they are stored only in the run folder.
     costs_money = False
-    #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    #: Folder of the adapter or model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
     settings_folder: Path | None = None
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
-        """Wrap a running engine; `load` also starts it."""
+        """Wrap an engine that is already running. To start one, use `load`."""
         self._engine = engine
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
         self._batch_size = self.choose_batch_size(options or BackendOptions(), "")
@@ -86,10 +86,10 @@ class Vllm:
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> EnginePlan:
-        """Prepare the engine that `load` starts; no weights are loaded.
+        """Prepare the engine that `load` starts, without loading weights.
 
         Raises:
-            RerankError: As `load`, as far as the files of the model show.
+            RerankError: The files of the model show that `load` would fail.
         """
         from rerank.backends.vllm.engine import plan_vllm_engine
 
@@ -97,7 +97,7 @@ class Vllm:
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start an engine that was prepared; the backend has the token counter of the description.
+        """Start a prepared engine; the backend uses the token counter of the description.
 
         Raises:
             BackendError: vLLM failed to start.
@@ -106,12 +106,12 @@ class Vllm:
 
         backend = cls(start_vllm_engine(description), description.options)
         backend._tokens = description.tokens
-        backend.settings_folder = backend_settings_folder(description.name, description.options)
+        backend.settings_folder = task_backend_settings_folder(description.name, description.options)
         return backend
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size of the options, else the same default for every device."""
+        """Return the batch size of the options or the default, which is the same for every device."""
         return options.batch_size or DEFAULT_BATCH
 
     @property
@@ -132,7 +132,7 @@ class Vllm:
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
 
-        A request that does not fit the context gets a reply with ``finish="error"``.
+        A request that does not fit in the context gets a reply with ``finish="error"``.
 
         Raises:
             BackendError: The engine failed; it cannot be used any more.
@@ -146,16 +146,16 @@ class Vllm:
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
         from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_engine_thoughts
-        from rerank.lm.thinking import add_thoughts
+        from rerank.lm.thinking import decode_thoughts_into_jobs
 
         with self._lock, quiet_transformers():
-            jobs = add_thoughts(partial(generate_engine_thoughts, self._run_engine), self._tokens, jobs)
+            jobs = decode_thoughts_into_jobs(partial(generate_engine_thoughts, self._run_engine), self._tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
         """Run requests in the engine.
 
-        After a failure the engine is not used again: its unfinished requests would return among later outputs.
+        The engine is not used again after a failure, since later outputs would contain its unfinished requests.
 
         Raises:
             BackendError: The engine fails, or has failed before.
@@ -164,10 +164,10 @@ class Vllm:
         if not requests:
             return []
         if self._has_failed:
-            raise BackendError("vLLM has failed before", remedy="Load the model again")
+            raise BackendError("vLLM failed in an earlier call", remedy="Load the model again")
         if not self._engine.alive:
             raise BackendError(
-                "Another model was loaded since, and vLLM holds one model per process",
+                "Another model was loaded in the meantime, and vLLM holds one model per process",
                 remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each in its own process",
             )
         params = [_vllm_sampling_params(request) for request in requests]

@@ -1,6 +1,6 @@
-"""Checks of LoRA adapters for vLLM: an adapter that vLLM does not support would stop its engine.
+"""Check LoRA adapters for vLLM, since an adapter that vLLM does not support would stop its engine.
 
-Reads the settings that PEFT writes, not the weights.
+Only the settings that PEFT writes are read, not the weights.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 
-#: Maximum ranks that vLLM can be configured for; the smallest sufficient one is used.
+#: Values to which vLLM's maximum rank can be set; the smallest sufficient one is used.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-#: Initialisations that do not change the base model, so that the adapter alone holds what was learned.
+#: Initialisations that do not change the base model. The adapter then contains everything that was learned.
 _PLAIN_INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
 def vllm_required_rank(folder: Path) -> int:
-    """Return the maximum rank that vLLM must be configured for.
+    """Return the value to which vLLM's maximum rank must be set for an adapter.
 
     Args:
         folder: Folder that contains ``adapter_config.json``.
 
     Raises:
-        DataError: The file cannot be read, or contains no rank.
+        DataError: The file cannot be read or does not contain the rank.
         UsageError: The adapter uses a feature that vLLM does not support.
     """
     path = folder / "adapter_config.json"
@@ -50,7 +50,7 @@ def vllm_required_rank(folder: Path) -> int:
 
 
 def _features_unsupported_by_vllm(config: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Return the features that vLLM does not support, and whether this adapter uses them."""
+    """Return the features that vLLM does not support, and whether this adapter uses each of them."""
     initialisation = config.get("init_lora_weights", True)
     changes_base = isinstance(initialisation, str) and initialisation.lower() not in _PLAIN_INITIALISATIONS
     return [

@@ -1,4 +1,4 @@
-"""Start of a vLLM engine in this process, with a model and optionally an adapter. Written for vLLM 0.32.
+"""Start a vLLM engine in this process, with a model and optionally an adapter. Written for vLLM 0.32.
 
 vLLM is imported when an engine is started.
 """
@@ -21,13 +21,20 @@ from weakref import WeakSet
 from rerank.backends.vllm.adapters import vllm_required_rank
 from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
-from rerank.lm.adapter_weights import check_adapter_folder
-from rerank.lm.loading import make_model_identity, model_origin, named_loading_errors, quiet_transformers, require_torch
+from rerank.lm.adapter_weights import check_torch_adapter_folder
+from rerank.lm.loading import (
+    causal_model_origin,
+    make_causal_model_identity,
+    named_loading_errors,
+    quiet_transformers,
+    require_torch,
+)
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import BackendOptions
 
-#: Defaults for vLLM's environment variables. One process: an engine process takes longer to start, occupies a CPU core
-#: and needs a guarded main module. The second model runner has another interface for logits processors.
+#: Defaults for vLLM's environment variables. The engine runs in this process, since a separate one takes longer to
+#: start, occupies a CPU core and needs a guarded main module. Model runner V2 is disabled, since it has another
+#: interface for logits processors.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_USE_V2_MODEL_RUNNER": "0",
@@ -37,10 +44,10 @@ _ENVIRONMENT = {
 }
 
 
-#: Hidden while an engine starts: vLLM searches all modules for kernels to replace and mistakes an object in this one.
-#: bm25s imports it through numba.
+#: Module that is hidden while an engine starts: vLLM searches all modules for kernels to replace, and mistakes an
+#: object in this module for one. bm25s imports the module through numba.
 _MISLEADING = "llvmlite.binding.ffi"
-#: vLLM's clients of running engines. Those in this process share global state for a single engine.
+#: vLLM's clients of running engines. Engines in this process share global state, so only one of them can run.
 _running: WeakSet[Any] = WeakSet()
 
 
@@ -74,7 +81,7 @@ class EnginePlan:
 
     Attributes:
         name: Folder of the model, or its id on the hub.
-        options: How it is loaded.
+        options: Options for loading the model.
         settings: Arguments of ``vllm.LLM``.
         tokenizer: The model's tokenizer.
         identity: The identity of the engine.
@@ -100,7 +107,7 @@ class EnginePlan:
 
 
 def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
-    """Prepare the start of an engine for a model from a folder or the hub; no weights are loaded.
+    """Prepare the start of an engine for a model from a folder or the hub, without loading weights.
 
     Raises:
         MissingPrerequisiteError: vLLM is not installed.
@@ -109,7 +116,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     """
     if find_spec("vllm") is None:
         raise _missing_vllm_error("it is not installed")
-    with _preserved_state_of_process(), quiet_transformers():
+    with _preserve_state_during_vllm_start(), quiet_transformers():
         _import_vllm()
         config, tokenizer = _load_engine_config(name, options)
         settings = vllm_engine_settings(config, tokenizer, options)
@@ -117,24 +124,24 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     if options.revision and not Path(name).is_dir():
         settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
     if options.adapter:
-        check_adapter_folder(Path(options.adapter))
+        check_torch_adapter_folder(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     commit = getattr(config, "_commit_hash", None)
     as_stored = replace(options, adapter_dtype="float32")
-    identity = make_model_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
+    identity = make_causal_model_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
     return EnginePlan(
         name=name, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
     )
 
 
 def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
-    """Start an engine; one that already runs in this process is stopped.
+    """Start an engine; an engine that already runs in this process is stopped.
 
     Raises:
         BackendError: vLLM failed to start.
     """
-    with _preserved_state_of_process(), quiet_transformers():
+    with _preserve_state_during_vllm_start(), quiet_transformers():
         vllm = _import_vllm()
         adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
         _stop_other_engines()
@@ -154,7 +161,10 @@ def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
 
 
 def _stop_other_engines() -> None:
-    """Stop the other engines of this process. The garbage collector would stop them later, and the new one as well."""
+    """Stop the other engines of this process.
+
+    Otherwise, the garbage collector would stop them later, and the new engine with them.
+    """
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
         for client in list(_running):
             client.shutdown()
@@ -181,10 +191,10 @@ def _missing_vllm_error(why: object) -> MissingPrerequisiteError:
 
 
 @contextmanager
-def _preserved_state_of_process() -> Iterator[None]:
+def _preserve_state_during_vllm_start() -> Iterator[None]:
     """Restore the global state that starting vLLM changes: random number generators and torch's thread setting.
 
-    The module that prevents vLLM from starting is hidden inside the block.
+    Inside the block, the module that would prevent vLLM from starting is hidden.
     """
     import random
 
@@ -208,7 +218,7 @@ def _preserved_state_of_process() -> Iterator[None]:
 def _load_engine_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     """Load the model's config and its tokenizer."""
     _, transformers = require_torch()
-    origin = model_origin(name, options)
+    origin = causal_model_origin(name, options)
     with named_loading_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)

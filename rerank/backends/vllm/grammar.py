@@ -1,8 +1,8 @@
-"""Grammars of requests to vLLM: their encoding in ``SamplingParams``, and their use inside the engine.
+"""Grammars of requests to vLLM: encoding them in ``SamplingParams``, and using them inside the engine.
 
 There are two kinds: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token sequence whose
-log-probabilities are needed. They are encoded as lists of numbers, since the engine may be another process. This module
-works on token ids and does not import vLLM.
+log-probabilities are needed. They are encoded as lists of numbers, since the engine may run in another process. This
+module works on token ids and does not import vLLM.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NextTokens = Callable[[Sequence[int]], Sequence[int]]
 def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
-    The grammar starts after the first forced tokens, which belong to the prompt, and ends with the last choice, since
-    the forced tokens after it are known. The end is marked by a token that no identifier contains.
+    The grammar starts after the first forced tokens, which are appended to the prompt. It ends with the last choice,
+    since the forced tokens after it are known. The end is marked by a token that no identifier contains.
     """
     used = {token for ids in (*first, *later) for token in ids}
     end = next(token for token in count() if token not in used)
@@ -45,22 +45,22 @@ def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
         KeyError, TypeError, ValueError, UsageError: The data are not a valid grammar.
     """
     if "script" in data:
-        return _forced_next_tokens([int(token) for token in data["script"]])
+        return _forced_vllm_next_tokens([int(token) for token in data["script"]])
     first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))
-    return _permutation_next_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
+    return _permutation_vllm_next_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
 
 
-def _forced_next_tokens(tokens: list[int]) -> NextTokens:
+def _forced_vllm_next_tokens(tokens: list[int]) -> NextTokens:
     if not tokens:
         raise ValueError("no tokens")
     return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
-def _permutation_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
-    """Return a function that remembers how much of the reply it has processed; a new one can start in the middle.
+def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
+    """Return a function that remembers how much of the reply it has processed. It can also start within a reply.
 
-    A token that was not allowed (NaN logits can cause one) ends the reply: the result is then an incomplete
-    permutation, whereas an exception would stop the engine.
+    A token that was not allowed (NaN logits can cause one) ends the reply. The result is then an incomplete
+    permutation; raising an exception instead would stop the engine.
     """
     state, processed = grammar.start(), 0
     state.push_forced()

@@ -1,7 +1,7 @@
 """The logits processor inside vLLM's engine, which restricts each request to the tokens that its grammar allows.
 
-Imports torch and vLLM at import time, so only vLLM imports it. An exception in here would stop the engine; grammars are
-therefore validated before a request is accepted.
+Imports torch and vLLM at import time, so only vLLM imports this module. An exception here would stop the engine, so
+grammars are validated before a request is accepted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from rerank.backends.vllm.grammar import KEY, NextTokens, parse_vllm_grammar
-from rerank.backends.vllm.masking import keep_allowed_logits
+from rerank.backends.vllm.masking import mask_vllm_logits
 from rerank.errors import UsageError
 
 
@@ -33,18 +33,18 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
             raise ValueError(f"extra_args[{KEY!r}] is not a valid grammar: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
-        """Return false: the most likely token may not be allowed."""
+        """Return false, since the most likely token may not be among the allowed ones."""
         return False
 
     def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:
         """Return the grammar of a request that enters the batch or returns to it.
 
-        The base class stores it in ``req_info`` under the row of the request, with the tokens generated so far as its
-        argument, and moves it when requests change rows.
+        The base class stores the grammar in ``req_info`` under the row of the request, with the tokens generated so far
+        as its argument. It moves the grammar when requests change rows.
         """
         data = (params.extra_args or {}).get(KEY)
         return None if data is None else parse_vllm_grammar(data)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Restrict the (rows, vocabulary) logits of all requests with a grammar, in place."""
-        return keep_allowed_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})
+        """Restrict the logits, of shape (rows, vocabulary), of all requests with a grammar, in place."""
+        return mask_vllm_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})

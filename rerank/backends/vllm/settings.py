@@ -9,7 +9,7 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.lm.loading import pick_dtype, require_torch
 from rerank.lm.tokenizers import stated_context_size
-from rerank.tasks import BackendOptions, resolve_context_size
+from rerank.tasks import BackendOptions, resolve_task_context_size
 
 #: Import path of the logits processor.
 _PROCESSOR = "rerank.backends.vllm.logits_processor:GrammarProcessor"
@@ -48,7 +48,7 @@ def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        # No CUDA graphs to capture; with a fixed cache size, vLLM skips the profiling run that would measure one.
+        # A CPU has no CUDA graphs to capture. With a fixed cache size, vLLM skips the profiling run that measures it.
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _engine_cache_bytes(config, length)}
     return settings
 
@@ -61,9 +61,9 @@ def vllm_device() -> str:
 
 
 def _engine_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Return the maximum number of tokens of prompt and reply, plus one that vLLM always generates."""
+    """Return the maximum number of tokens of prompt and reply, plus one token that vLLM always generates."""
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
-    size = resolve_context_size(stated, options, getattr(config, "model_type", ""))
+    size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
     return options.context_size + 1 if options.context_size and options.context_size != stated else size
 
 
@@ -80,7 +80,7 @@ def _engine_dtype(device: str, options: BackendOptions) -> str:
 
 
 def _engine_tensor_parallel_size(options: BackendOptions) -> int:
-    """Return the number of GPUs that each weight matrix is split over."""
+    """Return the number of GPUs over which each weight matrix is split."""
     if options.device_map not in ("", "tp"):
         raise UsageError(
             f"--device-map {options.device_map} with vLLM",
@@ -91,9 +91,10 @@ def _engine_tensor_parallel_size(options: BackendOptions) -> int:
 
 
 def _engine_cache_bytes(config: Any, length: int) -> int:
-    """Return the size of the KV cache on a CPU: a few full-length prompts, at most a quarter of the free memory.
+    """Return the size in bytes of the KV cache on a CPU.
 
-    The environment variable ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides it inside vLLM.
+    The cache is large enough for a few full-length prompts, but takes at most a quarter of the free memory. The
+    environment variable ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides this size inside vLLM.
     """
     psutil: Any = import_module("psutil")  # a dependency of vLLM
     text = config.get_text_config()

@@ -13,7 +13,7 @@ from rerank.backends.hf import Hf
 from rerank.backends.vlm.tokens import VlmTokens
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, require_pillow
-from rerank.lm.jobs import Job, limit_new_tokens
+from rerank.lm.jobs import Job, limit_decoding_tokens
 from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -37,11 +37,11 @@ class Vlm(Hf):
         model: The model, in evaluation mode on its device.
         processor: Its processor.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: The context size is used; None takes the model's.
+        options: Backend options, of which the context size is used; by default, it is the model's.
 
     Raises:
-        UsageError: The processor takes no pictures or has no chat template, or the model does not state its context
-            size and none is given.
+        UsageError: The processor does not support pictures, it has no chat template, or the model does not state its
+            context size and none is given.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -54,7 +54,7 @@ class Vlm(Hf):
     def __init__(
         self, model: Any, processor: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a loaded model; `load` also loads it."""
+        """Wrap a model that is already loaded. To load one by name, use `load`."""
         if not hasattr(processor, "image_processor"):
             raise UsageError(
                 f"The processor of model {identity.get('model', '')!r} is a {type(processor).__name__}",
@@ -88,7 +88,7 @@ class Vlm(Hf):
 
     @property
     def tokens(self) -> TokenCounter:
-        """The model's token counter, which includes pictures."""
+        """The model's token counter, which also counts the tokens of pictures."""
         return self._pictures
 
     @property
@@ -99,7 +99,7 @@ class Vlm(Hf):
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order, one at a time.
 
-        A request that does not fit the context or into memory, or whose picture cannot be read, gets a reply with
+        A request that does not fit in the context or in memory, or whose picture cannot be read, gets a reply with
         ``finish="error"``. Only one thread at a time uses the model.
 
         Raises:
@@ -141,12 +141,12 @@ class Vlm(Hf):
             index=index,
             request=request,
             prompt=prompt,
-            sampling=limit_new_tokens(request.sampling, available),
+            sampling=limit_decoding_tokens(request.sampling, available),
             inputs=self._to_device(inputs),
         )
 
     def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the tensors to the model's device, and pictures to its dtype."""
+        """Move the tensors to the model's device, and convert floating-point tensors (pictures) to its dtype."""
         model = self._model
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
@@ -159,7 +159,7 @@ class Vlm(Hf):
         replies = []
         for job in jobs:
             if not isinstance(job, PictureJob):
-                raise BackendError(f"The job has the class {type(job).__name__}", expected="PictureJob")
+                raise BackendError(f"A job has the class {type(job).__name__}", expected="PictureJob")
             with quiet_transformers():
                 replies.append(TASK_RUNNERS[job.task_type](self._model, self._pictures, job))
         return replies

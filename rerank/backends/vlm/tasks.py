@@ -1,6 +1,7 @@
-"""Execution of tasks by a vision-language model, one request at a time.
+"""Execute tasks with a vision-language model, one request at a time.
 
-Positions are left to the model, since those of pictures have more than one dimension. Imports torch at import time.
+The model computes the positions itself, since positions in pictures have more than one dimension. Imports torch at
+import time.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from rerank.lm.forward_pass import call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
-    format_permutation,
-    make_generation_reply,
+    format_decoded_permutation,
+    make_causal_model_reply,
+    make_decoding_reply,
     make_job_grammar,
-    make_local_reply,
 )
 from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
-from rerank.lm.sampling import add_sampling_noise
+from rerank.lm.sampling import add_decoding_logits_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
-#: Inputs as long as the prompt -> their value for a text token.
+#: Name of a model input with one value per token -> its value for a text token.
 _PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 
@@ -57,18 +58,18 @@ class PictureJob(Job):
 
 def _generate_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     (row,) = decode_continuations(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
-    return make_generation_reply(model, tokens, job, row)
+    return make_decoding_reply(model, tokens, job, row)
 
 
 def _score_continuations_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
-    scores = compute_picture_log_likelihoods(model, job.inputs, continuations)
-    return replace(make_local_reply(job, "", 0, steps=0), scores=tuple(scores))
+    scores = compute_vlm_log_likelihoods(model, job.inputs, continuations)
+    return replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
 def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
-    state, count = decode_picture_permutation(model, job, make_job_grammar(tokens, job))
-    return make_local_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
+    state, count = decode_vlm_permutation(model, job, make_job_grammar(tokens, job))
+    return make_causal_model_reply(job, format_decoded_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Class of task -> function that executes a job of this class.
@@ -80,13 +81,13 @@ TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
 }
 
 
-def compute_picture_log_likelihoods(
+def compute_vlm_log_likelihoods(
     model: Any, inputs: Mapping[str, Any], continuations: Sequence[Sequence[int]]
 ) -> list[float]:
     """Compute the natural-log probability of each continuation given a prompt with pictures.
 
     Continuations that differ only in their last token share a forward pass. The output head and the log-softmax are in
-    float32 whatever the model's dtype.
+    float32 for any data type of the model.
 
     Args:
         model: A vision-language model of transformers.
@@ -111,7 +112,7 @@ def compute_picture_log_likelihoods(
 
 
 def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """Return the inputs with text tokens appended."""
+    """Return the model inputs with text tokens appended."""
     if not ids:
         return dict(inputs)
     prompt = inputs["input_ids"]
@@ -123,7 +124,7 @@ def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict
     return longer
 
 
-def decode_picture_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
+def decode_vlm_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
     """Generate a permutation for a prompt with pictures under its grammar.
 
     Returns:
@@ -167,11 +168,11 @@ class _GrammarProcessor(LogitsProcessor):
         self._width = input_ids.shape[1]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return (1, vocabulary) logits, -inf for all tokens that are not allowed."""
+        """Return logits, of shape (1, vocabulary), that are -inf for all tokens that are not allowed."""
         self.update(input_ids)
         allowed = list(self.state.allowed())
         restricted = torch.full_like(scores, -torch.inf)
-        restricted[0, allowed] = add_sampling_noise(scores[0, allowed], self._sampling, self._generator)
+        restricted[0, allowed] = add_decoding_logits_noise(scores[0, allowed], self._sampling, self._generator)
         return restricted
 
 
@@ -182,6 +183,6 @@ class _CompleteCriteria(StoppingCriteria):
         self._processor = processor
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return (1,) flag of the completeness."""
+        """Return a boolean tensor of shape (1,): whether the permutation is complete."""
         self._processor.update(input_ids)
         return torch.tensor([self._processor.state.is_complete], device=input_ids.device)

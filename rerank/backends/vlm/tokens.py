@@ -1,4 +1,4 @@
-"""Rendering and token counting of chats with pictures, by the processor of a vision-language model."""
+"""Render chats with pictures and count their tokens, with the processor of a vision-language model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class PictureChat(ChatRenderer):
         processor: A processor of transformers.
 
     Raises:
-        UsageError: The processor has no chat template, so that the position of a picture is unknown.
+        UsageError: The processor has no chat template, so the position of a picture is unknown.
     """
 
     def __init__(self, processor: Any) -> None:
-        """Find the chat template, which may be the tokenizer's, and the picture tokens."""
+        """Find the chat template (of the processor or the tokenizer) and the picture tokens."""
         self._template = processor.chat_template or processor.tokenizer.chat_template
         if not self._template:
             raise UsageError(
-                "The model has no chat template, so that pictures cannot be placed in a prompt",
+                "The model has no chat template, so pictures cannot be placed in a prompt",
                 expected="a model that was trained on chats, usually named ...-Instruct",
             )
         super().__init__(processor.tokenizer)
@@ -99,7 +99,7 @@ class VlmTokens(HfTokens):
         return dict(inputs)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Return the token ids of rendered prompts, including those of pictures.
+        """Return the token ids of rendered prompts, including the tokens of pictures.
 
         Raises:
             DataError: A picture is damaged.
@@ -109,7 +109,7 @@ class VlmTokens(HfTokens):
         return [self.inputs(prompt)["input_ids"][0].tolist() for prompt in prompts]
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of a prompt; an unreadable picture counts 0, since its request will fail."""
+        """Return the number of tokens of a prompt. If a picture cannot be read, pictures are not counted."""
         try:
             return super().count(prompt)
         except UNREADABLE:
@@ -130,7 +130,7 @@ class VlmTokens(HfTokens):
 
 
 def _vlm_content_parts(message: Message) -> Sequence[dict[str, str]]:
-    """Return the parts of a turn, in the form that chat templates expect: texts and placeholders of pictures."""
+    """Return the parts of a turn, in the form that chat templates expect: texts and placeholders for pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]
     first, *rest = message.content.split(PICTURE)

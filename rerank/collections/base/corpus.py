@@ -18,7 +18,7 @@ class Corpus(Protocol):
 
     @property
     def language(self) -> str:
-        """ISO 639-1 code of the documents, for stemmers and stop words."""
+        """ISO 639-1 code of the documents' language, for stemmers and stop words."""
 
     @property
     def fingerprint(self) -> str:
@@ -30,7 +30,7 @@ class Corpus(Protocol):
 
 @runtime_checkable
 class SupportsCandidates(Protocol):
-    """A collection with candidate lists of its own."""
+    """A collection that has its own candidate lists."""
 
     def candidates(self) -> Run:
         """Return one ranking per query, with document texts; empty if the collection has none."""
@@ -38,7 +38,7 @@ class SupportsCandidates(Protocol):
 
 @runtime_checkable
 class SupportsCandidateStream(Protocol):
-    """A collection with candidate lists of its own that need not be in memory together."""
+    """A collection that can stream its own candidate lists, without having all of them in memory."""
 
     def candidate_lists(self) -> Iterator[Ranking]:
         """Stream the rankings of `SupportsCandidates.candidates`, each query once; can be called repeatedly."""
@@ -46,11 +46,11 @@ class SupportsCandidateStream(Protocol):
 
 @runtime_checkable
 class SupportsDropSelf(Protocol):
-    """A collection to which BEIR's rule may apply."""
+    """A collection that can apply BEIR's rule: drop a document with the query's own id from its ranking."""
 
     @property
     def drop_self(self) -> bool:
-        """True if a retrieved document with the query's own id is dropped."""
+        """True if a retrieved document with the query's own id must be dropped."""
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ class SupportsQueryFields(Protocol):
     """A collection whose queries have fields besides their text, such as categories or languages."""
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return field -> query id -> value, for scores by group; queries without a value are omitted."""
+        """Return field -> query id -> value, for scores per query group; queries without a value are omitted."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The base of collections that are read from files: finding files, hashing them, and the common properties."""
+"""The base class of collections in files, and functions that find and hash the files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def require_collection_folder(path: str | Path, kind: str) -> Path:
 
 
 def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of these files that is in a folder, plain or gzipped, or None."""
+    """Return the first of these files that exists in a folder, plain or gzipped, or None."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
@@ -53,7 +53,7 @@ def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def require_collection_file(folder: Path, names: Iterable[str], kind: str) -> Path:
-    """Return the first of these files that is in a folder, plain or gzipped.
+    """Return the first of these files that exists in a folder, plain or gzipped.
 
     Raises:
         MissingResourceError: The folder has none of them; the message lists the names.
@@ -78,7 +78,7 @@ def collection_name_of_path(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionFiles:
-    """The files of a collection, in reading order; kinds that do not exist are empty."""
+    """The files of a collection by kind, in reading order; a kind without files is empty."""
 
     docs: tuple[Path, ...] = ()
     queries: tuple[Path, ...] = ()
@@ -93,11 +93,11 @@ class CollectionFiles:
         whole = hashlib.sha256(repr(sorted(options.items())).encode())
         for kind, paths in (("docs", self.docs), ("queries", self.queries), ("qrels", self.qrels)):
             for path in paths:
-                whole.update(kind.encode() + _sha256(path))
+                whole.update(kind.encode() + _collection_file_sha256(path))
         return whole.hexdigest()
 
 
-def _sha256(path: Path) -> bytes:
+def _collection_file_sha256(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
@@ -106,12 +106,12 @@ def _sha256(path: Path) -> bytes:
 
 
 class FileCollection:
-    """The format-independent part of a collection; a subclass adds ``docs`` and ``queries``.
+    """The part of a collection that does not depend on the file format; a subclass adds ``docs`` and ``queries``.
 
     Attributes:
-        format_name: Name of the format in fingerprints, which name saved indexes; it never changes.
+        format_name: Name of the format. It must never change, because fingerprints, and so saved indexes, depend on it.
         name: Name in run tags and tables; white space becomes ``_``.
-        language: ISO 639 code of the documents.
+        language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
         drop_self: True if a document with the query's own id is dropped.
         files: The files of the collection.
@@ -120,20 +120,20 @@ class FileCollection:
     format_name: ClassVar[str] = ""
 
     def __init__(self, name: str, files: CollectionFiles, *, language: str, relevant: int) -> None:
-        """Check the common options.
+        """Check the options that all file collections have.
 
         Raises:
             UsageError: The language code is malformed, or the grade is below 1.
         """
         self.name = re.sub(r"\s+", "_", name) or "collection"
         self.files = files
-        self.language = check_language_code(language)
-        self.relevant = check_lowest_relevant_grade(relevant)
+        self.language = check_collection_language_code(language)
+        self.relevant = check_collection_relevant_grade(relevant)
         self.drop_self = False
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Options that determine what is read from the files."""
+        """Options that determine what is read from the files, as name -> value."""
         return {}
 
     @cached_property
@@ -150,8 +150,8 @@ class FileCollection:
         return read_qrels(self.files.qrels[0]) if self.files.qrels else Qrels({}, name=self.name)
 
 
-def check_language_code(code: str) -> str:
-    """Return a language code.
+def check_collection_language_code(code: str) -> str:
+    """Return a language code after checking its form.
 
     Raises:
         UsageError: The code is malformed.
@@ -163,11 +163,11 @@ def check_language_code(code: str) -> str:
     return code
 
 
-def check_lowest_relevant_grade(grade: int) -> int:
-    """Return the lowest relevant grade.
+def check_collection_relevant_grade(grade: int) -> int:
+    """Return the lowest relevant grade after checking it.
 
     Raises:
-        UsageError: The grade is below 1, so that documents that are not relevant would count.
+        UsageError: The grade is below 1, and documents judged not relevant would count as relevant.
     """
     if grade < 1:
         raise UsageError(f"relevant={grade}", expected="a grade of 1 or more")

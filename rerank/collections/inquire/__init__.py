@@ -1,6 +1,7 @@
 """INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks): text queries over images of iNaturalist 2024.
 
-Queries with their categories, relevance judgments, and the ids and paths of the images. Images are not opened.
+The collection consists of queries with their categories, relevance judgments, and the ids and paths of the images. The
+images are not opened.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rerank.collections.base.files import (
     require_collection_folder,
     require_collection_path,
 )
-from rerank.collections.inquire.files import FIELDS, image_document, invert_query_fields, read_inquire_csv
+from rerank.collections.inquire.files import FIELDS, inquire_image_document, invert_query_fields, read_inquire_csv
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.json_records import JsonRecord, check_unique_ids
 from rerank.types import Document, Qrels, Query
@@ -28,12 +29,12 @@ _IMAGE = ("image_id", "image_path")
 
 
 class Inquire(FileCollection):
-    """A folder with INQUIRE's inquire_queries_SPLIT.csv and inquire_annotations.csv: ranking all images.
+    """A folder with INQUIRE's inquire_queries_SPLIT.csv and inquire_annotations.csv; the task is to rank all images.
 
     The files, plain or gzipped, are in the folder or in its sub-folder ``data/inquire``. A document is an image without
-    text: its path contains the species, which judges must not see. The annotations list only the relevant images, with
-    grade 1; all others are not relevant. Without ``images``, the documents are the annotated images, which is enough to
-    score runs but not to rank: the benchmark's corpus has five million images.
+    text. Its path is not used as text, because it contains the species, which judges must not see. The annotations list
+    only the relevant images, with grade 1; all others are not relevant. Without ``images``, the documents are the
+    annotated images. This is enough to score runs but not to rank: the benchmark's corpus has five million images.
 
     Args:
         folder: The folder.
@@ -68,7 +69,7 @@ class Inquire(FileCollection):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the list of images and their root folder, from which an index is built."""
+        """Hex SHA-256 of the list of images and of their root folder, the inputs of an index."""
         root = str(self._root.resolve()) if self._root else ""
         return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "root": root})
 
@@ -79,7 +80,11 @@ class Inquire(FileCollection):
             DataError: The file of all images contains an image twice, or an image has two paths.
         """
         images = ((record.where, self._image(record)) for record in read_inquire_csv(self.files.docs[0], _IMAGE))
-        return check_unique_ids(images, "image") if self.files.docs != self.files.qrels else _deduplicate_images(images)
+        return (
+            check_unique_ids(images, "image")
+            if self.files.docs != self.files.qrels
+            else _deduplicate_inquire_images(images)
+        )
 
     def queries(self) -> list[Query]:
         """Return all queries of the split, in file order."""
@@ -94,14 +99,14 @@ class Inquire(FileCollection):
         )
 
     def _image(self, record: JsonRecord) -> Document:
-        return image_document(record.identifier(_IMAGE[:1], "image"), record.text(_IMAGE[1:]), self._root)
+        return inquire_image_document(record.identifier(_IMAGE[:1], "image"), record.text(_IMAGE[1:]), self._root)
 
     def _rows(self) -> Iterator[JsonRecord]:
         return read_inquire_csv(self.files.queries[0], ("query_id", "query_text", *FIELDS))
 
     @cached_property
     def _judged(self) -> Qrels:
-        """Judgments of the split's queries, from the file of annotations of all splits."""
+        """Judgments of the split's queries, selected from the annotations file, which covers all splits."""
         table: dict[str, dict[str, int]] = {query.id: {} for query in self.queries()} if self.files.qrels else {}
         for path in self.files.qrels:
             for record in read_inquire_csv(path, ("query_id", "image_id")):
@@ -111,7 +116,7 @@ class Inquire(FileCollection):
         return Qrels({query: judged for query, judged in table.items() if judged}, name=f"{self.name} annotations")
 
 
-def _deduplicate_images(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
+def _deduplicate_inquire_images(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
     seen: dict[str, Document] = {}
     for where, doc in images:
         if doc.id not in seen:
@@ -120,7 +125,7 @@ def _deduplicate_images(images: Iterable[tuple[str, Document]]) -> Iterator[Docu
         elif seen[doc.id] != doc:
             raise DataError(
                 f"{where}: image {doc.id} is {doc.image} here and {seen[doc.id].image} above",
-                expected="one path for each",
+                expected="one path for each image",
             )
 
 

@@ -46,8 +46,8 @@ def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]
             raise DataError(f"{path}:{rows.line_num}: invalid CSV ({error})", remedy="Repair the file") from error
 
 
-def image_document(image: str, path: str, root: Path | None) -> Document:
-    """Return an image as a document, with its id and the path of its file, relative to ``root`` if given."""
+def inquire_image_document(image: str, path: str, root: Path | None) -> Document:
+    """Return an image as a document, with its id and the path of its file; ``root``, if given, precedes the path."""
     return Document(id=image, image=str(root / path) if root else path)
 
 

@@ -1,4 +1,4 @@
-"""Retrieval and reranking tasks of mteb (MTEB and MMTEB) by name; the package is imported when one is opened."""
+"""Retrieval and reranking tasks of mteb (MTEB and MMTEB) by name; mteb is imported when a task is opened."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.base.files import check_language_code, require_collection_path
-from rerank.collections.mteb.library import check_mteb_task, find_mteb_task, language_of_mteb_subset, load_mteb_task
-from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_id, open_mteb_split
+from rerank.collections.base.files import check_collection_language_code, require_collection_path
+from rerank.collections.mteb.library import (
+    check_mteb_collection_task,
+    find_mteb_collection_task,
+    language_of_mteb_collection,
+    load_mteb_collection_task,
+)
+from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_collection_id, open_mteb_collection_split
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Qrels, Query, Run
 
@@ -20,25 +25,25 @@ _SHOWN = 12
 class Mteb:
     """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
 
-    The lists of a reranking task are the candidates. In many tasks they start with the relevant documents, so use
-    ``--shuffle random``: otherwise a reranker that keeps the input order gets a perfect score.
+    The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
+    ``--shuffle random``; otherwise, a reranker that keeps the input order gets a perfect score.
 
     Args:
         task: Name of the task.
-        subset: Required if the task has several, which are mostly languages.
-        split: Required if mteb evaluates several.
-        predictions: Rankings of a first stage saved by ``mteb.evaluate(..., prediction_folder=...)``, the file or its
+        subset: Name of the subset, usually a language; required if the task has several.
+        split: Name of the split; required if mteb evaluates several.
+        predictions: First-stage rankings saved by ``mteb.evaluate(..., prediction_folder=...)``, as the file or its
             folder; they become the candidates.
-        top_k: Number of documents from each such ranking.
-        language: ISO 639 code of the documents; by default from mteb, ``mul`` for several languages, ``und`` for none.
+        top_k: Number of documents to take from each of these rankings.
+        language: ISO 639 code of the documents' language, ``mul`` for several, ``und`` for none; by default from mteb.
 
     Attributes:
-        relevant: 1: mteb's binary measures count every grade above 0.
+        relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
 
     Raises:
         MissingPrerequisiteError: mteb is not installed.
         UnknownNameError: There is no such task, subset or split; the message suggests similar names.
-        UsageError: The task does not rank texts, or its subset or split must be given.
+        UsageError: The task does not rank texts, or a required subset or split is not given.
         MissingResourceError: The predictions do not exist.
     """
 
@@ -52,16 +57,16 @@ class Mteb:
         top_k: int = 100,
         language: str = "",
     ) -> None:
-        """Look the task up, without downloading data."""
-        self._open(find_mteb_task(task), subset, split, language)
-        self._saved = mteb_predictions_file(predictions, task) if predictions else None
+        """Look up the task without downloading data."""
+        self._open(find_mteb_collection_task(task), subset, split, language)
+        self._saved = mteb_collection_predictions_file(predictions, task) if predictions else None
         self._top_k = top_k
 
     @classmethod
     def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
-        """Return the collection of a task object, such as a task that is not registered in mteb."""
+        """Return the collection for a task object, for example of a task that is not registered in mteb."""
         collection = cls.__new__(cls)
-        collection._open(check_mteb_task(task), subset, split)
+        collection._open(check_mteb_collection_task(task), subset, split)
         collection._saved, collection._top_k = None, 100
         return collection
 
@@ -71,19 +76,21 @@ class Mteb:
         self._subset = _choose_subset_or_split("subset", subset, task.hf_subsets, task.metadata.name)
         self._split = _choose_subset_or_split("split", split, task.eval_splits, task.metadata.name)
         parts = [task.metadata.name, *([] if self._subset == "default" else [self._subset]), self._split]
-        self.name = escape_mteb_id("/".join(parts))
+        self.name = escape_mteb_collection_id("/".join(parts))
         self.language = (
-            check_language_code(language) if language else language_of_mteb_subset(task.metadata, self._subset)
+            check_collection_language_code(language)
+            if language
+            else language_of_mteb_collection(task.metadata, self._subset)
         )
         self.drop_self = bool(task.ignore_identical_ids)
 
     @cached_property
     def _task_split(self) -> TaskSplit:
-        task = load_mteb_task(self._task)
+        task = load_mteb_collection_task(self._task)
         if self._saved is None:
-            return open_mteb_split(task, self._subset, self._split)
-        lists = read_mteb_predictions(self._saved, self._subset, self._split)
-        data = {**task.dataset[self._subset][self._split], "top_ranked": top_documents(lists, self._top_k)}
+            return open_mteb_collection_split(task, self._subset, self._split)
+        lists = read_mteb_collection_predictions(self._saved, self._subset, self._split)
+        data = {**task.dataset[self._subset][self._split], "top_ranked": top_collection_candidates(lists, self._top_k)}
         return TaskSplit(task.metadata, self._subset, self._split, data, drop_self=self.drop_self)
 
     def docs(self) -> Iterator[Document]:
@@ -107,12 +114,12 @@ class Mteb:
         return self._task_split.qrels()
 
     def candidates(self) -> Run:
-        """Return the lists of the task or of the predictions, with document texts."""
+        """Return the predictions or, if there are none, the task's candidate lists, with document texts."""
         return self._task_split.candidates()
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the task, its data set's commit (or its texts, without a commit) and the lists."""
+        """Hex SHA-256 of the task, the candidate lists, and the data set's commit (its texts if it has no commit)."""
         return self._task_split.fingerprint
 
 
@@ -135,7 +142,7 @@ def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: st
     return name or known[0]
 
 
-def mteb_predictions_file(path: str | Path, task: str) -> Path:
+def mteb_collection_predictions_file(path: str | Path, task: str) -> Path:
     """Return the file with a task's predictions: the path itself, or the file that mteb writes into a folder."""
     expanded = require_collection_path(path, "predictions saved by mteb, a JSON file or its folder")
     return (
@@ -145,7 +152,7 @@ def mteb_predictions_file(path: str | Path, task: str) -> Path:
     )
 
 
-def read_mteb_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
+def read_mteb_collection_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
     """Return query -> document -> score of one subset and split, from a file saved by ``mteb.evaluate``.
 
     Raises:
@@ -162,7 +169,7 @@ def read_mteb_predictions(path: Path, subset: str, split: str) -> Mapping[str, M
         ) from error
 
 
-def top_documents(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
+def top_collection_candidates(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
     """Return query -> documents with the highest scores, best first; ties in input order, as in mteb.
 
     Raises:

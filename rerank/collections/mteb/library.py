@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
 
-#: ISO 639-3 codes of standard varieties -> code of the language that first stages know.
+#: ISO 639-3 code of a standard variety, such as Mandarin -> code of the language, as first stages expect it.
 _STANDARDS = {
     **{"cmn": "zh", "arb": "ar", "nob": "no", "nno": "no", "swh": "sw", "pes": "fa", "npi": "ne", "ekk": "et"},
     **{"zsm": "ms", "lvs": "lv", "khk": "mn", "als": "sq", "azj": "az", "uzn": "uz", "ydd": "yi", "ory": "or"},
@@ -37,7 +37,7 @@ def import_mteb() -> Any:
     return mteb
 
 
-def find_mteb_task(name: str) -> Any:
+def find_mteb_collection_task(name: str) -> Any:
     """Return a task of mteb by name, without loading its data.
 
     Raises:
@@ -51,11 +51,11 @@ def find_mteb_task(name: str) -> Any:
         kinds = ["Retrieval", "Reranking", "InstructionReranking"]
         known = [task.metadata.name for task in mteb.get_tasks(task_types=kinds)]
         raise UnknownNameError("task of mteb", name, known) from error
-    return check_mteb_task(task)
+    return check_mteb_collection_task(task)
 
 
-def check_mteb_task(task: Any) -> Any:
-    """Return the task, if it ranks texts.
+def check_mteb_collection_task(task: Any) -> Any:
+    """Return the task after checking that it ranks texts.
 
     Raises:
         UsageError: The task is of another type or about other media.
@@ -69,40 +69,40 @@ def check_mteb_task(task: Any) -> Any:
     return task
 
 
-def language_of_mteb_subset(metadata: Any, subset: str) -> str:
-    """Return the ISO 639-1 code of a subset's texts: ``mul`` for several languages, ``und`` without such a code."""
+def language_of_mteb_collection(metadata: Any, subset: str) -> str:
+    """Return the ISO 639-1 code of a subset's language: ``mul`` for several, ``und`` if there is no such code."""
     scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
     codes = {code.split("-")[0] for code in scripts}
     if len(codes) != 1:
         return "mul"
     (code,) = codes
-    return _STANDARDS.get(code) or _two_letter_language_codes().get(code, "und")
+    return _STANDARDS.get(code) or _collection_language_codes().get(code, "und")
 
 
-def _two_letter_language_codes() -> Mapping[str, str]:
-    """Return ISO 639-3 -> 639-1, from a table that is shipped with mteb."""
+def _collection_language_codes() -> Mapping[str, str]:
+    """Return a mapping from ISO 639-3 to ISO 639-1 codes, from a table that is shipped with mteb."""
     from importlib.resources import files
 
     table = files("mteb.languages").joinpath("iso_639_1_to_3.json").read_text(encoding="utf-8")
     return {three: two for two, three in json.loads(table).items()}
 
 
-def load_mteb_task(task: Any) -> Any:
+def load_mteb_collection_task(task: Any) -> Any:
     """Load a task's data if needed, and return the task.
 
     Raises:
         MissingResourceError: The data cannot be downloaded or read.
     """
     if not task.data_loaded:
-        with named_mteb_errors(task.metadata.name):
+        with named_mteb_collection_errors(task.metadata.name):
             task.load_data()
     task.convert_v1_dataset_format_to_v2(num_proc=None)
     return task
 
 
 @contextlib.contextmanager
-def named_mteb_errors(name: str) -> Generator[None]:
-    """Turn exceptions while a task's data is downloaded or read, which have no common class, into our error."""
+def named_mteb_collection_errors(name: str) -> Generator[None]:
+    """Turn errors of downloading or reading a task's data, which have no common class, into `MissingResourceError`."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

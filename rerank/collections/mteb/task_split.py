@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from rerank.collections.mteb.library import language_of_mteb_subset
+from rerank.collections.mteb.library import language_of_mteb_collection
 from rerank.errors import DataError, UnknownNameError
 from rerank.io.json_records import parse_json_text
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -23,23 +23,25 @@ _UNWRITABLE = re.compile('[%\\s\0\ufeff\ud800-\udfff]|^[\\[{"]')
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def escape_mteb_id(identifier: str) -> str:
+def escape_mteb_collection_id(identifier: str) -> str:
     """Percent-encode the characters of an id that run files cannot contain, and ``%`` itself.
 
-    >>> escape_mteb_id("a b%"), escape_mteb_id("doc-1")
+    >>> escape_mteb_collection_id("a b%"), escape_mteb_collection_id("doc-1")
     ('a%20b%25', 'doc-1')
     """
-    return _UNWRITABLE.sub(lambda match: "".join(f"%{b:02X}" for b in _percent_encode(match[0])), identifier)
+    return _UNWRITABLE.sub(
+        lambda match: "".join(f"%{b:02X}" for b in _encode_collection_id_character(match[0])), identifier
+    )
 
 
-def _percent_encode(character: str) -> bytes:
+def _encode_collection_id_character(character: str) -> bytes:
     return character.encode("utf-8", "surrogatepass")
 
 
-def mteb_query_text(row: Mapping[str, Any]) -> str:
-    """Return the text of a query with its instruction, or the turns of its conversation.
+def mteb_collection_query_text(row: Mapping[str, Any]) -> str:
+    """Return the text of a query, or the turns of its conversation, together with its instruction.
 
-    They are joined as in mteb: an instruction follows a text, and precedes a conversation.
+    As in mteb, the instruction follows a text but precedes a conversation.
     """
     query, instruction = row["text"], row.get("instruction")
     if isinstance(query, str):
@@ -49,7 +51,7 @@ def mteb_query_text(row: Mapping[str, Any]) -> str:
 
 
 class TaskDocuments:
-    """The documents of a task split by id; of rows with the same id the last counts, as in mteb.
+    """The documents of one split of a task, by id. If several rows have the same id, the last counts, as in mteb.
 
     Args:
         rows: mteb's ``corpus``, a data set with the columns id, text and optionally title.
@@ -60,7 +62,7 @@ class TaskDocuments:
         """Read the ids without the texts."""
         self._rows, self._where = rows, where
         self._row_of = {str(own_id): row for row, own_id in enumerate(rows["id"])}
-        self.own_ids = {escape_mteb_id(own_id): own_id for own_id in self._row_of}
+        self.own_ids = {escape_mteb_collection_id(own_id): own_id for own_id in self._row_of}
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -74,20 +76,25 @@ class TaskDocuments:
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these escaped ids; unknown ids are omitted."""
         own_ids = [self.own_ids[doc_id] for doc_id in ids if doc_id in self.own_ids]
-        return {escape_mteb_id(own_id): self._document(own_id, self._rows[self._row_of[own_id]]) for own_id in own_ids}
+        return {
+            escape_mteb_collection_id(own_id): self._document(own_id, self._rows[self._row_of[own_id]])
+            for own_id in own_ids
+        }
 
     def _document(self, own_id: str, row: Mapping[str, Any]) -> Document:
         where = f"{self._where}, document {own_id!r}"
         title = parse_json_text(row.get("title") or "", where)
         return Document(
-            id=escape_mteb_id(own_id), title=title.strip(), text=parse_json_text(row["text"] or "", where).strip()
+            id=escape_mteb_collection_id(own_id),
+            title=title.strip(),
+            text=parse_json_text(row["text"] or "", where).strip(),
         )
 
 
 class TaskSplit:
     """A collection of one subset and split of an mteb task.
 
-    Ids are escaped with `escape_mteb_id`, so that run files can contain them.
+    Ids are escaped with `escape_mteb_collection_id`, so that run files can contain them.
 
     Args:
         metadata: Metadata of the task.
@@ -102,8 +109,8 @@ class TaskSplit:
     ) -> None:
         """Wrap the data of a loaded task."""
         parts = [metadata.name, *([] if subset == "default" else [subset]), split]
-        self.name = escape_mteb_id("/".join(parts))
-        self.language = language_of_mteb_subset(metadata, subset)
+        self.name = escape_mteb_collection_id("/".join(parts))
+        self.language = language_of_mteb_collection(metadata, subset)
         self.relevant, self.drop_self = 1, drop_self
         self._metadata, self._subset, self._split, self._data = metadata, subset, split, data
 
@@ -129,7 +136,10 @@ class TaskSplit:
     def _queries(self) -> list[Query]:
         rows = self._data["queries"]
         queries = [
-            Query(id=escape_mteb_id(str(row["id"])), text=parse_json_text(mteb_query_text(row), self.name))
+            Query(
+                id=escape_mteb_collection_id(str(row["id"])),
+                text=parse_json_text(mteb_collection_query_text(row), self.name),
+            )
             for row in rows
         ]
         if len({query.id for query in queries}) < len(queries):
@@ -139,7 +149,7 @@ class TaskSplit:
     @cached_property
     def own_queries(self) -> dict[str, str]:
         """Escaped query id -> id in mteb."""
-        return {escape_mteb_id(str(own)): own for own in self._data["queries"]["id"]}
+        return {escape_mteb_collection_id(str(own)): own for own in self._data["queries"]["id"]}
 
     def qrels(self) -> Qrels:
         """Return the judgments; empty if there are none."""
@@ -149,7 +159,9 @@ class TaskSplit:
     def _judged(self) -> Qrels:
         relevant_docs = self._data.get("relevant_docs") or {}
         table = {
-            escape_mteb_id(str(query)): {escape_mteb_id(str(doc)): int(grade) for doc, grade in judged.items()}
+            escape_mteb_collection_id(str(query)): {
+                escape_mteb_collection_id(str(doc)): int(grade) for doc, grade in judged.items()
+            }
             for query, judged in relevant_docs.items()
             if judged
         }
@@ -158,7 +170,7 @@ class TaskSplit:
     def candidates(self) -> Run:
         """Return the task's candidate lists with document texts, one per query; empty if it has none.
 
-        Of duplicate documents in a list, the first counts.
+        If a list contains a document several times, only its first occurrence counts.
 
         Raises:
             DataError: A list contains an unknown document.
@@ -166,7 +178,10 @@ class TaskSplit:
         lists = self._data.get("top_ranked")
         if not lists:
             return Run((), name=self.name)
-        ids = {escape_mteb_id(str(query)): [escape_mteb_id(str(doc)) for doc in docs] for query, docs in lists.items()}
+        ids = {
+            escape_mteb_collection_id(str(query)): [escape_mteb_collection_id(str(doc)) for doc in docs]
+            for query, docs in lists.items()
+        }
         queries = self.queries()
         docs = self.lookup({doc for query in queries for doc in ids.get(query.id, ())})
         return Run((self._list(query, ids.get(query.id, []), docs) for query in queries), name=self.name)
@@ -183,9 +198,9 @@ class TaskSplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the data.
+        """Hex SHA-256 that identifies the data.
 
-        A published task is identified by the commit of its data set; the data of a task without a commit is read.
+        A published task is identified by the commit of its data set; otherwise, the data is read and hashed.
         """
         dataset = self._metadata.dataset
         published = _COMMIT.fullmatch(str(dataset.get("revision", ""))) is not None
@@ -202,7 +217,7 @@ class TaskSplit:
         return digest.hexdigest()
 
 
-def open_mteb_split(task: Any, subset: str, split: str) -> TaskSplit:
+def open_mteb_collection_split(task: Any, subset: str, split: str) -> TaskSplit:
     """Return one subset and split of a loaded task.
 
     Raises:

@@ -15,8 +15,8 @@ from importlib.resources import files
 from rerank.collections.pydoc._extract import read_standard_library_documents
 from rerank.types import Document, Qrels, Query
 
-#: Twelve queries for a quick demonstration, chosen by their BM25 scores: of mixed difficulty, each with a relevant
-#: document among the top 30.
+#: Twelve queries for a quick demonstration. They were chosen by their BM25 scores: their difficulty is mixed, and each
+#: has a relevant document among its top 30.
 DEMO_SAMPLE: tuple[str, ...] = (
     *("q06", "q08", "q15", "q25", "q35", "q41"),
     *("q45", "q54", "q57", "q63", "q72", "q85"),
@@ -26,8 +26,9 @@ DEMO_SAMPLE: tuple[str, ...] = (
 class Pydoc:
     """Modules, classes, functions and methods of the standard library, one document each, and questions about them.
 
-    Documents are sorted by id; the library is read once per process, on first use (one to four seconds). Grades: 3
-    answers the question, 2 answers it partly or indirectly, 1 is related and helpful, 0 is judged and not helpful.
+    Documents are sorted by id; the library is read once per process, on first use (one to four seconds). A document
+    with grade 3 answers the question, with grade 2 it answers it partly or indirectly, with grade 1 it is related and
+    helpful, and with grade 0 it is not helpful.
     """
 
     name = "pydoc"
@@ -50,13 +51,13 @@ class Pydoc:
 
     def queries(self) -> list[Query]:
         """Return the questions, in file order."""
-        rows = (line.split("\t") for line in _read_shipped_queries("questions.tsv").splitlines())
+        rows = (line.split("\t") for line in _read_pydoc_collection_file("questions.tsv").splitlines())
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
     def qrels(self) -> Qrels:
         """Return the judgments."""
         grades: dict[str, dict[str, int]] = {}
-        for line in _read_shipped_queries("qrels.txt").splitlines():
+        for line in _read_pydoc_collection_file("qrels.txt").splitlines():
             query_id, _, doc_id, grade = line.split()
             grades.setdefault(query_id, {})[doc_id] = int(grade)
         return Qrels(grades, name="pydoc")
@@ -67,7 +68,7 @@ class Pydoc:
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 
 
-def _read_shipped_queries(name: str) -> str:
+def _read_pydoc_collection_file(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -82,5 +83,5 @@ def _pydoc_fingerprint() -> str:
     for doc in read_standard_library_documents():
         digest.update(json.dumps([doc.id, doc.title, doc.text]).encode() + b"\n")
     for name in ("questions.tsv", "qrels.txt"):
-        digest.update(json.dumps([name, _read_shipped_queries(name)]).encode() + b"\n")
+        digest.update(json.dumps([name, _read_pydoc_collection_file(name)]).encode() + b"\n")
     return digest.hexdigest()

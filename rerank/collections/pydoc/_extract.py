@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rerank.collections.pydoc._sources import (
     SourceModule,
-    definition_statements,
-    is_private_python_name,
+    is_private_pydoc_name,
     public_python_names,
+    pydoc_definition_statements,
     read_python_sources,
 )
 from rerank.errors import MissingResourceError
@@ -32,9 +32,9 @@ def read_standard_library_documents() -> tuple[Document, ...]:
 def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
     """Read one document per public module, class, function and method with a docstring, sorted by id.
 
-    The id is the defining module and the qualified name. Definitions of a private module get the name of the public
-    module that re-exports them (`public_python_names`), and are omitted if there is none. The title is the id with the
-    signature; the text is the docstring without indentation, for a class followed by the docstring of ``__init__``.
+    The id consists of the defining module and the qualified name. Definitions in a private module get the name of the
+    public module that re-exports them (`public_python_names`), and are omitted if there is none. The title is the id
+    with the signature. The text is the docstring without indentation, followed by that of ``__init__`` for a class.
 
     Args:
         folder: The folder of the library's source files.
@@ -43,7 +43,7 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
         MissingResourceError: There are no source files.
         DataError: A file cannot be parsed.
     """
-    with _paused_garbage_collector():
+    with _pydoc_without_garbage_collection():
         sources = read_python_sources(folder) if folder.is_dir() else {}
         if "textwrap" in sources:
             return _unique_docstring_documents(sources)
@@ -55,8 +55,8 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
 
 
 @contextmanager
-def _paused_garbage_collector() -> Iterator[None]:
-    """Pause cyclic garbage collection: all trees stay alive, and traversing them would take 3/4 of the time."""
+def _pydoc_without_garbage_collection() -> Iterator[None]:
+    """Pause cyclic garbage collection: no syntax tree can be freed, and traversing them would take 3/4 of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -70,8 +70,8 @@ def _unique_docstring_documents(sources: dict[str, SourceModule]) -> tuple[Docum
     """Return one document per id, preferring definitions in public modules, then the order of the sources."""
     re_exported = public_python_names(sources)
     documents: dict[str, Document] = {}
-    for source in sorted(sources.values(), key=lambda source: is_private_python_name(source.name)):
-        if is_private_python_name(source.name):
+    for source in sorted(sources.values(), key=lambda source: is_private_pydoc_name(source.name)):
+        if is_private_pydoc_name(source.name):
             documents_of = _member_documents(source.tree.body, re_exported.get(source.name, {}))
         else:
             documents_of = _module_documents(source)
@@ -84,18 +84,20 @@ def _module_documents(source: SourceModule) -> Iterator[Document]:
     if text := ast.get_docstring(source.tree):
         yield Document(id=source.name, title=source.name, text=text)
     names = [
-        node.name for node in definition_statements(source.tree.body) if isinstance(node, ast.ClassDef | _Function)
+        node.name
+        for node in pydoc_definition_statements(source.tree.body)
+        if isinstance(node, ast.ClassDef | _Function)
     ]
     yield from _member_documents(source.tree.body, {name: f"{source.name}.{name}" for name in names})
 
 
 def _member_documents(body: list[ast.stmt], ids: dict[str, str], *, method: bool = False) -> Iterator[Document]:
     """Yield documents of the definitions in ``body`` whose names are keys of ``ids`` (name -> id)."""
-    for node in definition_statements(body):
+    for node in pydoc_definition_statements(body):
         if (
             not isinstance(node, ast.ClassDef | _Function)
             or node.name not in ids
-            or is_private_python_name(ids[node.name])
+            or is_private_pydoc_name(ids[node.name])
         ):
             continue
         doc_id = ids[node.name]
@@ -106,7 +108,7 @@ def _member_documents(body: list[ast.stmt], ids: dict[str, str], *, method: bool
 
 
 def _class_documents(node: ast.ClassDef, doc_id: str) -> Iterator[Document]:
-    inner = [child for child in definition_statements(node.body) if isinstance(child, ast.ClassDef | _Function)]
+    inner = [child for child in pydoc_definition_statements(node.body) if isinstance(child, ast.ClassDef | _Function)]
     makers = [child for child in inner if child.name == "__init__" and isinstance(child, ast.FunctionDef)]
     texts = [ast.get_docstring(node), *(ast.get_docstring(maker) for maker in makers[:1])]
     if text := "\n\n".join(filter(None, texts)):

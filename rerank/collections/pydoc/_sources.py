@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rerank.errors import DataError
 
-#: Not part of the documented library: tests, IDLE, demos and third-party packages.
+#: Modules that are not part of the documented library: tests, IDLE, demos and third-party packages.
 _NOT_LIBRARY = "test tests idlelib turtledemo site-packages dist-packages sitecustomize usercustomize"
-#: Parts that distributors package separately, so that they are often missing.
+#: Modules that are often missing because distributors package them separately.
 _OFTEN_APART = "ensurepip tkinter turtle"
-#: Removed in Python 3.12 or, by PEP 594, in 3.13; no answer should recommend them.
+#: Modules removed in Python 3.12 or, by PEP 594, in 3.13; no answer should recommend them.
 _REMOVED = (
     "asynchat asyncore distutils imp lib2to3 smtpd "
     "aifc audioop cgi cgitb chunk crypt imghdr mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau "
@@ -32,7 +32,7 @@ class SourceModule:
 
     Attributes:
         name: Dotted name of the module.
-        package: Package of its relative imports: its own name if it is a package, otherwise its parent's.
+        package: Package to which its relative imports refer: the module if it is a package, otherwise its parent.
         tree: The syntax tree.
     """
 
@@ -41,7 +41,7 @@ class SourceModule:
     tree: ast.Module
 
 
-def is_private_python_name(dotted: str) -> bool:
+def is_private_pydoc_name(dotted: str) -> bool:
     """Return True if any part of a dotted name starts with an underscore."""
     return any(part.startswith("_") for part in dotted.split("."))
 
@@ -70,7 +70,7 @@ def _walk_python_files(folder: Path, package: str) -> Iterator[SourceModule]:
 
 def _parse_python_file(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about escapes in literals of the library
+        warnings.simplefilter("ignore")  # the library's string literals may contain invalid escapes
         try:
             return ast.parse(path.read_bytes(), filename=str(path))
         except (SyntaxError, ValueError) as error:
@@ -81,27 +81,30 @@ def _parse_python_file(path: Path) -> ast.Module:
             ) from error
 
 
-def definition_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def pydoc_definition_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements of a module or class, including those under ``if``, ``try`` and ``with``."""
     for node in body:
         yield node
         for field in ("body", "handlers", "orelse", "finalbody"):
             if isinstance(node, ast.If | ast.Try | ast.With):
                 for child in getattr(node, field, []):
-                    yield from definition_statements(child.body if isinstance(child, ast.ExceptHandler) else [child])
+                    yield from pydoc_definition_statements(
+                        child.body if isinstance(child, ast.ExceptHandler) else [child]
+                    )
 
 
 def public_python_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str]]:
     """Return the public names of definitions in private modules: private module -> name -> public dotted name.
 
     For example, ``datetime`` imports its classes from ``_pydatetime`` in some versions, and ``pathlib`` from
-    ``pathlib._local``. A re-export counts if the public module imports all names, lists the name in ``__all__``, is a
-    package that contains the private module, or replaces itself with it in ``sys.modules`` (as ``decimal`` does). Of
-    several public names, the one with the fewest dots is used, then the first alphabetically.
+    ``pathlib._local``. A re-export counts if the public module imports all names (``*``), lists the name in
+    ``__all__``, is a package that contains the private module, or replaces itself with the private module in
+    ``sys.modules`` (as ``decimal`` does). If there are several public names, the one with the fewest dots is used, and
+    among these the first alphabetically.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for source in sources.values():
-        if not is_private_python_name(source.name):
+        if not is_private_pydoc_name(source.name):
             for module, name, public in _re_exported_names(source, sources):
                 places.setdefault((module, name), []).append(public)
     table: dict[str, dict[str, str]] = {}
@@ -112,28 +115,30 @@ def public_python_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[s
 
 def _re_exported_names(source: SourceModule, sources: Mapping[str, SourceModule]) -> Iterator[tuple[str, str, str]]:
     listed = _names_in_dunder_all(source)
-    for node in definition_statements(source.tree.body):
+    for node in pydoc_definition_statements(source.tree.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in sources:
-            place = _place_in_modules(node, source.name)
+            place = _replaced_pydoc_module(node, source.name)
             yield from (
                 (node.value.id, name, f"{place}.{name}")
-                for name in _star_imported_names(sources[node.value.id])
+                for name in _star_imported_pydoc_names(sources[node.value.id])
                 if place
             )
         if not isinstance(node, ast.ImportFrom):
             continue
-        module = _imported_module(node, source.package)
-        if module not in sources or not is_private_python_name(module):
+        module = _imported_pydoc_module(node, source.package)
+        if module not in sources or not is_private_pydoc_name(module):
             continue
         own = module.startswith(source.name + ".")
         for alias in node.names:
             if alias.name == "*":
-                yield from ((module, name, f"{source.name}.{name}") for name in _star_imported_names(sources[module]))
+                yield from (
+                    (module, name, f"{source.name}.{name}") for name in _star_imported_pydoc_names(sources[module])
+                )
             elif own or (alias.asname or alias.name) in listed:
                 yield module, alias.name, f"{source.name}.{alias.asname or alias.name}"
 
 
-def _place_in_modules(node: ast.Assign, name: str) -> str:
+def _replaced_pydoc_module(node: ast.Assign, name: str) -> str:
     """Return the public module that a statement ``sys.modules[...] = other`` replaces, or an empty string."""
     match node.targets:
         case [ast.Subscript(value=ast.Attribute(attr="modules"), slice=ast.Constant(value=str(place)))]:
@@ -143,7 +148,7 @@ def _place_in_modules(node: ast.Assign, name: str) -> str:
     return ""
 
 
-def _imported_module(node: ast.ImportFrom, package: str) -> str:
+def _imported_pydoc_module(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
     parts = package.split(".")
@@ -154,7 +159,7 @@ def _imported_module(node: ast.ImportFrom, package: str) -> str:
 def _names_in_dunder_all(source: SourceModule) -> set[str]:
     """Return the strings that are assigned or added to ``__all__``."""
     names: set[str] = set()
-    for node in definition_statements(source.tree.body):
+    for node in pydoc_definition_statements(source.tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             names |= {
@@ -163,11 +168,11 @@ def _names_in_dunder_all(source: SourceModule) -> set[str]:
     return names
 
 
-def _star_imported_names(source: SourceModule) -> list[str]:
+def _star_imported_pydoc_names(source: SourceModule) -> list[str]:
     """Return the names that ``from module import *`` imports."""
     defined = [
         node.name
-        for node in definition_statements(source.tree.body)
+        for node in pydoc_definition_statements(source.tree.body)
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     listed = _names_in_dunder_all(source)

@@ -26,7 +26,7 @@ from rerank.collections.t2ranking.rows import (
 from rerank.errors import DataError, UsageError
 from rerank.io.json_records import check_unique_ids
 from rerank.io.numbered_rows import lookup_numbered_rows, read_numbered_rows
-from rerank.io.sgml import sgml_to_plain_text
+from rerank.io.sgml import convert_sgml_to_plain_text
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 Split = Literal["train", "dev", "test"]
@@ -35,11 +35,11 @@ Split = Literal["train", "dev", "test"]
 class T2ranking(FileCollection):
     """A folder with T2Ranking's collection.tsv, queries.SPLIT.tsv, qrels.SPLIT.tsv and qrels.retrieval.SPLIT.tsv.
 
-    The files, plain or gzipped, are in the folder or in its sub-folder ``data``. Both tasks have all queries of the
-    split. The judgments of ``reranking`` have grades 0 to 3. Those of ``retrieval`` are only the positives, with grade
-    1: qrels.retrieval.SPLIT.tsv, or without that file the passages with grade 2 or 3. A query without positives still
-    counts as judged, since the official MRR averages over all queries of a run. The judgments of the test split are not
-    public.
+    The files, plain or gzipped, are in the folder or in its sub-folder ``data``. Both tasks use all queries of the
+    split. The task ``reranking`` has judgments with grades 0 to 3. The task ``retrieval`` has only positives, with
+    grade 1: the passages in qrels.retrieval.SPLIT.tsv or, if that file is missing, the passages with grade 2 or 3 in
+    qrels.SPLIT.tsv. A query without positives still counts as judged in that task, since the official MRR averages over
+    all queries of a run. The judgments of the test split are not public.
 
     Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
 
@@ -47,9 +47,9 @@ class T2ranking(FileCollection):
         folder: The folder.
         split: ``dev``, ``train`` or ``test``.
         task: ``reranking`` or ``retrieval``.
-        candidates: A file of candidate lists: query, passage, rank, and optionally a score. Those of the split's
-            queries are the collection's candidates.
-        depth: Maximum rank that is read from the lists; their passage texts are kept in memory.
+        candidates: A file of candidate lists, in the columns query, passage, rank, and optionally score. The lists of
+            the split's queries become the collection's candidates.
+        depth: Maximum rank that is read from the lists; the texts of the passages read are kept in memory.
         markup: ``keep`` leaves passages as published, with ``<br>`` and ``<img>``, as used for the published results;
             ``drop`` removes tags and decodes entities.
 
@@ -96,7 +96,7 @@ class T2ranking(FileCollection):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the passages' bytes and the option ``markup``: all splits and tasks share their indexes."""
+        """Hex SHA-256 of the passages' bytes and the option ``markup``, so all splits and tasks share their indexes."""
         markup = "drop" if self._plain else "keep"
         return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "markup": markup})
 
@@ -133,7 +133,8 @@ class T2ranking(FileCollection):
         )
         docs = fetch_documents(self, {doc for row in lists.values() for doc, _ in row})
         return Run(
-            (_make_t2ranking_candidates(queries[query], row, docs) for query, row in lists.items()), name=self.name
+            (_t2ranking_collection_candidates(queries[query], row, docs) for query, row in lists.items()),
+            name=self.name,
         )
 
     @cached_property
@@ -160,10 +161,12 @@ class T2ranking(FileCollection):
         return Qrels(table, name=str(path))
 
     def _document(self, number: str, text: str) -> Document:
-        return Document(id=number, text=sgml_to_plain_text(text) if self._plain else text)
+        return Document(id=number, text=convert_sgml_to_plain_text(text) if self._plain else text)
 
 
-def _make_t2ranking_candidates(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
+def _t2ranking_collection_candidates(
+    query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]
+) -> Ranking:
     listed = tuple(docs[doc] for doc, _ in row)
     scores = tuple(score for _, score in row if score is not None)
     if len(scores) == len(row) and all(below <= above for above, below in pairwise(scores)):

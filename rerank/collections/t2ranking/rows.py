@@ -14,7 +14,7 @@ from rerank.io.text_files import open_text_file
 GRADES = range(4)
 #: Lowest grade of a positive in the retrieval task.
 POSITIVE = 2
-#: Id of the passage that pads lists to their length.
+#: Id of the passage that pads lists to a fixed length.
 _PAD = "0"
 
 #: Query -> passages of its list, best first, each with a score or None.
@@ -22,7 +22,7 @@ CandidateLists = dict[str, list[tuple[str, float | None]]]
 
 
 def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments with grades: query, anything, passage, grade.
+    """Read judgments with grades, in the columns query, an ignored value, passage and grade.
 
     Raises:
         DataError: A row has other columns or another grade, or contradicts an earlier row.
@@ -46,7 +46,7 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments without grades: query, passage. Each gets grade 1.
+    """Read judgments without grades, in the columns query and passage; each gets grade 1.
 
     Raises:
         DataError: A row has other columns.
@@ -62,9 +62,10 @@ def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> CandidateLists:
-    """Read candidate lists: query, passage, rank from 0 or 1, and optionally a score, separated by white space.
+    """Read candidate lists, in the columns query, passage, rank (from 0 or 1) and optionally score.
 
-    Rows of passage 0 pad a list. If the collection has a passage 0, its first row in a list is a candidate.
+    Columns are separated by white space. Rows with passage 0 pad a list. If the collection has a passage 0, the first
+    such row of a list is a candidate and only the others are padding.
 
     Args:
         path: The file.
@@ -73,7 +74,7 @@ def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has
         has_zero: True if the collection has a passage 0.
 
     Returns:
-        The list of each query that has one, by rank.
+        The list of each query that has one, sorted by rank.
 
     Raises:
         DataError: A row has other columns or an invalid rank, or a list contains a rank or a passage twice.
@@ -96,10 +97,13 @@ def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has
         if rank in ranked:
             raise DataError(f"{where}: query {query} has rank {rank} twice", expected="each rank once")
         ranked[rank] = (passage, _parse_t2ranking_score(fields[3], where) if len(fields) == 4 else None)
-    return {query: _remove_list_padding(query, ranked, path, has_zero)[:depth] for query, ranked in lists.items()}
+    return {
+        query: _strip_t2ranking_collection_padding(query, ranked, path, has_zero)[:depth]
+        for query, ranked in lists.items()
+    }
 
 
-def _remove_list_padding(
+def _strip_t2ranking_collection_padding(
     query: str, ranked: dict[int, tuple[str, float | None]], path: Path, has_zero: bool
 ) -> list[tuple[str, float | None]]:
     candidates: dict[str, float | None] = {}

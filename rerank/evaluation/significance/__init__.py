@@ -1,4 +1,4 @@
-"""Significance tests for all pairs of systems, one per module, and corrections for multiple comparisons."""
+"""Significance tests for all pairs of systems (one test per module) and corrections for multiple comparisons."""
 
 from __future__ import annotations
 

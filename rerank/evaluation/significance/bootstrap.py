@@ -15,12 +15,12 @@ _EPSILON = 1e-10
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap(ResamplingTest):
-    """Paired bootstrap: topics are drawn with replacement from differences shifted to a mean of 0.
+    """Paired bootstrap test: draw topics with replacement, after shifting the differences to a mean of 0.
 
-    p = (1 + #{|t*| >= |t|}) / (B + 1), where t and t* are the studentised means mean / (sd / sqrt(n)) of the sample and
-    of a draw. Source: Efron and Tibshirani 1993, algorithm 16.2; Sakai, SIGIR 2006, figure 1. If all differences are
-    equal, p is 1. A draw of one topic n times has no variance and counts as extreme, which matters only for a handful
-    of topics. All pairs use the same draws.
+    p = (1 + #{|t*| >= |t|}) / (B + 1), where #{...} counts draws. t is the studentised mean of the sample,
+    mean / (sd / sqrt(n)), and t* is the studentised mean of a draw. Source: Efron and Tibshirani 1993, algorithm 16.2;
+    Sakai, SIGIR 2006, figure 1. If all differences are equal, p is 1. A draw that consists of the same topic n times
+    has no variance and counts as extreme, which matters only with very few topics. All pairs use the same draws.
     """
 
     title: ClassVar[str] = "paired bootstrap"
@@ -35,18 +35,18 @@ class Bootstrap(ResamplingTest):
         constant = d.min(axis=0) == d.max(axis=0)
         if count < 2 or constant.all():
             return np.ones(pairs)
-        # the null hypothesis: same shape of the distribution, mean 0
+        # null hypothesis: the distribution of the differences has the same shape, but mean 0
         shifted = d - d.mean(axis=0)
         squares = shifted**2
-        # _EPSILON keeps draws that differ from the sample only by rounding
+        # with _EPSILON, draws that are smaller than the sample only by rounding errors count as extreme
         observed = np.abs(_studentised_means(d.mean(axis=0), squares.mean(axis=0), count)) - _EPSILON
         rng = np.random.default_rng(self.seed)
         extreme = np.zeros(pairs)
-        # batches bound the size of the (batch, pairs) arrays
+        # draws are processed in batches to limit the size of the (batch, pairs) arrays
         step = max(1, min(_STEP, (1 << 23) // pairs))
         for start in range(0, self.permutations, step):
             batch = min(step, self.permutations - start)
-            # (batch, topics) relative frequency of each topic in a draw; means and variances are (batch, pairs)
+            # weights: (batch, topics) relative frequency of each topic in a draw; means and variances: (batch, pairs)
             weights = rng.multinomial(count, np.full(count, 1 / count), size=batch) / count
             # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
             means = weights @ shifted
@@ -56,7 +56,7 @@ class Bootstrap(ResamplingTest):
 
 
 def _studentised_means(mean: Floats, variance: Floats, count: int) -> Floats:
-    """Return the mean divided by its standard error, given the mean squared deviation; 0 if both are 0."""
+    """Return the mean divided by its standard error; 0 if both are 0. ``variance`` is the mean squared deviation."""
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = mean / np.sqrt(variance / (count - 1))
     return np.asarray(np.nan_to_num(studentised, nan=0.0, posinf=np.inf, neginf=-np.inf))

@@ -1,4 +1,4 @@
-"""The paired randomisation test for all pairs of systems, which flips the signs of differences at random."""
+"""The paired randomisation test for all pairs of systems. It flips the signs of the differences at random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_paired_differences
 
-#: Number of sign flips per batch.
+#: Number of sign patterns per batch.
 _STEP = 1000
 #: Sums that differ by less than this are considered equal.
 _EPSILON = 1e-10
@@ -18,10 +18,12 @@ _EPSILON = 1e-10
 
 @dataclass(frozen=True, kw_only=True)
 class Permutation(ResamplingTest):
-    """Paired randomisation: under the null hypothesis, each topic's difference could have either sign.
+    """Paired randomisation test: under the null hypothesis, the difference on each topic could have either sign.
 
-    p = (1 + #{|mean of flipped| >= |mean|}) / (B + 1). If there are no more than B flips (2^n <= B), all are enumerated
-    and p = # / 2^n. All pairs use the same flips. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM 2007.
+    Each of B draws assigns random signs to the differences. Let c be the number of draws whose absolute mean is at
+    least the observed absolute mean; p = (1 + c) / (B + 1). If there are at most B sign patterns (2^n <= B), each is
+    used once and p = c / 2^n. All pairs use the same signs. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM
+    2007.
     """
 
     title: ClassVar[str] = "paired randomisation"
@@ -31,21 +33,21 @@ class Permutation(ResamplingTest):
         return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_paired_differences(scores)]))
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n if all flips are enumerated, else 1 / (B + 1)."""
+        """Return 2 / 2^n if all sign patterns are enumerated, otherwise 1 / (B + 1)."""
         return min(1.0, 2.0 ** (1 - topics)) if self._exact(topics) else super().resolution(topics)
 
     def _exact(self, topics: int) -> bool:
-        return topics < 63 and 2**topics <= self.permutations
+        return 1 << topics <= self.permutations
 
     def _p_values_of(self, d: Floats) -> Floats:
         """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
         count, pairs = d.shape
-        # sums are compared instead of means, which have the same order
+        # comparing sums is equivalent to comparing means
         observed = np.abs(d.sum(axis=0)) - _EPSILON
         extreme = np.zeros(pairs)
         step = max(1, min(_STEP, (1 << 24) // pairs))
         if self._exact(count):
-            # (2^n, topics), all sign patterns; the observed one is among them
+            # (2^n, topics) all sign patterns, including the observed one
             flips = np.array(list(product((1.0, -1.0), repeat=count)))
             for start in range(0, len(flips), step):
                 extreme += (np.abs(flips[start : start + step] @ d) >= observed).sum(axis=0)

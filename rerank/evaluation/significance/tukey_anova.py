@@ -10,11 +10,11 @@ import numpy as np
 
 from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_paired_differences
 
-#: Largest number of pairs for which every p-value is computed by SciPy; beyond it, p-values are interpolated.
+#: Largest number of pairs for which SciPy computes every p-value. With more pairs, p-values are interpolated.
 _EXACT = 200
-#: Number of exact values for the interpolation.
+#: Number of exact p-values between which others are interpolated.
 _NODES = 200
-#: SciPy's integration is accurate to about twelve decimals.
+#: Smallest p-value used for the interpolation: SciPy's integration is accurate to about twelve decimals.
 _FLOOR = 1e-12
 
 
@@ -22,10 +22,11 @@ _FLOOR = 1e-12
 class TukeyAnova:
     """Tukey HSD with the model: score = grand mean + topic effect + system effect + error of constant variance.
 
-    MSE = sum (x_ij - x_i. - x_.j + x_..)^2 / ((n - 1)(m - 1)); q = |d| / sqrt(MSE / n) is compared with the studentised
-    range of m means and (n - 1)(m - 1) degrees of freedom. The test controls the family-wise error, so it needs no
-    correction. If topic and system explain all variance, p is 1. Source: Tukey 1953; Tague-Sutcliffe and Blustein,
-    TREC-3; Carterette, TOIS 2012, section 4.2.
+    With n topics and m systems, MSE = sum (x_ij - x_i. - x_.j + x_..)^2 / ((n - 1)(m - 1)). For a difference d between
+    two means, q = |d| / sqrt(MSE / n) is compared with the studentised range distribution for m means and
+    (n - 1)(m - 1) degrees of freedom. The test controls the family-wise error, so it needs no correction. If the topic
+    and system effects explain all variance, p is 1. Source: Tukey 1953; Tague-Sutcliffe and Blustein, TREC-3;
+    Carterette, TOIS 2012, section 4.2.
     """
 
     title: ClassVar[str] = "Tukey HSD after two-way ANOVA"
@@ -34,18 +35,18 @@ class TukeyAnova:
     def p_values(self, scores: Floats) -> Floats:
         """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs.
 
-        SciPy takes some milliseconds per p-value. `significant` compares with one exact quantile instead and never uses
-        an interpolated value.
+        SciPy takes some milliseconds per p-value. `significant` does not use these p-values: it compares q with one
+        exact quantile.
         """
         q, systems, freedom = self._statistic(scores)
         if freedom < 1 or not q.any():
             return np.ones(len(q))
         if len(q) <= _EXACT:
             return studentised_range_tail(q, systems, freedom)
-        return clip_p_values(_interpolated_range_tail(q, systems, freedom))
+        return clip_p_values(_interpolated_studentised_p_values(q, systems, freedom))
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Return which pairs differ, by comparing q with its critical value."""
+        """Return a boolean array of shape (pairs,): whether q reaches the critical value at level ``alpha``."""
         q, systems, freedom = self._statistic(scores)
         return (
             q >= critical_studentised_range(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
@@ -56,7 +57,7 @@ class TukeyAnova:
         return SMALLEST
 
     def _statistic(self, scores: Floats) -> tuple[Floats, int, int]:
-        """Return q for every pair, the number of systems and the degrees of freedom."""
+        """Return q for every pair, shape (pairs,), the number of systems, and the degrees of freedom."""
         topics, systems = scores.shape
         freedom = (topics - 1) * (systems - 1)
         # (pairs,) |d|
@@ -68,16 +69,18 @@ class TukeyAnova:
 
 
 def anova_mean_square_error(scores: Floats) -> float:
-    """Compute the variance that topic and system leave unexplained, (n - 1)(m - 1) degrees of freedom.
+    """Compute the mean square error: the variance that topic and system effects do not explain.
+
+    It has (topics - 1) x (systems - 1) degrees of freedom.
 
     Args:
-        scores: (topics, systems).
+        scores: (topics, systems) scores.
 
     Returns:
-        The mean square error; 0 if it is within rounding error.
+        The mean square error; 0 if all residuals are within rounding error.
     """
     topics, systems = scores.shape
-    # x_ij - x_i. - x_.j + x_.. with topics i and systems j
+    # residual of topic i and system j: x_ij - x_i. - x_.j + x_..
     residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
     residuals[np.abs(residuals) < 1e-14 * max(1.0, float(np.abs(scores).max()))] = 0.0
     return float((residuals**2).sum() / ((topics - 1) * (systems - 1)))
@@ -90,11 +93,11 @@ def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
     return clip_p_values(np.asarray(studentized_range.sf(q, systems, freedom)))
 
 
-def _interpolated_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
-    """Interpolate `studentised_range_tail` in log p between equidistant exact values."""
+def _interpolated_studentised_p_values(q: Floats, systems: int, freedom: int) -> Floats:
+    """Interpolate the logarithm of `studentised_range_tail` between exact values at equidistant points."""
     from scipy.interpolate import PchipInterpolator
 
-    # PCHIP keeps the interpolant monotone, so larger differences never get larger p-values
+    # PCHIP interpolation is monotone, so larger differences never get larger p-values
     nodes = np.linspace(0.0, float(q.max()), _NODES)
     logs = np.log(np.maximum(studentised_range_tail(nodes, systems, freedom), _FLOOR))
     return np.asarray(np.exp(PchipInterpolator(nodes, logs)(q)))

@@ -1,4 +1,4 @@
-"""Randomised Tukey HSD, which compares every difference with the largest one among permuted systems."""
+"""Randomised Tukey HSD. It compares every difference of means with the largest difference after random permutation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, mean_paired_differences
 
-#: Largest number of scores that a thread permutes at a time.
+#: Largest number of scores that a thread permutes in one task.
 _BATCH_SCORES = 1 << 20
 _EPSILON = 1e-12
 
@@ -21,10 +21,11 @@ _EPSILON = 1e-12
 class TukeyRandomised(ResamplingTest):
     """Randomised Tukey HSD: under the null hypothesis, the scores of a topic could belong to any system.
 
-    The scores of every topic are permuted over the systems B times; q* is the largest mean minus the smallest mean.
-    p = (1 + #{q* >= |d|}) / (B + 1). The test controls the family-wise error, so it needs no correction. Source:
-    Carterette, TOIS 2012, section 4.3; Sakai, Laboratory experiments in information retrieval, 2018. Results depend on
-    the seed, not on the number of threads.
+    The scores of every topic are permuted over the systems B times. q* is the largest minus the smallest system mean
+    after a permutation. For a difference d between two means, p = (1 + #{q* >= |d|}) / (B + 1), where #{...} counts
+    permutations. The test controls the family-wise error, so it needs no correction. Results depend on the seed, but
+    not on the number of threads. Source: Carterette, TOIS 2012, section 4.3; Sakai, Laboratory experiments in
+    information retrieval, 2018.
     """
 
     title: ClassVar[str] = "randomised Tukey HSD"
@@ -36,15 +37,15 @@ class TukeyRandomised(ResamplingTest):
         """Return the (pairs,) p-values."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             largest = np.concatenate(
-                list(threads.map(_ranges_of_shuffled_means, *zip(*self._parts(scores), strict=True)))
+                list(threads.map(_tukey_ranges_of_permuted_means, *zip(*self._parts(scores), strict=True)))
             )
-        # (B,) values of q*, sorted, so that one binary search per pair counts the draws below |d|
+        # (B,) values of q*; after sorting, one binary search per pair counts the values below |d|
         largest.sort()
         below = np.searchsorted(largest, np.abs(mean_paired_differences(scores)) - _EPSILON, side="left")
         return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
-        """Yield scores, number of permutations and seed of each task."""
+        """Yield the scores, the number of permutations and the seed of each parallel task."""
         step = max(1, _BATCH_SCORES // max(1, scores.size))
         sizes = [min(step, self.permutations - start) for start in range(0, self.permutations, step)]
         # one seed per task makes results independent of the number of threads
@@ -52,8 +53,8 @@ class TukeyRandomised(ResamplingTest):
             yield scores, size, seed
 
 
-def _ranges_of_shuffled_means(scores: Floats, count: int, seed: np.random.SeedSequence) -> Floats:
-    """Return the largest minus the smallest mean of each of ``count`` permutations of the scores."""
+def _tukey_ranges_of_permuted_means(scores: Floats, count: int, seed: np.random.SeedSequence) -> Floats:
+    """Permute the scores ``count`` times. Return an array of shape (count,): largest minus smallest system mean."""
     # (count, topics, systems), permuted independently within each topic
     permuted = np.repeat(scores[None], count, axis=0)
     np.random.default_rng(seed).permuted(permuted, axis=2, out=permuted)

@@ -21,16 +21,17 @@ from rerank.evaluation.significance.base.paired_tests import EXACT_UP_TO, exact_
 
 @dataclass(frozen=True, kw_only=True)
 class Wilcoxon(SinglePairTest):
-    """Wilcoxon's signed-rank test: zero differences are dropped (Wilcoxon's own rule), ties share their mean rank.
+    """Wilcoxon's signed-rank test. Zero differences are dropped (Wilcoxon's own rule); ties share their mean rank.
 
-    With more than 25 non-zero differences, the normal approximation z = (W+ - N(N+1)/4) / s is used, where N is their
-    number and s^2 = N(N+1)(2N+1)/24 - sum(t^3 - t)/48 over groups of t ties, without continuity correction. With fewer,
-    p-values are exact, ties included. Source: Wilcoxon 1945; Pratt and Gibbons, Concepts of nonparametric theory, 1981,
-    chapter 3.
+    With at most 25 non-zero differences, p-values are exact, even with ties. With more, the normal approximation
+    z = (W+ - N(N+1)/4) / s is used without continuity correction, where N is the number of non-zero differences and
+    s^2 = N(N+1)(2N+1)/24 - sum(t^3 - t)/48, with the sum over groups of t tied differences. Source: Wilcoxon 1945;
+    Pratt and Gibbons, Concepts of nonparametric theory, 1981, chapter 3.
 
     Attributes:
-        decimals: Round differences to this number of decimals. Unrounded, 0.3 - 0.2 and 0.2 - 0.1 are no tie, as in
-            SciPy and in published results. Differences that round to 0 at 12 decimals are always 0.
+        decimals: Number of decimals to which differences are rounded; None for no rounding. Without rounding, the
+            differences 0.3 - 0.2 and 0.2 - 0.1 are not tied, as in SciPy and in published results. Differences that
+            round to 0 at 12 decimals always count as 0.
     """
 
     title: ClassVar[str] = "Wilcoxon signed-rank, zeros dropped"
@@ -44,12 +45,12 @@ class Wilcoxon(SinglePairTest):
         )
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n for exact p-values; the approximation has no lower bound."""
+        """Return 2 / 2^n if p-values are exact, otherwise the smallest positive float."""
         return float(min(1.0, 2.0 ** (1 - topics))) if topics <= EXACT_UP_TO else SMALLEST
 
 
 def _signed_rank_p_values(d: Floats) -> Floats:
-    """Return (pairs,) p-values of (topics, pairs) differences. Ranks and ties come from a single sort."""
+    """Return the (pairs,) p-values from the (topics, pairs) differences. Ranks and ties come from a single sort."""
     # (pairs, topics), so that sorting works on contiguous rows
     d = np.ascontiguousarray(np.where(np.abs(d) < 10.0**-DECIMALS / 2, 0.0, d).T)
     sizes = np.abs(d)
@@ -58,7 +59,7 @@ def _signed_rank_p_values(d: Floats) -> Floats:
     low, high = _bounds_of_tied_ranks(sizes)
     nonzero = (sizes > 0).sum(axis=1)
     zeros = d.shape[1] - nonzero
-    # with the zeros first, elements low .. high of a row have ranks low + 1 - zeros .. high + 1 - zeros
+    # zeros come first in a sorted row, so elements low .. high have ranks low + 1 - zeros .. high + 1 - zeros
     doubled = np.where(sizes > 0, low + high + 2 - 2 * zeros[:, None], 0)  # twice the mid-rank is an integer
     # 2 W+
     positive_sum = np.where(positive, doubled, 0).sum(axis=1)
@@ -66,7 +67,7 @@ def _signed_rank_p_values(d: Floats) -> Floats:
     p = np.empty(len(d))
     rows = zip(doubled[exact].tolist(), zeros[exact].tolist(), positive_sum[exact].tolist(), strict=True)
     p[exact] = [exact_signed_rank(row[start:], observed) for row, start, observed in rows]
-    # each of t tied elements contributes t^2 - 1, together t^3 - t
+    # each of t tied elements contributes t^2 - 1; together they contribute t^3 - t
     ties = np.where(sizes > 0, (high - low + 1.0) ** 2 - 1, 0.0)[~exact].sum(axis=1)
     p[~exact] = _normal_approximation_of_p_values(positive_sum[~exact] / 2, nonzero[~exact], ties)
     return p
@@ -87,11 +88,11 @@ def _normal_approximation_of_p_values(positive_sum: Floats, count: Floats, ties:
 
 
 def _bounds_of_tied_ranks(ascending: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return, for each element of ascending rows, the indices of the first and last element equal to it."""
+    """Return, for each element of the sorted rows, the indices of the first and the last element equal to it."""
     indices = np.arange(ascending.shape[1])
     edge = np.ones((len(ascending), 1), dtype=bool)
     new = np.diff(ascending, axis=1) != 0
-    # the start of a tie group is carried forward, its end backward
+    # fill the start of each tie group forward and its end backward
     low = np.maximum.accumulate(np.where(np.hstack([edge, new]), indices, 0), axis=1)
     high = np.where(np.hstack([new, edge]), indices, indices[-1])
     return low, np.minimum.accumulate(high[:, ::-1], axis=1)[:, ::-1]

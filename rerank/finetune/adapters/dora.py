@@ -11,9 +11,10 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Dora(LoraFamily):
-    """m (W + alpha / r B A) / ||W + alpha / r B A||, row-wise norms, m trained (equation 5); `peft.LoraConfig`.
+    """DoRA: the weight becomes m (W + alpha / r B A) / ||W + alpha / r B A||, with row-wise norms (equation 5).
 
-    vLLM does not load it: merge the adapter first.
+    The row magnitudes m are trained as well as A and B. Implemented with `peft.LoraConfig`. vLLM does not load DoRA
+    adapters: merge the adapter first.
     """
 
     paper: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353 (DoRA)"
@@ -21,7 +22,7 @@ class Dora(LoraFamily):
     vllm: ClassVar[bool] = False
 
     def lora_options(self) -> dict[str, Any]:
-        """Return the switch that turns on DoRA."""
+        """Return the field of `peft.LoraConfig` that enables DoRA."""
         return {"use_dora": True}
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:

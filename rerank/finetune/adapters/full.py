@@ -12,7 +12,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Training of every parameter; the whole model is saved with its configuration."""
+    """Full training: every parameter is trained, and the whole model is saved with its configuration."""
 
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "Trains all weights of the model"
@@ -33,7 +33,7 @@ class Full:
         model.save_pretrained(folder)
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape of every parameter; those that are not two-dimensional as (1, size)."""
+        """Return the shape of every parameter; parameters that are not two-dimensional have the shape (1, size)."""
         return [
             (parameter.shape[0], parameter.shape[1]) if parameter.ndim == 2 else (1, parameter.numel())
             for parameter in model.parameters()  # yields tied parameters once

@@ -13,13 +13,15 @@ from rerank.finetune.adapters.base.targets import LinearTargets, require_adapter
 
 @dataclass(frozen=True, kw_only=True)
 class Lokr(LinearTargets, PeftAdapter):
-    """W + alpha / r (C kron D), with a small C and a D of low rank where that saves parameters; `peft.LoKrConfig`.
+    """LoKr: the weight becomes W + alpha / r (C kron D), a Kronecker product of a small C and a larger D.
 
-    This is one term of the sum that SoKA trains, without the initialisation from the decomposition of W.
+    D is a product of two factors of rank r where that saves parameters. Implemented with `peft.LoKrConfig`. The method
+    SoKA trains a sum of such products and initialises them from a decomposition of W; LoKr trains a single product and
+    does not use W for the initialisation.
 
     Attributes:
-        r: Rank of D; from half of the longer side of D upwards, D is a full matrix.
-        alpha: Numerator of the scaling factor alpha / r; None for r.
+        r: Rank of D. If r is at least half of the longer side of D, D is a full matrix.
+        alpha: Numerator of the scaling factor alpha / r; None for alpha = r.
     """
 
     r: int = 8
@@ -42,11 +44,11 @@ class Lokr(LinearTargets, PeftAdapter):
         return LoKrConfig(r=self.r, alpha=alpha, target_modules=self.module_names(model), task_type="CAUSAL_LM")
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of the entries of C and D, or of C and the two factors of D, over the matrices."""
+        """Return the number of entries of C and D over all matrices; a low-rank D counts as its two factors."""
         return sum(self._count(rows, columns) for rows, columns in shapes)
 
     def _count(self, rows: int, columns: int) -> int:
-        # C has the smaller factors of both sides as its shape, D the larger ones.
+        # Each side of W is split into two factors: C has the smaller ones as its shape, D the larger ones.
         (c_rows, d_rows), (c_columns, d_columns) = _split_kronecker_factors(rows), _split_kronecker_factors(columns)
         is_full = self.r >= max(d_rows, d_columns) / 2
         d_size = d_rows * d_columns if is_full else self.r * (d_rows + d_columns)

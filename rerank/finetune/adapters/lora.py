@@ -10,9 +10,9 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(LoraFamily):
-    """W + alpha / r B A (equation 3), where B starts at 0 and A is random; `peft.LoraConfig`.
+    """LoRA: the weight becomes W + alpha / r B A (equation 3), with B = 0 and a random A at the start.
 
-    The paper draws A from a normal distribution, peft from a uniform one.
+    Implemented with `peft.LoraConfig`, which draws A from a uniform distribution; the paper uses a normal distribution.
     """
 
     paper: ClassVar[str] = "Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)"

@@ -14,11 +14,11 @@ from rerank.finetune.components import CalibrationBatches
 class LoraGa(ResidualBaseLora):
     """LoRA initialised with singular vectors of the gradient G = U S V' of the training loss; `peft.LoraConfig`.
 
-    A0 is the first r rows of V', B0 is columns r + 1 to 2 r of U. The base weight is reduced by alpha / r B0 A0, so
-    that the function of the model does not change. The adapter is saved as a plain LoRA of rank 2 r, since peft's own
-    file is valid for the reduced base model only.
+    A0 consists of the first r rows of V', and B0 of columns r + 1 to 2 r of U. alpha / r B0 A0 is subtracted from the
+    base weight, so that the outputs of the model do not change. The adapter is saved as a plain LoRA of rank 2 r, since
+    peft's own file is valid only for the modified base weights.
 
-    The initialisation is that of peft 0.21, whose scale differs from the authors'. peft multiplies B0 by the singular
+    The initialisation comes from peft 0.21, whose scale differs from the authors'. peft multiplies B0 by the singular
     values of the gradient and by rows^(1/4) / sqrt(gamma), and does not scale A0; the authors multiply both factors by
     rows^(1/4) / sqrt(gamma) and use no singular values. The speed-up reported in the paper therefore does not apply to
     this version.
@@ -47,8 +47,8 @@ class LoraGa(ResidualBaseLora):
         # A0 takes the first r singular directions of the gradient, B0 the next r.
         require_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
         gradients = compute_mean_loss_gradients(model, list(ranks), calibrate)
-        # peft reads the gradient from this attribute. `peft.preprocess_loraga` would divide the mean over batches, and
-        # thereby B0, by the number of batches once more.
+        # peft reads the gradient from the attribute _peft_loraga_grad. `peft.preprocess_loraga` is not used: it would
+        # divide the mean over batches, and therefore B0, by the number of batches a second time.
         modules = {name: model.get_submodule(name) for name, gradient in gradients.items() if gradient.any()}
         try:
             for name, module in modules.items():

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraXs(FrozenBasis):
-    """W + U S R V' for the r largest singular values of W = U S V'; R of shape (r, r) is trained and starts at 0.
+    """LoRA-XS: the weight becomes W + U S R V', where U S V' is the truncated SVD of W with r singular values.
 
-    The paper draws R from a narrow normal distribution. At R = 0 its gradient is just as large, and the model is
-    unchanged at the start.
+    Only R of shape (r, r) is trained. It starts at 0, so that the model is unchanged at the start; the paper draws R
+    from a narrow normal distribution. The gradient at R = 0 is just as large.
     """
 
     r: int = 64
@@ -32,7 +32,7 @@ class LoraXs(FrozenBasis):
         from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-        # U (rows, k), s (k,), V' (k, columns) with k = min(rows, columns); the scale S goes into the factor B.
+        # U (rows, k), s (k,), V' (k, columns) with k = min(rows, columns); S is multiplied into the factor B.
         zero = matrix.new_zeros(self.r, self.r)
         return DownProjection(v[: self.r], zero, zero), UpProjection(u[:, : self.r] * s[: self.r])
 

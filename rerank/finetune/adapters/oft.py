@@ -17,10 +17,11 @@ from rerank.finetune.adapters.base.targets import (
 
 @dataclass(frozen=True, kw_only=True)
 class Oft(LinearTargets, PeftAdapter):
-    """W Q with a block-diagonal orthogonal Q, the Cayley transform of trainable blocks; `peft.OFTConfig`.
+    """OFT: the weight becomes W Q, where Q is orthogonal and block-diagonal; `peft.OFTConfig`.
 
-    peft approximates the Cayley transform by the first terms of a Neumann series, so that Q is orthogonal up to a small
-    error. OFT is the closest available method to TLoRA, which also multiplies W by a trained matrix.
+    Each block of Q is the Cayley transform of a trained skew-symmetric matrix. peft approximates the transform by the
+    first terms of a Neumann series, so Q is orthogonal up to a small error. OFT is the closest available method to
+    TLoRA, which also multiplies W by a trained matrix.
 
     Attributes:
         block: Side length of the blocks; it must divide the number of columns of every matrix.
@@ -63,6 +64,6 @@ class Oft(LinearTargets, PeftAdapter):
         )
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of columns (block - 1) / 2 over the matrices: the strict upper triangles of the blocks."""
+        """Return the sum of columns (block - 1) / 2 over the matrices: the strict upper triangles of all blocks."""
         # A block is the Cayley transform of a skew-symmetric matrix, which has block (block - 1) / 2 free entries.
         return sum(columns // self.block * (self.block * (self.block - 1) // 2) for _, columns in shapes)

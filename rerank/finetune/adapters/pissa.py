@@ -12,15 +12,16 @@ from rerank.finetune.components import CalibrationBatches
 
 @dataclass(frozen=True, kw_only=True)
 class Pissa(ResidualBaseLora):
-    """Training of the r largest singular directions of W = U S V': B0 = U sqrt(S), A0 = sqrt(S) V'; `peft.LoraConfig`.
+    """PiSSA: LoRA that starts from the r largest singular directions of W: B0 = U sqrt(S), A0 = sqrt(S) V'.
 
-    The rest of W stays in the base model (equations 2 to 4, in which the names A and B are exchanged). The adapter is
-    saved as a plain LoRA of rank 2 r. For a 16-bit base model the residual is rounded once more, which the saved
-    adapter does not undo.
+    U S V' is the truncated SVD of W; the residual W - B0 A0 stays in the base model (equations 2 to 4 of the paper,
+    which exchanges the names A and B). Implemented with `peft.LoraConfig`. The adapter is saved as a plain LoRA of rank
+    2 r. If the base model is in 16 bits, the residual is rounded again, and the saved adapter does not correct this
+    rounding error.
 
     Attributes:
         alpha: Numerator of the scaling factor alpha / r, as in LoRA; the default gives the factor 1.
-        niter: Number of subspace iterations of a fast approximate SVD; 0 for the exact one.
+        niter: Number of subspace iterations of a fast approximate SVD; 0 for the exact SVD.
     """
 
     alpha: int = 16

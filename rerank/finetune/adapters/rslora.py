@@ -11,7 +11,9 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Rslora(LoraFamily):
-    """W + alpha / sqrt(r) B A: the size of updates does not shrink as the rank grows; `peft.LoraConfig`.
+    """rsLoRA: the weight becomes W + alpha / sqrt(r) B A, so that updates do not shrink as the rank grows.
+
+    Implemented with `peft.LoraConfig`.
 
     Attributes:
         alpha: Numerator of the scaling factor alpha / sqrt(r). The default gives the factor 4 at r = 16.
@@ -23,9 +25,9 @@ class Rslora(LoraFamily):
     summary: ClassVar[str] = "LoRA with the scaling factor alpha / sqrt(r), for large ranks"
 
     def lora_options(self) -> dict[str, Any]:
-        """Return the switch that turns on the rank-stabilised scaling factor."""
+        """Return the field of `peft.LoraConfig` that enables the rank-stabilised scaling factor."""
         return {"use_rslora": True}
 
     def alpha_for(self, rank: int) -> float:
-        """Return the alpha that gives a matrix of this rank the same factor alpha / sqrt(r) as one of rank ``r``."""
+        """Return the alpha with which a matrix of rank ``rank`` has the same scaling factor as one of rank ``r``."""
         return self.alpha * math.sqrt(rank / self.r)

@@ -16,10 +16,10 @@ from rerank.finetune.adapters.base.targets import (
 
 @dataclass(frozen=True, kw_only=True)
 class Vera(LinearTargets, PeftAdapter):
-    """W + diag(b) B diag(d) A with random B and A that all matrices share; b and d are trained; `peft.VeraConfig`.
+    """VeRA: the weight becomes W + diag(b) B diag(d) A, with random B and A that all matrices share; `peft.VeraConfig`.
 
-    The random matrices are not saved: peft generates them from the seed on loading and warns that another version of
-    torch may generate different ones.
+    Only b and d are trained. The random matrices are not saved: peft generates them from the seed when it loads the
+    adapter, and warns that another version of torch may generate different ones.
 
     Attributes:
         r: Rank of the shared random matrices.

@@ -1,1 +1,1 @@
-"""Experimental training methods: research methods that few people use, marked as such in listings."""
+"""Experimental training methods: research methods that few people use; listings mark them as experimental."""

@@ -1,10 +1,10 @@
-"""Exact averaging of several LoRA adapters of one model, from their factors. Loads no model.
+"""Exact averaging of several LoRA adapters of one model, computed from their factors without loading the model.
 
 Adapters trained on shards of the data cannot be averaged factor by factor: mean(B_i) mean(A_i) is not mean(B_i A_i).
-Two ways are exact: averaging A if B is the same in all adapters, as in LoRA-SB, whose trained core is folded into A
-(Singhal et al., Fed-SB, arXiv 2502.15436); and concatenating the factors, which adds up the ranks. PEFT's
-``add_weighted_adapter(combination_type="cat")`` does the latter on a loaded model; with rank-stabilised adapters, the
-result of version 0.21 is too large by a factor of sqrt(summed rank).
+Two ways are exact. If B is the same in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained
+core is multiplied into A (Singhal et al., Fed-SB, arXiv 2502.15436). Otherwise the factors can be concatenated, which
+adds up the ranks. PEFT's ``add_weighted_adapter(combination_type="cat")`` concatenates on a loaded model; in version
+0.21, its result for rank-stabilised adapters is too large by a factor of sqrt(summed rank).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WEIGHTS = "adapter_model.safetensors"
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
-    """One adapter: folder, PEFT configuration, tensors, and module -> side (A or B) -> tensor name."""
+    """One adapter: folder, PEFT configuration, tensors, and mapping module -> side (A or B) -> tensor name."""
 
     folder: Path
     config: Any
@@ -52,8 +52,8 @@ class _Shard:
 def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
     """Average adapters with the same B, such as LoRA-SB adapters trained on shards.
 
-    A LoRA-SB adapter is saved as B and A = (R - R0) A0, with the same B, R0 and A0 in all adapters, so the mean of A
-    belongs to the mean core R.
+    A LoRA-SB adapter is saved as B and A = (R - R0) A0. B, R0 and A0 are the same in all adapters, so the mean of A is
+    the A of the mean core R.
 
     Args:
         adapters: Two or more adapters.
@@ -127,7 +127,7 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
     """Open the adapters and check that they can be combined."""
     if len(adapters) < 2:
         raise UsageError(
-            f"Averaging of {len(adapters)} adapters", expected="two or more, trained on shards of the data"
+            f"Averaging of {len(adapters)} adapters", expected="two or more adapters, trained on shards of the data"
         )
     shards = []
     for adapter in adapters:
@@ -156,7 +156,7 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
 
 
 def _check_adapters_share_use(first: Path, other: Path) -> None:
-    """Check that method and prompt of two adapters are the same; otherwise the mean could be used with neither."""
+    """Check that two adapters have the same method and prompt; otherwise no method or prompt would fit their mean."""
     for name in _USE:
         texts = [(folder / name).read_bytes() if (folder / name).is_file() else b"" for folder in (first, other)]
         if texts[0] != texts[1]:
@@ -172,18 +172,18 @@ def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
     for tensor in tensors[1:]:
         if tensor.shape != total.shape:
             raise DataError(
-                f"Factors of the shapes {tuple(total.shape)} and {tuple(tensor.shape)}",
+                f"The factors have the shapes {tuple(total.shape)} and {tuple(tensor.shape)}",
                 expected="adapters of the same rank",
             )
         total = total + tensor.double()
     return (total / len(tensors)).float()
 
 
-def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
-    """Average head weights and length powers; None if no adapter has heads.
+def _average_trained_adapter_heads(paths: Sequence[Path]) -> HeadList | None:
+    """Return the heads with averaged weights and length powers; None if no adapter has heads.
 
-    A score is the weighted attention over heads times a power of the passage length. Averaging the weights averages the
-    scores exactly if the powers are equal, and approximately if they are similar.
+    A score is the weighted sum of attention over heads, multiplied by a power of the passage length. Averaging the
+    weights averages the scores exactly if the powers are equal, and approximately if the powers are similar.
     """
     if not any(path.is_file() for path in paths):
         return None
@@ -195,7 +195,9 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
                 f"{paths[0]} and {path} list different heads or models",
                 expected="adapters with the same heads of the same model",
             )
-    weights = {head: sum(_normalised_head_weight(heads, head) for heads in lists) / len(lists) for head in first.heads}
+    weights = {
+        head: sum(_normalised_trained_head_weight(heads, head) for heads in lists) / len(lists) for head in first.heads
+    }
     order = sorted(first.heads, key=lambda head: -weights[head])
     return dataclasses.replace(
         first,
@@ -205,8 +207,8 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
     )
 
 
-def _normalised_head_weight(heads: HeadList, head: tuple[int, int]) -> float:
-    """Return the weight of a head, normalised to sum 1 over heads."""
+def _normalised_trained_head_weight(heads: HeadList, head: tuple[int, int]) -> float:
+    """Return the weight of a head, normalised so that the weights of all heads sum to 1."""
     if not heads.weights:
         return 1 / len(heads.heads)
     return heads.weights[heads.heads.index(head)] / sum(heads.weights)
@@ -217,7 +219,7 @@ def _write_averaged_weights(out: Path, config: Any, tensors: Mapping[str, Tensor
     from safetensors.torch import save_file
 
     first = shards[0]
-    heads = _mean_heads([shard.folder / HEADS for shard in shards])
+    heads = _average_trained_adapter_heads([shard.folder / HEADS for shard in shards])
     converted = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
     with new_merge_folder(out) as folder:
         save_file(converted, folder / _WEIGHTS, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Reading of single tensors from the safetensors files of a model, without building the model."""
+"""Reading of individual tensors from the safetensors files of a model, without building the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Output matrix of a model; many models share it with the embeddings and do not store it.
+#: Names of the output matrix; many models share it with the embeddings and do not store it.
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 #: Prefixes of tensor names; the files of some models omit them.
@@ -33,7 +33,7 @@ class CheckpointReader:
     def __init__(self, folder: Path) -> None:
         """Read the headers of the files."""
         self.folder = folder
-        files = map(_open_checkpoint_file, _checkpoint_files(folder))
+        files = map(_open_inspected_checkpoint_file, _checkpoint_files(folder))
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def __iter__(self) -> Iterator[str]:
@@ -46,14 +46,14 @@ class CheckpointReader:
 
     def dtype(self, name: str) -> Any:
         """Return the stored data type of a tensor."""
-        with _checkpoint_read_errors(self.folder):
+        with _inspected_checkpoint_read_errors(self.folder):
             return self._files[name].get_slice(name)[:0].dtype
 
     def find(self, name: str) -> str | None:
         """Return the name under which a tensor is stored, or None.
 
-        The prefix of the model may be missing or added. An output matrix that is shared with the embeddings is found
-        under their name.
+        The stored name may have a model prefix that ``name`` lacks, or lack the prefix of ``name``. For an output
+        matrix that is shared with the embeddings, the name of the embeddings is returned.
         """
         stored = [spelling for spelling in _spellings_of_checkpoint_tensor(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):
@@ -61,7 +61,7 @@ class CheckpointReader:
         return stored[0] if stored else None
 
     def has(self, prefix: str) -> bool:
-        """Return whether the name of any tensor starts with ``prefix``, with or without the prefix of the model."""
+        """Return whether the name of any tensor starts with ``prefix``, with or without a model prefix before it."""
         return any(
             name.startswith(spelling) for spelling in _spellings_of_checkpoint_tensor(prefix) for name in self._files
         )
@@ -72,25 +72,28 @@ class CheckpointReader:
         Raises:
             DataError: The file is damaged, or the tensor has an integer type, such as quantised weights.
         """
-        with _checkpoint_read_errors(self.folder):
+        with _inspected_checkpoint_read_errors(self.folder):
             tensor: Tensor = self._files[name].get_tensor(name)
         if not tensor.is_floating_point():
             raise DataError(
                 f"{name} in {self.folder} has the data type {tensor.dtype}",
-                expected="floating-point weights; quantised ones cannot be inspected",
+                expected="floating-point weights, since quantised weights cannot be inspected",
                 remedy="Name the model before quantisation",
             )
         return tensor.float()
 
 
 def _spellings_of_checkpoint_tensor(name: str) -> list[str]:
-    """Return a tensor name with and without the prefixes of models."""
+    """Return a tensor name, the name with each model prefix added, and the name without its model prefix."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model; if there is an index, other files may hold a second copy."""
+    """Return the safetensors files of a model: if there is an index, only the files that it names.
+
+    Other files in the folder may hold a second copy of the weights.
+    """
     if folder.is_file():
         return [folder]
     index = folder / "model.safetensors.index.json"
@@ -109,17 +112,17 @@ def _checkpoint_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _open_checkpoint_file(path: Path) -> Any:
-    """Open a file that is mapped into memory."""
+def _open_inspected_checkpoint_file(path: Path) -> Any:
+    """Open a safetensors file as a memory map."""
     from safetensors import safe_open
 
-    with _checkpoint_read_errors(path):
+    with _inspected_checkpoint_read_errors(path):
         return safe_open(path, framework="pt")
 
 
 @contextmanager
-def _checkpoint_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors of reading a file into a `DataError`."""
+def _inspected_checkpoint_read_errors(path: Path) -> Iterator[None]:
+    """Convert errors that occur while a file is read into a `DataError`."""
     from safetensors import SafetensorError
 
     try:

@@ -11,7 +11,7 @@ from rerank.io import atomic_folder
 
 
 def check_new_merge_folder(folder: Path) -> None:
-    """Check that a folder can be created, before the work that fills it.
+    """Check that a folder can be created, before its content is computed.
 
     Raises:
         UsageError: The path exists and is not an empty folder.

@@ -1,7 +1,7 @@
-"""Forgetting by training: likelihood of general texts, and accuracy in completing simple sentences.
+"""Forgetting caused by training: changes in the likelihood of general texts and in the completion of simple sentences.
 
-The same texts and sentences are used before and after training, so that both are compared in pairs. The texts are in
-``general.toml`` and in the docstrings of Python's standard library.
+The same texts and sentences are used before and after training, so that paired tests can be used. The sentences and
+some of the texts are in ``general.toml``; the other texts are docstrings of Python's standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rerank.lm.permutation_grammar import tokenize_text_after
 from rerank.lm.tokenizers import stated_context_size
 from rerank.tasks import BackendOptions
 
-#: Minimum number of characters of a docstring; docstrings are sampled at equal intervals from these.
+#: Minimum number of characters of a docstring; docstrings of at least this length are sampled at equal intervals.
 _LONG = 400
 #: Logarithm of the highest perplexity that is reported; a broken model can exceed the range of a float.
 _HIGHEST = 700.0
@@ -38,7 +38,7 @@ class SentenceItem:
     """A sentence with several possible endings.
 
     Attributes:
-        kind: Subject of the sentence.
+        kind: Kind of knowledge that the sentence tests, such as ``fact`` or ``word``.
         start: Start of the sentence.
         ends: Possible endings; the first one is correct.
     """
@@ -68,7 +68,7 @@ class MeasuredLikelihoods:
     """Log-likelihoods of a model, in natural logarithms.
 
     Attributes:
-        texts: Log-likelihood of each text given its first token, and the number of tokens.
+        texts: Per text, the log-likelihood given its first token, and the number of tokens without the first one.
         items: Log-likelihood of each ending of each sentence.
     """
 
@@ -77,7 +77,10 @@ class MeasuredLikelihoods:
 
     @property
     def margins(self) -> list[float]:
-        """Log-likelihood of the correct ending minus that of the best wrong one; positive if the model is correct."""
+        """Per sentence, the log-likelihood of the correct ending minus that of the likeliest wrong ending.
+
+        It is positive if the model completes the sentence correctly.
+        """
         return [right - max(wrong) for right, *wrong in self.items]
 
 
@@ -86,12 +89,13 @@ class TextComparison:
     """Comparison of the likelihoods of texts from one source.
 
     Attributes:
-        source: The source.
+        source: Source of the texts: ``own`` or ``pydoc``.
         texts: Number of texts.
         tokens: Total number of tokens.
         before: Perplexity before training: exp of the mean negative log-likelihood per token.
         after: Perplexity after training.
-        difference: Log-likelihood per token after minus before training, averaged over texts; below 0 is forgetting.
+        difference: Log-likelihood per token after training minus before training, averaged over texts; a negative value
+            means forgetting.
         p: Two-sided p-value of the paired t-test over texts.
     """
 
@@ -106,16 +110,16 @@ class TextComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceComparison:
-    """Comparison of sentence completion, for one kind of sentences or for all.
+    """Comparison of sentence completion before and after training, for one kind of sentences or for all.
 
     Attributes:
-        kind: The kind, or ``all``.
+        kind: Kind of the sentences, or ``all``.
         items: Number of sentences.
         before: Number completed correctly before training.
         after: Number completed correctly after training.
-        lost: Number correct only before training.
-        gained: Number correct only after training.
-        difference: Mean change of the margin of the correct ending, in natural logarithms.
+        lost: Number of sentences completed correctly only before training.
+        gained: Number of sentences completed correctly only after training.
+        difference: Mean change of `MeasuredLikelihoods.margins`, in natural logarithms.
         p: Two-sided p-value of the sign test over lost and gained sentences (McNemar's exact test).
         p_margin: Two-sided p-value of the paired t-test over margins.
     """
@@ -175,14 +179,16 @@ def measure_forgetting_likelihoods(
         model: A causal language model of transformers, in evaluation mode.
         tokenizer: Its tokenizer.
         material: Texts and sentences.
-        advance: Called with the number of further texts and sentences that are done.
+        advance: Called after each batch with the number of texts and sentences in it.
 
     Raises:
         BackendError: A log-likelihood is not finite.
     """
     limit = min(material.tokens, stated_context_size(model, tokenizer) or material.tokens)
-    rows = [_token_ids_of_material(tokenizer, text)[:limit] for _, text in material.texts]
-    prompts = [row[:1] for row in rows] + [_token_ids_of_material(tokenizer, item.start) for item in material.items]
+    rows = [_tokenize_forgetting_material(tokenizer, text)[:limit] for _, text in material.texts]
+    prompts = [row[:1] for row in rows] + [
+        _tokenize_forgetting_material(tokenizer, item.start) for item in material.items
+    ]
     texts = [[row[1:]] for row in rows] + [_ending_ids_of_sentence(tokenizer, item) for item in material.items]
     likelihoods: list[list[float]] = [[] for _ in prompts]
     # Longest first, so that the sequences of a batch have similar lengths.
@@ -211,12 +217,12 @@ def measure_forgetting_likelihoods(
 def compare_forgetting_likelihoods(
     before: MeasuredLikelihoods, after: MeasuredLikelihoods, material: ForgettingMaterial
 ) -> ForgettingReport:
-    """Compare the likelihoods of two models.
+    """Compare the likelihoods that two models assign to the same texts and sentences.
 
     Args:
         before: Likelihoods of the untrained model.
         after: Likelihoods of the trained model.
-        material: Texts and sentences of both.
+        material: Texts and sentences that were measured with both models.
     """
     sources = dict.fromkeys(source for source, _ in material.texts)
     kinds = dict.fromkeys(item.kind for item in material.items)
@@ -238,21 +244,25 @@ def compare_forgetting_likelihoods(
 def measure_forgetting(
     subject: InspectedModel, options: BackendOptions | None = None, *, advance: Callable[[int], None] | None = None
 ) -> ForgettingReport:
-    """Measure forgetting: load the untrained and the trained model one after the other and compare them.
+    """Measure forgetting: load the untrained and the trained model one after the other, and compare their likelihoods.
 
     Args:
         subject: The trained adapter or model.
         options: Device and data type; must not name an adapter.
-        advance: Called with the number of further texts and sentences that are done, of ``2 * count_items()``.
+        advance: Called after each batch with the number of texts and sentences in it; the total is
+            ``2 * count_forgetting_items()``.
 
     Raises:
-        UsageError: The options name another adapter.
+        UsageError: The options name an adapter.
         BackendError: A log-likelihood is not finite.
         RerankError: A model cannot be loaded.
     """
     options = options or BackendOptions()
     if options.adapter:
-        raise UsageError(f"The adapter {options.adapter!r} and {subject.folder}", expected="only one of them")
+        raise UsageError(
+            f"The options name the adapter {options.adapter!r}, and {subject.folder} is measured",
+            expected="options without an adapter",
+        )
     material = load_forgetting_material()
     results = []
     for after in (False, True):
@@ -282,7 +292,7 @@ def _forgetting_log_likelihoods(
         return compute_log_likelihoods(model, prompts, texts)
 
 
-def _token_ids_of_material(tokenizer: Any, text: str) -> list[int]:
+def _tokenize_forgetting_material(tokenizer: Any, text: str) -> list[int]:
     """Return token ids, starting with the begin-of-text token if the tokenizer adds one."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     first: list[int] = tokenizer(text)["input_ids"][:1]

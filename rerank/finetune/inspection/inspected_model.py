@@ -1,4 +1,4 @@
-"""Location of a trained adapter or model and of its base model. Reads settings, no weights."""
+"""Location of a trained adapter or model and of its base model. Only settings are read, not weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
-from rerank.models.adapters import adapter_folder, read_adapter_settings
+from rerank.models.adapters import adapter_folder, read_model_adapter_settings
 
-#: Kind of a model whose own weights were trained; the kind of an adapter is its type in PEFT.
+#: Kind of a model whose own weights were trained. The kind of an adapter is its type in PEFT.
 FULL = "full"
 _SETTINGS = "adapter_config.json"
 
@@ -38,7 +38,7 @@ class InspectedModel:
             MissingPrerequisiteError: PEFT is not installed.
             DataError: PEFT cannot read the configuration.
         """
-        return read_adapter_config(self.folder)
+        return read_inspected_peft_config(self.folder)
 
 
 def open_inspected_model(name: str, model: str = "") -> InspectedModel:
@@ -46,12 +46,12 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
 
     Args:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
-        model: The untrained model, as `rerank.models.resolve_model_name` takes it; empty: the one that the
-            folder names.
+        model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the model that
+            the settings in the folder name.
 
     Raises:
-        MissingResourceError: One of the two does not exist or is incomplete.
-        UsageError: The base model is not named anywhere.
+        MissingResourceError: The trained or the untrained model does not exist or is incomplete.
+        UsageError: ``model`` is empty, and the settings name no base model.
         DataError: The configuration of the adapter cannot be read, or the weights are pickled.
     """
     folder = Path(name).expanduser()
@@ -59,15 +59,15 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
         folder, kind, written = _folder_of_inspected_model(folder), FULL, {}
     else:
         folder = adapter_folder(str(folder) if folder.is_dir() else name)
-        written = _adapter_settings_file(folder)
+        written = _read_inspected_peft_settings(folder)
         kind = str(written.get("peft_type", ""))
     if model:
-        return InspectedModel(folder=folder, base=resolve_model_folder(model), kind=kind)
-    named, revision = _base_named_by_adapter(folder, written)
+        return InspectedModel(folder=folder, base=resolve_inspected_model_folder(model), kind=kind)
+    named, revision = _base_of_inspected_adapter(folder, written)
     if not named:
         raise UsageError(f"{name!r} does not name its base model", remedy="Name it with --model")
     try:
-        base = resolve_model_folder(named, revision)
+        base = resolve_inspected_model_folder(named, revision)
     except RerankError as error:
         raise MissingResourceError(
             f"The base model {named!r} of {name!r} cannot be found: {error}",
@@ -76,11 +76,11 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
     return InspectedModel(folder=folder, base=base, kind=kind)
 
 
-def resolve_model_folder(model: str, revision: str = "") -> Path:
+def resolve_inspected_model_folder(model: str, revision: str = "") -> Path:
     """Return the folder of a model, after downloading it if it is on the hub.
 
     Raises:
-        RerankError: What `rerank.models.resolve_model_name` raises.
+        RerankError: `rerank.models.resolve_model_name` raises it.
         MissingResourceError: The hub cannot be reached, or lacks the model.
     """
     location = resolve_model_name(model)
@@ -97,7 +97,7 @@ def resolve_model_folder(model: str, revision: str = "") -> Path:
         ) from error
 
 
-def read_adapter_config(folder: Path) -> Any:
+def read_inspected_peft_config(folder: Path) -> Any:
     """Read the configuration of an adapter as a PEFT object.
 
     Raises:
@@ -122,19 +122,19 @@ def read_adapter_config(folder: Path) -> Any:
 
 
 def _folder_of_inspected_model(folder: Path) -> Path:
-    """Check that a folder without an adapter contains a model."""
+    """Check that a folder without an adapter contains a model, and return the folder of the model."""
     if not (folder / "config.json").is_file():
         raise MissingResourceError(
             f"The folder {str(folder)!r} contains neither an adapter nor a model",
             expected=f"{_SETTINGS} and adapter_model.safetensors, or config.json and the weights of a model",
             remedy="Check the path",
         )
-    return resolve_model_folder(f"{folder}")
+    return resolve_inspected_model_folder(f"{folder}")
 
 
-def _base_named_by_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Return base model and revision as named in the folder: by our settings, otherwise by PEFT's."""
-    ours = read_adapter_settings(folder)
+def _base_of_inspected_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
+    """Return base model and revision from our settings file in the folder, or from PEFT's settings if it is missing."""
+    ours = read_model_adapter_settings(folder)
     if ours is not None:
         return ours.model.removeprefix("hf:"), ours.revision or ""
     named = settings.get("base_model_name_or_path")
@@ -144,7 +144,7 @@ def _base_named_by_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str,
     return (here[0], "") if here else (named, str(settings.get("revision") or ""))
 
 
-def _adapter_settings_file(folder: Path) -> dict[str, Any]:
+def _read_inspected_peft_settings(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / _SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:

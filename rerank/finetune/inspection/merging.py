@@ -1,7 +1,7 @@
 """Merging of an adapter into its base model, with optional reduction of intruder dimensions.
 
-PEFT merges the weights. The reduction is exact, because a merged matrix can have any rank; PEFT's
-``reduce_intruder_dimension`` (0.21) writes a second adapter, whose rank truncates the result.
+PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because they can have any rank.
+PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes it inexact.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from rerank.tasks import DTYPES, BackendOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: File beside the weights that describes the merge; it is not part of the identity of the model.
+#: File beside the weights that describes the merge; it does not affect the identity of the model.
 MARKER = "rerank-merge.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """Options of options.
+    """Options for merging an adapter.
 
     Attributes:
-        reduce: Factor of the singular values of intruder dimensions, from 0 (removed) to 1 (unchanged); None for no
-            reduction.
+        reduce: Factor by which the singular values of intruder dimensions are multiplied, from 0 (removed) to 1
+            (unchanged); None for no reduction.
         top: Number of leading singular vectors that are checked for intruder dimensions.
         epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
-        dtype: Data type of the written weights; ``auto`` is that of the base model.
-        device: Torch device of the decompositions.
+        dtype: Data type of the written weights; ``auto`` uses the data type of the base model.
+        device: Torch device for the singular value decompositions.
 
     Raises:
         UsageError: A value is out of range.
@@ -73,8 +73,8 @@ class IntruderReduction:
 
     Attributes:
         name: Name of the module.
-        before: Intruder dimensions among the leading singular vectors before the reduction.
-        after: Intruder dimensions among the leading singular vectors after the reduction.
+        before: Number of intruder dimensions among the leading singular vectors before the reduction.
+        after: Number of intruder dimensions among the leading singular vectors after the reduction.
     """
 
     name: str
@@ -84,15 +84,15 @@ class IntruderReduction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
-    """Result of options.
+    """Result of merging an adapter.
 
     Attributes:
         out: Folder of the merged model.
-        dtype: Data type of its weights.
+        dtype: Data type of the weights of the merged model.
         changed: Number of matrices and vectors that differ from the base model.
-        rounded: Norm of the rounding error of ``dtype`` over the norm of the weight change: near 1, little of the
-            training is left. None if nothing changed.
-        reduced: Intruder dimensions of the changed matrices; empty without a reduction.
+        rounded: Norm of the rounding error of ``dtype``, divided by the norm of the weight change. A value near 1 means
+            that rounding removed most of the training. None if nothing changed.
+        reduced: Numbers of intruder dimensions of the changed matrices; empty without a reduction.
     """
 
     out: Path
@@ -117,14 +117,14 @@ class MergeResult:
 def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | None = None) -> MergeResult:
     """Merge an adapter, and write the merged model: config, safetensors and tokenizer.
 
-    Weights are merged in float32, which requires the base model in float32 in memory, and rounded once. Method, prompt,
-    limits and heads of an adapter trained with `rerank train` are copied, so that ``--model FOLDER`` ranks like the
-    adapter.
+    Weights are merged in float32 and rounded once at the end; memory must hold the base model in float32. Method,
+    prompt, limits and heads of an adapter trained with `rerank train` are copied, so that ``--model FOLDER`` ranks in
+    the same way as the adapter.
 
     Args:
         subject: An adapter, or a complete model whose intruder dimensions are to be reduced.
         out: New folder.
-        options: Options; defaults if omitted.
+        options: Options for merging; the defaults if omitted.
 
     Raises:
         UsageError: The adapter cannot be merged, a complete model is given without a reduction, or the folder exists.
@@ -160,13 +160,13 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
 
 
 def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:
-    """Copy method, prompt, limits and heads from the folder of the adapter or the unreduced model, if it has them."""
+    """Copy method, prompt, limits and heads, if they exist, from the folder of the adapter or of the original model."""
     for name in (SETTINGS, PROMPT):
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)
     if (trained / HEADS).is_file():
         heads = read_attention_heads(trained / HEADS)
-        # They referred to the base model with this adapter; now they refer to the weights in the same folder.
+        # The heads referred to the base model with this adapter; now they refer to the weights in the same folder.
         replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
 
 
@@ -187,7 +187,7 @@ def _load_model_to_merge(subject: InspectedModel, base: CheckpointReader, option
 
 
 def _merged_parameters_that_differ(model: Any, base: CheckpointReader) -> Iterator[tuple[str, Any, Tensor]]:
-    """Yield name, parameter and weight before training of the parameters that differ from the base model."""
+    """Yield (name, parameter, base weight) for all parameters that differ from the base model."""
     for name, parameter in model.named_parameters():
         stored = base.find(name)
         weight = base.read(stored) if stored is not None else None

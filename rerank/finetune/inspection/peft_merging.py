@@ -8,7 +8,7 @@ from typing import Any
 
 from rerank.errors import UsageError
 from rerank.finetune.inspection.inspected_model import InspectedModel
-from rerank.lm.adapter_weights import untie_output_head
+from rerank.lm.adapter_weights import untie_causal_model_head
 from rerank.lm.loading import load_language_model, quiet_transformers
 from rerank.tasks import BackendOptions
 
@@ -20,7 +20,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
         subject: An adapter.
 
     Returns:
-        The merged model of transformers, and its tokenizer.
+        The merged model (of transformers) and the tokenizer.
 
     Raises:
         UsageError: The adapter cannot be merged, or does not fit the model.
@@ -33,10 +33,10 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
             expected="an adapter that changes weights, such as LoRA",
         )
     model, tokenizer, _ = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
-    wrapped: Any = attach_peft_adapter(model, subject.folder)
+    wrapped: Any = attach_inspected_peft_adapter(model, subject.folder)
     try:
         with quiet_transformers(), _suppress_peft_warnings():
-            untie_output_head(wrapped)
+            untie_causal_model_head(wrapped)
             model = wrapped.merge_and_unload(safe_merge=True)
             return model.eval(), tokenizer
     except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
@@ -46,7 +46,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
         ) from error
 
 
-def attach_peft_adapter(model: Any, folder: Path) -> Any:
+def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
     """Load an adapter onto a model with PEFT.
 
     Raises:
@@ -64,7 +64,7 @@ def attach_peft_adapter(model: Any, folder: Path) -> Any:
 
 
 class _suppress_peft_warnings(warnings.catch_warnings):
-    """Suppresses PEFT's warnings about cases that are handled here: tied weights, missing keys, unknown base models."""
+    """Suppresses PEFT's warnings about cases that this module handles, such as tied weights and missing keys."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

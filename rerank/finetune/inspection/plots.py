@@ -1,6 +1,6 @@
-"""Heat maps of an inspection: layers by kinds of matrices, for size, rank and intruder dimensions.
+"""Heat maps of an inspection: relative norm, rank and intruder dimensions, for each layer and kind of matrix.
 
-They are drawn with matplotlib (the extra ``plots``) without its global state.
+They are drawn with matplotlib (the extra ``plots``), without its global state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAYER = re.compile(r"(?P<before>.*?)\.(?P<layer>\d+)\.(?P<kind>.+)")
 _OUTSIDE = "outside"
 #: Kinds of matrices that come first, in the order in which a layer uses them.
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-#: Maximum number of cells in which numbers are printed.
+#: Numbers are printed into the cells of a map if it has at most this many cells.
 _WRITTEN = 400
 _COLOURS = "Blues"
 #: Colour of unchanged matrices.
@@ -68,7 +68,7 @@ def plot_inspection(inspection: Inspection, path: str | Path) -> None:
             cell = value(row)
             table[position] = np.nan if cell is None else cell
         _draw_inspection_map(figure, axes, table, (title, form), (layers, kinds))
-    _save_inspection_figure(figure, Path(path))
+    _save_adapter_inspection_figure(figure, Path(path))
 
 
 def _inspection_grid(rows: Sequence[MatrixReport]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
@@ -112,8 +112,8 @@ def _draw_inspection_map(
     bar.outline.set_visible(False)
 
 
-def _save_inspection_figure(figure: Any, path: Path) -> None:
-    """Write the file without a date, so that the same figure gives the same bytes."""
+def _save_adapter_inspection_figure(figure: Any, path: Path) -> None:
+    """Write the figure without a date, so that the same figure always gives the same bytes."""
     form, drawn = path.suffix.lower().removeprefix("."), io.BytesIO()
     dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     figure.savefig(drawn, format=form, dpi=160, metadata=dateless)
@@ -124,5 +124,5 @@ def _save_inspection_figure(figure: Any, path: Path) -> None:
 
 
 def _shorten_matrix_name(name: str, limit: int = 60) -> str:
-    """Return the end of a long name, with ``$`` escaped, which would start a formula."""
+    """Return at most the last ``limit`` characters of a name; ``$`` is escaped, because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

@@ -16,16 +16,16 @@ from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectionOptions:
-    """Options of an inspection.
+    """Options for an inspection.
 
     Attributes:
-        top: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and its
-            decompositions.
+        top: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and the
+            singular value decompositions that it needs.
         epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
         tolerance: Entries that changed by at most this value count as unchanged.
-        reduction: Fraction of the singular values of the untrained matrices that `rank_profile` drops; None for no
-            profile.
-        device: Torch device of the decompositions.
+        reduction: Fraction of the singular values of the untrained matrices that `inspected_weight_rank_profile` drops;
+            None for no rank profile.
+        device: Torch device for the singular value decompositions.
 
     Raises:
         UsageError: A value is out of range.
@@ -62,12 +62,13 @@ class MatrixReport:
         rows: Number of rows of the stored matrix.
         columns: Number of columns of the stored matrix.
         norm: Frobenius norm of the change.
-        relative: Norm of the change over the norm of the untrained matrix; None if the latter is 0.
+        relative: Norm of the change divided by the norm of the untrained matrix; None if the untrained matrix is 0.
         rank: Numerical rank of the change.
         entropy_rank: Effective rank of the change: exp of the entropy of its singular values.
         sparsity: Fraction of unchanged entries.
         intruders: Number of intruder dimensions among the leading singular vectors; None if not computed.
-        profile: Rank of the untrained matrix under the common threshold; None if not computed.
+        profile: Rank of the untrained matrix under the common threshold of `inspected_weight_rank_profile`; None if not
+            computed.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Inspection:
 
     Attributes:
         subject: The inspected adapter or model.
-        options: The options.
+        options: Options of the inspection.
         rows: Reports on the changed matrices, in the order of layers.
         totals: Totals, as returned by `summarise_inspection`.
         notes: Warnings about the result.
@@ -141,7 +142,7 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
     totals = summarise_inspection(rows, base, options) | {"vectors": vectors}
     totals["relative"] = math.sqrt(squares[0] / squares[1]) if squares[1] else None
     if options.reduction is not None and before:
-        totals["threshold"], ranks = spectra.rank_profile(before, options.reduction)
+        totals["threshold"], ranks = spectra.inspected_weight_rank_profile(before, options.reduction)
         rows = [_matrix_with_rank_profile(row, ranks.get(row.name)) for row in rows]
     return Inspection(
         subject=subject,
@@ -153,7 +154,7 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
 
 
 def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
-    """Return the report on one matrix, and the singular values of the untrained matrix if they were computed."""
+    """Return the report on one matrix, and the singular values of the untrained matrix, or None if not computed."""
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
         values = spectra.singular_values_of_change(delta)
@@ -186,12 +187,13 @@ def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> 
 def summarise_inspection(
     rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions
 ) -> dict[str, Any]:
-    """Compute totals over the reports.
+    """Compute totals over the reports of all matrices.
 
     Returns:
-        ``matrices`` (number of changed matrices), ``unchanged`` (number of others), ``parameters`` (in changed
-        matrices), ``sparsity`` over these and ``sparsity_of_model`` over all matrices, ``mean_rank``,
-        ``mean_entropy_rank``, ``intruders``, and ``with_intruders`` (number of matrices that have any).
+        ``matrices`` (number of changed matrices), ``unchanged`` (number of unchanged matrices), ``parameters`` (number
+        of entries of changed matrices), ``sparsity`` (over changed matrices), ``sparsity_of_model`` (over all
+        matrices), ``mean_rank``, ``mean_entropy_rank``, ``intruders`` (number of intruder dimensions), and
+        ``with_intruders`` (number of matrices that have any).
     """
     listed = list(rows)
     sizes = [row.rows * row.columns for row in listed]

@@ -1,7 +1,7 @@
 """Properties of weight changes: rank, sparsity and intruder dimensions.
 
-Pure functions of matrices and of singular values. A matrix W is (out, in), so its left singular vectors are directions
-in the output space. Imports torch when called.
+All functions are pure functions of matrices or singular values. A matrix W has the shape (out, in), so its left
+singular vectors are directions in the output space. The functions import torch when they are called.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def left_singular_vectors_of_change(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute left singular vectors and singular values, the largest first.
+    """Compute left singular vectors and singular values, in descending order of the values.
 
     Args:
-        matrix: (m, n).
+        matrix: Matrix of shape (m, n).
 
     Returns:
-        (m, p) orthonormal columns and (p,) values, p = min(m, n).
+        Left singular vectors as orthonormal columns, shape (m, p) with p = min(m, n), and singular values, shape (p,).
     """
     u, values, _ = _svd_of_change(matrix)
     return u, values
 
 
 def singular_values_of_change(matrix: Tensor) -> Tensor:
-    """Return the (min(m, n),) singular values of an (m, n) matrix, the largest first."""
+    """Return the min(m, n) singular values of an (m, n) matrix in descending order."""
     import torch
 
     values: Tensor = torch.linalg.svdvals(matrix)
@@ -38,17 +38,17 @@ def singular_values_of_change(matrix: Tensor) -> Tensor:
 
 
 def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
-    """Compute the singular values of a product of thin factors without forming it.
+    """Compute the singular values of a product of two thin factors without computing the product.
 
-    With Q R = left and Q' R' = right^T, the product is Q (R R'^T) Q'^T, and its singular values are those of the small
-    matrix R R'^T.
+    With Q R = left and Q' R' = right^T, the product is Q (R R'^T) Q'^T. Its singular values are therefore the singular
+    values of the small matrix R R'^T.
 
     Args:
-        left: (m, r).
-        right: (r, n).
+        left: Factor of shape (m, r).
+        right: Factor of shape (r, n).
 
     Returns:
-        (min(m, n, r),) singular values, the largest first.
+        The min(m, n, r) singular values in descending order.
     """
     import torch
 
@@ -58,15 +58,15 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 
 
 def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
-    """Return the number of singular values above rounding errors.
+    """Return the number of singular values that exceed the level of rounding errors.
 
-    Counts sigma > max(size * eps * sigma_1, floor), where eps is the machine epsilon of the data type, as
-    ``matrix_rank`` of numpy and torch does.
+    A singular value sigma counts if sigma > max(size * eps * sigma_1, floor), where eps is the machine epsilon of the
+    data type. Without ``floor``, this is the default of ``matrix_rank`` in numpy and torch.
 
     Args:
-        values: (p,) singular values, the largest first.
+        values: Singular values of shape (p,), in descending order.
         size: The larger dimension of the matrix.
-        floor: Bound on rounding errors from earlier computations.
+        floor: Upper bound on the rounding errors of earlier computations.
     """
     import torch
 
@@ -79,7 +79,8 @@ def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
 def entropy_rank(values: Tensor) -> float:
     """Compute the effective rank exp(-sum_i p_i log p_i), with p_i = sigma_i / sum_j sigma_j; 0 if all values are 0.
 
-    It is k for k equal singular values. Source: Roy and Vetterli, The effective rank, EUSIPCO 2007, definition 1.
+    For k equal nonzero singular values, it is k. Source: Roy and Vetterli, The effective rank, EUSIPCO 2007,
+    definition 1.
     """
     total = float(values.double().sum())
     if not total:
@@ -90,7 +91,7 @@ def entropy_rank(values: Tensor) -> float:
 
 
 def update_sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
-    """Compute the fraction of entries with |d| <= tolerance, which training left unchanged.
+    """Compute the fraction of entries with |d| <= tolerance, which count as unchanged by training.
 
     Source: Mukherjee et al., Reinforcement Learning Finetunes Small Subnetworks in Large Language Models, arXiv
     2505.11711, whose tolerance is 1e-5.
@@ -99,16 +100,16 @@ def update_sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
 
 
 def find_intruder_dimensions(before: Tensor, after: Tensor, *, top: int = 10, epsilon: float = 0.5) -> list[int]:
-    """Find the leading singular vectors after training that are similar to none before training.
+    """Find the leading singular vectors after training that are not similar to any singular vector before training.
 
-    u'_j, j <= top, is an intruder dimension if max_i |u_i . u'_j| < epsilon over all i. Source: Shuttleworth et al.,
+    The vector u'_j with j <= top is an intruder dimension if max_i |u_i . u'_j| < epsilon. Source: Shuttleworth et al.,
     LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228, algorithm 1.
 
     Args:
-        before: (m, p) left singular vectors of W.
-        after: (m, p') left singular vectors of W + dW, by descending singular value.
+        before: Left singular vectors of W, shape (m, p).
+        after: Left singular vectors of W + dW, shape (m, p'), by descending singular value.
         top: Number of leading vectors of ``after`` that are checked.
-        epsilon: Threshold of the absolute cosine.
+        epsilon: Threshold on the absolute cosine.
 
     Returns:
         Column indices of the intruder dimensions in ``after``.
@@ -122,15 +123,15 @@ def shrink_intruder_dimensions(
 ) -> tuple[Tensor, int, int]:
     """Multiply the singular values of intruder dimensions of W + dW by ``factor``.
 
-    Computes W + dW + (factor - 1) sum_j sigma_j u_j v_j^T over the intruder dimensions j: 1 changes nothing, 0 removes
-    them. Source: Shuttleworth et al., arXiv 2410.21228, section 5 (their lambda).
+    The result is W + dW + (factor - 1) sum_j sigma_j u_j v_j^T, summed over the intruder dimensions j. Source:
+    Shuttleworth et al., arXiv 2410.21228, section 5, where the factor is called lambda.
 
     Args:
-        weight: (m, n) W.
-        changed: (m, n) W + dW.
-        factor: From 0 to 1.
+        weight: W, shape (m, n).
+        changed: W + dW, shape (m, n).
+        factor: From 0 (removes intruder dimensions) to 1 (changes nothing).
         top: Number of leading singular vectors that are checked.
-        epsilon: Threshold of the absolute cosine.
+        epsilon: Threshold on the absolute cosine.
 
     Returns:
         The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.
@@ -147,17 +148,19 @@ def shrink_intruder_dimensions(
     return reduced, len(indices), len(find_intruder_dimensions(before, u[:, order], top=top, epsilon=epsilon))
 
 
-def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tuple[float, dict[str, int]]:
+def inspected_weight_rank_profile(
+    spectra: Mapping[str, Sequence[float]], reduction: float
+) -> tuple[float, dict[str, int]]:
     """Compute the ranks of many matrices under a common threshold on normalised singular values.
 
-    Each spectrum is divided by its largest value. The threshold is the smallest one that drops at least the fraction
-    ``reduction`` of the singular values, averaged over matrices; a matrix keeps at least one. Matrices with a quickly
-    decaying spectrum lose many, which shows which of them are suited to low-rank training. Source: Jaiswal et al., From
-    GaLore to WeLore, arXiv 2407.11239, section 3.
+    The singular values of each matrix are divided by the largest one. The threshold is the smallest one for which the
+    fraction of dropped singular values, averaged over matrices, is at least ``reduction``. A matrix keeps at least one
+    value. Matrices whose singular values decay quickly lose many of them; these matrices suit low-rank training.
+    Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3.
 
     Args:
         spectra: Name -> singular values, at least one of them positive.
-        reduction: At least 0 and below 1.
+        reduction: Mean fraction of dropped singular values, at least 0 and below 1.
 
     Returns:
         The threshold (values up to it are dropped), and name -> rank.
@@ -175,17 +178,17 @@ def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tu
 def select_common_rank_threshold(
     spectra: Mapping[str, Sequence[float]], drop: float, weight: Callable[[Sequence[float]], float]
 ) -> tuple[float, dict[str, int]]:
-    """Find the smallest common threshold such that the values up to it have a total weight of at least ``drop``.
+    """Find the smallest common threshold for which the values up to it have a total weight of at least ``drop``.
 
-    It is found by sorting, and equals the limit of bisection on the threshold. Equal values are dropped together.
+    The threshold is found by sorting; bisection would converge to the same value. Equal values are dropped together.
 
     Args:
         spectra: Name -> singular values divided by the largest, so that the first is 1.
         drop: Minimum total weight of the dropped values.
-        weight: Weight of each value of a spectrum.
+        weight: Function that returns the weight of each singular value of a spectrum.
 
     Returns:
-        The threshold, negative if nothing has to be dropped, and name -> number of values above it, at least 1.
+        The threshold (negative if nothing has to be dropped), and name -> number of values above it, at least 1.
 
     >>> select_common_rank_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})

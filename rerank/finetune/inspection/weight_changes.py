@@ -1,7 +1,8 @@
-"""Weight changes by training, one matrix at a time.
+"""Weight changes caused by training, one matrix at a time.
 
-They are computed from the factors for plain LoRA, by merging for other adapters, and as differences for complete
-models. One matrix is in memory at a time; adapters other than plain LoRA also need their model in float32.
+For plain LoRA, changes are computed from the factors; for other adapters, by merging; for complete models, as
+differences of weights. One matrix is in memory at a time; for adapters other than plain LoRA, the whole model in
+float32 has to fit in memory too.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ _HARMLESS = frozenset(
 )
 #: Initialisations that leave the base weights unchanged; others, such as PiSSA, change them when loading.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
-#: Tensors that are not weights, which only some model files contain.
+#: Names of tensors that are not weights; only some model files contain them.
 _BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias")
-#: Relative rounding error of a few operations in float32.
+#: Relative rounding error of a few float32 operations.
 _ROUNDING = 8 * 2.0**-24
 
 
@@ -62,9 +63,9 @@ class WeightChange:
 
     Attributes:
         name: Full name of the module in the model.
-        weight: (m, n) weight before training, in float32; a vector is (1, n).
-        delta: (m, n) weight after training minus ``weight``.
-        factors: (m, r) and (r, n) factors of ``delta``; None if they are unknown.
+        weight: Weight before training, in float32, shape (m, n); a vector has the shape (1, n).
+        delta: Weight after training minus ``weight``, shape (m, n).
+        factors: Factors of ``delta``, shapes (m, r) and (r, n); None if they are unknown.
         floor: Singular values of ``delta`` up to this value may be rounding errors.
     """
 
@@ -80,7 +81,7 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
 
     Args:
         subject: The trained adapter or model.
-        base: Tensors of the untrained model.
+        base: Reader for the tensors of the untrained model.
 
     Raises:
         DataError: The base model is not the one that was trained, or a weight is not finite.
@@ -117,7 +118,7 @@ def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
 
 
 def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
-    """Check that the model has all layers of an adapter; PEFT would silently ignore the others.
+    """Check that the model has all layers of an adapter; PEFT would silently ignore layers that the model lacks.
 
     Raises:
         DataError: The model lacks a layer.
@@ -136,7 +137,7 @@ def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> No
 
 
 def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
-    """Return modules that the settings of an adapter target and that it has no tensors for.
+    """Return the modules that an adapter targets according to its settings, but for which it has no tensors.
 
     Such modules indicate that the adapter was trained on another model.
     """
@@ -169,7 +170,7 @@ def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]
 
 
 def lora_scaling(config: Any, module: str, rank: int) -> float:
-    """Return the factor of B A in PEFT: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
+    """Return the scaling factor of B A in PEFT: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
     from peft.utils.other import get_pattern_key
 
     patterns = config.alpha_pattern or {}

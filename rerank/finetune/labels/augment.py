@@ -22,19 +22,19 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Options of the variants that are made of each list.
+    """Options for the variants that are made from each list.
 
     Attributes:
         copies: Number of variants per list.
         keep: Yield the unchanged list before its variants.
         shuffle: Show the documents in random order.
-        docs: Maximum number of documents of a variant; None for all.
-        draw: Sample the documents at random, and their number uniformly from 2 to ``docs``; otherwise the first
-            ``docs`` documents are taken.
+        docs: Maximum number of documents per variant; None for all.
+        draw: Sample the documents at random; their number is drawn uniformly from 2 to ``docs``. If False, the first
+            ``docs`` documents are used.
         seed: Random seed.
 
     Raises:
-        UsageError: The options change nothing, or a number is out of range.
+        UsageError: The options would not change any list, or a number is out of range.
     """
 
     copies: int = 1
@@ -58,7 +58,7 @@ class Augmentation:
             )
 
     def positions(self, count: int, rng: random.Random) -> list[int]:
-        """Return the positions of the documents to show, out of ``count``, in their order."""
+        """Return the positions of the documents to show, out of ``count`` documents, in the order to show them."""
         most = count if self.docs is None else min(self.docs, count)
         if self.draw and count > 1:
             chosen = sorted(rng.sample(range(count), rng.randint(2, most)))
@@ -97,7 +97,7 @@ def _truncate_training_document(doc: Document, words: int) -> Document:
 
 
 def first_words_of_training_text(text: str, count: int) -> str:
-    """Return the first ``count`` words of a text with its original white space.
+    """Return the first ``count`` words of a text, with the original white space.
 
     >>> first_words_of_training_text("one  two three", 2)
     'one  two'

@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.finetune.labels.form_probe import probe_label_form
+from rerank.finetune.labels.form_probe import probe_training_label_form
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.leaks import THRESHOLD, find_query_leaks
 from rerank.finetune.labels.training_list import TrainingList
 
-#: Maximum number of leaks that a report lists; all are counted.
+#: Maximum number of leaks that a report lists; the report counts all leaks.
 SHOWN = 20
 
 
 def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
-    """Compute statistics that need no texts.
+    """Compute the statistics of a label file that need no texts.
 
     Returns:
-        ``lists``, ``queries``, ``documents`` (distinct), ``docs_per_list`` (``min``, ``mean``, ``max``), ``tau`` (mean
-        Kendall tau of label and shown order; None if no list has two documents), ``unchanged`` (lists whose label is
-        the shown order), ``with_scores``, ``with_query``, ``repeated`` (number of duplicate lists) and ``teachers``
-        (name -> lists).
+        ``lists``, ``queries`` and ``documents`` (numbers of lists, of distinct queries and of distinct documents),
+        ``docs_per_list`` (``min``, ``mean``, ``max``), ``tau`` (mean Kendall tau between label and shown order; None if
+        no list has two documents), ``unchanged`` (number of lists whose label is the shown order), ``with_scores`` and
+        ``with_query`` (number of lists with scores, and with a query text), ``repeated`` (number of duplicate lists)
+        and ``teachers`` (name -> number of lists).
     """
     sizes = [len(label) for label in labels]
     taus = [label.tau for label in labels]
@@ -57,8 +58,8 @@ def check_labels(
         labels: The lists.
         lists: The same lists with texts, for the probe; None if the texts are not available.
         texts: Query id -> text, for queries whose text is known.
-        against: Test queries that must not be trained on: name of the set -> query id -> text.
-        threshold: Similarity from which two queries count as near-duplicates, as in `find_query_leaks`.
+        against: Test queries that must not be trained on: name of the test set -> query id -> text.
+        threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
         seed: Random seed of the bootstrap.
 
     Returns:
@@ -72,7 +73,7 @@ def check_labels(
     ]
     return {
         **label_statistics(labels),
-        "probe": None if lists is None else probe_label_form(lists, seed=seed).to_dict(),
+        "probe": None if lists is None else probe_training_label_form(lists, seed=seed).to_dict(),
         "leaks": len(leaks) if against else None,
         "leaking": [leak.to_dict() for leak in leaks[:SHOWN]],
     }

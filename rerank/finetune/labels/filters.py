@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, UsageError, error_repr
-from rerank.experiment.robustness import kendall_tau
+from rerank.experiment.robustness import kendall_tau_of_candidate_orders
 
 if TYPE_CHECKING:
     from rerank.finetune.labels.label_list import LabelList
@@ -19,10 +19,11 @@ class ListFilter:
     """Limits on lists and documents. Documents are dropped first, then lists.
 
     Attributes:
-        min_tau: Minimum agreement: Kendall's tau of the label and the shown order, or of the labels of two teachers.
-        max_tau: Maximum agreement; a list above it teaches little except to keep the order.
-        min_docs: Minimum number of documents.
-        max_docs: Maximum number of documents.
+        min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
+            teachers.
+        max_tau: Maximum agreement; a list above it mainly teaches the model to keep the order.
+        min_docs: Minimum number of documents per list.
+        max_docs: Maximum number of documents per list.
         min_words: Drop documents with fewer words from their lists.
         max_words: Drop documents with more words from their lists.
 
@@ -57,7 +58,7 @@ class ListFilter:
 
     @property
     def counts_words(self) -> bool:
-        """True if document lengths are needed."""
+        """True if document lengths are limited, so that the numbers of words are needed."""
         return self.min_words is not None or self.max_words is not None
 
     @property
@@ -79,10 +80,10 @@ def filter_labels(
     Args:
         labels: The lists.
         limits: The limits.
-        words: Document id -> number of words, if lengths are limited.
-        other: Query id -> list of another teacher; the agreement is then that of the two labels, over the documents in
-            both. Without it, the agreement is that of the label and the shown order.
-        dropped: Counts dropped documents and lists by reason.
+        words: Document id -> number of words; required if document lengths are limited.
+        other: Query id -> list of another teacher. If given, the agreement is measured between the two labels, over the
+            documents in both; otherwise between the label and the shown order.
+        dropped: Counter to which dropped documents and lists are added, by reason.
 
     Raises:
         DataError: The length of a document is unknown.
@@ -97,9 +98,9 @@ def filter_labels(
 
 
 def label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
-    """Return Kendall's tau of label and shown order, or of two labels over shared documents.
+    """Return Kendall's tau between label and shown order, or between two labels over their shared documents.
 
-    None if there are fewer than two documents.
+    The result is None if there are fewer than two such documents.
     """
     if other is None:
         return label.tau
@@ -107,11 +108,11 @@ def label_agreement(label: LabelList, other: LabelList | None = None) -> float |
     if len(shared) < 2:
         return None
     orders = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
-    return kendall_tau(next(orders), next(orders))
+    return kendall_tau_of_candidate_orders(next(orders), next(orders))
 
 
 def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
-    """Return why a list is dropped; empty if it is kept."""
+    """Return the reason why a list is dropped; empty if it is kept."""
     if len(label) < limits.min_docs:
         return "too few documents"
     if limits.max_docs is not None and len(label) > limits.max_docs:

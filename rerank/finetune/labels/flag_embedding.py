@@ -1,8 +1,8 @@
 """Reading of FlagEmbedding training files: a query with positive and negative texts.
 
-``{"query": "...", "pos": ["..."], "neg": ["..."]}``, with optional ``pos_scores`` and ``neg_scores``, teacher scores of
-the texts. Such a line contains no first-stage order, so the texts are shown in random order: if positives always came
-first, a model would learn only that.
+A line has the form ``{"query": "...", "pos": ["..."], "neg": ["..."]}``, with optional teacher scores of the texts in
+``pos_scores`` and ``neg_scores``. It contains no first-stage order, so the texts are shown in random order: if
+positives always came first, a model would only learn to keep the order.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from rerank.errors import DataError, error_repr
-from rerank.finetune.labels.label_files import parse_label_numbers
+from rerank.finetune.labels.label_files import parse_training_label_numbers
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import QUERY_IDS, JsonRecord, parse_json_text
 from rerank.types import Document, Query
 
-#: Scores of positive and negative texts without teacher scores.
+#: Scores of positive and negative texts if there are no teacher scores.
 _RELEVANT, _OTHER = 1.0, 0.0
 
 
-def read_flag_embedding(
+def read_flag_embedding_training_lists(
     records: Iterable[JsonRecord], *, seed: int = 0, use_scores: bool = True, skipped: Counter[str]
 ) -> Iterator[TrainingList]:
-    """Stream the lists of such a file.
+    """Stream the training lists of a FlagEmbedding file.
 
     The id of a document is a hash of its text, so that equal texts are the same document. A repeated text counts once,
-    and a text that is both positive and negative counts as positive. With scores, the label is their order, which may
-    rank a negative above a positive; otherwise positives come first, in file order.
+    and a text that is both positive and negative counts as positive. With teacher scores, the label orders the texts by
+    score, which may rank a negative above a positive; without scores, positives come first, in file order.
 
     Args:
         records: JSON objects of the file.
         seed: Random seed of the shown order.
-        use_scores: Use the teacher scores; otherwise positives have score 1 and negatives 0.
-        skipped: Counts skipped lists without a negative, and repeated texts.
+        use_scores: Use the teacher scores; otherwise positives have score 1 and negatives have score 0.
+        skipped: Counter to which skipped lists (without a negative) and repeated texts are added.
 
     Raises:
         DataError: An object is invalid; the message names file and line.
     """
     for number, record in enumerate(records, 1):
         query = _flag_embedding_query(record, number)
-        texts = _flag_embedding_texts(record, use_scores=use_scores, skipped=skipped)
+        texts = _flag_embedding_training_texts(record, use_scores=use_scores, skipped=skipped)
         if texts is None:
             skipped["lists without a negative"] += 1
             continue
@@ -59,12 +59,12 @@ def _flag_embedding_sort_key(texts: Mapping[str, tuple[float, int]], body: str) 
     return -score, index
 
 
-def _flag_embedding_texts(
+def _flag_embedding_training_texts(
     record: JsonRecord, *, use_scores: bool, skipped: Counter[str]
 ) -> dict[str, tuple[float, int]] | None:
-    """Return text -> (score, index in the line); None if there are no negatives."""
+    """Return text -> (score, index of the text in the line); None if there are no negatives."""
     positive, negative = _flag_embedding_strings(record, "pos"), _flag_embedding_strings(record, "neg")
-    scores = _flag_embedding_scores(record, len(positive), len(negative)) if use_scores else ()
+    scores = _flag_embedding_teacher_scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:
         scores = (_RELEVANT,) * len(positive) + (_OTHER,) * len(negative)
     texts: dict[str, tuple[float, int]] = {}
@@ -76,8 +76,10 @@ def _flag_embedding_texts(
     return texts if set(negative) - set(positive) else None
 
 
-def _flag_embedding_scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ...]:
-    scores = [parse_label_numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")]
+def _flag_embedding_teacher_scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ...]:
+    scores = [
+        parse_training_label_numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")
+    ]
     if not any(scores):
         return ()
     if [len(side) for side in scores] != [positive, negative]:

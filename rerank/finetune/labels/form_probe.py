@@ -1,14 +1,14 @@
 """A probe of superficial features: can the best documents be separated from the worst without reading the query?
 
-If length or first words separate them, a model may learn only that. In one of our experiments, positives had lost their
-titles and negatives had not: the loss fell from 5.1 to 2.1, and nDCG on real queries fell from .26 to .13.
+If the length or the first words separate them, a model may learn only this feature. In one of our experiments,
+positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but nDCG on real queries fell from
+.26 to .13.
 
 Every list contributes its best and worst documents (`best_and_worst_labelled`). A feature value is computed for each of
-them. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value, ties
-counting 1/2.
-The report contains the mean over queries (of the means over their lists), with a 95 % bootstrap interval over queries;
-0.5 means no separation. A feature gives a warning if its AUC is at least `WARN` and the interval excludes 0.5; length
-also gives one if its AUC is at most 1 - `WARN`.
+them. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value; a tie
+counts 1/2. The AUC of a query is the mean over its lists. The report contains the mean AUC over queries, with a 95 %
+bootstrap interval over queries; 0.5 means no separation. A feature gives a warning if its AUC is at least `WARN` and
+the interval excludes 0.5. Length also gives a warning if its AUC is at most 1 - `WARN` and the interval excludes 0.5.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts.passages import passage_text
 
-#: AUC from which a feature gives a warning; the preference of real teachers for longer passages stays below it.
+#: Minimum AUC for a warning; the preference of real teachers for longer passages gives a smaller AUC.
 WARN = 0.7
 LENGTH, FIRST_WORDS = "length", "first words"
-#: Number of queries below which the interval is not informative.
+#: With fewer queries than this, the confidence interval is not reliable.
 FEW = 20
 _DRAWS = 2000
 _WORDS = 2
-#: Pseudo-count of every word in naive Bayes, divided among the two classes by their numbers of documents.
+#: Pseudo-count of every word in naive Bayes; it is divided between the two classes in proportion to their documents.
 _SMOOTH = 1.0
 
 Pairs = tuple[Sequence[float], Sequence[float]]
@@ -46,8 +46,8 @@ class FeatureSeparation:
     Attributes:
         feature: `LENGTH` or `FIRST_WORDS`.
         auc: Mean AUC over queries.
-        low: Lower end of its 95 % confidence interval.
-        high: Upper end of its 95 % confidence interval.
+        low: Lower end of the 95 % confidence interval of the mean AUC.
+        high: Upper end of the 95 % confidence interval of the mean AUC.
     """
 
     feature: str
@@ -57,7 +57,10 @@ class FeatureSeparation:
 
     @property
     def warns(self) -> bool:
-        """True if the AUC is far from 0.5, and significantly so. First words with a low AUC separate nothing."""
+        """True if the AUC is far from 0.5 and the confidence interval excludes 0.5.
+
+        For first words, only a high AUC counts: a low AUC means that they separate nothing.
+        """
         reversed_length = self.feature == LENGTH and 1 - self.auc >= WARN and self.high < 0.5
         return reversed_length or (self.auc >= WARN and self.low > 0.5)
 
@@ -72,7 +75,7 @@ class ProbeReport:
 
     Attributes:
         lists: Number of lists with a best and a worst document.
-        queries: Number of their queries.
+        queries: Number of queries of these lists.
         features: Separation by each feature.
         notes: Warnings and caveats.
     """
@@ -101,7 +104,7 @@ class ProbeReport:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Superficial features of a document; a truncated copy differs from the original."""
+    """Superficial features of a document. A truncated copy has other features than the original."""
 
     doc: str
     length: int
@@ -121,7 +124,7 @@ class _Ends:
         return self.best, self.worst
 
 
-def probe_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
+def probe_training_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
     """Measure how well length and the first two words separate the best from the worst documents.
 
     Args:
@@ -146,15 +149,18 @@ def probe_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeRe
     features = tuple(_separation_of_training_labels(name, pairs, queries, seed) for name, pairs in by_feature.items())
     count = len(set(queries))
     return ProbeReport(
-        lists=len(all_ends), queries=count, features=features, notes=tuple(_form_probe_notes(features, count, lengths))
+        lists=len(all_ends),
+        queries=count,
+        features=features,
+        notes=tuple(_training_label_form_notes(features, count, lengths)),
     )
 
 
 def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the positions of the best and of the worst documents of a list.
+    """Return the positions of the best documents of a list, and the positions of its worst documents.
 
-    With tied scores, such as grades, these are all documents with the highest and with the lowest score; otherwise the
-    first and the last quarter of the label, with at least one document each.
+    If scores are tied, such as grades, the best are all documents with the highest score, and the worst all documents
+    with the lowest score. Otherwise they are the first and the last quarter of the label, at least one document each.
     """
     scores, order = training_list.scores, training_list.order
     if scores and len(set(scores)) < len(scores):
@@ -167,10 +173,10 @@ def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...
     return (order[:count], order[-count:]) if len(order) > 1 else ((), ())
 
 
-def label_separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
-    """Return the fraction of pairs in which the best document has the larger value, ties counting 1/2.
+def training_label_separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
+    """Return the fraction of (best, worst) pairs in which the best document has the larger value; a tie counts 1/2.
 
-    >>> label_separation_auc([3, 1], [1, 0])
+    >>> training_label_separation_auc([3, 1], [1, 0])
     0.875
     """
     wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst)
@@ -182,7 +188,7 @@ def _separation_of_training_labels(
 ) -> FeatureSeparation:
     by_query: dict[str, list[float]] = {}
     for query, (best, worst) in zip(queries, pairs, strict=True):
-        by_query.setdefault(query, []).append(label_separation_auc(best, worst))
+        by_query.setdefault(query, []).append(training_label_separation_auc(best, worst))
     values = np.array([sum(aucs) / len(aucs) for aucs in by_query.values()])
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(0, len(values), size=len(values))].mean() for _ in range(_DRAWS)]
@@ -199,9 +205,9 @@ def _form_of_labelled_document(training_list: TrainingList, position: int) -> _F
 def _first_word_scores_of_labels(all_ends: Sequence[_Ends]) -> list[Pairs]:
     """Score documents by the log-odds of best against worst in a naive Bayes model of their first words.
 
-    The model of a query is trained without the documents of its own lists, wherever they occur: a document that is
-    often among the best would be recognised by its first words, which is not a matter of form. All documents of a list
-    are scored by the same model, so that only their words make a difference.
+    The model for a query is trained without the documents in the lists of this query, even where they occur in lists of
+    other queries. Otherwise a document that is often among the best would be recognised by its first words, although
+    its form is not special. All documents of a list are scored by the same model, so that only their words matter.
     """
     forms = [[form for ends in all_ends for form in ends.sides[side]] for side in (0, 1)]
     words = [_count_words_of_labels((form, 1) for form in side) for side in forms]
@@ -216,12 +222,14 @@ def _first_word_scores_of_labels(all_ends: Sequence[_Ends]) -> list[Pairs]:
         models[query] = (words[0] - removed[0], words[1] - removed[1])
     pairs: list[Pairs] = []
     for ends in all_ends:
-        best, worst = ([_log_odds_of_labels(form, models[ends.query], total) for form in side] for side in ends.sides)
+        best, worst = (
+            [_training_label_log_odds(form, models[ends.query], total) for form in side] for side in ends.sides
+        )
         pairs.append((best, worst))
     return pairs
 
 
-def _log_odds_of_labels(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Sequence[int]) -> float:
+def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Sequence[int]) -> float:
     """Return log P(words | best) - log P(words | worst); 0 for words that the model does not contain."""
     odds = 0.0
     for key in enumerate(form.words):
@@ -232,7 +240,7 @@ def _log_odds_of_labels(form: _Form, model: tuple[Counter[_Key], Counter[_Key]],
 
 
 def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
-    """Count words by position, over documents with multiplicities."""
+    """Count (position, word) pairs over documents; each document counts as often as its multiplicity."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
         for key in enumerate(form.words):
@@ -240,7 +248,9 @@ def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
     return counts
 
 
-def _form_probe_notes(features: Sequence[FeatureSeparation], queries: int, lengths: Sequence[Pairs]) -> Iterable[str]:
+def _training_label_form_notes(
+    features: Sequence[FeatureSeparation], queries: int, lengths: Sequence[Pairs]
+) -> Iterable[str]:
     for feature in features:
         if feature.warns and feature.feature == LENGTH:
             best, worst = (np.mean([np.mean(pair[side]) for pair in lengths]) for side in (0, 1))

@@ -1,7 +1,8 @@
 """Reading and writing of label files: JSON lines with one list per line, in the format of fullrank.
 
-``{"qid": "1", "initial_list": ["d1", "d2"], "final_list": ["d2", "d1"]}``, with the optional keys ``query`` (the text),
-``scores`` (one per document, in the order of initial_list) and ``teacher``. Other keys are ignored.
+A line has the form ``{"qid": "1", "initial_list": ["d1", "d2"], "final_list": ["d2", "d1"]}``, with the optional keys
+``query`` (the text), ``scores`` (one per document, in the order of initial_list) and ``teacher``. Other keys are
+ignored.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ def read_labels(path: str | Path) -> Iterator[LabelList]:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is empty, or a line is not a list; the message names the line.
+        DataError: The file is empty, or a line is not a valid list; the message names the line.
     """
     return (parse_label(record) for record in read_json_lines(Path(path)))
 
 
 def parse_label(record: JsonRecord) -> LabelList:
-    """Parse the JSON object of a list.
+    """Parse a labelled list from its JSON object.
 
     Raises:
-        DataError: The object is not a list; the message names file and line.
+        DataError: The object is not a valid list; the message names file and line.
     """
     scores, teacher = record.fields.get("scores"), record.fields.get("teacher")
     return LabelList(
@@ -40,21 +41,21 @@ def parse_label(record: JsonRecord) -> LabelList:
         initial=_label_document_ids(record, "initial_list"),
         final=_label_document_ids(record, "final_list"),
         query=parse_json_text(record.fields.get("query") or "", record.where),
-        scores=parse_label_numbers(scores, "scores", record.where),
+        scores=parse_training_label_numbers(scores, "scores", record.where),
         teacher=parse_json_text(teacher or "", record.where),
         where=record.where,
     )
 
 
 def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int:
-    """Write lists, one per line.
+    """Write lists to a label file, one per line.
 
     Args:
         lists: The lists.
         target: A stream, or a file that is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Returns:
-        The number of lists.
+        The number of lists written.
 
     Raises:
         MissingResourceError: The folder of the file does not exist.
@@ -69,7 +70,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
     return count
 
 
-def parse_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
+def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
     """Parse a list of numbers; None gives an empty tuple.
 
     Raises:

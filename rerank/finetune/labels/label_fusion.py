@@ -1,4 +1,4 @@
-"""Fusion of the rankings of several teachers, with the formulas of hybrid first stages."""
+"""Fusion of the rankings of several teachers, with the same formulas as hybrid first stages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelFusion:
 
     Attributes:
         how: ``rrf``: sum of 1 / (60 + rank among the candidates) (Cormack et al., SIGIR 2009); ``z-score`` or
-            ``min-max``: sum of the scores normalised over the candidates.
+            ``min-max``: sum of the scores, normalised over the candidates.
         weights: One number per teacher, joined by ``+``, such as ``0.3+0.7``; all 1 if empty.
     """
 
@@ -38,7 +38,7 @@ class LabelFusion:
 
     @classmethod
     def make(cls, how: str, weights: str = "") -> LabelFusion:
-        """Create a fusion from the values of command line options.
+        """Create a fusion from the values of command-line options.
 
         Raises:
             UnknownNameError: The method does not exist.
@@ -51,7 +51,7 @@ class LabelFusion:
         """Check that there is one weight per teacher.
 
         Raises:
-            UsageError: The weights are invalid, or their number differs.
+            UsageError: The weights are invalid, or their number is not the number of teachers.
         """
         try:
             parse_hybrid_weights(self.weights, teachers)
@@ -62,10 +62,11 @@ class LabelFusion:
             ) from error
 
     def join(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
-        """Fuse the rankings of several teachers: descending fused scores, ties in first-stage order.
+        """Fuse the rankings of several teachers into one, by descending fused score; ties keep the first-stage order.
 
-        A candidate that a teacher does not rank gets 0 (``rrf``, ``min-max``) or the lowest value of the teacher
-        (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the result has failed too.
+        If a teacher does not rank a candidate, its value for the candidate is 0 (``rrf``, ``min-max``) or its lowest
+        value (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused ranking counts
+        as failed too.
 
         Args:
             candidates: The first-stage ranking.
@@ -99,7 +100,7 @@ class LabelFusion:
 
 
 def missing_teacher_scores_error(how: str, name: str) -> UsageError:
-    """Return the error for a fusion of scores with a teacher that gives none."""
+    """Return the error for a fusion method that needs scores, combined with a teacher that gives none."""
     return UsageError(
         f"--fuse {how} with the teacher {name!r}, which gives a ranking without scores",
         expected="teachers with scores, or --fuse rrf, which needs only ranks",
@@ -107,7 +108,7 @@ def missing_teacher_scores_error(how: str, name: str) -> UsageError:
 
 
 def check_teacher_names(names: Sequence[str]) -> None:
-    """Check that no teacher is named twice.
+    """Check that each teacher is named only once.
 
     Raises:
         UsageError: A teacher is named twice.

@@ -1,6 +1,6 @@
 """A labelled list of document ids, as stored in a label file.
 
-With texts it becomes a `rerank.finetune.labels.training_list.TrainingList`.
+When texts are added, it becomes a `rerank.finetune.labels.training_list.TrainingList`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.errors import DataError, error_repr
-from rerank.experiment.robustness import kendall_tau
+from rerank.experiment.robustness import kendall_tau_of_candidate_orders
 from rerank.types import Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelList:
-    """Document ids of a query in shown order, and their ranking by a teacher.
+    """Document ids of a query in the order shown to the model, and their ranking by a teacher.
 
     Attributes:
         qid: Query id.
         initial: Document ids in the order in which they are shown to the model.
-        final: The same ids, best first.
+        final: The label: the same ids, best first.
         query: Query text; empty if it has to be looked up.
         scores: Teacher scores in the order of ``initial``; empty if there are none.
         teacher: Name of the teacher.
-        where: File and line, for messages.
+        where: File and line of the list, for error messages.
 
     Raises:
-        DataError: The list is empty, contains an id twice, or the label is not a permutation of it.
+        DataError: The list is empty or contains an id twice, the label is not a permutation of it, or the scores are
+            not finite or not one per document.
     """
 
     qid: str
@@ -41,7 +42,7 @@ class LabelList:
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that the label is a permutation of the list."""
+        """Check that the label is a permutation of the list, and check the scores."""
         if not self.initial:
             raise self.fault("has no documents", expected="at least one in initial_list")
         for name, ids in (("initial_list", self.initial), ("final_list", self.final)):
@@ -61,7 +62,7 @@ class LabelList:
                 f"has {len(self.final)} of its {len(self.initial)} documents in its final_list, without "
                 f"{error_repr(missing)}",
                 expected="all documents",
-                remedy="Remove the missing ones from initial_list, or label them",
+                remedy="Remove the missing documents from initial_list, or label them",
             )
         if self.scores and len(self.scores) != len(self.initial):
             raise self.fault(
@@ -77,7 +78,7 @@ class LabelList:
 
     @property
     def order(self) -> Order:
-        """Label as positions in ``initial``, best first.
+        """The label as positions in ``initial``, best first.
 
         >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
         (2, 0, 1)
@@ -87,11 +88,11 @@ class LabelList:
 
     @property
     def tau(self) -> float | None:
-        """Kendall's tau of label and shown order: 1 if the teacher kept the order; None for a single document."""
-        return kendall_tau(self.initial, self.final) if len(self) > 1 else None
+        """Kendall's tau between label and shown order: 1 if the orders are equal; None for a single document."""
+        return kendall_tau_of_candidate_orders(self.initial, self.final) if len(self) > 1 else None
 
     def take(self, positions: Sequence[int]) -> LabelList:
-        """Return the list with only some documents, shown in another order; their label order is kept.
+        """Return the list with only the documents at these positions, shown in this order; their label order is kept.
 
         Args:
             positions: Positions in ``initial``, each at most once.

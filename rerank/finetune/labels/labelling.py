@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, execute_run, prepare_run
-from rerank.experiment.candidates import load_experiment_queries, retrieve_for_queries
+from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
 from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.label_fusion import LabelFusion, check_teacher_names, missing_teacher_scores_error
@@ -17,16 +17,16 @@ from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.teachers import LabellingTask, Teacher, TeacherRanking, open_teacher
 from rerank.types import Ranking
 
-#: Maximum number of failed lists that a report names; all are counted.
+#: Maximum number of failed lists that a report names; the report counts all failed lists.
 NAMED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingPlan:
-    """Teachers, and rules for the lists.
+    """The teachers of a labelling, and the rules for keeping lists.
 
     Attributes:
-        teachers: Selectors of the teachers; the rankings of several are fused.
+        teachers: Selectors of the teachers; the rankings of several teachers are fused.
         fusion: Fusion method.
         keep_failed: Keep lists whose teacher failed.
         min_docs: Minimum number of documents of a list; shorter lists are skipped.
@@ -44,7 +44,8 @@ class LabellingPlan:
         """Check the options."""
         if not self.teachers or self.min_docs < 1:
             raise UsageError(
-                f"{len(self.teachers)} teachers and --min-docs {self.min_docs}", expected="at least 1 of each"
+                f"{len(self.teachers)} teachers and --min-docs {self.min_docs}",
+                expected="at least 1 teacher, and --min-docs of at least 1",
             )
         check_teacher_names(self.teachers)
         self.fusion.check(len(self.teachers))
@@ -56,9 +57,10 @@ class LabellingResult:
 
     Attributes:
         labels: The lists.
-        report: ``queries``, ``written``, ``left_out`` (reason -> number of lists), ``failed`` (the first failed lists
-            with their reasons), ``failed_lists`` (their number), ``silent`` (number of candidates that no teacher
-            ranked) and ``teachers`` (report of each teacher).
+        report: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (reason -> number
+            of lists without a label), ``failed`` (the first `NAMED` failed lists with their reasons), ``failed_lists``
+            (number of all failed lists), ``silent`` (number of candidates that no teacher ranked) and ``teachers``
+            (report of each teacher).
     """
 
     labels: tuple[LabelList, ...]
@@ -87,7 +89,7 @@ class LabellingJob:
     Attributes:
         task: The lists to label.
         teachers: Selector -> teacher.
-        plan: The plan.
+        plan: Teachers, fusion method and rules.
     """
 
     task: LabellingTask
@@ -95,7 +97,7 @@ class LabellingJob:
     plan: LabellingPlan
 
     def estimate(self) -> dict[str, Any]:
-        """Estimate ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost`` of the teacher's run."""
+        """Estimate the run of the teacher `method`: ``queries``, ``calls``, ``tokens_in``, ``tokens_out``, ``cost``."""
         if self.task.prepared is not None:
             return estimate_run_cost(self.task.prepared)
         return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
@@ -111,10 +113,11 @@ def prepare_labelling(
     """Open collection, candidates and teachers, and check everything that can be checked without labelling.
 
     Args:
-        spec: Collection, first stage, depth and queries; and method and model of the teacher ``method``.
-        execution: Execution options of that teacher's run.
-        plan: Teachers and rules.
-        run: Executes a run, for example with a progress bar.
+        spec: Specification of the lists (collection, first stage, depth and queries), and of the method and model of
+            the teacher `method`.
+        execution: Execution options for the run of the teacher `method`.
+        plan: Teachers, fusion method and rules.
+        run: Function that executes a run, for example with a progress bar.
 
     Raises:
         RerankError: The collection, the candidates or a teacher cannot be used.
@@ -130,7 +133,7 @@ def prepare_labelling(
         collection, candidates, qrels = prepared.collection, prepared.first_stage, prepared.qrels
     else:
         collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
-        candidates = retrieve_for_queries(spec, collection, queries)
+        candidates = retrieve_spec_candidates_for_queries(spec, collection, queries)
     task = LabellingTask(
         spec=spec,
         execution=execution,
@@ -144,7 +147,7 @@ def prepare_labelling(
 
 
 def make_labels(job: LabellingJob) -> LabellingResult:
-    """Label the lists; the result may be empty, which `LabellingResult.check` reports.
+    """Label the lists. The result may be empty; `LabellingResult.check` raises an error in this case.
 
     Raises:
         RerankError: A teacher fails; logged calls are kept.

@@ -1,7 +1,8 @@
 """Leaks: training queries that are duplicates or near-duplicates of test queries.
 
-The similarity is the Jaccard coefficient of the sets of character trigrams, taken within words padded by a space, so
-that word order and repetitions do not count. It is computed exactly, as a product of sparse matrices, without hashing.
+The similarity is the Jaccard coefficient between the sets of character trigrams of two queries. Trigrams are taken
+within words that are padded with spaces, so word order and repetitions have no effect. The similarity is computed
+exactly, with a product of sparse matrices instead of hashing.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from rerank.errors import UsageError
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-#: Jaccard coefficient from which two queries are near-duplicates: about one word in seven may differ. docs/labels.md
-#: shows which real queries are caught.
+#: Minimum Jaccard coefficient of near-duplicate queries: about one word in seven may differ. docs/labels.md shows which
+#: real queries are found.
 THRESHOLD = 0.7
 _SIZE = 3
 _WORDS = re.compile(r"\w+")
@@ -28,14 +29,14 @@ _STEP = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
-    """A training query and a test query with the same meaning.
+    """A pair of a training query and a test query that are duplicates or near-duplicates.
 
     Attributes:
         train: Id of the training query.
         test: Id of the test query.
         train_text: Text of the training query.
         test_text: Text of the test query.
-        similarity: Jaccard coefficient; 1 for the same words.
+        similarity: Jaccard coefficient of the trigrams; 1 if both have the same words.
         exact: True if the texts differ only in case, punctuation and white space.
         where: Name of the test set; empty if there is only one.
     """
@@ -54,7 +55,7 @@ class Leak:
 
 
 def normalise_query_for_leaks(text: str) -> str:
-    """Return the words of a query in lower case, or the stripped text if it has no words.
+    """Return the words of a query in lower case, joined by spaces, or the stripped text if it has no words.
 
     >>> normalise_query_for_leaks("  How do I SORT,  a list?")
     'how do i sort a list'
@@ -109,13 +110,13 @@ def find_query_leaks(
 
 
 def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Return positions and coefficient of every pair with at least the threshold."""
+    """Return (position in ``ours``, position in ``theirs``, coefficient) of every pair that reaches the threshold."""
     import numpy as np
 
     columns: dict[str, int] = {}  # trigram -> column
     a = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in ours]
     b = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in theirs]
-    left, right = _trigram_matrix(a, len(columns)), _trigram_matrix(b, len(columns))
+    left, right = _training_leak_trigram_matrix(a, len(columns)), _training_leak_trigram_matrix(b, len(columns))
     sizes = np.array([len(row) for row in a])
     pairs = []
     for start in range(0, len(theirs), _STEP):
@@ -128,7 +129,7 @@ def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: 
     return pairs
 
 
-def _trigram_matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
+def _training_leak_trigram_matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
     """Return a (texts, trigrams) matrix with a 1 for every trigram of a text."""
     import numpy as np
     from scipy.sparse import csr_array

@@ -1,4 +1,4 @@
-"""Reading of training lists from files in any supported format, which is detected from the first object."""
+"""Reading of training lists from files. The format of a file is detected from its first object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 from rerank.collections import Collection
 from rerank.errors import DataError, UsageError, error_repr
 from rerank.finetune.labels.conversations import read_conversations
-from rerank.finetune.labels.flag_embedding import read_flag_embedding
+from rerank.finetune.labels.flag_embedding import read_flag_embedding_training_lists
 from rerank.finetune.labels.label_files import parse_label
 from rerank.finetune.labels.list_texts import attach_label_texts
 from rerank.finetune.labels.training_list import TrainingList
@@ -43,12 +43,12 @@ def read_label_lists_of_file(
         collection: Collection that contains the documents of a label file; the other formats contain texts.
         seed: Random seed of the order in which texts of FlagEmbedding files are shown.
         use_scores: Order texts of FlagEmbedding files by their scores.
-        skipped: Counts skipped lists by reason; if omitted, a warning lists them at the end.
+        skipped: Counter to which skipped lists are added, by reason; if omitted, a warning reports them at the end.
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The format is unknown, or a line is invalid; the message names it.
-        UsageError: The collection of a label file is missing.
+        DataError: The format is unknown, or a line is invalid; the message names the line.
+        UsageError: The file is a label file, and no collection is given.
     """
     counted: Counter[str] = Counter() if skipped is None else skipped
     form, records = open_label_records(path)
@@ -56,7 +56,7 @@ def read_label_lists_of_file(
         lists = (
             read_conversations(records, skipped=counted)
             if form == "conversations"
-            else read_flag_embedding(records, seed=seed, use_scores=use_scores, skipped=counted)
+            else read_flag_embedding_training_lists(records, seed=seed, use_scores=use_scores, skipped=counted)
         )
         return lists if skipped is not None else _lists_with_skip_warning(lists, counted, path)
     if collection is None:
@@ -79,7 +79,7 @@ def _lists_with_skip_warning(
 
 
 def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
-    """Detect the format of a file, and return it with the objects of the file.
+    """Detect the format of a file, and return the format and the JSON objects of the file.
 
     Raises:
         MissingResourceError: The file does not exist.

@@ -1,4 +1,4 @@
-"""Texts of labelled lists: lookup of ids in a collection, and writing of lists as a collection of their own."""
+"""Texts of labelled lists: lookup of ids in a collection, and writing of lists as a separate collection."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DOCS, QUERIES, LABELS, MARK = "docs.jsonl", "queries.jsonl", "labels.jsonl", "la
 def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
     """Add the texts of queries and documents to labels.
 
-    A collection that supports lookup by id is queried in batches of lists; other collections are read once. The text of
-    a query is taken from the label if it has one.
+    If the collection supports lookup by id, documents are looked up for a batch of lists at a time; otherwise the
+    collection is read once. The text of a query is taken from the label if the label has one.
 
     Raises:
         DataError: The collection lacks a document or a query; the message names file and line of the list.
@@ -43,7 +43,7 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
 def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
     """Return query id -> text for the queries of labels; queries without a known text are omitted.
 
-    For a query with several lists, the first text counts; the collection is used if no list has one.
+    If several lists of a query have a text, the first one is used. If no list has one, the collection is used.
     """
     known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
     own: dict[str, str] = {}
@@ -60,7 +60,7 @@ def document_lengths_of_labels(labels: Iterable[LabelList], collection: Collecti
 
 
 def label_of_training_list(training_list: TrainingList) -> LabelList:
-    """Convert a training list to a list of ids."""
+    """Convert a training list to a label list, which holds ids instead of texts."""
     return LabelList(
         qid=training_list.query.id,
         initial=tuple(doc.id for doc in training_list.docs),
@@ -81,7 +81,7 @@ class FolderCounts:
 
 
 def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
-    """Write lists with their texts: docs.jsonl and queries.jsonl, which ``jsonl:FOLDER`` opens, and labels.jsonl.
+    """Write docs.jsonl and queries.jsonl, which ``jsonl:FOLDER`` opens as a collection, and labels.jsonl.
 
     Raises:
         DataError: Two documents or queries have the same id and different texts.
@@ -116,7 +116,7 @@ def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: Fol
 
 
 def make_label_folder(folder: Path) -> None:
-    """Create an output folder; a folder written by an earlier call is reused.
+    """Create an output folder, or reuse a folder that an earlier call wrote.
 
     Raises:
         UsageError: The folder holds files that were not written by `rerank label`.
@@ -136,7 +136,7 @@ def make_label_folder(folder: Path) -> None:
 
 
 def write_label_folder_marker(folder: Path, description: Mapping[str, Any]) -> None:
-    """Write a file that marks the folder as written by `rerank label` and describes its content."""
+    """Write a file that marks the folder as written by `rerank label`, and describes the content of the folder."""
     with replace_text_file(folder / MARK) as file:
         file.write(json.dumps({"format": "listrank lists", **description}, ensure_ascii=False, indent=2) + "\n")
 

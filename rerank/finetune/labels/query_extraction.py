@@ -1,7 +1,7 @@
 """Extraction of a query from a document: its title or first sentence, which is removed from the document.
 
-The extracted text is removed from **every** document, not only from the one that a query belongs to: otherwise the
-relevant document could be recognised by its form.
+The extracted text is removed from **every** document, not only from the source documents of queries: otherwise the
+relevant document of a query could be recognised by its form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 #: End of a sentence, with closing quotes and brackets.
 _END = re.compile(r"[.!?]+[\"')\]”’]*(?=\s|$)|[。！？]+[」』”’）]*")
 
-#: Maps a document to its query (empty if there is none) and the remaining document.
+#: Function that takes a document and returns its query (empty if there is none) and the remaining document.
 QueryExtractor = Callable[[Document], tuple[str, Document]]
 
 
@@ -29,7 +29,7 @@ def extract_title_as_query(doc: Document) -> tuple[str, Document]:
     ('On Fleas', '', 'They live for months.')
     """
     return collapse_passage_whitespace(doc.title), replace(
-        doc, title="", text=_text_without_query_title(doc.text, doc.title)
+        doc, title="", text=_remove_training_query_title(doc.text, doc.title)
     )
 
 
@@ -58,7 +58,7 @@ EXTRACTORS: Mapping[str, QueryExtractor] = {
 }
 
 
-def _text_without_query_title(body: str, title: str) -> str:
+def _remove_training_query_title(body: str, title: str) -> str:
     """Remove a title at the start of a text, ignoring case and punctuation."""
     expected = [word.casefold() for word in _WORD.findall(title)]
     words = list(_WORD.finditer(body))[: len(expected)] if expected else []

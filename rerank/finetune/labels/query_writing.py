@@ -22,12 +22,13 @@ from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.tasks import Backend, GenerationTask, Request, Sampling, tasks_supported_by_backend
 from rerank.types import Document, Query, Window
 
-#: Maximum number of completion tokens: a query, and a few words around it.
+#: Maximum number of completion tokens: enough for a query and a few words around it.
 REPLY_TOKENS = 48
-#: Maximum number of passage tokens in the prompt; a query has a single subject.
+#: Maximum number of passage tokens in the prompt; a query has a single subject, so more text is not needed.
 PASSAGE_TOKENS = 512
 _LABEL = re.compile(r"^(?:\W*\d+[.)]\s+|[-*•]\s+)?(?:\W*(?:search |user )?(?:query|question)\s*\d*\s*:\W*)?", re.I)
-#: Start of a line about the passage, which is a summary and not a query: a user has not seen the passage.
+#: Start of a line that refers to the passage. Such a line is a summary and not a query, since users do not know the
+#: passage.
 _ABOUT = re.compile(r"^(?:the|this) (?:passage|document|text)\b", re.I)
 _AROUND = " \t\"'`*“”„«»‘’"
 
@@ -38,7 +39,7 @@ class GeneratedQuery:
 
     Attributes:
         doc: Document id.
-        number: Number among the queries of the document, from 1.
+        number: Index of the query among the queries of the document, from 1.
         text: Query text.
     """
 
@@ -55,8 +56,8 @@ class QueryWriter:
         backend: Backend of the model.
         template: Prompt template for a single passage.
         each: Number of queries generated per document.
-        temperature: Sampling temperature; 0 is greedy, which allows only one query per document.
-        seed: Random seed of the first query of each document; it increases by 1 per query.
+        temperature: Sampling temperature; 0 is greedy decoding, which allows only one query per document.
+        seed: Random seed for the first query of each document; the seed increases by 1 for each further query.
 
     Raises:
         UsageError: The prompt shows several passages, the backend cannot generate text, or a number is out of range.
@@ -72,7 +73,7 @@ class QueryWriter:
         """Check the options."""
         if self.template.method != "pointwise":
             raise UsageError(
-                f"The prompt {self.template.name!r} with 'method: {self.template.method}' for generating queries",
+                f"The prompt {self.template.name!r} for generating queries has 'method: {self.template.method}'",
                 expected="a prompt with 'method: pointwise', which shows one passage",
                 remedy="Omit --prompt to use the shipped prompt",
             )
@@ -110,7 +111,8 @@ class QueryWriter:
 
         Args:
             docs: The documents.
-            dropped: Counts replies without a query by reason; ``no reply`` may succeed when repeated.
+            dropped: Counter to which replies without a query are added, by reason. Calls with the reason ``no reply``
+                may succeed when they are repeated.
 
         Raises:
             BackendError: The backend fails.
@@ -126,8 +128,8 @@ class QueryWriter:
 
 
 @cache
-def shipped_query_prompt() -> PromptTemplate:
-    """Return the shipped prompt."""
+def shipped_training_query_prompt() -> PromptTemplate:
+    """Return the shipped prompt for generating queries."""
     text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
     return prompt_template_from_yaml(text, "query_writing")
 
@@ -138,7 +140,7 @@ def open_query_prompt(name: str | None) -> PromptTemplate:
     Raises:
         RerankError: The prompt cannot be loaded.
     """
-    return load_prompt(name) if name else shipped_query_prompt()
+    return load_prompt(name) if name else shipped_training_query_prompt()
 
 
 def parse_written_query(reply: str) -> str:

@@ -24,7 +24,7 @@ class SplitShares:
         seed: Random seed.
 
     Raises:
-        UsageError: The fractions leave nothing to train on.
+        UsageError: A fraction is negative, or the sum of the fractions is not above 0 and below 1.
     """
 
     dev: float = 0.1
@@ -58,8 +58,8 @@ class LabelSplit:
 def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Mapping[str, str]) -> LabelSplit:
     """Split lists by query: all lists of a query, and of queries with the same words, are in the same part.
 
-    The part of a query depends only on the seed and its words (or its id, if the text is unknown), not on the order of
-    the file: queries are sorted by a hash; the first ones go to test, the next ones to dev.
+    The result does not depend on the order of the file: queries are sorted by a hash of the seed and their words (or
+    their id, if the text is unknown); the first ones go to test, the next ones to dev, and the rest to train.
 
     Args:
         labels: The lists.
@@ -100,8 +100,8 @@ def find_split_leaks(
     Args:
         parts: The split.
         texts: Query id -> text.
-        against: Further test queries: name of the set -> query id -> text.
-        threshold: Similarity from which two queries count as near-duplicates, as in `find_query_leaks`.
+        against: Further test queries: name of the test set -> query id -> text.
+        threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
     """
 
     def known(labels: Sequence[LabelList]) -> dict[str, str]:

@@ -43,15 +43,15 @@ QRELS, CALLS = "qrels.txt", "calls.sqlite"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryOptions:
-    """Options of synthetic queries.
+    """Options for synthetic queries.
 
     Attributes:
-        source: ``title``, ``first-sentence`` or ``llm``.
-        count: Number of source documents, sampled at random; None for all.
-        min_words: Minimum length of a query.
-        max_words: Maximum length of a query.
+        source: Source of the queries: ``title``, ``first-sentence`` or ``llm``.
+        count: Number of source documents, sampled at random; None for all documents.
+        min_words: Minimum length of a query, in words.
+        max_words: Maximum length of a query, in words.
         first_stage: First stage of the round-trip filter.
-        within: Rank by which it has to retrieve the source document; 0 disables the filter.
+        within: Keep a query only if the first stage ranks its source document among the top N; 0 disables the filter.
         seed: Random seed of the sample.
 
     Raises:
@@ -71,7 +71,7 @@ class QueryOptions:
         if self.source == "llm" and self.count is None:
             raise UsageError(
                 "--from llm without --count",
-                expected="a number of documents, because each of them is a call",
+                expected="a number of documents, because each document costs a call",
                 remedy="Pass --count",
             )
         if not 1 <= self.min_words <= self.max_words or self.within < 0 or (self.count or 1) < 1:
@@ -83,7 +83,7 @@ class QueryOptions:
 
     @classmethod
     def make(cls, source: str, **options: Any) -> QueryOptions:
-        """Create options from the values of command line options.
+        """Create options from the values of command-line options.
 
         Raises:
             UnknownNameError: The source of queries does not exist.
@@ -113,20 +113,20 @@ def make_synthetic_queries(
     writer: QueryWriter | None = None,
     on_reply: Callable[[Reply], None] = lambda reply: None,
 ) -> dict[str, Any]:
-    """Make queries and write the folder. Replies of a model are logged there and reused.
+    """Make queries and write them into a folder; replies of a model are logged there and reused by later calls.
 
     Args:
         collection: Collection with the documents.
-        options: Options of the queries.
+        options: Options for the queries.
         folder: Output folder; a folder written by an earlier call is overwritten.
-        writer: Generates queries; required for ``llm``.
+        writer: Generates queries; required for the source ``llm``, and not allowed for others.
         on_reply: Called after each reply.
 
     Returns:
-        ``folder``, ``documents``, ``queries``, ``dropped`` (reason -> number).
+        ``folder``, ``documents`` and ``queries`` (numbers written), and ``dropped`` (reason -> number).
 
     Raises:
-        UsageError: The folder holds other files, or ``llm`` is used without a writer.
+        UsageError: The folder holds other files, ``llm`` is used without a writer, or another source with one.
         DataError: No query is left.
         PartialFailureError: No query is left, and some calls got no reply.
         RerankError: The backend or the first stage fails; logged replies are kept.
@@ -157,7 +157,7 @@ def make_synthetic_queries(
 
 
 def _no_synthetic_query_error(name: str, dropped: Counter[str]) -> RerankError:
-    """Return the error for an empty result."""
+    """Return the error for the case that no query is left."""
     counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     message = f"No query is left for {name!r} ({counts or 'its documents give none'})"
     if dropped["no reply"]:
@@ -171,7 +171,7 @@ def _no_synthetic_query_error(name: str, dropped: Counter[str]) -> RerankError:
 def _write_synthetic_documents(
     collection: Collection, options: QueryOptions, folder: Path, dropped: Counter[str]
 ) -> tuple[int, list[tuple[Document, str]]]:
-    """Write all documents without the extracted text; return their number, and the sample with its queries."""
+    """Write all documents without the extracted text; return their number, and the sampled (document, query) pairs."""
     extract = EXTRACTORS[options.source]
     count = 0
 
@@ -187,7 +187,7 @@ def _write_synthetic_documents(
             if query or options.source == "llm":
                 yield hashlib.sha256(f"{options.seed}/{doc.id}".encode("utf-8", "surrogatepass")).digest(), rest, query
 
-    # The sample consists of the documents with the smallest hashes, so that it does not depend on their order.
+    # The sample consists of the documents with the smallest hashes, so it does not depend on the document order.
     with replace_text_file(folder / DOCS) as file:
         sample = (
             sorted(extract_all(), key=lambda entry: entry[0])
@@ -224,7 +224,10 @@ def _generate_synthetic_queries(
 
 
 def _unique_synthetic_queries(drafts: Sequence[_Draft], dropped: Counter[str]) -> list[_Draft]:
-    """Return the queries that come from a single document: otherwise the source is not the only relevant document."""
+    """Return each query that comes from a single document once.
+
+    Queries that come from several documents are dropped, because their source is not the only relevant document.
+    """
     sources: dict[str, set[str]] = {}
     for draft in drafts:
         sources.setdefault(normalise_query_for_leaks(draft.query.text), set()).add(draft.doc)

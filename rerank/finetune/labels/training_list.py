@@ -1,4 +1,4 @@
-"""A training list: a query, its documents in shown order, and the ranking that a model learns."""
+"""A training list: a query, its documents in the order shown to the model, and the ranking that the model learns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class TrainingList:
         teacher: Name of the teacher.
 
     Raises:
-        DataError: The list is empty, contains a document twice, or the label is not a permutation of it.
+        DataError: The list is empty or contains a document twice, the label is not a permutation of its documents, or
+            there is not one score per document.
     """
 
     query: Query
@@ -30,7 +31,7 @@ class TrainingList:
     teacher: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the label is a permutation of the documents."""
+        """Check that the label is a permutation of the documents, and that there is one score per document or none."""
         name = f"The training list of query {error_repr(self.query.id)}"
         ids = [doc.id for doc in self.docs]
         if not ids:

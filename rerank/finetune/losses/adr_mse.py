@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdrMse:
-    """L = (1/n) sum_i (r_i - rank_i)^2 / log2(rank_i + 1), with the expected rank r_i = 1 + sum_{j != i} p(j before i).
+    """Approximate discounted rank MSE: squared error of the expected ranks, with a logarithmic discount.
 
+    L = (1/n) sum_i (r_i - rank_i)^2 / log2(rank_i + 1), with the expected rank r_i = 1 + sum_{j != i} p(j before i) and
     p(j before i) = sigmoid((s_j - s_i) / temperature). Source: Schlatt et al., ECIR 2025, arXiv 2405.07920
-    (Rank-DistiLLM), approximate discounted rank MSE.
+    (Rank-DistiLLM).
 
     Attributes:
-        temperature: Divides the score differences; small values make expected ranks nearly integral.
+        temperature: Divisor of the score differences; small values make expected ranks nearly integral.
 
     Raises:
         UsageError: The temperature is not a positive number.
@@ -41,6 +42,7 @@ class AdrMse:
         """Return the discounted mean squared error of the expected ranks of one list."""
         # (n, n): row i, column j holds p(j before i).
         precedes = ((scores[None, :] - scores[:, None]) / self.temperature).sigmoid()
-        # (n,): r_i = 1 + sum_{j != i} p(j before i). The sum contains sigmoid(0) = 0.5 for j = i, so 0.5 is missing.
+        # (n,): r_i = 1 + sum_{j != i} p(j before i). The sum over all j already contains sigmoid(0) = 0.5 for j = i, so
+        # only 0.5 is added.
         expected_ranks = precedes.sum(dim=1) + 0.5
         return ((expected_ranks - target.ranks) ** 2 / (target.ranks + 1).log2()).mean()

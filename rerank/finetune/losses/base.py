@@ -1,4 +1,4 @@
-"""The loss protocols: model outputs for one list and its label are mapped to a number to minimise.
+"""The loss protocols: a loss maps the model outputs for one list and its label to a number that training minimises.
 
 A loss reads either the tokens of the generated permutation (`TokenLoss`) or one score per document (`ListLoss`). The
 recipe selects the source of the scores, so that one formula serves first-token logits, attention and pointwise scores.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTarget:
-    """Label of one training list, as losses read it.
+    """Label of one training list, as tensors for the losses.
 
     Attributes:
         ranks: Rank of each document under the label, from 1; float, shape (documents,).
@@ -59,7 +59,7 @@ def require_teacher_scores(target: ListTarget, loss: str) -> Tensor:
 class TokenLoss(TrainingComponent, Protocol):
     """A loss on the tokens of the generated permutation."""
 
-    #: Distinguishes the two kinds of losses.
+    #: Input of the loss; distinguishes token losses from list losses.
     of: ClassVar[Literal["tokens"]]
 
     def weights(self, ranks: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ class TokenLoss(TrainingComponent, Protocol):
         weights.
 
         Args:
-            ranks: Rank of the identifier that a token belongs to, from 1; 0 for separators and the end-of-text token.
-                Float, shape (tokens,).
+            ranks: Rank (from 1) of the document whose identifier contains the token; 0 for separators and the
+                end-of-text token. Float, shape (tokens,).
         """
 
 

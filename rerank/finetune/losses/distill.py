@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """L = KL(softmax(t / teacher_temperature) || softmax(s / temperature)) over the documents of a list.
+    """Kullback-Leibler divergence between the score distributions of teacher and model over the documents of a list.
 
-    Source: Hinton et al. 2015, arXiv 1503.02531; over the candidates of a query in Lin et al. 2020, arXiv 2010.11386.
+    L = KL(softmax(t / teacher_temperature) || softmax(s / temperature)). Sources: Hinton et al. 2015, arXiv 1503.02531;
+    applied to the candidates of a query by Lin et al. 2020, arXiv 2010.11386.
 
     Attributes:
-        temperature: Divides the scores of the model.
-        teacher_temperature: Divides the scores of the teacher.
+        temperature: Divisor of the model's scores.
+        teacher_temperature: Divisor of the teacher's scores.
         normalise: Normalise the teacher's scores to mean 0 and standard deviation 1 within the list, so that one
             temperature suits teachers with different score scales.
 
@@ -49,7 +50,7 @@ class Distill:
         """
         teacher = require_teacher_scores(target, "distill")
         if self.normalise:
-            # The lower bound keeps a list of equal scores finite: its distribution is then uniform.
+            # The lower bound avoids a division by 0 if all scores are equal: the distribution is then uniform.
             teacher = (teacher - teacher.mean()) / teacher.std(correction=0).clamp(min=1e-6)
         # (n,) log P of the teacher and log Q of the model; KL(P || Q) = sum_i P_i (log P_i - log Q_i).
         log_p = (teacher / self.teacher_temperature).log_softmax(dim=0)

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """w_i = 1 + 1 / log2(rank + 1) for the tokens of an identifier, including brackets, and alpha for all other tokens.
+    """Importance-aware token loss: identifiers at higher ranks have larger weights.
 
-    Source: Liu et al., ACL 2025, arXiv 2412.14574, section on the importance-aware objective. Ranks are derived from
-    character offsets of the label, so that they are correct for any tokenizer; the authors' code recognises separators
-    by one token id.
+    w_i = 1 + 1 / log2(rank + 1) for the tokens of an identifier, including brackets, and w_i = alpha for all other
+    tokens. Source: Liu et al., ACL 2025, arXiv 2412.14574, section on the importance-aware objective. Ranks are derived
+    from the character offsets of the identifiers in the label, so that they are correct for any tokenizer; the authors'
+    code recognises separators by one token id.
 
     Attributes:
         alpha: Weight of separators and of the end-of-text token; at most 1 in the paper, 1 in its code.

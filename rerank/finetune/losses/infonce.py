@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Infonce:
-    """L = -log softmax(s / temperature)_i for the first document i of the label; the mean over several positives.
+    """Contrastive loss (InfoNCE): negative log-probability of the label's first document among all documents.
 
-    Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4. On attention shares with temperature 0.05, it is the
-    auxiliary loss of BlockRank (arXiv 2510.05396).
+    L = -log softmax(s / temperature)_i for the first document i of the label. With several positives, L is the mean
+    over them. Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4. With attention shares as scores and
+    temperature 0.05, it is the auxiliary loss of BlockRank (arXiv 2510.05396).
 
     Attributes:
-        temperature: Divides the scores.
-        positives: Number of documents at the top of the label that are positive.
+        temperature: Divisor of the scores.
+        positives: Number of documents, from the top of the label, that count as positive.
 
     Raises:
         UsageError: An option is out of its range.

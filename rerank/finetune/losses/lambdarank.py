@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lambdarank:
-    """L = sum over pairs with rank_i < rank_j of |g_i - g_j| |1/d_i - 1/d_j| log2(1 + exp(-sigma (s_i - s_j))).
+    """LambdaRank: logistic loss on all pairs, weighted by the change of nDCG if the two documents are swapped.
 
-    g = gain / ideal DCG with the gain 1 / rank under the label; d = log2(1 + rank) with the rank under the current
+    L = sum over pairs with rank_i < rank_j of |g_i - g_j| |1/d_i - 1/d_j| log2(1 + exp(-sigma (s_i - s_j))). Here, g is
+    the gain 1 / rank under the label, divided by the ideal DCG; d = log2(1 + rank) with the rank under the current
     scores. Source: Wang et al., CIKM 2018 (LambdaLoss), with the pair weights of LambdaRank (Burges et al., NIPS 2006).
-    Gains of 1 / rank are for labels without grades, as in FIRST's code.
+    The gain 1 / rank works for labels without grades; FIRST's code uses it too.
 
     Attributes:
         sigma: Steepness of the logistic function.

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Listmle:
-    """L = (1/n) sum_k [log(sum of exp(s) over the documents at rank k and below) - s_k], the Plackett-Luce model.
+    """ListMLE: negative log-likelihood of the labelled permutation under the Plackett-Luce model, divided by n.
 
-    Source: Xia et al., ICML 2008, which takes the sum; the mean gives lists of different lengths the same weight.
+    L = (1/n) sum_k [log(sum of exp(s) over the documents at rank k and below) - s_k]. Source: Xia et al., ICML 2008,
+    who use the sum over k; the mean gives lists of different lengths the same weight.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -25,6 +26,6 @@ class Listmle:
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the mean negative log-likelihood per rank."""
         ordered = scores[target.ranks.argsort()]  # (n,) in the order of the label
-        # (n,): log of the sum of exp(s) from rank k to the end, as a cumulative sum from the end.
+        # (n,): log of the sum of exp(s) from rank k to the end, computed as a cumulative sum from the end.
         log_normalisers = ordered.flip(0).logcumsumexp(dim=0).flip(0)
         return (log_normalisers - ordered).mean()

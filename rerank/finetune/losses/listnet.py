@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Listnet:
-    """L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature).
+    """ListNet: cross-entropy between the top-one probabilities of the label and of the scores.
 
-    Source: Cao et al., ICML 2007, top-one probabilities, with ranks in place of grades.
+    L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature). Source: Cao et al., ICML 2007; here ranks
+    replace grades.
 
     Attributes:
         temperature: Spread of P over the ranks; at 1, the first document has a probability of 63 %.
@@ -28,7 +29,7 @@ class Listnet:
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Cao et al., ICML 2007 (ListNet)"
-    summary: ClassVar[str] = "Cross-entropy between the softmax of the labelled ranks and that of the scores"
+    summary: ClassVar[str] = "Cross-entropy between the softmax of the labelled ranks and the softmax of the scores"
 
     temperature: float = 1.0
 

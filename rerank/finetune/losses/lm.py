@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lm:
-    """w_i = 1: all tokens of the label have the same weight."""
+    """Language-modelling loss: all tokens of the label have the weight w_i = 1."""
 
     of: ClassVar[Literal["tokens"]] = "tokens"
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "Mean negative log-likelihood of the permutation"
 
     def weights(self, ranks: Tensor) -> Tensor:
-        """Return ones, shape (tokens,)."""
+        """Return the weight 1 for each token, shape (tokens,)."""
         return ranks.new_ones(ranks.shape)

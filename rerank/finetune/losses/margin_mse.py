@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MarginMse:
-    """L = (1/n) sum_i ((s_i - mean(s)) - (t_i - mean(t)))^2.
+    """Margin-MSE: mean squared error between the centred scores of model and teacher.
 
-    The mean squared error of the margins s_i - s_j over all ordered pairs is twice that. Source: Hofstätter et al.
-    2020, arXiv 2010.02666 (Margin-MSE), over a list instead of a pair.
+    L = (1/n) sum_i ((s_i - mean(s)) - (t_i - mean(t)))^2. The mean squared error of the margins s_i - s_j over all
+    ordered pairs equals 2 L. Source: Hofstätter et al. 2020, arXiv 2010.02666 (Margin-MSE), applied to a list instead
+    of a pair.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -32,5 +33,5 @@ class MarginMse:
             DataError: The label has no scores.
         """
         teacher = require_teacher_scores(target, "margin-mse")
-        # Centring both replaces the sum over n^2 pairs: mean_ij ((s_i - s_j) - (t_i - t_j))^2 = 2 L.
+        # Centring both score vectors replaces the sum over n^2 pairs: mean_ij ((s_i - s_j) - (t_i - t_j))^2 = 2 L.
         return (((scores - scores.mean()) - (teacher - teacher.mean())) ** 2).mean()

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranknet:
-    """L = sum over pairs with rank_i < rank_j of w_ij log(1 + exp(s_j - s_i)), divided by the sum of the w_ij.
+    """RankNet: weighted mean of the logistic losses of all document pairs.
 
-    Source: Burges et al., ICML 2005 (RankNet). The weights w_ij = 1 / (rank_i + rank_j) are those of FIRST (Reddy et
-    al., EMNLP 2024, arXiv 2406.15657), which does not divide: there the loss of a list of 20 documents is about a
+    L = sum over pairs with rank_i < rank_j of w_ij log(1 + exp(s_j - s_i)), divided by the sum of the w_ij. Source:
+    Burges et al., ICML 2005 (RankNet). The weights w_ij = 1 / (rank_i + rank_j) come from FIRST (Reddy et al., EMNLP
+    2024, arXiv 2406.15657). FIRST does not divide by their sum, so its loss for a list of 20 documents is about a
     hundred times as large.
 
     Attributes:
-        weighted: Weight pairs by their ranks; otherwise all pairs have the weight 1.
+        weighted: Weight pairs by the ranks of their documents; if False, all pairs have the weight 1.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

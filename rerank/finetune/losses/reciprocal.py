@@ -1,4 +1,4 @@
-"""A token loss with reciprocal-rank weights, which fall faster than the published ones."""
+"""A token loss with reciprocal-rank weights, which decrease faster with the rank than those of `importance`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reciprocal:
-    """w_i = 1 / rank for the tokens of an identifier and 0 for all others: the top of the list dominates the loss."""
+    """Token loss with w_i = 1 / rank for the tokens of an identifier, and w_i = 0 for all other tokens.
+
+    The top of the list dominates the loss.
+    """
 
     of: ClassVar[Literal["tokens"]] = "tokens"
     paper: ClassVar[str] = ""

@@ -11,9 +11,10 @@ from rerank.finetune.optimizers.base.options import AdamOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Adamw(AdamOptions):
-    """torch's AdamW with float32 moments, two per trainable parameter; it fits every adapter.
+    """torch's AdamW with two float32 moments per trainable parameter; it supports every adapter.
 
-    Weights in bfloat16 lose changes smaller than about 1/256 of their size, as under every optimizer here.
+    If weights are in bfloat16, updates smaller than about 1/256 of a weight are lost to rounding. This holds for every
+    optimizer of this package.
     """
 
     paper: ClassVar[str] = "Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101 (AdamW)"

@@ -13,16 +13,17 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 class Apollo(SubspaceOptions):
     """Adam on a random projection of the gradient; its step sizes scale the rows of the full gradient.
 
-    It keeps 2 long r + 2 numbers per matrix: both moments, a seed and a norm, since the norm of an update may grow by
-    at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the square root of 128).
+    It keeps 2 long r + 2 numbers per (long x short) matrix: both moments, a seed, and the norm of the last update. The
+    norm is kept because it may grow by at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the
+    square root of 128).
 
-    This is an implementation of its own. The package apollo-torch, which transformers uses, keeps Python objects in its
-    state, and such a checkpoint cannot be resumed.
+    This is our own implementation: the package apollo-torch, which transformers uses, keeps Python objects in its
+    optimizer state, and training cannot be resumed from such a checkpoint.
 
     Attributes:
         rank: Dimension of the projection.
         gap: Number of steps between two draws of the projection.
-        scale: Factor of the updates of matrices.
+        scale: Factor by which the updates of matrices are multiplied.
         tensorwise: Use one scaling factor per matrix instead of one per row.
         seed: Seed of the projections.
     """
@@ -36,11 +37,11 @@ class Apollo(SubspaceOptions):
     seed: int = 0
 
     def projection_rule(self) -> ProjectionRule:
-        """Return the rule of a random projection whose scaling factors are applied to the full gradient."""
+        """Return the rule for a random projection whose scaling factors are applied to the full gradient."""
         return replace(
             super().projection_rule(), basis="noise", rest="instead", tensorwise=self.tensorwise, seed=self.seed
         )
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:
-        """Return the size of both moments, a seed and a norm."""
+        """Return the number of state values of a matrix: both moments, a seed and a norm."""
         return 2 * long * rank + 2

@@ -12,13 +12,13 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Galore(SubspaceOptions):
-    """Adam on projected gradients of matrices, whose steps are projected back.
+    """Adam on projected gradients of matrices; its updates are projected back to the full matrices.
 
-    It keeps r (2 long + short) numbers per matrix instead of 2 long short: 66 % fewer at r = 1024 in a 7B model. Each
-    choice of the subspace costs a singular value decomposition of every gradient.
+    It keeps r (2 long + short) numbers per (long x short) matrix instead of 2 long short: 66 % fewer at r = 1024 in a
+    7B model. Each choice of the subspace costs a singular value decomposition of every gradient.
 
-    With ``factors``, it projects the gradients of an adapter's factors instead, with a ``rank`` below that of the
-    adapter; on the factors of `dora`, this is `gradnormlorp`.
+    With ``factors``, it projects the gradients of an adapter's factors instead; ``rank`` should then be below the
+    adapter's rank. For the factors of `dora`, this is the optimizer `gradnormlorp`.
 
     Attributes:
         factors: Train the factors of an adapter instead of the weights of the model.
@@ -31,12 +31,12 @@ class Galore(SubspaceOptions):
 
     @property
     def fits(self) -> frozenset[ParameterKind]:  # type: ignore[override]
-        """The model's own weights; factor pairs with ``factors``."""
+        """Kinds of parameters that it can train: factor pairs with ``factors``, otherwise the model's own weights."""
         return LORA if self.factors else FULL
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        """Reason why it does not fit other kinds of parameters."""
+        """Reason why it cannot train other kinds of parameters."""
         if self.factors:
             return "With factors=true it projects the gradients of lora_A and lora_B, which other adapters lack"
         return f"{SubspaceOptions.reason}; to project the gradients of their factors, set factors=true and a small rank"

@@ -11,14 +11,14 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlus(AdamOptions):
-    """AdamW whose learning rate for B is a multiple of that for A.
+    """AdamW whose learning rate for B is ``ratio`` times its learning rate for A.
 
-    The parameter groups are not those of peft's `create_loraplus_optimizer`, which raises the learning rate of vectors
-    (DoRA's magnitudes, biases) with that of B, applies weight decay to magnitudes, and gives factors of embeddings a
-    fixed rate. For all other factors the two are the same.
+    The parameter groups differ from those of peft's `create_loraplus_optimizer`, which uses the learning rate of B for
+    vectors (DoRA's magnitudes, biases), applies weight decay to magnitudes, and gives factors of embeddings a fixed
+    learning rate. For all other factors, the two optimizers are the same.
 
     Attributes:
-        ratio: Learning rate of B divided by that of A, which is the learning rate of the training.
+        ratio: Learning rate of B divided by the learning rate of A. A has the learning rate of the recipe.
     """
 
     paper: ClassVar[str] = "Hayou et al., ICML 2024, arXiv 2402.12354 (LoRA+)"

@@ -13,18 +13,18 @@ from rerank.models import MODELS
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterDescription:
-    """Everything that is written into an adapter folder beside the weights.
+    """All information, except the weights, from which the files of an adapter folder are written.
 
     Attributes:
         recipe: The recipe.
-        setup: The `rerank.assemble.RankerSetup` of the method that was trained for.
+        setup: The `rerank.assemble.RankerSetup` of the method of the recipe.
         adapter: The adapter component.
         readout: The weighting of attention heads; None if no loss uses attention.
         identity: Identity of the base model.
-        tokenizer: The tokenizer, which adapters that save a complete model save too.
+        tokenizer: The tokenizer; it is saved too if the folder holds a complete model.
         lists: Number of training lists.
         outcome: Results of the training.
-        comparison: Comparison of first stage, untrained and trained model on the validation queries; None without
+        comparison: Comparison of first stage, untrained model and trained model on the validation queries; None without
             validation.
     """
 
@@ -40,7 +40,7 @@ class AdapterDescription:
 
 
 def base_model_name_for_card(model: str) -> str:
-    """Return the hub id of a base model, or the given name if it has none."""
+    """Return the hub id of a base model that is known by name; return any other name unchanged."""
     return MODELS[model].hub_id if model in MODELS else model
 
 

@@ -9,15 +9,15 @@ from typing import Any
 from rerank.errors import BackendError, MissingResourceError
 from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name_for_card, render_adapter_card
 from rerank.io.atomic_folder import fill_folder
-from rerank.judges.attention.heads import BESIDE, HeadList, model_identity
+from rerank.judges.attention.heads import BESIDE, HeadList, attention_judge_model_identity
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
 from rerank.prompts import prompt_text
 
-#: Head list of the current weights, read by the judge during a validation.
+#: Head list with the current head weights, which the judge reads during a validation.
 _CURRENT_HEADS = "heads.now.json"
 
 
-def _head_list_of_readout(readout: Any, model: dict[str, str]) -> HeadList:
+def _trained_readout_head_list(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
     weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
     return HeadList(
@@ -30,17 +30,17 @@ def _head_list_of_readout(readout: Any, model: dict[str, str]) -> HeadList:
 
 
 def write_current_head_list(folder: Path, readout: Any, identity: Any) -> Path:
-    """Write the current head weights into a file for the judge of a validation, and return its path."""
+    """Write the current head weights into a file, which the judge reads during a validation, and return its path."""
     path = folder / _CURRENT_HEADS
-    _head_list_of_readout(readout, model_identity(identity)).write(path)
+    _trained_readout_head_list(readout, attention_judge_model_identity(identity)).write(path)
     return path
 
 
 def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> None:
-    """Write all files of an adapter; the settings come last, so that a folder with settings is complete.
+    """Write all files of an adapter; the settings are written last, so a folder with settings is complete.
 
     Args:
-        description: Everything except the weights.
+        description: All information except the weights.
         model: The trained model.
         folder: The folder of the training.
     """
@@ -63,10 +63,10 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
     table = description.recipe.method
     method, kind = table.method, "adapter" if description.adapter.saves == "adapter" else "weights"
     if description.readout is not None and description.setup.method.judge.name == "attention":
-        model = model_identity(description.identity)
+        model = attention_judge_model_identity(description.identity)
         if kind == "weights":  # a complete model is not a revision of its base model
             model.pop("revision", None)
-        _head_list_of_readout(description.readout, model | {kind: BESIDE}).write(draft / HEADS)
+        _trained_readout_head_list(description.readout, model | {kind: BESIDE}).write(draft / HEADS)
         method = f"{method},heads={HEADS}"
     AdapterSettings(
         model=description.recipe.model,
@@ -79,7 +79,7 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
 
 
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Upload an adapter folder without checkpoints and logs, with the token in the environment.
+    """Upload an adapter folder without checkpoints and logs, using the hub token of the environment.
 
     Args:
         folder: A folder written by `write_adapter`.

@@ -1,4 +1,4 @@
-"""Preparation of the base model: loading, truncation to the layers in use, and the tensors that checkpoints hold.
+"""Preparation of the base model: loading, removal of unused layers, and the names of tensors that checkpoints hold.
 
 Imports torch.
 """
@@ -15,14 +15,14 @@ from rerank.finetune.recipe import ReadoutTable, Recipe
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.judges.attention import parse_attention_layers
 from rerank.judges.attention.heads import open_attention_heads
-from rerank.lm.icr_scoring import select_icr_heads
+from rerank.lm.icr_scoring import select_causal_model_heads
 from rerank.lm.loading import load_language_model
 from rerank.models import BackendOptions, resolve_model_name
 from rerank.tasks import AttentionTask
 
 
-def load_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
-    """Load the base model as a backend, with all weights frozen, and its tokenizer."""
+def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
+    """Return the base model as a backend, with all weights frozen, and its tokenizer."""
     options = BackendOptions(
         revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
     )
@@ -35,11 +35,11 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     """Return the (layer, head) pairs that losses on attention use.
 
     Raises:
-        UsageError: The model lacks these layers or heads, or no head is left.
+        UsageError: The model lacks these layers or heads, or no head is selected.
     """
     listed = open_attention_heads(table.heads, backend.identity).heads if table.heads else ()
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_attention_layers(table.layers))
-    heads_by_layer = select_icr_heads(backend.model.config.get_text_config(), task)
+    heads_by_layer = select_causal_model_heads(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 
@@ -56,7 +56,7 @@ def truncate_trained_layers(model: Any, layers: int) -> bool:
 
 
 def limit_adapter_layers(adapter: Any, layers: int) -> Any:
-    """Return the adapter restricted to the remaining layers, so that what it saves loads onto the complete model."""
+    """Return the adapter restricted to the remaining layers, so that its files also load onto the complete model."""
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
@@ -66,12 +66,12 @@ def unwrap_adapted_model(model: Any) -> Any:
 
 
 def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
-    """Return the names of the tensors that a checkpoint must hold: all trained ones, and those that the adapter set.
+    """Return the names of the tensors that a checkpoint must hold: trained tensors, and tensors that the adapter set.
 
     Args:
         module: The module with the adapter attached.
-        before: Names in the state of the model before the adapter was attached.
-        moved: The adapter has changed the matrices that it adapts.
+        before: Names in the model's state dict before the adapter was attached.
+        moved: True if the adapter has changed the base weights of the matrices that it adapts.
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}
     from_adapter = set()

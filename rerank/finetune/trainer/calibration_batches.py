@@ -1,8 +1,8 @@
-"""Calibration batches: the first batches of a training under its loss, and the head weights fitted to them.
+"""Calibration batches (the first batches of a training, with its loss), and the fit of head weights on them.
 
-Head weights are fitted to the attention of each head of the untrained model, which is computed once. The training of
-the model starts from these weights: most of the relevance signal is in a few heads, which the learning rate of an
-adapter would find slowly. Imports torch.
+Head weights are fitted on the attention of each head of the untrained model, which is computed once. The training of
+the model starts from these weights: most of the relevance signal is in a few heads, and training with the learning rate
+of an adapter would find them slowly. Imports torch.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.list_trainer import ScheduledExamples
 from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate_examples
 
-#: Number of steps, learning rate, and L2 penalty of the fit.
+#: Number of steps, learning rate, and L2 penalty for fitting the head weights.
 _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstBatches:
-    """The first batches of a training as `CalibrationBatches`.
+    """Calibration batches that consist of the first batches of a training.
 
     Attributes:
         places: Examples in training order.
         size: Lists per batch.
-        module: Combines a model with the losses of the recipe.
+        module: Function that combines a model with the losses of the recipe.
         device: Torch device.
         dtype: Data type of the computation.
         count: Maximum number of batches.
@@ -49,7 +49,7 @@ class FirstBatches:
                 self._loss(module, batch)
 
     def backward(self, model: Any) -> None:
-        """Add the gradient of the mean loss over the batches; the head weights get none."""
+        """Add the gradient of the mean loss over the batches to the model's parameters, but not to the head weights."""
         module, batches = self.module(model), self._batches()
         for batch in batches:
             (self._loss(module, batch) / len(batches)).backward()
@@ -57,7 +57,7 @@ class FirstBatches:
             module.readout.zero_grad()
 
     def fit(self, module: ListwiseModule) -> None:
-        """Fit the head weights of a module to the attention of its untrained model on the batches."""
+        """Fit the head weights of a module on the attention of its untrained model over the batches."""
         observed: list[Any] = []
         with torch.no_grad(), self._autocast():
             for batch in self._batches():
@@ -85,11 +85,11 @@ class FirstBatches:
 
 
 def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:
-    """Fit the head weights and the length exponent to the losses on attention; nothing else changes.
+    """Fit the head weights and the length exponent by minimising the losses on attention; nothing else changes.
 
     Args:
         module: The module before training.
-        observed: Per list, (heads, documents) attention of the untrained model, and the example.
+        observed: Per list, the attention of the untrained model, shape (heads, documents), and the example.
     """
     readout = module.readout
     losses = [term for term in module.losses if term.loss.of == "scores" and term.source != "logits"]
@@ -97,7 +97,8 @@ def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tens
         return
     learnt = readout.logits.requires_grad
     readout.requires_grad_(True)
-    # The parameter is STEEPNESS times smaller than the logits of the softmax, so its learning rate is too.
+    # The parameter is STEEPNESS times smaller than the logits of the softmax, so its learning rate is divided by
+    # STEEPNESS.
     groups = [{"params": [readout.logits], "lr": _RATE / STEEPNESS}, {"params": [readout.power], "lr": _RATE}]
     optimizer = torch.optim.Adam(groups)
     for _ in range(_STEPS):

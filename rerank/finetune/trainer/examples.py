@@ -1,6 +1,6 @@
 """Training examples: the tokens of a training list, and the positions at which the losses read model outputs.
 
-Prompts come from the judge that will rank with the adapter, so training and inference use the same ones.
+Prompts come from the judge that will rank with the adapter, so training and inference use the same prompts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rerank.judges.base import PromptJudge
 from rerank.judges.generate import Generate
 from rerank.judges.logits import Logits
 from rerank.judges.score import Score
-from rerank.lm.passage_spans import locate_passages
+from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import Alphabet, make_passage_identifiers
+from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask
@@ -39,18 +39,19 @@ _SHORTEN_LIST = "Lower documents or min_passage_tokens in the recipe, or use a m
 class TrainingExample:
     """One training list as tokens: a single text, or one text per document.
 
-    Positions count through all texts, one after the other.
+    Positions refer to the concatenation of all texts.
 
     Attributes:
         texts: Token ids of each text.
-        label: Position before the first token of the target, from which that token is predicted; -1 without a target.
+        label: Position before the first target token; the model output at this position predicts that token. -1 if
+            there is no target.
         label_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
         terms: Terms of the logit score of each document; empty if no loss uses logits.
-        passages: First and past-last position of the tokens of each document; empty if no loss uses attention.
-        rows: First and past-last position of the attention rows that are averaged.
+        passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
+        rows: Start and end (exclusive) of the attention rows that are averaged.
         ranks: Rank of each document under the label, from 1.
         scores: Teacher scores; empty if there are none.
-        query: Id of the query, for messages.
+        query: Id of the query, for error messages.
     """
 
     texts: tuple[tuple[int, ...], ...]
@@ -70,12 +71,12 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """Model outputs that the losses of a recipe use.
+    """Kinds of model outputs that the losses of a recipe use.
 
     Attributes:
-        tokens: Log-probabilities of the target text.
-        logits: One score per document from logits.
-        attention: One score per document from attention weights.
+        tokens: True if a loss uses the log-probabilities of the target text.
+        logits: True if a loss uses document scores from logits.
+        attention: True if a loss uses document scores from attention weights.
     """
 
     tokens: bool = False
@@ -84,7 +85,7 @@ class LossInputs:
 
     @classmethod
     def of(cls, recipe: Recipe, components: RecipeComponents) -> LossInputs:
-        """Return the outputs that the losses of a recipe use."""
+        """Return the kinds of outputs that the losses of a recipe use."""
         pairs = list(zip(recipe.losses, components.losses, strict=True))
         sources = {table.on or "logits" for table, loss in pairs if loss.of == "scores"}
         return cls(
@@ -99,10 +100,11 @@ class ExampleBuilder:
 
     Args:
         judge: The judge that will rank with the adapter.
-        inputs: Model outputs that the losses use.
+        inputs: Kinds of model outputs that the losses use.
 
     Raises:
-        UsageError: The judge does not produce these outputs, or uses them in another way.
+        UsageError: The judge does not support training or these losses, or it ranks by calibrated attention and a loss
+            uses attention.
     """
 
     def __init__(self, judge: PromptJudge, inputs: LossInputs) -> None:
@@ -112,15 +114,18 @@ class ExampleBuilder:
         listwise = isinstance(judge, Attention | Generate | Logits)
         name = plugin_name(type(judge))
         if not listwise and not isinstance(judge, Score):
-            raise UsageError(f"Training for the judge {name!r}", expected="one of: attention, generate, logits, score")
+            raise UsageError(
+                f"Training for the judge {name!r} is not supported",
+                expected="one of: attention, generate, logits, score",
+            )
         if not listwise and (inputs.tokens or inputs.attention):
             raise UsageError(
-                f"The judge {name!r} scores one document at a time, and a loss uses the target text or attention",
+                f"The judge {name!r} scores one document at a time, but a loss uses the target text or attention",
                 expected="losses on logits, such as margin-mse or ranknet",
             )
         if inputs.attention and isinstance(judge, Attention) and judge.calibrate:
             raise UsageError(
-                "A loss on attention, and a method that ranks by calibrated attention instead",
+                "A loss uses uncalibrated attention, but the method ranks by calibrated attention",
                 expected="a method without calibration",
                 remedy="Set method = 'full:attention,calibrate=false'",
             )
@@ -129,7 +134,7 @@ class ExampleBuilder:
         """Build the example of one list.
 
         Raises:
-            ContextOverflowError: Prompt and target do not fit the context.
+            ContextOverflowError: Prompt and target do not fit in the context.
             DataError: The prompt cannot be rendered.
         """
         window = Window(training_list.query, training_list.docs)
@@ -137,7 +142,7 @@ class ExampleBuilder:
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
     def _pointwise(self, window: Window) -> TrainingExample:
-        """Build one text per document; the score is log P(yes) - log P(no), as the judge computes it."""
+        """Build one text per document; the score is log P(yes) - log P(no), as in the judge."""
         judge = cast(Score, self._judge)
         texts, terms, length = [], [], 0
         for request in judge.make_requests(window):
@@ -152,7 +157,7 @@ class ExampleBuilder:
         return TrainingExample(texts=tuple(texts), terms=tuple(terms), ranks=())
 
     def _next_token(self, rendered: str, ids: Sequence[int], word: str) -> int:
-        """Return the first token of a continuation of a rendered prompt with the token ids ``ids``."""
+        """Return the first token of the continuation ``word`` of a rendered prompt, whose token ids are ``ids``."""
         whole = self._tokens.ids(rendered + word)
         return whole[len(ids)] if whole[: len(ids)] == list(ids) else self._tokens.plain(word)[0]
 
@@ -160,7 +165,7 @@ class ExampleBuilder:
         """Build one text with all documents of the list."""
         judge, n = self._judge, len(window)
         alphabet: Alphabet = "letters" if isinstance(judge, Logits) else getattr(judge, "identifiers", "numbers")
-        names = make_passage_identifiers(alphabet, n, self._tokens)
+        names = make_prompt_identifiers(alphabet, n, self._tokens)
         reverse = isinstance(judge, Attention) and not judge.best_first
         positions = list(range(n))[:: -1 if reverse else 1]  # position in the prompt -> position in the list
         shown = replace(window, docs=tuple(window.docs[position] for position in positions))
@@ -171,7 +176,7 @@ class ExampleBuilder:
         labels = names if alphabet == "letters" else None
         try:
             fitted = judge.budget.fit(judge.template, shown, reply_tokens=reply, labels=labels)
-        except ContextOverflowError as error:  # its remedy is about ranking, not about training
+        except ContextOverflowError as error:  # the remedy of this error is about ranking, not about training
             raise ContextOverflowError(error.found, remedy=_SHORTEN_LIST) from error
         rendered = self._tokens.render(fitted.prompt)
         text, spans = render_target_order(tuple(range(n)), order, reply_prefix_of_prompt(fitted.prompt))
@@ -187,7 +192,7 @@ class ExampleBuilder:
             char_spans, tail = judge.template.spans(
                 collapse_passage_whitespace(window.query.text), fitted.passages, labels=labels
             )
-            located = locate_passages(self._tokens, fitted.prompt, char_spans, tail)
+            located = locate_passage_tokens(self._tokens, fitted.prompt, char_spans, tail)
             spans_of = dict(zip(positions, ((span.start, span.stop) for span in located.spans), strict=True))
             passages = tuple(spans_of[position] for position in range(n))
             example = replace(example, passages=passages, rows=(located.tail, len(located.ids)))
@@ -205,7 +210,7 @@ class ExampleBuilder:
     def _with_terms(
         self, example: TrainingExample, rendered: str, names: Sequence[str], label: TargetTokens, prompt: int
     ) -> TrainingExample:
-        """Add scores: the logit of the first token of each identifier, where the first identifier is generated.
+        """Add the score terms: the logit of each identifier's first token, at the position of the first identifier.
 
         Args:
             example: The example without scores.
@@ -219,7 +224,7 @@ class ExampleBuilder:
             self._next_token(rendered, example.texts[0][:prompt], f"{'' if opened else '['}{name}") for name in names
         ]
         position = prompt - 1
-        if not opened:  # the identifier follows a bracket, whose token has to precede the position
+        if not opened:  # identifiers follow a bracket, so the token of the bracket is added before the position
             ids = (*example.texts[0][:prompt], *label.ids[: label.first])
             text = rendered + "["
             tokens = [self._next_token(text, ids, name) for name in names]
@@ -228,7 +233,7 @@ class ExampleBuilder:
                 example = replace(example, texts=(ids,))
         if len(set(tokens)) < len(tokens):
             raise UsageError(
-                "A loss on logits with identifiers that start with the same token",
+                "A loss uses logits, but several identifiers start with the same token",
                 expected="identifiers of one token each",
                 remedy="Set method = 'first-full', or the option identifiers=letters",
             )

@@ -1,6 +1,6 @@
 """transformers' trainer adapted to training lists. Imports torch.
 
-Differences to transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
+Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
 tensors, as safetensors, and are written atomically; validation reranks a collection; a gradient that is not finite ends
 the training.
 """
@@ -40,7 +40,7 @@ METRICS = "metrics.jsonl"
 _CHECKPOINTS = "checkpoints"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
-#: Words in errors of torch and safetensors about a failing disk.
+#: Words by which errors of torch and safetensors about a failing disk are recognised.
 _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
 
@@ -48,7 +48,7 @@ class ScheduledExamples(torch.utils.data.Dataset[Any]):
     """The examples of a schedule, built on access."""
 
     def __init__(self, schedule: ListSchedule, examples: ExampleBuilder) -> None:
-        """Store schedule and builder."""
+        """Store the schedule and the builder of examples."""
         self._schedule, self.examples = schedule, examples
 
     def __len__(self) -> int:
@@ -73,11 +73,11 @@ class ListTrainer(Trainer):
         places: Training examples in order.
         optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must hold.
-        validate: Reranks the validation collection and returns the measures, the selecting one first; None without
-            validation.
+        validate: Function that reranks the validation collection and returns name -> value, starting with the measure
+            that selects the best checkpoint; None without validation.
 
     Raises:
-        UsageError: The environment asks accelerate for FSDP or DeepSpeed.
+        UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
     """
 
     #: True if the frozen weights are sharded over processes.
@@ -103,8 +103,8 @@ class ListTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
-                "The environment asks accelerate for FSDP or DeepSpeed, which would shard the trained parameters too",
-                expected="processes started by torchrun alone",
+                "The environment enables FSDP or DeepSpeed in accelerate, which would shard the trained parameters too",
+                expected="processes started by torchrun, without accelerate's configuration",
                 remedy="Shard the frozen weights with fsdp = true in [training]",
             )
         self._is_sharded = module.is_sharded
@@ -117,7 +117,7 @@ class ListTrainer(Trainer):
         self.folder = Path(str(args.output_dir))
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Build the optimizer with the component of the recipe."""
+        """Build the optimizer from the optimizer component of the recipe."""
         if self.optimizer is None:
             decay = float(self.args.weight_decay)
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
@@ -129,7 +129,7 @@ class ListTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the loss in the module, and store the values of the single losses for the metrics."""
+        """Compute the total loss in the module, and store the value of each loss for the metrics."""
         out = model(**inputs)
         self.tokens += inputs["ids"].numel()
         for name, value in out["parts"].items():
@@ -154,7 +154,7 @@ class ListTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log metrics, with the means of the single losses since the last line."""
+        """Log metrics, with the mean of each loss since the last metrics line."""
         if "loss" in logs:
             means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
             logs = {**logs, **means}
@@ -199,12 +199,12 @@ class ListTrainer(Trainer):
         """Copy the tensors of a checkpoint into the module.
 
         Raises:
-            DataError: The checkpoint belongs to another training.
+            DataError: The checkpoint holds other tensors, so it belongs to another training.
         """
         stored = safetensors.torch.load_file(str(folder / WEIGHTS))
         if set(stored) != set(self._kept):
             raise DataError(
-                f"The checkpoint {folder.name!r} holds {len(stored)} tensors that differ from those of this training",
+                f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not the tensors of this training",
                 expected=f"the {len(self._kept)} tensors that this recipe trains",
             )
         own = cast(Any, self.model).state_dict()
@@ -217,7 +217,7 @@ class ListTrainer(Trainer):
             before = (file.metadata() or {}).get(_PER_STEP, str(self._per_step))
         if before != str(self._per_step):
             raise UsageError(
-                f"The training started with {before} lists per step and would continue with {self._per_step}",
+                f"The training started with {before} lists per step, but would continue with {self._per_step}",
                 expected="the same number of processes as before",
                 remedy="Start as many processes with torchrun, or start in a new folder",
             )
@@ -246,15 +246,15 @@ class MetricsWriter(TrainerCallback):
 
     Args:
         path: Metrics file.
-        advance: Called with the number of further steps.
+        advance: Called with the number of steps since the last call.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Store file and function."""
+        """Store the path of the file and the function."""
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove lines of steps that will be repeated after a resume."""
+        """When a training is resumed, remove the lines of steps that will be repeated."""
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
@@ -293,7 +293,7 @@ class FinalValidation(TrainerCallback):
 class EarlyStopping(TrainerCallback):
     """Callback that ends the training after a number of validations without improvement.
 
-    The validations are counted in the history of the trainer, which is part of a checkpoint, so that a resumed training
+    Validations are counted in the trainer's log history. Checkpoints contain the history, so a resumed training
     continues the count.
 
     Args:
@@ -306,7 +306,7 @@ class EarlyStopping(TrainerCallback):
         self._key, self._patience = f"eval_{measure}", patience
 
     def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the training ends with this history."""
+        """Return whether the training should end, given its log history."""
         values = [entry[self._key] for entry in history if self._key in entry]
         return bool(values) and len(values) - 1 - values.index(max(values)) >= self._patience
 
@@ -332,7 +332,7 @@ def training_storage_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch and safetensors report a failing disk with their own error classes, so the message has to tell.
+        # torch and safetensors report a failing disk with their own error classes, so it is recognised by the message.
         if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
             raise
         raise StorageError(

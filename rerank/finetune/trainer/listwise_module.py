@@ -1,7 +1,7 @@
 """The trained torch module: a language model, a weighting of its attention heads, and the losses of a recipe.
 
 The loss is computed inside `forward`, so that wrappers for several devices see one module with one call. Logits are
-computed only at the positions that a loss uses: there is never a tensor of size length times vocabulary. Imports torch.
+computed only at the positions that a loss uses, so no tensor has the size length times vocabulary. Imports torch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedRow
 
 #: Number of positions whose logits are converted to float32 at a time.
 _CHUNK = 256
-#: Head weights are softmax(STEEPNESS * parameter), so that one learning rate works for them and for an adapter: Adam
-#: moves a parameter by about the learning rate per step, whatever its gradient.
+#: Head weights are softmax(STEEPNESS * parameter), so that the same learning rate works for them and for an adapter:
+#: Adam changes a parameter by about the learning rate per step, independent of the size of its gradient.
 STEEPNESS = 30.0
 
 
@@ -34,7 +34,7 @@ class WeightedLoss:
         name: Name in the metrics.
         loss: The loss component.
         source: Source of the document scores, for a `ListLoss`.
-        weight: Factor in the sum.
+        weight: Factor by which the loss is multiplied in the total loss.
     """
 
     name: str
@@ -46,13 +46,13 @@ class WeightedLoss:
 class AttentionScorer(nn.Module):
     """Document scores from attention: S_d = |d|^power * sum_h w_h a_hd.
 
-    a_hd is the attention that document d receives in head h, w the softmax of one parameter per head, and |d| the
-    number of tokens of d. Power 0 sums the attention over tokens, which favours long documents; power -1 averages it,
-    which favours short ones.
+    a_hd is the attention that document d receives in head h, w is the softmax of one parameter per head, and |d| is the
+    number of tokens of d. With power 0, the attention is summed over tokens, which favours long documents; with power
+    -1, it is averaged over tokens, which favours short documents.
 
     Args:
         heads: (layer, head) pairs.
-        learnt: Train the weights and the power.
+        learnt: True to train the weights and the power.
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
@@ -64,12 +64,17 @@ class AttentionScorer(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """(heads,) positive weights with sum 1."""
+        """Weight per head, shape (heads,); the weights are positive and sum to 1."""
         return (STEEPNESS * self.logits).softmax(dim=0)
 
     def forward(self, shares: Tensor, lengths: Tensor) -> Tensor:
-        """Return (documents,) scores from (heads, documents) attention and (documents,) numbers of tokens."""
-        # Not a matrix product, which autocast would compute in bfloat16.
+        """Return one score per document.
+
+        Args:
+            shares: Attention that each document receives in each head, shape (heads, documents).
+            lengths: Number of tokens of each document, shape (documents,).
+        """
+        # A matrix product is avoided, because autocast would compute it in bfloat16.
         return (self.weights[:, None] * shares).sum(dim=0) * lengths**self.power
 
 
@@ -78,9 +83,9 @@ class ListwiseModule(nn.Module):
 
     Args:
         model: The model returned by the ``attach`` method of an adapter.
-        losses: Losses; the total is their weighted sum, each averaged over the lists of a batch.
+        losses: Losses. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
         readout: Weighting of attention heads; None if no loss uses attention.
-        packs: The model uses `packed_attention`; otherwise a batch must consist of a single text.
+        packs: True if the model uses `packed_attention`; otherwise a batch must consist of a single text.
     """
 
     def __init__(
@@ -89,8 +94,8 @@ class ListwiseModule(nn.Module):
         """Store the arguments, and group the heads by layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
-        #: True if the frozen weights are sharded. A layer is then gathered for the backward pass when a gradient
-        #: reaches its output, so there has to be one, even if the loss uses only the attention inside the layer.
+        #: True if the frozen weights are sharded. A layer is then gathered for the backward pass only when a gradient
+        #: reaches its output. A gradient is therefore needed there, even if the loss uses only attention in the layer.
         self.is_sharded = False
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
@@ -109,12 +114,12 @@ class ListwiseModule(nn.Module):
         """Compute the loss of one batch.
 
         Args:
-            ids: (1, length) concatenated texts of all examples.
-            positions: (1, length) position of each token in its own text.
+            ids: Token ids of the concatenated texts of all examples, shape (1, length).
+            positions: Position of each token in its own text, shape (1, length).
             examples: The examples.
 
         Returns:
-            ``loss``, and ``parts``: the unweighted value of each loss, for the metrics.
+            ``loss`` (the total loss), and ``parts`` (name -> unweighted value of each loss, for the metrics).
 
         Raises:
             BackendError: The loss is not finite; the message names the queries.
@@ -140,11 +145,11 @@ class ListwiseModule(nn.Module):
     def _run_model(
         self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
     ) -> tuple[_Layout, Tensor, PackedRow, Tensor]:
-        """Run the model.
+        """Run the model on a packed row.
 
         Returns:
-            The layout of the row, the requested log-probabilities, the row with its recorded attention, and a logit of
-            the last position.
+            The layout of the row, the requested log-probabilities, the row with its recorded attention, and the first
+            logit at the last position.
         """
         layout = _Layout(examples, self.losses, ids.device)
         row = PackedRow(texts=layout.texts, regions=layout.regions, heads=self._heads)
@@ -161,7 +166,7 @@ class ListwiseModule(nn.Module):
         return layout, log_probs, row, out.logits[0, -1, 0].float()
 
     def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:
-        """Return, per example, the (heads, documents) attention that each document receives in each head."""
+        """Return, per example, the attention that each document receives in each head, shape (heads, documents)."""
         _, _, row, _ = self._run_model(ids, positions, examples)
         return [torch.cat([row.recorded[index, layer] for layer in self._heads]) for index in range(len(examples))]
 
@@ -170,7 +175,7 @@ class ListwiseModule(nn.Module):
 
         Args:
             term: The loss.
-            shares: (heads, documents) attention.
+            shares: Attention that each document receives in each head, shape (heads, documents).
             example: The example.
         """
         lengths = torch.tensor([max(1, end - start) for start, end in example.passages], device=shares.device)
@@ -206,11 +211,11 @@ class _Layout:
     """Positions of texts, requested logits and attention regions in a packed row.
 
     Attributes:
-        texts: First and past-last position of each text.
-        positions: Positions whose logits are computed, ascending.
-        pairs: (2, requested) index into ``positions``, and token, of each requested log-probability.
-        labels: First and past-last index into ``pairs`` of the target tokens of each example.
-        scores: First and past-last index into ``pairs`` of the score terms of each example.
+        texts: Start and end (exclusive) of each text.
+        positions: Positions whose logits are computed, in ascending order.
+        pairs: The requested log-probabilities, shape (2, requested): indices into ``positions``, and tokens.
+        labels: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
+        scores: Start and end (exclusive) in ``pairs`` of the score terms of each example.
         regions: Attention region of each example.
     """
 
@@ -257,7 +262,7 @@ class _Layout:
         return AttentionRegion(text=text, rows=rows, owner=owner.to(self._device), documents=len(example.passages))
 
     def factors(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """Return factor and document of each score term of an example, and the number of documents."""
+        """Return the factor and the document index of each score term of an example, and the number of documents."""
         terms = self.examples[index].terms
         flat = [(factor, document) for document, parts in enumerate(terms) for _, _, factor in parts]
         factors = torch.tensor([factor for factor, _ in flat], device=self._device)
@@ -265,11 +270,11 @@ class _Layout:
 
 
 def _target_log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
-    """Return (requested,) log P(token | preceding tokens), in float32.
+    """Return log P(token | preceding tokens) of each requested token, in float32, shape (requested,).
 
     Args:
-        logits: (positions, vocabulary).
-        pairs: (2, requested) row of ``logits``, and token.
+        logits: Logits of shape (positions, vocabulary).
+        pairs: Requested pairs, shape (2, requested): rows of ``logits``, and tokens.
     """
     rows, tokens = pairs
     normalisers = [chunk.float().logsumexp(dim=-1) for chunk in torch.split(logits, _CHUNK)]

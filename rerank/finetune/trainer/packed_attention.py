@@ -1,8 +1,8 @@
 """Attention for packed training rows: every text attends to itself only, and attention to passages is recorded.
 
-The function is registered with transformers' attention interface. Each text is one causal call of torch's kernel, so
-packing needs no mask of quadratic size. In layers with recorded heads, the rows of interest are computed a second time,
-with gradients. Imports torch.
+`compute_packed_training_attention` is registered with transformers' attention interface. Each text is one causal call
+of torch's kernel, so packing needs no mask of quadratic size. In layers with recorded heads, the attention rows to
+record are computed a second time, with gradients. Imports torch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ ATTENTION_NAME = "rerank_training"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionRegion:
-    """Attention rows of one text, and the documents that its keys belong to.
+    """The attention rows of one text that are recorded, and the documents that the keys of the text belong to.
 
     Attributes:
         text: Index of the text in the packed row.
-        rows: First and past-last position, in the packed row, of the queries whose attention is recorded.
-        owner: (keys,) index of the document that each key of the text belongs to; ``documents`` if there is none.
+        rows: Start and end (exclusive), in the packed row, of the attention queries whose attention is recorded.
+        owner: Index of the document that each key of the text belongs to, shape (keys,); the value ``documents`` marks
+            keys outside of all documents.
         documents: Number of documents.
     """
 
@@ -45,26 +46,28 @@ class PackedRow:
     """Layout of one packed row, and the attention recorded while the model processes it.
 
     Attributes:
-        texts: First and past-last position of each text.
+        texts: Start and end (exclusive) of each text.
         regions: Regions whose attention is recorded.
         heads: Layer -> heads that are recorded.
-        recorded: (region, layer) -> (heads, documents) attention that each document receives, averaged over rows.
+        recorded: (region, layer) -> attention that each document receives in each head, averaged over the rows of the
+            region, shape (heads, documents).
     """
 
     texts: Sequence[tuple[int, int]]
     regions: Sequence[AttentionRegion] = ()
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    #: Not a dict: FSDP copies builtin containers among the arguments of a layer, and the copy would be lost.
+    #: A UserDict instead of a dict, because FSDP passes copies of builtin containers to a layer, and values that are
+    #: recorded in a copy would be lost.
     recorded: UserDict[tuple[int, int], Tensor] = field(default_factory=UserDict)
 
 
-def register_packed_attention() -> None:
-    """Register the function with transformers; repeated calls have no effect."""
-    AttentionInterface.register(ATTENTION_NAME, compute_packed_attention)
+def register_packed_training_attention() -> None:
+    """Register `compute_packed_training_attention` with transformers; repeated calls have no effect."""
+    AttentionInterface.register(ATTENTION_NAME, compute_packed_training_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, lambda **_: None)
 
 
-def compute_packed_attention(
+def compute_packed_training_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -78,39 +81,37 @@ def compute_packed_attention(
 
     Args:
         module: The attention layer.
-        query: (1, heads, length, head size).
-        key: (1, key-value heads, length, head size).
-        value: (1, key-value heads, length, head size).
+        query: Queries of shape (1, heads, length, head size).
+        key: Keys of shape (1, key-value heads, length, head size).
+        value: Values of shape (1, key-value heads, length, head size).
         attention_mask: Not used.
-        scaling: Factor of the attention scores; 1 / sqrt(head size) if None.
+        scaling: Factor by which attention scores are multiplied; 1 / sqrt(head size) if None.
         dropout: Dropout probability of the attention weights.
         more: ``packing``, the `PackedRow` that the model was called with; ``sliding_window``; and further arguments of
             transformers.
 
     Returns:
-        (1, length, heads, head size), and None instead of the weights.
+        The output of shape (1, length, heads, head size), and None instead of the attention weights.
 
     Raises:
-        UsageError: The layer does not use plain softmax attention, or does not pass ``packing`` on.
+        UsageError: The layer does not use plain softmax attention, or does not receive ``packing``.
     """
     _check_packed_layer(module, more)
     row: PackedRow = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
-    window = more.get("sliding_window")
+    window: int = more.get("sliding_window") or 0
     out = []
     for start, end in row.texts:
         queries = query[:, :, start:end]
         keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
-        mask = (
-            _packed_sliding_window_mask(end - start, window, query.device) if window and end - start > window else None
-        )
+        is_masked = 0 < window < end - start
+        mask = _training_sliding_window_mask(end - start, window, query.device) if is_masked else None
         out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
     for index, region in enumerate(row.regions if module.layer_idx in row.heads else ()):
         heads = list(row.heads[module.layer_idx])
-        bounds = row.texts[region.text]
-        keys_of_heads = key[0, [head // groups for head in heads]]
-        shares = _packed_passage_attention(query[0, heads], keys_of_heads, region, bounds, scale, window)
+        keys, bounds = key[0, [head // groups for head in heads]], row.texts[region.text]
+        shares = _packed_training_passage_attention(query[0, heads], keys, region, bounds, scale, window)
         # With activation checkpointing, a layer runs again in the backward pass; the first result is kept.
         row.recorded.setdefault((index, module.layer_idx), shares)
     return torch.cat(out, dim=2).transpose(1, 2), None
@@ -131,29 +132,29 @@ def _check_packed_layer(module: Any, more: Mapping[str, Any]) -> None:
         )
 
 
-def _packed_sliding_window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """Return a (length, length) mask that is True for the last ``window`` keys up to the query position."""
+def _training_sliding_window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Return a (length, length) mask: row i is True for the last ``window`` keys up to and including position i."""
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return causal.triu(1 - window)
 
 
-def _packed_passage_attention(
-    query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int | None
+def _packed_training_passage_attention(
+    query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int
 ) -> Tensor:
-    """Compute the (heads, documents) attention that documents receive, averaged over the rows of a region, in float32.
+    """Compute the attention that documents receive, averaged over the rows of a region: float32 (heads, documents).
 
     Args:
-        query: (heads, length, head size).
-        key: (heads, length, head size), with key-value heads repeated per query head.
-        region: Rows and documents.
-        bounds: First and past-last position of the text.
-        scale: Factor of the attention scores.
-        window: Size of a sliding window; None for full causal attention.
+        query: Queries of shape (heads, length, head size).
+        key: Keys of shape (heads, length, head size), with key-value heads repeated for each query head.
+        region: The rows to average over, and the documents.
+        bounds: Start and end (exclusive) of the text.
+        scale: Factor by which attention scores are multiplied.
+        window: Size of a sliding window; 0 for full causal attention.
     """
     first, last = region.rows
     start, _ = bounds
     keys = key[:, start:last].float()  # no row attends to later keys
-    with torch.autocast(query.device.type, enabled=False):  # float32, as the attention judge computes it
+    with torch.autocast(query.device.type, enabled=False):  # in float32, as in the attention judge
         scores = query[:, first:last].float() @ keys.transpose(1, 2) * scale
     # (rows, keys): row i has position first + i, so it attends to the keys up to first + i - start of its text.
     masked = torch.ones(last - first, last - start, dtype=torch.bool, device=query.device).triu(1 + first - start)

@@ -1,4 +1,4 @@
-"""The processes of a training under torchrun: their devices, their memory, and which one writes the files."""
+"""The processes of a training under torchrun: their devices, their memory use, and which process writes the files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def training_process_device(device: str) -> str:
     """Return the device of this process; under torchrun, every process has its own GPU.
 
     Raises:
-        UsageError: A particular GPU is named, which transformers' trainer does not support.
+        UsageError: ``device`` names a particular GPU, which transformers' trainer does not support.
     """
     picked = pick_device(device)
     if picked.startswith("cuda:"):
@@ -25,12 +25,12 @@ def training_process_device(device: str) -> str:
 
 
 def is_main_training_process() -> bool:
-    """Return whether this process writes the files: the only process, or the first one started by torchrun."""
+    """Return whether this process writes the files: it is the only process, or the first one started by torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def peak_training_memory_mb() -> float:
-    """Return the peak memory so far in MiB: of the GPU if there is one, otherwise of this process."""
+    """Return the peak memory use so far, in MiB: GPU memory if there is a GPU, otherwise memory of this process."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,6 +1,7 @@
-"""Order of the training lists, with random subsets and orders of their documents.
+"""Order of the training lists, with random subsets and random orders of their documents.
 
-Everything depends only on the seed and the index, so a resumed training continues exactly as if it had not stopped.
+All random choices depend only on the seed and the index, so a resumed training continues exactly as if it had not
+stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class ListSchedule:
     Attributes:
         lists: The lists; every epoch visits each of them once, in a new random order.
         length: Length of the sequence.
-        documents: Maximum number of documents; longer lists are subsampled at random at every visit.
+        documents: Maximum number of documents per list; longer lists are subsampled at random at every visit.
         shuffle: Show documents in random order.
         seed: Random seed.
     """

@@ -1,6 +1,6 @@
 """The target text of a generative reranker (identifiers, best first), as tokens with their ranks.
 
-Tokens are assigned to ranks by character offsets, so this works for every tokenizer: whether it splits numbers into
+Tokens are assigned to ranks by character offsets. This works for every tokenizer, whether it splits numbers into
 digits, keeps them whole, or joins a bracket with the next character.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rerank.lm.tokenizers import HfTokens
 from rerank.types import Order
 
-#: Separator of two identifiers, as in the training data of the published models.
+#: Separator between two identifiers, as in the training data of the published models.
 SEPARATOR = " > "
 
 
@@ -57,11 +57,11 @@ def render_target_order(order: Order, names: Sequence[str], prefix: str = "") ->
 def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> TargetTokens:
     """Tokenize a target text that follows a prompt.
 
-    Prompt and target are tokenized together. If a token crosses their border, the target is tokenized alone, because
-    at inference the prompt tokens are fixed before the first completion token.
+    Prompt and target are tokenized together. If a token spans the border between them, the target is tokenized alone,
+    because at inference the prompt tokens are fixed before the first completion token.
 
-    A token belongs to the identifier that contains its first character other than white space; a token outside of
-    all identifiers is a separator.
+    A token belongs to the identifier that contains the token's first character other than white space. A token outside
+    of all identifiers is a separator.
 
     Args:
         tokens: A fast tokenizer.
@@ -77,7 +77,7 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     else:
         encoded = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
-    ranks = [_rank_in_target(_first_visible_offset_of_target(text, start), spans) for start in starts]
+    ranks = [_rank_in_target(_first_visible_training_target_offset(text, start), spans) for start in starts]
     name = spans[0][0] + (text[spans[0][0]] == "[")
     first = max(index for index, start in enumerate(starts) if start <= name)
     end = tokens.tokenizer.eos_token_id
@@ -85,7 +85,7 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     return TargetTokens(ids=(*ids, *closing), ranks=(*ranks, *(0 for _ in closing)), first=first)
 
 
-def _first_visible_offset_of_target(text: str, start: int) -> int:
+def _first_visible_training_target_offset(text: str, start: int) -> int:
     """Return the offset of the first character at or after ``start`` that is not white space."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 

@@ -23,7 +23,7 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
         folder: Output folder of the training.
         steps: Total number of optimizer steps.
         device: Torch device.
-        half: Compute in bfloat16.
+        half: True to compute in bfloat16.
     """
     table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
@@ -63,8 +63,8 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
 def make_trainer_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
     """Construct the argument object of transformers or trl.
 
-    It is limited to one GPU: several GPUs in one process would mean DataParallel, whose batches differ from those of
-    the recipe. torchrun starts one process per GPU instead.
+    The process is limited to one GPU: with several GPUs in one process, transformers would use DataParallel, whose
+    batches differ from the batches of the recipe. torchrun starts one process per GPU instead.
     """
     arguments = kind(**settings)
     arguments._n_gpu = min(1, arguments.n_gpu)

@@ -1,4 +1,4 @@
-"""Training of a recipe: from the recipe to the adapter folder. Imports torch and transformers when called."""
+"""Training of a recipe, which writes an adapter folder. Torch and transformers are imported by the functions only."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class TrainingResult:
         folder: Folder of the adapter.
         steps: Number of optimizer steps.
         loss: Mean training loss in the last line of the metrics.
-        validation: Best value of the validation measure; empty without validation.
-        first_stage: The same measure for the first-stage candidates.
+        validation: Best value of the validation measure, by name; empty without validation.
+        first_stage: Value of the same measure for the first-stage candidates.
         seconds: Wall time of this process.
-        peak_mb: Peak memory in MiB: of the GPU if there is one, otherwise of the process.
+        peak_mb: Peak memory use in MiB: GPU memory if there is a GPU, otherwise memory of the process.
         trainable: Number of trained parameters.
         state_mb: Size of the optimizer state in MiB.
         tokens: Number of tokens processed by this process.
@@ -60,18 +60,18 @@ def train_adapter(
     device: str = "auto",
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> TrainingResult:
-    """Train, and write the adapter with its card into a folder.
+    """Train a recipe, and write the adapter with its model card into a folder.
 
     Args:
         recipe: The recipe.
         folder: Output folder, also for checkpoints and metrics.
         resume: Continue from the last complete checkpoint, if there is one.
         device: Torch device.
-        progress: Opens a progress display.
+        progress: Function that opens a progress display.
 
     Raises:
         UsageError: The recipe is inconsistent, or the folder holds another training.
-        DataError: The training data are invalid, or a list does not fit the context of the model.
+        DataError: The training data are invalid, or a list does not fit in the context of the model.
         BackendError: The model fails, runs out of memory, or returns numbers that are not finite.
         StorageError: The disk is full; earlier checkpoints stay intact.
     """
@@ -95,7 +95,7 @@ def train_adapter(
 
 @contextmanager
 def _training_process_group() -> Iterator[None]:
-    """Destroy torch's process group at the end; otherwise its threads may still communicate when processes exit."""
+    """Destroy torch's process group at the end, since its threads might otherwise communicate while processes exit."""
     import torch.distributed
 
     try:

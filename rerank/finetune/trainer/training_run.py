@@ -27,7 +27,7 @@ from rerank.finetune.trainer.adapter_card import AdapterDescription
 from rerank.finetune.trainer.adapter_folder import write_adapter, write_current_head_list
 from rerank.finetune.trainer.base_model import (
     limit_adapter_layers,
-    load_base_model,
+    load_training_base_model,
     optimizer_state_bytes,
     select_readout_heads,
     training_checkpoint_tensor_names,
@@ -67,21 +67,21 @@ from rerank.tasks import Backend, BackendOptions
 from rerank.types import Run
 
 _RECIPE, _RESULT = "recipe.json", "result.json"
-#: Rankings of the validation queries: by the first stage, the untrained and the trained model.
+#: Files with the rankings of the validation queries by the first stage, the untrained model and the trained model.
 _FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.trec"
 
 
 class TrainingRun:
-    """A training run; subclasses replace single steps of it.
+    """A training run; subclasses override individual steps.
 
     Args:
         recipe: The recipe.
-        components: Its components.
+        components: The components of the recipe.
         folder: Output folder.
         device: Torch device.
 
     Raises:
-        RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train` lists the errors.
+        RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
     def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
@@ -97,15 +97,15 @@ class TrainingRun:
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         self._lists = read_training_lists(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
-        # Trained weights are kept in float32, whatever the data type of the computation.
+        # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
-        self._backend, self._tokenizer = load_base_model(recipe, dtype=weights, device=self._device)
+        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
-        #: Fields of the result that do not depend on the process; empty except in the main process.
+        #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
         #: Best validation of this process: value of the measure, and the rankings.
         self._best: tuple[float, Run] | None = None
@@ -114,10 +114,10 @@ class TrainingRun:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
 
     def _schedule(self, examples: ExampleBuilder) -> ScheduledExamples:
-        """Return the examples in training order, after checking that the largest lists fit the context.
+        """Return the examples in training order, after checking that the largest lists fit in the context.
 
         Raises:
-            DataError: The list with the most text, or the one with the most documents, does not fit the context.
+            DataError: The list with the most text, or the list with the most documents, does not fit in the context.
         """
         data, table = self._recipe.data, self._recipe.training
         lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
@@ -149,7 +149,7 @@ class TrainingRun:
                 adapter = limit_adapter_layers(adapter, layers)
         self._own_attention = model.config._attn_implementation
         if self._packs:
-            packed_attention.register_packed_attention()
+            packed_attention.register_packed_training_attention()
             model.set_attn_implementation(packed_attention.ATTENTION_NAME)
         if self._components.ranks:
             pattern = self._components.ranks.pattern(model, adapter.module_names(model), adapter.r, self._batches)
@@ -167,7 +167,7 @@ class TrainingRun:
 
     @property
     def _packs(self) -> bool:
-        """True if several texts share a row or a loss uses attention, which requires the packed attention."""
+        """True if packed attention is required: several texts share a row, or a loss uses attention."""
         pointwise = self._setup.method.judge.name == "score"
         return self._readout is not None or self._recipe.training.batch_size > 1 or pointwise
 
@@ -222,7 +222,7 @@ class TrainingRun:
         """Train to the end and save the adapter.
 
         Raises:
-            RerankError: The training fails; `rerank.finetune.trainer.training.train` lists the errors.
+            RerankError: The training fails; `rerank.finetune.trainer.training.train_adapter` lists the errors.
         """
         if self._is_complete(resume):
             self.outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
@@ -254,33 +254,33 @@ class TrainingRun:
                 self._save(module, trainer, done)
 
     def _stopped_early(self, checkpoint: Path) -> bool:
-        """Return whether early stopping ended the training at a checkpoint, which transformers does not store."""
+        """Return whether early stopping ended the training at this checkpoint; transformers does not store this."""
         table = self._recipe.validation
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         return bool(table and table.patience and EarlyStopping(table.measure, table.patience).is_over(history))
 
     def _is_complete(self, resume: bool) -> bool:
-        """Return whether the folder holds this training, completed.
+        """Return whether the folder holds the completed result of this training.
 
         Raises:
-            UsageError: The folder holds another training, or this one and ``resume`` is not set.
+            UsageError: The folder holds another training, or it holds this training and ``resume`` is not set.
         """
         if not is_main_training_process():
             return (self._folder / _RESULT).is_file()
         path = self._folder / _RECIPE
         if path.is_file():
-            # Parsed as recipes, so that a file written before a field existed compares equal.
+            # Both are parsed as recipes, so that a file written before a field was added compares equal.
             before = Recipe.make(json.loads(path.read_text(encoding="utf-8")))
             now = Recipe.make(json.loads(self._recipe.model_dump_json()))
             if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(
-                    f"{str(self._folder)!r} holds a training with another recipe; different are {', '.join(changed)}",
+                    f"{str(self._folder)!r} holds a training with another recipe; it differs in {', '.join(changed)}",
                     expected="an empty folder, or the folder of a training with the same recipe",
                     remedy="Choose another --out",
                 )
             if not resume:
                 raise UsageError(
-                    f"{str(self._folder)!r} holds this training already",
+                    f"{str(self._folder)!r} already holds this training",
                     expected="an empty folder",
                     remedy="Continue it with --resume, or choose another --out",
                 )
@@ -288,7 +288,7 @@ class TrainingRun:
         return False
 
     def _write_recipe(self) -> None:
-        """Store the recipe in the folder, once all components are known to fit the model."""
+        """Store the recipe in the folder; this is done after all components have been checked against the model."""
         path = self._folder / _RECIPE
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_main_training_process() and not path.is_file():
@@ -311,7 +311,7 @@ class TrainingRun:
             module.model.train(training)
 
     def _rank(self, module: ListwiseModule, name: str) -> tuple[Run, float]:
-        """Rerank the validation candidates with the current model, and return the failure rate of the windows too."""
+        """Rerank the validation candidates with the current model; return the run and the windows' failure rate."""
         with self._inference_backend(module) as backend, torch.no_grad():
             readout = self._readout if self._setup.method.judge.name == "attention" else None
             heads = write_current_head_list(self._folder, readout, backend.identity) if readout else None
@@ -320,14 +320,14 @@ class TrainingRun:
             return cast(Validation, self._validation).rank(self._setup.strategy, judge, name)
 
     def _rank_into(self, file: str, module: ListwiseModule) -> None:
-        """Rerank the validation candidates and write the run; with sharded weights, every process has to take part."""
+        """Rerank the validation candidates and write the run; with sharded weights, all processes must take part."""
         if is_main_training_process() or self._recipe.training.fsdp:
             run, _ = self._rank(module, file.removesuffix(".trec"))
             if is_main_training_process():
                 write_run(run, self._folder / file)
 
     def _write_final_ranking(self, module: ListwiseModule, *, resumed: bool) -> None:
-        """Write the rankings of the selected weights; those of the best validation are reused if it ran here."""
+        """Write the rankings of the selected weights; reuse the best validation's rankings if this process has them."""
         if self._best and not resumed:
             if is_main_training_process():
                 write_run(self._best[1], self._folder / _TRAINED)
@@ -380,7 +380,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:
-        """Convert an out-of-memory error into one that names the sizes and the settings that reduce them.
+        """Convert an out-of-memory error into an error that names the sizes in use and the settings that reduce them.
 
         Raises:
             BackendError: The memory is exhausted.

@@ -1,4 +1,4 @@
-"""Validation during training: reranking of a collection with the method that is trained for."""
+"""Validation during training: reranking of a collection with the method of the recipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.evaluation import Comparison, compare_runs, evaluate_run
-from rerank.experiment.candidates import load_experiment_queries, retrieve_for_queries
+from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.judges.base import PromptJudge
@@ -47,11 +47,11 @@ class Validation:
             qrels=table.qrels,
         )
         collection, queries, qrels = load_experiment_queries(spec)
-        candidates = retrieve_for_queries(spec, collection, queries)
+        candidates = retrieve_spec_candidates_for_queries(spec, collection, queries)
         return cls(candidates=candidates, qrels=qrels, measure=table.measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
-        """Rerank the candidates, and return the run with the failure rate of its windows."""
+        """Rerank the candidates; return the run and the failure rate of its windows."""
         outcome = rank_together(self.candidates.values(), strategy, judge, judge.backend)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 

@@ -1,8 +1,8 @@
 """Sharding of the frozen weights over processes with torch's FSDP2. Imports torch.
 
-The weights of a layer are gathered for its forward and backward pass and resharded afterwards. Trained parameters are
-small, so every process holds all of them and `average_trained_gradients` averages their gradients: optimizers and
-checkpoints work as without sharding.
+The weights of a layer are gathered for its forward and backward pass, and resharded afterwards. Trained parameters are
+small, so every process holds all of them, and `average_trained_gradients` averages their gradients. Optimizers and
+checkpoints therefore work in the same way as without sharding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from rerank.finetune.trainer.listwise_module import ListwiseModule
 def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: str) -> None:
     """Shard the frozen weights of all layers; the outputs of the model do not change.
 
-    From now on, every process has to run the model whenever one does. Embeddings and output matrix are not sharded.
+    After this call, whenever one process runs the model, all processes have to run it. Embeddings and output matrix are
+    not sharded.
 
     Args:
         module: The module with the adapter attached.
@@ -30,7 +31,7 @@ def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: 
         device: Torch device of this process.
 
     Raises:
-        UsageError: The model has no ``layers`` attribute like the decoders of transformers.
+        UsageError: The decoder of the model has no attribute ``layers``.
     """
     layers = getattr(unwrap_adapted_model(module.model).get_decoder(), "layers", None)
     if layers is None:
@@ -42,13 +43,16 @@ def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: 
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
     whole = {value for name, value in module.named_parameters() if name in kept}
     for layer in layers:
-        # torch regards each layer as a root module, and roots keep gathered weights unless told otherwise.
+        # torch treats each layer as a root module; root modules keep gathered weights without reshard_after_forward.
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(layer.parameters()))
     module.is_sharded = True
 
 
 def reshard_frozen_weights(module: ListwiseModule) -> None:
-    """Free weights that are still gathered: reading attention stops inside the last layer that is needed."""
+    """Free the weights of layers that are still gathered.
+
+    Such layers exist because a judge that reads attention stops the model inside the last layer that it needs.
+    """
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
             submodule.reshard()
@@ -57,7 +61,7 @@ def reshard_frozen_weights(module: ListwiseModule) -> None:
 def average_trained_gradients(module: ListwiseModule) -> None:
     """Replace the gradients of the trained parameters by their means over the processes."""
     gradients = [value.grad for value in module.parameters() if value.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one transfer for all of them
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # a single transfer for all gradients
     torch.distributed.all_reduce(flat.div_(torch.distributed.get_world_size()))
     for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

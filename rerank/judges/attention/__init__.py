@@ -1,4 +1,4 @@
-"""The attention judge: passages are ordered by the attention weights that they receive from the query; no generation.
+"""The attention judge: orders passages by the attention that they receive from the query, without generating text.
 
 Source: in-context reranking (ICR), Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642. The backend computes the
 attention (`rerank.lm.icr_scoring`); `rerank.judges.attention.heads` reads and writes lists of attention heads.
@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
-from rerank.judges.attention.evidence import EvidenceSpan, find_passage_prefixes, score_passage_by_attention
+from rerank.judges.attention.evidence import EvidenceSpan, find_attention_judge_prefixes, score_passage_by_attention
 from rerank.judges.attention.heads import HeadList, open_attention_heads
 from rerank.judges.base import (
     FAILURES,
     ListwiseJudge,
     ScoreKind,
     Verdict,
-    failure_verdict,
+    failed_judge_verdict,
     rank_window_by_score,
     window_z_scores,
 )
 from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
-from rerank.tasks.token_positions import read_passage_token_scores
+from rerank.tasks.token_positions import read_task_token_scores
 from rerank.types import Window
 
 #: The content-free query whose attention is subtracted (ICR's calibration).
@@ -39,19 +39,19 @@ class Attention(ListwiseJudge):
     """A judge that orders passages by calibrated attention.
 
     s_i = sum over the tokens t of passage i of (a(t | query) - a(t | null query)), where a(t) is the attention weight
-    of t, summed over layers and heads and averaged over the attending tokens: those of the instruction and the query
-    behind the passages. Passages are shown in reverse order, so that the first stage's best is next to the query.
+    of t, summed over layers and heads and averaged over the attending tokens. These are the tokens of the instruction
+    and query after the passages. Passages are shown in reverse order, so the first stage's best is next to the query.
 
     Attributes:
-        heads: The attention heads that count: a file written by ``rerank heads select``, ``qrhead`` or ``core`` for the
+        heads: The attention heads to use: a file written by ``rerank heads select``, ``qrhead`` or ``core`` for the
             published list of the model, or empty for all heads.
-        layers: First and last layer that count, such as ``8-15``, from 0; empty for all. Layers above the last one are
-            not computed.
-        calibrate: Subtract the attention of the null query, and drop each passage's tokens far below its mean.
+        layers: First and last layer to use, counted from 0, such as ``8-15``; empty for all. Layers above the last one
+            are not computed.
+        calibrate: Subtract the attention from the null query, and drop tokens far below the mean of their passage.
         best_first: Show the first stage's best passage first instead of last.
-        first_stage: Weight of the first-stage score that is added, as z-scores within the window; the attention score
-            is its logarithm if all are positive. Without first-stage scores only the attention counts, and the
-            verdict's detail says so.
+        first_stage: Weight of the first-stage score in the sum of attention and first-stage score. Both are z-scores
+            within the window; the logarithm of the attention is used if it is positive for all passages. Without
+            first-stage scores, only the attention is used, and the verdict's detail states this.
 
     Raises:
         UsageError: ``first_stage`` is negative.
@@ -77,7 +77,7 @@ class Attention(ListwiseJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The logarithm of the attention; calibrated attention is a difference, which has no logarithm."""
+        """Log attention, or calibrated attention, which is a difference and may be negative."""
         return ScoreKind("attention minus that of a null query" if self.calibrate else "log attention", "within")
 
     @cached_property
@@ -86,7 +86,7 @@ class Attention(ListwiseJudge):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The hash of the heads, since the content of the file may change under the same name."""
+        """The hash of the head list, since the content of a file may change under the same name."""
         return {"heads": self._heads.digest} if self._heads else {}
 
     def make_requests(self, window: Window) -> list[Request]:
@@ -98,15 +98,15 @@ class Attention(ListwiseJudge):
 
         Args:
             window: The window.
-            per_head: Request the scores of every head separately, for selecting heads.
-            per_token: Request the scores of every token, for evidence.
+            per_head: Request separate scores for every head, to select heads.
+            per_token: Request a score for every token, for evidence.
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)
         spans, tail = template.spans(collapse_passage_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
-            spans=spans if self.best_first else spans[::-1],  # in the order of the window, not of the prompt
+            spans=spans if self.best_first else spans[::-1],  # in window order, not in prompt order
             tail=tail,
             null=template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
             heads=heads.heads if heads else (),
@@ -127,22 +127,22 @@ class Attention(ListwiseJudge):
 
     @cached_property
     def _evidence_budget(self) -> PromptBudget:
-        """The budget of prompts for evidence, which show passages whole where the context allows it.
+        """The token budget for evidence prompts: passages are truncated only if the context is too short.
 
-        A limit on passages makes ranking long lists cheap. Evidence is asked for a few documents, and truncated text
-        can have none.
+        The purpose of ``max_passage_tokens`` is to make ranking long lists cheap. Evidence is requested for only a few
+        documents, and it cannot be found in text that was truncated.
         """
         return PromptBudget(
             self.backend.tokens, floor=self.limits.min_passage_tokens, context_size=self.limits.context_size
         )
 
     def evidence_windows(self, window: Window) -> list[Window]:
-        """Divide a window into consecutive parts whose documents fit the context whole.
+        """Divide a window into consecutive smaller windows that fit in the context without truncation.
 
-        A single document that does not fit is a part of its own, and is truncated.
+        A document that does not fit by itself gets its own window and is truncated there.
 
         Raises:
-            ContextOverflowError: A single document does not fit even with its minimum length.
+            ContextOverflowError: A single document does not fit even when it is truncated to its minimum length.
         """
         try:
             is_whole = self._fit(window, self._evidence_budget).cut == 0
@@ -157,62 +157,62 @@ class Attention(ListwiseJudge):
         return [part for half in halves for part in self.evidence_windows(half)]
 
     def evidence_request(self, window: Window) -> Request:
-        """Return the request whose reply `evidence` reads; ``max_passage_tokens`` does not limit its passages.
+        """Return the request whose reply `evidence` reads. Its passages are not limited by ``max_passage_tokens``.
 
         Raises:
-            ContextOverflowError: The window does not fit the context.
+            ContextOverflowError: The window does not fit in the context.
         """
         return self.request(window, per_token=True)
 
     def evidence(self, window: Window, reply: Reply) -> tuple[tuple[EvidenceSpan, ...], ...]:
-        """Return the sentences of each document with their share of the attention.
+        """Return the sentences of each document with their shares of the attention.
 
-        `select_evidence_spans` selects the best.
+        `select_attention_judge_evidence` selects the best sentences.
 
         Args:
             window: The window.
             reply: The reply to its `evidence_request`.
 
         Returns:
-            In the order of the window, the sentences of the document's text that the prompt shows. Truncated text has
-            none.
+            For each document, in window order, the sentences of its text that the prompt shows. Text that was cut off
+            has no sentences.
 
         Raises:
             PartialFailureError: There is no reply.
-            DataError: The reply has no scores of tokens.
+            DataError: The reply has no token scores.
             UsageError: The prompt shows passages more than once, or changes them.
         """
         if reply.finish in ("error", "refused"):
             raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
-        prefixes = find_passage_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
+        prefixes = find_attention_judge_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
-        rows = read_passage_token_scores(reply.text, reply.scores, len(window))
+        rows = read_task_token_scores(reply.text, reply.scores, len(window))
         return tuple(
             score_passage_by_attention(document, passage, prefix, tokens)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 
     def _null_query_excess(self, query: str) -> int:
-        """Return by how many tokens the null query may be longer than the query, since its prompt has to fit too."""
+        """Return how many tokens longer the null query may be than the query. Its prompt has to fit as well."""
         if not self.calibrate:
             return 0
-        # One token to spare: the tokens of a query may merge differently with the text around it.
+        # One additional token, since the tokens of a query may merge differently with the text around it.
         null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_passage_whitespace(query)])
         return max(0, null_tokens - query_tokens + 1)
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        failure = failure_verdict(replies, len(window))
+        failure = failed_judge_verdict(replies, len(window))
         if failure is not None:
             return failure
         attention = replies[0].scores
         verdict = self._rank(attention, window)
         if verdict.status in FAILURES:
             return verdict
-        # The scores are the model's alone, also where the order takes the first stage into account.
+        # The scores in the verdict come from the model alone, even if the order includes first-stage scores.
         scores = attention if self.calibrate else tuple(math.log(a) if a > 0 else None for a in attention)
         return replace(verdict, scores=scores)
 
@@ -222,7 +222,7 @@ class Attention(ListwiseJudge):
         if not window.scores:
             verdict = rank_window_by_score(scores, len(window))
             return replace(verdict, detail="no first-stage scores were given, so only the attention counted")
-        # z(log s) + first_stage * z(first-stage score); the logarithm only if it is defined for all passages.
+        # z(log s) + first_stage * z(first-stage score); the logarithm is used only if it is defined for all passages.
         all_positive = all(score > 0 for score in scores)
         attention = window_z_scores([math.log(score) for score in scores] if all_positive else scores)
         first_stage = window_z_scores(window.scores)

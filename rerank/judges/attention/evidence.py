@@ -1,8 +1,8 @@
-"""Evidence: which sentences of a passage receive the attention of the query.
+"""Evidence: find the sentences of a passage that receive attention from the query.
 
-Prompts show passages with a label and a title, on one line, with other brackets, and truncated. The functions here map
-the tokens of a prompt back to the text of the document as it was given, and add up their scores by sentence. Offsets
-are in Unicode code points of `Document.text`, start inclusive, end exclusive.
+A prompt shows a passage on one line with a label and a title, with some brackets replaced, and possibly truncated. The
+functions here map the tokens of a prompt back to the original text of the document and add up their scores by sentence.
+Offsets are in Unicode code points of `Document.text`, start inclusive, end exclusive.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import DataError, UsageError
-from rerank.judges.attention.sentences import split_evidence_sentences
+from rerank.judges.attention.sentences import split_attention_judge_sentences
 from rerank.prompts.passages import collapse_passage_whitespace, escape_passage_brackets, passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document
 
-#: Minimum score of a span; the default of Cohere's ``relevant_spans``.
+#: Minimum score of a span; the same as the default for Cohere's ``relevant_spans``.
 THRESHOLD = 0.1
 
 _WORD = re.compile(r"\S+")
-#: Characters of which one that the query does not contain marks the passages in a prompt.
+#: Code points of marks: a character that the query does not contain is used to find the passages in a prompt.
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 
@@ -32,10 +32,10 @@ class EvidenceSpan:
     """One or more consecutive sentences of a document's text.
 
     Attributes:
-        start: First character, in code points of the text.
-        end: End of the span (exclusive).
-        score: Share of the passage's attention that the span receives, from 0 to 1. Shares compare the sentences of one
-            passage; they do not say whether the passage is relevant.
+        start: Offset of the first character, in code points of the text.
+        end: Offset of the end (exclusive).
+        score: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing sentences
+            within a passage; they do not tell whether the passage is relevant.
 
     Raises:
         DataError: The span is empty, or the score is not a share.
@@ -48,13 +48,13 @@ class EvidenceSpan:
     def __post_init__(self) -> None:
         """Check the span and the score."""
         if not 0 <= self.start < self.end:
-            raise DataError(f"A span from {self.start} to {self.end}", expected="0 <= start < end")
+            raise DataError(f"A span extends from {self.start} to {self.end}", expected="0 <= start < end")
         if not 0 <= self.score <= 1:
-            raise DataError(f"A span with the score {self.score}", expected="a share from 0 to 1")
+            raise DataError(f"A span has the score {self.score}", expected="a share from 0 to 1")
 
 
-def find_passage_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
-    """Return the text in front of each passage in its span, such as ``[1] ``.
+def find_attention_judge_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+    """Return the text that precedes each passage within its span, such as ``[1] ``.
 
     Args:
         template: The prompt template.
@@ -65,10 +65,10 @@ def find_passage_prefixes(template: PromptTemplate, query: str, passages: Sequen
         UsageError: The template does not show every passage once and unchanged.
     """
     mark = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in query)
-    marked = _passage_spans_of_prompt(template, query, [mark] * len(passages))
+    marked = _attention_judge_passage_spans(template, query, [mark] * len(passages))
     prefixes = [text.partition(mark)[0] for text in marked]
     expected = [escape_passage_brackets(text) if template.escape_brackets else text for text in passages]
-    shown = _passage_spans_of_prompt(template, query, passages)
+    shown = _attention_judge_passage_spans(template, query, passages)
     if any(text.count(mark) != 1 for text in marked) or any(
         not text.startswith((prefix + passage).rstrip())
         for text, prefix, passage in zip(shown, prefixes, expected, strict=True)
@@ -81,13 +81,13 @@ def find_passage_prefixes(template: PromptTemplate, query: str, passages: Sequen
     return prefixes
 
 
-def _passage_spans_of_prompt(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
-    """Return the span of each passage in the last user turn."""
+def _attention_judge_passage_spans(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+    """Return the text of each passage's span in the last user turn."""
     content = next(turn.content for turn in reversed(template.render(query, passages)) if turn.role == "user")
     return [content[start:end] for start, end in template.spans(query, passages)[0]]
 
 
-def map_passage_characters(document: Document, shown: str) -> list[int | None]:
+def map_attention_judge_passage(document: Document, shown: str) -> list[int | None]:
     r"""Map the characters of a passage in a prompt to the text of its document.
 
     Args:
@@ -95,13 +95,13 @@ def map_passage_characters(document: Document, shown: str) -> list[int | None]:
         shown: The passage in the prompt, which may be truncated: a prefix of `passage_text`, except for brackets.
 
     Returns:
-        Per character of ``shown``, its position in `Document.text`; for the space in front of a word, that of the word;
-        None for the title and its label.
+        For each character of ``shown``, its position in `Document.text`. A space before a word has the position of the
+        word. Characters of the title and its label have None.
 
-    >>> map_passage_characters(Document(id="1", text=" two \n lines"), "two li")
+    >>> map_attention_judge_passage(Document(id="1", text=" two \n lines"), "two li")
     [1, 2, 3, 7, 7, 8]
     """
-    # In the prompt, there is a single space in front of every word, except for that of a passage without a title.
+    # In the prompt, a single space precedes every word, except the first word of a passage without a title.
     positions: list[int | None] = []
     for word in _WORD.finditer(document.text):
         positions += [word.start(), *range(word.start(), word.end())]
@@ -119,14 +119,14 @@ def score_passage_by_attention(
     Args:
         document: The document.
         shown: The passage in the prompt, which may be truncated.
-        prefix: The text in front of it in its span.
-        tokens: Pairs of the position of a token in the span, and its score.
+        prefix: The text that precedes the passage within its span.
+        tokens: Pairs of the position of a token within the span and its score.
 
     Returns:
         All sentences of the document's text that the prompt shows, in order; the last one may be truncated.
     """
-    positions = map_passage_characters(document, shown)
-    # A token may begin with the space in front of the passage.
+    positions = map_attention_judge_passage(document, shown)
+    # A token may begin with the space before the passage.
     first = len(prefix.rstrip())
     offsets = [(max(0, position - len(prefix)), score) for position, score in tokens if position >= first]
     located = [
@@ -135,28 +135,28 @@ def score_passage_by_attention(
         if offset < len(positions) and (position := positions[offset]) is not None
     ]
     end = next((position + 1 for position in reversed(positions) if position is not None), 0)
-    return score_sentences_by_attention(document.text[:end], located)
+    return score_attention_judge_sentences(document.text[:end], located)
 
 
-def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
+def score_attention_judge_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
     """Divide a text into sentences and score them by the attention that their tokens receive.
 
-    The score is the sum over the sentence's tokens of max(0, c_t), divided by that over all tokens; it is 0 if no token
-    has a positive score. Sums are not divided by the length of the sentence: means find planted sentences about as
-    often (docs/evidence.md), and only sums are shares.
+    The score of a sentence is the sum of max(0, c_t) over its tokens, divided by the same sum over all tokens; it is 0
+    if no token has a positive score. Sums are not divided by the length of the sentence: means find planted sentences
+    about as often (docs/evidence.md), but only sums are shares.
 
     Args:
-        text: The text, up to where it was truncated.
-        tokens: Pairs of the position of a token's first character in the text, and its score c_t.
+        text: The text, up to the point where it was truncated.
+        tokens: Pairs of the position of a token's first character in the text and its score c_t.
 
     Returns:
         All sentences, in the order of the text.
 
     >>> tokens = [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)]
-    >>> [span.score for span in score_sentences_by_attention("It rains. It snows.", tokens)]
+    >>> [span.score for span in score_attention_judge_sentences("It rains. It snows.", tokens)]
     [0.75, 0.25]
     """
-    sentences = split_evidence_sentences(text)
+    sentences = split_attention_judge_sentences(text)
     starts = [start for start, _ in sentences]
     sums = [0.0] * len(sentences)
     for position, score in tokens:
@@ -169,18 +169,18 @@ def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]])
     )
 
 
-def select_evidence_spans(
+def select_attention_judge_evidence(
     sentences: Sequence[EvidenceSpan], *, threshold: float = THRESHOLD, max_spans: int | None = None
 ) -> tuple[EvidenceSpan, ...]:
-    """Select the sentences with a high score, and merge neighbours.
+    """Select the sentences with a high score and merge adjacent ones.
 
     Args:
-        sentences: All sentences of a passage, from `score_sentences_by_attention`.
+        sentences: All sentences of a passage, from `score_attention_judge_sentences`.
         threshold: Minimum score of a sentence.
-        max_spans: Maximum number of spans; those with the highest scores are kept. None for all.
+        max_spans: Maximum number of spans; the spans with the highest scores are kept. None for all.
 
     Returns:
-        Spans in the order of the text. Selected sentences next to each other are one span, whose score is their sum.
+        Spans in the order of the text. Adjacent selected sentences form one span; its score is the sum of theirs.
 
     Raises:
         UsageError: The threshold is not a share, or ``max_spans`` is below 1.

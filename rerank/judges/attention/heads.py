@@ -1,4 +1,4 @@
-"""Lists of attention heads: reading them from files or the published lists, checking their model, writing them."""
+"""Lists of attention heads: read them from files or published lists, check their model, and write them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import model_folder_hash
+from rerank.io.model_hash import hash_files_of_model_folder
 from rerank.io.text_files import replace_text_file
 
-#: Keys of a backend's identity that a head list is bound to. The data type of the weights does not matter.
+#: Keys of a backend's identity to which a head list is bound. The data type of the weights is not among them.
 _MODEL_KEYS = ("model", "weights", "revision", "adapter")
 _PUBLISHED = ("qrhead", "core")
-#: Value in a head list that stands for the weights of the folder that contains the list.
+#: Value in a head list that stands for the weights in the folder of the list.
 BESIDE = "beside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadList:
-    """Attention heads of one model, the best first.
+    """Attention heads of one model, best first.
 
     Attributes:
         heads: (layer, head) pairs, from 0.
-        weights: Weight of each head, in the same order; empty if all are equal.
+        weights: Weight of each head, in the same order; empty if all heads have the same weight.
         length_power: A passage's attention is multiplied by its length in tokens to this power.
-        model: Identity of the model that the heads were selected for. The value `BESIDE` stands for the weights or the
-            adapter in the folder of the file, which cannot contain the folder's own hash.
-        method: How they were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
-        details: The data and settings of the selection and the scores of the heads, for information.
+        model: Identity of the model for which the heads were selected. The value `BESIDE` stands for the weights or the
+            adapter in the folder of the file, since a file in the folder cannot contain the hash of the folder.
+        method: How the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
+        details: Data and settings of the selection, and scores of the heads, for information only.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -45,7 +45,7 @@ class HeadList:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the sorted heads, with their weights and length power if they are set."""
+        """Hex SHA-256 of the sorted heads, and of their weights and the length power if these are set."""
         content: Any = sorted(self.heads)
         if self.weights:
             content = sorted(zip(self.heads, self.weights, strict=True))
@@ -61,8 +61,8 @@ class HeadList:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def model_identity(identity: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of a backend's identity that a head list is bound to."""
+def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of a backend's identity to which a head list is bound."""
     return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
 
@@ -82,14 +82,16 @@ def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
         return _published_heads(name, identity)
     path = Path(name)
     head_list = read_attention_heads(path)
-    actual, expected = model_identity(identity), model_identity(head_list.model)
-    expected = {key: model_folder_hash(path.parent) if value == BESIDE else value for key, value in expected.items()}
+    actual, expected = attention_judge_model_identity(identity), attention_judge_model_identity(head_list.model)
+    expected = {
+        key: hash_files_of_model_folder(path.parent) if value == BESIDE else value for key, value in expected.items()
+    }
     # The hash of the weights identifies a model; its folder may have been moved or renamed.
     keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
     if any(actual.get(key) != expected.get(key) for key in keys):
         raise UsageError(
-            f"The heads in {name!r} were selected for {_describe_head_model(expected)}, "
-            f"and the model is {_describe_head_model(actual)}",
+            f"The heads in {name!r} were selected for {_describe_attention_judge_model(expected)}, "
+            f"and the model is {_describe_attention_judge_model(actual)}",
             expected="heads of the same model",
             remedy="Select heads for it: rerank heads select --model ... --output heads.json",
         )
@@ -97,7 +99,7 @@ def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
 
 
 def read_attention_heads(path: Path) -> HeadList:
-    """Read a head list from a file, for any model.
+    """Read a head list from a file, without checking its model.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -123,7 +125,7 @@ def read_attention_heads(path: Path) -> HeadList:
             weights=weights,
             length_power=float(content.get("length_power", 0.0)),
         )
-        model_identity(head_list.model)
+        attention_judge_model_identity(head_list.model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{str(path)!r} is not a head list: {error!r}",
@@ -153,5 +155,5 @@ def _published_heads(method: str, identity: Mapping[str, str]) -> HeadList:
     return HeadList(heads=heads, model={"model": model}, method=method)
 
 
-def _describe_head_model(identity: Mapping[str, str]) -> str:
+def _describe_attention_judge_model(identity: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value[:12] if key == 'weights' else value}" for key, value in identity.items())

@@ -1,16 +1,17 @@
-"""Division of a text into sentences, in any script and without a model or a dictionary.
+"""Divide a text into sentences, in any script and without a model or dictionary.
 
 A sentence ends
 
 - at an empty line, and before a line that begins with a bullet;
-- after ``.``, ``!``, ``?`` or an ellipsis with closing quotes and brackets, if white space follows and the next word
-  does not start with a lower-case letter. A full stop with white space before it always ends one (tokenized text). A
-  full stop after an initial or a common abbreviation does not;
-- after the marks of scripts that need no space behind them, such as the ideographic full stop and the danda.
+- after ``.``, ``!``, ``?`` or an ellipsis, including closing quotes and brackets, if white space follows and the next
+  word does not start with a lower-case letter. A full stop after white space (as in tokenized text) always ends a
+  sentence. A full stop after an initial or a common abbreviation does not;
+- after the end marks of scripts that need no space after them, such as the ideographic full stop and the danda.
 
-Pieces that are still long (lists of words, scripts without such marks, such as Thai) are divided at line breaks, else
-at commas and semicolons, else at white space, else between any two characters. Splitters with rules per language would
-be better for languages with other abbreviations, but none is a dependency.
+Pieces that are still long (such as lists of words, or text in scripts without end marks, such as Thai) are divided at
+line breaks; if there are none, at colons and semicolons; then at commas; then at white space; and otherwise between any
+two characters. Splitters with rules per language would be better for languages with other abbreviations, but none of
+them is a dependency.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-#: Maximum length of a sentence, in characters; in scripts without spaces, whose characters carry more.
+#: Maximum length of a sentence in characters: in general, and in scripts without spaces, whose characters carry more
+#: information.
 _LONGEST, _LONGEST_UNSPACED = 400, 140
 
 _CLOSING = "\"'”’»)\\]"
@@ -29,7 +31,7 @@ _BREAK = re.compile(
     f"|[.!?…‥]+[{_CLOSING}]*(?=\\s)"
     "|[。！？｡．؟۔।॥։።။។]+[」』”’）】》〉\"')\\]]*"
 )
-#: Abbreviations that are followed by a name, or by a number.
+#: Abbreviations that are usually followed by a name, and abbreviations that are followed by a number.
 _BEFORE_NAMES = re.compile(r"(capt|cf|col|dr|gen|gov|lt|mr|mrs|ms|prof|rev|sen|sgt|st|vs)\Z", re.IGNORECASE)
 _BEFORE_NUMBERS = re.compile(r"(approx|art|ca|ch|eqs?|figs?|nos?|nr|op|pp?|refs?|sec|vols?)\Z", re.IGNORECASE)
 _NONSPACE = re.compile(r"\S")
@@ -38,7 +40,7 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
-#: Places to divide a long piece, the best first. A division is at the end of a match.
+#: Patterns for places at which to divide a long piece, best first. The division is at the end of a match.
 _DIVISIONS = (
     re.compile("\n"),
     re.compile("[;；:：](?=\\s)|[；：]"),
@@ -47,7 +49,7 @@ _DIVISIONS = (
 )
 
 
-def split_evidence_sentences(text: str) -> list[tuple[int, int]]:
+def split_attention_judge_sentences(text: str) -> list[tuple[int, int]]:
     """Divide a text into sentences.
 
     Args:
@@ -57,28 +59,28 @@ def split_evidence_sentences(text: str) -> list[tuple[int, int]]:
         Start and end (exclusive) of each sentence in characters (code points), in order, without the white space around
         it. Every character except white space belongs to exactly one sentence.
 
-    >>> split_evidence_sentences("It rains. Snow (a lot!) falls")
+    >>> split_attention_judge_sentences("It rains. Snow (a lot!) falls")
     [(0, 9), (10, 29)]
     """
     sentences: list[tuple[int, int]] = []
     start = 0
-    for end in [*_sentence_ends(text), len(text)]:
-        # A number or a mark alone, such as that of a list, belongs to what follows.
+    for end in [*_judge_sentence_ends(text), len(text)]:
+        # A number or mark alone, such as the number of a list item, belongs to the text that follows.
         if end < len(text) and not any(map(str.isalpha, text[start:end])):
             continue
-        sentences += _trim_sentence_pieces(text, start, end)
+        sentences += _trim_judge_sentence_pieces(text, start, end)
         start = end
     return sentences
 
 
-def _sentence_ends(text: str) -> Iterator[int]:
-    """Yield the ends of sentences."""
+def _judge_sentence_ends(text: str) -> Iterator[int]:
+    """Yield the positions where sentences end."""
     for match in _BREAK.finditer(text):
-        if match[0][0] not in ".!?…‥" or _ends_sentence(text, match):
+        if match[0][0] not in ".!?…‥" or _ends_judge_sentence(text, match):
             yield match.end()
 
 
-def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+def _ends_judge_sentence(text: str, match: re.Match[str]) -> bool:
     """Return whether a full stop, exclamation mark, question mark or ellipsis ends a sentence."""
     before, after = text[max(0, match.start() - 40) : match.start()], text[match.end() : match.end() + 40].lstrip()
     if match[0][0] == "." and (not before or before[-1].isspace()):
@@ -89,33 +91,33 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return True
     last = _LAST_WORD.search(before)
     word = last[0] if last else ""
-    # Initials (J. Smith, U.S. Army) and abbreviations.
+    # A full stop after an initial (J. Smith, U.S. Army) or an abbreviation does not end a sentence.
     is_initial = len(word.rpartition(".")[2]) == 1 and word[-1].isalpha() and word[-1].isupper()
     is_abbreviation = _BEFORE_NAMES.match(word) or (after[:1].isdigit() and _BEFORE_NUMBERS.match(word))
     return not is_initial and not is_abbreviation
 
 
-def _trim_sentence_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a sentence without the white space around it, or its pieces if it is long."""
+def _trim_judge_sentence_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a sentence without surrounding white space, or its pieces if it is too long."""
     end = start + len(text[start:end].rstrip())
     while (first := _NONSPACE.search(text, start, end)) is not None:
         start = first.start()
         beginning = min(end, start + _LONGEST)
         unspaced = len(_UNSPACED.findall(text, start, beginning))
         limit = _LONGEST_UNSPACED if 2 * unspaced > beginning - start else _LONGEST
-        middle = end if end - start <= limit else _divide_long_sentence(text, start, end, limit)
+        middle = end if end - start <= limit else _divide_long_judge_sentence(text, start, end, limit)
         yield start, start + len(text[start:middle].rstrip())
         start = middle
 
 
-def _divide_long_sentence(text: str, start: int, end: int, limit: int) -> int:
-    """Return where to divide a long piece: at the last suitable place in the second half of its first ``limit``."""
+def _divide_long_judge_sentence(text: str, start: int, end: int, limit: int) -> int:
+    """Return where to divide a long piece: at the last good place from ``limit / 2`` to ``limit`` characters."""
     for division in _DIVISIONS:
         places = [match.end() for match in division.finditer(text, start + limit // 2, start + limit)]
         if places:
             return places[-1]
     middle = start + limit
-    # Not between a letter and its marks, or inside a sequence that is joined to one character.
+    # Do not divide between a letter and its marks, or inside a sequence that forms a single character.
     while middle < end and (unicodedata.category(text[middle])[0] == "M" or "\u200d" in text[middle - 1 : middle + 1]):
         middle += 1
     return middle

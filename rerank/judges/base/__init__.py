@@ -10,27 +10,28 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.budget import PromptBudget, check_passage_limits
+from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, backend_sees_pictures, tasks_supported_by_backend
+from rerank.tasks import Backend, Reply, Request, task_backend_sees_pictures, tasks_supported_by_backend
 from rerank.types import Order, Window
 
-#: Result of a window. ``ok``: a permutation in the requested form. ``repaired``: complete after dropping duplicate and
-#: unknown identifiers or reading another form. ``partial``: missing identifiers were appended. ``empty``: no
-#: identifier. ``refused``: no identifier, and the model declines. ``error``: no reply.
+#: Status of a judged window. ``ok``: the reply is a permutation in the requested form. ``repaired``: it is complete
+#: after dropping duplicate and unknown identifiers, or was written in another form. ``partial``: missing identifiers
+#: were appended. ``empty``: the reply has no identifier. ``refused``: it has no identifier, and the model declines.
+#: ``error``: there is no reply.
 Status = Literal["ok", "repaired", "partial", "empty", "refused", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-#: Statuses without information about the documents: the window keeps its order and counts as a failure.
+#: Statuses that give no information about the documents. The window keeps its order and counts as a failure.
 FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreKind:
-    """What a judge's scores are.
+    """The meaning of a judge's scores.
 
     Attributes:
-        name: The quantity, such as ``log-likelihood of the query``; larger is more relevant.
+        name: The quantity, such as ``log-likelihood of the query``; a larger score means more relevant.
         scope: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
             documents of its window.
     """
@@ -44,10 +45,10 @@ class Verdict:
     """The order of one window and how it was obtained.
 
     Attributes:
-        order: A permutation of the window's positions; the identity if nothing is known.
-        status: How the replies were read.
-        detail: What was repaired or went wrong; empty if nothing.
-        scores: One score per document of the window, in the window's order; None where there is none. Empty if the
+        order: A permutation of the window's positions; the identity if the replies give no order.
+        status: Status of the replies.
+        detail: What was repaired or failed; empty if nothing was.
+        scores: One score per document, in the order of the window; None for documents without a score. Empty if the
             judge has no scores.
     """
 
@@ -59,47 +60,47 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class OversizedWindow:
-    """A window that does not fit the model's context in one request.
+    """A window that does not fit in the model's context in one request.
 
     Attributes:
-        capacity: Number of its documents that fit, counted from its head; at least two, but not all.
+        capacity: Number of documents, counted from the head of the window, that fit; at least two, but not all.
     """
 
     capacity: int
 
 
 class Judge(Protocol):
-    """A judge decides what to ask about a window and reads the replies. It does no I/O; the driver does."""
+    """A judge makes the requests for a window and reads the replies. It does no I/O; this is done by the driver."""
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """What the scores of its verdicts are; None if they have none."""
+        """The meaning of the scores in its verdicts; None if they have no scores."""
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or how many of its documents fit the context.
+        """Return the requests for one window, or how many of its documents fit in the context.
 
         Raises:
             ContextOverflowError: Not even two of its documents fit.
         """
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the verdict given by the replies to a window's requests, in the order of the requests.
+        """Return the verdict on a window, given the replies to its requests in the order of the requests.
 
-        A window that fails has a verdict with a failure status; it raises no exception.
+        If the window fails, the verdict has a failure status; no exception is raised.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Token budget and decoding of a judge.
+    """Token budget and decoding settings of a judge.
 
     Attributes:
         min_passage_tokens: Minimum number of tokens kept of each passage.
         max_passage_tokens: Passages are truncated to at most this many tokens; None for no limit.
-        context_size: Tokens of context to use; None for the model's whole context.
-        temperature: Sampling temperature; 0 is greedy.
+        context_size: Context size to use, in tokens; None for the model's whole context.
+        temperature: Sampling temperature; 0 for greedy decoding.
         seed: Seed for sampling.
-        thinking_tokens: Tokens that a reasoning model may spend before its answer; 0 asks it not to think.
+        thinking_tokens: Maximum number of tokens for the thoughts of a reasoning model; 0 switches thinking off.
     """
 
     min_passage_tokens: int = 32
@@ -114,25 +115,24 @@ class Limits:
 class PromptJudge:
     """Base class of judges that send prompts to a backend and read its replies.
 
-    A subclass names the tasks that it needs, makes the requests for one window, reads their replies, and says what its
-    scores are. Its further
-    fields are its options, as in ``--method pick,by=likelihood``.
+    A subclass names the tasks that it needs, makes the requests for one window, reads the replies, and states the
+    meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
 
     Attributes:
         backend: The backend that runs the requests.
         template: The prompt template.
-        limits: Token budget and decoding.
+        limits: Token budget and decoding settings.
 
     Raises:
-        UsageError: The backend supports none of the tasks, the prompt shows pictures and the backend does not see
-            them, or the limits contradict each other or the model.
+        UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, or
+            the limits contradict each other or exceed the context of the model.
     """
 
-    #: Types of task that the judge can use, the preferred one first.
+    #: Types of tasks that the judge can use, the preferred type first.
     needs: ClassVar[tuple[type[Any], ...]]
     #: Options that affect the requests but not how replies are read.
     request_options: ClassVar[frozenset[str]] = frozenset()
-    #: The shipped prompt that suits the judge; empty if every listwise prompt does.
+    #: The shipped prompt that suits the judge; empty if any listwise prompt is suitable.
     prompt: ClassVar[str] = ""
 
     backend: Backend
@@ -140,17 +140,17 @@ class PromptJudge:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Check the backend and the limits; what needs the model's tokenizer is checked at the first request."""
+        """Check the backend and the limits. Checks that need a tokenizer are deferred to the first request."""
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
-        check_judge_sees_pictures(self.template, self.backend, model)
-        check_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
+        check_judge_prompt_pictures(self.template, self.backend, model)
+        check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
 
     @cached_property
     def budget(self) -> PromptBudget:
-        """The prompt budget, which caches the lengths of documents; it loads the model's tokenizer."""
+        """The prompt budget, which caches the lengths of documents. The first access loads the model's tokenizer."""
         return PromptBudget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,
@@ -181,7 +181,7 @@ class PromptJudge:
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the shipped prompt that suits the judge with these options; empty if every listwise prompt does."""
+        """Return the shipped prompt that suits these options; empty if any listwise prompt is suitable."""
         return cls.prompt
 
     @classmethod
@@ -191,12 +191,12 @@ class PromptJudge:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Values beside options and prompt that decide the orders, such as the hash of a file that an option names."""
+        """Values besides options and prompt that affect the orders, such as the hash of a file named by an option."""
         return {}
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """What the scores of the verdicts are; None if they have none."""
+        """The meaning of the scores in the verdicts; None if they have no scores."""
         return None
 
     @abstractmethod
@@ -204,23 +204,23 @@ class PromptJudge:
         """Return the requests for one window, with passages truncated so that they fit.
 
         Raises:
-            ContextOverflowError: The window does not fit the context even with its passages at their minimum length.
+            ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
         """
 
     @abstractmethod
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the verdict given by the replies to a window's requests."""
+        """Return the verdict on a window, given the replies to its requests."""
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or how many of its documents fit.
+        """Return the requests for one window, or how many of its documents fit in the context.
 
         Raises:
-            ContextOverflowError: The window does not fit, and ranking it in parts would not help.
+            ContextOverflowError: The window does not fit, and dividing it into parts would not help.
         """
         return self.make_requests(window)
 
     def with_backend(self, backend: Backend) -> Self:
-        """Return this judge with another backend of the same model, such as one that logs; no file is read again."""
+        """Return this judge with another backend of the same model, such as one that logs. Files are not read again."""
         judge = copy.copy(self)
         object.__setattr__(judge, "backend", backend)
         return judge
@@ -230,17 +230,17 @@ class PromptJudge:
         return task in tasks_supported_by_backend(self.backend)
 
 
-#: Scores of judges that read the distribution of the first identifier of a reply.
+#: Scores of judges that use the distribution of the first identifier of a reply.
 IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
 
 
-def check_judge_sees_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
+def check_judge_prompt_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
     """Check that a backend, or its class before a model is loaded, accepts the pictures of a prompt.
 
     Raises:
-        UsageError: The prompt shows pictures, and the backend does not state that it sees them.
+        UsageError: The prompt shows pictures, and the backend does not state that it supports them.
     """
-    if template.pictures and not backend_sees_pictures(backend):
+    if template.pictures and not task_backend_sees_pictures(backend):
         raise UsageError(
             f"The prompt {template.name!r} shows pictures, and model {model!r} reads text only",
             expected="a model that sees pictures",
@@ -249,7 +249,7 @@ def check_judge_sees_pictures(template: PromptTemplate, backend: Any, model: str
 
 
 class ListwiseJudge(PromptJudge):
-    """Base class of judges that show a whole window in one request, so that the context limits its length.
+    """Base class of judges that show a whole window in one request. The context limits the size of the window.
 
     Raises:
         UsageError: The prompt shows a single passage.
@@ -266,7 +266,7 @@ class ListwiseJudge(PromptJudge):
             )
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the request for a window, or how many of its documents fit."""
+        """Return the request for a window, or how many of its documents fit in the context."""
         try:
             return self.make_requests(window)
         except ContextOverflowError:
@@ -275,8 +275,8 @@ class ListwiseJudge(PromptJudge):
             return OversizedWindow(capacity)
 
     def _capacity(self, window: Window) -> int:
-        """Return how many documents of an oversized window fit, counted from its head, by bisection."""
-        # Invariant: a prefix of ``fits`` documents fits, and one of ``fails`` documents does not.
+        """Find by bisection how many documents from the head of an oversized window fit."""
+        # Invariant: the first ``fits`` documents fit, and the first ``fails`` documents do not fit.
         fits, fails = 1, len(window)
         while fails - fits > 1:
             middle = (fits + fails) // 2
@@ -297,7 +297,8 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
         count: Number of documents in the window.
 
     Returns:
-        The verdict with the scores; ``error`` if their number is wrong, ``empty`` if a score is NaN.
+        The verdict with the scores. Its status is ``error`` if the number of scores is wrong, and ``empty`` if a score
+        is NaN.
 
     >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
@@ -305,14 +306,14 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
     positions = tuple(range(count))
     if len(scores) != count:
         return Verdict(order=positions, status="error", detail=f"{len(scores)} scores for {count} documents")
-    if any(score != score for score in scores):  # NaN, which has no place in an order
+    if any(score != score for score in scores):  # NaN, which cannot be sorted
         return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
     order = tuple(sorted(positions, key=lambda position: -scores[position]))
     return Verdict(order=order, status="ok", scores=tuple(scores))
 
 
 def window_z_scores(scores: Sequence[float]) -> list[float]:
-    """Return (score - mean) / standard deviation, with n in the denominator; all 0 if the scores are equal.
+    """Return (score - mean) / population standard deviation for each score; all 0 if the scores are equal.
 
     >>> window_z_scores([1.0, 3.0])
     [-1.0, 1.0]
@@ -322,7 +323,7 @@ def window_z_scores(scores: Sequence[float]) -> list[float]:
     return [(score - mean) / deviation if deviation else 0.0 for score in scores]
 
 
-def failure_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
+def failed_judge_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
     """Return the verdict on a window with a failed or refused reply; None if all replies arrived."""
     for reply in replies:
         if reply.finish in ("error", "refused"):

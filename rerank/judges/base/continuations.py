@@ -1,4 +1,4 @@
-"""Requests for the log-probabilities of continuations, shared by the judges that read logits."""
+"""Make requests for the log-probabilities of continuations; shared by the judges that use logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.tasks import ContinuationTask, Request, Sampling
 from rerank.types import Window
 
 
-def make_continuation_request(
+def make_judge_continuation_request(
     judge: PromptJudge, window: Window, continuations: Sequence[str], *, labels: Sequence[str] | None = None
 ) -> Request:
     """Return a request for the log-probability of each continuation of a window's prompt.
@@ -25,7 +25,7 @@ def make_continuation_request(
         labels: Identifiers of the passages, if they are not 1, 2, ...
 
     Raises:
-        ContextOverflowError: The window does not fit the context even with its passages at their minimum length.
+        ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
     longest = max(judge.backend.tokens.lengths(list(continuations)), default=0)
     limits = judge.limits
@@ -38,11 +38,11 @@ def make_continuation_request(
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
 
 
-def continuations_naming_identifiers(labels: Sequence[str], template: PromptTemplate) -> list[str]:
-    """Return the start of a completion that names each identifier first.
+def judge_identifier_continuations(labels: Sequence[str], template: PromptTemplate) -> list[str]:
+    """Return, for each identifier, the beginning of a completion that starts with it.
 
     This is ``A`` if the prompt ends with the opening bracket, else ``[A``. The closing bracket is omitted, so that a
-    letter that is one token stays one token.
+    letter that is a single token remains one.
     """
     has_bracket = template.reply_prefix.endswith("[")
     return [label if has_bracket else f"[{label}" for label in labels]

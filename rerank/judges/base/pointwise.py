@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_window_by_score
-from rerank.judges.base.continuations import make_continuation_request
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict, rank_window_by_score
+from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
@@ -17,14 +17,14 @@ from rerank.types import Query, Window
 
 @dataclass(frozen=True, kw_only=True)
 class PointwiseJudge(PromptJudge):
-    """A judge with one request per document: windows of any length fit, and documents do not influence each other.
+    """A judge with one request per document. Windows can have any length, and documents do not affect each other.
 
     Raises:
         UsageError: The prompt shows several passages.
     """
 
     needs = (ContinuationTask,)
-    #: What the score of a document is, such as ``log-likelihood of the query``.
+    #: Meaning of the score of a document, such as ``log-likelihood of the query``.
     score_name: ClassVar[str] = "score"
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class PointwiseJudge(PromptJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The score of a document, which does not depend on the other documents."""
+        """The meaning of a document's score, which does not depend on the other documents."""
         return ScoreKind(self.score_name, "absolute")
 
     @abstractmethod
@@ -60,7 +60,7 @@ class PointwiseJudge(PromptJudge):
         """Return one request per document, with its passage truncated so that it fits."""
         continuations = self.continuations(window.query)
         return [
-            make_continuation_request(
+            make_judge_continuation_request(
                 self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations
             )
             for index, doc in enumerate(window.docs)
@@ -69,18 +69,18 @@ class PointwiseJudge(PromptJudge):
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score; ties keep their order.
 
-        Documents without a reply keep their positions, the others are ordered among the remaining positions, and the
-        window counts as a failure.
+        If documents have no score, they keep their positions, the others are ordered among the remaining positions, and
+        the window counts as a failure.
         """
         expected = len(self.continuations(window.query))
         scored = [index for index, reply in enumerate(replies) if len(reply.scores) == expected]
         verdict = rank_window_by_score([self.score(replies[index].scores) for index in scored], len(scored))
-        failure = failure_verdict(replies, len(window))
+        failure = failed_judge_verdict(replies, len(window))
         if failure is None and len(scored) < len(window):
             failure = rank_window_by_score((), len(window))
         if failure is None:
             return verdict
-        # Scored documents share the positions that they had, best first; the others stay where they were.
+        # Scored documents are put into the positions that they had, best first; the others keep their positions.
         order = list(range(len(window)))
         for position, best in zip(scored, verdict.order, strict=True):
             order[position] = scored[best]

@@ -1,1 +1,1 @@
-"""Suites: run rerankers over first-stage candidates, and compare the results."""
+"""Suites: run several rerankers on first-stage candidates, and compare the results."""

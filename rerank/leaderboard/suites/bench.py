@@ -1,7 +1,7 @@
-"""Plan and execute the runs of a suite: find finished runs, estimate the cost of missing ones, and execute these.
+"""Plan and execute the runs of a suite: find finished runs, estimate the cost of missing runs, and execute them.
 
-Each run equals that of `rerank run` with the same specification. Its folder is named by the hash of the run's identity,
-so results of different specifications never mix.
+Each run gives the same result as `rerank run` with the same specification. The name of its folder contains the hash of
+the run's identity, so results of different specifications never mix.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from typing import Any
 from rerank.backends.replay import Replay
 from rerank.errors import RerankError
 from rerank.experiment import check_failure_rate, estimate_run_cost, execute_run, prepare_run
-from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates
+from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates_of_spec
 from rerank.experiment.execute import default_run_folder
-from rerank.experiment.prepare import PreparedRun, with_trained_defaults
+from rerank.experiment.prepare import PreparedRun, spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
     PlanningBackend,
-    open_planning_backend,
+    open_suite_planning_backend,
     suite_model_has_weights,
     suite_model_key,
 )
 from rerank.leaderboard.suites.stored_runs import StoredRun, estimate_suite_seconds, read_stored_suite_runs
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite, SuiteRun
 from rerank.methods import open_method
-from rerank.store import identity_hash
+from rerank.store import hash_run_folder_identity
 from rerank.tasks import Backend
 
-#: Executes one prepared run and returns its summary, as `rerank.experiment.execute` does.
+#: Function that executes one prepared run and returns its summary, such as `rerank.experiment.execute_run`.
 Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
-#: Errors that fail one run and let the suite continue; any other exception is a bug and ends the suite.
+#: After one of these errors, the run counts as failed and the suite continues. Any other exception is a bug and ends
+#: the suite.
 _RUN_ERRORS = (RerankError, OSError, RuntimeError, MemoryError)
 
 
@@ -43,13 +44,13 @@ class PlannedRun:
 
     Attributes:
         run: The run of the suite.
-        candidates: Candidates, shared with the other runs of the group; None if they could not be retrieved.
+        candidates: Candidates, which all runs of the group share; None if they could not be retrieved.
         spec: Specification of the run, completed with the settings of its adapter.
         stored: The finished run in the suite's folder; None if the run is missing or unfinished.
-        expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out``, ``cost`` and ``seconds``; the last is None
-            if no finished run of the model exists. For a finished run, the measured values.
+        expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, and an estimate of ``seconds``,
+            which is None if no finished run of the model exists. For a finished run, the measured values.
         committed: Number of replies that an unfinished run has already stored.
-        problem: Reason why the run cannot be executed; empty if none was found.
+        problem: Reason why the run cannot be executed; empty if no reason was found.
     """
 
     run: SuiteRun
@@ -66,7 +67,7 @@ class PlannedRun:
         return "done" if self.stored else "missing"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one row of ``rerank bench --dry-run --format json``."""
+        """Return the run as a row of ``rerank bench --dry-run --format json``."""
         known = self.expected
         tokens = known["tokens_in"] + known["tokens_out"] if known else None
         return {
@@ -90,7 +91,7 @@ class SuiteResult:
 
     Attributes:
         planned: The run.
-        summary: Contents of its summary.json; None if the run failed before it was written.
+        summary: Contents of summary.json; None if the run failed before this file was written.
         problem: Reason why the run failed or is unfinished; empty otherwise. A run with too many failed windows has
             both a summary and a problem.
     """
@@ -103,12 +104,12 @@ class SuiteResult:
 def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
     """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
-    No model is called and no weights are loaded. A run that is identical for several seeds is planned once.
+    No model is called and no weights are loaded. If a run is identical for several seeds, it is planned once.
 
     Args:
         suite: The suite.
-        out: Folder that contains the run folders; it may be missing.
-        execution: Options of execution, such as device and batch size.
+        out: Folder that contains the run folders. It may be missing.
+        execution: Options for the execution, such as device and batch size.
     """
     planner = _Planner(read_stored_suite_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
@@ -123,10 +124,10 @@ def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[Plann
 
 
 def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Count runs by state and sum the estimated calls, tokens and seconds of the missing ones.
+    """Count runs by state, and sum the estimated calls, tokens and seconds of the missing runs.
 
-    ``seconds`` is None if it is unknown for some run; ``problems`` is the number of runs that cannot be executed. These
-    are excluded from the sums.
+    ``seconds`` is None if the estimate is unknown for any run. ``problems`` is the number of runs that cannot be
+    executed; these runs are excluded from the sums.
     """
     rows = [planned_run.to_dict() for planned_run in planned if not planned_run.stored and not planned_run.problem]
     seconds = [row["seconds"] for row in rows]
@@ -144,15 +145,15 @@ def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 def execute_suite_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute_run
 ) -> Iterator[SuiteResult]:
-    """Execute missing runs, resume unfinished ones, and read finished ones from their folders.
+    """Execute missing runs, resume unfinished runs, and read finished runs from their folders.
 
-    A run that fails is yielded with its problem, and execution continues with the next one. One model is
-    loaded at a time.
+    A run that fails is yielded with its problem, and execution continues with the next run. Only one model is loaded at
+    a time.
 
     Args:
         planned: Runs returned by `plan_suite_runs`.
         out: Folder that contains the run folders.
-        execution: Options of execution; ``out``, ``resume`` and ``overwrite`` are set per run.
+        execution: Options for the execution. ``out`` and ``resume`` are set for each run.
         run: Function that executes one prepared run.
     """
     cache = ModelCache()
@@ -179,7 +180,7 @@ def execute_suite_runs(
 
 
 def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
-    """Return why a run within its failure limit still counts as missing, or an empty string."""
+    """Return why a run that is within its failure limit still counts as unfinished; empty if it is finished."""
     if summary.get("complete", True):
         return ""
     errors = summary["windows"]["error"]
@@ -187,7 +188,7 @@ def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
 
 
 def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
-    """Return the summary of a finished run, scored with the measures of the suite and without any model calls."""
+    """Return the summary of a finished run. It is scored with the measures of the suite; no model is called."""
     stored = planned_run.stored
     if stored is None:
         raise RuntimeError(f"{planned_run.run} is not finished")
@@ -205,12 +206,12 @@ def _execute_suite_run(
         planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.candidates
     )
     cache.put(prepared.spec, kind, prepared.backend)
-    name = default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
+    name = default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
     return run(prepared, execution.model_copy(update={"out": out / name, "resume": True}))
 
 
 class _Planner:
-    """Plans runs with shared candidates, planning backends and stored runs."""
+    """Planner of runs, which share candidates, planning backends and the list of stored runs."""
 
     def __init__(self, stored: list[StoredRun], execution: Execution) -> None:
         self._stored, self._execution = stored, execution
@@ -218,7 +219,7 @@ class _Planner:
         self._backends: dict[tuple[Any, ...], PlanningBackend] = {}
 
     def plan(self, run: SuiteRun) -> tuple[PlannedRun, str]:
-        """Return a planned run and the hash of its identity; the hash is empty if the run has a problem."""
+        """Return the planned run and the hash of its identity. The hash is empty if the run has a problem."""
         planned_run = PlannedRun(run=run, spec=run.spec)
         found = self._candidates(run.group, run.spec)
         if isinstance(found, str):
@@ -226,7 +227,7 @@ class _Planner:
             return planned_run, ""
         planned_run.candidates = found
         try:
-            planned_run.spec = with_trained_defaults(run.spec)
+            planned_run.spec = spec_with_trained_defaults(run.spec)
             prepared = prepare_run(
                 planned_run.spec, self._execution, backend=self._backend(planned_run.spec), candidates=found
             )
@@ -235,7 +236,7 @@ class _Planner:
             planned_run.stored = next((stored for stored in matching if stored.summary), None)
             planned_run.committed = max((stored.replies() for stored in matching), default=0)
             planned_run.expected = self._expected(planned_run, prepared)
-            return planned_run, identity_hash(identity)
+            return planned_run, hash_run_folder_identity(identity)
         except _RUN_ERRORS as error:
             planned_run.problem = str(error) or repr(error)
             return planned_run, ""
@@ -251,24 +252,24 @@ class _Planner:
         return expected | {"seconds": seconds}
 
     def _candidates(self, group: CandidateGroup, spec: RunSpec) -> RetrievedCandidates | str:
-        """Return the candidates of a group, retrieved once, or the message of the error that prevented it."""
+        """Return the candidates of a group, or an error message if they could not be retrieved. Results are cached."""
         values = group.values()
         key = tuple(values.get(name) for name in _OF_LISTS)
         if key not in self._found:
             try:
-                self._found[key] = retrieve_candidates(spec)
+                self._found[key] = retrieve_candidates_of_spec(spec)
             except _RUN_ERRORS as error:
                 self._found[key] = str(error) or repr(error)
         return self._found[key]
 
     def _backend(self, spec: RunSpec) -> Backend | None:
-        """Return a planning backend for a model with weights; None for backends that load nothing."""
+        """Return a planning backend for a model with weights; None for backends that load no weights."""
         kind = open_method(spec.method).backend
         if not suite_model_has_weights(spec, kind):
             return None
         key = suite_model_key(spec, kind)
         if key not in self._backends:
-            self._backends[key] = open_planning_backend(spec, kind)
+            self._backends[key] = open_suite_planning_backend(spec, kind)
         return self._backends[key]
 
 

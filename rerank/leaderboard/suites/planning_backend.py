@@ -1,6 +1,6 @@
-"""Models of a suite: backends without weights for cost estimates, and a cache for one loaded model.
+"""Models of a suite: backends without weights for cost estimates, and a cache that holds one loaded model.
 
-Imports transformers when a planning backend is opened.
+transformers is imported when a planning backend is opened.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from rerank.errors import BackendError
 from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
-from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import LANGUAGE, model_origin, named_loading_errors, quiet_transformers, require_torch
+from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.lm.loading import LANGUAGE, causal_model_origin, named_loading_errors, quiet_transformers, require_torch
 from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
@@ -25,12 +25,12 @@ from rerank.tasks import (
     CrossEncoderTask,
     Reply,
     Request,
-    backend_sees_pictures,
-    resolve_context_size,
+    resolve_task_context_size,
+    task_backend_sees_pictures,
     tasks_supported_by_backend,
 )
 
-#: Special tokens of a query-document pair, as in most cross-encoders.
+#: Number of special tokens in a query-document pair, as in most cross-encoders.
 _MARKS = 3
 
 
@@ -39,7 +39,8 @@ class PlanningBackend:
     """A backend that counts tokens and identifies the model, but cannot generate.
 
     Attributes:
-        identity: Model, weights or revision, and adapter. The data type is missing, since it depends on the machine.
+        identity: Model, weights or revision, and adapter. The data type is not included, because it depends on the
+            machine.
         tokens: Token counter of the model.
         tasks: The tasks that the model supports.
         sees_pictures: Whether prompts may show pictures.
@@ -53,7 +54,7 @@ class PlanningBackend:
     costs_money: bool = False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Raise an error, since no weights are loaded.
+        """Raise an error, because no weights are loaded.
 
         Raises:
             BackendError: Always.
@@ -62,7 +63,7 @@ class PlanningBackend:
 
 
 def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
-    """Return True if the model of a run is loaded from weights; fake models and servers are not.
+    """Return True if the model of a run is loaded from weights. Fake models and servers have no weights to load.
 
     Args:
         spec: Specification of the run.
@@ -72,13 +73,13 @@ def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
 
 
 def suite_model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
-    """Return the key of a loaded model: runs with equal keys can share it."""
+    """Return the cache key of a loaded model. Runs with equal keys can share the model."""
     loading = (spec.revision, spec.adapter, spec.dtype, spec.trust_remote_code, spec.context_size)
     return (spec.model, kind, *loading)
 
 
-def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
-    """Read a model's settings and tokenizer, and hash its files, without loading it.
+def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
+    """Read the configuration and tokenizer of a model, and hash its files, without loading the weights.
 
     Args:
         spec: Specification of the run, completed with the settings of its adapter.
@@ -87,39 +88,43 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     Raises:
         MissingPrerequisiteError: Transformers is not installed, or Pillow for a model that accepts images.
         MissingResourceError: The model or adapter does not exist.
-        UsageError: The context size exceeds that of the model.
+        UsageError: The requested context size exceeds the context size of the model.
     """
     options = ranker_config_of_run(spec).backend_options()
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
-    origin = model_origin(name, options)
+    origin = causal_model_origin(name, options)
     with quiet_transformers(), named_loading_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         reader = getattr(
-            transformers, _tokenizing_class_of_plan(backend_class_of_model(spec.model, kind))
+            transformers, _tokenizing_class_of_suite_plan(backend_class_of_model(spec.model, kind))
         ).from_pretrained(name, **origin)
     folder = Path(name) if Path(name).is_dir() else None
     identity = {"model": folder.name if folder else str(name)}
     if folder:
-        identity["weights"] = model_folder_hash(folder)
+        identity["weights"] = hash_files_of_model_folder(folder)
     else:
         identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
-    if hasattr(reader, "image_processor"):  # the key that the backend itself uses
+    if hasattr(reader, "image_processor"):  # the backend for images uses the same key in its identity
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
-        identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
+        identity["adapter"] = hash_files_of_model_folder(adapter_folder(spec.adapter))
     backend = backend_class_of_model(spec.model, kind)
     tasks = tasks_supported_by_backend(backend)
-    tokens = _token_counter_of_plan(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
-    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=backend_sees_pictures(backend))
+    tokens = _token_counter_of_suite_plan(
+        config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"]
+    )
+    return PlanningBackend(
+        identity=identity, tokens=tokens, tasks=tasks, sees_pictures=task_backend_sees_pictures(backend)
+    )
 
 
-def _tokenizing_class_of_plan(backend: Any) -> str:
-    """Return the name of the transformers class that tokenizes inputs: a processor if the model accepts images."""
+def _tokenizing_class_of_suite_plan(backend: Any) -> str:
+    """Return the name of the transformers class that tokenizes inputs, which is a processor for models with images."""
     return str(getattr(backend, "classes", LANGUAGE)[1])
 
 
-def _token_counter_of_plan(
+def _token_counter_of_suite_plan(
     config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str
 ) -> TokenCounter:
     from rerank.backends.cross_encoder import PairTokens
@@ -127,7 +132,7 @@ def _token_counter_of_plan(
 
     sees = hasattr(reader, "image_processor")
     tokenizer = reader.tokenizer if sees else reader
-    size = resolve_context_size(stated_context_size(SimpleNamespace(config=config), tokenizer), options, name)
+    size = resolve_task_context_size(stated_context_size(SimpleNamespace(config=config), tokenizer), options, name)
     if sees:
         from rerank.backends.vlm.tokens import VlmTokens
         from rerank.io.pictures import require_pillow
@@ -140,7 +145,7 @@ def _token_counter_of_plan(
 
 
 class ModelCache:
-    """A cache of one loaded model. Two models seldom fit in memory, and runs of one model are executed together."""
+    """A cache for one loaded model. Two models seldom fit in memory, and runs of one model are executed in sequence."""
 
     def __init__(self) -> None:
         """Create an empty cache."""
@@ -148,13 +153,13 @@ class ModelCache:
         self._backend: Backend | None = None
 
     def take(self, spec: RunSpec, kind: str) -> Backend | None:
-        """Return the cached model if it is the one of this run; otherwise drop it and return None."""
+        """Return the cached model if this run uses the same model; otherwise drop it and return None."""
         if self._key != suite_model_key(spec, kind):
             self.drop()
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
-        """Cache a model with weights. Other backends are not cached: they may depend on the qrels of one run."""
+        """Cache a model with weights. Other backends are not cached, because they may depend on the qrels of a run."""
         if suite_model_has_weights(spec, kind):
             self._key, self._backend = suite_model_key(spec, kind), backend
 

@@ -1,7 +1,7 @@
-"""Results of a suite: one row per run, and one comparison per group of runs over the same candidates.
+"""Results of a suite: one row per run, and one comparison per group of runs with the same candidates.
 
-Rerankers are compared only if they reranked the same candidates, which is verified in their run folders. Runs of one
-reranker with several seeds count as one system, represented by the mean per query.
+Rerankers are compared only if they reranked the same candidates, which is verified in their run folders. Runs of the
+same reranker with several seeds form one system. Its score on a query is the mean over the seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
-from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade
+from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade_of_spec
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.suites.bench import SuiteResult
@@ -24,14 +24,14 @@ from rerank.leaderboard.suites.suite import CandidateGroup, Suite
 from rerank.store import RunFolder
 from rerank.types import Run
 
-#: Name of the candidates themselves in a comparison.
+#: Name of the system that consists of the candidates in their original order.
 FIRST_STAGE = "first stage"
 _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "failure_rate", "missing", "folder", "hash")
 _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
 def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
-    """Return one row of results.jsonl."""
+    """Return the result of a run as a row of results.jsonl."""
     run, spec, summary = result.planned.run, result.planned.spec, result.summary or {}
     return {
         "suite": suite.name,
@@ -52,7 +52,7 @@ def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
 
 
 def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write results.jsonl and results.csv atomically; the CSV file has one column per measure.
+    """Write results.jsonl and results.csv atomically. The CSV file has one column per measure.
 
     Raises:
         StorageError: The folder cannot be created or written.
@@ -65,14 +65,14 @@ def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ) from error
     with replace_text_file(out / "results.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    flat = [{**_plain_result_value(row), **row["scores"]} for row in rows]
+    flat = [{**_plain_suite_result_row(row), **row["scores"]} for row in rows]
     with replace_text_file(out / "results.csv") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
 
 
-def _plain_result_value(row: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_suite_result_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not isinstance(value, Mapping)}
 
 
@@ -80,11 +80,10 @@ def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[d
     """Compare the runs of each group with one another and with their candidates.
 
     Returns:
-        One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems`` (name, seeds,
-        means
-        of all measures, and ``spread`` of the tested one over the seeds: ``sd``, ``lowest``, ``highest``), ``rivals``
-        (name, file, means, ``candidates`` and ``in_common``, as in `_evaluate_rival`), ``comparison`` (a `Comparison`,
-        or None) and ``notes``.
+        One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems``, ``rivals`` (rows
+        of `_evaluate_suite_rival`), ``comparison`` (a `Comparison` or None) and ``notes``. Each system has its name,
+        the number of seeds, the means of all measures, and the ``spread`` of the tested measure over the seeds (``sd``,
+        ``lowest`` and ``highest``).
     """
     groups: dict[str, list[SuiteResult]] = {}
     for result in results:
@@ -105,9 +104,9 @@ def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:
             raise DataError(
-                f"{str(folder.path)!r} reranked other candidates than the runs it is compared with",
+                f"The run in {str(folder.path)!r} reranked other candidates than the runs it is compared with",
                 expected="the same candidates, so that differences are due to the rerankers",
-                remedy="Compare runs of one first stage and depth, or show all runs with rerank leaderboard",
+                remedy="Compare runs with the same first stage and depth, or show all runs with rerank leaderboard",
             )
 
 
@@ -126,11 +125,11 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
     if candidates is None or not candidates.qrels:
         result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
-    relevant = lowest_relevant_grade(results[0].planned.spec, candidates.collection)
+    relevant = lowest_relevant_grade_of_spec(results[0].planned.spec, candidates.collection)
     systems = _systems_of_suite_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
     result["systems"] = [_suite_system(name, scores, main) for name, scores in systems]
-    result["rivals"], notes = _evaluate_rivals(group, candidates, relevant)
+    result["rivals"], notes = _evaluate_suite_rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [
         f"Excluded from the comparison because it is unfinished: "
@@ -149,7 +148,7 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
 def _systems_of_suite_group(
     group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
-    """Return the scores of the first stage and of every reranker with finished runs, one per seed."""
+    """Return names and scores of the first stage and of every reranker with finished runs. Scores are one per seed."""
     finished = [
         (result, RunFolder(result.summary["folder"]))
         for result in results
@@ -165,7 +164,7 @@ def _systems_of_suite_group(
 
 
 def _is_complete_suite_run(result: SuiteResult) -> bool:
-    """Return True if every call got a reply; other runs count as missing and are executed again."""
+    """Return True if every call of the run got a reply. Other runs count as missing and are executed again."""
     return bool(result.summary and result.summary.get("complete", True))
 
 
@@ -182,7 +181,7 @@ def _suite_system(name: str, scores: Sequence[Scores], main: str) -> dict[str, A
 
 
 def average_seeds_of_suite(scores: Sequence[Scores], name: str) -> Scores:
-    """Average several runs of one reranker: the values per query, and the values of run-level measures."""
+    """Average the scores of several runs of one reranker: per-query values, and values of whole-run measures."""
     first = scores[0]
     values = {
         measure: {query: math.fsum(one.values[measure][query] for one in scores) / len(scores) for query in row}
@@ -202,28 +201,28 @@ def _compared_suite_systems(
     return compare_evaluated_runs(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
 
 
-def _evaluate_rivals(
+def _evaluate_suite_rivals(
     group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    for path in _rival_run_files(group.table.rivals, notes):
+    for path in _run_files_of_suite_rivals(group.table.rivals, notes):
         try:
-            rows.append(_evaluate_rival(path, group, candidates, relevant))
+            rows.append(_evaluate_suite_rival(path, group, candidates, relevant))
         except RerankError as error:
             notes.append(f"The rival {str(path)!r} is excluded: {error}")
     rows.sort(key=lambda row: -next(iter(row["scores"].values())))
     return rows, notes
 
 
-def _evaluate_rival(
+def _evaluate_suite_rival(
     path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> dict[str, Any]:
-    """Evaluate an external run, and compare its documents with the candidates of the group.
+    """Evaluate an external run (a rival), and compare its documents with the candidates of the group.
 
-    ``in_common`` is the fraction of the rival's top documents (to the depth of the group) that are candidates, averaged
-    over the queries of the rival. ``candidates`` is ``same`` if both sets are equal for every query, otherwise
-    ``other``.
+    The rival's lists are cut at the depth of the group. ``in_common`` is the fraction of its documents that are
+    candidates, averaged over the queries of the rival. ``candidates`` is ``same`` if both sets of documents are equal
+    for every query, otherwise ``other``.
     """
     name = path.name
     for end in _ENDS:
@@ -251,8 +250,8 @@ def _rival_documents_in_common(run: Run, candidates: Run) -> tuple[list[float], 
     return shares, same
 
 
-def _rival_run_files(patterns: Iterable[str], notes: list[str]) -> list[Path]:
-    """Return the files that match the patterns; add a note for every pattern without a match."""
+def _run_files_of_suite_rivals(patterns: Iterable[str], notes: list[str]) -> list[Path]:
+    """Return the files that match the patterns. Add a note to ``notes`` for every pattern without a match."""
     files: dict[Path, None] = {}
     for pattern in patterns:
         paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True))

@@ -1,4 +1,4 @@
-"""Run folders in the folder of a suite: which runs are stored, and the speed of each model in them."""
+"""The run folders in the folder of a suite: find stored runs, and estimate the speed of a model from finished runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError
 from rerank.experiment.prepare import PreparedRun
 from rerank.experiment.spec import RunSpec
-from rerank.judges.attention.heads import model_identity
+from rerank.judges.attention.heads import attention_judge_model_identity
 from rerank.leaderboard.suites.planning_backend import PlanningBackend
 from rerank.store import RunFolder
 
@@ -33,10 +33,10 @@ class StoredRun:
     summary: Mapping[str, Any] | None
 
     def holds(self, prepared: PreparedRun, identity: Mapping[str, Any]) -> bool:
-        """Return True if the folder holds this run: the same candidates, prompt, settings and model.
+        """Return True if the folder holds this run, with the same candidates, prompt, settings and model.
 
-        For a planning backend, models are equal if their name, weights (or revision), adapter and requested data type
-        are equal; models that accept images also need the same image processor.
+        If the run has a planning backend, two models count as the same if name, weights (or revision), adapter and
+        requested data type are equal; models that accept images must also have the same image processor.
         """
         theirs, ours = dict(self.document["identity"]), dict(identity)
         model, expected = dict(theirs.pop("model", {})), dict(ours.pop("model"))
@@ -47,12 +47,12 @@ class StoredRun:
         requested = {key: self.document["spec"].get(key) for key in ("model", "dtype")}
         if model.get("processor") != expected.get("processor"):
             return False
-        return model_identity(model) == model_identity(expected) and requested == {
+        return attention_judge_model_identity(model) == attention_judge_model_identity(expected) and requested == {
             key: getattr(prepared.spec, key) for key in requested
         }
 
     def replies(self) -> int:
-        """Return the number of committed replies."""
+        """Return the number of replies that are committed to the call log."""
         try:
             with self.folder.calls(readonly=True) as calls:
                 return len(calls)
@@ -79,12 +79,12 @@ def _iterate_suite_folders(out: Path) -> Iterator[StoredRun]:
 
 
 def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
-    """Estimate the time for a number of tokens from finished runs of the same model.
+    """Estimate the model time for a number of tokens from finished runs of the same model.
 
-    Runs with the same method are preferred, if there are any.
+    If finished runs with the same method exist, only these are used.
 
     Returns:
-        Seconds of model time; None if no run of the model is finished.
+        Time in seconds; None if no run of the model is finished.
     """
     model = [
         run for run in runs if run.summary and all(run.document["spec"].get(x) == getattr(spec, x) for x in _MODEL)

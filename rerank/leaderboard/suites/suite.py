@@ -1,4 +1,4 @@
-"""The suite format (TOML): rerankers, collections and first stages, and the runs that result from combining them."""
+"""The suite format (TOML): rerankers, collections and first stages, and the runs that combine them."""
 
 from __future__ import annotations
 
@@ -34,78 +34,78 @@ class _Table(BaseModel):
 
 
 class CollectionTable(_Table):
-    """A collection, with settings that override those of the suite."""
+    """A collection, with settings that override the settings of the suite."""
 
     collection: str
     """Selector of the collection."""
     name: str = ""
-    """Name in the results; the selector if omitted."""
+    """Name of the collection in the results; the selector if omitted."""
     qrels: str | None = None
-    """Relevance judgments to use instead of those of the collection."""
+    """Relevance judgments to use instead of the collection's own judgments."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; the collection's own if omitted."""
+    """Lowest grade that binary measures count as relevant; if omitted, the collection's own lowest relevant grade."""
     measures: tuple[str, ...] = ()
-    """Instead of the suite's."""
+    """Measures for this collection; the suite's measures if omitted."""
     first_stages: tuple[str, ...] = ()
-    """Instead of the suite's."""
+    """First stages for this collection; the suite's first stages if omitted."""
     depths: tuple[int, ...] = ()
-    """Instead of the suite's."""
+    """Depths for this collection; the suite's depths if omitted."""
     max_queries: int | None = Field(default=None, ge=1)
     """Use only the first N queries."""
     queries: tuple[str, ...] = ()
     """Use only the queries with these ids."""
     rivals: tuple[str, ...] = ()
-    """External run files or glob patterns; they are evaluated and shown, but not tested."""
+    """External run files or glob patterns. These runs are evaluated and shown, but not tested for significance."""
 
     @property
     def title(self) -> str:
-        """Name of the collection, or its selector."""
+        """Name of the collection; its selector if it has no name."""
         return self.name or self.collection
 
 
 class RerankerTable(BaseModel):
-    """A reranker; the keys are fields of a run specification."""
+    """A reranker. All keys except ``name`` are fields of a run specification."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = ""
-    """Name in the results; method and model if omitted."""
+    """Name of the reranker in the results; method and model if omitted."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """Fields of the run specification."""
+        """Fields of the run specification that the reranker sets."""
         return dict(self.__pydantic_extra__ or {})
 
 
 class Suite(_Table):
-    """A suite: collections, first stages and rerankers, and how their runs are compared."""
+    """A suite: collections, first stages, rerankers, and settings for the comparison of their runs."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    """Letters, digits and dashes; also the name of the default folder."""
+    """Name of the suite and of its default folder: letters, digits, dots, dashes and underscores."""
     about: str = ""
     """Description for readers."""
     collections: tuple[CollectionTable, ...] = Field(min_length=1)
-    """Tables, or selectors only."""
+    """Collections, each as a table or as a selector."""
     first_stages: tuple[str, ...] = Field(default=("bm25",), min_length=1)
     """Selectors of first stages."""
     depths: tuple[int, ...] = Field(default=(100,), min_length=1)
     """Numbers of candidates per query."""
     methods: tuple[str, ...] = ("fullrank",)
-    """Every method is combined with every model."""
+    """Methods. Every method is combined with every model."""
     models: tuple[str, ...] = ()
     """Models, in the form that ``--model`` accepts."""
     adapters: tuple[str, ...] = ()
-    """Adapters; each determines its model and method."""
+    """Adapters. Each adapter determines its model and method."""
     rerankers: tuple[RerankerTable, ...] = ()
-    """Additional rerankers, one table each."""
+    """Additional rerankers, with one table per reranker."""
     options: Mapping[str, Any] = {}
-    """Further fields of the run specification, for all combinations of methods and models."""
+    """Further fields of the run specification. They apply to all combinations of methods and models."""
     shuffle: Shuffle = "none"
     """Order in which rerankers receive the candidates."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Every run is repeated with each seed; comparisons use the mean per query."""
+    """Seeds. Every run is repeated with each seed; comparisons use the mean over seeds per query."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures, named as in ir_measures or trec_eval; the first one is tested."""
+    """Measures, named as in ir_measures or trec_eval. Significance is tested on the first one."""
     test: str = "t"
     """Selector of the significance test."""
     correction: str = "auto"
@@ -141,8 +141,8 @@ class Suite(_Table):
             data: Folder that replaces ``{data}`` in strings.
 
         Raises:
-            UnknownNameError: A key or method does not exist; the message suggests the nearest name.
-            UsageError: A value is invalid, or ``{data}`` occurs and no folder was given.
+            UnknownNameError: A key or method does not exist. The message suggests the nearest name.
+            UsageError: A value is invalid, or ``{data}`` occurs in a value but no folder was given.
         """
         values = insert_suite_data_folder(normalize_suite_keys(values), data)
         _check_suite_keys(values)
@@ -159,7 +159,7 @@ class Suite(_Table):
         return Suite.make(values | {"methods": self.methods or Suite.model_fields["methods"].default})
 
     def systems(self) -> dict[str, dict[str, Any]]:
-        """Return the rerankers: name -> fields of the run specification.
+        """Return the rerankers as name -> fields of the run specification.
 
         Raises:
             UsageError: Two rerankers have the same name, or a value is invalid.
@@ -185,14 +185,14 @@ class Suite(_Table):
         return systems
 
     def expand(self) -> list[SuiteRun]:
-        """Return all runs, ordered by reranker, so that each model is loaded once."""
+        """Return all runs, grouped by reranker so that each model is loaded only once."""
         return [
             SuiteRun(group=group, system=system, spec=RunSpec.make({**group.values(), **values, **self._order(seed)}))
             for (system, values), group, seed in itertools.product(self.systems().items(), self.groups(), self.seeds)
         ]
 
     def groups(self) -> Iterator[CandidateGroup]:
-        """Yield all combinations of collection, first stage and depth; comparisons stay within one group."""
+        """Yield all combinations of collection, first stage and depth. Only runs of the same group are compared."""
         for table in self.collections:
             for first_stage in table.first_stages or self.first_stages:
                 for depth in table.depths or self.depths:
@@ -205,13 +205,13 @@ class Suite(_Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:
-    """The candidates of one first stage over one collection, to one depth.
+    """A combination of collection, first stage and depth, which determines the candidates.
 
     Attributes:
         table: The collection.
         first_stage: Selector of the first stage.
         depth: Number of candidates per query.
-        measures: Measures; the first one is tested.
+        measures: Measures. Significance is tested on the first one.
     """
 
     table: CollectionTable
@@ -242,9 +242,9 @@ class SuiteRun:
     """One run of a suite.
 
     Attributes:
-        group: Its candidates.
+        group: The group of the run, which determines its candidates.
         system: Name of the reranker in the suite.
-        spec: Specification of the run; runs with several seeds differ only here.
+        spec: Specification of the run. Runs that differ only in the seed differ only in this attribute.
     """
 
     group: CandidateGroup
@@ -257,7 +257,7 @@ class SuiteRun:
 
 
 def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
-    """Read a suite; paths in it are relative to the working directory.
+    """Read a suite from a TOML file. Paths in the file are relative to the working directory.
 
     Args:
         path: The TOML file.

@@ -1,4 +1,4 @@
-"""Normalisation and checks of the values in a suite's TOML file, and error messages for invalid ones."""
+"""Normalisation and checks of the values in a suite's TOML file, and error messages for invalid values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 
-#: Placeholder for the folder of ``--data``.
+#: Placeholder for the folder given with ``--data``.
 DATA = "{data}"
 
 
 def check_unique_in_suite(what: str, values: Sequence[Any]) -> None:
-    """Raise a ValueError, which pydantic collects, if a value occurs more than once."""
+    """Raise a ValueError if a value occurs more than once. pydantic collects this error."""
     value, times = Counter(values).most_common(1)[0] if values else ("", 1)
     if times > 1:
         named = "; give each a unique name" if what == "collections" else ""
@@ -24,14 +24,14 @@ def check_unique_in_suite(what: str, values: Sequence[Any]) -> None:
 
 
 def normalize_suite_keys(values: Any) -> Any:
-    """Return the values with dashes in keys replaced by underscores, at every level."""
+    """Return the values with dashes in keys replaced by underscores, at all levels of nesting."""
     if isinstance(values, Mapping):
         return {str(key).replace("-", "_"): normalize_suite_keys(value) for key, value in values.items()}
     return [normalize_suite_keys(value) for value in values] if isinstance(values, list) else values
 
 
 def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
-    """Return the values with ``{data}`` replaced by the folder of ``--data``.
+    """Return the values with ``{data}`` replaced by the folder given with ``--data``.
 
     Raises:
         UsageError: A value contains ``{data}``, but no folder was given.
@@ -51,7 +51,7 @@ def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
 
 
 def check_suite_table_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise UnknownNameError for a key that does not exist; the message suggests the nearest name."""
+    """Raise an UnknownNameError if a key of the table does not exist. The message suggests the nearest name."""
     for key in table:
         if key not in set(names):
             raise UnknownNameError(kind, key, names)

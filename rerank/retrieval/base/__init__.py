@@ -1,4 +1,4 @@
-"""Protocols of first stages: options that, applied to a corpus, give a retriever."""
+"""Protocols of first stages. A first stage holds options; applied to a corpus, it returns a retriever."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Retriever(Protocol):
     """A retriever searches one corpus."""
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents (with their text) per query, in the order of the queries.
+        """Return up to ``k`` documents with their texts per query, in the order of the queries.
 
-        A query may get no document. Stages that search give it an empty ranking; stages that look rankings up (``run``,
-        ``candidates``) omit the queries that they have no ranking for, and evaluation counts those.
+        A query may get no document. Stages that search return an empty ranking for it. Stages that only look up
+        rankings (``run``, ``candidates``) omit queries without a ranking, and evaluation counts the missing queries.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -27,7 +27,7 @@ class Retriever(Protocol):
 
 
 class FirstStage(Protocol):
-    """The options of a way of searching; a frozen dataclass."""
+    """The options of a first stage; a frozen dataclass."""
 
     def over(self, corpus: Corpus) -> Retriever:
         """Return a retriever over ``corpus``; this builds or opens its index."""
@@ -35,11 +35,11 @@ class FirstStage(Protocol):
 
 @runtime_checkable
 class IndexedRetriever(Protocol):
-    """A retriever with index files of its own."""
+    """A retriever that has its own index files."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the index, without the folder of document texts that all stages share."""
+        """Folders of the index, except the folder of document texts, which all stages share."""
 
 
 @runtime_checkable

@@ -1,15 +1,20 @@
-"""A Python function as a first stage: ``Search.of(function) % 100 >> reranker``."""
+"""A first stage that calls a Python function: ``Search.of(function) % 100 >> reranker``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.retrieval.base.given_documents import Candidate, DocumentLike, given_candidates, given_ranking
+from rerank.retrieval.base.given_documents import (
+    Candidate,
+    DocumentLike,
+    given_first_stage_candidates,
+    given_first_stage_ranking,
+)
 from rerank.retrieval.base.stages import DEPTH, RunSource, check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
-#: A search: text of the query -> documents, best first, with or without scores.
+#: A search function: takes the text of a query and returns documents, best first, with or without scores.
 SearchFunction = Callable[[str], Iterable[DocumentLike]]
 
 
@@ -18,9 +23,10 @@ class Search(RunSource):
     """A function that finds documents for a query, as a source of a pipeline.
 
     Attributes:
-        function: Returns the documents for the text of a query, best first, each a text, a `Document` or a mapping. If
-            all have a ``score``, they are sorted by it. A document without an id gets one from its query and position.
-        k: Number of documents per query that are kept.
+        function: Takes the text of a query and returns documents, best first. Each is a text, a `Document` or a
+            mapping. If all have a ``score``, they are sorted by it. A document without an id gets one from its query
+            and position.
+        k: Number of documents to keep per query.
     """
 
     function: SearchFunction
@@ -28,14 +34,14 @@ class Search(RunSource):
 
     @classmethod
     def of(cls, function: SearchFunction) -> Search:
-        """Return the source of a function."""
+        """Return a source that calls a function."""
         return cls(function)
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         """Call the function for each query.
 
         Raises:
-            UsageError: It returns no list.
+            UsageError: The function does not return a list.
             DataError: A document has no text, or two have the same id.
         """
         return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
@@ -45,13 +51,15 @@ class Search(RunSource):
         return replace(self, k=check_retrieval_depth(k))
 
     def _search(self, query: Query) -> Ranking:
-        candidates = given_candidates(self.function(query.text))
-        ranking = given_ranking(query, candidates)
-        docs = tuple(_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs)
+        candidates = given_first_stage_candidates(self.function(query.text))
+        ranking = given_first_stage_ranking(query, candidates)
+        docs = tuple(
+            _retrieved_document_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs
+        )
         return replace(ranking, docs=docs).top(self.k)
 
 
-def _with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
+def _retrieved_document_with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
     """Return the document; one without an id gets an id that is unique in the run."""
     if candidate.has_id:
         return candidate.document

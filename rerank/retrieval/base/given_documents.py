@@ -1,4 +1,4 @@
-"""Queries and documents as Python users have them: texts, mappings, or our own types."""
+"""Conversion of the queries and documents that Python users pass: texts, mappings, or this package's types."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rerank.errors import DataError, UsageError, error_repr
 from rerank.types import Document, Query, Ranking
 
 #: A document: its text, a `Document`, or a mapping with ``text`` or ``image`` (the path of a picture), and optionally
-#: ``id`` (text or a whole number), ``title`` and ``score`` (that of the first stage). None counts as missing. Other
-#: keys are returned with the hit.
+#: ``id`` (text or a whole number), ``title`` and ``score`` (the first-stage score). A value of None counts as missing.
+#: Other keys are returned with the hit.
 DocumentLike = str | Document | Mapping[str, Any]
 
 _KEYS = frozenset({"id", "text", "title", "image", "score"})
@@ -33,11 +33,11 @@ class Candidate:
     has_id: bool = True
 
 
-def given_query(value: object) -> Query:
-    """Return a query.
+def given_first_stage_query(value: object) -> Query:
+    """Convert a value to a query.
 
     Raises:
-        UsageError: It is neither a text nor a `Query`.
+        UsageError: The value is neither a text nor a `Query`.
     """
     if isinstance(value, str):
         return Query(id="0", text=value)
@@ -46,12 +46,12 @@ def given_query(value: object) -> Query:
     return value
 
 
-def given_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
-    """Return documents with their first-stage scores.
+def given_first_stage_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
+    """Convert values to documents with their first-stage scores.
 
     Args:
         values: The documents.
-        scores: One first-stage score per document; None if they are in the documents, or if there are none.
+        scores: One first-stage score per document; None if the documents contain them, or if there are none.
 
     Raises:
         UsageError: The documents are not a list, or the number of scores is wrong.
@@ -63,7 +63,7 @@ def given_candidates(values: object, scores: Sequence[float] | None = None) -> l
             expected="a list of documents",
             remedy="Put a single document in a list",
         )
-    candidates = [_given_candidate(position, value) for position, value in enumerate(values)]
+    candidates = [_given_first_stage_candidate(position, value) for position, value in enumerate(values)]
     if scores is not None:
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
             raise UsageError(f"The scores are {error_repr(scores)}", expected="one first-stage score per document")
@@ -71,7 +71,7 @@ def given_candidates(values: object, scores: Sequence[float] | None = None) -> l
         if len(scores) != len(candidates):
             raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
         candidates = [
-            replace(candidate, score=_given_score(position, score))
+            replace(candidate, score=_given_first_stage_score(position, score))
             for position, (candidate, score) in enumerate(zip(candidates, scores, strict=True))
         ]
     known = sum(candidate.score is not None for candidate in candidates)
@@ -84,12 +84,12 @@ def given_candidates(values: object, scores: Sequence[float] | None = None) -> l
     return candidates
 
 
-def given_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
+def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
     """Return the first-stage list; the id of each document is its position among the candidates.
 
-    With scores, the list is sorted by them (ties keep the given order); without, it has the given order and no scores.
+    If the candidates have scores, the list is sorted by them, and ties keep the given order.
     """
-    # Positions replace the ids, which may repeat or equal the position of another document.
+    # Positions replace the ids, because ids may repeat or equal the position of another document.
     numbered = [replace(candidate.document, id=str(position)) for position, candidate in enumerate(candidates)]
     scores = [candidate.score for candidate in candidates if candidate.score is not None]
     if not scores:
@@ -98,8 +98,8 @@ def given_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
     return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))
 
 
-def _given_candidate(position: int, value: object) -> Candidate:
-    """Return the document with its own id, or with its position if it has no id."""
+def _given_first_stage_candidate(position: int, value: object) -> Candidate:
+    """Convert a value to a document with its own id, or with its position as id if it has none."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
     if isinstance(value, Document):
@@ -120,16 +120,16 @@ def _given_candidate(position: int, value: object) -> Candidate:
     for key, text in texts.items():
         if not isinstance(text, str):
             raise DataError(f"Document {position} has the {key} {error_repr(text)}", expected="text")
-    score = None if content.get("score") is None else _given_score(position, content["score"])
+    score = None if content.get("score") is None else _given_first_stage_score(position, content["score"])
     if isinstance(value, Document):
         return Candidate(value, score)
     source = {key: item for key, item in content.items() if key not in _KEYS}
     return Candidate(Document(id=str(doc_id), **texts, source=source), score, content.get("id") is not None)
 
 
-def _given_score(position: int, value: object) -> float:
+def _given_first_stage_score(position: int, value: object) -> float:
     try:
-        score = float(value)  # type: ignore[arg-type]  # numbers of numpy and torch, too
+        score = float(value)  # type: ignore[arg-type]  # also accepts numbers of numpy and torch
     except (TypeError, ValueError):
         score = math.nan
     if isinstance(value, (str, bool)) or not math.isfinite(score):

@@ -1,4 +1,4 @@
-"""Operations on rankings that do not depend on how they are retrieved: selection, and removal of the query itself."""
+"""Operations on retrieved rankings: selection by query and depth, and removal of the query's own document."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Query, Ranking, Run
 
 
-def select_retrieved_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
-    """Return the first ``k`` documents of each given query's ranking, with the query as given.
+def select_first_stage_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
+    """Return the first ``k`` documents of the ranking of each given query; the results contain the given query objects.
 
     Queries without a ranking and rankings of other queries are omitted: a run may cover more or fewer queries than
-    given, and evaluation counts what is missing.
+    those given, and evaluation counts the missing ones.
 
     Args:
         run: The rankings.
@@ -47,10 +47,10 @@ def _first_ids_of_retrieved_queries(ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SelfExcludingRetriever:
-    """A retriever under BEIR's rule: a document with the query's own id is dropped and does not take up a rank.
+    """A retriever that applies BEIR's rule: a document with the query's own id is dropped and does not take up a rank.
 
     Attributes:
-        retriever: The retriever, searched one document deeper.
+        retriever: The wrapped retriever, which is searched for one more document.
     """
 
     retriever: Retriever

@@ -12,7 +12,7 @@ from rerank.models import MODELS, resolve_model_name
 def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
     """Return the folder or hub id of a model.
 
-    A folder with ``modules.json`` is accepted although its weights may be in sub-folders.
+    A folder with ``modules.json`` is accepted even if its weights are in sub-folders.
 
     Args:
         name: The name of a preset, a folder, or ``owner/model``.

@@ -1,7 +1,7 @@
-"""Pipeline stages and how they are joined: ``retriever % 100 >> reranker % 10``.
+"""Pipeline stages, and the operators that chain them: ``retriever % 100 >> reranker % 10``.
 
-A `RunSource` turns queries into a run, a `RunTransformer` turns a run into a run. ``>>`` joins stages, ``%`` keeps the
-first k documents.
+A `RunSource` turns queries into a run, a `RunTransformer` turns a run into a run. ``>>`` chains stages, and ``%`` keeps
+the first k documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEPTH = 100
 
 
 def check_retrieval_depth(k: int) -> int:
-    """Return ``k``, the number of documents per query.
+    """Return ``k``, the number of documents per query, after checking it.
 
     Raises:
         UsageError: ``k`` is below 1.
@@ -46,7 +46,7 @@ class RunTransformer(ABC):
 
 
 class RunSource(ABC):
-    """A stage that answers queries: a first stage, alone or followed by rerankers."""
+    """A stage that returns a run for queries: a first stage, alone or followed by rerankers."""
 
     @abstractmethod
     def __call__(self, queries: Sequence[Query]) -> Run:
@@ -63,7 +63,7 @@ class RunSource(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RetrieverSource(RunSource):
-    """A retriever as a pipeline source; ``% k`` searches ``k`` documents deep instead of cutting a longer ranking.
+    """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of cutting a longer ranking.
 
     Attributes:
         retriever: The retriever to search with.
@@ -74,7 +74,7 @@ class RetrieverSource(RunSource):
     k: int = DEPTH
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
+        """Return up to ``k`` documents per query; with this method, a source can be used as a retriever."""
         return self.retriever.search(queries, check_retrieval_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:

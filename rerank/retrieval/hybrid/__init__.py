@@ -1,4 +1,4 @@
-"""Hybrid retrieval: the rankings of several first stages, fused into one, as in ``hybrid:bm25+dense``."""
+"""Hybrid retrieval: fuse the rankings of several first stages into one, as in ``hybrid:bm25+dense``."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Hybrid:
     """The options of hybrid retrieval.
 
     Attributes:
-        stages: Two or more selectors of first stages, joined by ``+``. A selector with options, or with a ``+`` of its
-            own, is put in parentheses: ``hybrid:(bm25,k1=1.2)+(run:a+b.trec)``.
-        method: ``rrf``, by ranks only (Cormack et al., SIGIR 2009), or ``weighted``, a sum of normalized scores.
+        stages: Two or more selectors of first stages, joined by ``+``. A selector that has options or contains a ``+``
+            must be in parentheses: ``hybrid:(bm25,k1=1.2)+(run:a+b.trec)``.
+        method: ``rrf`` fuses reciprocal ranks (Cormack et al., SIGIR 2009), ``weighted`` adds normalized scores.
         k: For ``rrf``: the constant added to ranks, at least 0; the default is 60, as in the paper.
         normalize: For ``weighted``: ``min-max`` (the default) or ``z-score``, applied to each ranking.
         weights: One number per stage, joined by ``+``: ``weights=0.3+0.7``; the default is 1 for each.
-        depth: Number of documents retrieved by each stage. It is independent of the requested number, so that a shorter
-            ranking is a prefix of a longer one; if more are requested, each stage retrieves that many. The default of
-            1000 is the usual depth of TREC runs.
+        depth: Number of documents that each stage retrieves, even if fewer are requested, so a shorter ranking is a
+            prefix of a longer one. If more documents are requested, each stage retrieves that many. The default of 1000
+            is the usual depth of TREC runs.
 
     Raises:
         UnknownNameError: There is no such first stage or option; the message suggests similar names.
@@ -81,7 +81,7 @@ class Hybrid:
             RerankError: A stage fails.
         """
         self.check_prerequisites()
-        # open_first_stage, since a document that the collection drops must not take up a rank or affect normalization
+        # open_first_stage drops the query's own document, which must not take up a rank or affect the normalization
         return HybridRetriever(
             self, tuple(open_first_stage(selector, corpus) for selector in split_hybrid_stages(self.stages))
         )
@@ -97,7 +97,7 @@ class Hybrid:
                 stage.check_prerequisites()
 
     def normalizer(self) -> Callable[[Ranking], FusionValues]:
-        """Return the function that turns a ranking into values that can be added up."""
+        """Return the function that turns a ranking into values that can be added to those of other rankings."""
         if self.method == "rrf":
             k = 60 if self.k is None else self.k
             return lambda ranking: reciprocal_rank_fusion(ranking, k)
@@ -117,11 +117,11 @@ class HybridRetriever:
         return tuple(sorted(frozenset().union(*map(retriever_index_folders, self.retrievers))))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the ``k`` documents with the highest fused scores for each query, of all that any stage found.
+        """Return the ``k`` documents with the highest fused scores per query, among all documents that any stage found.
 
-        A document that is missing from a ranking gets 0 from it (``rrf``, ``min-max``) or the lowest value
-        (``z-score``). Queries without a ranking from any stage are omitted. Texts come from the first stage that has
-        the document.
+        If a ranking lacks a document, the document gets from it the value 0 (``rrf``, ``min-max``) or the lowest value
+        of the ranking (``z-score``). Queries without a ranking from any stage are omitted. The text of a document comes
+        from the earliest stage in the list of stages that found it.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -138,7 +138,7 @@ class HybridRetriever:
                 scores = weighted_fusion_sum([normalize(ranking) for ranking in every], weights)
                 docs = {
                     doc.id: doc for ranking in reversed(lists) for doc in ranking.docs
-                }  # texts of earlier stages win
+                }  # the text from the earliest stage is kept
                 fused.append(Ranking.from_scores(query, ((docs[d], score) for d, score in scores.items())).top(k))
         return Run(fused, name="hybrid")
 

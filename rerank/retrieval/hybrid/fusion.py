@@ -1,4 +1,4 @@
-"""Fusion of several ranked lists of one query into one score per document, as pure functions."""
+"""Pure functions that fuse several ranked lists of one query into one score per document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True)
 class FusionValues:
-    """The values that one ranked list gives to documents, before they are added up.
+    """The values that one ranked list assigns to documents, before they are added to those of other lists.
 
     Attributes:
         values: Document id -> value, for the documents of the list.
@@ -27,36 +27,36 @@ class FusionValues:
 
 
 def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
-    """Return ``1 / (k + r(d))`` with ranks ``r`` from 1, and 0 for documents that are not in the list.
+    """Return ``1 / (k + r(d))`` for the documents of the list, with ranks ``r`` from 1, and 0 for all others.
 
     Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
-    Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of this over the lists and k is 60.
+    Methods", SIGIR 2009, where ``RRFscore(d)`` is the sum of these values over the lists, and k is 60.
     """
     return FusionValues({doc_id: 1.0 / (k + rank) for rank, doc_id in enumerate(ranking.doc_ids, 1)})
 
 
 def min_max_fusion(ranking: Ranking) -> FusionValues:
-    """Return ``(s(d) - min) / (max - min)`` over the list, and 0, its lowest value, for documents that are not in it.
+    """Return ``(s(d) - min) / (max - min)`` for the documents of the list, and 0, the lowest value, for all others.
 
     If all scores are equal, each document of the list gets 1.
     Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
     """
     if not _fused_scores_differ(ranking):
-        return _membership_fusion(ranking)
+        return _hybrid_membership_fusion(ranking)
     scores = _scale_fused_scores(ranking.scores)
     low, span = scores[-1], scores[0] - scores[-1]
     return FusionValues({doc_id: (s - low) / span for doc_id, s in zip(ranking.doc_ids, scores, strict=True)})
 
 
 def z_score_fusion(ranking: Ranking) -> FusionValues:
-    """Return ``(s(d) - mean) / deviation`` over the list (population standard deviation).
+    """Return ``(s(d) - mean) / deviation`` for the documents of the list, with the population standard deviation.
 
-    Documents that are not in the list get its lowest value. They do not get 0, which is the mean and would rank them
-    above half the list. If all scores are equal, each document of the list gets 1 and all others 0.
+    All other documents get the lowest value of the list. They do not get 0, because 0 is the mean and would rank them
+    above half of the list. If all scores are equal, each document of the list gets 1 and all others get 0.
     Source: Montague and Aslam, "Relevance Score Normalization for Metasearch", CIKM 2001 (zero mean, unit variance).
     """
     if not _fused_scores_differ(ranking):
-        return _membership_fusion(ranking)
+        return _hybrid_membership_fusion(ranking)
     scores = _scale_fused_scores(ranking.scores)
     mean = math.fsum(scores) / len(scores)
     deviation = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores))
@@ -74,14 +74,14 @@ def _scale_fused_scores(scores: Sequence[float]) -> list[float]:
     return [score / unit for score in scores]
 
 
-def _membership_fusion(ranking: Ranking) -> FusionValues:
+def _hybrid_membership_fusion(ranking: Ranking) -> FusionValues:
     return FusionValues(dict.fromkeys(ranking.doc_ids, 1.0))
 
 
 def weighted_fusion_sum(lists: Sequence[FusionValues], weights: Sequence[float]) -> dict[str, float]:
     """Return ``sum over lists i of w_i * v_i(d)`` for every document in any list.
 
-    With weights of 1 this is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994) of the values.
+    With all weights equal to 1, this is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994).
     The sum is rounded once (`math.fsum`), so it does not depend on the order of the lists.
     """
     doc_ids = dict.fromkeys(doc_id for one_list in lists for doc_id in one_list.values)

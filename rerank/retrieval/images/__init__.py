@@ -1,6 +1,6 @@
-"""Image retrieval with text queries: embeddings of a CLIP-like model of transformers, searched with faiss.
+"""Image retrieval with text queries: a CLIP-like model of transformers embeds both, and faiss searches the embeddings.
 
-Embeddings and indexes are stored as those of `rerank.retrieval.dense`.
+Embeddings and indexes are stored in the same way as in `rerank.retrieval.dense`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _UNSEEN = "unseen.npy"
 class Images(VectorOptions):
     """The options of image retrieval, in addition to those of `VectorOptions`; it searches the field ``image``.
 
-    Scores are cosines. A document whose picture is missing or unreadable stays in the collection: it comes last in
-    every ranking that is deep enough, with a score below all cosines, and a warning gives their number.
+    Scores are cosines. Documents whose pictures are missing or unreadable stay in the collection: they come last in
+    every ranking that is deep enough, with a score below all cosines, and a warning states their number.
 
     Attributes:
         model: A folder or ``owner/model`` on the hub of a model that embeds texts and pictures (CLIP, SigLIP ...).
         query_prompt: Text put before every query, such as ``a photo of ``.
-        embeddings: An .npy file of precomputed embeddings by this model, float16 or float32, one row per picture; no
-            picture is opened then.
+        embeddings: An .npy file of precomputed embeddings by this model, float16 or float32, one row per picture. If it
+            is given, no picture is opened.
         ids: The document ids in the order of the rows: a text file with one id per line, or an .npy file.
 
     Raises:
@@ -70,7 +70,7 @@ class Images(VectorOptions):
             BackendError: The model fails; committed embeddings are kept.
             DataError: No document has a picture, the weights are damaged, or a file of embeddings or ids is malformed.
             StorageError: The cache folder cannot be written.
-            UsageError: The model is of another kind, or an option does not fit it or this machine.
+            UsageError: The model does not embed texts and pictures, or an option does not fit it or this machine.
         """
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import load_image_encoder
@@ -87,16 +87,16 @@ class Images(VectorOptions):
         Raises:
             MissingPrerequisiteError: One of them cannot be imported.
         """
-        from rerank.retrieval.images.encoder import require_image_packages
+        from rerank.retrieval.images.encoder import require_image_retrieval_packages
 
-        require_image_packages()
+        require_image_retrieval_packages()
 
     def text_of(self, doc: Document) -> str:
-        """Return the path of the picture, or with precomputed embeddings the id, by which the row is found."""
+        """Return the path of the picture; with precomputed embeddings, return the id, which identifies the row."""
         return doc.id if self.embeddings else doc.image
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return a hash of the file sizes, so that added, removed or changed pictures are noticed without reading them.
+        """Return a hash of the pictures' file sizes; it reveals added, removed or changed pictures without reading any.
 
         Raises:
             DataError: No document has a picture.
@@ -117,9 +117,9 @@ class Images(VectorOptions):
 
 
 class ImageRetriever(DenseRetriever):
-    """Embeddings of the pictures of one collection and the model that computes them, created by `Images.over`.
+    """The embeddings of one collection's pictures and the model that computed them, created by `Images.over`.
 
-    An unreadable picture has a row of zeros among the embeddings.
+    The embedding of an unreadable picture is a row of zeros.
 
     Attributes:
         unseen: Ids of the documents whose pictures cannot be read, or have no precomputed embedding.
@@ -136,7 +136,7 @@ class ImageRetriever(DenseRetriever):
             why = (
                 "its id is not in the file of ids"
                 if options.embeddings
-                else _why_image_was_not_embedded(self._documents[self._unseen[0]])
+                else _image_retriever_skip_reason(self._documents[self._unseen[0]])
             )
             shown = ", ".join(map(repr, self.unseen[:3]))
             warnings.warn(
@@ -146,23 +146,23 @@ class ImageRetriever(DenseRetriever):
             )
 
     def _write(self, index: VectorIndex, matrix: Floats, folder: Path) -> None:
-        from rerank.retrieval.images.missing_vectors import save_documents_without_vector
+        from rerank.retrieval.images.missing_vectors import save_retriever_documents_without_vector
 
-        save_documents_without_vector(matrix, folder / _UNSEEN)
+        save_retriever_documents_without_vector(matrix, folder / _UNSEEN)
         index.write(matrix, folder)
 
     def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
         from rerank.retrieval.images.missing_vectors import (
-            rank_documents_without_vector_last,
             read_documents_without_vector,
+            retrieve_documents_without_vector_last,
         )
 
         unseen = read_documents_without_vector(folder / _UNSEEN, len(matrix))
         self._unseen = unseen.tolist()
-        return rank_documents_without_vector_last(index.read(matrix, folder), unseen, len(matrix))
+        return retrieve_documents_without_vector_last(index.read(matrix, folder), unseen, len(matrix))
 
 
-def _why_image_was_not_embedded(doc: Document) -> str:
+def _image_retriever_skip_reason(doc: Document) -> str:
     try:
         open_picture(doc.image)
     except RerankError as error:

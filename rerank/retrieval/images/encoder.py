@@ -16,13 +16,13 @@ from rerank.errors import BackendError, UsageError
 from rerank.indexing.text_encoder import (
     Floats,
     ModelOptions,
-    encode_halving_batches,
     encode_texts_in_batch,
+    encode_vectors_halving_batches,
     hash_encoder_folder,
     require_encoder_packages,
 )
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
-from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.tasks import BackendOptions
 
 
@@ -64,7 +64,7 @@ class ImageEncoder:
             )
         self._model, self._processor = model, processor
         self.query_prompt = query_prompt
-        self._max_tokens = _max_tokens_of_image_encoder(model)
+        self._max_tokens = _max_tokens_of_image_retriever(model)
         # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
         self.size = int(self._texts(["a"]).shape[1])
@@ -87,7 +87,7 @@ class ImageEncoder:
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed pictures given by their paths in one batch; unreadable ones get a row of zeros.
+        """Embed the pictures at these paths in one batch; the row of an unreadable picture is all zeros.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -96,12 +96,14 @@ class ImageEncoder:
         for index, path in enumerate(texts):
             try:
                 readable.append((index, open_picture(path)))
-            except UNREADABLE:  # the retriever counts the rows of zeros, and its warning repeats this error
+            except UNREADABLE:  # the retriever warns about rows of zeros, with this error
                 continue
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
         if readable:
             pictures = [picture for _, picture in readable]
-            embeddings = encode_halving_batches(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
+            embeddings = encode_vectors_halving_batches(
+                lambda size: self._pictures(pictures, size), len(pictures), "pictures"
+            )
             rows[[index for index, _ in readable]] = embeddings
         return rows
 
@@ -147,13 +149,15 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     Raises:
         MissingPrerequisiteError: The extra ``images`` is not installed.
         MissingResourceError: The model does not exist.
-        UsageError: The model is of another kind, or an option does not fit this machine.
+        UsageError: The model does not embed texts and pictures, or an option does not fit this machine.
         DataError: The weights are damaged, or pickled.
     """
-    require_image_packages()
+    require_image_retrieval_packages()
     import transformers
 
-    origin = model_origin(name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code))
+    origin = causal_model_origin(
+        name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
+    )
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     with quiet_transformers(), named_loading_errors(name, device):
@@ -168,7 +172,7 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     return ImageEncoder(model, processor, identity={**identity, "dtype": dtype}, query_prompt=options.query_prompt)
 
 
-def require_image_packages() -> None:
+def require_image_retrieval_packages() -> None:
     """Check that the packages of the extra ``images`` can be imported.
 
     Raises:
@@ -178,7 +182,7 @@ def require_image_packages() -> None:
     require_encoder_packages(stage="images", sentences=False)
 
 
-def _max_tokens_of_image_encoder(model: Any) -> int:
+def _max_tokens_of_image_retriever(model: Any) -> int:
     """Return the context size of the text tower in tokens."""
     text = getattr(model.config, "text_config", model.config)
     return int(getattr(text, "max_position_embeddings", None) or 77)

@@ -1,4 +1,4 @@
-"""Documents without a vector: identified by rows of zeros, saved, and ranked after all others."""
+"""Documents without a vector: functions that find them by their rows of zeros, save them, and rank them last."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rerank.io.sealed_folders import storage_errors
 
 #: Score of documents without a vector, below every cosine.
 BELOW = np.float32(-2.0)
-#: Number of rows checked together.
+#: Number of rows that are checked at a time.
 _CHUNK = 50_000
 
 
-def save_documents_without_vector(matrix: Floats, path: Path) -> None:
+def save_retriever_documents_without_vector(matrix: Floats, path: Path) -> None:
     """Save the positions of the rows that are all zero, in ascending order."""
     parts = [
         np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
@@ -27,10 +27,10 @@ def save_documents_without_vector(matrix: Floats, path: Path) -> None:
 
 
 def read_documents_without_vector(path: Path, documents: int) -> Positions:
-    """Load the positions that `save_documents_without_vector` saved.
+    """Load the positions that `save_retriever_documents_without_vector` saved.
 
     Raises:
-        ValueError: They are not positions of this many documents.
+        ValueError: The file does not contain positions of this many documents.
     """
     positions: Positions = np.load(path, allow_pickle=False)
     valid = positions.ndim == 1 and positions.dtype == np.int64
@@ -39,11 +39,11 @@ def read_documents_without_vector(path: Path, documents: int) -> Positions:
     return positions
 
 
-def rank_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
-    """Return a search that ranks documents without a vector last, with one score below all cosines.
+def retrieve_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
+    """Return a search that ranks documents without a vector last, all with the same score below all cosines.
 
     Args:
-        search: The search of the index; it returns these documents with a cosine of 0, or not at all.
+        search: The search of the index, which returns documents without a vector with a cosine of 0, or not at all.
         unseen: Positions of the documents without a vector, in ascending order.
         documents: Number of documents.
     """
@@ -56,10 +56,10 @@ def rank_documents_without_vector_last(search: Searcher, unseen: Positions, docu
         needed, below = min(depth, documents - len(unseen)), np.full(len(unseen), BELOW, dtype=np.float32)
         for index, (row, hits) in enumerate(zip(*search(queries, depth), strict=True)):
             while (
-                len(hits) < documents and _documents_with_vector(hits, unseen).sum() < needed
+                len(hits) < documents and _retrieved_documents_with_vector(hits, unseen).sum() < needed
             ):  # search deeper, for this query only
                 (row,), (hits,) = search(queries[index][None], min(documents, 2 * len(hits)))
-            seen = _documents_with_vector(hits, unseen)
+            seen = _retrieved_documents_with_vector(hits, unseen)
             top_scores, top = np.concatenate([row[seen], below])[:depth], np.concatenate([hits[seen], unseen])[:depth]
             scores[index, : len(top_scores)], positions[index, : len(top)] = top_scores, top
         return scores, positions
@@ -67,5 +67,5 @@ def rank_documents_without_vector_last(search: Searcher, unseen: Positions, docu
     return search_all
 
 
-def _documents_with_vector(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:
+def _retrieved_documents_with_vector(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:
     return (positions >= 0) & ~np.isin(positions, unseen)

@@ -1,4 +1,4 @@
-"""An encoder that reads precomputed picture embeddings: rows of an .npy file, found by document id."""
+"""An encoder that reads precomputed picture embeddings from an .npy file, whose rows are looked up by document id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank.io.file_hashes import file_hash
 
 
 class PrecomputedEmbeddings:
-    """Rows of a file as document embeddings, scaled to length 1.
+    """Document embeddings that are rows of a file, scaled to length 1.
 
     The file is memory-mapped; the ids are kept in memory, about a hundred bytes each.
 
@@ -31,7 +31,7 @@ class PrecomputedEmbeddings:
 
     Raises:
         MissingResourceError: A file does not exist.
-        DataError: A file is malformed, or the two do not fit together.
+        DataError: A file is malformed, or the number of ids differs from the number of rows.
         UsageError: The embeddings and the encoder have different dimensions.
     """
 
@@ -52,14 +52,14 @@ class PrecomputedEmbeddings:
                 expected="the model that computed the embeddings",
             )
         self._encoder, self.query_prompt = encoder, encoder.query_prompt
-        self.identity: Mapping[str, str] = {"embeddings": _digest_of_precomputed_vectors(self._path, names)}
+        self.identity: Mapping[str, str] = {"embeddings": _digest_of_precomputed_image_encoder(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries with the model."""
         return self._encoder.queries(texts)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Return the rows of documents given by their ids; a row of zeros for ids without an embedding.
+        """Return the rows of the documents with these ids; the row of an id without an embedding is all zeros.
 
         Raises:
             DataError: A row contains a number that is not finite.
@@ -106,7 +106,7 @@ def _load_precomputed_ids(path: Path) -> list[str]:
         raise DataError(f"{path} is not a text file: {error}", expected="one id per line, or an .npy file") from error
 
 
-def _digest_of_precomputed_vectors(rows: Path, names: Sequence[str]) -> str:
+def _digest_of_precomputed_image_encoder(rows: Path, names: Sequence[str]) -> str:
     whole = hashlib.sha256(file_hash(rows).encode())
     whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
     return whole.hexdigest()

@@ -1,4 +1,4 @@
-"""BM25 and RM3 with Lucene, through Pyserini, which many published baselines use. Needs a JDK of version 21 or newer.
+"""BM25 and RM3 with Lucene, used through Pyserini, as in many published baselines. Needs a JDK, version 21 or newer.
 
 The index is built from the collection and stored in the user's cache folder, or an existing index is used.
 """
@@ -28,23 +28,23 @@ _FORMAT = "1"
 class Lucene:
     """The options of Lucene's BM25, with or without RM3.
 
-    Text is analyzed by Anserini's analyzer for the collection's language. Without such an analyzer, words are only
-    lower-cased, without stop words and stemming.
+    Text is analyzed by Anserini's analyzer for the collection's language. If there is no such analyzer, words are only
+    lower-cased; stop words are kept, and there is no stemming.
 
     Attributes:
-        index: An existing index: a folder, or the name of one of Pyserini's prebuilt indexes, such as
-            ``msmarco-v1-passage-full`` (downloaded if needed), with the document ids of the collection. If empty, the
-            index is built from the collection.
+        index: An existing index with the document ids of the collection: a folder, or the name of one of Pyserini's
+            prebuilt indexes, such as ``msmarco-v1-passage-full``, which is downloaded if needed. If empty, the index is
+            built from the collection.
         k1: Term frequency saturation; 0 ignores term frequencies.
         b: Length normalization, 0 to 1.
         rm3: Expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
         fb_docs: For RM3: number of feedback documents, by default 10.
         fb_terms: For RM3: number of feedback terms, by default 10.
         original_weight: For RM3: weight of the original query, 0 to 1, by default 0.5.
-        fields: The text that is indexed: title and body (the default), or only the body.
+        fields: The text to index: title and body (the default), or only the body.
 
     Raises:
-        UsageError: A number is out of range, or an option does not fit the others.
+        UsageError: A number is out of range, or options contradict each other.
     """
 
     index: str = ""
@@ -58,7 +58,7 @@ class Lucene:
     fields: Literal["title+text", "text"] | None = None
 
     def __post_init__(self) -> None:
-        """Check that the options are in range and fit together."""
+        """Check that the options are in range and do not contradict each other."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
             raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
@@ -78,7 +78,7 @@ class Lucene:
 
     @property
     def feedback(self) -> tuple[int, int, float] | None:
-        """RM3's number of documents, number of terms and weight of the original query; None without RM3."""
+        """RM3's number of feedback documents, number of terms and weight of the original query; None without RM3."""
         if not self.rm3:
             return None
         weight = 0.5 if self.original_weight is None else self.original_weight
@@ -118,8 +118,8 @@ class LuceneRetriever:
     """Lucene over one collection, created by `Lucene.over`.
 
     Attributes:
-        find: Maps a text and a depth to ids in the index and scores, best first, with all that tie with the last.
-        order: Maps an id in the index to its tie-breaking key, descending.
+        find: Maps a text and a depth k to ids in the index and scores, best first, including all ties at rank k.
+        order: Maps an id in the index to its tie-breaking key; of tied documents, larger keys rank first.
         texts: Maps ids in the index to documents.
         folders: The folder of the index.
     """
@@ -130,10 +130,10 @@ class LuceneRetriever:
     folders: tuple[Path, ...] = ()
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query with the highest scores, among those that share a term with it.
+        """Return up to ``k`` documents with the highest scores per query, among those that share a term with the query.
 
-        Ties, including the one at rank ``k``, are broken by document id, descending, and scores are Lucene's own.
-        (Pyserini's searcher rounds scores to four digits and breaks ties by id, ascending.)
+        Ties, including the one at rank ``k``, are broken by document id, descending. Scores are Lucene's own;
+        Pyserini's searcher would round them to four digits and break ties by id, ascending.
 
         Raises:
             DataError: The index contains a document that the collection lacks.
@@ -166,12 +166,12 @@ def _open_existing_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetrie
 
 
 def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.indexing.documents import open_stored_documents
+    from rerank.indexing.documents import open_indexed_documents
     from rerank.io.sealed_folders import open_sealed_folder
     from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
     from rerank.retrieval.lucene.index_building import write_lucene_index
 
-    documents, language = open_stored_documents(corpus), lucene_analyzer_code(corpus.language)
+    documents, language = open_indexed_documents(corpus), lucene_analyzer_code(corpus.language)
     made_from = {
         "format": _FORMAT,
         "fingerprint": corpus.fingerprint,

@@ -1,7 +1,7 @@
-"""Searching of a Lucene index with Anserini's Java classes, in this process.
+"""Search of a Lucene index with Anserini's Java classes, in this process.
 
 Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder that needs an OpenAI key, and its searcher
-rounds scores and breaks ties in its own way.
+rounds scores and breaks ties by another rule.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from rerank.indexing.languages import normalize_text_language
 
 #: The field that Anserini indexes and searches.
 FIELD = "contents"
-#: Code for languages without an analyzer in Anserini.
+#: Analyzer code for languages without an analyzer in Anserini: text is only split into words.
 WORDS_ONLY = "*"
 #: Languages with an analyzer in Anserini, besides English (its ``AnalyzerMap``).
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
 _SAME = {"yue": "zh"}
-#: References that keep loggers alive; Java drops the levels of unreferenced loggers.
+#: References that keep loggers alive; if a logger is not referenced, Java forgets its level.
 _LOGGERS: list[Any] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LuceneScoring:
-    """The parameters of scoring: BM25, followed by RM3 if ``feedback`` is set.
+    """The scoring parameters: BM25, followed by RM3 if ``feedback`` is set.
 
     Attributes:
         k1: BM25's k1.
         b: BM25's b.
-        feedback: RM3's number of documents, number of terms and weight of the original query; None for no RM3.
+        feedback: RM3's number of feedback documents, number of terms and weight of the original query; None for no RM3.
     """
 
     k1: float
@@ -42,7 +42,7 @@ class LuceneScoring:
 
 
 def lucene_analyzer_code(language: str) -> str:
-    """Return the code of a language's analyzer, or ``*`` for only splitting words.
+    """Return the code of a language's analyzer; ``*`` if it has none and text is only split into words.
 
     Raises:
         UsageError: The language code is unknown.
@@ -86,8 +86,8 @@ class LuceneIndex:
 
         Args:
             folder: The folder of Lucene's files.
-            language: As `analysis` gives it; queries are analyzed like this.
-            scoring: The parameters of scoring.
+            language: Language code from `lucene_analyzer_code`, which selects the analyzer of the queries.
+            scoring: The scoring parameters.
 
         Raises:
             ValueError: The folder is not an index, or lacks the term vectors that RM3 needs.
@@ -109,7 +109,7 @@ class LuceneIndex:
         )
         similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
         self._searcher.setSimilarity(similarity(scoring.k1, scoring.b))
-        self._analyzer = _lucene_analyzer(language)
+        self._analyzer = _lucene_retriever_analyzer(language)
         self._folder = folder
         self._feedback = scoring.feedback
         self._english = language == "en"
@@ -123,7 +123,7 @@ class LuceneIndex:
         self._reader.close()
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
-        """Return ids and scores of the ``k`` best documents, best first, and of all that tie with the last.
+        """Return the ids and scores of the ``k`` best documents, best first, and of all documents that tie at rank k.
 
         Raises:
             BackendError: Lucene fails, for example because the index is damaged.
@@ -180,7 +180,7 @@ def _lucene_scored_ids(scored_docs: Any) -> list[tuple[str, float]]:
     return list(zip(ids, map(float, scored_docs.scores or ()), strict=True))
 
 
-def _lucene_analyzer(language: str) -> Any:
+def _lucene_retriever_analyzer(language: str) -> Any:
     find = _java_class_finder()
     english = find("io.anserini.analysis.DefaultEnglishAnalyzer")
     if language == "en":

@@ -1,4 +1,4 @@
-"""Building of Lucene indexes with Anserini's indexer, in a process of its own."""
+"""Building of Lucene indexes with Anserini's indexer, which runs in a separate process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rerank.io.sealed_folders import storage_errors
 from rerank.retrieval.lucene.index import FIELD, WORDS_ONLY, LuceneIndex, LuceneScoring, replace_surrogates_for_java
 
 _INDEXER = "pyserini.index.lucene"
-#: Buffer of the indexer in megabytes; its default may exceed the memory that Java is given.
+#: Buffer of the indexer in megabytes; the indexer's default may exceed the memory available to Java.
 _BUFFER = 256
 
 
 def write_lucene_index(folder: Path, documents: Iterable[str], language: str) -> None:
-    """Index texts; a document's id in the index is its position. Documents without a visible character are omitted.
+    """Index texts. A document's id in the index is its position. Documents without a visible character are omitted.
 
-    Term vectors are stored, so that the same index serves with and without RM3; texts are not stored.
+    Term vectors are stored, so the same index can be used with and without RM3; texts are not stored.
 
     Args:
         folder: The empty target folder; temporary files are written beside it.
@@ -56,7 +56,7 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
 
 
 def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer as a separate process, since it logs to stdout and keeps its memory until it ends."""
+    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
     analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
     command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
     command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]

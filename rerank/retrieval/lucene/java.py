@@ -16,7 +16,7 @@ REMEDY = (
     "Run: apt-get install openjdk-21-jdk-headless (or install another JDK of version 21 or newer and set JAVA_HOME)"
 )
 
-#: Variables that pyjnius reads, in its order; without them it follows javac.
+#: Environment variables that pyjnius reads, in this order. If none is set, it uses the location of javac.
 _VARIABLES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")
 
 

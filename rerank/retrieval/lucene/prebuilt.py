@@ -33,7 +33,7 @@ def prebuilt_lucene_index_folder(name: str) -> Path:
     from pyserini.util import download_prebuilt_index
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints progress, and stdout may carry a run
+        with contextlib.redirect_stdout(sys.stderr):  # the download prints its progress, and stdout may contain a run
             return Path(download_prebuilt_index(name, verbose=False))
     except (OSError, ValueError, AssertionError, TarError) as error:
         raise MissingResourceError(

@@ -1,6 +1,6 @@
-"""Learned sparse retrieval: texts as weighted terms of a model's vocabulary, searched by inner product.
+"""Learned sparse retrieval: a model represents texts as weighted vocabulary terms, which are searched by inner product.
 
-For models of sentence-transformers' class SparseEncoder. Vectors are stored in the user's cache folder and
+It supports models of sentence-transformers' class SparseEncoder. Vectors are stored in the user's cache folder and
 memory-mapped when they are used again.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rerank.retrieval.sparse.vectors import Floats, Integers, SparseEncoder
 
 _FORMAT = "1"
-#: Options that are counts, and their lowest values.
+#: Options that are counts -> their lowest allowed values.
 _MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 
 
@@ -29,22 +29,22 @@ _MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 class Sparse:
     """The options of learned sparse retrieval.
 
-    Sources: SPLADE (Formal et al., SIGIR 2021 and arXiv 2109.10086); inference-free encoders, whose queries need only a
-    table of weights: Geng et al., arXiv 2411.04403.
+    Sources: SPLADE: Formal et al., SIGIR 2021 and arXiv 2109.10086. Inference-free encoders, which encode queries only
+    with a table of weights: Geng et al., arXiv 2411.04403.
 
     Attributes:
         model: A folder, or ``owner/model`` on the hub.
-        fields: The encoded text: title and body, or only the body.
+        fields: The text to encode: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values.
-        max_active_dims: Maximum number of nonzero dimensions per document, those with the largest weights; 0 for the
-            model's setting, for most models all.
-        query_max_active_dims: Maximum number of nonzero dimensions per query.
+        max_active_dims: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0
+            for the model's setting, which for most models keeps all.
+        query_max_active_dims: Maximum number of nonzero dimensions per query; 0 for the model's setting.
         dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
             hardware. Vectors are always saved as float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
         batch_size: Number of documents encoded together; a killed process loses at most one batch. A batch needs much
-            memory: one number per vocabulary term for each token of the batch.
+            memory: for each of its tokens, one number per vocabulary term.
         revision: Branch, tag or commit on the hub; empty for the default branch.
         trust_remote_code: Run Python code that comes with the model.
 
@@ -66,7 +66,7 @@ class Sparse:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the numbers are in range."""
         for name, lowest in _MINIMA.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
@@ -74,7 +74,7 @@ class Sparse:
                 )
 
     def over(self, corpus: Corpus) -> SparseRetriever:
-        """Load the model and open the vectors of ``corpus``, after encoding it if needed.
+        """Load the model and open the vectors of ``corpus``, after computing them if needed.
 
         Raises:
             MissingPrerequisiteError: The extra ``sparse`` is not installed.
@@ -82,7 +82,7 @@ class Sparse:
             BackendError: The model fails; committed vectors are kept.
             DataError: The collection has no documents, or two with the same id; or the weights are damaged.
             StorageError: The cache folder cannot be written.
-            UsageError: The model is of another kind, or an option does not fit this machine.
+            UsageError: The model is not a sparse encoder, or an option does not fit this machine.
         """
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.sparse.encoder import load_sparse_encoder
@@ -95,18 +95,18 @@ class Sparse:
         """Check that sentence-transformers is installed.
 
         Raises:
-            MissingPrerequisiteError: It cannot be imported.
+            MissingPrerequisiteError: sentence-transformers cannot be imported.
         """
-        from rerank.retrieval.sparse.encoder import require_sparse_packages
+        from rerank.retrieval.sparse.encoder import require_sparse_retrieval_packages
 
-        require_sparse_packages()
+        require_sparse_retrieval_packages()
 
     def _text(self, doc: Document) -> str:
         return doc.text if self.fields == "text" else doc.full_text
 
 
 class SparseRetriever:
-    """Sparse vectors of one collection and the model that computes them, created by `Sparse.over`.
+    """The sparse vectors of one collection and the model that computed them, created by `Sparse.over`.
 
     Attributes:
         identity: Everything that the rankings depend on: the saved vectors and the encoding of queries.
@@ -120,7 +120,7 @@ class SparseRetriever:
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
         self._encoder = encoder
-        self._documents = documents = document_files.open_stored_documents(corpus)
+        self._documents = documents = document_files.open_indexed_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -130,7 +130,7 @@ class SparseRetriever:
         self._vectors = sparse_vectors.open_sparse_vectors(
             documents, encoder, made_from, text=options._text, batch_size=options.batch_size
         )
-        self._iter_rows = sparse_vectors.iterate_sparse_rows
+        self._iter_rows = sparse_vectors.iterate_sparse_encoder_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
         self.folders: tuple[Path, ...] = (self._vectors.folder,)
 

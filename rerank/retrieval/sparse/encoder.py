@@ -1,4 +1,4 @@
-"""Sparse text vectors with a model of sentence-transformers' class SparseEncoder: SPLADE, inference-free, CSR.
+"""Sparse text vectors with models of sentence-transformers' class SparseEncoder: SPLADE, inference-free, or CSR.
 
 Torch and sentence-transformers are imported when a model is loaded.
 """
@@ -39,9 +39,9 @@ class SentenceSparseEncoder:
     """A SparseEncoder with its prompts and its maximum number of nonzero dimensions.
 
     Attributes:
-        size: Dimension of the vectors: for SPLADE the size of the vocabulary.
+        size: Dimension of the vectors; for SPLADE, it is the size of the vocabulary.
         identity: Everything that passage vectors depend on.
-        query_identity: What query vectors depend on in addition.
+        query_identity: Everything else that query vectors depend on.
     """
 
     def __init__(self, model: Any, options: SparseEncoderOptions, *, identity: Mapping[str, str]) -> None:
@@ -63,7 +63,7 @@ class SentenceSparseEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time: the other texts of a batch would change the last digits of a vector.
+        """Encode queries one at a time, because other texts in a batch would change the last digits of a vector.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -85,7 +85,7 @@ class SentenceSparseEncoder:
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
         def embed(batch: list[str], size: int) -> csr_array:
             settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
-            return _sparse_tensor_as_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
+            return _sparse_encoder_output_as_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
 
         rows = encode_texts_in_batch(embed, texts)
         if not np.isfinite(rows.data).all():
@@ -93,8 +93,8 @@ class SentenceSparseEncoder:
         return rows
 
 
-def _sparse_tensor_as_rows(tensor: Any) -> csr_array:
-    """Convert a sparse torch tensor to rows: float32, columns sorted, without zeros."""
+def _sparse_encoder_output_as_rows(tensor: Any) -> csr_array:
+    """Convert a sparse torch tensor to float32 rows with sorted columns and without stored zeros."""
     tensor = tensor.coalesce()
     values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
     matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
@@ -113,12 +113,12 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
     Raises:
         MissingPrerequisiteError: The extra ``sparse`` is not installed.
         MissingResourceError: The model does not exist.
-        UsageError: The model is of another kind, or an option does not fit this machine.
+        UsageError: The model is not a sparse encoder, or an option does not fit this machine.
         DataError: The weights are damaged, or pickled.
     """
-    require_sparse_packages()
+    require_sparse_retrieval_packages()
     model, identity = load_encoder_model("SparseEncoder", name, options)
-    if _has_untrained_autoencoder(model, name, options.revision):
+    if _sparse_encoder_has_untrained_autoencoder(model, name, options.revision):
         raise UsageError(
             f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
             expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
@@ -127,7 +127,7 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
     return SentenceSparseEncoder(model, options, identity=identity)
 
 
-def require_sparse_packages() -> None:
+def require_sparse_retrieval_packages() -> None:
     """Check that the packages of the extra ``sparse`` can be imported.
 
     Raises:
@@ -136,7 +136,7 @@ def require_sparse_packages() -> None:
     require_encoder_packages(stage="sparse", faiss=False)
 
 
-def _has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
+def _sparse_encoder_has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
     """Return True if the library has added an autoencoder with random weights, as it does for dense models."""
     from sentence_transformers.util import load_file_path
 

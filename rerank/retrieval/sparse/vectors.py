@@ -1,8 +1,8 @@
-"""The sparse vectors of a corpus on disk: computed in batches, stored by dimension, searched exactly.
+"""The sparse vectors of a corpus on disk. They are computed in batches, stored by dimension, and searched exactly.
 
-Documents are stored in blocks, each a matrix by columns: for every dimension, the documents of the block that have it
-and their weights. A search reads the columns of the query's dimensions block by block, so that its memory does not grow
-with the collection.
+Documents are stored in blocks. Each block is a matrix stored by column: for every dimension, it lists the block's
+documents with a nonzero weight, and these weights. A search reads the columns of the query's dimensions block by block,
+so its memory does not grow with the collection.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from rerank.indexing.encoding_batches import (
     EncodingJob,
     TextSelector,
     encoding_order_by_length,
-    index_folder_key,
-    open_encoded_files,
+    indexing_folder_key,
+    open_encoded_index_files,
 )
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-#: Files while documents are encoded: the number of dimensions of each document, and the concatenated dimensions and
-#: weights of all documents.
+#: Names and data types of the files that exist while documents are encoded: the number of nonzero dimensions of each
+#: document, and the concatenated dimensions and weights of all documents.
 _COUNTS, _DIMENSIONS, _VALUES = ("counts.bin", "<i4"), ("dimensions.bin", "<i4"), ("values.bin", "<f4")
-#: Maximum number of documents and weights per block; a document with more weights is a block by itself.
+#: Maximum numbers of documents and of weights per block; a document with more weights is a block by itself.
 _DOCUMENTS, _WEIGHTS = 1 << 15, 1 << 24
 
 
 class SparseEncoder(Protocol):
-    """An encoder that computes sparse vectors: float32 rows with sorted columns and without zeros."""
+    """An encoder that computes sparse vectors: float32 rows with sorted columns and without stored zeros."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -54,10 +54,10 @@ class SparseEncoder(Protocol):
         """Dimension of the vectors."""
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time: shape (texts, size)."""
+        """Encode queries one at a time, and return an array of shape (texts, size)."""
 
     def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages as one batch: shape (texts, size)."""
+        """Encode passages as one batch, and return an array of shape (texts, size)."""
 
 
 class SparseVectors:
@@ -71,11 +71,11 @@ class SparseVectors:
         """Memory-map the files of a folder.
 
         Raises:
-            ValueError: They are not for this number of documents and dimensions.
+            ValueError: The files are not for this number of documents and dimensions.
         """
         self.folder = folder
-        # blocks: shape (blocks + 1,), the first document of each block; columns: shape (blocks, size + 1), the start of
-        # each column in rows (positions of documents within their block) and values
+        # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
+        # column starts in the arrays rows (positions of documents within their block) and values (weights).
         self._blocks, self._columns, self._rows, self._values = (
             np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
             for name in ("blocks", "columns", "rows", "values")
@@ -85,10 +85,10 @@ class SparseVectors:
             or self._blocks[-1] != documents
             or not self._columns[-1, -1] == len(self._rows) == len(self._values)
         ):
-            raise ValueError("its files do not fit together")
+            raise ValueError("its files do not match each other")
 
     def nearest(self, dimensions: Integers, weights: Floats, k: int, id_ranks: Integers) -> tuple[Integers, Floats]:
-        """Return positions and inner products of the ``k`` best documents above zero, best first.
+        """Return positions and inner products of the ``k`` documents with the highest products above 0, best first.
 
         Ties are broken by document id, descending.
 
@@ -109,11 +109,11 @@ class SparseVectors:
         return candidates[order], products[order]
 
     def _products(self, block: int, dimensions: Integers, weights: Floats) -> Floats:
-        """Return the inner products of a query with the documents of a block, summed by ascending dimension."""
+        """Return the inner products of a query and a block's documents, added up in ascending order of dimensions."""
         starts, ends = self._columns[block, dimensions], self._columns[block, dimensions + 1]
         products = np.zeros(int(self._blocks[block + 1] - self._blocks[block]), np.float32)
         for weight, start, end in zip(weights, starts, ends, strict=True):
-            # a document occurs at most once per column, so that no element is written twice
+            # a document occurs at most once per column, so no element is updated twice here
             products[self._rows[start:end]] += weight * self._values[start:end]
         return products
 
@@ -133,23 +133,23 @@ def open_sparse_vectors(
         encoder: The encoder.
         made_from: Everything that the vectors depend on; it determines the folder's name.
         text: Maps a document to the text that is encoded.
-        batch_size: Number of documents per batch; not part of the identity.
+        batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
 
     Raises:
         StorageError: The cache folder cannot be written.
         BackendError: The model fails; committed batches are kept.
     """
-    folder = documents.folder.with_name(f"sparse-{index_folder_key(made_from)}")
+    folder = documents.folder.with_name(f"sparse-{indexing_folder_key(made_from)}")
     files = _Rows(encoding_order_by_length(documents), encoder.size)
     job = EncodingJob(documents, encoder.passages, text, batch_size)
-    return open_encoded_files(
+    return open_encoded_index_files(
         folder, made_from, job, files, lambda complete: SparseVectors(complete, len(documents), encoder.size)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Files to which vectors are appended, and that are converted to blocks by columns at the end.
+    """Files to which vectors are appended; at the end, they are converted to blocks stored by column.
 
     Attributes:
         order: Positions in the collection, in the order in which documents are encoded.
@@ -164,7 +164,7 @@ class _Rows:
             (folder / name).touch()
 
     def resume(self, folder: Path, done: int) -> None:
-        """Truncate the files to the last commit."""
+        """Truncate the files to the vectors of the first ``done`` documents."""
         counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
         weights = int(counts.sum(dtype=np.int64))
         for (name, dtype), entries in ((_COUNTS, done), (_DIMENSIONS, weights), (_VALUES, weights)):
@@ -186,12 +186,12 @@ class _Rows:
 
     def finish(self, folder: Path, target: Path) -> None:
         counts, dimensions, values = (
-            _map_sparse_numbers(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES)
+            _map_sparse_retriever_file(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES)
         )
         encoded_as = np.empty(len(self.order), np.int64)
         encoded_as[self.order] = np.arange(len(self.order))  # position in the collection -> position in the files
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        blocks = _edges_of_sparse_blocks(counts[encoded_as])
+        blocks = _edges_of_sparse_retriever_blocks(counts[encoded_as])
         np.save(target / "blocks.npy", blocks, allow_pickle=False)
         written, columns = 0, []
         with (target / "rows.npy").open("wb") as rows_file, (target / "values.npy").open("wb") as values_file:
@@ -200,7 +200,7 @@ class _Rows:
                 np.lib.format.write_array_header_1_0(file, header)
             for first, end in pairwise(blocks.tolist()):
                 block_rows = encoded_as[first:end]
-                entries = _concatenate_index_ranges(starts[block_rows], counts[block_rows])
+                entries = _concatenate_sparse_retrieval_ranges(starts[block_rows], counts[block_rows])
                 indptr = np.concatenate(([0], np.cumsum(counts[block_rows], dtype=np.int64)))
                 rows: Any = csr_array((values[entries], dimensions[entries], indptr), shape=(end - first, self.size))
                 block = rows.tocsc()
@@ -211,13 +211,13 @@ class _Rows:
         np.save(target / "columns.npy", np.stack(columns), allow_pickle=False)
 
 
-def _map_sparse_numbers(path: Path, dtype: str) -> NDArray[Any]:
-    """Memory-map the numbers of a file; an empty file, which cannot be mapped, gives an empty array."""
+def _map_sparse_retriever_file(path: Path, dtype: str) -> NDArray[Any]:
+    """Memory-map the numbers of a file; return an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def _edges_of_sparse_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
-    """Return where blocks start and the last one ends, from the number of weights of each document."""
+def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
+    """Return the start of each block and the end of the last one, given the number of weights of each document."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     while edges[-1] < len(counts):
@@ -226,17 +226,17 @@ def _edges_of_sparse_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
     return np.array(edges, np.int64)
 
 
-def _concatenate_index_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
+def _concatenate_sparse_retrieval_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
     """Return the concatenation of the ranges ``start .. start + count - 1``.
 
-    >>> _concatenate_index_ranges(np.array([7, 0]), np.array([2, 3])).tolist()
+    >>> _concatenate_sparse_retrieval_ranges(np.array([7, 0]), np.array([2, 3])).tolist()
     [7, 8, 0, 1, 2]
     """
     before = np.cumsum(counts, dtype=np.int64) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum(dtype=np.int64)))
 
 
-def iterate_sparse_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
+def iterate_sparse_encoder_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
     """Yield the dimensions and weights of each row."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         yield matrix.indices[start:end].astype(np.int64), matrix.data[start:end]

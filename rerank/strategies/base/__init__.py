@@ -1,4 +1,4 @@
-"""The strategy protocol: a generator that yields windows, is sent their orders, and returns the ranking."""
+"""The strategy protocol. A plan is a generator that yields windows, receives their orders and returns the ranking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Strategy(Protocol):
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Return a plan for one ranking; a list of 0 or 1 documents yields no window."""
+        """Return a plan for one ranking; no windows are yielded for fewer than two documents."""
 
     def calls(self, n: int) -> int:
         """Return the maximum number of windows for a list of ``n`` documents."""

@@ -1,4 +1,4 @@
-"""Finding the best document of each of several groups with windows; shared by the strategies that sort by choices."""
+"""Find the best document of each of several groups; shared by the strategies that sort by choices."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from collections.abc import Generator, Sequence
 from rerank.errors import UsageError
 from rerank.types import Document, Order, Query, Window
 
-#: Yields windows, is sent their orders, and returns the position of each group's winner.
+#: Generator that yields windows, receives their orders, and returns the position of each group's winner.
 WinnersPlan = Generator[list[Window], list[Order], list[int]]
 
 
 def choose_group_winners(
-    query: Query, groups: Sequence[Sequence[Document]], *, size: int, both_orders: bool = False
+    query: Query, groups: Sequence[Sequence[Document]], *, size: int, both_orders: bool
 ) -> WinnersPlan:
-    """Return the position of each group's best document; the next windows of all groups are yielded together.
+    """Return the position of each group's best document.
 
-    A group that is longer than a window is processed from its head: the winner of a window enters the next one.
+    The next windows of all groups are yielded together. A group that is larger than a window is processed from its
+    head: the winner of each window also takes part in the next window.
 
     Args:
         query: The query.
-        groups: Groups of at least two documents; the first one wins unless another is chosen over it.
+        groups: Groups of at least two documents. The first document of a group wins unless another one is chosen.
         size: Maximum number of documents per window.
-        both_orders: Judge every window a second time with its documents reversed. A document other than the first
-            wins only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).
+        both_orders: Judge every window a second time with its documents in reverse order. A document other than the
+            first wins only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).
     """
     winners = [0] * len(groups)
     for start in range(1, max(map(len, groups), default=0), size - 1):
         active = [index for index, group in enumerate(groups) if start < len(group)]
-        # Each window holds the current winner and the next size - 1 documents of its group.
+        # Each window contains the current winner and the next size - 1 documents of its group.
         shown = [(winners[index], *range(start, min(start + size - 1, len(groups[index])))) for index in active]
         windows = [
-            _window_of_group(query, groups[index], positions) for index, positions in zip(active, shown, strict=True)
+            _strategy_group_window(query, groups[index], positions)
+            for index, positions in zip(active, shown, strict=True)
         ]
         if both_orders:
             windows += [
-                _window_of_group(query, groups[index], positions[::-1])
+                _strategy_group_window(query, groups[index], positions[::-1])
                 for index, positions in zip(active, shown, strict=True)
             ]
         orders = yield windows
-        # The first half of the orders belongs to the windows as given, the second half to the reversed ones.
+        # The first half of the orders belongs to the original windows, the second half to the reversed windows.
         for index, positions, order in zip(active, shown, orders, strict=False):
             winners[index] = positions[order[0]]
         for index, positions, order in zip(active, shown, orders[len(active) :], strict=False):
@@ -48,8 +50,8 @@ def choose_group_winners(
     return winners
 
 
-def count_choice_windows(count: int, *, size: int, both_orders: bool = False) -> int:
-    """Return the number of windows for the best of ``count`` documents: ceil((count - 1) / (size - 1)) per order."""
+def count_choice_windows(count: int, *, size: int, both_orders: bool) -> int:
+    """Return the number of windows to find the best of ``count`` items: ceil((count - 1) / (size - 1)) per order."""
     return -(-(count - 1) // (size - 1)) * (1 + both_orders)
 
 
@@ -65,5 +67,5 @@ def check_group_choice(size: int, top_k: int) -> None:
         raise UsageError(f"top_k {top_k}", expected="at least 1")
 
 
-def _window_of_group(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:
+def _strategy_group_window(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:
     return Window(query, tuple(group[position] for position in positions), best=1)

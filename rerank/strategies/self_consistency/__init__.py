@@ -1,4 +1,4 @@
-"""Permutation self-consistency: the Kemeny order of the results for several random orders of the list.
+"""Permutation self-consistency: the list is judged in several random orders, and the results are aggregated.
 
 Source: Tang et al., NAACL 2024, arXiv 2310.07712.
 """
@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies.self_consistency.kemeny import count_order_votes, kemeny_order
+from rerank.strategies.self_consistency.kemeny import count_strategy_order_votes, kemeny_order
 from rerank.types import Plan, Ranking, Window
 
 
@@ -17,18 +17,18 @@ from rerank.types import Plan, Ranking, Window
 class SelfConsistency:
     """A strategy that judges the whole list in ``passes`` random orders and returns the Kemeny order of the results.
 
-    The Kemeny order has the least sum of Kendall distances to the results. It is exact if the cycles of contradicting
-    majorities involve at most 12 documents; a larger component is ordered by Borda count and local search
+    The Kemeny order minimises the sum of Kendall distances to the results. It is exact if each cycle of contradicting
+    majorities involves at most 12 documents; larger components are ordered by Borda count and local search
     (`kemeny_order`). Ties keep the input order.
 
-    If ``top_k`` is set, a result that names only ``top_k`` documents says nothing about the order of the others. A
-    failed result votes for the random order in which the list was shown.
+    If ``top_k`` is set, only the first ``top_k`` documents of a result are ordered; the others are tied. A failed
+    result votes for the random order in which the list was shown.
 
     Calls for n documents: passes if n > 1, else 0; all in one round. A list that is too long for the model's context
-    takes more, as in `rerank.strategies.full`.
+    takes more calls, as in `rerank.strategies.full`.
 
     Attributes:
-        passes: Number of random orders, the paper's m = 20. The first 5 bring two thirds of the gain of 20.
+        passes: Number of random orders. The paper uses m = 20; 5 orders achieve two thirds of the gain of 20 orders.
         top_k: Number of best documents to rank in each result; None for all.
         seed: Seed of the shuffles.
 
@@ -46,7 +46,7 @@ class SelfConsistency:
             raise UsageError(f"{self.passes} passes", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the whole list in all orders at once."""
+        """Yield the whole list in all random orders at once."""
         n = len(ranking)
         if n < 2:
             return ranking
@@ -59,7 +59,7 @@ class SelfConsistency:
         ]
         orders = yield windows
         ranked = [[positions[index] for index in order] for positions, order in zip(shuffles, orders, strict=True)]
-        return ranking.reorder(0, tuple(kemeny_order(count_order_votes(ranked, n, depth=self.top_k))))
+        return ranking.reorder(0, tuple(kemeny_order(count_strategy_order_votes(ranked, n, depth=self.top_k))))
 
     def calls(self, n: int) -> int:
         """Return the number of passes, or 0 for fewer than two documents."""

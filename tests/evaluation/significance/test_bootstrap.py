@@ -25,6 +25,12 @@ def test_it_is_near_all_draws_of_few_topics() -> None:
     assert p == pytest.approx(np.mean(reached), abs=0.01)
 
 
+def test_a_draw_of_one_topic_throughout_counts_as_extreme() -> None:
+    """Half of the draws of two topics are one of them twice; the others have a mean of 0."""
+    (p,) = open_significance_test("bootstrap").p_values(np.array([[1.0, 0.0], [3.0, 0.0]]))
+    assert p == pytest.approx(0.5, abs=0.03)
+
+
 def test_for_normal_differences_it_is_near_t() -> None:
     scores = np.random.default_rng(3).normal(0, 1, (50, 5))
     np.testing.assert_allclose(

@@ -81,6 +81,11 @@ def test_identical_runs(values: list[float]) -> None:
     assert signed_rank(values) == 1.0
 
 
+def test_two_topics_by_hand() -> None:
+    """t = 2 / 1 with one degree of freedom, whose distribution is Cauchy's."""
+    assert paired_t([1.0, 3.0]) == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+
+
 def test_one_topic_tells_nothing() -> None:
     assert paired_t([0.5]) == 1.0
     assert signed_rank([0.5]) == 1.0

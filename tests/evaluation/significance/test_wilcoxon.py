@@ -59,9 +59,15 @@ def test_ties_in_decimals_and_in_bits() -> None:
     assert bits == signed_rank([1, -2, -3]) == 0.5
 
 
+@pytest.mark.parametrize(("difference", "p"), [(4e-13, 1.0), (6e-13, 0.5)])
+def test_differences_that_round_to_0_at_12_decimals_are_0(difference: float, p: float) -> None:
+    assert open_significance_test("wilcoxon").p_values(np.array([[difference, 0.0], [difference, 0.0]])) == [p]
+
+
 def test_resolution() -> None:
     test = open_significance_test("wilcoxon")
     assert test.resolution(5) == 2 / 32
     assert test.resolution(1) == 1
+    assert test.resolution(25) == 2**-24
     assert test.resolution(26) < 1e-300
     assert test.p_values(np.column_stack([np.arange(1.0, 6), np.zeros(5)])) == pytest.approx(2 / 32)

@@ -1,8 +1,8 @@
-"""Protocol of judging orders and base classes for them.
+"""The protocol for judging orders, and their base classes.
 
-A judging order is a generator, as strategies are: it yields the document to judge next and is sent whether it is
-relevant. So the same code runs in a study, where gold judgments answer, and for an assessor, who takes time; a judgment
-is undone by replaying the order with one judgment fewer.
+Like a strategy, a judging order is a generator. It yields the next document to judge, and the caller sends back whether
+that document is relevant. The same code therefore works in a study, where gold judgments give the answer, and in a
+session with an assessor. A judgment is undone by replaying the order without the last judgment.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import numpy as np
 from rerank.adjudication.pools import Floats, PooledTopic
 
 RandomGenerator = np.random.Generator
-#: Yields the index of the document to judge next, each once; is sent whether it is relevant.
+#: Generator that yields the index of the next document to judge and receives whether it is relevant. Every document is
+#: yielded once.
 Walk = Generator[int, bool, None]
-#: The same over all topics: yields the indices of topic and document.
+#: Generator over the documents of all topics. It yields pairs of topic index and document index.
 WalkAcross = Generator[tuple[int, int], bool, None]
 
 
 class JudgingOrder(Protocol):
-    """An order in which documents are judged. Dataclass fields are its options."""
+    """Protocol for an order in which documents are judged. Dataclass fields are its options."""
 
     #: Name of the order in reports.
     title: ClassVar[str]
-    #: Whether the order is stochastic, so that a study repeats it with several seeds.
+    #: Whether the order is stochastic. A study repeats stochastic orders with several seeds.
     random: ClassVar[bool]
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
@@ -37,14 +38,14 @@ class JudgingOrder(Protocol):
 
 @runtime_checkable
 class SupportsAcross(Protocol):
-    """An order that can choose among the documents of all topics at once."""
+    """Protocol for an order that chooses among the documents of all topics at once."""
 
     def across(self, topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
         """Yield all documents of all topics in judging order."""
 
 
 class StaticOrder(ABC):
-    """Base class of orders that do not depend on judgments: by decreasing score, ties by ascending id."""
+    """Base class for orders that do not depend on judgments. They sort by decreasing score, then by ascending id."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = False
@@ -56,25 +57,25 @@ class StaticOrder(ABC):
 
     @abstractmethod
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return the score of each document, larger first, (docs,)."""
+        """Return an array of shape (docs,): the score of each document. Documents with larger scores come first."""
 
 
 def sum_over_pooled_runs(values: Floats) -> Floats:
-    """Sum (runs, docs) values over runs, after sorting, so that the sum is independent of the order of the runs."""
+    """Sum (runs, docs) values over runs. Values are sorted first, which makes the sum independent of the run order."""
     return np.asarray(np.sort(values, axis=0).sum(axis=0))
 
 
 class AdaptiveOrder(ABC):
-    """Base class of orders that judge the document with the largest score and update scores after every judgment.
+    """Base class for orders that judge the document with the largest score and update the scores after each judgment.
 
-    Ties are broken by ascending id.
+    Ties are broken by ascending document id.
     """
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = False
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
-        """Yield the document with the largest current score, until all are judged."""
+        """Yield the document with the largest current score until all documents are judged."""
         state = self.begin(topic)
         judged = np.zeros(len(topic), dtype=bool)
         for _ in range(len(topic)):
@@ -90,18 +91,18 @@ class AdaptiveOrder(ABC):
 
 
 class AdaptiveState(Protocol):
-    """State of an adaptive order, updated by judgments."""
+    """Protocol for the state of an adaptive order, which is updated after every judgment."""
 
     def scores(self) -> Floats:
-        """Return a new array of scores, larger first, (docs,)."""
+        """Return a new array of shape (docs,): the current score of each document."""
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """Update the state with a judgment."""
+        """Update the state with the judgment of a document."""
 
 
 @dataclass(frozen=True)
 class RunCursor:
-    """The unjudged documents of a topic, with a position in each run."""
+    """Cursor over the unjudged documents of a topic, with one position per run."""
 
     topic: PooledTopic
     judged: list[bool]

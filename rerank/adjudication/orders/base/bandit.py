@@ -1,8 +1,8 @@
-"""Base classes of judging orders that treat runs as the arms of a multi-armed bandit.
+"""Base classes for judging orders that treat runs as the arms of a multi-armed bandit.
 
-Playing an arm judges the next document of the run, and the outcome updates every run that has the document. Source:
-Losada, Parapar and Barreiro, Multi-armed bandits for adjudicating documents in pooling-based evaluation of information
-retrieval systems, IP&M 2017.
+Playing an arm means judging the next document of the run. The outcome updates every run that contains the document.
+Source: Losada, Parapar and Barreiro, Multi-armed bandits for adjudicating documents in pooling-based evaluation of
+information retrieval systems, IP&M 2017.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rerank.errors import UsageError
 
 @dataclass
 class BanditArms:
-    """Outcomes of every run so far.
+    """Outcomes of the judgments so far, for each run.
 
     Attributes:
-        hits: (runs,) number of relevant judged documents; discounted if older ones are forgotten.
-        misses: (runs,) number of non-relevant judged documents, likewise.
-        plays: Number of judged documents.
+        hits: (runs,) number of relevant judged documents. Bandits that forget discount older documents.
+        misses: (runs,) number of non-relevant judged documents, discounted in the same way.
+        plays: Total number of judged documents.
     """
 
     hits: Floats
@@ -34,19 +34,19 @@ class BanditArms:
 
     @property
     def means(self) -> Floats:
-        """Mean of Beta(1 + hits, 1 + misses), (runs,)."""
+        """(runs,) mean of the distribution Beta(1 + hits, 1 + misses)."""
         return (1 + self.hits) / (2 + self.hits + self.misses)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BanditOrder(ABC):
-    """Base class of orders that play the arm with the largest value, ties at random."""
+    """Base class for orders that play the arm with the largest value. Ties are broken at random."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
-        """Yield the next document of the run with the largest value, until all are judged."""
+        """Yield the next document of the run with the largest value until all documents are judged."""
         cursor, arms = RunCursor.at_top(topic), BanditArms(np.zeros(len(topic.ranks)), np.zeros(len(topic.ranks)))
         # (runs,) whether an arm can still be played
         has_unjudged = np.array(topic.retrieved.any(axis=1))
@@ -65,21 +65,21 @@ class BanditOrder(ABC):
 
     @abstractmethod
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return the value of each run, of which the largest is played next, (runs,)."""
+        """Return an array of shape (runs,): the value of each run. The run with the largest value is played next."""
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
-        """Update the arms of the ``runs`` that have the judged document."""
+        """Update the arms of the ``runs`` that contain the judged document."""
         arms.plays += 1
         (arms.hits if relevant else arms.misses)[runs] += 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForgettingBandit(BanditOrder):
-    """Base class of bandits whose older outcomes may count less.
+    """Base class for bandits that can give less weight to older outcomes.
 
     Attributes:
-        rate: Fraction of the outcomes of a run that is forgotten at each of its judgments: 0 forgets nothing (a
-            stationary bandit), 1 all but the latest outcome.
+        rate: Fraction by which the earlier outcomes of a run are discounted whenever one of its documents is judged.
+            With 0, nothing is forgotten (a stationary bandit); with 1, only the latest outcome is remembered.
     """
 
     rate: float = 0.0
@@ -91,7 +91,7 @@ class ForgettingBandit(BanditOrder):
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
         """Discount earlier outcomes, then update the arms."""
-        # only the runs that have the document forget; the history of all others stays
+        # only the runs that contain the document forget; the outcomes of all others stay
         if self.rate:
             arms.hits[runs] *= 1 - self.rate
             arms.misses[runs] *= 1 - self.rate

@@ -1,4 +1,4 @@
-"""Base classes of the judging orders by rank-biased precision (RBP)."""
+"""Base classes for judging orders based on rank-biased precision (RBP)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rerank.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class RankBiasedWeights:
-    """Persistence of RBP, and the weights of ranks that follow from it.
+    """The persistence of RBP and the rank weights computed from it.
 
     Attributes:
-        p: The persistence, between 0 and 1.
+        p: Persistence, between 0 and 1.
     """
 
     p: float = 0.8
@@ -28,25 +28,25 @@ class RankBiasedWeights:
             raise UsageError(f"p={self.p}", expected="a number between 0 and 1", remedy="The paper uses 0.8")
 
     def weights(self, topic: PooledTopic) -> Floats:
-        """Return (runs, docs) weights of the documents in the runs' RBP, (1 - p) p^(rank - 1); 0 if absent."""
+        """Return an array of shape (runs, docs): RBP weights (1 - p) p^(rank - 1); 0 for documents not in the run."""
         return np.asarray(np.where(topic.retrieved, (1 - self.p) * self.p ** (topic.ranks - 1.0), 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualOrder(RankBiasedWeights, AdaptiveOrder):
-    """Base class of orders by the part of every run's RBP that is still unknown."""
+    """Base class for orders that depend on the RBP residual of every run: the part of its RBP that is still unknown."""
 
     def begin(self, topic: PooledTopic) -> ResidualState:
-        """Return the state without judgments."""
+        """Return the state before the first judgment."""
         return ResidualState(self, self.weights(topic))
 
     @abstractmethod
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return the factor of each run's weights, (runs,).
+        """Return an array of shape (runs,): the factor by which the weights of each run are multiplied.
 
         Args:
-            base: (runs,) RBP by the relevant judged documents.
-            residual: (runs,) 1 minus the weights of all judged documents.
+            base: (runs,) sum of the RBP weights of the documents judged relevant.
+            residual: (runs,) 1 minus the sum of the RBP weights of all judged documents.
         """
 
 
@@ -54,14 +54,14 @@ class ResidualState:
     """Base and residual RBP of every run."""
 
     def __init__(self, order: ResidualOrder, weights: Floats) -> None:
-        """Start without judgments."""
+        """Create the state before the first judgment."""
         self._order = order
         self._weights = weights
         self._base = np.zeros(len(weights))
         self._residual = np.ones(len(weights))
 
     def scores(self) -> Floats:
-        """Return the weighted sum over runs of each document, (docs,)."""
+        """Return an array of shape (docs,): for each document, the sum over runs of factor times weight."""
         # (runs,) factors times (runs, docs) weights
         return np.asarray(self._order.worth(self._base, self._residual) @ self._weights)
 

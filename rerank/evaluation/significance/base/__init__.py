@@ -1,7 +1,7 @@
-"""The protocol of significance tests and base classes for them.
+"""The protocol for significance tests, and their base classes.
 
-A test takes a topic x system matrix of scores and returns one p-value per pair of systems. Systems are compared on the
-same topics, so every test is paired.
+A test takes a (topics, systems) matrix of scores and returns one p-value per pair of systems. Systems are compared on
+the same topics, so every test is paired.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ from rerank.errors import UsageError
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-#: Smallest p-value that is reported; a p-value is never 0.
+#: Smallest p-value that is reported. Smaller values are raised to it, so a p-value is never 0.
 SMALLEST = sys.float_info.min
-#: Differences of scores are rounded to this number of decimals, because equal scores may differ in their last bits,
-#: which must neither count as a win nor break a tie.
+#: Differences of scores are rounded to this number of decimals. Equal scores may differ in their last bits because of
+#: rounding errors; such a difference must not count as a win.
 DECIMALS = 12
-#: Largest number of differences that are held in memory at a time.
+#: Largest number of differences that are held in memory at the same time.
 _BATCH_SIZE = 1 << 24
 
 
 class PairTest(Protocol):
-    """A significance test of all pairs of systems at once. Dataclass fields are its options."""
+    """A significance test that tests all pairs of systems in one call. Dataclass fields are its options."""
 
     #: Name of the test in tables and reports.
     title: ClassVar[str]
-    #: Whether the test controls the family-wise error over all pairs itself.
+    #: Whether the test itself controls the family-wise error over all pairs.
     family_wise: ClassVar[bool]
 
     def p_values(self, scores: Floats) -> Floats:
         """Compute two-sided p-values.
 
         Args:
-            scores: (topics, systems).
+            scores: (topics, systems) scores.
 
         Returns:
-            (pairs,) p-values in the order of ``itertools.combinations``, above 0 and at most 1; 1 if there is nothing
-            to test.
+            (pairs,) p-values in the order of ``itertools.combinations``, above 0 and at most 1. The p-value is 1 if
+            there is nothing to test.
         """
 
     def resolution(self, topics: int) -> float:
-        """Return the smallest p-value that the test can give with this number of topics."""
+        """Return the smallest p-value that the test can return with this number of topics."""
 
 
 @runtime_checkable
 class SupportsDecision(Protocol):
-    """A test that can decide which pairs differ without computing their p-values, which would take longer."""
+    """A test that can decide which pairs differ significantly without the slower computation of p-values."""
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Return (pairs,) whether the systems differ at level ``alpha``, before any correction."""
+        """Return a boolean array of shape (pairs,): whether two systems differ at level ``alpha``, uncorrected."""
 
 
 class SinglePairTest(ABC):
-    """Base class of tests that treat each pair separately and whose p-values have no lower bound."""
+    """Base class for tests that treat each pair separately. Their p-values have no lower bound by default."""
 
     title: ClassVar[str] = ""
     family_wise: ClassVar[bool] = False
@@ -77,14 +77,14 @@ class SinglePairTest(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ResamplingTest(SinglePairTest):
-    """Base class of tests that compare the observed statistic with its values in random draws.
+    """Base class for tests that compare the observed statistic with its values in random draws.
 
-    p = (1 + #{draws at least as extreme}) / (B + 1), so that the sample itself counts as a draw and p is never 0.
-    Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
+    p = (1 + number of draws at least as extreme as the sample) / (B + 1). The sample itself counts as a draw, so p is
+    never 0. Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
 
     Attributes:
-        permutations: B, the number of draws.
-        seed: Seed of the draws.
+        permutations: Number of draws B.
+        seed: Seed for the draws.
     """
 
     permutations: int = 10_000
@@ -98,16 +98,18 @@ class ResamplingTest(SinglePairTest):
             raise UsageError(f"seed={self.seed}", expected="a whole number, 0 or more")
 
     def resolution(self, topics: int) -> float:
-        """Return 1 / (B + 1), the p-value of a statistic that no draw reaches."""
+        """Return 1 / (B + 1), the p-value if no draw is as extreme as the sample."""
         return 1 / (self.permutations + 1)
 
 
 def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
-    """Yield the (topics, pairs) differences of all pairs, first system minus second, in order and in batches.
+    """Yield the differences of all pairs (first system minus second) in batches of shape (topics, pairs in the batch).
+
+    Pairs are in the order of ``itertools.combinations``.
 
     Args:
-        scores: (topics, systems).
-        decimals: Round differences to this number of decimals, so that equal scores tie; None keeps them as they are.
+        scores: (topics, systems) scores.
+        decimals: Number of decimals to which differences are rounded, so that equal scores tie; None for no rounding.
     """
     first, second = np.triu_indices(scores.shape[1], 1)
     # number of pairs per batch
@@ -119,12 +121,12 @@ def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) 
 
 
 def mean_paired_differences(scores: Floats) -> Floats:
-    """Return the mean of the first system minus the mean of the second, (pairs,)."""
+    """Return an array of shape (pairs,): the mean of the first system minus the mean of the second."""
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)
     return np.asarray(np.round(means[first] - means[second], DECIMALS))
 
 
 def clip_p_values(p: Floats) -> Floats:
-    """Clip p-values to above 0 and at most 1."""
+    """Clip p-values to the range from `SMALLEST` to 1."""
     return np.clip(p, SMALLEST, 1.0)

@@ -1,8 +1,9 @@
-"""Corrections for multiple comparisons, as adjusted p-values to compare with the significance level itself.
+"""Corrections for multiple comparisons. They adjust p-values, which are then compared with the significance level.
 
-A step-down procedure starts at the smallest p-value and stops at the first that is too large; a step-up procedure
-starts at the largest and stops at the first that is small enough. In adjusted p-values, these are a running maximum
-and a running minimum.
+In the formulas, m is the number of p-values and p_(i) is the i-th smallest. A step-down procedure starts at the
+smallest p-value and stops at the first that is too large. A step-up procedure starts at the largest p-value and stops
+at the first that is small enough. For adjusted p-values, step-down becomes a running maximum and step-up a running
+minimum.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ def no_correction(p: Floats) -> Floats:
 
 
 def bonferroni(p: Floats) -> Floats:
-    """Multiply by m, which controls the family-wise error."""
+    """Multiply the p-values by m, which controls the family-wise error."""
     return np.minimum(1.0, p * len(p))
 
 
 def holm(p: Floats) -> Floats:
-    """Adjust by the step-down procedure with (m - i + 1) p_(i). Holm, Scandinavian Journal of Statistics 1979."""
+    """Adjust by the step-down procedure with (m - i + 1) p_(i). Source: Holm, Scandinavian J. of Statistics 1979."""
     return _step_down(p, len(p) - np.arange(len(p)))
 
 
 def hochberg(p: Floats) -> Floats:
-    """Adjust by the step-up procedure with (m - i + 1) p_(i), for independent tests. Hochberg, Biometrika 1988."""
-    return _step_up(p, len(p) - np.arange(len(p)))
+    """Adjust by the step-up procedure with (m - i + 1) p_(i), which assumes independent tests.
+
+    Source: Hochberg, Biometrika 1988.
+    """
+    return _step_up_p_values(p, len(p) - np.arange(len(p)))
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
@@ -42,16 +46,17 @@ def benjamini_hochberg(p: Floats) -> Floats:
 
     Source: Benjamini and Hochberg 1995.
     """
-    return _step_up(p, len(p) / np.arange(1, len(p) + 1))
+    return _step_up_p_values(p, len(p) / np.arange(1, len(p) + 1))
 
 
 def benjamini_yekutieli(p: Floats) -> Floats:
-    """Adjust as `benjamini_hochberg`, times 1 + 1/2 + ... + 1/m, which allows any dependence between tests.
+    """Adjust by the step-up procedure with (1 + 1/2 + ... + 1/m) m p_(i) / i.
 
+    Unlike `benjamini_hochberg`, it allows any dependence between the tests.
     Source: Benjamini and Yekutieli 2001.
     """
     ranks = np.arange(1, len(p) + 1)
-    return _step_up(p, len(p) / ranks * (1 / ranks).sum())
+    return _step_up_p_values(p, len(p) / ranks * (1 / ranks).sum())
 
 
 #: Name -> function that adjusts p-values.
@@ -77,19 +82,19 @@ TITLES = {
 
 
 def required_p_value(name: str, alpha: float, pairs: int) -> float:
-    """Return the smallest p-value that a test must be able to give for any pair to be significant after correction.
+    """Return the p-value that a test must be able to reach so that at least one pair can become significant.
 
-    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs if all p-values are at most alpha,
-    so there a test only needs to reach alpha.
+    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs if all p-values are at most alpha.
+    With these corrections, a test only needs to reach alpha.
     """
     if name in ("bonferroni", "holm"):
         return alpha / pairs
-    # by divides by the harmonic number; the other step-up procedures only need alpha
+    # "by" divides alpha by the harmonic number; the other step-up procedures only need alpha
     return alpha / float((1 / np.arange(1, pairs + 1)).sum()) if name == "by" else alpha
 
 
 def correct_p_values(p: Floats, name: str) -> Floats:
-    """Adjust (pairs,) p-values by the named correction.
+    """Adjust the (pairs,) p-values with the named correction.
 
     Raises:
         UnknownNameError: The correction does not exist.
@@ -100,19 +105,19 @@ def correct_p_values(p: Floats, name: str) -> Floats:
 
 
 def _step_down(p: Floats, factors: npt.NDArray[Any]) -> Floats:
-    """Return the running maximum of p_(i) times its factor, from the smallest p-value up, in the original order."""
+    """Compute the running maximum of p_(i) times its factor, from smallest to largest, and restore the input order."""
     order = np.argsort(p, kind="stable")
     return _p_values_in_original_order(np.maximum.accumulate(p[order] * factors), order)
 
 
-def _step_up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
-    """Return the running minimum of p_(i) times its factor, from the largest p-value down, in the original order."""
+def _step_up_p_values(p: Floats, factors: npt.NDArray[Any]) -> Floats:
+    """Compute the running minimum of p_(i) times its factor, from largest to smallest, and restore the input order."""
     order = np.argsort(p, kind="stable")
     return _p_values_in_original_order(np.minimum.accumulate((p[order] * factors)[::-1])[::-1], order)
 
 
 def _p_values_in_original_order(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
-    """Return sorted values in the original order, clipped to 1."""
+    """Return sorted p-values in their original order, with values above 1 clipped to 1."""
     # inverse of the sorting permutation
     back = np.empty_like(adjusted)
     back[order] = np.minimum(1.0, adjusted)

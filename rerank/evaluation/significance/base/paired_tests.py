@@ -1,8 +1,8 @@
-"""Significance tests of one pair of systems, as functions of its per-topic differences.
+"""Significance tests for one pair of systems, as functions of the per-topic differences.
 
-No p-value is 0 or NaN: if there is nothing to test (all differences are 0, or there is one topic), p is 1, and values
-that underflow become `SMALLEST`. Differences that are all equal have no estimable variance
-(`are_differences_constant`); the p-value of the t-test is then a limit, not evidence.
+No p-value is 0 or NaN. If there is nothing to test (all differences are 0, or there is one topic), p is 1. Values that
+underflow become `SMALLEST`. If all differences are equal (`are_differences_constant`), their variance cannot be
+estimated; the p-value of the t-test is then a limit and no evidence of a difference.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy.typing as npt
 from rerank.evaluation.significance.base import SMALLEST
 from rerank.evaluation.significance.base.corrections import correct_p_values
 
-#: Largest number of non-zero differences for which the Wilcoxon test is exact instead of a normal approximation.
+#: Largest number of non-zero differences with an exact Wilcoxon test. With more, the normal approximation is used.
 EXACT_UP_TO = 25
 
 
 def student_t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of a mean by Student's t.
+    """Return the confidence interval of a mean, based on Student's t distribution.
 
     Args:
         values: At least two numbers.
         confidence: Confidence level, between 0 and 1.
 
     Returns:
-        The lower and the upper end.
+        The lower and the upper end of the interval.
     """
     from scipy.stats import t
 
@@ -41,7 +41,7 @@ def student_t_interval(values: Sequence[float], confidence: float = 0.95) -> tup
 def paired_t(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of the paired t-test.
 
-    Differences that are all equal and not 0 have no variance: t is unbounded and p is `SMALLEST`, however few they are.
+    If all differences are equal and not 0, their variance is 0, t is infinite and p is `SMALLEST`, even for two topics.
     Check `are_differences_constant` first.
     """
     from scipy.stats import t
@@ -55,16 +55,17 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def are_differences_constant(differences: Sequence[float]) -> bool:
-    """Return whether all differences are equal, so that the variance needed by the t-test cannot be estimated."""
+    """Return whether all differences are equal. The t-test then cannot estimate their variance."""
     return min(differences) == max(differences)
 
 
 def signed_rank(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
-    Zero differences are dropped (Wilcoxon's own rule); equal sizes share their mean rank. With at most `EXACT_UP_TO`
-    differences the p-value is exact, ties included, because the approximation is too liberal there. With more, it is
-    the normal approximation, corrected for ties and without continuity correction.
+    Zero differences are dropped (Wilcoxon's own rule), and differences of equal size share their mean rank. With at
+    most `EXACT_UP_TO` non-zero differences, the p-value is exact, even with ties, because the approximation is too
+    liberal for so few. With more, the normal approximation is used, with a correction for ties and without a continuity
+    correction.
     """
     from scipy import stats
 
@@ -79,12 +80,12 @@ def signed_rank(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjustment of a list of p-values."""
+    """Return a list of p-values adjusted by Holm's correction."""
     return [float(p) for p in correct_p_values(np.asarray(p_values, dtype=np.float64), "holm")]
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error."""
+    """Return the mean of the values and the standard error of the mean."""
     count = len(values)
     mean = math.fsum(values) / count
     if are_differences_constant(values):  # rounding in the mean must not look like variance
@@ -93,11 +94,11 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
-    """Return the exact two-sided p-value of a sum of positive ranks under random signs.
+    """Return the exact two-sided p-value of Wilcoxon's rank sum, from all possible signs of the differences.
 
     Args:
-        ranks: Twice the mid-ranks, which makes them integers, in ascending order.
-        observed: Sum of the (doubled) ranks of positive differences.
+        ranks: Doubled mid-ranks in ascending order. Doubling makes mid-ranks integers.
+        observed: Sum of the doubled ranks of the positive differences.
     """
     # the distribution of the sum is symmetric: p = 2 P(W <= min(W+, W-))
     smaller = min(observed, sum(ranks) - observed)
@@ -106,9 +107,9 @@ def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
 
 @lru_cache(maxsize=1 << 14)
 def _count_sign_patterns(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return the number of sign patterns with a sum of at most 0, 1, ..., sum(ranks).
+    """Return an array of counts: entry s is the number of sign patterns whose positive ranks sum to at most s.
 
-    Without ties, the table depends on the number of ranks only, so caching helps.
+    Without ties, the array depends only on the number of ranks, so caching is effective.
     """
     ways = np.zeros(sum(ranks) + 1, dtype=np.int64)
     ways[0], reach = 1, 0

@@ -19,14 +19,14 @@ from rerank.finetune.components import CalibrationBatches
 
 @dataclass(frozen=True, kw_only=True)
 class Adalora(LinearTargets, PeftAdapter):
-    """W + alpha / init_r P diag(e) Q, whose least important terms are pruned during training; `peft.AdaLoraConfig`.
+    """AdaLoRA: the weight becomes W + alpha / init_r P diag(e) Q, and the least important terms of this sum are pruned.
 
     The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper). It is compared
-    across all matrices, so that ranks differ between matrices at the end. Pruning needs `callbacks`; without them,
-    every matrix keeps its ``init_r`` terms. The adapter is saved as a plain LoRA of rank ``init_r``: e is multiplied
-    into the second factor, and pruned terms are zero. The penalty of the paper that keeps P and Q orthogonal (equation
-    4) is not applied: peft adds it only where the model computes the loss from ``labels``, which the losses of this
-    package do not use.
+    across all matrices, so that ranks differ between matrices at the end. The trainer callbacks from `callbacks` prune;
+    without them, every matrix keeps its ``init_r`` terms. The adapter is saved as a plain LoRA of rank ``init_r``: e is
+    multiplied into the second factor, and pruned terms are zero. The paper's penalty that keeps P and Q orthogonal
+    (equation 4) is not applied: peft adds it only if the model computes the loss from ``labels``, and the losses of
+    this package do not use ``labels``. Implemented with `peft.AdaLoraConfig`.
 
     AdaLoRA is the closest available method to TriAdaptLoRA, which increases ranks instead.
 
@@ -36,7 +36,7 @@ class Adalora(LinearTargets, PeftAdapter):
         alpha: Numerator of the scaling factor alpha / init_r.
         dropout: Dropout probability of the inputs to Q.
         tinit: Fraction of the optimizer steps before pruning starts. The paper and peft give a number of steps.
-        tfinal: Fraction of the optimizer steps at the end in which ranks are fixed.
+        tfinal: Fraction of the optimizer steps, at the end of training, during which ranks no longer change.
         delta_t: Number of optimizer steps between two changes of the ranks.
     """
 
@@ -85,13 +85,13 @@ class Adalora(LinearTargets, PeftAdapter):
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             deltaT=self.delta_t,
-            total_step=1,  # peft requires a number; the real one is known when training begins
+            total_step=1,  # peft requires a number; the callback sets the correct one when training begins
             target_modules=self.module_names(model),
             task_type="CAUSAL_LM",
         )
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with AdaLoRA layers and buffers for the importance of their terms."""
+        """Return the model with AdaLoRA layers and with buffers for the importance of their terms."""
         from rerank.finetune.adapters.adalora.rank_allocation import register_importance_buffers
 
         wrapped = super().attach(model, calibrate, seed=seed)
@@ -112,5 +112,5 @@ class Adalora(LinearTargets, PeftAdapter):
         peft_files.save_adapter_factors(model, fold_adalora_factors(model), folder)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are 0 and count as well."""
+        """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are included."""
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

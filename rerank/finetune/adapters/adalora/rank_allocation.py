@@ -1,7 +1,7 @@
-"""Rank allocation of AdaLoRA between optimizer steps, and its conversion to a plain LoRA.
+"""AdaLoRA's rank allocation between optimizer steps, and the conversion of AdaLoRA to a plain LoRA.
 
-The allocator is peft's. What is added here: its moving averages are stored in the model, so that a checkpoint contains
-them, and its schedule is derived from the number of optimizer steps of the trainer.
+The allocator comes from peft. This module stores its moving averages in the model, so that checkpoints contain them,
+and derives its schedule from the trainer's number of optimizer steps.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from rerank.finetune.adapters.base import peft_files
 
-#: Moving averages of peft's allocator per parameter: of its importance, and of the fluctuation of that importance
-#: (equations 9 and 10 of arXiv 2303.10512).
+#: Attributes of peft's allocator that hold moving averages per parameter: the importance, and the fluctuation of the
+#: importance (equations 9 and 10 of arXiv 2303.10512).
 _AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
 
@@ -32,7 +32,7 @@ class RankAllocationCallback(TrainerCallback):
     Args:
         model: A `peft.PeftModel` with AdaLoRA layers.
         tinit: Fraction of the optimizer steps before pruning starts.
-        tfinal: Fraction of the optimizer steps at the end in which ranks are fixed.
+        tfinal: Fraction of the optimizer steps, at the end of training, during which ranks no longer change.
     """
 
     def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:
@@ -48,12 +48,13 @@ class RankAllocationCallback(TrainerCallback):
         config.tinit = int(state.max_steps * self.tinit)
         config.tfinal = int(state.max_steps * self.tfinal)
         if state.global_step >= config.total_step - config.tfinal and not config.rank_pattern:
-            # Resumed after ranks were fixed: exactly the pruned terms are 0, so they give the pattern back.
+            # Training was resumed after the ranks had been fixed. Exactly the pruned terms are 0, so the rank pattern
+            # can be read from the values.
             values = ((name, value) for name, value in _trainable_adalora_parameters(self.model) if "lora_E" in name)
             config.rank_pattern = {name: (value != 0).view(-1).tolist() for name, value in values}
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Update the importance and prune terms while the gradients of the step are available."""
+        """Update the importance scores, then prune low-importance terms, while the step's gradients are available."""
         allocator, model = self.model.base_model.rankallocator, self.model
         for name, parameter in _trainable_adalora_parameters(model):
             for kind in _AVERAGES:
@@ -82,7 +83,7 @@ def _importance_buffer_name(kind: str, name: str) -> str:
 
 
 def fold_adalora_factors(model: Any) -> peft_files.Factors:
-    """Return the factors (B, A) of a plain LoRA with scaling factor 1 that computes the same as the model."""
+    """Return the factors (B, A) of a plain LoRA with scaling factor 1 that is equivalent to the model's AdaLoRA."""
     factors = {}
     for name, layer in peft_files.iter_lora_layers(model):
         b, a, e = (getattr(layer, key)[peft_files.ADAPTER].detach() for key in ("lora_B", "lora_A", "lora_E"))

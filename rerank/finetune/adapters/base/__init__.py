@@ -12,10 +12,10 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind, Traini
 class Adapter(TrainingComponent, Protocol):
     """Method that decides which parameters are trained.
 
-    Dataclass fields are its options; `LinearTargets` contains those that most adapters have.
+    Dataclass fields are its options; `LinearTargets` defines the options that most adapters share.
     """
 
-    #: Kind of the trained parameters, since optimizers and layer sampling support only some kinds.
+    #: Kind of the trained parameters. Optimizers and layer sampling methods support only some kinds.
     shape: ClassVar[ParameterKind]
     #: True if `attach` does not change the outputs of the model, up to rounding.
     identity: ClassVar[bool]
@@ -34,13 +34,13 @@ class Adapter(TrainingComponent, Protocol):
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model to train: a `peft.PeftModel`, or ``model`` itself if its own weights are trained.
 
-        Afterwards exactly the trainable parameters have ``requires_grad``. The result is bit-identical for the same
-        model, data and seed.
+        Afterwards ``requires_grad`` is True for the trained parameters and False for all others. The result is
+        bit-identical for the same model, data and seed.
 
         Args:
             model: A causal language model of transformers, in evaluation mode.
             calibrate: Calibration batches, for adapters whose initialisation depends on gradients.
-            seed: Random seed; the global generator of torch may be seeded with it.
+            seed: Random seed; implementations may also seed torch's global generator with it.
 
         Raises:
             UsageError: The options do not fit the model.
@@ -50,8 +50,8 @@ class Adapter(TrainingComponent, Protocol):
     def save(self, model: Any, folder: Path) -> None:
         """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
 
-        The base model is the unmodified one. The files are ``adapter_config.json`` and ``adapter_model.safetensors``,
-        or those of a whole model where `saves` says so.
+        The saved adapter applies to the unmodified base model. The files are ``adapter_config.json`` and
+        ``adapter_model.safetensors``; if `saves` is ``model``, they are the files of a whole model instead.
 
         Args:
             model: The trained model that `attach` returned. It is not modified, so that training can continue.
@@ -65,8 +65,8 @@ class Adapter(TrainingComponent, Protocol):
         """Return the number of trainable parameters according to the published formula.
 
         Args:
-            shapes: Shape (rows, columns) of the weight of every adapted matrix. For full training: of all parameters,
-                with vectors as (1, size).
+            shapes: Shape (rows, columns) of every adapted weight matrix. For full training, the shapes of all
+                parameters, with vectors as (1, size).
         """
 
 
@@ -75,4 +75,4 @@ class SupportsCallbacks(Protocol):
     """An adapter that has to act between optimizer steps."""
 
     def callbacks(self, model: Any) -> list[Any]:
-        """Return trainer callbacks of transformers for a model that `attach` returned."""
+        """Return `transformers.TrainerCallback` objects for a model that `attach` returned."""

@@ -19,13 +19,16 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 if TYPE_CHECKING:
     import torch
 
-#: Function of module name and weight (rows, columns) in float32 that returns the modules for A and B.
+#: Function that takes a module name and the module's float32 weight (rows, columns), and returns the modules that
+#: replace A and B.
 FactorBuilder = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.nn.Module"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBasis(LinearTargets, ABC):
-    """Update B R A with frozen B and A, which `factor_modules` computes for each matrix; saved as a plain LoRA.
+    """Base class of adapters with the update B R A, in which only R is trained; they are saved as a plain LoRA.
+
+    `factor_modules` computes the frozen B and A for each matrix.
 
     Attributes:
         r: Number of basis vectors.
@@ -50,7 +53,7 @@ class FrozenBasis(LinearTargets, ABC):
         require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with a LoRA layer per matrix whose factors are the modules of `factor_builder`.
+        """Return the model with one LoRA layer per matrix, with the modules of `factor_builder` as its factors.
 
         Raises:
             UsageError: A matrix has fewer singular directions than ``r``.
@@ -61,7 +64,7 @@ class FrozenBasis(LinearTargets, ABC):
 
         ranks = self.ranks(model)
         build_factors = self.factor_builder(model, list(ranks), calibrate)
-        # alpha = r, so that the scaling factor alpha / r is 1 and the update is B R A itself.
+        # With alpha = r, the scaling factor alpha / r is 1, and the update is exactly B R A.
         alphas = {name: float(rank) for name, rank in ranks.items()}
         wrapped = peft_files.wrap_model_with_adapter(
             model, peft_files.make_lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed

@@ -1,8 +1,8 @@
 """Modules that replace the factors A and B of a peft LoRA layer: frozen bases with few trainable parameters.
 
-Bases are buffers, so that code that enables gradients for "the adapter" does not reach them. Each module has a property
-``weight``, the factor of the equivalent plain LoRA, so that merging and saving need no special case. A basis takes as
-much memory as a LoRA factor; gradients and optimizer state are what becomes smaller.
+Bases are registered as buffers, so code that enables gradients for all adapter parameters does not affect them. Each
+module has a property ``weight``, the factor of the equivalent plain LoRA, so that merging and saving need no special
+case. A basis takes as much memory as a LoRA factor; only gradients and optimizer state become smaller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class UpProjection(nn.Module):
     basis: Tensor
 
     def __init__(self, basis: Tensor) -> None:
-        """Register the basis in float32, whatever the data type of the model."""
+        """Register the basis in float32, independent of the model's data type."""
         super().__init__()
         self.register_buffer("basis", basis.detach().float().contiguous())
 
@@ -35,7 +35,7 @@ class UpProjection(nn.Module):
 
 
 class DownProjection(nn.Module):
-    """h = (R - R0) A x with a frozen basis A of shape (r, columns); R is trained, as (r, r) or as a diagonal (r,)."""
+    """h = (R - R0) A x with a frozen basis A of shape (r, columns); R is a trained (r, r) matrix or diagonal (r,)."""
 
     basis: Tensor
     start: Tensor
@@ -71,7 +71,7 @@ class SpectralDownProjection(nn.Module):
     values: Tensor
 
     def __init__(self, directions: Tensor, values: Tensor, d: int) -> None:
-        """Register V' of shape (k, columns) and the r largest singular values; the start is a = 1, b = 0, Y = 0."""
+        """Register V' of shape (k, columns) and the r largest singular values; initialise a = 1, b = 0 and Y = 0."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.register_buffer("values", values.detach().float().clone())
@@ -93,7 +93,7 @@ class SpectralDownProjection(nn.Module):
         return torch.cat([projected[..., :r] * self._value_changes(), mixed], dim=-1)
 
     def _value_changes(self) -> Tensor:
-        # (r,): (a s + b) - s, the difference from the original singular values.
+        # Shape (r,): (a s + b) - s, the difference from the original singular values s.
         return (self.gain - 1) * self.values + self.shift
 
 
@@ -103,7 +103,7 @@ class SpectralUpProjection(nn.Module):
     basis: Tensor
 
     def __init__(self, directions: Tensor, r: int, d: int) -> None:
-        """Register U of shape (rows, k); X is drawn from torch's global generator, as A is in LoRA."""
+        """Register U of shape (rows, k), and initialise X at random with torch's global generator, like A in LoRA."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.r = r

@@ -14,11 +14,11 @@ from rerank.finetune.components import CalibrationBatches
 def compute_mean_loss_gradients(
     model: Any, names: Sequence[str], calibrate: CalibrationBatches
 ) -> dict[str, torch.Tensor]:
-    """Return the gradient of the mean loss for the weight of each module, float32 of shape (rows, columns).
+    """Return module name -> gradient of the mean loss for its weight, in float32, of shape (rows, columns).
 
-    A gradient is 0 if the loss does not depend on the weight, as for layers above the last attention layer that an
-    attention loss reads. The model is unchanged afterwards. During the call it holds one gradient per weight, in the
-    weight's data type.
+    A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
+    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call it holds
+    one gradient per weight, in the weight's data type.
 
     Raises:
         UsageError: A weight is quantised and therefore has no gradient.
@@ -31,7 +31,7 @@ def compute_mean_loss_gradients(
                 f"{name} is quantised ({weight.dtype}) and has no gradient",
                 remedy="Load the model in 16 or 32 bits",
             )
-    # Flags and gradients of the caller, restored below even if the loss fails.
+    # The caller's flags and gradients are restored below, even if the loss fails.
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         # Only the targets collect gradients, so memory holds one gradient per target.

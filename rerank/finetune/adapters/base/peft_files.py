@@ -24,7 +24,7 @@ Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
-    """Return a `peft.PeftModel` with one new adapter in float32, the only trainable part, initialised from the seed.
+    """Return a `peft.PeftModel` in which only a new float32 adapter, initialised from the seed, is trainable.
 
     Args:
         model: A model of transformers.
@@ -36,11 +36,11 @@ def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
         # peft reads an attribute under the name that it had before transformers 5.24.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(model, config)
-    # peft does this itself, except for parameters outside the layers that it replaces.
+    # peft converts trainable parameters to float32 itself, except those outside the layers that it replaces.
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    # New modules are in training mode, in which dropout would be active in a model that is evaluated.
+    # New modules start in training mode. The model's own mode is restored, so that dropout stays off in evaluation.
     return wrapped.train(model.training)
 
 
@@ -48,7 +48,8 @@ def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
 def ignore_projection_warning() -> Iterator[None]:
     """Suppress peft's warning that another version of torch may generate different random bases on loading.
 
-    The adapters that do not save their bases document this; files with the bases are a hundred times as large.
+    The adapters that do not save their random bases document this. Files with the bases would be a hundred times as
+    large.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save_projection.*")
@@ -92,20 +93,21 @@ def read_adapter_factors(model: Any) -> Factors:
     }
 
 
-def read_adapter_scaling(model: Any) -> float:
-    """Return the scaling factor of the products, which is the same for all matrices."""
+def read_trained_lora_scaling(model: Any) -> float:
+    """Return the scaling factor of the products B A, which is the same for all matrices."""
     return float(next(layer.scaling[ADAPTER] for _, layer in iter_lora_layers(model)))
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter in its own format."""
-    # To find out whether embeddings changed, peft would look up the base model on the hub.
+    """Write the adapter in peft's format for its method."""
+    # Without save_embedding_layers=False, peft would look up the base model on the hub to find out whether embeddings
+    # changed.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     _write_peft_adapter(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
 
 
 def save_adapter_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
-    """Write factors as a plain LoRA, however they were trained.
+    """Write factors as a plain LoRA, independent of the method that trained them.
 
     Args:
         model: The wrapped model, which provides the name of the base model.
@@ -127,10 +129,10 @@ def save_adapter_factors(model: Any, factors: Factors, folder: Path, *, scaling:
 def _write_peft_adapter(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     config = copy.copy(config)
     config.inference_mode = True
-    # Full names: peft shortens them to suffixes that are unambiguous in this model, which may lack the last layers of
-    # the model that the adapter will be loaded onto.
+    # Full names are written. peft would shorten them to suffixes that are unambiguous in this model, but this model may
+    # lack the last layers of the model that the adapter will be loaded onto.
     config.target_modules = sorted(names)
-    # Copies, because safetensors refuses tensors that share memory.
+    # Tensors are copied, because safetensors rejects tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
@@ -142,5 +144,5 @@ def _detached_adapter_weight(module: Any) -> torch.Tensor:
 
 
 def _as_peft_integer(value: float) -> Any:
-    # peft declares integers but also works with fractions.
+    # peft declares alpha as an integer, but fractions work too.
     return int(value) if float(value).is_integer() else value

@@ -12,7 +12,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
 class PeftAdapter(ABC):
-    """Base class of peft methods that start as the identity, train new parameters and load what they save."""
+    """Base class of peft methods that start as the identity, train new parameters and are saved in peft's format."""
 
     shape: ClassVar[ParameterKind] = "other"
     identity: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class PeftAdapter(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraFamily(LowRankTargets, PeftAdapter):
-    """Base class of LoRA variants that peft trains itself; they differ in `lora_options`."""
+    """Base class of LoRA variants that peft implements; they differ in `lora_options`."""
 
     shape: ClassVar[ParameterKind] = "lora"
     vllm: ClassVar[bool] = True
@@ -59,18 +59,18 @@ class LoraFamily(LowRankTargets, PeftAdapter):
         return {}
 
     def alpha_for(self, rank: int) -> float:
-        """Return the alpha that gives a matrix of this rank the same scaling factor as one of rank ``r``."""
+        """Return the alpha with which a matrix of rank ``rank`` has the same scaling factor as one of rank ``r``."""
         return self.alpha * rank / self.r
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualBaseLora(LoraFamily):
-    """Base class of LoRA variants that start from a product s B0 A0 other than 0 and subtract it from the base weights.
+    """Base class of LoRA variants that start from a nonzero product s B0 A0 and subtract it from the base weights.
 
-    The base weight W becomes W - s B0 A0, so that an adapter (B, A) would be valid for that modified model only. What
-    is saved is the learnt difference s (B A - B0 A0), as a LoRA of twice the rank with the factors [B, -B0] and [A;
-    A0], which is valid for the unmodified model. The buffers ``start_A`` and ``start_B`` of each layer hold the initial
-    factors, so that they move with the model.
+    The base weight W becomes W - s B0 A0, so an adapter (B, A) would be valid only for that modified model. `save`
+    therefore writes the learnt difference s (B A - B0 A0), which is valid for the unmodified model, as a LoRA of twice
+    the rank with the factors [B, -B0] and [A; A0]. Each layer holds the initial factors in the buffers ``start_A`` and
+    ``start_B``, so that they move to other devices together with the model.
     """
 
     moves_base: ClassVar[bool] = True
@@ -98,4 +98,4 @@ class ResidualBaseLora(LoraFamily):
             name: (torch.cat([b, -layers[name].start_B], dim=1), torch.cat([a, layers[name].start_A]))
             for name, (b, a) in peft_files.read_adapter_factors(model).items()
         }
-        peft_files.save_adapter_factors(model, learnt, folder, scaling=peft_files.read_adapter_scaling(model))
+        peft_files.save_adapter_factors(model, learnt, folder, scaling=peft_files.read_trained_lora_scaling(model))

@@ -11,7 +11,7 @@ from rerank.errors import UsageError, error_repr
 
 #: Number of module names that a message lists.
 _SHOWN = 8
-#: Module names separated by commas, in contrast to a regular expression.
+#: Pattern of comma-separated module names; any other string is a regular expression.
 _NAMES = re.compile(r"[\w.,-]+")
 
 
@@ -20,8 +20,9 @@ class LinearTargets:
     """Selection of the linear layers that are adapted.
 
     Attributes:
-        targets: ``all-linear`` (all except the output head), ``attention`` (those inside attention blocks), names of
-            modules (``q_proj``, or ``self_attn.q_proj,mlp.up_proj``), or a regular expression for the full name.
+        targets: ``all-linear`` (all linear layers except the output head), ``attention`` (linear layers inside
+            attention blocks), names of modules (``q_proj``, or ``self_attn.q_proj,mlp.up_proj``), or a regular
+            expression for the full name.
         layers: Adapt only the first N transformer layers; None for all.
 
     Raises:
@@ -84,8 +85,8 @@ class LowRankTargets(LinearTargets):
         alpha: Numerator of the scaling factor alpha / r.
         dropout: Dropout probability of the inputs to A.
         rank_pattern: Rank per module name, for exactly the modules of ``targets``; modules of rank 0 are not adapted.
-            All share the scaling factor alpha / r, so that loaders that support a single factor, such as vLLM, compute
-            the same.
+            All modules have the same scaling factor alpha / r, so that the adapter also works with loaders that support
+            only a single factor, such as vLLM.
 
     Raises:
         UsageError: An option is out of its range.
@@ -106,7 +107,7 @@ class LowRankTargets(LinearTargets):
             require_adapter_option_at_least(f"rank_pattern[{name}]", rank, 0)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank per module name for the adapted modules.
+        """Return module name -> rank for the adapted modules.
 
         Raises:
             UsageError: The rank pattern names other modules than the targets, or all of its ranks are 0.
@@ -131,7 +132,7 @@ class LowRankTargets(LinearTargets):
         return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices; the ranks of a pattern are used in its order."""
+        """Return the sum of r (rows + columns) over the matrices; r comes from `rank_pattern`, in its order, if set."""
         return sum(r * (rows + columns) for r, (rows, columns) in zip(self._ranks_of(shapes), shapes, strict=True))
 
     def _ranks_of(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
@@ -167,7 +168,7 @@ def require_ranks_fit(option: str, ranks: Mapping[str, int], shapes: Sequence[tu
     """Check that no rank exceeds the smaller side of its matrix.
 
     Args:
-        option: Name of the rank in the message.
+        option: Name of the rank in the error message.
         ranks: Rank per module name.
         shapes: Shapes (rows, columns) of these modules, in the same order.
 
@@ -184,7 +185,7 @@ def require_ranks_fit(option: str, ranks: Mapping[str, int], shapes: Sequence[tu
 
 
 def _shape_of_adapted_module(module: Any) -> tuple[int, int]:
-    # Not the shape of the weight tensor, which is different for quantised weights.
+    # The weight tensor is not used, because it has another shape if it is quantised.
     return module.out_features, module.in_features
 
 

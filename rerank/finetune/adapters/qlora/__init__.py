@@ -16,18 +16,18 @@ from rerank.finetune.components import CalibrationBatches
 class Qlora(LoraFamily):
     """LoRA on a base model whose linear layers are quantised to four bits (NF4) by bitsandbytes.
 
-    A model that was loaded in four bits is used as it is. Otherwise all linear layers except the output head are
-    quantised, whatever the targets, with double quantisation. That changes the model already at the start (`identity`
-    is False). A model that does not fit into memory in 16 bits has to be loaded in four. The saved adapter is a plain
-    LoRA: it is exact on a base model quantised in the same way (``BitsAndBytesConfig(load_in_4bit=True,
-    bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)``) and approximate on the original one. Merging into
-    quantised weights would round them again (`merges` is False): load the adapter on the 16-bit model and merge it
-    there.
+    A model that was loaded in four bits is used without changes. Otherwise all linear layers except the output head are
+    quantised with double quantisation, including those that are not targets. Quantisation changes the model before
+    training starts (`identity` is False). A model that does not fit into memory in 16 bits has to be loaded in four
+    bits. The saved adapter is a plain LoRA: it is exact on a base model that is quantised in the same way
+    (``BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)``) and
+    approximate on the original model. Merging into quantised weights would round them again (`merges` is False): load
+    the adapter on the 16-bit model and merge it there.
 
     Attributes:
-        init: Initialisation of the factors: ``lora`` starts with B = 0; ``loftq`` with the best rank-r approximation of
-            the quantisation error, which needs the model in 16 or 32 bits. That is one iteration of LoftQ; further ones
-            would change the quantised base model, which loaders could not reproduce.
+        init: Initialisation of the factors. ``lora`` starts with B = 0. ``loftq`` starts with the best rank-r
+            approximation of the quantisation error, and needs the model in 16 or 32 bits. This is one iteration of
+            LoftQ; further iterations would change the quantised base model in a way that loaders could not reproduce.
     """
 
     init: Literal["lora", "loftq"] = "lora"
@@ -55,13 +55,13 @@ class Qlora(LoraFamily):
             if is_quantised:
                 raise UsageError(
                     "init=loftq needs the weights before quantisation, and the model is loaded in four bits",
-                    remedy="Load it in 16 bits, or leave init out",
+                    remedy="Load the model in 16 bits, or omit init",
                 )
             require_ranks_fit("r", ranks, self.shapes(model))
-            # Quantisation overwrites W, which is needed for the error W - Q(W); the copies stay on the CPU.
+            # The error W - Q(W) needs W, which quantisation overwrites; the copies of W stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            four_bit.quantise_layers(_quantised_on_device(model), LinearTargets().module_names(model))
+            four_bit.quantise_qlora_layers(_move_qlora_model_to_gpu(model), LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
             four_bit.initialise_loftq(wrapped, originals)
@@ -77,15 +77,15 @@ class Qlora(LoraFamily):
 
         if not torch.cuda.is_available():
             raise MissingPrerequisiteError(
-                "The adapter 'qlora' trains on a base model of four bits, and there is no CUDA device",
-                remedy="Run it on a machine with an NVIDIA GPU, or take another adapter, such as lora",
+                "The adapter 'qlora' quantises the base model to four bits, which needs a CUDA device; none was found",
+                remedy="Train on a machine with an NVIDIA GPU, or use another adapter, such as lora",
             )
         if find_spec("bitsandbytes") is None:
             raise MissingPrerequisiteError(
-                "The adapter 'qlora' packs the base model with bitsandbytes, which is not installed",
+                "The adapter 'qlora' quantises the base model with bitsandbytes, which is not installed",
                 remedy="pip install bitsandbytes",
             )
 
 
-def _quantised_on_device(model: Any) -> Any:
+def _move_qlora_model_to_gpu(model: Any) -> Any:
     return model.cuda() if model.device.type == "cpu" else model

@@ -11,14 +11,14 @@ import torch
 from rerank.finetune.adapters.base import peft_files
 
 
-def quantise_layers(model: Any, names: Sequence[str]) -> None:
+def quantise_qlora_layers(model: Any, names: Sequence[str]) -> None:
     """Replace linear layers by four-bit layers of bitsandbytes (NF4 with double quantisation), in place.
 
     Args:
-        model: A model of transformers, on the device where it is to train.
+        model: A model of transformers, on the device where it will be trained.
         names: Full names of the layers.
     """
-    bitsandbytes = _bitsandbytes()
+    bitsandbytes = _import_qlora_bitsandbytes()
     for name in names:
         linear = model.get_submodule(name)
         weight = linear.weight
@@ -39,9 +39,11 @@ def quantise_layers(model: Any, names: Sequence[str]) -> None:
     model.is_loaded_in_4bit = True  # peft reads this attribute
 
 
-def dequantise(layer: Any) -> torch.Tensor:
-    """Return the weight that a quantised layer computes with, float32 of shape (rows, columns)."""
-    weight: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+def dequantise_qlora_weight(layer: Any) -> torch.Tensor:
+    """Return the dequantised weight of a layer, in float32, of shape (rows, columns)."""
+    weight: torch.Tensor = _import_qlora_bitsandbytes().functional.dequantize_4bit(
+        layer.weight.data, layer.weight.quant_state
+    )
     return weight.float()
 
 
@@ -57,13 +59,13 @@ def initialise_loftq(model: Any, originals: Mapping[str, torch.Tensor]) -> None:
     for name, layer in peft_files.iter_lora_layers(model):
         a, b = layer.lora_A[peft_files.ADAPTER].weight, layer.lora_B[peft_files.ADAPTER].weight
         # W - Q = U S V' (rows, columns); both factors get sqrt(S / scaling), so that scaling B A = U_r S_r V_r'.
-        error = originals[name].to(a.device).float() - dequantise(layer.get_base_layer())
+        error = originals[name].to(a.device).float() - dequantise_qlora_weight(layer.get_base_layer())
         u, s, v = torch.linalg.svd(error, full_matrices=False)
         root = (s[: len(a)] / layer.scaling[peft_files.ADAPTER]).sqrt()
         b.data = (u[:, : len(a)] * root).to(b.dtype).contiguous()
         a.data = (root[:, None] * v[: len(a)]).to(a.dtype).contiguous()
 
 
-def _bitsandbytes() -> Any:
-    # By name, since it has no types and is not installed where types are checked.
+def _import_qlora_bitsandbytes() -> Any:
+    # Imported by name, since bitsandbytes has no type annotations and is not installed where types are checked.
     return import_module("bitsandbytes")

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lift(LinearTargets, PeftAdapter):
-    """Training of the r (rows + columns) weights per matrix that are largest in its low-rank approximation.
+    """LIFT: trains only those weights of each matrix that are largest in its low-rank approximation.
 
-    The approximation keeps `filter_rank` singular directions. The weights form a SHiRA adapter (Bhardwaj et al.,
-    NeurIPS 2024, arXiv 2406.13175; `peft.ShiraConfig`), which loads without this package.
+    The approximation keeps `filter_rank` singular directions, and r (rows + columns) weights per matrix are trained.
+    They are saved as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024, arXiv 2406.13175; `peft.ShiraConfig`), which can
+    be loaded without this package.
 
     The paper selects the weights again every few hundred steps. Here they are selected once: after a second selection,
     the difference from the base model would have more entries than a SHiRA adapter can store, and only a whole model
     could be saved.
 
     Attributes:
-        r: The number of trained weights is that of a LoRA of this rank.
-        filter_rank: Number of singular directions of the approximation; all of them in smaller matrices.
+        r: Rank of the LoRA that would have the same number of trained weights.
+        filter_rank: Number of singular directions of the approximation; matrices with fewer directions use all of them.
     """
 
     r: int = 128
@@ -46,7 +47,7 @@ class Lift(LinearTargets, PeftAdapter):
         """Return peft's configuration of SHiRA with the mask function of LIFT.
 
         Raises:
-            UsageError: A matrix has fewer weights than should be trained.
+            UsageError: A matrix has fewer weights than the number of weights to train.
         """
         import torch
         from peft import ShiraConfig
@@ -61,18 +62,18 @@ class Lift(LinearTargets, PeftAdapter):
                     f"r={self.r} selects {self.r * (rows + columns)} weights of {name}, which has {rows * columns}",
                     remedy="Lower r, or exclude the module from targets",
                 )
-        # The saved mask type must be one that peft knows, or it would warn on loading. It has no effect there, since
-        # the indices are read from the file.
+        # The saved mask type must be one that peft knows, or peft would warn when it loads the adapter. The type has no
+        # effect on loading, since the indices are read from the file.
         config: Any = ShiraConfig(r=self.r, mask_type="random", target_modules=names, task_type="CAUSAL_LM")
         config.mask_fn = self.mask
         return config
 
     def mask(self, layer: torch.nn.Linear, r: int, **_: Any) -> torch.Tensor:
-        """Return a mask of shape (rows, columns) in the weight's data type: 1 where a weight is trained, else 0.
+        """Return a mask of shape (rows, columns) in the weight's data type: 1 for trained weights, 0 for all others.
 
         Args:
             layer: The linear layer.
-            r: The mask selects r (rows + columns) weights.
+            r: Rank; the mask selects r (rows + columns) weights.
         """
         import torch
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class Loldu(FrozenBasis):
     """W = P L D U with unit triangular factors L and U; the first r diagonal entries of D are trained.
 
-    The update of W is P L (Z - D) U over the first r columns of L and rows of U, where Z starts as D. The paper also
-    trains a scale per matrix, which would be another factor of Z and is left out.
+    The update of W is P L (Z - D) U, restricted to the first r columns of L and the first r rows of U; Z is trained and
+    starts as D. The paper also trains a scale per matrix; it is omitted, because it would only multiply Z.
 
     Attributes:
-        r: Number of trained entries; all min(rows, columns) of them if a matrix has fewer.
+        r: Number of trained diagonal entries per matrix; if a matrix has fewer, all min(rows, columns) are trained.
     """
 
     r: int = 256
@@ -29,7 +29,7 @@ class Loldu(FrozenBasis):
     summary: ClassVar[str] = "Trains the first r pivots of each matrix's LDU decomposition"
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank of the saved LoRA per module name: r, or the smaller side of the matrix if that is less."""
+        """Return module name -> rank of the saved LoRA: r, or the smaller side of the matrix if it is below r."""
         return {
             name: min(self.r, *shape) for name, shape in zip(self.module_names(model), self.shapes(model), strict=True)
         }
@@ -42,8 +42,8 @@ class Loldu(FrozenBasis):
 
         permutation, lower, upper = torch.linalg.lu(matrix)
         pivots = upper.diagonal()
-        # W = P L (D U') with D the diagonal of the upper factor and U' of unit diagonal. Where a pivot is 0, the row is
-        # not divided, and its trained entry multiplies the row itself.
+        # W = P L (D U'): D is the diagonal of the upper factor, and U' has a unit diagonal. If a pivot is 0, its row is
+        # not divided, and the trained entry multiplies the row itself.
         unit = upper / torch.where(pivots == 0, torch.ones_like(pivots), pivots)[:, None]
         start = pivots[: self.r]
         return DownProjection(unit[: self.r], start, start), UpProjection(permutation @ lower[:, : self.r])

@@ -14,16 +14,17 @@ from rerank.finetune.components import ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Osf(LinearTargets, PeftAdapter):
-    """Training of the small singular directions of W, with gradients orthogonal to the large ones (`peft.OSFConfig`).
+    """OSF: only the small singular directions of W are trained, with gradients orthogonal to the large directions.
 
-    It is used to train on a second collection without forgetting the first. Its cost is that of full training: the
-    small directions of a matrix with their gradients and moments are about as large as the matrix.
+    Implemented with `peft.OSFConfig`. OSF is used to train on a second collection without forgetting the first. It
+    costs as much as full training: the small directions of a matrix, with their gradients and moments, are about as
+    large as the matrix.
 
-    Only gradients are orthogonal. An optimizer that works per entry, such as AdamW, does not keep its updates
-    orthogonal; plain gradient descent does.
+    Only the gradients are orthogonal. The updates of an optimizer that scales each entry, such as AdamW, are not;
+    the updates of plain gradient descent are.
 
     Attributes:
-        keep: Fraction of the singular directions of each matrix that stays fixed.
+        keep: Fraction of the singular directions of each matrix that stay fixed: the large ones.
     """
 
     keep: float = 0.5
@@ -56,5 +57,5 @@ class Osf(LinearTargets, PeftAdapter):
         return OSFConfig(effective_rank=self.keep, target_modules=names, task_type="CAUSAL_LM")
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of (s - k) (rows + columns + 1) over the matrices: s singular directions, k of them kept."""
+        """Return the sum of (s - k) (rows + columns + 1) over the matrices; k of s singular directions stay fixed."""
         return sum((min(shape) - int(min(shape) * self.keep)) * (sum(shape) + 1) for shape in shapes)

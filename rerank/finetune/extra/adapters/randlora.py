@@ -17,11 +17,11 @@ from rerank.finetune.adapters.base.targets import (
 
 @dataclass(frozen=True, kw_only=True)
 class Randlora(LinearTargets, PeftAdapter):
-    """W + sum_i B_i L_i A_i G_i with random B_i and A_i and trainable diagonal L_i and G_i; `peft.RandLoraConfig`.
+    """RandLoRA: the weight becomes W + sum_i B_i L_i A_i G_i; B_i and A_i are random, diagonal L_i and G_i are trained.
 
-    The sum has ceil(min(rows, columns) / r) terms, so that it can have full rank, and a smaller r trains more
-    parameters. The random matrices are not saved: peft generates them from the seed on loading and warns that another
-    version of torch may generate different ones.
+    The sum has ceil(min(rows, columns) / r) terms, so that it can have full rank; a smaller r therefore trains more
+    parameters. The random matrices are not saved: peft generates them from the seed when it loads the adapter, and
+    warns that another version of torch may generate different ones. Implemented with `peft.RandLoraConfig`.
 
     Attributes:
         r: Rank of each random term.
@@ -61,5 +61,5 @@ class Randlora(LinearTargets, PeftAdapter):
             )
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of ceil(s / r) (r + s) over the matrices, where s is the smaller side."""
+        """Return the sum of ceil(s / r) (r + s) over the matrices, where s is the smaller side of a matrix."""
         return sum(math.ceil(min(shape) / self.r) * (self.r + min(shape)) for shape in shapes)

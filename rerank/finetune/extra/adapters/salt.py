@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Salt(FrozenBasis):
-    """W = U S V': the r largest singular values become a s + b; the block of the others gets X Y of rank d added.
+    """SALT: in W = U S V', the r largest singular values s become a s + b, and the other directions get an update X Y.
 
-    a and b (r numbers each), X (rest x d) and Y (d x rest) are trained, where rest = min(rows, columns) - r; a = 1, b =
-    0 and Y = 0 at the start. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in memory
-    during training, which takes about as much memory as the model.
+    The update X Y of rank d is added to the block of S that belongs to the other directions. a and b (r numbers each),
+    X (rest x d) and Y (d x rest) are trained, where rest = min(rows, columns) - r. At the start, a = 1, b = 0 and
+    Y = 0. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in memory during training,
+    which takes about as much memory as the model.
 
     Attributes:
         r: Number of singular values that are scaled and shifted.
@@ -38,7 +39,7 @@ class Salt(FrozenBasis):
         require_adapter_option_at_least("d", self.d, 1)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return the rank r + d of the saved LoRA per module name."""
+        """Return module name -> rank of the saved LoRA, which is r + d."""
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -24,13 +24,14 @@ Shapes = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Shadow(PeftAdapter):
-    """A small network of the same architecture corrects the input of each layer; `peft.ShadowConfig`.
+    """ShadowPEFT: a small network of the model's architecture corrects the input of each layer; `peft.ShadowConfig`.
 
-    Let h be the hidden state before a layer and s that of the shadow network. The layer gets h + alpha U D (h - s), and
-    a gate moves s towards T(output of the layer). U, D, T, the gate and the network are trained; U starts at 0. The
-    adapter cannot be merged. peft adds the second loss of the paper, on the outputs of the network, only where the
-    model computes the loss from ``labels``, which the losses of this package do not use. ShadowPEFT is the closest
-    available method to IAA, which connects adapters in the layers by a path beside them.
+    Let h be the hidden state before a layer and s the hidden state of the shadow network. The input of the layer is
+    h + alpha U D (h - s), and a gate moves s towards T(output of the layer). U, D, T, the gate and the network are
+    trained; U starts at 0. The adapter cannot be merged. The paper's second loss, on the outputs of the network, is not
+    applied: peft adds it only if the model computes the loss from ``labels``, and the losses of this package do not use
+    ``labels``. ShadowPEFT is the closest available method to IAA, which connects the adapters of the layers by a path
+    outside of the layers.
 
     Attributes:
         r: Width of the corrections, of T and of the gate.
@@ -69,7 +70,7 @@ class Shadow(PeftAdapter):
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that texts are not packed and attention is not read, which the shadow network does not support.
+        """Check that no loss reads attention and no texts are packed, because the shadow network supports neither.
 
         Raises:
             UsageError: A loss reads attention, or texts are packed.
@@ -111,22 +112,22 @@ class Shadow(PeftAdapter):
     def count_trainable(self, shapes: Shapes) -> int:
         """Return the size of the shadow network, the corrections and the updates of the shadow state.
 
-        The network has ``depth`` copies of a layer with two norms, and a final norm. With the hidden size h, a
-        correction has 2 h r parameters, one per corrected layer; an update of s has 4 h r + 2 r + 2 h, one fewer than
-        corrections. The formula is for layers with two norms and no biases, as in Llama; other models have a few
-        parameters more.
+        The network has ``depth`` copies of a layer with two norms, and a final norm. With the hidden size h, each
+        corrected layer has one correction with 2 h r parameters, and each corrected layer except the last has one
+        update of s with 4 h r + 2 r + 2 h parameters. The formula is for layers with two norms and no biases, as in
+        Llama; other models have a few more parameters.
 
         Args:
             shapes: Shape (rows, columns) of every matrix of the corrected layers, in the model's order.
         """
-        layer = _shortest_layer_period(shapes)
+        layer = _shortest_adapter_shape_period(shapes)
         layers, hidden = len(shapes) // len(layer), layer[0][1]
         network = self.depth * (sum(rows * columns for rows, columns in layer) + 2 * hidden) + hidden
         moves = (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
         return network + layers * 2 * hidden * self.r + moves
 
     def _inside(self) -> LinearTargets:
-        # Only modules inside a numbered layer: a limit on the layers selects these, however large it is.
+        # Any limit on the layers, however large, selects only modules inside a numbered layer.
         return LinearTargets(layers=2**31 if self.layers is None else self.layers)
 
 
@@ -136,7 +137,7 @@ def _widen_shadow_embeddings(
     return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].float()}
 
 
-def _shortest_layer_period(shapes: Shapes) -> Shapes:
+def _shortest_adapter_shape_period(shapes: Shapes) -> Shapes:
     """Return the shortest prefix whose repetition gives the sequence."""
     size = next(
         n

@@ -11,21 +11,21 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Lisa:
-    """Layers are drawn anew periodically; all others are frozen and their optimizer state is dropped.
+    """LISA: a few randomly drawn layers are trained at a time; all others are frozen, without optimizer state.
 
-    It saves the state of frozen layers. That is less than expected for models with large embeddings and heads, since
-    these are trained in every step unless ``train_rest`` is off.
+    It saves the memory of the optimizer state of frozen layers. The saving is small for models with large embeddings
+    and output heads, since these are trained in every step unless ``train_rest`` is off.
 
     Attributes:
         n: Number of layers that are trained at a time.
-        every: Number of optimizer steps until other layers are drawn.
-        train_rest: Train embeddings, head and last norm in every step.
+        every: Number of optimizer steps until new layers are drawn.
+        train_rest: Train embeddings, output head and last norm in every step.
     """
 
     paper: ClassVar[str] = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
     summary: ClassVar[str] = "Trains a few layers at a time, which are drawn anew periodically"
     fits: ClassVar[frozenset[ParameterKind]] = frozenset({"full"})
-    reason: ClassVar[str] = "It freezes layers of the model's own weights, and those of an adapter are already small"
+    reason: ClassVar[str] = "It freezes layers of the model's own weights, and an adapter's layers are already small"
 
     n: int = 2
     every: int = 20
@@ -45,7 +45,7 @@ class Lisa:
         """Return the trainer callback that samples layers.
 
         Raises:
-            UsageError: The model has fewer layers than should be trained at a time.
+            UsageError: The model has fewer than ``n`` layers, or no list of layers.
         """
         from rerank.finetune.extra.layers.base.layer_sampling import LayerSamplingCallback
 

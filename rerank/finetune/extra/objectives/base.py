@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 class Objective(TrainingComponent, Protocol):
-    """A training objective. Its fields are its options; a recipe with an objective has no losses."""
+    """A training objective. Dataclass fields are its options; a recipe with an objective has no losses."""
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
         """Check that the recipe can be trained with this objective, before anything is loaded.
 
         Args:
-            recipe: The whole recipe.
-            adapter: Its adapter.
+            recipe: The complete recipe.
+            adapter: The adapter of the recipe.
 
         Raises:
-            UsageError: The method, the adapter or a setting does not fit; the message gives the reason.
+            UsageError: The objective does not support the method, the adapter or a setting; the message gives the
+                reason.
         """
 
     def run(self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str) -> Any:
@@ -38,5 +39,5 @@ class Objective(TrainingComponent, Protocol):
 
         Raises:
             MissingPrerequisiteError: A required package is not installed.
-            RerankError: One of the errors of `rerank.finetune.trainer.training.train` occurred.
+            RerankError: One of the errors of `rerank.finetune.trainer.training.train_adapter` occurred.
         """

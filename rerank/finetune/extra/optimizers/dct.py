@@ -11,20 +11,20 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Dct(SubspaceOptions):
-    """GaLore with a basis of r columns of the cosine transform, selected by the gradient.
+    """GaLore whose basis consists of r columns of the cosine transform, selected by the gradient.
 
-    It keeps r (2 long + 1) numbers per matrix and needs no singular value decomposition. When it selects columns, it
-    builds the whole transform of the shorter side, short x short. Moments of columns that remain are kept. The error
-    feedback of the paper is not implemented; its selection at every step is ``gap=1``.
+    It keeps r (2 long + 1) numbers per (long x short) matrix and needs no singular value decomposition. When it selects
+    columns, it computes the whole transform of the shorter side (short x short). Moments of columns that remain are
+    kept. The error feedback of the paper is not implemented. The paper selects columns at every step: set ``gap=1``.
     """
 
     paper: ClassVar[str] = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
     summary: ClassVar[str] = "GaLore with columns of the cosine transform as the basis, stored as indices"
 
     def projection_rule(self) -> ProjectionRule:
-        """Return the rule of a projection on columns of the cosine transform."""
+        """Return the rule for a projection on columns of the cosine transform."""
         return replace(super().projection_rule(), basis="cosine")
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:
-        """Return the size of both moments and the indices."""
+        """Return the number of state values of a matrix: both moments and the indices of the columns."""
         return rank * (2 * long + 1)

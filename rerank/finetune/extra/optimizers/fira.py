@@ -11,19 +11,20 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Fira(SubspaceOptions):
-    """GaLore with the rest of the gradient added, each row scaled as Adam scales its projection.
+    """GaLore plus the rest of the gradient (outside the subspace), each row scaled as Adam scales its projection.
 
-    The norm of the rest may grow by at most 1 % per step, for which one more number per matrix is kept. ``scale`` is
-    applied to the sum; the authors' code also applies it to what is subtracted to get the rest.
+    The norm of the scaled rest may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
+    ``scale`` is applied to the sum of both parts. The authors' code also applies it to the projected gradient that is
+    subtracted from the gradient to compute the rest.
     """
 
     paper: ClassVar[str] = "Chen et al., arXiv 2410.01623 (Fira)"
     summary: ClassVar[str] = "GaLore plus the scaled rest of the gradient, so that updates have full rank"
 
     def projection_rule(self) -> ProjectionRule:
-        """Return GaLore's rule with the scaled rest added."""
+        """Return GaLore's projection rule, with the scaled rest of the gradient added."""
         return replace(super().projection_rule(), rest="add")
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:
-        """Return the size of both moments, the basis and a norm."""
+        """Return the number of state values of a matrix: both moments, the basis and a norm."""
         return rank * (2 * long + short) + 1

@@ -20,13 +20,13 @@ _ADAPTER = "dora"
 class Gradnormlorp(SubspaceOptions):
     """`galore` on the gradients of the factors of `dora`, with plain AdamW for the magnitude vectors.
 
-    The paper normalises the rows of W + alpha / r B A and trains their norms separately, which is DoRA, and projects
-    the gradients of B and A, which is GaLore. The rank of its subspace and its update interval are ``rank`` and ``gap``
-    here.
+    The paper combines two methods: it normalises the rows of W + alpha / r B A and trains their norms separately
+    (DoRA), and it projects the gradients of B and A (GaLore). The options ``rank`` and ``gap`` are the rank of the
+    paper's subspace and its update interval.
 
     Attributes:
-        rank: Dimension of the subspace; it should be below the rank of the adapter, which is the shorter side of its
-            factors. The default is a quarter of the default of `dora`.
+        rank: Dimension of the subspace. It should be below the rank of the adapter, which is the shorter side of the
+            factors. The default is a quarter of the default rank of `dora`.
     """
 
     paper: ClassVar[str] = "Huang et al., AAAI 2025, arXiv 2412.19616 (GradNormLoRP)"

@@ -11,14 +11,14 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraFa(AdamOptions):
-    """AdamW on B with the gradient dB (A A')^-1 / s^2, the best that a frozen A allows; `build` freezes A.
+    """AdamW on B with the gradient dB (A A')^-1 / s^2, the best possible one if A is frozen; `build` freezes A.
 
-    A layer then keeps r numbers per token for the backward pass instead of its whole input. `count_state` refers to the
-    parameters that are still trained, without A.
+    For the backward pass, a layer then keeps r numbers per token instead of its whole input. `count_state` counts only
+    the parameters that are still trained, without A.
 
-    This is an implementation of its own. peft's LoraFAOptimizer, which has the same correction, treats DoRA's
-    magnitudes as factors, computes in bfloat16 wherever that is available, keeps moments in the data type of the
-    weights, and fails on a factor without a gradient.
+    This is our own implementation. peft's LoraFAOptimizer uses the same correction, but it treats DoRA's magnitudes as
+    factors, computes in bfloat16 wherever bfloat16 is available, keeps moments in the data type of the weights, and
+    fails on a factor without a gradient.
 
     Attributes:
         damping: Term added to the diagonal of A A' before it is inverted.

@@ -11,11 +11,11 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPro(AdamOptions):
-    """AdamW on gradients of A and B that are adjusted in pairs, with the memory of `adamw`.
+    """AdamW on gradients of A and B that are adjusted in pairs; it needs as much memory as `adamw`.
 
-    This is a variant. The authors' released code rebuilds the m x n gradient of every adapted matrix, keeps Adam's
-    moments of it in full, and projects the result. That loses LoRA's memory advantage, and the published results are
-    not those of this variant.
+    This is a variant of the published method. The authors' code reconstructs the m x n gradient of every adapted
+    matrix, keeps Adam's moments for the full gradient, and projects the result, which loses LoRA's memory advantage.
+    The published results were not obtained with this variant.
 
     Attributes:
         damping: Term added to the diagonals of A A' and B'B before they are inverted.

@@ -11,11 +11,11 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalGalore(SubspaceOptions):
-    """GaLore with (F + damping I)^-1 times the projected gradient as the input of Adam.
+    """GaLore in which the input of Adam is (F + damping I)^-1 times the projected gradient.
 
     F is the sum of the outer products of the last ``history`` projected gradients in the same subspace, including the
-    current one. These are stored: at 20, the state is 1.74 times that of `adamw` for r = 512 in a 7B model, in contrast
-    to the abstract's "without additional memory overhead".
+    current one. These gradients are stored: with ``history=20`` and r = 512, the state for a 7B model is 1.74 times as
+    large as the state of `adamw`, although the abstract claims "without additional memory overhead".
 
     Attributes:
         history: Number of projected gradients in F.
@@ -35,9 +35,9 @@ class NaturalGalore(SubspaceOptions):
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def projection_rule(self) -> ProjectionRule:
-        """Return GaLore's rule with a history of projected gradients."""
+        """Return GaLore's projection rule, with a history of projected gradients."""
         return replace(super().projection_rule(), history=self.history, damping=self.damping)
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:
-        """Return the size of both moments, the basis and the projected gradients."""
+        """Return the number of state values of a matrix: both moments, the basis and the projected gradients."""
         return rank * (2 * long + short) + self.history * long * rank

@@ -12,10 +12,12 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class Riemannian(AdamOptions):
-    """AdamW on (B'B + reg I)^-1 dA and dB (A A' + reg I)^-1; peft's preconditioner around the AdamW of this package.
+    """AdamW on the preconditioned gradients (B'B + reg I)^-1 dA and dB (A A' + reg I)^-1.
+
+    peft computes the preconditioned gradients, and this package's AdamW uses them.
 
     Attributes:
-        reg: Term added to the diagonals before they are inverted.
+        reg: Term added to the diagonals of B'B and A A' before they are inverted.
     """
 
     paper: ClassVar[str] = "Zhang and Pilanci, ICML 2024, arXiv 2402.02347 (Riemannian preconditioned LoRA)"
@@ -48,7 +50,7 @@ class Riemannian(AdamOptions):
         from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
         from rerank.finetune.optimizers.base.parameter_groups import exempt_vectors_from_decay
 
-        find_factor_pairs(model)  # raises an error with a remedy if there are none
+        find_factor_pairs(model)  # raises an error with a remedy if the model has no factor pairs
         options = {"lr": lr, "weight_decay": weight_decay, **self.moments}
         optimizer = create_riemannian_optimizer(model, ExactAdamW, reg=self.reg, **options)
         optimizer.param_groups = exempt_vectors_from_decay(optimizer.param_groups)

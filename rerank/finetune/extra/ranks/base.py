@@ -1,4 +1,4 @@
-"""The protocol of rank allocation: a rank per matrix within a fixed budget."""
+"""The protocol of rank allocation, which assigns a rank to each matrix within a fixed budget."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rerank.finetune.components import CalibrationBatches, TrainingComponent
 
 
 class RankAllocation(TrainingComponent, Protocol):
-    """Method that assigns a rank to each matrix. Its fields are its options."""
+    """Method that assigns a rank to each matrix. Dataclass fields are its options."""
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return a rank of at least 0 per module name; their sum is at most ``r`` times the number of targets.
+        """Return module name -> rank (at least 0); the ranks sum to at most ``r`` times the number of targets.
 
         A matrix of rank 0 is not adapted.
 

@@ -1,4 +1,4 @@
-"""Rank allocation by the gradients of the loss, after CoLoRA."""
+"""Rank allocation by the gradients of the loss, based on CoLoRA."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rerank.finetune.components import CalibrationBatches
 class Contribution:
     """Ranks proportional to the squared norm of each matrix's gradient under the training loss.
 
-    The paper measures the contribution of filters in image networks by integrated gradients; here the squared norm at
-    the initial weights takes its place. No rank exceeds the smaller side of its matrix; the excess goes to the others.
-    A matrix that the loss does not depend on contributes nothing.
+    The paper measures the contribution of filters in image networks by integrated gradients; this class uses the
+    squared gradient norm at the initial weights instead. No rank exceeds the smaller side of its matrix; ranks that
+    cannot be used there go to other matrices. A matrix that the loss does not depend on has the contribution 0.
 
     Attributes:
-        least: Minimum rank of each matrix before the rest is distributed; at 0, some matrices may not be adapted.
+        least: Minimum rank of each matrix; the rest of the budget is distributed in proportion. With 0, some matrices
+            may not be adapted.
     """
 
     least: int = 0
@@ -59,10 +60,10 @@ def allocate_ranks_proportionally(
     """Distribute an integer budget in proportion to weights by the largest-remainder method.
 
     Args:
-        weights: Weight per name, at least 0; equal shares if all are 0.
-        budget: The sum of the result, unless the sum of ``most`` is smaller.
-        most: Maximum per name. The excess is distributed among the others.
-        least: Minimum per name, as far as ``most`` allows.
+        weights: Name -> weight, at least 0; if all weights are 0, the shares are equal.
+        budget: Sum of the ranks to return, unless the sum of ``most`` is smaller.
+        most: Name -> maximum. What exceeds a maximum is distributed among the other names.
+        least: Minimum per name; a smaller maximum takes precedence.
 
     >>> allocate_ranks_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}
@@ -76,13 +77,13 @@ def allocate_ranks_proportionally(
         total = sum(weights[name] for name in free)
         quotas = {name: left * (weights[name] / total if total else 1 / len(free)) for name in free}
         filled = [name for name in free if quotas[name] >= most[name] - allocation[name]]
-        if filled:  # these get their maximum, and the remaining budget is distributed again among the others
+        if filled:  # these names get their maximum, and the remaining budget is distributed again among the others
             for name in filled:
                 left -= most[name] - allocation[name]
                 allocation[name] = most[name]
             continue
-        # Largest remainders: every name gets the integral part of its quota, and those with the largest fractional
-        # parts get one more until the budget is used up.
+        # Largest remainders: every name gets the integral part of its quota, and the names with the largest fractional
+        # parts get one more each until the budget is used up.
         floors = {name: math.floor(quota) for name, quota in quotas.items()}
         remaining = left - sum(floors.values())
         rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[:remaining]

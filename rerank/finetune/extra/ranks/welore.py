@@ -1,4 +1,4 @@
-"""Rank allocation by the spectra of the weights, after WeLore."""
+"""Rank allocation by the singular values of the weights, based on WeLore."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rerank.finetune.inspection.spectra import select_common_rank_threshold
 
 @dataclass(frozen=True, kw_only=True)
 class Welore:
-    """The rank of a matrix is its number of singular values above a threshold relative to its largest one.
+    """Rank allocation in which the rank of a matrix is its number of normalised singular values above a threshold.
 
-    All matrices share one threshold, the lowest that stays within the budget. Matrices with a flat spectrum get larger
-    ranks, those of low rank smaller ones, and at least 1. Singular values equal to the threshold do not count, so that
-    the budget may not be used completely.
+    Singular values are divided by the largest one of their matrix. All matrices share one threshold: the lowest one
+    that stays within the budget. Matrices with a flat spectrum get larger ranks, and matrices of low rank get smaller
+    ranks, but at least 1. Singular values equal to the threshold do not count, so part of the budget may be unused.
     """
 
     paper: ClassVar[str] = "Jaiswal et al., 2024, arXiv 2407.11239 (WeLore)"
     summary: ClassVar[str] = "Ranks from one threshold on the normalised singular values of all matrices"
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return the number of singular values above the common threshold per matrix.
+        """Return module name -> number of normalised singular values above the common threshold.
 
         Raises:
             UsageError: There are no targets, or the mean rank is below 1.
@@ -44,6 +44,6 @@ def _weight_spectrum(weight: Any) -> list[float]:
     import torch
 
     values = torch.linalg.svdvals(weight.detach().float())
-    # Relative to the largest value; a zero matrix would give 0 / 0.
+    # Singular values are divided by the largest one; for a zero matrix, 0 / 0 is replaced by 0.
     relative: list[float] = (values / values[0]).nan_to_num(0.0).tolist()
     return [1.0, *relative[1:]]

@@ -1,4 +1,4 @@
-"""Teachers, which rank the candidates of a first stage: one per file, opened by name.
+"""Teachers, which rank the candidates of a first stage. Each teacher is in its own file and is opened by name.
 
 First stages without a teacher of the same name, such as ``bm25`` or ``hybrid:bm25+dense``, can be used as teachers too.
 """
@@ -22,7 +22,7 @@ def open_teacher(selector: str) -> Teacher:
     """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``.
 
     Raises:
-        UnknownNameError: The teacher or an option of it does not exist; the message suggests the nearest name.
+        UnknownNameError: The teacher or one of its options does not exist; the message suggests the nearest name.
         UsageError: An option is invalid.
     """
     name = Selector.parse(selector).name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Protocol of teachers, and conversion of scores and runs into their rankings."""
+"""Protocol of teachers, and functions that convert scores and runs into teacher rankings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TeacherRanking:
         order: All candidates, best first.
         scores: Document id -> teacher score; empty if the teacher gives no scores.
         unranked: Candidates that the teacher does not rank; they come last, in first-stage order.
-        failed: Reason why this ranking cannot be used as a label; empty if it can.
+        failed: Reason why this ranking cannot be used as a label; empty if it can be used.
     """
 
     order: tuple[str, ...]
@@ -33,16 +33,16 @@ class TeacherRanking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingTask:
-    """Candidates to label, with everything that teachers may need.
+    """Candidates to label, with all inputs that teachers may need.
 
     Attributes:
-        spec: Run specification; method and model are used by the teacher `method` only.
+        spec: Run specification; only the teacher `method` uses its method and model.
         execution: Execution options of a run.
         collection: Collection with the documents.
         candidates: First-stage ranking of every query, with texts.
         qrels: Relevance judgments of the specification or the collection; empty if there are none.
-        prepared: Prepared run of the specification, for the teacher `method`.
-        execute: Executes a run and returns its summary.
+        prepared: Prepared run of the specification, for the teacher `method`; None if no teacher needs it.
+        execute: Function that executes a run and returns its summary.
     """
 
     spec: RunSpec
@@ -63,27 +63,27 @@ class Teacher(Protocol):
     judged_only: ClassVar[bool]
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return whether its rankings have scores, which can be fused with those of other teachers."""
+        """Return whether its rankings have scores, which can be fused with the scores of other teachers."""
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         """Rank the candidates of every query.
 
         Returns:
-            Query id -> ranking, for every query of the candidates; and further values for the report.
+            Query id -> ranking for every query in ``task.candidates``, and further values for the report.
 
         Raises:
             RerankError: The teacher cannot be used.
         """
 
 
-def rank_by_teacher_list(
+def distillation_ranking_from_list(
     candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None
 ) -> TeacherRanking:
-    """Rank candidates in the order of a list, which may contain other documents; missing candidates come last.
+    """Rank candidates in the order of a list of ids, which may contain other ids; missing candidates come last.
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])
-    >>> rank_by_teacher_list(given, ["c", "x", "b"]).order
+    >>> distillation_ranking_from_list(given, ["c", "x", "b"]).order
     ('c', 'b', 'a')
     """
     candidate_ids, ranked_ids = set(candidates.doc_ids), set(ranked)
@@ -94,9 +94,9 @@ def rank_by_teacher_list(
 
 
 def rank_by_teacher_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
-    """Rank candidates by descending score, ties in first-stage order; candidates without a score come last."""
+    """Rank candidates by descending score; ties keep first-stage order, and candidates without a score come last."""
     known = [doc_id for doc_id in candidates.doc_ids if doc_id in scores]
-    return rank_by_teacher_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
+    return distillation_ranking_from_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
 
 
 def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
@@ -109,7 +109,7 @@ def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, Te
             continue
         listed = run[query_id]
         scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
-        by_list = rank_by_teacher_list(ranking, listed.doc_ids, scores)
+        by_list = distillation_ranking_from_list(ranking, listed.doc_ids, scores)
         if len(by_list.unranked) == len(ranking) > 0:
             by_list = TeacherRanking(order=ranking.doc_ids, failed="the run has none of the candidates")
         rankings[query_id] = by_list

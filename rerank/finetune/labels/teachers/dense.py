@@ -23,17 +23,17 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Dense(Searching):
-    """An embedding model, with the options of the first stage `dense` except those of indexes.
+    """An embedding model, with the options of the first stage `dense`; only ``index=flat`` is allowed.
 
     Raises:
-        UsageError: An index is named, or a number is out of range.
+        UsageError: ``index`` is not ``flat``, or a number is out of range.
     """
 
     runs: ClassVar[bool] = False
     judged_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Reject options without effect."""
+        """Reject options that would have no effect."""
         Searching.__post_init__(self)
         if self.index != "flat":
             raise UsageError(
@@ -61,7 +61,7 @@ class Dense(Searching):
         texts = _Candidates.of(task)
         if not texts.documents:
             return {query: TeacherRanking(order=()) for query in task.candidates}, {}
-        documents = document_files.open_stored_documents(texts)
+        documents = document_files.open_indexed_documents(texts)
         made_from = {
             "format": _FORMAT,
             "fingerprint": texts.fingerprint,
@@ -87,7 +87,7 @@ class Dense(Searching):
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The candidates of all queries as a collection, each document once."""
+    """The candidates of all queries as a collection that contains each document once."""
 
     name: str
     language: str

@@ -1,4 +1,4 @@
-"""The teacher `method`: a reranking method with its model, executed as a run with a folder, a call log and --resume."""
+"""The teacher `method`: a reranking method and its model, executed as a run that has a folder and can be resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rerank.pipeline.results import RerankOutcome
 from rerank.store import RunFolder
 from rerank.types import Ranking
 
-#: Values of the run summary in the report.
+#: Keys of the run summary that are copied to the report.
 _KEPT = (
     "folder",
     "windows",
@@ -39,8 +39,8 @@ _KEPT = (
 class Method:
     """The method and the model of the run specification.
 
-    A list with a failed window has no label, because the window keeps its first-stage order. A list with a blank query
-    has none either. Cross-encoders and pointwise methods give scores.
+    A list with a failed window gets no label, because the window keeps its first-stage order. A list with a blank query
+    gets no label either. Cross-encoders and pointwise methods give scores.
     """
 
     runs: ClassVar[bool] = True
@@ -59,7 +59,9 @@ class Method:
             RerankError: The run fails; logged calls are kept.
         """
         if task.prepared is None:
-            raise UsageError("The teacher method without a prepared run", expected="Task.prepared")
+            raise UsageError(
+                "The teacher 'method' has no prepared run", expected="a labelling task made by prepare_labelling"
+            )
         summary = task.execute(task.prepared, task.execution)
         folder = RunFolder(summary["folder"])
         result = folder.read_run("run.trec")
@@ -85,7 +87,7 @@ def _queries_failed_by_teacher(outcome: RerankOutcome, statuses: Collection[str]
 def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
     """Return query id -> document id -> score of a completed run, or an empty mapping if its method gives no scores.
 
-    Only scores of complete lists whose order agrees with the result are returned.
+    A query is included only if all of its documents have scores and the order of the scores agrees with the result.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
     if not Method().scored(spec):

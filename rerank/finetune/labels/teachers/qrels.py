@@ -1,4 +1,4 @@
-"""The teacher `qrels`: relevance judgments rank candidates by descending grade, ties in first-stage order."""
+"""The teacher `qrels`: candidates are ranked by descending grade; ties keep first-stage order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.collections import open_judgments
+from rerank.collections import open_collection_qrels
 from rerank.errors import DataError
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_scores
@@ -14,9 +14,9 @@ from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, 
 
 @dataclass(frozen=True, slots=True)
 class Qrels:
-    """Relevance judgments. An unjudged document has grade 0, as in evaluation; the report counts them.
+    """Relevance judgments. Unjudged documents have grade 0, as in evaluation; the report counts them.
 
-    A list whose documents all have the same grade has no label: its order would be that of the first stage.
+    A list whose documents all have the same grade gets no label, because its order would be the first-stage order.
 
     Attributes:
         file: A qrels file or the selector of a collection; the qrels of the run specification if omitted.
@@ -37,7 +37,7 @@ class Qrels:
         Raises:
             DataError: There are no relevance judgments.
         """
-        qrels = open_judgments(self.file)[0] if self.file else task.qrels
+        qrels = open_collection_qrels(self.file)[0] if self.file else task.qrels
         if not qrels:
             raise DataError(
                 f"The collection {task.collection.name!r} has no judgments",

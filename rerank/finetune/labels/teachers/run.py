@@ -13,7 +13,7 @@ from rerank.io.run_files import read_run
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run. Candidates missing in the run come last and are counted.
+    """An existing run. Candidates that are missing in the run come last, and are counted in the report.
 
     The scores in the run of a listwise reranker are reciprocal ranks (1, 1/2 ...), not relevance estimates.
 
@@ -27,7 +27,7 @@ class Run:
     path: str
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores are those of the run."""
+        """Return True: the scores come from the run."""
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:

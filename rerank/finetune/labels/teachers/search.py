@@ -11,20 +11,20 @@ from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, 
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.selector import build_from_selector
 
-#: Retrieval depth; candidates that are not retrieved come last and are counted.
+#: Minimum retrieval depth; candidates that are not retrieved come last and are counted in the report.
 DEPTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A first stage over the whole collection, 1000 documents deep or as deep as the candidates.
+    """A first stage that searches the whole collection, at the depth of the candidates or 1000, whichever is larger.
 
     Attributes:
-        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``; in parentheses if it has options and is
-            given as ``search:(...)``.
+        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. If it has options and is given as
+            ``search:(...)``, it is enclosed in parentheses.
 
     Raises:
-        UnknownNameError: The first stage or an option of it does not exist.
+        UnknownNameError: The first stage or one of its options does not exist.
     """
 
     runs: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class Search:
         return self.selector[1:-1] if enclosed else self.selector
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return True: the scores are those of the first stage."""
+        """Return True: the scores come from the first stage."""
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:

@@ -9,27 +9,27 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
 class Optimizer(TrainingComponent, Protocol):
-    """An optimizer. Its fields are its options, in addition to learning rate and weight decay, which all have."""
+    """An optimizer. Dataclass fields are its options; `build` takes learning rate and weight decay as arguments."""
 
     #: Required device: ``cuda``, or empty if it runs everywhere.
     needs: ClassVar[str]
 
     @property
     def fits(self) -> frozenset[ParameterKind]:
-        """Kinds of parameters that it can train; recipes with others are refused before anything is loaded.
+        """Kinds of parameters that it can train; a recipe with another kind is rejected before anything is loaded.
 
         The value may depend on the options.
         """
 
     @property
     def reason(self) -> str:
-        """Reason why it does not fit other kinds of parameters, for the error message; empty if it fits all."""
+        """Reason why it cannot train other kinds of parameters, for the error message; empty if it can train all."""
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
 
         Its state consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can read it, and
-        ``load_state_dict`` restores it bit by bit, whatever the data type of the parameters.
+        ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
 
         Args:
             model: The model that an adapter's `attach` returned.
@@ -38,9 +38,9 @@ class Optimizer(TrainingComponent, Protocol):
         """
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return how many numbers it keeps after a step according to the published formula, without step counters.
+        """Return the number of values in its state after a step, by the published formula and without step counters.
 
         Args:
-            shapes: Shape (rows, columns) of every matrix that is trained after the optimizer is built; vectors and
-                embeddings as (1, size).
+            shapes: Shape (rows, columns) of every matrix that is trained (`build` may freeze some); vectors and
+                embeddings have the shape (1, size).
         """

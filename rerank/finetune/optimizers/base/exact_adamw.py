@@ -18,13 +18,13 @@ from torch.optim.adamw import adamw
 OptimizerState = dict[str, Any]
 
 
-def widen_to_float32(tensor: Tensor) -> Tensor:
+def widen_optimizer_tensor(tensor: Tensor) -> Tensor:
     """Return the tensor as float32 if its data type is narrower; otherwise the tensor itself, not a copy."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def evaluate_optimizer_closure(closure: Callable[[], Any] | None) -> Any:
-    """Return the loss that the closure computes with gradients enabled; None without a closure."""
+    """Call the closure with gradients enabled and return its loss; return None if there is no closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -40,22 +40,23 @@ def step_adamw(
 
     Args:
         weights: Parameters to update.
-        grads: Their gradients, of the same shapes.
-        states: Their states, empty before the first step; ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch.
-        group: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
+        grads: Gradients of the parameters, of the same shapes.
+        states: States of the parameters, with ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch; empty before the
+            first step.
+        group: Options: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
     """
     wide_enough = []
     for weight, grad, state in zip(weights, grads, states, strict=True):
         if "exp_avg" not in state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(widen_to_float32(weight))
-            state["exp_avg_sq"] = torch.zeros_like(widen_to_float32(weight))
+            state["exp_avg"] = torch.zeros_like(widen_optimizer_tensor(weight))
+            state["exp_avg_sq"] = torch.zeros_like(widen_optimizer_tensor(weight))
         # A 16-bit weight is updated as a float32 copy and rounded once at the end; a wide weight is updated directly.
-        copy = widen_to_float32(weight)
+        copy = widen_optimizer_tensor(weight)
         if copy is weight:
-            wide_enough.append((weight, widen_to_float32(grad), state))
+            wide_enough.append((weight, widen_optimizer_tensor(grad), state))
         else:
-            _update_by_adamw([(copy, widen_to_float32(grad), state)], group)
+            _update_by_adamw([(copy, widen_optimizer_tensor(grad), state)], group)
             weight.copy_(copy)
     _update_by_adamw(wide_enough, group)
 
@@ -65,7 +66,7 @@ def _update_by_adamw(updates: Sequence[tuple[Tensor, Tensor, OptimizerState]], g
         return
     weights, grads, states = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
-    # m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, corrected to m^ and v^ for their start at 0;
+    # m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2; m^ and v^ are m and v after bias correction;
     # w <- w - lr weight_decay w - lr m^ / (sqrt(v^) + eps).
     adamw(
         list(weights),
@@ -108,14 +109,14 @@ class ExactStateOptimizer(torch.optim.Optimizer):
 
 
 class ExactAdamW(ExactStateOptimizer):
-    """AdamW with moments of at least float32, whatever the data type of the weights.
+    """AdamW whose moments have at least float32 precision, independent of the data type of the weights.
 
     Args:
         params: Parameters or groups, as for `torch.optim.Optimizer`.
-        lr: Learning rate of groups that have none of their own.
+        lr: Learning rate of groups that do not define one.
         betas: Decay rates of the moments.
         eps: Term added to the square root of the second moment.
-        weight_decay: Decoupled weight decay of groups that have none of their own.
+        weight_decay: Decoupled weight decay of groups that do not define one.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class ExactAdamW(ExactStateOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return the gradients that replace those of some weights."""
+        """Return weight -> gradient for the weights whose gradient is replaced; none in this class."""
         return {}
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Factor pairs B A of low-rank adapters, and AdamW on gradients that are adjusted per pair.
 
 Let W + s B A be the adapted matrix with A (r x n) and B (m x r), and g (m x n) its gradient. Automatic differentiation
-gives dA = s B' g and dB = s g A'. The functions of this module replace these gradients as their papers do, without
-building g.
+gives dA = s B' g and dB = s g A'. The functions of this module replace dA and dB as described in the cited papers,
+without computing g.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import UsageError
-from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen_to_float32
+from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen_optimizer_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class FactorPair:
     scale: float
 
 
-#: Function of (pair, dA, dB) that returns the gradients to use for A and B.
+#: Function that takes (pair, dA, dB) and returns the gradients to use for A and B.
 GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -76,9 +76,9 @@ class FactorAdamW(ExactAdamW):
 
     Args:
         params: Groups of parameters.
-        pairs: The factor pairs among them.
-        adjust: Function of (pair, dA, dB) that returns the gradients to use instead, all at least float32. It is called
-            if B has a gradient; dA is 0 if A has none, and the result for A is then not used.
+        pairs: Factor pairs among these parameters.
+        adjust: Function that takes (pair, dA, dB) and returns the gradients to use instead, all at least float32. It is
+            called if B has a gradient. If A has no gradient, dA is 0, and the result for A is not used.
         options: Further arguments of `ExactAdamW`.
     """
 
@@ -94,7 +94,7 @@ class FactorAdamW(ExactAdamW):
             a, b = pair.a.grad, pair.b.grad
             if b is not None:
                 da = torch.zeros_like(pair.a) if a is None else a
-                new_a, new_b = self._adjust(pair, widen_to_float32(da), widen_to_float32(b))
+                new_a, new_b = self._adjust(pair, widen_optimizer_tensor(da), widen_optimizer_tensor(b))
                 adjusted |= {pair.a: new_a, pair.b: new_b}
         return adjusted
 
@@ -113,16 +113,16 @@ def lora_fa_adjustment(damping: float) -> GradientAdjustment:
 
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
-        aa = damped_gram_of_factor(widen_to_float32(pair.a), damping)
+        aa = damped_gram_of_factor(widen_optimizer_tensor(pair.a), damping)
         return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
 
     return adjust
 
 
 def lora_pro_adjustment(damping: float) -> GradientAdjustment:
-    """Return the adjustment of LoRA-Pro: s (B gA + gB A) is closest to g.
+    """Return the adjustment of LoRA-Pro: gA and gB for which s (B gA + gB A) is as close as possible to g.
 
-    Among the gradients with that property, gA and gB are closest to dA and dB.
+    Among all such pairs of gradients, gA and gB are the closest to dA and dB.
 
         gA = (B'B)^-1 dA / s^2 + X A
         gB = (I - B (B'B)^-1 B') dB (A A')^-1 / s^2 - B X
@@ -134,8 +134,8 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         dtype = da.dtype
         aa, bb = (
-            damped_gram_of_factor(widen_to_float32(pair.a), damping),
-            damped_gram_of_factor(widen_to_float32(pair.b).T, damping),
+            damped_gram_of_factor(widen_optimizer_tensor(pair.a), damping),
+            damped_gram_of_factor(widen_optimizer_tensor(pair.b).T, damping),
         )
         a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
         # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
@@ -146,9 +146,9 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
         right = -(inverse_bb @ da @ a.T) / pair.scale**2
         sums = values_bb[:, None] + values_aa[None, :]
         x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
-        # (I - B (B'B)^-1 B') dB, the part of dB outside the column space of B, without an m x m matrix.
+        # (I - B (B'B)^-1 B') dB is the part of dB outside the column space of B; no m x m matrix is needed.
         outside = db - b @ (inverse_bb @ (b.T @ db))
-        # gA (r, n) and gB (m, r) of the docstring, with the solution X above.
+        # gA (r, n) and gB (m, r) as in the docstring, with the solution X from above.
         new_a = inverse_bb @ da / pair.scale**2 + x @ a
         new_b = outside @ inverse_aa / pair.scale**2 - b @ x
         return new_a.to(dtype), new_b.to(dtype)

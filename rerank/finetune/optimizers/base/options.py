@@ -20,10 +20,10 @@ def require_optimizer_option(holds: bool, option: str, value: object, expected: 
         raise UsageError(f"Option {option} is {value!r}", expected=expected)
 
 
-def count_share_of_entries(size: int, share: float) -> int:
-    """Return how many of ``size`` entries a fraction of them is, rounded up so that it is never 0.
+def count_optimizer_share_entries(size: int, share: float) -> int:
+    """Return the number of entries in a fraction ``share`` of ``size`` entries, rounded up so that it is never 0.
 
-    >>> count_share_of_entries(10, 0.25)
+    >>> count_optimizer_share_entries(10, 0.25)
     3
     """
     return min(size, math.ceil(share * size))
@@ -53,11 +53,11 @@ class AdamOptions:
 
     @property
     def moments(self) -> dict[str, Any]:
-        """Options of the moments under torch's names."""
+        """Options of the moments, as keyword arguments of torch's optimizers."""
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return two moments per trainable parameter."""
+        """Return the number of state values: two moments per trainable parameter."""
         return sum(2 * rows * columns for rows, columns in shapes)
 
 
@@ -68,12 +68,13 @@ class ProjectionRule:
     Attributes:
         rank: Dimension of the subspace; at most the shorter side of the matrix.
         gap: Number of steps between two choices of the subspace.
-        scale: Factor of the update.
-        basis: Basis of the subspace: singular vectors, columns of the cosine transform, or Gaussian noise.
-        rest: Treatment of the gradient outside the subspace: ``drop`` it, ``add`` it with a scaling factor (Fira), or
-            scale the full gradient ``instead`` (APOLLO).
+        scale: Factor by which the update is multiplied.
+        basis: Basis of the subspace: singular vectors (``svd``), columns of the cosine transform (``cosine``), or
+            Gaussian noise (``noise``).
+        rest: Treatment of the part of the gradient outside the subspace. ``drop`` ignores it; ``add`` adds it with a
+            scaling factor (Fira); ``instead`` scales the full gradient instead of the projected one (APOLLO).
         tensorwise: Use one scaling factor per matrix instead of one per row.
-        history: Number of projected gradients in the Fisher matrix; 0 for none.
+        history: Number of projected gradients in the Fisher matrix; 0 for no preconditioning.
         damping: Term added to the diagonal of the Fisher matrix.
         seed: Seed of the Gaussian noise.
     """

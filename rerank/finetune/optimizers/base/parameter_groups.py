@@ -1,4 +1,4 @@
-"""Groups of trainable parameters: which of them an optimizer treats in the same way."""
+"""Parameter groups of optimizers: trainable parameters with the same options form a group."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 from rerank.errors import UsageError
 
-#: Function of name and parameter that returns further options of its group.
+#: Function that takes the name of a parameter and the parameter, and returns further options of its group.
 GroupOptions = Callable[[str, nn.Parameter], Mapping[str, Any]]
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Return (name, parameter) of all parameters with ``requires_grad``, shared ones once, in the model's order."""
+    """Return (name, parameter) of all parameters with ``requires_grad``, in the model's order, without duplicates."""
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
@@ -48,7 +48,7 @@ def make_parameter_groups(
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, weight in trainable_parameters(model):
         options = {"weight_decay": weight_decay if weight.ndim > 1 else 0.0, **extra(name, weight)}
-        # The values of the options are the key of a group; groups keep the order of their first parameter.
+        # The values of the options are the key of a group; groups are in the order of their first parameters.
         groups.setdefault(tuple(options.values()), {**options, "params": []})["params"].append(weight)
     if not groups:
         raise UsageError(
@@ -60,7 +60,7 @@ def make_parameter_groups(
 
 
 def exempt_vectors_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups with vectors moved to groups of their own without weight decay."""
+    """Return the groups, with vectors moved to separate groups without weight decay."""
     result = []
     for group in groups:
         vectors = [weight for weight in group["params"] if weight.ndim < 2]

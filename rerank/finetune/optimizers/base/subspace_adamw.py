@@ -1,4 +1,4 @@
-"""AdamW with the moments of matrices in a subspace: GaLore, Fira, Natural GaLore, DCT-AdamW and APOLLO.
+"""AdamW that keeps the moments of matrices in a subspace: GaLore, Fira, Natural GaLore, DCT-AdamW and APOLLO.
 
 Let G be the gradient of a matrix, transposed if necessary so that it has at least as many rows as columns (m x n, m >=
 n):
@@ -12,9 +12,10 @@ n):
     update = U P' + limit(phi (G - C P'))               rest "add"      Fira, arXiv 2410.01623
     update = limit(phi G)                               rest "instead"  APOLLO, arXiv 2412.05270, algorithm 1
     phi = |U_i| / |C_i| for row i, or the ratio of the norms of the whole matrices
-    limit: the norm may be at most 1.01 times that of the previous step
+    limit: the norm may be at most 1.01 times the norm in the previous step
 
-Parameters that are not matrices are updated by plain AdamW. Parameter groups state which are matrices (``projected``).
+Parameters that are not matrices are updated by plain AdamW. The key ``projected`` of a parameter group states whether
+its parameters are matrices to project.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from rerank.finetune.optimizers.base.exact_adamw import (
     OptimizerState,
     evaluate_optimizer_closure,
     step_adamw,
-    widen_to_float32,
+    widen_optimizer_tensor,
 )
 from rerank.finetune.optimizers.base.options import ProjectionRule
 
-#: Largest growth of a norm in one step: gamma in Fira and in APOLLO.
+#: Maximum growth factor of the norm of an update in one step: gamma in Fira and in APOLLO.
 MAX_GROWTH = 1.01
 
 
 class SubspaceBasis(Protocol):
-    """Basis of the subspace; its state is part of the state of the matrix, as tensors and numbers."""
+    """Basis of the subspace. It keeps its tensors and numbers in the optimizer state of the matrix."""
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
         """Choose the basis for a gradient (m x n) of the parameter at index ``place`` among all parameters."""
 
     def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
-        """Return P, shape (n, r), for a gradient of the shape of ``like`` (m x n)."""
+        """Return P of shape (n, r) for a gradient with the same shape (m, n) as ``like``."""
 
 
 class SingularVectorBasis:
@@ -66,8 +67,8 @@ class SingularVectorBasis:
 class CosineBasis:
     """Basis of the r columns q of the cosine transform with the largest ``|G q|``, stored as r indices.
 
-    The moments of columns that remain are kept, and those of new columns start at 0: R = Q_old' Q_new of arXiv
-    2505.17967.
+    When the columns change, the moments of columns that remain are kept, and the moments of new columns start at 0.
+    This is the rotation R = Q_old' Q_new of arXiv 2505.17967.
     """
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
@@ -90,18 +91,18 @@ class CosineBasis:
 
 
 class RandomBasis:
-    """Gaussian basis of variance 1 / r, generated from a stored seed whenever it is needed."""
+    """Gaussian basis with variance 1 / r, generated from a stored seed whenever it is needed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
         """Store the next seed; the first one depends on the parameter."""
-        # 2^20 draws per parameter before the seeds of two parameters meet.
+        # A parameter can draw 2^20 bases before it reaches the seeds of the next parameter.
         state["seed"] = state["seed"] + 1 if "seed" in state else self.seed + (place << 20)
 
     def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
-        """Return the random matrix of the stored seed."""
+        """Return the random matrix generated from the stored seed."""
         generator = torch.Generator(like.device).manual_seed(state["seed"])
         shape = (like.shape[1], rank)
         return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) / math.sqrt(rank)
@@ -120,9 +121,9 @@ def dct_subspace_columns(width: int, columns: Tensor, dtype: torch.dtype) -> Ten
 
 
 def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tensor:
-    """Return (H'H + damping I)^-1 c by Woodbury's identity, for c the flattened ``low`` (m x r).
+    """Return (H'H + damping I)^-1 c by Woodbury's identity, where c is the flattened ``low`` (m x r).
 
-    H (s x mr) are the rows of ``history``; rows of zeros have no effect. Source: Das, arXiv 2410.16029.
+    H (s x mr) is ``history``; rows of zeros have no effect. Source: Das, arXiv 2410.16029.
     """
     flat = low.flatten()
     # (H'H + d I)^-1 c = (c - H' (H H' + d I)^-1 H c) / d: a system of s equations instead of mr.
@@ -133,7 +134,10 @@ def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tens
 
 
 def adam_norm_ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
-    """Return phi, the norm of Adam's update over that of its input, shape (m, 1) or (1, 1); 0 where the latter is 0."""
+    """Return phi: the norm of Adam's update divided by the norm of its input; 0 where the norm of the input is 0.
+
+    The shape is (1, 1) with ``tensorwise`` (norms of the whole matrices), otherwise (m, 1) (norms of the rows).
+    """
     dimensions = (0, 1) if tensorwise else (1,)
     after, before = (torch.linalg.vector_norm(x, dim=dimensions, keepdim=True) for x in (update, low))
     return torch.where(before > 0, after / before, 0.0)
@@ -152,10 +156,10 @@ def limit_update_growth(update: Tensor, state: OptimizerState) -> Tensor:
 
 
 class SubspaceAdamW(ExactStateOptimizer):
-    """AdamW with the moments of matrices in a subspace.
+    """AdamW that keeps the moments of matrices in a subspace.
 
     Args:
-        params: Groups, each with ``projected``: whether its parameters are matrices to project.
+        params: Parameter groups, each with ``projected``: whether its parameters are matrices to project.
         lr: Learning rate.
         betas: Decay rates of the moments.
         eps: Term added to the square root of the second moment.
@@ -187,9 +191,9 @@ class SubspaceAdamW(ExactStateOptimizer):
                 continue
             for weight in ready:
                 is_transposed = weight.shape[0] < weight.shape[1]
-                grad = widen_to_float32(weight.grad.T if is_transposed else weight.grad)  # (m, n) with m >= n
+                grad = widen_optimizer_tensor(weight.grad.T if is_transposed else weight.grad)  # (m, n) with m >= n
                 update = self._update(grad, self.state[weight], group, self._place[weight])
-                wide_weight = widen_to_float32(weight)
+                wide_weight = widen_optimizer_tensor(weight)
                 wide_weight.mul_(1 - group["lr"] * group["weight_decay"])
                 wide_weight.sub_(update.T if is_transposed else update, alpha=group["lr"] * self.rule.scale)
                 if wide_weight is not weight:
@@ -222,7 +226,7 @@ class SubspaceAdamW(ExactStateOptimizer):
         return update
 
     def _remember(self, low: Tensor, state: OptimizerState, steps: int) -> Tensor:
-        """Return the last s projected gradients including this one as rows (s x mr), in arbitrary order."""
+        """Store the projected gradient, and return the last s projected gradients (s x mr) in arbitrary order."""
         if "history" not in state:
             state["history"] = low.new_zeros(self.rule.history, low.numel())
         history: Tensor = state["history"]

@@ -1,4 +1,4 @@
-"""Options that optimizers with moments in a subspace share. Imports torch when an optimizer is built."""
+"""Options shared by the optimizers that keep their moments in a subspace. Torch is imported by `build` only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class SubspaceOptions(AdamOptions):
     Attributes:
         rank: Dimension of the subspace; at most the shorter side of the matrix.
         gap: Number of steps between two choices of the subspace.
-        scale: Factor of the updates of matrices.
+        scale: Factor by which the updates of matrices are multiplied.
     """
 
     fits: ClassVar[frozenset[ParameterKind]] = FULL
-    reason: ClassVar[str] = "It projects gradients of whole weight matrices, and those of an adapter are already small"
+    reason: ClassVar[str] = "It projects gradients of whole weight matrices, and an adapter's are already small"
 
     rank: int = 128
     gap: int = 200
@@ -39,11 +39,11 @@ class SubspaceOptions(AdamOptions):
         return ProjectionRule(rank=self.rank, gap=self.gap, scale=self.scale)
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:
-        """Return how many numbers are kept of a (long x short) matrix: both moments and the basis."""
+        """Return the number of state values of a (long x short) matrix: both moments and the basis."""
         return rank * (2 * long + short)
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return `count_matrix_state` of the matrices, plus two moments per number of all other parameters."""
+        """Return the sum of `count_matrix_state` over the matrices, plus two moments per entry of other parameters."""
         total = 0
         for sides in shapes:
             long, short = max(sides), min(sides)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rerank.errors import MissingResourceError, UsageError
 from rerank.finetune.adapters.base.frozen_basis import FactorBuilder, FrozenBasis
 from rerank.finetune.components import CalibrationBatches
-from rerank.models.adapters import read_adapter_settings
+from rerank.models.adapters import read_model_adapter_settings
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSb(FrozenBasis):
-    """W + U R V', where U, V and the initial R come from the first step of full training; R of shape (r, r) is trained.
+    """LoRA-SB: the weight becomes W + U R V', where U, V and the initial R come from the first step of full training.
 
-    That step is D = -eta sign(G), where G is the gradient of the training loss. U S V' is its truncated SVD, and R
-    starts as S. The model has therefore changed when training begins (`identity` is False), by the best rank-r
-    approximation of D.
+    Only R of shape (r, r) is trained. The first step would be D = -eta sign(G), where G is the gradient of the training
+    loss. U S V' is the truncated SVD of D, and R starts as S. The weights have therefore already changed by the best
+    rank-r approximation of D when training begins (`identity` is False).
 
-    With a ``basis``, no gradient is computed: the directions and R start as those of another trained LoRA-SB adapter.
+    With a ``basis``, no gradient is computed: U, V and the initial R are taken from another trained LoRA-SB adapter.
     Adapters that were trained from the same basis on shards of the data have bit-identical U, so that averaging their
     cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436). The average can be the basis of the next round.
 
     Attributes:
-        eta: Size of the first step: the learning rate of full training divided by its number of warm-up steps.
+        eta: Size of the first step: the learning rate of full training divided by the number of warm-up steps.
         basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, directions are computed.
     """
 
@@ -64,15 +64,15 @@ class LoraSb(FrozenBasis):
                 f"basis = {self.basis!r} contains no adapter",
                 expected="the folder of a LoRA-SB adapter, or of an average of such adapters",
             )
-        trained = read_adapter_settings(folder)
+        trained = read_model_adapter_settings(folder)
         if trained and trained.model != recipe.model:
             raise UsageError(
-                f"basis = {self.basis!r} was trained on {trained.model!r}, and the recipe's model is {recipe.model!r}",
+                f"basis = {self.basis!r} was trained on {trained.model!r}, but the recipe's model is {recipe.model!r}",
                 expected="the same base model, under the same name",
             )
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
-        """Return the function that builds the factors from the first step of each matrix, or from the given basis."""
+        """Return the function that builds the factors of a matrix, from its first step or from the given basis."""
         if self.basis:
             from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_lora_basis
 
@@ -85,7 +85,7 @@ class LoraSb(FrozenBasis):
         return lambda name, weight: self.factor_modules(-self.eta * gradients[name].sign())
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return V' with a trainable R = S, and the frozen factor U, for the SVD of the first step."""
+        """Return V' with a trainable R = S, and the frozen factor U, from the SVD U S V' of the first step."""
         import torch
 
         from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection

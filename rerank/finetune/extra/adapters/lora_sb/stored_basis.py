@@ -10,7 +10,7 @@ import torch
 from rerank.errors import DataError, UsageError
 from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.inspected_model import read_adapter_config
+from rerank.finetune.inspection.inspected_model import read_inspected_peft_config
 from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
 
 #: Tolerance for the orthonormality of the columns of B, which were computed in float32.
@@ -18,20 +18,20 @@ _ROUNDING = 1e-3
 
 
 def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the factors (B, A) per module name of an adapter saved by LoRA-SB: scale 1, orthonormal columns in B.
+    """Return module name -> factors (B, A) of an adapter saved by LoRA-SB, whose B has orthonormal columns.
 
     Args:
         folder: Folder of the adapter.
-        ranks: Rank per module name of the adapter that will be trained.
+        ranks: Module name -> rank in the adapter that will be trained.
 
     Raises:
         DataError: The adapter is of another kind, or its files are damaged.
         UsageError: The adapter has other target modules or another rank.
     """
-    stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_adapter_config(folder)
+    stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_inspected_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}
     if not keys_of_factors:
-        raise _not_lora_sb_error(folder, "is no plain LoRA")
+        raise _not_lora_sb_error(folder, "is not a plain LoRA")
     if wrong := keys_of_factors.keys() ^ ranks.keys():
         raise UsageError(
             f"basis = {str(folder)!r} and the targets differ in {len(wrong)} modules, such as {min(wrong)}",
@@ -42,18 +42,18 @@ def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[t
         b, a = stored.read(keys["B"]), stored.read(keys["A"])
         if len(a) != ranks[name]:
             raise UsageError(
-                f"basis = {str(folder)!r} has rank {len(a)}, and r = {ranks[name]}", remedy=f"Set r = {len(a)}"
+                f"basis = {str(folder)!r} has rank {len(a)}, but r = {ranks[name]}", remedy=f"Set r = {len(a)}"
             )
         if lora_scaling(config, name, len(a)) != 1 or (b.T @ b - torch.eye(len(a))).abs().max() > _ROUNDING:
-            raise _not_lora_sb_error(folder, f"has a scale, or a B in {name} whose columns are not orthonormal")
+            raise _not_lora_sb_error(folder, f"has a scale other than 1, or non-orthonormal columns of B, in {name}")
         factors[name] = (b, a)
     return factors
 
 
 def factor_modules_between(b: torch.Tensor, a: torch.Tensor) -> tuple[DownProjection, UpProjection]:
-    """Return the modules of B R Q, where the rows of Q (r, columns) are an orthonormal basis of those of A and R Q = A.
+    """Return the modules of B R Q with R Q = A, where the rows of Q (r, columns) are an orthonormal basis of A's rows.
 
-    A contains a trained core; its own rows would be as badly conditioned a basis as that core.
+    The rows of A itself are not used as the basis: A contains a trained core, which may be badly conditioned.
 
     Args:
         b: Factor B of shape (rows, r), used unchanged.

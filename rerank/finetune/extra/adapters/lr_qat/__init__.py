@@ -18,22 +18,22 @@ INTEGERS = "integers.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class LrQat(LinearTargets, PeftAdapter):
-    """s clip(round(W / s + alpha / r B A)): low-rank factors inside the rounding of a quantised weight are trained.
+    """LR-QAT: the weight becomes s clip(round(W / s + alpha / r B A)), and the low-rank factors A and B are trained.
 
-    The step size s is the largest |weight| of a row, or of ``group`` columns of a row, divided by 2^(bits-1) - 1, and
-    stays fixed. Gradients pass through the rounding unchanged (straight-through estimator). W keeps the data type of
+    The step size s is the largest |weight| of a row, or of ``group`` columns of a row, divided by 2^(bits-1) - 1; it is
+    not trained. Gradients pass through the rounding unchanged (straight-through estimator). W keeps the data type of
     the model; the paper stores it in fewer bits.
 
-    Rounding changes the model already at the start (`identity` is False). The product is inside the rounding, so the
-    learnt difference from the base model has no low rank and no LoRA can represent it. What is saved is the whole model
-    with the rounded weights, which loads like any other, and next to it ``integers.safetensors`` with ``NAME.weight``
-    (int8) and ``NAME.step`` (float32; rows x groups) per matrix, where weight = step times integer. In a 16-bit model,
-    the former weights are these products rounded once more.
+    Rounding changes the model before training starts (`identity` is False). The product B A is inside the rounding, so
+    the learnt difference from the base model is not low-rank, and no LoRA can represent it. `save` therefore writes the
+    whole model with the rounded weights, which loads like any other model. It also writes ``integers.safetensors`` with
+    ``NAME.weight`` (int8) and ``NAME.step`` (float32, shape rows x groups) per matrix, where weight = step times
+    integer. In a 16-bit model, the weights in the model files are these products rounded to 16 bits.
 
     Attributes:
         r: Rank of the product.
         alpha: Numerator of the scaling factor alpha / r; the product is in units of the step size.
-        bits: Number of bits of an integer including its sign; 2 to 8.
+        bits: Number of bits of each integer, including the sign; 2 to 8.
         group: Number of columns that share a step size; None for a whole row.
     """
 

@@ -16,14 +16,14 @@ Tensor = torch.Tensor
 
 
 def round_straight_through(values: Tensor) -> Tensor:
-    """Round to the nearest integer; the gradient is that of the identity (straight-through estimator)."""
+    """Round to the nearest integer; in the backward pass, gradients pass unchanged (straight-through estimator)."""
     return values + (values.round() - values).detach()
 
 
 def fake_quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
-    """Return the step size of each group of a row, shape (rows, columns / group): max |weight| / (2^(bits-1) - 1).
+    """Return the step size max |weight| / (2^(bits-1) - 1) of each group of columns, shape (rows, columns / group).
 
-    A group of zeros has the step size 1.
+    A group in which all weights are 0 has the step size 1.
     """
     rows, columns = weight.shape
     largest = weight.detach().float().reshape(rows, columns // group, group).abs().amax(-1)
@@ -34,19 +34,19 @@ def fake_quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
 class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where peft is not installed, it is Any
     """y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with fixed W and s.
 
-    The rounded weight is recomputed in the backward pass, since storing those of all layers would take as much memory
-    as the model.
+    The rounded weight is recomputed in the backward pass, since storing the rounded weights of all layers would take as
+    much memory as the model.
     """
 
     step: Tensor
 
     def __init__(self, base_layer: Any, adapter_name: str, *, bits: int, group: int | None, **options: Any) -> None:
-        """Initialise from a linear layer with the arguments of peft's LoRA layer.
+        """Initialise from a linear layer, with the arguments of peft's LoRA layer.
 
         Args:
             base_layer: The linear layer.
             adapter_name: Name of the adapter in peft.
-            bits: Number of bits of an integer including its sign.
+            bits: Number of bits of each integer, including the sign.
             group: Number of columns that share a step size; None for a whole row.
             **options: Further arguments of peft's layer.
         """
@@ -56,7 +56,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.register_buffer("step", fake_quantisation_steps(base_layer.weight, bits, self.group))
 
     def integers(self) -> Tensor:
-        """Return the integers as floating-point numbers with a gradient, shape (rows, columns)."""
+        """Return the integers of shape (rows, columns), as floating-point numbers so that they have a gradient."""
         # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
         base = self._base().weight.float() / self._step_matrix()
         a, b = self._factor(self.lora_A), self._factor(self.lora_B)
@@ -64,7 +64,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return round_straight_through(shifted).clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
     def quantised(self) -> Tensor:
-        """Return the weight that the layer computes with, float32 of shape (rows, columns)."""
+        """Return the rounded weight, in float32, of shape (rows, columns)."""
         return self.integers() * self._step_matrix()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -78,13 +78,16 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return outputs
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return the difference between the quantised weight and that of the base model, shape (rows, columns)."""
+        """Return the quantised weight minus the weight of the base model, shape (rows, columns)."""
         weight = self._base().weight
         difference: Tensor = self.quantised() - weight.float()
         return difference.to(weight.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Replace the base weight by the quantised one, exactly, which adding a difference would not do."""
+        """Replace the base weight with the quantised weight.
+
+        Adding the difference to the base weight would not reproduce the quantised weight exactly.
+        """
         if self.merged:
             return
         weight = self._base().weight

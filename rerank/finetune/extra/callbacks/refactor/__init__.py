@@ -11,13 +11,13 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Refactor:
-    """Rewriting of B A as factors with equal singular values, followed by a reset of their moments in the optimizer.
+    """Callback that periodically rewrites B A as two factors with equal singular values, and resets their moments.
 
-    The product is unchanged up to rounding to the data type of the factors. A pair whose product does not have the full
-    rank of the adapter is left unchanged. The callback never acts after the last step.
+    The product B A is unchanged up to rounding to the data type of the factors. A pair whose product does not have the
+    full rank of the adapter is left unchanged. The callback never acts after the last step.
 
     Attributes:
-        every: Number of optimizer steps between two refactorizations.
+        every: Number of optimizer steps between two rewrites.
     """
 
     paper: ClassVar[str] = "Glentis et al., arXiv 2505.22922 (weight refactorization and momentum reset)"

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from rerank.finetune.optimizers.base.exact_adamw import widen_to_float32
+from rerank.finetune.optimizers.base.exact_adamw import widen_optimizer_tensor
 from rerank.finetune.optimizers.base.factor_pairs import FactorPair
 
 
 def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return factors with the same product and singular values sqrt(S) each; None if the product lacks full rank.
+    """Return factors (A, B) with the same product B A and equal singular values; None if the product lacks full rank.
 
-    B = Q_b R_b and A' = Q_a R_a give B A = Q_b (U S V') Q_a', so that B <- Q_b U sqrt(S) and A <- sqrt(S) V' Q_a'. If a
-    singular value were 0, both factors would be 0 in that direction, and no gradient could change them any more.
+    With B = Q_b R_b and A' = Q_a R_a, B A = Q_b (U S V') Q_a', where U S V' is the SVD of R_b R_a'. The new factors are
+    B = Q_b U sqrt(S) and A = sqrt(S) V' Q_a'. If a singular value were 0, both factors would be 0 in that direction,
+    and no gradient could change them any more.
 
     Args:
         a: Factor A of shape (r, n).
@@ -25,7 +26,8 @@ def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     rank = len(a)
     if rank > min(a.shape[1], b.shape[0]):
         return None
-    # Q (m, r) and R (r, r) of B, Q (n, r) and R (r, r) of A'; the SVD is of the small r x r core only.
+    # B = q_b r_b with shapes (m, r) and (r, r), A' = q_a r_a with shapes (n, r) and (r, r). Only the SVD of the small
+    # r x r core is computed.
     (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
     left, values, right = torch.linalg.svd(r_b @ r_a.T)
     if values[-1] <= torch.finfo(values.dtype).eps * values[0]:
@@ -35,11 +37,11 @@ def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 class RefactorizationCallback(TrainerCallback):
-    """Callback that balances every pair and resets its moments after every N optimizer steps, except the last.
+    """Callback that balances all factor pairs and resets their moments every N optimizer steps, except after the last.
 
     Args:
         pairs: The factor pairs.
-        every: Number of optimizer steps between two refactorizations.
+        every: Number of optimizer steps between two rewrites of the factors.
     """
 
     def __init__(self, pairs: list[FactorPair], *, every: int) -> None:
@@ -48,11 +50,11 @@ class RefactorizationCallback(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refactorise if it is due; a checkpoint of this step contains the result."""
+        """Balance the factors after every N steps; a checkpoint of this step contains the balanced factors."""
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for pair in self.pairs:
-            factors = balance_lora_factors(widen_to_float32(pair.a), widen_to_float32(pair.b))
+            factors = balance_lora_factors(widen_optimizer_tensor(pair.a), widen_optimizer_tensor(pair.b))
             if factors is not None:
                 pair.a.copy_(factors[0])
                 pair.b.copy_(factors[1])

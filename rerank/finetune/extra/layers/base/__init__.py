@@ -8,16 +8,16 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind, Traini
 
 
 class CallbackPart(TrainingComponent, Protocol):
-    """Component that supplies a trainer callback. Its fields are its options."""
+    """Component that supplies a trainer callback. Dataclass fields are its options."""
 
     #: Kinds of trained parameters that it supports.
     fits: ClassVar[frozenset[ParameterKind]]
-    #: Reason why it does not support the others, as a sentence; empty if it supports all.
+    #: Reason why it does not support the other kinds, as a sentence; empty if it supports all kinds.
     reason: ClassVar[str]
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return a `transformers.TrainerCallback`.
 
-        A training resumed at step s must behave like an uninterrupted one: random choices depend on seed and step only,
-        or are stored in ``TrainerState`` (as ``ExportableState``).
+        A training that is resumed at step s must behave like an uninterrupted one. Random choices must therefore depend
+        only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).
         """

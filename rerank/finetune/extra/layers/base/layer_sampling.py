@@ -1,7 +1,7 @@
 """A trainer callback that trains a few layers at a time.
 
-Layers are frozen after the optimizer has been created with all of their parameters, since it cannot get parameters
-later. A layer that is frozen again loses its gradients and its optimizer state, which is what saves memory.
+The optimizer is created with the parameters of all layers, since parameters cannot be added later; layers are frozen
+afterwards. A layer that is frozen loses its gradients and its optimizer state, which saves memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rerank.errors import UsageError
 
 
 def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the layers of the model: the module list with the most parameters, the outermost in case of a tie.
+    """Return the layers of the model: the module list with the most parameters, or the outermost one of tied lists.
 
     Raises:
         UsageError: The model has no module list.
@@ -27,7 +27,7 @@ def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
         raise UsageError(
             f"A {type(model).__name__} has no list of layers",
             expected="a transformer with its layers in a ModuleList",
-            remedy="Train without sampling layers",
+            remedy="Train without layer sampling",
         )
     return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
 
@@ -36,12 +36,12 @@ def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int)
     """Draw ``n`` layers without replacement, in ascending order; deterministic for the same arguments.
 
     Args:
-        odds: Odds per layer, at least 0, of which only the ratios matter. If all are 0, layers have equal odds.
+        odds: Odds per layer, at least 0; only their ratios matter. If all are 0, layers have equal odds.
         n: Number of layers to draw, at most ``len(odds)``.
         seed: Seed of the training.
         interval: Index of the draw, from 0.
     """
-    # The lower bound allows layers with odds 0 to be drawn if fewer than n others exist.
+    # With the lower bound, layers with odds 0 can be drawn if fewer than n other layers exist.
     weights = np.maximum(odds, 1e-12)
     generator = np.random.default_rng((seed, interval))
     indices = generator.choice(len(weights), size=n, replace=False, p=weights / weights.sum())
@@ -49,15 +49,16 @@ def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int)
 
 
 class LayerSamplingCallback(TrainerCallback):
-    """Callback that trains ``n`` layers at a time and changes them periodically, as a function of seed and step only.
+    """Callback that trains ``n`` layers at a time and draws new layers every ``every`` steps.
 
-    A training that is resumed within an interval draws the layers of that interval again. It supports a single process:
-    DistributedDataParallel does not expect parameters to be frozen.
+    The draws depend only on seed and step, so a training that is resumed within an interval draws the layers of that
+    interval again. Only a single process is supported, because DistributedDataParallel does not expect parameters to be
+    frozen.
 
     Args:
         model: The model to train. Only parameters that are trainable now are ever modified.
         n: Number of layers that are trained at a time.
-        every: Number of optimizer steps until other layers are drawn.
+        every: Number of optimizer steps until new layers are drawn.
         odds: Odds per layer; empty for equal odds.
         train_rest: Train the parameters outside of layers (embeddings, head, last norm) in every step.
         seed: Seed of the draws.
@@ -79,7 +80,7 @@ class LayerSamplingCallback(TrainerCallback):
         layers = find_sampled_layers(model)
         if n > len(layers):
             raise UsageError(
-                f"n={n} layers should be trained at a time, and the model has {len(layers)}",
+                f"n={n} layers should be trained at a time, but the model has only {len(layers)}",
                 expected=f"a number from 1 to {len(layers)}",
             )
         self.layers = [[weight for weight in layer.parameters() if weight.requires_grad] for layer in layers]
@@ -92,10 +93,10 @@ class LayerSamplingCallback(TrainerCallback):
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the layers of the current interval, at the start of a training or when it is resumed.
+        """Draw the layers of the current interval, when a training starts or is resumed.
 
         Raises:
-            UsageError: The optimizer lacks parameters of layers.
+            UsageError: The optimizer lacks parameters of some layers.
         """
         optimizer = kwargs["optimizer"]
         known = {weight for group in optimizer.param_groups for weight in group["params"]}
@@ -110,17 +111,17 @@ class LayerSamplingCallback(TrainerCallback):
         self._activate_layers(state.global_step, optimizer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw other layers where a new interval begins."""
+        """Draw new layers at the beginning of an interval."""
         if state.global_step % self.every == 0:
             self._activate_layers(state.global_step, kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make all parameters trainable again, as before."""
+        """Make all parameters trainable again that were trainable before the training."""
         for weight in (*self.rest, *(weight for layer in self.layers for weight in layer)):
             weight.requires_grad_(True)
 
     def active(self, step: int) -> list[int]:
-        """Return the indices of the layers that are trained in optimizer step ``step``, from 0."""
+        """Return the indices (from 0) of the layers that are trained in optimizer step ``step`` (from 0)."""
         return draw_trained_layers(self.odds, self.n, self.seed, step // self.every)
 
     def _activate_layers(self, step: int, optimizer: Any) -> None:

@@ -12,15 +12,16 @@ from rerank.finetune.extra.layers.lisa import Lisa
 
 @dataclass(frozen=True, kw_only=True)
 class Owlore(Lisa):
-    """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights; meant for `galore`.
+    """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights per layer.
 
-    The fractions are those of the model when the callback is created: a resumed training has to create it before it
-    loads the weights of the checkpoint, or it would draw with other odds.
+    OwLore is meant for the optimizer `galore`. The fractions are computed from the model when the callback is created.
+    A resumed training therefore has to create the callback before it loads the weights of the checkpoint; otherwise it
+    would draw with other odds.
 
     Attributes:
         n: Number of layers that are trained at a time.
-        every: Number of optimizer steps until other layers are drawn.
-        over: Threshold M: an outlier exceeds M times the mean of its matrix.
+        every: Number of optimizer steps until new layers are drawn.
+        over: Threshold M: an entry is an outlier if its score exceeds M times the mean score of its matrix.
     """
 
     paper: ClassVar[str] = "Li et al., arXiv 2405.18380 (OwLore)"

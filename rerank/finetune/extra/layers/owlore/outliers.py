@@ -1,4 +1,4 @@
-"""Fraction of outlier weights in each layer, given its inputs."""
+"""Fraction of outlier weights in each layer; the inputs of the layer determine which weights are outliers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def compute_outlier_shares(
     the norm of input j over all tokens. Source: Yin et al., arXiv 2310.05175 (OWL), section 3.2, as used in OwLore.
 
     Args:
-        model: The model that runs the batches.
-        layers: Some of its modules.
+        model: The model that processes the batches.
+        layers: Layers of the model.
         calibrate: The calibration batches.
         over: Threshold M.
 
@@ -30,7 +30,7 @@ def compute_outlier_shares(
         UsageError: No linear module of a layer received an input.
     """
     linears_per_layer = [[module for module in layer.modules() if isinstance(module, nn.Linear)] for layer in layers]
-    squares: dict[nn.Module, Tensor] = {}  # per module, (columns,): sum of the squares of each input over all tokens
+    squares: dict[nn.Module, Tensor] = {}  # module -> (columns,): sum of squares of each input over all tokens
     hooks = [
         module.register_forward_pre_hook(_hook_adding_squares(squares))
         for linears in linears_per_layer
@@ -55,7 +55,7 @@ def compute_outlier_shares(
 
 
 def _hook_adding_squares(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """Return a hook that sums the squares of each input over all tokens."""
+    """Return a hook that adds the squares of each input, summed over tokens, to ``squares``."""
 
     def add(module: nn.Module, args: tuple[Any, ...]) -> None:
         batch = args[0].detach().float().flatten(0, -2).square().sum(dim=0)

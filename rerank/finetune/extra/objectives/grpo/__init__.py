@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 class Grpo(GrpoOptions):
     """GRPO on generated permutations, with nDCG as the reward; `trl.GRPOTrainer`.
 
-    A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean of its group,
-    divided by the standard deviation of the group; a group with equal rewards contributes no gradient. The reward is
-    nDCG of the ranking that is parsed at inference, with gains from the label
-    (`rerank.finetune.extra.objectives.grpo.reward`), and 0 for a reply without any identifier. Prompts are those of the
-    judge. Replies are generated without constraints, whatever the judge's ``constrain`` is, so that the format is
-    learnt too. Every reply is used for one step, so that no ratio is clipped.
+    A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean reward of its
+    group, divided by the standard deviation of the group's rewards; a group with equal rewards contributes no gradient.
+    The reward is nDCG of the ranking that is parsed from the reply as at inference, with gains from the label
+    (`rerank.finetune.extra.objectives.grpo.reward`); a reply without any identifier has the reward 0. The judge makes
+    the prompts. Replies are generated without constrained decoding, even if the judge's ``constrain`` is set, so that
+    the model also learns the format. Every reply is used for one step only, so that no ratio is clipped.
 
     In a recipe, ``batch_size`` is the number of lists per batch and ``accumulation`` the number of batches per step, as
     with losses; each list has ``group`` replies. The loss in the metrics stays near 0 and is not informative: monitor
-    ``reward``. Components that need calibration batches get the labelled permutations under the plain
-    language-modelling loss.
+    ``reward`` instead. For components that need calibration batches, these batches consist of the labelled permutations
+    with the plain language-modelling loss.
     """
 
     paper: ClassVar[str] = "Shao et al., 2024, arXiv 2402.03300 (DeepSeekMath, GRPO)"
     summary: ClassVar[str] = "Reinforcement learning with the nDCG of generated permutations as the reward"
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Check that the judge generates text and that the adapter and the settings fit.
+        """Check that the judge generates text, and that GRPO supports the adapter and the settings.
 
         Raises:
-            UsageError: The judge does not generate text, dropout or NEFTune is on, or ``beta`` needs the unmodified
-                base model.
+            UsageError: The judge does not generate text, dropout or NEFTune is enabled, or ``beta`` is used with an
+                adapter that changes the base model.
         """
         judge = open_method(recipe.method.method).judge.name
         if judge != "generate":

@@ -1,7 +1,7 @@
 """Training with GRPO: prompts of the judge, groups of replies and their rewards. Imports torch and trl.
 
-trl samples replies and computes the loss; the order of lists, optimizers, checkpoints and validation are those of this
-package. Three things differ from trl: prompts are the judge's token ids and are not tokenised from text again, no
+trl samples replies and computes the loss; this package provides the order of the lists, optimizers, checkpoints and
+validation. Three things differ from trl: prompts are the judge's token ids and are not tokenised from text again, no
 telemetry is sent, and no model card is written next to checkpoints.
 """
 
@@ -32,7 +32,7 @@ from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.prompts.identifiers import make_passage_identifiers
+from rerank.prompts.identifiers import make_prompt_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 
@@ -68,7 +68,7 @@ class GrpoPrompt:
 
 
 class GrpoPromptBuilder:
-    """Builder of prompts with the judge of a recipe, in place of `rerank.finetune.trainer.examples.ExampleBuilder`.
+    """Builds prompts with the judge of a recipe; replaces `rerank.finetune.trainer.examples.ExampleBuilder`.
 
     Args:
         judge: The judge that will rank with the adapter.
@@ -80,11 +80,11 @@ class GrpoPromptBuilder:
         """Determine the maximum number of tokens per reply."""
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        longest = make_passage_identifiers(judge.identifiers, documents, self._tokens)
+        longest = make_prompt_identifiers(judge.identifiers, documents, self._tokens)
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
     def make(self, training_list: TrainingList) -> GrpoPrompt:
-        """Return the prompt for one list, identical to that at inference.
+        """Return the prompt for one list; it is identical to the prompt at inference.
 
         Raises:
             ContextOverflowError: Prompt and reply exceed the context size.
@@ -102,7 +102,7 @@ class GrpoPromptBuilder:
         return GrpoPrompt(
             ids=ids,
             reply_prefix=reply_prefix_of_prompt(request.prompt),
-            labels=tuple(make_passage_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
+            labels=tuple(make_prompt_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
             gains=compute_reward_gains(training_list),
             cutoff=self._cutoff,
             tokens=self._tokens,
@@ -112,8 +112,8 @@ class GrpoPromptBuilder:
 class GrpoListTrainer(ListTrainer, GRPOTrainer):
     """trl's GRPO trainer with the optimizers, checkpoints and validation of this package.
 
-    Arguments are those of `ListTrainer`. The data set contains the indices of examples as text; prompts are built when
-    they are needed.
+    The arguments are the same as for `ListTrainer`. The data set contains the indices of examples as text; prompts are
+    built when they are needed.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         """Initialise trl's trainer for the model inside the module.
 
         Raises:
-            MissingPrerequisiteError: The installed version of trl tokenises prompts in another way.
+            MissingPrerequisiteError: The installed version of trl tokenises prompts in an unsupported way.
         """
         if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
@@ -150,7 +150,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
             eval_dataset=cast(Any, [] if validate else None),
             processing_class=cast(GrpoPrompt, places[0]).tokens.tokenizer,
         )
-        for parameter, value in before:  # trl rounds trained parameters over a 4-bit base, which would lose small steps
+        for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
         self.remove_callback(PrinterCallback)
@@ -179,14 +179,14 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         return [list(self._batch_prompts[index].ids) for index in prompts], None, {}
 
     def _send_telemetry(self) -> None:
-        """Send nothing; trl would report every training to its developers."""
+        """Send no telemetry; trl would report every training to its developers."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write nothing; the card of this package is written at the end."""
+        """Write no card; this package writes its own card at the end of the training."""
 
 
 class GrpoRun(TrainingRun):
-    """A training with GRPO; arguments as in `TrainingRun`."""
+    """A training run with GRPO; the arguments are the same as for `TrainingRun`."""
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         judge = cast(Generate, self._judge())
@@ -233,7 +233,7 @@ class GrpoRun(TrainingRun):
             "temperature": objective.temperature,
             "loss_type": "grpo",
             "shuffle_dataset": False,
-            # trl would turn it on; if the recipe asks for it, the model already has it.
+            # trl would enable it by default; if the recipe asks for it, it is already enabled in the model.
             "gradient_checkpointing": False,
             "gradient_checkpointing_kwargs": {"use_reentrant": False},
         }
@@ -247,8 +247,8 @@ class GrpoRun(TrainingRun):
             kept=[name.removeprefix("model.") for name in self._kept],
             validate=validate,
         )
-        # With beta in its arguments, trl would copy the adapter as the reference model. The reference should be the
-        # base model, which is available by disabling the adapter.
+        # If beta were among its arguments, trl would copy the adapter as the reference model. The reference should be
+        # the base model, which is obtained by disabling the adapter.
         trainer.beta = self._objective.beta
         return trainer
 

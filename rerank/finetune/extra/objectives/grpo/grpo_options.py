@@ -15,8 +15,9 @@ class GrpoOptions:
         group: Number of replies per list.
         temperature: Sampling temperature.
         beta: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.
-        max_tokens: Maximum number of tokens per reply; None for the limit of the judge for this number of documents.
-        together: Number of replies per backward pass, to save memory; a divisor of ``group``, None for all.
+        max_tokens: Maximum number of tokens per reply; None for the judge's limit for this number of documents.
+        together: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all
+            replies of a batch.
         cutoff: Rank cutoff of nDCG.
     """
 

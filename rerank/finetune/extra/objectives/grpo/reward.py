@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.judges import FAILURES
-from rerank.judges.generate import parse_window_verdict
+from rerank.judges.generate import judge_verdict_from_reply
 from rerank.tasks import Reply
 from rerank.types import Order
 
@@ -15,10 +15,11 @@ from rerank.types import Order
 def compute_reward_gains(training_list: TrainingList) -> tuple[float, ...]:
     """Return the gain of each document of a list, in the order of its documents.
 
-    The teacher's scores are used if they can be grades: integers from 0 upwards, not all 0, that never increase along
-    the label. They are used without transformation, as in trec_eval. Other scores (cosines, logits, BM25) have a scale
-    of their own, on which ratios of gains have no meaning; then, and if there are no scores, the gain of a document is
-    1/rank under the label. In either case the labelled order has the highest reward.
+    If the teacher's scores can be grades, they are the gains, without transformation, as in trec_eval. Scores can be
+    grades if they are nonnegative integers, not all 0, and do not increase from one rank of the label to the next.
+    Other scores (cosines, logits, BM25) have an arbitrary scale, on which ratios of gains have no meaning. For such
+    scores, and if there are no scores, the gain of a document is 1/rank under the label. In either case, the labelled
+    order has the highest reward.
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abc")
@@ -51,12 +52,12 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
     missing documents follow in the order in which they were shown. A reply without any identifier has the reward 0.
 
     Args:
-        text: The reply, including the prefix that the prompt gives.
+        text: The reply, including its beginning that is part of the prompt.
         gains: Gain of each document, from `compute_reward_gains`.
         labels: Identifiers of the documents.
         cutoff: Rank cutoff of nDCG.
     """
-    parsed = parse_window_verdict(Reply(text=text), len(gains), labels=labels)
+    parsed = judge_verdict_from_reply(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_reward_ndcg(parsed.order, gains, cutoff)
 
 

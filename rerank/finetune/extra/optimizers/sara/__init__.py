@@ -7,24 +7,30 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.components import ParameterKind
-from rerank.finetune.optimizers.base.options import FULL, AdamOptions, count_share_of_entries, require_optimizer_option
+from rerank.finetune.optimizers.base.options import (
+    FULL,
+    AdamOptions,
+    count_optimizer_share_entries,
+    require_optimizer_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sara(AdamOptions):
-    """AdamW on the entries with the smallest absolute values; all others stay bit-identical.
+    """AdamW on the weights with the smallest absolute values; all other weights stay bit-identical.
 
-    It keeps 3 numbers per trained entry: two moments and its index. The paper has one threshold for all weights; here
-    each parameter contributes the same fraction of its entries, so that the memory is known in advance. The paper's
+    It keeps 3 numbers per trained entry: two moments and the index of the entry. The paper has one threshold for all
+    weights; here the same fraction of each parameter is trained, so that the memory is known in advance. The paper's
     nuclear-norm penalty and sparse backpropagation are not implemented: gradients are dense.
 
-    This is an implementation of its own, since pytorch_optimizer's keeps a mask over all entries and casts the state
-    that it loads to the data type of the weights.
+    This is our own implementation, because the one in pytorch_optimizer keeps a mask over all entries and casts the
+    state that it loads to the data type of the weights.
 
     Attributes:
         share: Fraction of the entries of every parameter that are trained.
-        refine: Number of steps after which entries that have outgrown the smallest untrained entry are frozen, which is
-            the progressive adjustment of the paper (halfway through training); 0 for never.
+        refine: Number of steps after which trained entries are frozen if their absolute value is no longer below the
+            smallest untrained entry; 0 for never. This is the progressive adjustment of the paper, which does it
+            halfway through training.
     """
 
     paper: ClassVar[str] = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"
@@ -42,8 +48,8 @@ class Sara(AdamOptions):
         require_optimizer_option(self.refine >= 0, "refine", self.refine, "an integer of at least 0")
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return two moments and an index per trained entry; ``refine`` may reduce them later."""
-        return sum(3 * count_share_of_entries(rows * columns, self.share) for rows, columns in shapes)
+        """Return the number of state values: two moments and an index per trained entry, before ``refine``."""
+        return sum(3 * count_optimizer_share_entries(rows * columns, self.share) for rows, columns in shapes)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return AdamW on the smallest entries of every trainable parameter."""

@@ -1,4 +1,4 @@
-"""AdamW on a fraction of the entries of every parameter: those with the smallest absolute values."""
+"""AdamW on a fraction of the entries of every parameter: the entries with the smallest absolute values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rerank.finetune.optimizers.base.exact_adamw import (
     OptimizerState,
     evaluate_optimizer_closure,
     step_adamw,
-    widen_to_float32,
+    widen_optimizer_tensor,
 )
-from rerank.finetune.optimizers.base.options import count_share_of_entries
+from rerank.finetune.optimizers.base.options import count_optimizer_share_entries
 
 
 class SparseAdamW(ExactStateOptimizer):
-    """AdamW that updates, and keeps moments of, a fraction of the entries of each parameter.
+    """AdamW that updates only a fraction of the entries of each parameter, and keeps moments only for them.
 
     Args:
         params: Groups of parameters.
@@ -54,24 +54,26 @@ class SparseAdamW(ExactStateOptimizer):
                     continue
                 flat, state = weight.view(-1), self.state[weight]
                 if not state:
-                    state["entries"] = smallest_weight_positions(flat, count_share_of_entries(flat.numel(), self.share))
+                    state["entries"] = smallest_weight_positions(
+                        flat, count_optimizer_share_entries(flat.numel(), self.share)
+                    )
                 elif self.refine and int(state["step"]) == self.refine:
                     keep_state_of_small_weights(flat, state)
                 entries = state["entries"].long()
-                values = widen_to_float32(flat[entries])
+                values = widen_optimizer_tensor(flat[entries])
                 step_adamw([values], [weight.grad.reshape(-1)[entries]], [state], group)
                 flat[entries] = values.to(flat.dtype)
         return loss
 
 
 def smallest_weight_positions(flat: Tensor, count: int) -> Tensor:
-    """Return the indices of the ``count`` smallest absolute values in ascending order, as int32 where possible."""
+    """Return the indices, in ascending order, of the ``count`` smallest absolute values; int32 if they fit."""
     indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
     return indices.to(torch.int32) if flat.numel() < 2**31 else indices
 
 
 def keep_state_of_small_weights(flat: Tensor, state: OptimizerState) -> None:
-    """Drop the state of the entries that have grown past the smallest of the untrained entries."""
+    """Drop the state of trained entries whose absolute value is no longer below the smallest untrained entry."""
     entries = state["entries"].long()
     is_untrained = torch.ones_like(flat, dtype=torch.bool)
     is_untrained[entries] = False

@@ -15,11 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MEASURE ?=
 # One worker of pytest-xdist per core. `make test WORKERS=0` runs everything in one process, for a debugger.
 WORKERS ?= auto
-# Share of the counts of tests/attacks.
-ATTACKS ?= 0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-attacks test-vllm test-lucene test-browser check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-browser check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,10 +36,7 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack"
-
-test-attacks: $(VENV)/.dev ## hostile input: a tenth of the counts; ATTACKS=1 for all of them
-	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "attack and not slow" tests/attacks
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m

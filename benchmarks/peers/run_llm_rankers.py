@@ -28,12 +28,15 @@ def watched(ranker, tally: Tally, count) -> Rank:
 
 
 def counting(ranker, tally: Tally) -> Rank:
-    """The ranker's `rerank`, whose own counts of tokens, which begin at zero for each list, are added up."""
+    """The ranker's `rerank`, whose own counts of tokens, which begin at zero for each list, are added up.
+
+    What it counts as completions of a causal model includes the prompts.
+    """
 
     def rank(query, docs):
         hits = ranker.rerank(query["text"], results(docs))
         tally.prompt_tokens += ranker.total_prompt_tokens
-        tally.reply_tokens += ranker.total_completion_tokens
+        tally.reply_tokens += ranker.total_completion_tokens - ranker.total_prompt_tokens
         return [hit.docid for hit in hits]
 
     return rank

@@ -6,7 +6,7 @@ with judgments.
 
 from __future__ import annotations
 
-from rerank.calibration.calibration_file import CalibratedList, Calibration, FirstStage
+from rerank.calibration.calibration_file import CalibratedList, Calibration, FittedFirstStage
 from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_to_calibrate
 from rerank.calibration.ranker_identity import first_stage_bound_to_calibration, identity_bound_to_calibration
 from rerank.calibration.report import CalibrationResult, fit_calibration
@@ -15,7 +15,7 @@ __all__ = [
     "CalibratedList",
     "Calibration",
     "CalibrationResult",
-    "FirstStage",
+    "FittedFirstStage",
     "RankedCollection",
     "first_stage_bound_to_calibration",
     "fit_calibration",

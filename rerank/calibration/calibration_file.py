@@ -43,7 +43,7 @@ class CalibratedList:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstStage:
+class FittedFirstStage:
     """The first stage whose scores the calibration was fitted to.
 
     Attributes:
@@ -79,7 +79,7 @@ class Calibration:
     ranker: Mapping[str, str]
     kind: str
     relevant: int
-    first_stage: FirstStage | None
+    first_stage: FittedFirstStage | None
     fits: Mapping[FitName, Fit]
     depths: tuple[int, ...]
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.calibration.calibration_file import Calibration, FirstStage
+from rerank.calibration.calibration_file import Calibration, FittedFirstStage
 from rerank.calibration.fitting import (
     PredictedList,
     check_calibration_labels,
@@ -122,9 +122,9 @@ def _names_of_possible_fits(lists: JudgedLists, kind: str) -> list[FitName]:
     ]
 
 
-def _first_stage_of_calibration(lists: JudgedLists, name: str) -> FirstStage | None:
+def _first_stage_of_calibration(lists: JudgedLists, name: str) -> FittedFirstStage | None:
     scores = [score for ranking in lists.documents for score in ranking.first_stage or ()]
-    return FirstStage(name=name, low=min(scores), high=max(scores)) if scores else None
+    return FittedFirstStage(name=name, low=min(scores), high=max(scores)) if scores else None
 
 
 def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:

@@ -174,9 +174,9 @@ def _replay_difference_row(file: str, what: str, stored: Any, computed: Any) -> 
 def _without_unavoidable_replay_differences(value: Any) -> Any:
     """Return a value without the parts that a replay cannot reproduce.
 
-    Seconds are summed in another order, so numbers are rounded. The reason of a missing reply is not recorded, so it is
-    removed. If the list of failures is full, which failures it contains depends on the order of judging, so only their
-    number is returned.
+    A replay adds up durations in another order, so numbers are rounded. The reason for a missing reply is not recorded,
+    so it is removed. If the list of failures is full, which failures it contains depends on the order of judging, so
+    only their number is returned.
     """
     if isinstance(value, list):
         failures = [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]

@@ -23,8 +23,8 @@ def judge_session_by_model(
 
     A judging order must wait for a judgment before it can choose the next document of a topic. All topics therefore
     advance at the same pace, and a batch contains documents of many topics. Each batch is saved when it is complete. A
-    reply without a grade is saved as a judgment without grade and counts as not relevant for the judging order. If the
-    backend returns no reply, nothing is saved and the topic is skipped until the next call of this function.
+    reply without a grade is saved as a judgment without a grade and counts as not relevant for the judging order. If
+    the backend returns no reply, nothing is saved and the topic is skipped until the next call of this function.
 
     Args:
         session: The session.

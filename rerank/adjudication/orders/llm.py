@@ -16,7 +16,9 @@ from rerank.io.run_files import read_run
 
 
 class Llm(StaticOrder):
-    """Order given by run files, such as the output of ``rerank run``. Documents that they lack follow by best rank.
+    """Order given by run files, such as the output of ``rerank run``. Other documents follow.
+
+    Documents that no run file contains come last, ordered by their best rank in the runs of the pool.
 
     Args:
         path: A run file, or a folder of run files. Several runs are combined by reciprocal rank fusion with k = 60.

@@ -90,7 +90,7 @@ class Inspection:
     Attributes:
         subject: The inspected adapter or model.
         options: Options of the inspection.
-        rows: Reports on the changed matrices, in the order of layers.
+        rows: Reports on the changed matrices, in layer order.
         totals: Totals, as returned by `summarise_inspection`.
         notes: Warnings about the result.
     """

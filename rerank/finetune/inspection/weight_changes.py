@@ -77,7 +77,7 @@ class WeightChange:
 
 
 def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
-    """Yield the changed weights in the order of layers.
+    """Yield the changed weights in layer order.
 
     Args:
         subject: The trained adapter or model.
@@ -160,7 +160,7 @@ def layer_sort_key(name: str) -> list[Any]:
 
 
 def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]:
-    """Return module -> side (``A`` or ``B``) -> tensor name of a LoRA adapter, in the order of layers."""
+    """Return module -> side (``A`` or ``B``) -> tensor name of a LoRA adapter, in layer order."""
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(stored, key=layer_sort_key):
         if match := _FACTOR.fullmatch(key):

@@ -24,7 +24,7 @@ class SplitShares:
         seed: Random seed.
 
     Raises:
-        UsageError: A fraction is negative, or the sum of the fractions is not above 0 and below 1.
+        UsageError: A fraction is negative, or the fractions do not sum to a value strictly between 0 and 1.
     """
 
     dev: float = 0.1

@@ -17,7 +17,7 @@ from rerank.errors import BackendError
 from rerank.finetune.losses.base import ListLoss, ListTarget, TokenLoss
 from rerank.finetune.recipe import ScoreSource
 from rerank.finetune.trainer.examples import TrainingExample
-from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedRow
+from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedTrainingRow
 
 #: Number of positions whose logits are converted to float32 at a time.
 _CHUNK = 256
@@ -144,7 +144,7 @@ class ListwiseModule(nn.Module):
 
     def _run_model(
         self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
-    ) -> tuple[_Layout, Tensor, PackedRow, Tensor]:
+    ) -> tuple[_Layout, Tensor, PackedTrainingRow, Tensor]:
         """Run the model on a packed row.
 
         Returns:
@@ -152,7 +152,7 @@ class ListwiseModule(nn.Module):
             logit at the last position.
         """
         layout = _Layout(examples, self.losses, ids.device)
-        row = PackedRow(texts=layout.texts, regions=layout.regions, heads=self._heads)
+        row = PackedTrainingRow(texts=layout.texts, regions=layout.regions, heads=self._heads)
         out = self.model(
             input_ids=ids,
             position_ids=positions,
@@ -184,7 +184,13 @@ class ListwiseModule(nn.Module):
         return cast(ListLoss, term.loss)(scores, _training_list_target(example, shares.device))
 
     def _loss_value(
-        self, term: WeightedLoss, layout: _Layout, index: int, log_probs: Tensor, row: PackedRow, target: ListTarget
+        self,
+        term: WeightedLoss,
+        layout: _Layout,
+        index: int,
+        log_probs: Tensor,
+        row: PackedTrainingRow,
+        target: ListTarget,
     ) -> Tensor:
         """Return the value of one loss for one example."""
         example = layout.examples[index]

@@ -42,7 +42,7 @@ class AttentionRegion:
 
 
 @dataclass(kw_only=True)
-class PackedRow:
+class PackedTrainingRow:
     """Layout of one packed row, and the attention recorded while the model processes it.
 
     Attributes:
@@ -87,8 +87,8 @@ def compute_packed_training_attention(
         attention_mask: Not used.
         scaling: Factor by which attention scores are multiplied; 1 / sqrt(head size) if None.
         dropout: Dropout probability of the attention weights.
-        more: ``packing``, the `PackedRow` that the model was called with; ``sliding_window``; and further arguments of
-            transformers.
+        more: ``packing``, the `PackedTrainingRow` that the model was called with; ``sliding_window``; and further
+            arguments of transformers.
 
     Returns:
         The output of shape (1, length, heads, head size), and None instead of the attention weights.
@@ -97,7 +97,7 @@ def compute_packed_training_attention(
         UsageError: The layer does not use plain softmax attention, or does not receive ``packing``.
     """
     _check_packed_layer(module, more)
-    row: PackedRow = more["packing"]
+    row: PackedTrainingRow = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     window: int = more.get("sliding_window") or 0

@@ -327,7 +327,7 @@ class TrainingRun:
                 write_run(run, self._folder / file)
 
     def _write_final_ranking(self, module: ListwiseModule, *, resumed: bool) -> None:
-        """Write the rankings of the selected weights; reuse the best validation's rankings if this process has them."""
+        """Write the rankings of the selected weights; reuse those of the best validation if they are in memory."""
         if self._best and not resumed:
             if is_main_training_process():
                 write_run(self._best[1], self._folder / _TRAINED)

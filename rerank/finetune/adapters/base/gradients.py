@@ -17,8 +17,8 @@ def compute_mean_loss_gradients(
     """Return module name -> gradient of the mean loss for its weight, in float32, of shape (rows, columns).
 
     A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
-    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call it holds
-    one gradient per weight, in the weight's data type.
+    layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call,
+    memory holds one gradient per weight, in the weight's data type.
 
     Raises:
         UsageError: A weight is quantised and therefore has no gradient.

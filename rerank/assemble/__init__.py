@@ -19,7 +19,7 @@ from typing import Any, cast
 from rerank.assemble.config import (
     RankerConfig,
     RankerOptions,
-    defaults_of_missing_ranker_settings,
+    assembly_defaults_of_adapter,
     folder_of_ranker_settings,
 )
 from rerank.errors import UsageError
@@ -53,7 +53,7 @@ __all__ = [
     "RankerPlan",
     "RankerSetup",
     "assemble_ranker",
-    "defaults_of_missing_ranker_settings",
+    "assembly_defaults_of_adapter",
     "plan_ranker",
 ]
 

@@ -151,7 +151,7 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | defaults_of_missing_ranker_settings(values, backend))
+        return cls._make(values | assembly_defaults_of_adapter(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -183,7 +183,7 @@ class RankerConfig:
         )
 
 
-def defaults_of_missing_ranker_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+def assembly_defaults_of_adapter(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return an adapter's, or a trained or merged model's, settings for the keys that are missing in ``settings``.
 
     Args:
@@ -204,7 +204,7 @@ def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | No
 
     Args:
         settings: Settings of a ranker, of which only ``adapter`` and ``model`` are used.
-        backend: As in `defaults_of_missing_ranker_settings`.
+        backend: As in `assembly_defaults_of_adapter`.
 
     Raises:
         MissingResourceError: The adapter does not exist.

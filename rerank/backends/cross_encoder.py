@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
@@ -129,7 +129,7 @@ class CrossEncoder:
             model = _open_cross_encoder(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        origin = {"weights": hash_files_of_model_folder(folder)} if folder else {"revision": commit}
+        origin = {"weights": hash_file_contents_of_model(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
         backend = cls(model, identity=identity, options=options)
         backend.settings_folder = task_backend_settings_folder(name, options)

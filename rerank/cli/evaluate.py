@@ -81,14 +81,16 @@ def evaluate_command(
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
     """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
     runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["run"], *_evaluation_cells(r)] for r in runs])
+    print_table(["run", "queries", "missing", *names], [[r["run"], *_printed_evaluation_cells(r)] for r in runs])
     if by_query:
         keys = [(r["run"], q, values) for r in runs for q, values in r["per_query"].items()]
         print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
     if "by" in report:
-        rows = [[r["run"], group, *_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()]
+        rows = [
+            [r["run"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
+        ]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
 
 
-def _evaluation_cells(row: Mapping[str, Any]) -> list[object]:
+def _printed_evaluation_cells(row: Mapping[str, Any]) -> list[object]:
     return [row["queries"], row["missing"], *map(format_number_cell, row["scores"].values())]

@@ -15,7 +15,7 @@ from rerank.collections.base.files import (
     require_collection_folder,
 )
 from rerank.errors import DataError, UnknownNameError
-from rerank.io.json_records import read_json_lines_documents, read_json_lines_queries
+from rerank.io.json_records import read_json_lines_file_documents, read_json_lines_query_file
 from rerank.types import Document, Query
 
 
@@ -56,7 +56,7 @@ class Beir(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
-        return read_json_lines_documents(self.files.docs[0])
+        return read_json_lines_file_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:
         """Return the queries judged in the split, or all queries without judgments, in file order.
@@ -64,7 +64,7 @@ class Beir(FileCollection):
         Raises:
             DataError: A judged query does not exist, or the file is malformed.
         """
-        queries = read_json_lines_queries(self.files.queries[0])
+        queries = read_json_lines_query_file(self.files.queries[0])
         judged = self.qrels()
         if not judged:
             return queries

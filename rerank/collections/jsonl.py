@@ -16,7 +16,7 @@ from rerank.collections.base.files import (
     require_collection_path,
 )
 from rerank.errors import UsageError
-from rerank.io.json_records import read_json_lines_documents, read_json_lines_queries
+from rerank.io.json_records import read_json_lines_file_documents, read_json_lines_query_file
 from rerank.types import Document, Query
 
 _DOCS = ("docs.jsonl", "corpus.jsonl")
@@ -74,14 +74,14 @@ class Jsonl(FileCollection):
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
         return (
-            (self._resolve_image(doc) for doc in read_json_lines_documents(self.files.docs[0]))
+            (self._resolve_image(doc) for doc in read_json_lines_file_documents(self.files.docs[0]))
             if self.files.docs
             else iter(())
         )
 
     def queries(self) -> list[Query]:
         """Return all queries in file order."""
-        return read_json_lines_queries(self.files.queries[0]) if self.files.queries else []
+        return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
     def _resolve_image(self, doc: Document) -> Document:
         return replace(doc, image=str(self.files.docs[0].resolve().parent / doc.image)) if doc.image else doc

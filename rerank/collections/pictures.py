@@ -16,7 +16,7 @@ from rerank.collections.base.files import (
     require_collection_path,
 )
 from rerank.errors import DataError
-from rerank.io.json_records import read_json_lines_queries
+from rerank.io.json_records import read_json_lines_query_file
 from rerank.io.pictures import picture_hash
 from rerank.types import Document, Query
 
@@ -78,7 +78,7 @@ class Pictures(FileCollection):
 
     def queries(self) -> list[Query]:
         """Return all queries in file order; empty if no file of queries is given."""
-        return read_json_lines_queries(self.files.queries[0]) if self.files.queries else []
+        return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
 
 def _picture_collection_document_id(path: Path) -> str:

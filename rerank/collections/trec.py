@@ -23,7 +23,7 @@ from rerank.io.sgml import (
     remove_elements_from_sgml_text,
 )
 from rerank.io.smart_format import join_text_file_lines
-from rerank.io.trec_topics import check_topic_file_fields, read_trec_topic_file
+from rerank.io.trec_topics import check_trec_format_fields, read_trec_format_topics
 from rerank.types import Document, Query
 
 _IDS = ("docno", "docid", "id")
@@ -105,8 +105,8 @@ class Trec(FileCollection):
         """
         if not self.files.queries:
             return []
-        topics = read_trec_topic_file(self.files.queries[0])
-        check_topic_file_fields(topics, self.fields)
+        topics = read_trec_format_topics(self.files.queries[0])
+        check_trec_format_fields(topics, self.fields)
         return list(check_unique_ids(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
 
 

@@ -56,7 +56,7 @@ def choose_smallest_pool(
     Raises:
         RerankError: A maker is not a run, the measure does not exist, there are no depths, or a depth is below 1.
     """
-    chosen_runs = _runs_of_reduced_pools(runs, makers)
+    chosen_runs = _runs_of_downsampled_pools(runs, makers)
     if not depths or min(depths) < 1:
         raise UsageError(f"depths {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
@@ -96,7 +96,7 @@ def _pool_reduction_step(depth: int, figures: dict[str, Any], goal: Goal, sizes:
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 
 
-def _runs_of_reduced_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+def _runs_of_downsampled_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """Return the runs whose documents form the pools: the named runs, or all runs if ``names`` is empty."""
     known = [run.name for run in runs]
     for name in names:

@@ -96,7 +96,7 @@ def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
     return float(np.sum(gained * np.diff(discounted[ends - 1], prepend=0)) / discounted[best - 1])
 
 
-def t2ranking_recall_measure(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
+def evaluate_t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
     """Return one query's contribution to T2Ranking's Recall@k: its number of hits and of relevant documents.
 
     Recall@k is the sum of the hits over the run's queries, divided by the sum of the relevant documents.

@@ -81,7 +81,7 @@ class _T2RankingR(BenchmarkMeasure):
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:
         """Return the query's numerator and denominator."""
-        return formulas.t2ranking_recall_measure(ranking, self["rel"], self["cutoff"])
+        return formulas.evaluate_t2ranking_recall(ranking, self["rel"], self["cutoff"])
 
 
 class _T2RankingRR(BenchmarkMeasure):

@@ -74,7 +74,7 @@ def calibrate_experiment_runs(
     diagram = Path(out).with_suffix(".svg")
     check_file_writable(out)
     check_file_writable(diagram)
-    opened = [open_experiment_to_calibrate(path, qrels, complete=complete) for path in runs]
+    opened = [open_finished_experiment_with_qrels(path, qrels, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
@@ -95,13 +95,15 @@ def calibrate_experiment_runs(
 def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
     """Open a run that is only reported on; its first-stage scores are ignored if its first stage is another one."""
     path, qrels = split_experiment_folder_and_qrels(text)
-    test = open_experiment_to_calibrate(path, qrels, complete=complete)
+    test = open_finished_experiment_with_qrels(path, qrels, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
-def open_experiment_to_calibrate(path: str | Path, qrels: str | None, *, complete: bool = False) -> CalibrationRun:
+def open_finished_experiment_with_qrels(
+    path: str | Path, qrels: str | None, *, complete: bool = False
+) -> CalibrationRun:
     """Read a finished run folder and its judgments.
 
     Args:

@@ -56,7 +56,7 @@ def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple
         The collection, the queries and the judgments.
     """
     collection, qrels = load_experiment_qrels(spec)
-    return collection, *select_judged_queries_of_spec(spec, collection, qrels, judged_only=judged_only)
+    return collection, *select_judged_queries_of_experiment(spec, collection, qrels, judged_only=judged_only)
 
 
 def load_experiment_qrels(spec: RunSpec) -> tuple[Collection, Qrels]:
@@ -65,7 +65,7 @@ def load_experiment_qrels(spec: RunSpec) -> tuple[Collection, Qrels]:
     return collection, open_collection_qrels(spec.qrels)[0] if spec.qrels else collection.qrels()
 
 
-def select_judged_queries_of_spec(
+def select_judged_queries_of_experiment(
     spec: RunSpec, collection: Collection, qrels: Qrels, *, judged_only: bool
 ) -> tuple[list[Query], Qrels]:
     """Select queries and judgments for a specification from an open collection, like `load_experiment_queries`."""

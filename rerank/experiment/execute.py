@@ -166,7 +166,7 @@ def _rerank_into_folder(
         backend = log_calls(
             prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
         )
-        with closing(_rank_prepared_candidates(prepared, backend, flow)) as lists:
+        with closing(_rank_experiment_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -175,7 +175,7 @@ def _rerank_into_folder(
         return tally, backend.usage, Run(rankings, name=name)
 
 
-def _rank_prepared_candidates(
+def _rank_experiment_candidates(
     prepared: PreparedRun, backend: Backend, flow: Flow
 ) -> Generator[tuple[Ranking, RankedList]]:
     """Yield, for each query, the candidates in first-stage order and the reranked list."""

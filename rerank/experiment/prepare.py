@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, defaults_of_missing_ranker_settings
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, assembly_defaults_of_adapter
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
@@ -17,13 +17,13 @@ from rerank.experiment.candidates import (
     load_experiment_qrels,
     lowest_relevant_grade_of_spec,
     retrieve_spec_candidates_for_queries,
-    select_judged_queries_of_spec,
+    select_judged_queries_of_experiment,
     stream_candidates_of_spec,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost_by_model_name
-from rerank.reranker.calibrated import open_calibration_of_reranker
+from rerank.reranker.calibrated import open_reranker_setup_calibration
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
 
@@ -99,7 +99,7 @@ def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
 def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
     """Return the specification completed with the settings of its adapter or trained model."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=defaults_of_missing_ranker_settings(given))
+    return spec.model_copy(update=assembly_defaults_of_adapter(given))
 
 
 def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
@@ -154,7 +154,7 @@ def prepare_run(
         setup=setup,
         backend=backend,
         judge=judge,
-        calibration=open_calibration_of_reranker(setup, judge),
+        calibration=open_reranker_setup_calibration(setup, judge),
     )
 
 
@@ -165,5 +165,5 @@ def _find_spec_candidates(
     collection, qrels = load_experiment_qrels(spec)
     if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
         return collection, qrels, lists
-    queries, qrels = select_judged_queries_of_spec(spec, collection, qrels, judged_only=judged_only)
+    queries, qrels = select_judged_queries_of_experiment(spec, collection, qrels, judged_only=judged_only)
     return collection, qrels, queries

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.assemble import defaults_of_missing_ranker_settings
+from rerank.assemble import assembly_defaults_of_adapter
 from rerank.experiment.spec import LATER_KEYS
 from rerank.selector import Selector
 from rerank.store import RunFolder
@@ -39,7 +39,7 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     earlier = _earlier_spec_defaults(document["identity"].get("model", {}))
     values: dict[str, Any] = {**LATER_KEYS, **earlier, **recorded, **given}
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
-    for name, value in defaults_of_missing_ranker_settings(named).items():
+    for name, value in assembly_defaults_of_adapter(named).items():
         if name not in given and _has_moved_files_on_resume(recorded.get(name), value):
             values[name] = value
     return values

@@ -136,12 +136,12 @@ def compute_shuffle_agreement(run: Run, reference: Run) -> dict[str, float | Non
         A value is None if no query has enough documents.
     """
     pairs = [(run[query].doc_ids, reference[query].doc_ids) for query in reference]
-    taus = [kendall_tau_of_candidate_orders(a, b) for a, b in pairs if len(a) > 1]
+    taus = [robustness_kendall_tau(a, b) for a, b in pairs if len(a) > 1]
     overlaps = [len({*a[:TOP]} & {*b[:TOP]}) / TOP for a, b in pairs if len(a) > TOP]
     return {"tau": _mean_over_orders(taus), "overlap": _mean_over_orders(overlaps)}
 
 
-def kendall_tau_of_candidate_orders(a: Sequence[str], b: Sequence[str]) -> float:
+def robustness_kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
     """Compute Kendall's tau of two orders of the same items (two or more): 1 if they are equal, -1 if reversed."""
     rank = {item: position for position, item in enumerate(a)}
     earlier: list[int] = []  # the ranks in ``a`` of the items of ``b`` seen so far, sorted

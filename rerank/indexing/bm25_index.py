@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
-def write_bm25_postings(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
+def write_inverted_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
     """Index documents given as lists of terms.
 
     Args:
@@ -55,8 +55,8 @@ def write_bm25_postings(folder: Path, documents: Iterable[list[str]], options: M
         index.save(folder, allow_pickle=False)
 
 
-def read_bm25_postings(folder: Path, documents: int) -> bm25s.BM25:
-    """Memory-map an index written by `write_bm25_postings`.
+def read_inverted_index(folder: Path, documents: int) -> bm25s.BM25:
+    """Memory-map an index written by `write_inverted_index`.
 
     Raises:
         ValueError: The index does not contain this many documents.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.tasks import BackendOptions
 
@@ -286,7 +286,7 @@ def hash_encoder_folder(folder: Path) -> str:
         parts = _listed_encoder_modules(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
     lines = [
-        f"{name}\0{hash_files_of_model_folder(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()
+        f"{name}\0{hash_file_contents_of_model(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

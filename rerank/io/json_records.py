@@ -155,12 +155,12 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
         raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
 
-def read_json_lines_documents(path: Path) -> Iterator[Document]:
+def read_json_lines_file_documents(path: Path) -> Iterator[Document]:
     """Stream the documents of a JSON-lines file."""
     return check_unique_ids(((record.where, record.document()) for record in read_json_lines(path)), "document")
 
 
-def read_json_lines_queries(path: Path) -> list[Query]:
+def read_json_lines_query_file(path: Path) -> list[Query]:
     """Return the queries of a JSON-lines file, in file order."""
     return list(check_unique_ids(((record.where, record.query()) for record in read_json_lines(path)), "query"))
 

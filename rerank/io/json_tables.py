@@ -29,7 +29,7 @@ def convert_json_table_score(value: object) -> float:
     return ranking_score_to_float32(value)
 
 
-def convert_json_table_grade(value: object) -> int:
+def json_file_value_to_grade(value: object) -> int:
     """Return a whole number; 1.0 becomes 1.
 
     Raises:
@@ -48,7 +48,7 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
     Args:
         text: The JSON.
         source: Name of the file in messages.
-        convert: `convert_json_table_score` or `convert_json_table_grade`.
+        convert: `convert_json_table_score` or `json_file_value_to_grade`.
 
     Raises:
         DataError: The text is not JSON, has another structure, a duplicate key, no documents, or an invalid number.

@@ -18,7 +18,7 @@ _BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
-def hash_files_of_model_folder(folder: Path) -> str:
+def hash_file_contents_of_model(folder: Path) -> str:
     """Return the hex SHA-256 of the names and contents of a folder's weights, settings, chat template and tokenizer.
 
     This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
@@ -31,12 +31,12 @@ def hash_files_of_model_folder(folder: Path) -> str:
         if path.suffix not in _READ or path.name.startswith("rerank-"):
             continue
         stat = path.stat()
-        total.update(f"{path.name}\0{_hash_weight_or_json_file(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+        total.update(f"{path.name}\0{_hash_file_or_json_content(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
     return total.hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _hash_weight_or_json_file(path: Path, _mtime: int, _size: int) -> str:
+def _hash_file_or_json_content(path: Path, _mtime: int, _size: int) -> str:
     """Return the hash of one file; its time and size are cache keys, so changes within one process are noticed."""
     if path.suffix == ".json":
         content = _json_file_without_bookkeeping(path)

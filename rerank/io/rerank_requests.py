@@ -158,12 +158,12 @@ def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
     """
     docs = {doc.id: doc for doc in candidates.docs}
     hits = [
-        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _json_of_request_candidate(docs[doc.id])}
+        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _candidate_to_json_record(docs[doc.id])}
         for doc, score in zip(result.docs, result.scores, strict=True)
     ]
     return {"query": {"text": candidates.query.text, "qid": candidates.query.id}, "candidates": hits}
 
 
-def _json_of_request_candidate(doc: Document) -> dict[str, str]:
+def _candidate_to_json_record(doc: Document) -> dict[str, str]:
     content = {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}
     return {**content, "image": doc.image} if doc.image else content

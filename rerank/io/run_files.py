@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_tables import GRADES, convert_json_table_grade, convert_json_table_score, parse_json_table
+from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.types import (
     Document,
@@ -167,7 +167,7 @@ def read_qrels(path: str | Path) -> Qrels:
     with open_text_file(path) as text:
         first, lines = _peek_first_line(text, path)
         if _JSON.match(first):
-            table = parse_json_table("".join(line for _, line in lines), str(path), convert_json_table_grade)
+            table = parse_json_table("".join(line for _, line in lines), str(path), json_file_value_to_grade)
         else:
             table = _parse_qrels_grades(_split_run_rows(lines, path), path)
     return Qrels(table, name=str(path))

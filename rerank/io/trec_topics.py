@@ -59,7 +59,7 @@ class TrecTopic:
         return " ".join(parts)
 
 
-def read_trec_topic_file(path: Path) -> list[TrecTopic]:
+def read_trec_format_topics(path: Path) -> list[TrecTopic]:
     """Read a file of topics; the format is detected from the first character.
 
     Raises:
@@ -71,11 +71,11 @@ def read_trec_topic_file(path: Path) -> list[TrecTopic]:
     if not first:
         raise DataError(f"{path} is empty", expected="at least one topic")
     if first.startswith("<"):
-        return [_parse_topic_file_block(block) for block in read_sgml_file_blocks(path, ("top", "topic"))]
-    return list(_read_tsv_topic_file(path))
+        return [_parse_trec_format_block(block) for block in read_sgml_file_blocks(path, ("top", "topic"))]
+    return list(_read_trec_tsv_file(path))
 
 
-def check_topic_file_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
+def check_trec_format_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
     """Check that every field occurs in at least one topic.
 
     Raises:
@@ -88,7 +88,7 @@ def check_topic_file_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -
             raise UnknownNameError("topic field", name, known)
 
 
-def _read_tsv_topic_file(path: Path) -> Iterator[TrecTopic]:
+def _read_trec_tsv_file(path: Path) -> Iterator[TrecTopic]:
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -104,10 +104,10 @@ def _read_tsv_topic_file(path: Path) -> Iterator[TrecTopic]:
             )
 
 
-def _parse_topic_file_block(block: SgmlBlock) -> TrecTopic:
+def _parse_trec_format_block(block: SgmlBlock) -> TrecTopic:
     fields = {
         tag: join_text_file_lines(convert_sgml_to_plain_text(_LABEL.sub("", text, count=1)))
-        for tag, text in _split_topic_file_fields(block.body).items()
+        for tag, text in _split_sgml_topic_fields(block.body).items()
     }
     number = block.attribute(_IDS) or next((fields[tag] for tag in _IDS if fields.get(tag)), "")
     if not number:
@@ -119,7 +119,7 @@ def _parse_topic_file_block(block: SgmlBlock) -> TrecTopic:
     )
 
 
-def _split_topic_file_fields(body: str) -> dict[str, str]:
+def _split_sgml_topic_fields(body: str) -> dict[str, str]:
     """Split a topic into its fields. A field without a closing tag ends at the next tag.
 
     An unknown tag starts a field only at the start of a line; elsewhere it is markup inside a text. The whole text of a

@@ -15,7 +15,7 @@ from rerank.errors import MissingPrerequisiteError, MissingResourceError, UsageE
 from rerank.tasks import BackendOptions
 
 
-def check_torch_adapter_folder(folder: Path) -> None:
+def check_adapter_before_torch_loading(folder: Path) -> None:
     """Check that a folder contains a PEFT adapter in the safetensors format.
 
     Pickled weights are not accepted, because loading them can run code.
@@ -73,7 +73,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         ) from error
     import torch
 
-    check_torch_adapter_folder(folder)
+    check_adapter_before_torch_loading(folder)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -89,11 +89,11 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         untie_causal_model_head(wrapped)
         return wrapped.merge_and_unload().eval()
     if cast:
-        _cast_causal_model_lora(wrapped, model.dtype)
+        _cast_lora_after_torch_loading(wrapped, model.dtype)
     return wrapped.get_base_model().eval()
 
 
-def _cast_causal_model_lora(wrapped: Any, dtype: Any) -> None:
+def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:
     """Cast the low-rank factors of all adapted layers."""
     from peft.tuners.lora import LoraLayer
 

@@ -236,7 +236,7 @@ class JoinedTokenizer:
         if not pieces:
             return {}
         share, new = self._shared.setdefault, {}
-        for piece, ids in zip(pieces, self._encode(list(map(_token_joint_carrier_text, pieces))), strict=True):
+        for piece, ids in zip(pieces, self._encode(list(map(_carrier_text_for_token_ids, pieces))), strict=True):
             own = ids if _is_first_piece(piece) else ids[self._carrier :]
             new[piece] = tuple([share(token, token) for token in own])
         self._ids.put_all(new.items())
@@ -248,7 +248,7 @@ class JoinedTokenizer:
         unknown = [piece for piece, spans in stored.items() if spans is None]
         new: dict[_Piece, _Spans] = {}
         if unknown:
-            texts = list(map(_token_joint_carrier_text, unknown))
+            texts = list(map(_carrier_text_for_token_ids, unknown))
             rows = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             for piece, row in zip(unknown, rows, strict=True):
                 skipped, shift = (0, 0) if _is_first_piece(piece) else (self._carrier, len(CARRIER))
@@ -302,7 +302,7 @@ def _is_first_piece(piece: _Piece) -> bool:
     return not isinstance(piece, str) and piece.is_first
 
 
-def _token_joint_carrier_text(piece: _Piece) -> str:
+def _carrier_text_for_token_ids(piece: _Piece) -> str:
     """Return a text that contains a piece as it would be within a longer text."""
     return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
 

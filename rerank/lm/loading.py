@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.adapter_weights import attach_adapter, causal_model_casts_adapter
 from rerank.lm.tensor_parallel import torch_parallel_loading_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
@@ -177,12 +177,12 @@ def make_causal_model_identity(
     """
     folder = Path(name)
     if folder.is_dir():
-        identity = {"model": folder.name, "weights": hash_files_of_model_folder(folder)}
+        identity = {"model": folder.name, "weights": hash_file_contents_of_model(folder)}
     else:
         identity = {"model": str(name), "revision": str(commit or options.revision)}
     identity["dtype"] = dtype
     if options.adapter:
-        identity["adapter"] = hash_files_of_model_folder(Path(options.adapter))
+        identity["adapter"] = hash_file_contents_of_model(Path(options.adapter))
         if causal_model_casts_adapter(options, dtype):
             identity["adapter_dtype"] = dtype
     return identity

@@ -55,7 +55,7 @@ def _decode_causal_model_permutations(
     replies = []
     for job, row in zip(jobs, rows, strict=True):
         reply = make_causal_model_reply(
-            job, format_decoded_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps
+            job, format_local_decoding_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps
         )
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
@@ -101,7 +101,7 @@ TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCach
 }
 
 
-def format_decoded_permutation(task: PermutationTask, order: Sequence[int]) -> str:
+def format_local_decoding_permutation(task: PermutationTask, order: Sequence[int]) -> str:
     """Return the text of a permutation, given the indices of the identifiers."""
     return task.separator.join(task.items[index] for index in order)
 

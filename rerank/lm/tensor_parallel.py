@@ -14,7 +14,7 @@ from typing import Any
 from rerank.errors import RerankError, UsageError
 
 
-def count_torchrun_processes() -> int:
+def count_tensor_parallel_processes() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -25,7 +25,7 @@ def torch_parallel_loading_arguments() -> dict[str, Any]:
     Raises:
         UsageError: There is a single process.
     """
-    if count_torchrun_processes() < 2:
+    if count_tensor_parallel_processes() < 2:
         raise UsageError(
             "--device-map tp is used in a single process",
             expected="one process per device, started by torchrun",

@@ -58,7 +58,7 @@ class HfTokens:
         self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
         self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(
-            _PROMPTS_BYTES, _prompt_token_ids_size
+            _PROMPTS_BYTES, _tokenizer_cache_entry_size
         )
 
     @property
@@ -220,7 +220,7 @@ class HfTokens:
         return ids
 
 
-def _prompt_token_ids_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
+def _tokenizer_cache_entry_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
     # The rendered text is about as long as the texts of the turns.
     return ENTRY_BYTES + 2 * sys.getsizeof(tokenized.text) + 8 * len(tokenized.ids)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.text_files import replace_text_file
-from rerank.lm.adapter_weights import check_torch_adapter_folder
+from rerank.lm.adapter_weights import check_adapter_before_torch_loading
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.
@@ -152,5 +152,5 @@ def adapter_folder(adapter: str) -> Path:
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
                 expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
             ) from error
-    check_torch_adapter_folder(folder)
+    check_adapter_before_torch_loading(folder)
     return folder

@@ -159,12 +159,12 @@ def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mentio
     if index == len(tokens) or tokens[index].kind != "number":
         return [], label + 1
     mentions = [Mention(int(tokens[index].text), "label", label, index + 1)]
-    while (following := _next_labelled_reply_identifier(tokens, mentions[-1].end)) is not None:
+    while (following := _next_labelled_identifier_in_reply(tokens, mentions[-1].end)) is not None:
         mentions.append(Mention(int(tokens[following].text), "label", following, following + 1))
     return mentions, mentions[-1].end
 
 
-def _next_labelled_reply_identifier(tokens: Sequence[Token], index: int) -> int | None:
+def _next_labelled_identifier_in_reply(tokens: Sequence[Token], index: int) -> int | None:
     """Return the index of the next number in a labelled run; None for enumerators ("Passage 3, 2. Passage 1")."""
     start = index
     while index < len(tokens) and index < start + 2 and (tokens[index].text in ",;>=&" or tokens[index].text == "and"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
-from rerank.pipeline.results import LATE, RankedList, final_judge_scores_of_ranking, put_documents_first_in_ranking
+from rerank.pipeline.results import LATE, RankedList, final_scores_of_driver, put_documents_first_in_ranking
 from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
@@ -296,7 +296,7 @@ class Driver:
     def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:
         self.discard(state.key)
         kind = self._judge.score_kind
-        scores = {} if state.expired else final_judge_scores_of_ranking(state.shown, state.judged, kind)
+        scores = {} if state.expired else final_scores_of_driver(state.shown, state.judged, kind)
         if self._passages and state.given.query.text.strip():
             scores = self._passages.collect_scores(ranking, scores)
             ranking = self._passages.collect(state.given, ranking)

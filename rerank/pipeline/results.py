@@ -93,7 +93,7 @@ def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -
     return counts
 
 
-def final_judge_scores_of_ranking(
+def final_scores_of_driver(
     shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None
 ) -> dict[str, float]:
     """Return document id -> final score, for the documents that have one.

@@ -78,7 +78,7 @@ def _merge_split_windows(
         shown = [position for head in heads for position in head]
         order = yield from plan_window(_make_sub_window(window, shown))
         ranked = [shown[index] for index in order]
-        final = _count_final_split_heads(ranked, heads, parts)
+        final = _count_final_split_window_heads(ranked, heads, parts)
         merged += ranked[:final]
         removed = set(ranked[:final])
         # Documents that were ranked but are not final stay at the start of their part, in their new order.
@@ -89,7 +89,7 @@ def _merge_split_windows(
     return merged + [position for part in parts for position in part]
 
 
-def _count_final_split_heads(
+def _count_final_split_window_heads(
     ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]
 ) -> int:
     """Return how many of the ranked heads are final: all up to the point where a part first runs out of heads."""

@@ -31,7 +31,7 @@ from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
 from rerank.pipeline.stream import Ranker, drive_ranking_stream
-from rerank.reranker.calibrated import calibrate_list_of_reranker, open_calibration_of_reranker
+from rerank.reranker.calibrated import calibrate_list_of_reranker, open_reranker_setup_calibration
 from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_reranker_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
 from rerank.reranker.reports import report_reranker_ranking
@@ -132,7 +132,7 @@ class Reranker(RunTransformer):
             name=setup.method.name.replace(":", "-"),
             passages=setup.passages,
             top_k=setup.config.top_k,
-            calibration=open_calibration_of_reranker(setup, judge),
+            calibration=open_reranker_setup_calibration(setup, judge),
         )
 
     def with_log(self, *, cache: bool = True, max_total_tokens: int | None = None) -> Self:

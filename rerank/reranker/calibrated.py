@@ -11,7 +11,7 @@ from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
 
 
-def open_calibration_of_reranker(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
+def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
     """Open the calibration of a ranker: the one that the user named, or the one of its adapter or trained model.
 
     A calibration that came with the adapter is ignored if the ranker has another method, prompt or base model.

@@ -111,10 +111,10 @@ class Bm25Retriever:
         self._index = open_sealed_folder(
             folder,
             made_from,
-            lambda folder: bm25_index.write_bm25_postings(
+            lambda folder: bm25_index.write_inverted_index(
                 folder, (self._analyze(options._text(doc)) for doc in documents), scoring
             ),
-            lambda folder: bm25_index.read_bm25_postings(folder, len(documents)),
+            lambda folder: bm25_index.read_inverted_index(folder, len(documents)),
         )
         self._top_positions = bm25_index.top_positions_of_scores
 

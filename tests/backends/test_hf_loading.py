@@ -19,7 +19,7 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm import loading
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
@@ -53,7 +53,11 @@ def test_a_folder_loads_and_answers_as_the_model_did(
     loaded = Hf.load(folder, FP32)
     in_memory = Hf.from_loaded(tiny_model(), tiny_tokenizer())
     assert loaded.generate([ASKED])[0].text == in_memory.generate([ASKED])[0].text
-    assert dict(loaded.identity) == {"model": "tiny", "weights": hash_files_of_model_folder(folder), "dtype": "float32"}
+    assert dict(loaded.identity) == {
+        "model": "tiny",
+        "weights": hash_file_contents_of_model(folder),
+        "dtype": "float32",
+    }
     assert loaded.batch_size == 4
 
 
@@ -65,25 +69,25 @@ def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "rerank-source.json").write_text("{}")
     (copy / "README.md").write_text("words")
-    assert hash_files_of_model_folder(copy) == hash_files_of_model_folder(folder)
+    assert hash_file_contents_of_model(copy) == hash_file_contents_of_model(folder)
     (copy / "chat_template.jinja").write_text("another")
-    changed = hash_files_of_model_folder(copy)
-    assert changed != hash_files_of_model_folder(folder)
+    changed = hash_file_contents_of_model(copy)
+    assert changed != hash_file_contents_of_model(folder)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    assert hash_files_of_model_folder(copy) != changed
+    assert hash_file_contents_of_model(copy) != changed
     (copy / "config.json").write_text("{broken")
-    assert len(hash_files_of_model_folder(copy)) == 64
+    assert len(hash_file_contents_of_model(copy)) == 64
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: Path, dtype: str) -> None:
     plain = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu"))
     adapted = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter)))
-    assert adapted.identity["adapter"] == hash_files_of_model_folder(adapter)
+    assert adapted.identity["adapter"] == hash_file_contents_of_model(adapter)
     cast = {"adapter_dtype": "bfloat16"} if dtype == "bfloat16" else {}
-    assert dict(adapted.identity) == {**plain.identity, "adapter": hash_files_of_model_folder(adapter), **cast}
+    assert dict(adapted.identity) == {**plain.identity, "adapter": hash_file_contents_of_model(adapter), **cast}
     assert adapted.generate([ASKED])[0].text != plain.generate([ASKED])[0].text
 
 

@@ -15,7 +15,7 @@ from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.experiment import run_experiment
 from rerank.experiment.calibrate import (
     calibrate_experiment_runs,
-    open_experiment_to_calibrate,
+    open_finished_experiment_with_qrels,
     split_experiment_folder_and_qrels,
 )
 from rerank.experiment.spec import Execution, RunSpec
@@ -121,21 +121,21 @@ def test_a_test_is_only_reported(folder: Folder, tmp_path: Path) -> None:
 def test_folders_that_cannot_be_read(folder: Folder, tmp_path: Path) -> None:
     path = folder()
     with raises(MissingResourceError, "missing"):
-        open_experiment_to_calibrate(tmp_path / "missing", None)
+        open_finished_experiment_with_qrels(tmp_path / "missing", None)
     (path / "qrels.trec").unlink()
     with raises(DataError, "no relevance judgments", "--qrels"):
-        open_experiment_to_calibrate(path, None)
+        open_finished_experiment_with_qrels(path, None)
     rows = [JudgeScores(query=f"q{n}", kind=f"kind {n}", scores={"d": 1}) for n in range(2)]
     write_run_folder_judge_scores(path / "judge_scores.jsonl", rows)
     with raises(DataError, "kind 0, kind 1"):
-        open_experiment_to_calibrate(path, str(tmp_path / "qrels.txt"))
+        open_finished_experiment_with_qrels(path, str(tmp_path / "qrels.txt"))
     (path / "first_stage.trec").write_text("", "utf-8")
     (path / "run.trec").write_text("", "utf-8")
     with raises(DataError, "no rankings"):
-        open_experiment_to_calibrate(path, None)
+        open_finished_experiment_with_qrels(path, None)
     (path / "run.trec").unlink()
     with raises(DataError, "unfinished", "--resume"):
-        open_experiment_to_calibrate(path, None)
+        open_finished_experiment_with_qrels(path, None)
     with raises(UsageError, "No run folder"):
         calibrate_experiment_runs([], tmp_path / "calibration.json")
 

@@ -15,9 +15,9 @@ from rerank.experiment.robustness import (
     candidate_order_name,
     compute_shuffle_agreement,
     estimate_robustness_cells,
-    kendall_tau_of_candidate_orders,
     measure_order_robustness,
     prepare_robustness_cells,
+    robustness_kendall_tau,
     vary_candidate_order,
 )
 from rerank.experiment.spec import Execution, RunSpec
@@ -117,7 +117,7 @@ def test_orders_and_their_names() -> None:
 def test_tau_by_its_definition(case: tuple[list[int], list[int]]) -> None:
     a, b = (list(map(str, order)) for order in case)
     signs = [1 if (a.index(x) < a.index(y)) == (b.index(x) < b.index(y)) else -1 for x, y in combinations(sorted(a), 2)]
-    assert kendall_tau_of_candidate_orders(a, b) == pytest.approx(sum(signs) / len(signs))
+    assert robustness_kendall_tau(a, b) == pytest.approx(sum(signs) / len(signs))
 
 
 def test_agreement_leaves_out_what_cannot_be_compared() -> None:

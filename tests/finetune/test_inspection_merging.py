@@ -22,7 +22,7 @@ from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noq
 from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
-from rerank.io.model_hash import hash_files_of_model_folder  # noqa: E402
+from rerank.io.model_hash import hash_file_contents_of_model  # noqa: E402
 from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E402
 from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
@@ -75,9 +75,9 @@ def test_the_merged_folder_answers_as_the_adapter_does(base: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     said = json.loads((tmp_path / "out" / MARKER).read_text())
     assert (said["base"], said["trained"], said["reduce"]) == (str(base), str(tmp_path / "a"), None)
-    hashed = hash_files_of_model_folder(tmp_path / "out")
+    hashed = hash_file_contents_of_model(tmp_path / "out")
     (tmp_path / "out" / MARKER).unlink()
-    assert hash_files_of_model_folder(tmp_path / "out") == hashed
+    assert hash_file_contents_of_model(tmp_path / "out") == hashed
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

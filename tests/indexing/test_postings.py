@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, StorageError
 from rerank.indexing import postings as postings_module
-from rerank.indexing.bm25_index import read_bm25_postings, write_bm25_postings
+from rerank.indexing.bm25_index import read_inverted_index, write_inverted_index
 from rerank.indexing.postings import Postings
 from tests.raising import raises
 
@@ -25,8 +25,8 @@ documents = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12), min_size
 
 def built(folder: Path, docs: list[list[str]], options: dict[str, object]) -> tuple[object, ...]:
     folder.mkdir(parents=True)
-    write_bm25_postings(folder, docs, options)
-    index = read_bm25_postings(folder, len(docs))
+    write_inverted_index(folder, docs, options)
+    index = read_inverted_index(folder, len(docs))
     return index.vocab_dict, *(np.array(index.scores[part]) for part in ("data", "indices", "indptr"))
 
 
@@ -86,20 +86,20 @@ def test_counts(tmp_path: Path) -> None:
 def test_no_term_at_all(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     with raises(DataError, "2"):
-        write_bm25_postings(tmp_path / "index", [[], []], {"k1": 0.9, "b": 0.4, "method": "lucene"})
+        write_inverted_index(tmp_path / "index", [[], []], {"k1": 0.9, "b": 0.4, "method": "lucene"})
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        write_bm25_postings(tmp_path / "gone" / "index", [["a"]], {"k1": 0.9, "b": 0.4, "method": "lucene"})
+        write_inverted_index(tmp_path / "gone" / "index", [["a"]], {"k1": 0.9, "b": 0.4, "method": "lucene"})
 
 
 CHILD = """
 import json, random, resource, sys
 from pathlib import Path
 import bm25s, numpy
-from rerank.indexing.bm25_index import write_bm25_postings
+from rerank.indexing.bm25_index import write_inverted_index
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -109,7 +109,7 @@ words = [f"w{n}" for n in range(20000)]
 start = peak()
 folder = Path(sys.argv[1])
 docs = (chance.choices(words, k=50) for _ in range(int(sys.argv[2])))
-write_bm25_postings(folder, docs, {"k1": 0.9, "b": 0.4, "method": "lucene"})
+write_inverted_index(folder, docs, {"k1": 0.9, "b": 0.4, "method": "lucene"})
 print(json.dumps(peak() - start))
 """
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.io.json_records import read_json_lines_documents, read_json_lines_queries
+from rerank.io.json_records import read_json_lines_file_documents, read_json_lines_query_file
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -32,14 +32,14 @@ def test_documents_come_back_as_they_were(
 ) -> None:
     docs = [Document(id=doc_id, title=title, text=text) for doc_id, (title, text) in table.items()]
     lines = [json.dumps({"id": d.id, "title": d.title, "text": d.text}, ensure_ascii=ascii_only) for d in docs]
-    assert list(read_json_lines_documents(write(tmp_path_factory.mktemp("docs"), *lines))) == docs
+    assert list(read_json_lines_file_documents(write(tmp_path_factory.mktemp("docs"), *lines))) == docs
 
 
 @pytest.mark.parametrize("key", ["text", "segment", "contents", "content", "body", "passage"])
 @pytest.mark.parametrize("id_key", ["id", "_id", "pid", "docid", "docno", "doc_id"])
 def test_names_of_the_fields(tmp_path: Path, key: str, id_key: str) -> None:
     path = write(tmp_path, json.dumps({id_key: 7, key: "words"}))
-    assert list(read_json_lines_documents(path)) == [Document(id="7", text="words")]
+    assert list(read_json_lines_file_documents(path)) == [Document(id="7", text="words")]
 
 
 def test_the_first_name_counts_and_null_is_no_value(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_first_name_counts_and_null_is_no_value(tmp_path: Path) -> None:
         "   ",
         '{"id": "2", "text": "", "title": "only a title"}',
     )
-    assert list(read_json_lines_documents(path)) == [
+    assert list(read_json_lines_file_documents(path)) == [
         Document(id="passage", text="a"),
         Document(id="2", text="", title="only a title"),
     ]
@@ -58,12 +58,12 @@ def test_the_first_name_counts_and_null_is_no_value(tmp_path: Path) -> None:
 
 def test_queries(tmp_path: Path) -> None:
     path = write(tmp_path, '{"qid": 1, "query": "a"}', '{"_id": "b", "text": "复旦大学在哪个城市？"}')
-    assert read_json_lines_queries(path) == [Query(id="1", text="a"), Query(id="b", text="复旦大学在哪个城市？")]
+    assert read_json_lines_query_file(path) == [Query(id="1", text="a"), Query(id="b", text="复旦大学在哪个城市？")]
 
 
 def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path) -> None:
     path = write(tmp_path, r'{"id": "a", "text": "x\ud83dy \ud83d\ude00"}')
-    assert [doc.text for doc in read_json_lines_documents(path)] == ["x\ufffdy \U0001f600"]
+    assert [doc.text for doc in read_json_lines_file_documents(path)] == ["x\ufffdy \U0001f600"]
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path)
 def test_faults_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path, '{"id": "ok", "text": "fine"}', "", line)
     with pytest.raises(DataError, match=rf"records\.jsonl:3: {message}"):
-        list(read_json_lines_documents(path))
+        list(read_json_lines_file_documents(path))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
 def test_an_empty_file(tmp_path: Path, content: str) -> None:
     with pytest.raises(DataError):
-        list(read_json_lines_documents(write(tmp_path, content)))
+        list(read_json_lines_file_documents(write(tmp_path, content)))
     with pytest.raises(DataError):
-        read_json_lines_queries(write(tmp_path, content))
+        read_json_lines_query_file(write(tmp_path, content))
 
 
 def test_a_query_twice(tmp_path: Path) -> None:
     path = write(tmp_path, '{"id": "1", "text": "a"}', '{"qid": 1, "text": "b"}')
     with raises(DataError, ":2", "'1'"):
-        read_json_lines_queries(path)
+        read_json_lines_query_file(path)

@@ -11,7 +11,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads
@@ -226,7 +226,7 @@ def test_heads_that_lie_beside_their_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "m", "adapter": BESIDE}, method="trained").write(path)
-    right = {"model": "m", "adapter": hash_files_of_model_folder(tmp_path)}
+    right = {"model": "m", "adapter": hash_file_contents_of_model(tmp_path)}
     assert open_attention_heads(str(path), right).heads == ((0, 4),)
     with raises(UsageError, "rerank heads select"):
         open_attention_heads(str(path), right | {"adapter": "another"})

@@ -191,16 +191,16 @@ def test_large_weights_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("_LARGE", "_FRESH"):
         monkeypatch.setattr(file_hashes, name, 0)
-    model_hash._hash_weight_or_json_file.cache_clear()
-    before = model_hash.hash_files_of_model_folder(folder)
-    model_hash._hash_weight_or_json_file.cache_clear()
+    model_hash._hash_file_or_json_content.cache_clear()
+    before = model_hash.hash_file_contents_of_model(folder)
+    model_hash._hash_file_or_json_content.cache_clear()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("a file was read again"))
-    assert model_hash.hash_files_of_model_folder(folder) == before
+    assert model_hash.hash_file_contents_of_model(folder) == before
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     monkeypatch.undo()
     (folder / "model.safetensors").write_bytes(weights)
-    assert model_hash.hash_files_of_model_folder(folder) != before
+    assert model_hash.hash_file_contents_of_model(folder) != before
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.backends.openai.retries import RequestFailedError
 from rerank.backends.openai.token_estimate import (
-    estimate_minimum_openai_tokens,
-    estimate_openai_prompt_tokens,
-    estimate_openai_text_tokens,
+    estimate_minimum_openai_server_tokens,
+    estimate_openai_server_prompt_tokens,
+    estimate_openai_server_text_tokens,
 )
 from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
@@ -59,8 +59,9 @@ def parse_server_reply(body: Mapping[str, Any], request: Request, sent: ServerRe
         scores=scores,
         thoughts=thoughts,
         tokens_in=tokens_in
-        or estimate_openai_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
-        tokens_out=tokens_out or estimate_openai_text_tokens(text) + estimate_openai_text_tokens(thoughts),
+        or estimate_openai_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        tokens_out=tokens_out
+        or estimate_openai_server_text_tokens(text) + estimate_openai_server_text_tokens(thoughts),
         tokens_cached=tokens_cached,
         finish=finish,
     )
@@ -98,7 +99,7 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
         processed: Prompt tokens plus cached tokens, since some servers count cached tokens separately.
         request: The request.
     """
-    words = estimate_minimum_openai_tokens(request.prompt)
+    words = estimate_minimum_openai_server_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise RequestFailedError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "

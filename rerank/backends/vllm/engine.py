@@ -21,7 +21,7 @@ from weakref import WeakSet
 from rerank.backends.vllm.adapters import vllm_required_rank
 from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
-from rerank.lm.adapter_weights import check_torch_adapter_folder
+from rerank.lm.adapter_weights import check_adapter_before_torch_loading
 from rerank.lm.loading import (
     causal_model_origin,
     make_causal_model_identity,
@@ -124,7 +124,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     if options.revision and not Path(name).is_dir():
         settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
     if options.adapter:
-        check_torch_adapter_folder(Path(options.adapter))
+        check_adapter_before_torch_loading(Path(options.adapter))
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     commit = getattr(config, "_commit_hash", None)

@@ -14,7 +14,7 @@ from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
     end_of_rendered_prompt,
-    format_decoded_permutation,
+    format_local_decoding_permutation,
     identifier_tokens,
     make_causal_model_reply,
 )
@@ -81,7 +81,7 @@ def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
             state.push(token)
             count += 1
         count += len(state.push_forced())
-        text = format_decoded_permutation(job.task, state.order)
+        text = format_local_decoding_permutation(job.task, state.order)
         replies.append(
             make_causal_model_reply(job, text, count, steps=len(rows.get(index, ())) - 1, ended=state.is_complete)
         )

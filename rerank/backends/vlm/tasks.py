@@ -25,7 +25,7 @@ from rerank.lm.forward_pass import call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
-    format_decoded_permutation,
+    format_local_decoding_permutation,
     make_causal_model_reply,
     make_decoding_reply,
     make_job_grammar,
@@ -69,7 +69,9 @@ def _score_continuations_with_pictures(model: Any, tokens: VlmTokens, job: Pictu
 
 def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     state, count = decode_vlm_permutation(model, job, make_job_grammar(tokens, job))
-    return make_causal_model_reply(job, format_decoded_permutation(job.task, state.order), count, steps=count - 1)
+    return make_causal_model_reply(
+        job, format_local_decoding_permutation(job.task, state.order), count, steps=count - 1
+    )
 
 
 #: Class of task -> function that executes a job of this class.

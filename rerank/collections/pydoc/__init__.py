@@ -39,7 +39,7 @@ class Pydoc:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the documents, the questions and the judgments."""
-        return _pydoc_fingerprint()
+        return _pydoc_collection_fingerprint()
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents, sorted by id.
@@ -78,7 +78,7 @@ def _pydoc_documents_by_id() -> dict[str, Document]:
 
 
 @cache
-def _pydoc_fingerprint() -> str:
+def _pydoc_collection_fingerprint() -> str:
     digest = hashlib.sha256()
     for doc in read_standard_library_documents():
         digest.update(json.dumps([doc.id, doc.title, doc.text]).encode() + b"\n")

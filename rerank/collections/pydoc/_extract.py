@@ -43,7 +43,7 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
         MissingResourceError: There are no source files.
         DataError: A file cannot be parsed.
     """
-    with _pydoc_without_garbage_collection():
+    with _pause_gc_for_pydoc_collection():
         sources = read_python_sources(folder) if folder.is_dir() else {}
         if "textwrap" in sources:
             return _unique_docstring_documents(sources)
@@ -55,7 +55,7 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
 
 
 @contextmanager
-def _pydoc_without_garbage_collection() -> Iterator[None]:
+def _pause_gc_for_pydoc_collection() -> Iterator[None]:
     """Pause cyclic garbage collection: no syntax tree can be freed, and traversing them would take 3/4 of the time."""
     was_on = gc.isenabled()
     gc.disable()

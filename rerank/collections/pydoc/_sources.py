@@ -117,10 +117,10 @@ def _re_exported_names(source: SourceModule, sources: Mapping[str, SourceModule]
     listed = _names_in_dunder_all(source)
     for node in pydoc_definition_statements(source.tree.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in sources:
-            place = _replaced_pydoc_module(node, source.name)
+            place = _pydoc_collection_replaced_module(node, source.name)
             yield from (
                 (node.value.id, name, f"{place}.{name}")
-                for name in _star_imported_pydoc_names(sources[node.value.id])
+                for name in _pydoc_collection_star_imports(sources[node.value.id])
                 if place
             )
         if not isinstance(node, ast.ImportFrom):
@@ -132,13 +132,13 @@ def _re_exported_names(source: SourceModule, sources: Mapping[str, SourceModule]
         for alias in node.names:
             if alias.name == "*":
                 yield from (
-                    (module, name, f"{source.name}.{name}") for name in _star_imported_pydoc_names(sources[module])
+                    (module, name, f"{source.name}.{name}") for name in _pydoc_collection_star_imports(sources[module])
                 )
             elif own or (alias.asname or alias.name) in listed:
                 yield module, alias.name, f"{source.name}.{alias.asname or alias.name}"
 
 
-def _replaced_pydoc_module(node: ast.Assign, name: str) -> str:
+def _pydoc_collection_replaced_module(node: ast.Assign, name: str) -> str:
     """Return the public module that a statement ``sys.modules[...] = other`` replaces, or an empty string."""
     match node.targets:
         case [ast.Subscript(value=ast.Attribute(attr="modules"), slice=ast.Constant(value=str(place)))]:
@@ -168,7 +168,7 @@ def _names_in_dunder_all(source: SourceModule) -> set[str]:
     return names
 
 
-def _star_imported_pydoc_names(source: SourceModule) -> list[str]:
+def _pydoc_collection_star_imports(source: SourceModule) -> list[str]:
     """Return the names that ``from module import *`` imports."""
     defined = [
         node.name

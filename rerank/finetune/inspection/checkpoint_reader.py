@@ -55,7 +55,7 @@ class CheckpointReader:
         The stored name may have a model prefix that ``name`` lacks, or lack the prefix of ``name``. For an output
         matrix that is shared with the embeddings, the name of the embeddings is returned.
         """
-        stored = [spelling for spelling in _spellings_of_checkpoint_tensor(name) if spelling in self._files]
+        stored = [spelling for spelling in _spellings_of_inspected_tensor(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):
             stored = [embedding for embedding in self if embedding.endswith(_EMBEDDINGS)]
         return stored[0] if stored else None
@@ -63,7 +63,7 @@ class CheckpointReader:
     def has(self, prefix: str) -> bool:
         """Return whether the name of any tensor starts with ``prefix``, with or without a model prefix before it."""
         return any(
-            name.startswith(spelling) for spelling in _spellings_of_checkpoint_tensor(prefix) for name in self._files
+            name.startswith(spelling) for spelling in _spellings_of_inspected_tensor(prefix) for name in self._files
         )
 
     def read(self, name: str) -> Tensor:
@@ -83,7 +83,7 @@ class CheckpointReader:
         return tensor.float()
 
 
-def _spellings_of_checkpoint_tensor(name: str) -> list[str]:
+def _spellings_of_inspected_tensor(name: str) -> list[str]:
     """Return a tensor name, the name with each model prefix added, and the name without its model prefix."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]

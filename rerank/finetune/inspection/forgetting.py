@@ -189,7 +189,9 @@ def measure_forgetting_likelihoods(
     prompts = [row[:1] for row in rows] + [
         _tokenize_forgetting_material(tokenizer, item.start) for item in material.items
     ]
-    texts = [[row[1:]] for row in rows] + [_ending_ids_of_sentence(tokenizer, item) for item in material.items]
+    texts = [[row[1:]] for row in rows] + [
+        _ending_ids_of_forgetting_sentence(tokenizer, item) for item in material.items
+    ]
     likelihoods: list[list[float]] = [[] for _ in prompts]
     # Longest first, so that the sequences of a batch have similar lengths.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]) - len(texts[index][0]))
@@ -299,7 +301,7 @@ def _tokenize_forgetting_material(tokenizer: Any, text: str) -> list[int]:
     return [*first, *ids] if first == [tokenizer.bos_token_id] != ids[:1] else ids
 
 
-def _ending_ids_of_sentence(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
+def _ending_ids_of_forgetting_sentence(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
     """Return the token ids of the endings of a sentence."""
 
     def plain(text: str) -> tuple[int, ...]:

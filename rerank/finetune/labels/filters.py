@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, UsageError, error_repr
-from rerank.experiment.robustness import kendall_tau_of_candidate_orders
+from rerank.experiment.robustness import robustness_kendall_tau
 
 if TYPE_CHECKING:
     from rerank.finetune.labels.label_list import LabelList
@@ -97,7 +97,7 @@ def filter_labels(
             yield remaining
 
 
-def label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
+def training_label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
     """Return Kendall's tau between label and shown order, or between two labels over their shared documents.
 
     The result is None if there are fewer than two such documents.
@@ -108,7 +108,7 @@ def label_agreement(label: LabelList, other: LabelList | None = None) -> float |
     if len(shared) < 2:
         return None
     orders = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
-    return kendall_tau_of_candidate_orders(next(orders), next(orders))
+    return robustness_kendall_tau(next(orders), next(orders))
 
 
 def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
@@ -121,7 +121,7 @@ def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[s
         return ""
     if other is not None and label.qid not in other:
         return "the other teacher has none"
-    tau = label_agreement(label, None if other is None else other[label.qid])
+    tau = training_label_agreement(label, None if other is None else other[label.qid])
     if tau is None:
         return "fewer than two documents to compare"
     if limits.min_tau is not None and tau < limits.min_tau:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.errors import DataError, error_repr
-from rerank.experiment.robustness import kendall_tau_of_candidate_orders
+from rerank.experiment.robustness import robustness_kendall_tau
 from rerank.types import Order
 
 
@@ -89,7 +89,7 @@ class LabelList:
     @property
     def tau(self) -> float | None:
         """Kendall's tau between label and shown order: 1 if the orders are equal; None for a single document."""
-        return kendall_tau_of_candidate_orders(self.initial, self.final) if len(self) > 1 else None
+        return robustness_kendall_tau(self.initial, self.final) if len(self) > 1 else None
 
     def take(self, positions: Sequence[int]) -> LabelList:
         """Return the list with only the documents at these positions, shown in this order; their label order is kept.

@@ -69,7 +69,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     Raises:
         DataError: There are too few queries.
     """
-    groups = {label.qid: _split_group_of_query(label.qid, texts) for label in labels}
+    groups = {label.qid: _training_split_group_of_query(label.qid, texts) for label in labels}
     ordered = sorted(set(groups.values()), key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
     if test + dev >= len(ordered):
@@ -143,5 +143,5 @@ def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _split_group_of_query(qid: str, texts: Mapping[str, str]) -> str:
+def _training_split_group_of_query(qid: str, texts: Mapping[str, str]) -> str:
     return f"text {normalise_query_for_leaks(texts[qid])}" if qid in texts else f"id {qid}"

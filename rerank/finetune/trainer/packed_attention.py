@@ -96,7 +96,7 @@ def compute_packed_training_attention(
     Raises:
         UsageError: The layer does not use plain softmax attention, or does not receive ``packing``.
     """
-    _check_packed_layer(module, more)
+    _check_packed_training_layer(module, more)
     row: PackedTrainingRow = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
@@ -117,7 +117,7 @@ def compute_packed_training_attention(
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
-def _check_packed_layer(module: Any, more: Mapping[str, Any]) -> None:
+def _check_packed_training_layer(module: Any, more: Mapping[str, Any]) -> None:
     if "packing" not in more:
         raise UsageError(
             f"{type(module).__name__} of this model does not receive the layout of the packed row",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.io.text_files import replace_text_file
 
 #: Keys of a backend's identity to which a head list is bound. The data type of the weights is not among them.
@@ -84,7 +84,7 @@ def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     head_list = read_attention_heads(path)
     actual, expected = attention_judge_model_identity(identity), attention_judge_model_identity(head_list.model)
     expected = {
-        key: hash_files_of_model_folder(path.parent) if value == BESIDE else value for key, value in expected.items()
+        key: hash_file_contents_of_model(path.parent) if value == BESIDE else value for key, value in expected.items()
     }
     # The hash of the weights identifies a model; its folder may have been moved or renamed.
     keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]

@@ -14,7 +14,7 @@ from typing import Any
 from rerank.errors import BackendError
 from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
-from rerank.io.model_hash import hash_files_of_model_folder
+from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import LANGUAGE, causal_model_origin, named_loading_errors, quiet_transformers, require_torch
 from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
 from rerank.models.adapters import adapter_folder
@@ -102,13 +102,13 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     folder = Path(name) if Path(name).is_dir() else None
     identity = {"model": folder.name if folder else str(name)}
     if folder:
-        identity["weights"] = hash_files_of_model_folder(folder)
+        identity["weights"] = hash_file_contents_of_model(folder)
     else:
         identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
     if hasattr(reader, "image_processor"):  # the backend for images uses the same key in its identity
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
-        identity["adapter"] = hash_files_of_model_folder(adapter_folder(spec.adapter))
+        identity["adapter"] = hash_file_contents_of_model(adapter_folder(spec.adapter))
     backend = backend_class_of_model(spec.model, kind)
     tasks = tasks_supported_by_backend(backend)
     tokens = _token_counter_of_suite_plan(

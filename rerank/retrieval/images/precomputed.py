@@ -52,7 +52,7 @@ class PrecomputedEmbeddings:
                 expected="the model that computed the embeddings",
             )
         self._encoder, self.query_prompt = encoder, encoder.query_prompt
-        self.identity: Mapping[str, str] = {"embeddings": _digest_of_precomputed_image_encoder(self._path, names)}
+        self.identity: Mapping[str, str] = {"embeddings": _image_retriever_digest(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries with the model."""
@@ -106,7 +106,7 @@ def _load_precomputed_ids(path: Path) -> list[str]:
         raise DataError(f"{path} is not a text file: {error}", expected="one id per line, or an .npy file") from error
 
 
-def _digest_of_precomputed_image_encoder(rows: Path, names: Sequence[str]) -> str:
+def _image_retriever_digest(rows: Path, names: Sequence[str]) -> str:
     whole = hashlib.sha256(file_hash(rows).encode())
     whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
     return whole.hexdigest()

@@ -68,8 +68,9 @@ def _print_calibration_report(report: dict[str, Any]) -> None:
     rows = [_printed_calibration_cells(row, row["fit"], row["documents"], measures) for row in documents]
     rows += [_printed_calibration_cells(row, f"answerable, {row['fit']}", row["lists"], measures) for row in lists]
     print_table(headers, rows)
-    print_note(f"{report['unjudged']} documents without a judgment are omitted. Intervals: 95%, over queries.")
-    print_note(f"ece: {report['binning']}. ece by chance: expected ece of perfect probabilities with so few queries.")
+    omitted = f"{report['unjudged']} documents without a judgment are omitted. " if report["unjudged"] else ""
+    print_note(f"{omitted}Intervals: 95%, over queries.")
+    print_note(f"ece: {report['binning']}. ece by chance: the ece that perfect probabilities would have here.")
 
 
 def _printed_calibration_cells(row: dict[str, Any], name: str, count: int, measures: tuple[str, ...]) -> list[object]:

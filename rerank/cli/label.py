@@ -102,8 +102,8 @@ def make_labels_command(
 ) -> None:
     """Rank candidates with a teacher and write the rankings as training lists.
 
-    The teacher `method` creates a run: it has a run folder (--out) and can be continued with --resume. Lists without a
-    label are omitted and counted.
+    The teacher `method` writes a run folder (--out), which --resume continues. Lists without a label are omitted and
+    counted.
     """
     from rerank.experiment import check_failure_rate
     from rerank.finetune.labels.label_files import write_labels

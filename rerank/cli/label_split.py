@@ -60,7 +60,7 @@ def split_labels_command(
 ) -> None:
     """Split lists by query into train.jsonl, dev.jsonl and test.jsonl, and check for leaks.
 
-    The words of a query and the seed determine its part. A leak is a query in train that is identical or nearly
+    The part of a query depends only on its words and the seed. A leak is a query in train that is identical or nearly
     identical to a query in another part or in --against.
     """
     from rerank.finetune.labels.checking import SHOWN

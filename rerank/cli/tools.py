@@ -88,9 +88,9 @@ def doctor_command(form: FormatOption = "text") -> None:
         text=lambda: print_table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),
         rows="checks",
     )
-    broken = [check["check"] for check in checks if check["state"] == "broken"]
+    broken = [check for check in checks if check["state"] == "broken"]
     if broken:
         raise MissingPrerequisiteError(
-            f"The base installation is broken: {', '.join(broken)}",
-            remedy="Run: pip install --force-reinstall listrank",
+            f"Broken parts of the installation: {', '.join(check['check'] for check in broken)}",
+            remedy="; ".join(dict.fromkeys(check["remedy"] for check in broken)),
         )

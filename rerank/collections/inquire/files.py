@@ -47,7 +47,7 @@ def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]
 
 
 def inquire_image_document(image: str, path: str, root: Path | None) -> Document:
-    """Return an image as a document, with its id and the path of its file; ``root``, if given, precedes the path."""
+    """Return an image as a document, with its id and the path of its file, which is relative to ``root`` if given."""
     return Document(id=image, image=str(root / path) if root else path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -132,7 +133,7 @@ def _dotted_name(node: ast.AST, dotted: Mapping[str, str]) -> str:
 
 
 def _built_registry(call: ast.Call, dotted: Mapping[str, str]) -> str:
-    """``build(judges, ...)`` and ``build_from_options(judges, ...)`` as ``rerank.judges.judges.build``."""
+    """``build_from_selector(judges, ...)`` and the like as ``rerank.judges.judges.build``."""
     function = _dotted_name(call.func, dotted)
     registry = _dotted_name(call.args[0], dotted) if call.args else ""
     return f"{registry}.build" if registry and function.startswith("rerank.selector.build") else ""
@@ -208,6 +209,16 @@ def test_only_one_module_assembles_rankers() -> None:
     assert {module: names for module, names in used.items() if names} == NOT_RANKING
 
 
+def test_what_assembles_has_the_names_that_are_looked_for() -> None:
+    """A function that is renamed must not escape the tests above and below."""
+    from rerank import selector
+
+    assert {"build_from_selector", "build_from_selector_options"} <= vars(selector).keys()
+    for name in ASSEMBLING:
+        module, _, function = name.removesuffix(".build").rpartition(".")
+        assert hasattr(importlib.import_module(module), function)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -216,7 +227,7 @@ def test_only_one_module_assembles_rankers() -> None:
         "import rerank.models\nrerank.models.open_model_backend('x')",
         "import rerank.judges as j\nj.open_judge('x')",
         "from rerank.judges import judges\nfrom rerank.selector import build_from_selector as b\nb(judges, 'x')",
-        "from rerank import strategies, selector\nselector.build_plugin_from_options(strategies.strategies, 'x', {})",
+        "from rerank import strategies, selector\nselector.build_from_selector_options(strategies.strategies, 'x', {})",
     ],
 )
 def test_assembling_is_found(source: str) -> None:

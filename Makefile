@@ -11,13 +11,15 @@ DATA ?= ../shared/data
 RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# The share of all attacks that `make test-attacks` tries.
+ATTACKS ?= 0.1
 # Options of Python before `-m pytest`: .ci/run measures coverage with MEASURE="-m coverage run".
 MEASURE ?=
 # One worker of pytest-xdist per core. `make test WORKERS=0` runs everything in one process, for a debugger.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-browser check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-browser test-attacks check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +38,7 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
@@ -47,6 +49,9 @@ test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environmen
 
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
+
+test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all
+	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m attack tests/attacks
 
 check: lint types ## everything that is checked without running it
 

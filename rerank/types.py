@@ -148,7 +148,7 @@ class Ranking:
         for doc, above, below in zip(self.docs[1:], self.scores, self.scores[1:], strict=False):
             if below > above:
                 raise DataError(
-                    f"Score {below} of document {doc.id!r} in {where} is above the score {above} before it",
+                    f"Score {below} of document {doc.id!r} in {where} is above the preceding score {above}",
                     expected="scores that do not increase",
                 )
 
@@ -197,8 +197,8 @@ class Ranking:
         end = start + len(order)
         if start < 0 or end > len(self.docs) or sorted(order) != list(range(len(order))):
             raise DataError(
-                f"Order {list(order)} for positions {start} to {end - 1} of {len(self.docs)} in query "
-                f"{self.query.id!r}",
+                f"Order {list(order)} does not fit positions {start} to {end - 1} of the {len(self.docs)} documents of "
+                f"query {self.query.id!r}",
                 expected="a permutation within the list",
             )
         part = tuple(self.docs[start + position] for position in order)
@@ -211,7 +211,9 @@ class Ranking:
             DataError: ``k`` is below 0.
         """
         if k < 0:
-            raise DataError(f"The first {k} documents of query {self.query.id!r}", expected="at least 0")
+            raise DataError(
+                f"The first {k} documents of query {self.query.id!r} cannot be taken", expected="at least 0"
+            )
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
     def without(self, doc_id: str) -> Ranking:

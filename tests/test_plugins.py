@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from rerank.types import Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bubble:
+class Ascend:
     rounds: int = 1
 
     def __call__(self, ranking: Ranking) -> Plan:
@@ -57,7 +58,11 @@ def program(tmp_path: Path) -> Program:
     (tmp_path / "lists.jsonl").write_text(json.dumps(row), encoding="utf-8")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        paths = (str(tmp_path / "site"), os.environ.get("PYTHONPATH", ""))
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        }
         command = [sys.executable, "-m", "rerank", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
 
@@ -68,16 +73,16 @@ RERANK = ("rerank", "--collection", "requests:lists.jsonl", "--model", "fake:rev
 
 
 def test_a_strategy_from_elsewhere(program: Program, tmp_path: Path) -> None:
-    install(tmp_path / "site", "bubbles", STRATEGY, "[rerank.strategies]\nbubble = bubbles:Bubble\n")
-    done = program(*RERANK, "--method", "bubble:generate", "--out", "a")
+    install(tmp_path / "site", "ascending", STRATEGY, "[rerank.strategies]\nascend = ascending:Ascend\n")
+    done = program(*RERANK, "--method", "ascend:generate", "--out", "a")
     assert done.returncode == 0, done.stderr
     # The last document wins every comparison on its way up; the others keep their order.
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["d4", "d0", "d1", "d2", "d3"]
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["calls"] == 4
     assert program("verify", "a").returncode == 0
-    unknown = program(*RERANK, "--method", "buble:generate")
+    unknown = program(*RERANK, "--method", "ascent:generate")
     assert unknown.returncode == 2
-    assert "Did you mean 'bubble'" in unknown.stderr
+    assert "Did you mean 'ascend'" in unknown.stderr
 
 
 BROKEN = {"raises": "raise RuntimeError('I am broken')", "imports": "import no_such_module", "lacks": "x = 1"}
@@ -116,7 +121,7 @@ def test_broken_ones_break_nothing_else(program: Program, tmp_path: Path) -> Non
 
 
 def test_a_name_that_is_taken(program: Program, tmp_path: Path) -> None:
-    install(tmp_path / "site", "bubbles", STRATEGY, "[rerank.strategies]\nsliding = bubbles:Bubble\n")
+    install(tmp_path / "site", "ascending", STRATEGY, "[rerank.strategies]\nsliding = ascending:Ascend\n")
     assert program(*RERANK).returncode == 0
     done = program(*RERANK, "--method", "sliding")
     assert done.returncode == 2
@@ -126,10 +131,10 @@ def test_a_name_that_is_taken(program: Program, tmp_path: Path) -> None:
 def test_a_strategy_that_is_no_dataclass(program: Program, tmp_path: Path) -> None:
     """Its options and its identity are its fields, so without any it is refused, in words."""
     source = STRATEGY.replace("@dataclass(frozen=True, slots=True, kw_only=True)\n", "")
-    install(tmp_path / "site", "bubbles", source, "[rerank.strategies]\nbubble = bubbles:Bubble\n")
-    done = program(*RERANK, "--method", "bubble:generate")
+    install(tmp_path / "site", "ascending", source, "[rerank.strategies]\nascend = ascending:Ascend\n")
+    done = program(*RERANK, "--method", "ascend:generate")
     assert done.returncode == 2
-    assert "'bubble' is not a dataclass" in done.stderr
+    assert "'ascend' is not a dataclass" in done.stderr
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -137,13 +142,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 EXAMPLES = {
     "strategies/neighbours": "Neighbours",
     "judges/affirm": "Affirm",
+    "judges/favourite": "Favourite",
     "backends/constant": "Constant",
     "retrieval/bigrams": "Bigrams",
 }
 
 
-def test_the_examples_of_the_architecture_page(program: Program, tmp_path: Path) -> None:
-    blocks = dict(re.findall(r'^```(?:python|toml) title="([^"]+)"\n(.*?)^```$', PAGE.read_text("utf-8"), re.S | re.M))
+def example_blocks() -> dict[str, str]:
+    """Return the examples of the page by their titles."""
+    return dict(re.findall(r'^```(?:python|toml) title="([^"]+)"\n(.*?)^```$', PAGE.read_text("utf-8"), re.S | re.M))
+
+
+def test_the_examples_of_the_architecture_page_as_another_distribution(program: Program, tmp_path: Path) -> None:
+    blocks = example_blocks()
     for path, class_name in EXAMPLES.items():
         package, name = path.split("/")
         module = f"example_{name}"
@@ -158,7 +169,40 @@ def test_the_examples_of_the_architecture_page(program: Program, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     # The second document of each window wins, so the last one rises to the top.
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["d4", "d0", "d1", "d2", "d3"]
-    judged = program(*requests, "--model", "fake:reversed", "--method", "full:affirm", "--out", "b")
-    assert judged.returncode == 0, judged.stderr
+    for method, model in {"full:affirm": "fake:reversed", "tournament:favourite": "constant:[B]"}.items():
+        judged = program(*requests, "--model", model, "--method", method, "--out", method.partition(":")[2])
+        assert judged.returncode == 0, judged.stderr
     searched = program("retrieve", "--collection", "requests:lists.jsonl", "--first-stage", "bigrams,min_shared=1")
     assert searched.returncode == 0, searched.stderr
+
+
+@pytest.mark.full
+def test_the_examples_of_the_architecture_page_as_built_in_plug_ins(tmp_path: Path) -> None:
+    """Two files per plug-in suffice: its own test and the contract pass in a copy of the checkout."""
+    root = PAGE.parents[1]
+    for name in ("rerank", "tests"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(root / name, tmp_path)
+    own_tests = []
+    for path, source in example_blocks().items():
+        if path.startswith(("rerank/", "tests/")):
+            (tmp_path / path).write_text(source, encoding="utf-8")
+            own_tests += [path] if path.startswith("tests/") else []
+    names = " or ".join(path.partition("/")[2] for path in EXAMPLES)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *own_tests,
+        "tests/contracts",
+        "-k",
+        names,
+        "-p",
+        "no:cacheprovider",
+    ]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(own_tests) == len(EXAMPLES)

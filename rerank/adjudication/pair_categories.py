@@ -173,9 +173,10 @@ def categorise_pairs_under_cheaper_judgments(
 
 
 def count_cheaper_judgment_errors(codes: Codes, systems: int) -> dict[str, Ints]:
-    """Count the missed, spurious and turned pairs of every system. A turned pair has the category AD.
+    """Count, for every system, its pairs that are missed, spurious or turned into the opposite (category AD).
 
-    Judgments are fair if errors are not concentrated on a few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+    The counts show whether the judgments are fair to all systems, that is, whether their errors are not concentrated on
+    a few. Source: Otero, Parapar and Barreiro, SIGIR 2025.
 
     Args:
         codes: (pairs,) codes in the order of ``itertools.combinations``.

@@ -52,7 +52,7 @@ class StudyCell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Values of the fields in `KEYS`, which identify the cell except for its seed."""
+        """Values of the fields in `KEYS`, which together with the seed identify the cell."""
         return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
 
     def numbers(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class AdjudicationStudy:
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per setting and system: numbers of missed, spurious and turned pairs, averaged over seeds."""
+        """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds."""
         systems = self.pool.systems
         for key, cells in self.groups().items():
             counts_by_seed = [count_cheaper_judgment_errors(cell.codes, len(systems)) for cell in cells]

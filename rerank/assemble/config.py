@@ -21,7 +21,7 @@ from rerank.tasks import Backend, BackendOptions
 class RankerOptions(TypedDict, total=False):
     """Settings of a ranker except its model, named like the command's flags.
 
-    A missing key or None means the default; `RankerConfig` documents them.
+    A missing key or None means the default. `RankerConfig` documents the settings and their defaults.
     """
 
     adapter: str | None

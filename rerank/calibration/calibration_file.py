@@ -90,7 +90,7 @@ class Calibration:
         needed = bases if self.first_stage is None else bases | {f"{base}+first-stage" for base in bases}
         if set(self.fits) != needed:
             raise DataError(
-                f"A calibration with the fits {', '.join(self.fits) or '(none)'}", expected=", ".join(sorted(needed))
+                f"The calibration has the fits {', '.join(self.fits) or '(none)'}", expected=", ".join(sorted(needed))
             )
         for name, fit in self.fits.items():
             if fit.documents.regression.inputs != INPUTS[name]:

@@ -68,9 +68,11 @@ class LogisticModel:
                 expected="one of each per input",
             )
         if not all(math.isfinite(value) for column in (*columns, (self.intercept,)) for value in column):
-            raise DataError("A logistic regression with a value that is not finite", expected="finite numbers")
+            raise DataError("The logistic regression has a value that is not finite", expected="finite numbers")
         if any(sd <= 0 for sd in self.sds):
-            raise DataError(f"The standard deviations {list(self.sds)}", expected="positive numbers")
+            raise DataError(
+                f"The standard deviations of the inputs are {list(self.sds)}", expected="positive numbers only"
+            )
 
     def logits(self, columns: Sequence[Sequence[float]]) -> list[float]:
         """Return one logit per row.

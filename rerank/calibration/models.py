@@ -112,7 +112,7 @@ class Fit:
     def __post_init__(self) -> None:
         """Check the inputs of the model for whole lists."""
         if self.lists.inputs != LIST_INPUTS:
-            raise DataError(f"A model of lists with the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
+            raise DataError(f"The model of lists has the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
 
     def answerable(self, relevance: Sequence[float]) -> float:
         """Return the probability that at least one document is relevant; 0 for an empty list."""

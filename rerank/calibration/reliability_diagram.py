@@ -15,8 +15,8 @@ _TICKS = (0.0, 0.5, 1.0)
 def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw one panel per row of a report: collections and fits from top to bottom, depths from left to right.
 
-    Each point is a bin, and larger points have more documents. Probabilities are well calibrated where points lie on
-    the diagonal, and too high where points lie below it.
+    Each point is a bin, and larger points represent more documents. Probabilities are well calibrated where points lie
+    on the diagonal, and too high where points lie below it.
 
     Args:
         rows: Rows with ``collection``, ``held_out``, ``fit``, ``depth``, ``ece``, ``documents`` and ``bins``.

@@ -73,4 +73,4 @@ _RANKING = (demo, run, robustness, heads)
 _MEASURING = (evaluate, compare, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
-    module.register(app)
+    module.register_cli_commands(app)

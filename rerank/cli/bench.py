@@ -34,7 +34,7 @@ DryRun = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("bench", epilog="Example: rerank bench suite.toml --out runs/mine --dry-run")(bench_command)
 

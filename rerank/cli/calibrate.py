@@ -11,7 +11,7 @@ import typer
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("calibrate", epilog="Example: rerank calibrate runs/FOLDER --complete --out calibration.json")(
         calibrate_command

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     example = "Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10 --test permutation --correction bh"
     app.command("compare", epilog=example)(compare_command)

@@ -9,7 +9,7 @@ import typer
 from rerank.cli.output import FormatOption, emit_output, print_note, print_table
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("collections", epilog="Example: rerank collections beir:data/beir")(collections_command)
     models = typer.Typer(

@@ -11,7 +11,7 @@ from rerank.cli.output import FormatOption, emit_output, format_window_counts, p
 from rerank.cli.run import execute_with_progress_bar
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("demo", epilog="Example: rerank demo")(demo_command)
 

@@ -22,7 +22,7 @@ Relevant = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("eval", epilog='Example: rerank eval a.trec b.trec --qrels qrels.txt -m nDCG@10 -m "AP(rel=2)"')(
         evaluate_command

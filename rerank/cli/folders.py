@@ -14,7 +14,7 @@ from rerank.errors import DataError, UsageError
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay_command)
     app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify_command)

@@ -36,7 +36,7 @@ Count = Annotated[int | None, typer.Option("--count", min=1, help="Number of hea
 Tau = Annotated[float, typer.Option("--tau", help="Temperature, for the method core.")]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     heads = typer.Typer(help="Select attention heads for attention rerankers.", no_args_is_help=True)
     heads.command("select", epilog=_EXAMPLE)(select_heads_command)

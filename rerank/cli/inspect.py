@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLE = "Example: rerank inspect adapter --forgetting --plot adapter.png"
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("inspect", epilog=_EXAMPLE)(inspect_command)
 

@@ -46,16 +46,16 @@ _MAKE = (
 _CHECK = "Example: rerank label check labels.jsonl --collection pydoc --against jsonl:data/jsonl"
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
     label.command("make", epilog=_MAKE)(
         with_spec_command_options()(_command_with_positional_arguments(expand_option_groups(make_labels_command)))
     )
     label.command("check", epilog=_CHECK)(check_labels_command)
-    labelfiles.register(label)
-    labelsplit.register(label)
-    labelqueries.register(label)
+    labelfiles.register_cli_commands(label)
+    labelsplit.register_cli_commands(label)
+    labelqueries.register_cli_commands(label)
     app.add_typer(label, name="label")
 
 

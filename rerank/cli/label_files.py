@@ -33,7 +33,7 @@ _AUGMENT = "Example: rerank label augment labels.jsonl --shuffle --draw --docs 2
 _CONVERT = "Example: rerank label convert labels.jsonl --collection pydoc --cut-words 60 -o lists"
 
 
-def register(group: typer.Typer) -> None:
+def register_cli_commands(group: typer.Typer) -> None:
     """Add the commands to the group `label`."""
     group.command("filter", epilog=_FILTER)(expand_option_groups(filter_labels_command))
     group.command("augment", epilog=_AUGMENT)(expand_option_groups(augment_labels_command))

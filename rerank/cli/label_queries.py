@@ -19,7 +19,7 @@ from rerank.errors import PartialFailureError, UsageError
 _EXAMPLE = "Example: rerank label queries --collection pydoc --from first-sentence --count 50 -o queries"
 
 
-def register(group: typer.Typer) -> None:
+def register_cli_commands(group: typer.Typer) -> None:
     """Add the command to the group `label`."""
     group.command("queries", epilog=_EXAMPLE)(expand_option_groups(label_queries_command))
 

@@ -27,7 +27,7 @@ from rerank.errors import DataError, UsageError
 _SPLIT = "Example: rerank label split labels.jsonl --dev 0.2 --against jsonl:data/jsonl --drop-leaks -o split"
 
 
-def register(group: typer.Typer) -> None:
+def register_cli_commands(group: typer.Typer) -> None:
     """Add the command to the group `label`."""
     group.command("split", epilog=_SPLIT)(expand_option_groups(split_labels_command))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/"
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Build a website that compares results, and check submissions.", no_args_is_help=True)
     group.command("build", epilog=_BUILD)(build_leaderboard_command)

@@ -15,7 +15,7 @@ from rerank.errors import UsageError
 _EXAMPLE = "Example: rerank merge adapter --out merged --reduce-intruders 0.75"
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("merge", epilog=_EXAMPLE)(merge_command)
 

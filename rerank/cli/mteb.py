@@ -42,12 +42,12 @@ Kinds = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Evaluate rerankers on MTEB and MMTEB, and find smaller benchmarks.", no_args_is_help=True)
     group.command("tasks", epilog=_TASKS)(mteb_tasks_command)
     group.command("run", epilog=_RUN)(mteb_run_command)
-    choosing.register(group)
+    choosing.register_cli_commands(group)
     app.add_typer(group, name="mteb")
 
 

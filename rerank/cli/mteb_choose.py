@@ -32,7 +32,7 @@ Scores = Annotated[
 DropIncomplete = Annotated[bool, typer.Option("--drop-incomplete", help="Omit models that lack a score.")]
 
 
-def register(group: typer.Typer) -> None:
+def register_cli_commands(group: typer.Typer) -> None:
     """Add the commands to the group ``mteb``."""
     choose = typer.Typer(help="Find smaller benchmarks that lead to the same conclusions.", no_args_is_help=True)
     choose.command("tasks", epilog=_EXAMPLES["tasks"])(choose_tasks_command)

@@ -9,7 +9,7 @@ import typer
 from rerank.cli.output import FormatOption, emit_output, print_table
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the commands."""
     prompts = typer.Typer(help="List, show and render prompt templates.", invoke_without_command=True)
     prompts.callback()(list_prompts_command)

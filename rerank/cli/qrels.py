@@ -24,13 +24,13 @@ _COMPARE = "Example: rerank qrels compare qrels.txt pydoc --runs a.trec b.trec -
 _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
     qrels.command("study", epilog=_STUDY)(study_command)
     qrels.command("compare", epilog=_COMPARE)(compare_qrels_command)
     qrels.command("pool", epilog=_POOL)(pool_command)
-    judging.register(qrels)
+    judging.register_cli_commands(qrels)
     app.add_typer(qrels, name="qrels")
 
 

@@ -29,7 +29,7 @@ _EXAMPLE = (
 )
 
 
-def register(group: typer.Typer) -> None:
+def register_cli_commands(group: typer.Typer) -> None:
     """Add the command to the group `qrels`."""
     group.command("judge", epilog=_EXAMPLE)(judge_command)
 

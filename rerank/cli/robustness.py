@@ -21,7 +21,7 @@ FirstStages = Annotated[
 Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the first uses --seed.")]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("robustness", epilog=_EXAMPLE)(robustness_command)
 

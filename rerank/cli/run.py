@@ -35,7 +35,7 @@ SearchOutput = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("run", epilog=_EXAMPLES["run"])(run_command)
     app.command("retrieve", epilog=_EXAMPLES["retrieve"])(retrieve_command)

@@ -10,7 +10,7 @@ from rerank.cli.output import Format, FormatOption, emit_output, print_note, pri
 from rerank.errors import MissingPrerequisiteError
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("methods", epilog="Example: rerank methods --format json")(methods_command)
     cache = typer.Typer(help="List and remove the model calls shared between runs.", invoke_without_command=True)

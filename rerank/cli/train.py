@@ -22,7 +22,7 @@ Push = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("train", epilog=_EXAMPLE)(train_command)
 

@@ -21,7 +21,7 @@ _EXAMPLE = (
 )
 
 
-def register(app: typer.Typer) -> None:
+def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("transfer", epilog=_EXAMPLE)(expand_option_groups(transfer_command))
 

@@ -69,7 +69,9 @@ class ScoreTable:
         """
         if unit == "query":
             if not self.by_query:
-                raise UsageError("unit=query for a table of tasks", expected="per-query scores, or unit=task")
+                raise UsageError(
+                    "unit=query was set for a table with one score per task", expected="per-query scores, or unit=task"
+                )
             return np.concatenate([self.tasks[task] for task in tasks])
         row = {task: index for index, task in enumerate(self.tasks)}
         return self.means[[row[task] for task in tasks]]
@@ -138,7 +140,7 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
         )
     models = tuple(model for model in scores if model not in incomplete)
     if len(models) < 2:
-        raise DataError(f"{source}: {len(models)} models have all scores", expected="at least two to compare")
+        raise DataError(f"{source}: the number of models with all scores is {len(models)}", expected="at least 2")
     tasks: dict[str, list[str]] = {}
     for task, query in columns:
         tasks.setdefault(task, []).append(query)

@@ -161,7 +161,7 @@ class _Evaluator(Evaluator):
 _LOCK = threading.Lock()
 
 
-def register() -> None:
+def register_benchmark_measures() -> None:
     """Register the measures and their provider in ir_measures. Further calls have no effect."""
     with _LOCK:
         if BenchmarkProvider.NAME in _ir.providers.registry:

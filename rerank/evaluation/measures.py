@@ -159,9 +159,9 @@ def _build_measure(call: _Call, text: str, relevant: int) -> Measure:
 def _look_up_measure(name: str) -> Measure:
     from ir_measures.measures import registry
 
-    from rerank.evaluation.benchmark_measures import register
+    from rerank.evaluation.benchmark_measures import register_benchmark_measures
 
-    register()
+    register_benchmark_measures()
     known: dict[str, Measure] = registry
     if name in known:
         return known[name]

@@ -103,7 +103,7 @@ def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
 
 
 def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
-    """Return the settings of a run's ranker; the specification must be complete (`spec_with_trained_defaults`)."""
+    """Return the settings of a run's ranker; complete the specification first with `spec_with_trained_defaults`."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 

@@ -49,7 +49,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     _check_trained_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
     if recipe.ranks and not hasattr(adapter, "rank_pattern"):
         raise UsageError(
-            f"ranks = {recipe.ranks.name!r} with the adapter {recipe.adapter.name!r}",
+            f"ranks = {recipe.ranks.name!r} cannot be used with the adapter {recipe.adapter.name!r}",
             expected="an adapter with low-rank factors, such as lora",
         )
     for table, loss in zip(recipe.losses, losses, strict=True):

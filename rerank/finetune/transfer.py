@@ -90,7 +90,7 @@ class TransferSpec:
         return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
     def student_recipe(self) -> Recipe:
-        """Return the recipe with the student and the lists of the teacher."""
+        """Return the recipe for training the student on the lists that the teacher labelled."""
         recipe = self.recipe
         data = recipe.data.model_copy(
             update={"lists": (str(self.folder / LABELS),), "collection": self.spec.collection}

@@ -102,7 +102,7 @@ class Analyzer:
     words_of: Segmenter | None = None
 
     def __call__(self, text: str) -> list[str]:
-        """Return the terms of a text, in order and with repetitions."""
+        """Return the terms of a text, in order, including duplicates."""
         terms = [term for term in split_text_into_terms(text, self.words_of) if term not in self.stop_words]
         return self.stem(terms) if self.stem else terms
 

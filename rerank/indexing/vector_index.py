@@ -231,5 +231,7 @@ def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
     except RuntimeError as error:
         raise ValueError(f"faiss cannot read {_FILE}: {error}") from error
     if (index.ntotal, index.d) != matrix.shape:
-        raise ValueError(f"{_FILE} has {index.ntotal} vectors of dimension {index.d} instead of shape {matrix.shape}")
+        raise ValueError(
+            f"{_FILE} has the shape {(index.ntotal, index.d)}, and the matrix has the shape {matrix.shape}"
+        )
     return index

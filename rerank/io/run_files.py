@@ -307,5 +307,5 @@ def _parse_qrels_grades(rows: Iterator[_Row], path: Path) -> dict[str, dict[str,
                 expected="one grade for each",
             )
     if not table:
-        raise DataError(f"{path} has a header and no judgments", expected="at least one judgment")
+        raise DataError(f"{path} has a header but no judgments", expected="at least one judgment")
     return table

@@ -24,7 +24,8 @@ class Likelihood(PointwiseJudge):
     each; no text is generated.
 
     Raises:
-        UsageError: The prompt shows the query, which would make its likelihood meaningless, or several passages.
+        UsageError: The prompt shows several passages, or it shows the query, whose likelihood would then be
+            meaningless.
     """
 
     needs = (LikelihoodTask,)

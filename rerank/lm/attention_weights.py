@@ -114,7 +114,7 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
     )
 
 
-def register() -> None:
+def register_attention_weights() -> None:
     """Register the attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, capture_attention_forward)
     AttentionMaskInterface.register(NAME, make_capture_mask)

@@ -56,7 +56,7 @@ def has_full_attention(config: Any) -> bool:
     return set(layer_types) == {"full_attention"} if layer_types else config.model_type in _PLAIN_TYPES and not slides
 
 
-def register() -> None:
+def register_cpu_attention() -> None:
     """Register the attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, cpu_attention_forward)
     AttentionMaskInterface.register(NAME, make_padding_mask)
@@ -214,7 +214,7 @@ def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
 
 @cache
 def _cpu_attention_thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads run torch single-threaded; torch's thread count elsewhere does not change."""
+    """Return a pool whose threads run torch single-threaded; the thread count of other threads is unaffected."""
     barrier = Barrier(threads + 1)
 
     def use_one_thread() -> None:

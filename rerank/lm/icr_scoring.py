@@ -200,7 +200,7 @@ class _AttentionReader:
                 expected="for calibration, a prompt with the query after the passages",
                 remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
             )
-        attention_weights.register()
+        attention_weights.register_attention_weights()
         cache = make_kv_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
         with TemporarySettings(self._model, attention=attention_weights.NAME):
             # Other kernels would need a mask of quadratic size for later blocks, so they get the prefix in one block.

@@ -57,7 +57,7 @@ class PackedSequence:
 _SEQUENCE: ContextVar[PackedSequence] = ContextVar("sequence")
 
 
-def register() -> None:
+def register_prefix_attention() -> None:
     """Register the attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, packed_attention_forward)
     AttentionMaskInterface.register(NAME, make_no_mask)

@@ -52,7 +52,7 @@ def compute_packed_logits(
     sequence = (
         PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_cache_layer, cache.layers))
     )
-    prefix_attention.register()
+    prefix_attention.register_prefix_attention()
     with TemporarySettings(model, attention=prefix_attention.NAME), pack_sequence_into_rows(sequence):
         output = call_forward(
             model,

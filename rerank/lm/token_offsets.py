@@ -26,7 +26,7 @@ def locate_tokens(
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
 
     Raises:
-        BackendError: The tokenizer gives different tokens if offsets are requested.
+        BackendError: The tokenizer returns different tokens when offsets are requested.
     """
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
@@ -34,7 +34,7 @@ def locate_tokens(
     ids, starts = tokens.starts(text)
     if tuple(ids) != tuple(located.ids):
         raise BackendError(
-            "The tokenizer gives different tokens if offsets are requested, so tokens cannot be located",
+            "The tokenizer returns different tokens when offsets are requested, so tokens cannot be located",
             remedy="Use another model for evidence",
         )
     offset = _find_turn_in_prompt(escaped, text)

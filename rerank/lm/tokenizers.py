@@ -213,7 +213,7 @@ class HfTokens:
         for start in range(len(whole) - len(plain) + 1):
             if whole[start : start + len(plain)] == plain:
                 return whole[:start], whole[start + len(plain) :]
-        raise LookupError("no special tokens before and after the text")
+        raise LookupError("the tokenizer changes the text, or adds special tokens inside it")
 
     def _call(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]

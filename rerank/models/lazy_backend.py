@@ -39,7 +39,7 @@ class Description(Protocol):
 
     @property
     def device(self) -> str:
-        """The device to which the model will be loaded."""
+        """The device onto which the model will be loaded."""
 
     @property
     def tokens(self) -> TokenCounter:

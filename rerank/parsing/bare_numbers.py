@@ -94,7 +94,7 @@ def interpret_bare_permutations(
 def _runs_of_joined_mentions(
     tokens: Sequence[Token], mentions: Sequence[Mention], separators: Sequence[tuple[str, ...]]
 ) -> list[list[Mention]]:
-    """Return the maximal runs of mentions in which one of the separators is between any two neighbours."""
+    """Split mentions into maximal runs in which every two neighbours are joined by one of the separators."""
     runs: list[list[Mention]] = []
     for mention in mentions:
         last = runs[-1][-1].end if runs else 0

@@ -49,7 +49,7 @@ def find_evidence(
     """
     if not isinstance(judge, Attention):
         raise UsageError(
-            f"Evidence from the judge {type(judge).__name__.lower()!r}",
+            f"The judge {type(judge).__name__.lower()!r} gives no evidence",
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )

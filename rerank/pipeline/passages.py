@@ -23,7 +23,7 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 class DocumentSplitter(Protocol):
-    """An object that divides documents into passages, and orders the documents by their ranked passages."""
+    """An object that divides documents into passages and orders the documents by their ranked passages."""
 
     def expand(self, ranking: Ranking) -> Ranking:
         """Return the passages of all documents of a list, in the order of the list."""
@@ -32,7 +32,7 @@ class DocumentSplitter(Protocol):
         """Return the documents, ordered by the ranking of their passages."""
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return document id -> score, computed from the scores of the passages; documents without one are omitted."""
+        """Return document id -> score, computed from the scores of the passages; documents without score are omitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,7 +303,7 @@ class PromptTemplate:
         if self.body_assistant and self.prefix and not self.prefix_assistant:
             raise DataError(
                 f"Prompt {self.name!r} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
-                expected="turns that alternate",
+                expected="alternating user and assistant turns",
                 remedy="Add 'prefix_assistant', or omit 'prefix'",
             )
         if self.body_assistant and not (self.suffix and self.body):

@@ -39,7 +39,7 @@ def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
-    """Return the folders of the index of a retriever, which may be wrapped; empty if it has no index."""
+    """Return the folders of a retriever's index, also inside wrappers; empty if there is no index."""
     if isinstance(retriever, RetrieverSource | SelfExcludingRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())

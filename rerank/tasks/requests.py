@@ -177,7 +177,8 @@ class AsyncBackend(Backend, Protocol):
 
         This may be awaited on any event loop, and any number of times concurrently. The backend itself limits the
         number of requests in progress, for all callers together; the others wait. Cancelling the call cancels the
-        request. The time of the reply does not include the wait for other requests.
+        request. The time recorded in the reply does not include the wait for other
+        requests.
 
         A request that fails gets a reply with ``finish="error"``.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +39,14 @@ CASES = (
     "attention,calibrate=false",
     "attention,best_first=true",
 )
-#: These choose the best document only; the others keep their order.
-CHOOSES_BEST = frozenset({"pick,by=generation"})
+
+
+def chooses_best(selector: str) -> bool:
+    """Return whether a judge moves only the best document; its test module says so with ``CHOOSES_BEST = True``."""
+    module = f"tests.judges.test_{Selector.parse(selector).name.replace('-', '_')}"
+    own = importlib.util.find_spec(module) and getattr(importlib.import_module(module), "CHOOSES_BEST", False)
+    return bool(own) or selector == "pick,by=generation"
+
 
 Build = Callable[[Backend], PromptJudge]
 #: Relevance of documents by id, from which the backend answers.
@@ -98,7 +106,7 @@ def check_orders(build: Build, selector: str, count: int) -> None:
         assert sorted(verdict.order) == list(range(count))
         assert verdict.status == "ok"
         expected = sorted(range(count), key=lambda n: -relevance[f"d{n}"])
-        if selector in CHOOSES_BEST:
+        if chooses_best(selector):
             expected = [best, *(n for n in range(count) if n != best)]
         assert list(verdict.order) == expected
 

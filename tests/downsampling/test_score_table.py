@@ -132,7 +132,7 @@ def test_scores_that_are_missing(tmp_path: Path) -> None:
         ("model,A\nm1,nan\nm2,1\n", "'nan'"),
         ("model,A,B\nm1,1\n", "2 columns"),
         ('model,A\n"m1,1\n', "CSV"),
-        ("model,A\nm1,1\n", "1 models have all scores"),
+        ("model,A\nm1,1\n", "all scores is 1"),
         ("model,task,query,score\na,T,,1\nb,T,1,1\n", "T"),
         ('{"model": "a"\n', ":1"),
         ('{"model": "a", "A": 1}\n[1]\n', "a list"),

@@ -22,7 +22,7 @@ from rerank.evaluation import (
     parse_measures,
 )
 from rerank.evaluation import table_of_scores as table
-from rerank.evaluation.benchmark_measures import BenchmarkProvider, register
+from rerank.evaluation.benchmark_measures import BenchmarkProvider, register_benchmark_measures
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -217,8 +217,8 @@ def test_ir_measures_computes_them_beside_its_own() -> None:
 
 
 def test_they_are_known_once_and_only_when_measures_are_read() -> None:
-    register()
-    register()
+    register_benchmark_measures()
+    register_benchmark_measures()
     assert sum(isinstance(p, BenchmarkProvider) for p in ir_measures.DefaultPipeline.providers) == 1
     code = """
 import sys, rerank, rerank.evaluation

@@ -206,7 +206,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(toml)
     app = typer.Typer()
     app.command("other")(lambda: None)
-    command.register(app)
+    command.register_cli_commands(app)
     flags = ["--to", folder / "b", "--collection", f"jsonl:{folder / 'collection'}", "--max-queries", "4"]
     files = ["--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "out", "--device", "cpu"]
     line = list(map(str, ["transfer", folder / "teacher", *flags, *files]))
@@ -229,7 +229,7 @@ def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, m
     (tmp_path / "recipe.toml").write_text("data.lists = []\nadapter = {name = 'full'}\n")
     app = typer.Typer()
     app.command("other")(lambda: None)
-    command.register(app)
+    command.register_cli_commands(app)
     flags = ["--to", "b", "--collection", "pydoc", "--recipe", tmp_path / "recipe.toml", "--out", tmp_path]
     line = list(map(str, ["transfer", "teacher", *flags]))
     assert f"--collection COLLECTION --model {tmp_path}" in CliRunner().invoke(app, line).stderr

@@ -257,7 +257,7 @@ def test_judgments_in_every_form(tmp_path: Path, text: str) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("query-id\tcorpus-id\tscore\n", "header and no judgments"),
+        ("query-id\tcorpus-id\tscore\n", "header but no judgments"),
         ("q a\n", r"x\.run:1: 2 columns"),
         ("q 0 a 1 x\n", r"x\.run:1: 5 columns"),
         ("q 0 a 1\nq a 1\n", r"x\.run:2: 3 columns; expected 4"),

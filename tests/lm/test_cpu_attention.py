@@ -59,7 +59,7 @@ def test_bfloat16_gives_the_numbers_of_eager_attention(
 ) -> None:
     monkeypatch.setattr(cpu_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
     model = tiny_model(kind, initializer_range=0.1).to(torch.bfloat16)
-    cpu_attention.register()
+    cpu_attention.register_cpu_attention()
     ids = torch.tensor(prompts(300))
     logits = []
     for name in ("eager", cpu_attention.NAME):
@@ -116,7 +116,7 @@ def test_more_tokens_on_top_of_a_cache(tiny_model: Callable[..., Any], first: in
     ids = torch.tensor(prompts(40))
     with torch.inference_mode():
         expected = model(ids).logits
-        cpu_attention.register()
+        cpu_attention.register_cpu_attention()
         model.set_attn_implementation(cpu_attention.NAME)
         cache = make_kv_cache(model.config, 64)
         one = model(ids[:, :first], cache=cache, use_cache=True).logits

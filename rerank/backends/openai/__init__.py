@@ -135,7 +135,7 @@ class Openai:
         return await await_on_task_request_loop(self._get_client().answer(request))
 
     def close(self) -> None:
-        """Close the connections to the server; requests in progress fail, and a later request opens new ones."""
+        """Close the connections to the server; requests in progress fail, and a later request opens new connections."""
         if self._client is not None and self._client.connection.is_open:
             run_on_task_request_loop(self._client.connection.aclose())
 

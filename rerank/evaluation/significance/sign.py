@@ -32,5 +32,5 @@ class Sign(SinglePairTest):
         return clip_p_values(np.concatenate(p_values))
 
     def resolution(self, topics: int) -> float:
-        """Return 2 / 2^n, the p-value if one system wins on all topics."""
+        """Return 2 / 2^n, the p-value if one system wins on all n topics."""
         return float(min(1.0, 2.0 ** (1 - topics)))

@@ -134,9 +134,9 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
         stored = CheckpointReader(adapter.folder / _WEIGHTS) if adapter.kind == "LORA" else None
         if stored is None or not is_plain_lora(stored, adapter.config):
             raise UsageError(
-                f"{adapter.folder} is not a plain LoRA adapter",
-                expected="plain or rank-stabilised LoRA, or LoRA-SB",
-                remedy="Merge it into its model: rerank merge ADAPTER --out FOLDER",
+                f"The adapter in {adapter.folder} cannot be averaged",
+                expected="a LoRA, rank-stabilised LoRA or LoRA-SB adapter",
+                remedy="To use it alone, merge it into its model: rerank merge ADAPTER --out FOLDER",
             )
         shards.append(_Shard(adapter.folder, adapter.config, stored, names_of_lora_factors(stored)))
     for other, subject in zip(shards[1:], adapters[1:], strict=True):

@@ -280,7 +280,7 @@ def measure_forgetting(
 
 
 def count_forgetting_items() -> int:
-    """Return the number of texts and sentences."""
+    """Return the total number of texts and sentences with which forgetting is measured."""
     material = load_forgetting_material()
     return len(material.texts) + len(material.items)
 

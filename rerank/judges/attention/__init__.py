@@ -183,7 +183,9 @@ class Attention(ListwiseJudge):
             UsageError: The prompt shows passages more than once, or changes them.
         """
         if reply.finish in ("error", "refused"):
-            raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
+            raise PartialFailureError(
+                f"The evidence could not be extracted: {reply.error or 'the request was refused'}"
+            )
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
         prefixes = find_attention_judge_prefixes(template, collapse_passage_whitespace(window.query.text), passages)

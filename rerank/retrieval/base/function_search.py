@@ -60,7 +60,7 @@ class Search(RunSource):
 
 
 def _retrieved_document_with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
-    """Return the document; one without an id gets an id that is unique in the run."""
+    """Return the document; if it has no id, it gets one that is unique in the run."""
     if candidate.has_id:
         return candidate.document
     return replace(candidate.document, id=f"{query.id}:{position}")

@@ -25,7 +25,7 @@ def check_retrieval_depth(k: int) -> int:
         UsageError: ``k`` is below 1.
     """
     if k < 1:
-        raise UsageError(f"{k} documents for each query", expected="at least 1")
+        raise UsageError(f"The number of documents per query is {k}", expected="at least 1")
     return k
 
 
@@ -63,7 +63,7 @@ class RunSource(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RetrieverSource(RunSource):
-    """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of cutting a longer ranking.
+    """A retriever as a pipeline source; ``% k`` sets the search depth to ``k`` instead of truncating a longer ranking.
 
     Attributes:
         retriever: The retriever to search with.

@@ -85,8 +85,8 @@ class LuceneIndex:
         """Open an index.
 
         Args:
-            folder: The folder of Lucene's files.
-            language: Language code from `lucene_analyzer_code`, which selects the analyzer of the queries.
+            folder: The folder with Lucene's files.
+            language: Language code from `lucene_analyzer_code`, which selects the analyzer for queries.
             scoring: The scoring parameters.
 
         Raises:

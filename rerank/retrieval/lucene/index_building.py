@@ -52,7 +52,9 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
     indexed = len(index)
     index.close()
     if indexed != written:
-        raise BackendError(f"Anserini indexed {indexed} of {written} documents", remedy="Check the space on the disk")
+        raise BackendError(
+            f"Anserini indexed only {indexed} of {written} documents", remedy="Check the free disk space"
+        )
 
 
 def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:

@@ -29,7 +29,7 @@ def find_java() -> tuple[Path, str]:
     home, where = _java_home()
     if home is None:
         raise MissingPrerequisiteError(
-            "There is no Java development kit: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
+            "No Java development kit was found: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
         )
     version = _java_version(home)
     major = re.match(r"\d+", version)

@@ -1,8 +1,8 @@
 """Training with GRPO: prompts of the judge, groups of replies and their rewards. Imports torch and trl.
 
 trl samples replies and computes the loss; this package provides the order of the lists, optimizers, checkpoints and
-validation. Three things differ from trl: prompts are the judge's token ids and are not tokenised from text again, no
-telemetry is sent, and no model card is written next to checkpoints.
+validation. Three things differ from trl: prompts are passed as the judge's token ids and not tokenised from text
+again, no telemetry is sent, and no model card is written next to checkpoints.
 """
 
 from __future__ import annotations

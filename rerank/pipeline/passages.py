@@ -32,7 +32,7 @@ class DocumentSplitter(Protocol):
         """Return the documents, ordered by the ranking of their passages."""
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return document id -> score, computed from the scores of the passages; documents without score are omitted."""
+        """Return document id -> score, computed from its passages' scores; documents without a score are omitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,5 +124,5 @@ def _save_adapter_inspection_figure(figure: Any, path: Path) -> None:
 
 
 def _shorten_matrix_name(name: str, limit: int = 60) -> str:
-    """Return at most the last ``limit`` characters of a name; ``$``, which starts a formula in matplotlib, is escaped."""
+    """Return at most the last ``limit`` characters of a name; ``$``, which starts a formula, is escaped."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "finetune": "experiment adjudication",
     "leaderboard": "experiment adjudication",
     "mmteb": "experiment adjudication",
-    "cli": "finetune leaderboard mmteb downsampling",
+    "serving": "experiment adjudication",
+    "cli": "finetune leaderboard mmteb serving downsampling",
     "__main__": "cli",
 }
 

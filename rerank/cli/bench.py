@@ -29,6 +29,9 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="Model that replaces the suite's models, adapters and rerankers; repeatable."),
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Report which runs are finished, and estimate the cost of the missing runs.")
 ]
@@ -69,6 +72,7 @@ def bench_command(
     out: Out = None,
     data: Data = None,
     model: Models = None,
+    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     form: FormatOption = "text",
 ) -> None:
@@ -79,7 +83,7 @@ def bench_command(
     from rerank.leaderboard.suites.bench import plan_suite_runs, sum_suite_costs
     from rerank.leaderboard.suites.suite import read_suite
 
-    opened = read_suite(suite, data=data)
+    opened = read_suite(suite, data=data, trust_remote_code=trust_remote_code)
     opened = opened.with_models(model) if model else opened
     folder, execution = out or Path("runs") / opened.name, options.execution()
     planned = plan_suite_runs(opened, folder, execution)

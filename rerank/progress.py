@@ -44,7 +44,9 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Rich would interpret control characters and markup in the title, which may contain a name from a file.
+    title = "".join(character for character in title if character.isprintable())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda more: bar.advance(task, more)

@@ -21,6 +21,7 @@ from rerank.cli.output import (
     print_table,
 )
 from rerank.cli.spec_options import RETRIEVAL, with_spec_command_options
+from rerank.cli.terminal import unstripped_output_stream
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress as count
 
@@ -157,7 +158,7 @@ def show_command_progress_bar(title: str, total: int) -> Iterator[Callable[[obje
 def _write_run_output(run: Run, output: Path | None) -> None:
     from rerank.io.run_files import write_run
 
-    write_run(run, output or sys.stdout)
+    write_run(run, output or _stdout_for_runs())
 
 
 @contextmanager
@@ -165,8 +166,13 @@ def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
     """Yield the stream to write to: stdout, or a file that is replaced when the context ends."""
     from rerank.io.text_files import replace_text_file
 
-    with nullcontext(sys.stdout) if output is None else replace_text_file(output) as target:
+    with nullcontext(_stdout_for_runs()) if output is None else replace_text_file(output) as target:
         yield target
+
+
+def _stdout_for_runs() -> TextIO:
+    """Return the stream for a run on stdout. Its ids are written unchanged to a pipe or file."""
+    return sys.stdout if sys.stdout.isatty() else unstripped_output_stream(sys.stdout)
 
 
 def _print_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:

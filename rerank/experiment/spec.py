@@ -127,11 +127,14 @@ class RunSpec(_Frozen):
     def from_record(cls, values: Mapping[str, Any]) -> Self:
         """Create the specification of a recorded run from its spec.json; later changes of defaults do not affect it.
 
+        Neither its server nor remote code is permitted, so such a specification is for looking at the run.
+
         Raises:
             UnknownNameError: A key does not exist.
             UsageError: A value is invalid.
         """
-        return cls.make({**LATER_KEYS, **values})
+        recorded = settings_from_file({**LATER_KEYS, **values}, "spec.json", trust_remote_code=True)
+        return cls.make({**recorded, "trust_remote_code": False})
 
     @property
     def shown_method(self) -> str:

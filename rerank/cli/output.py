@@ -35,13 +35,13 @@ def emit_output(
     if form == "text":
         text()
     elif form == "json":
-        typer.echo(_format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
+        typer.echo(format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
     else:
         for row in _output_rows(content, rows):
-            typer.echo(_format_json_output(row))
+            typer.echo(format_json_output(row))
 
 
-def _format_json_output(content: Any, *, indent: int | None = None) -> str:
+def format_json_output(content: Any, *, indent: int | None = None) -> str:
     """Format a value as JSON in which all control characters are escaped, so that printing it changes nothing."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ import typer
 from rerank.cli.output import (
     FormatOption,
     emit_output,
+    format_json_output,
     format_number_cell,
     format_window_counts,
     print_note,
@@ -182,7 +182,7 @@ def _print_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: Text
     before, between, after = ("[", ", ", "]\n") if whole else ("", "", "")
     target.write(before)
     for number, (candidates, result) in enumerate(results):
-        row = json.dumps(format_request_row(candidates, result), ensure_ascii=False)
+        row = format_json_output(format_request_row(candidates, result))
         target.write(f"{between if number else ''}{row}" if whole else f"{row}\n")
     target.write(after)
 

@@ -7,7 +7,8 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-_FORMULA = re.compile(r"[\t\r\n]|\s*[=+@-]")
+#: Beginnings of formulas: operators, also in full width, after any blanks.
+_FORMULA = re.compile(r"[\t\n]|\s*[=+@\uff1d\uff0b\uff0d\uff20-]")
 
 
 def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -27,7 +28,10 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def _harmless_csv_cell(cell: object) -> object:
-    if not isinstance(cell, str) or not _FORMULA.match(cell):
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return is not quoted, and would end the row
+    if not _FORMULA.match(cell):
         return cell
     try:
         float(cell)

@@ -14,8 +14,8 @@ import warnings
 
 from rerank.cli.app import app
 from rerank.cli.output import print_error, print_note
-from rerank.cli.terminal import strip_output_streams
 from rerank.errors import RerankError, StorageError
+from rerank.terminal_text import strip_output_streams
 
 #: Error numbers that writing to a full or broken disk can cause.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}

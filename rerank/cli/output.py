@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rerank.cli.terminal import strip_terminal_control_characters, unstripped_output_stream
 from rerank.errors import RerankError
+from rerank.terminal_text import strip_terminal_control_characters, unstripped_output_stream
 
 Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[

@@ -21,9 +21,9 @@ from rerank.cli.output import (
     print_table,
 )
 from rerank.cli.spec_options import RETRIEVAL, with_spec_command_options
-from rerank.cli.terminal import unstripped_output_stream
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress as count
+from rerank.terminal_text import unstripped_output_stream
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun

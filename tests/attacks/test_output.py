@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.cli.terminal import strip_terminal_control_characters
 from rerank.io.csv_tables import format_csv_table
 from rerank.leaderboard.suites.results import write_suite_results
+from rerank.terminal_text import strip_terminal_control_characters
 from tests.attacks.scale import scaled_count
 from tests.backends.faulty_server import FaultyServer, error, models, said
 from tests.cli.conftest import Cli, cli, lists, own_folders  # noqa: F401
@@ -154,9 +154,12 @@ def test_a_server_cannot_write_to_the_terminal(place: str, lists: tuple[str, ...
         "field": error(422, f"temperature {EVIL}", param="temperature"),
     }
     with FaultyServer([acts[place]], listing=models(EVIL, max_model_len=50000)) as server:
-        done = cli("run", *lists[:-2], "--model", "openai:m", "--base-url", server.url, "--retries", "0")
+        words = ("run", *lists[:-2], "--model", "openai:m", "--base-url", server.url, "--retries", "0")
+        done = cli(*words)
+        shown = on_terminal(*words, "--out", "other") if place == "field" else ""  # it warns while a bar is shown
     assert done.stderr
-    assert control_characters(done.stdout + done.stderr) == set()
+    assert control_characters(done.stdout + done.stderr + shown) == set()
+    assert ("temperature" in shown) == bool(shown)
 
 
 @settings(max_examples=scaled_count(3000))

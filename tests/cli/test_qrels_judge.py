@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rerank.cli.terminal import strip_terminal_control_characters
+from rerank.terminal_text import strip_terminal_control_characters
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3

@@ -43,6 +43,8 @@ class _StrippedStream:
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream
+        # Rich's streams have no encoding. Typer would take them for misconfigured, and write to the stream behind.
+        self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
         start = "\r" if text.startswith("\r") else ""  # with which progress bars of libraries return to their beginning

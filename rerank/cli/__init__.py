@@ -15,6 +15,7 @@ import warnings
 from rerank.cli.app import app
 from rerank.cli.output import print_error, print_note
 from rerank.errors import RerankError, StorageError
+from rerank.terminal_text import strip_output_streams
 
 #: Error numbers that writing to a full or broken disk can cause.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -26,6 +27,7 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):  # Python sets a closed stream to None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    strip_output_streams()
     try:
         try:
             app()

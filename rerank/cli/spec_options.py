@@ -57,12 +57,11 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
 
         @functools.wraps(function)
         def command(**arguments: Any) -> None:
-            values = read_run_spec(arguments["spec"]) if arguments["spec"] else {}
-            for key in values:
+            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
+            stated = read_run_spec(arguments["spec"], flags) if arguments["spec"] else flags
+            for key in stated:
                 if key not in _fields_behind_command_options():
                     raise UnknownNameError("key of a run specification", key, _fields_behind_command_options())
-            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
-            stated = {**values, **flags}
             if stated.get("resume") and stated.get("out"):
                 from rerank.experiment.resuming import complete_resumed_spec
 

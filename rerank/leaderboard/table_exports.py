@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
+from rerank.io.csv_tables import format_csv_table
 from rerank.io.table_formats import Cell, Grid, convert_tables_to_format
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.standings import Standings, format_rank_ranges
@@ -21,14 +19,12 @@ def board_as_csv(board: Board, table: Standings) -> str:
 
     The column ``beats`` contains the ranks of the runs that the run significantly outperforms, such as ``4 7-9``.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_HEADS)
+    rows: list[list[object]] = []
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
         card = entry.card
         costs = [entry.per_query(total) for total in (card.tokens, card.seconds, card.cost)]
-        writer.writerow(
+        rows.append(
             [
                 *(
                     standing.place,
@@ -48,7 +44,7 @@ def board_as_csv(board: Board, table: Standings) -> str:
                 *(standing.missing, *map(_format_board_value, costs), card.reference),
             ]
         )
-    return stream.getvalue()
+    return format_csv_table(_HEADS, rows)
 
 
 def board_as_latex(board: Board, table: Standings) -> str:

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import WrapValidator
 
 from rerank.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ADAPTER_DTYPES = ("auto", "float32")
 DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
+
+
+class FileAddress(str):
+    """The address of a server that a file names. The file may come from somebody else, so no key is sent there.
+
+    Attributes:
+        file: The file.
+    """
+
+    file: str
+
+    def __new__(cls, text: str, file: str = "") -> Self:
+        """Mark an address as named by a file."""
+        address = super().__new__(cls, text)
+        address.file = file
+        return address
+
+
+#: Type of an address in pydantic classes, which would otherwise turn a `FileAddress` into an ordinary text.
+ServerAddress = Annotated[
+    str | None, WrapValidator(lambda value, validate: value if isinstance(value, FileAddress) else validate(value))
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +56,8 @@ class BackendOptions:
         trust_remote_code: Whether to run the Python code that comes with a model.
         device_map: How to place a model on several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
-        base_url: Address of a server; empty to take it from the environment.
+        base_url: Address of a server; empty to take it from the environment. A `FileAddress` gets no key unless the
+            user allows it.
         concurrency: Number of simultaneous requests to a server; None for the backend's default.
         timeout: Seconds to wait for a reply from a server; None for the backend's default.
         retries: Maximum number of retries of a request to a server; None for the backend's default.

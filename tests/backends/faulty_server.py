@@ -76,6 +76,7 @@ class FaultyServer:
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
         self.keys: list[str] = []
+        self.seen_keys: set[str] = set()  # of questions for a chat and of all others
         self.connections = 0
         self.most = 0  # requests under way at once
         self.open: set[socket.socket] = set()
@@ -137,12 +138,14 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.looked.append(self.path)
+            server.seen_keys.add(self.headers.get("Authorization", ""))
             act = server.gets.get(self.path, error(404, f"no {self.path} here"))
             server.pause(act)
             self._play(act)
 
         def do_POST(self) -> None:
             server.keys.append(self.headers.get("Authorization", ""))
+            server.seen_keys.add(server.keys[-1])
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != "/v1/chat/completions":
                 self._play(error(404, f"no {self.path} here"))

@@ -144,11 +144,11 @@ def test_a_toml_spec_says_everything_and_flags_win(cli: Cli, lists: tuple[str, .
 
 
 def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None:
-    Path("spec.toml").write_text("overwrite = true\ntrust_remote_code = true")
+    Path("spec.toml").write_text("overwrite = true\nmax_failure_rate = 0.5")
     for _ in range(2):
         summary = json.loads(cli("run", *lists, "--spec", "spec.toml", "--out", "a", "--format", "json").stdout)
         assert summary["reused_calls"] == 0
-    assert RunFolder("a").spec()["spec"]["trust_remote_code"] is True
+    assert RunFolder("a").spec()["spec"]["max_failure_rate"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.openai.address import Address
+from rerank.backends.openai.address import Address, api_key_for_server
 from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
@@ -79,15 +79,18 @@ class Openai:
         """Return the backend of ``--model openai:MODEL``, without connecting.
 
         Raises:
-            UsageError: The model is missing, the address is invalid, or an option can only be set when the server is
-                started.
+            UsageError: The model is missing, the address is invalid, only a file names it and a key would be sent to
+                it, or an option can only be set when the server is started.
         """
         options = options or BackendOptions()
         if not model:
             raise UsageError(
                 "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
             )
-        return cls(model, Address.parse(options.base_url), options=options)
+        address = Address.parse(options.base_url)
+        if address.file and address.private:
+            api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
+        return cls(model, address, options=options)
 
     @property
     def identity(self) -> Mapping[str, str]:

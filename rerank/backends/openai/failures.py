@@ -1,11 +1,12 @@
-"""Convert HTTP error responses to exceptions that do not contain the API key.
+"""Convert HTTP error responses to exceptions, and remove the API key from everything that a server sends.
 
-The message of a server may repeat the key, so the key is removed before the message is shown.
+A server may repeat the key in an error, a reply or the name of a model, which are shown and stored.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +51,10 @@ class FailureReader:
             accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
                 gateways send it for content that their filters reject.
         """
-        status, error = response.status_code, _error_of_response(response)
+        status, text = response.status_code, self.mask(response.text)
+        error = _error_of_response(text)
         code = str(error.get("code") or error.get("type") or "")
-        text = error["message"] if isinstance(error.get("message"), str) else response.text
+        text = error["message"] if isinstance(error.get("message"), str) else text
         message = self.redact(f"HTTP {status} from {response.url}: {' '.join(text.split()) or 'nothing'}")
         if status == 401 or (status == 403 and not accepted):
             return self._unauthorised(message)
@@ -68,9 +70,13 @@ class FailureReader:
             return RequestFailedError(message + more, after=after, tries=1 if too_long else TRIES)
         return RequestRejectedError(message, status=status, code=code, field=str(error.get("param") or ""))
 
+    def mask(self, text: str) -> str:
+        """Replace the key in a text of the server, which may be JSON, by asterisks."""
+        return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
+
     def redact(self, text: str) -> str:
         """Remove the key from a server message and shorten it."""
-        clear = text.replace(self.key, "***") if len(self.key) >= _SECRET else text
+        clear = self.mask(text)
         return clear if len(clear) <= _SHOWN else f"{clear[: _SHOWN - 1]}…"
 
     def _unauthorised(self, message: str) -> BackendError:
@@ -84,10 +90,16 @@ class FailureReader:
         return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
 
-def _error_of_response(response: httpx2.Response) -> dict[str, Any]:
+def _pattern_of_key(key: str) -> re.Pattern[str]:
+    """Return a pattern that matches a key, also if JSON escapes some of its characters."""
+    forms = ((c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key)
+    return re.compile("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms))
+
+
+def _error_of_response(text: str) -> dict[str, Any]:
     """Return the error object of a response in any of the usual formats; empty if there is none."""
     try:
-        body = response.json()
+        body = json.loads(text)
     except ValueError:
         return {}
     if not isinstance(body, dict):

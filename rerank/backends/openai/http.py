@@ -6,6 +6,7 @@ Imports httpx2 and tenacity. The key is read from the environment for every requ
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
@@ -106,7 +107,7 @@ class ServerConnection:
             except RequestFailedError as error:
                 if times_closed == self._times_closed:
                     error.args = (failures.redact(str(error)),)
-                    raise
+                    raise error from None  # the cause may repeat the key, too
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
         return await make_retrying_sender(self.sleep, self.retries)(once)
@@ -117,10 +118,11 @@ class ServerConnection:
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
         self.accepted = self.accepted or body is not None
+        text = failures.mask(response.text)
         try:
-            answer = response.json()
+            answer = json.loads(text)
         except ValueError as error:
-            text = " ".join(response.text.split()) or "nothing"
+            text = " ".join(text.split()) or "nothing"
             raise RequestFailedError(f"{url} returned a response that is not JSON: {text}") from error
         if not isinstance(answer, dict):
             raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rerank.errors import BackendError, UsageError
 from rerank.tasks import BackendOptions, task_backend_settings_folder
@@ -74,24 +74,20 @@ class LocalModel:
         return _reopen_in_process, (type(self), *self._source, tuple(self.identity.items()))
 
 
-class _Loadable(Protocol):
-    def load(self, name: str | Path, options: BackendOptions) -> LocalModel: ...
-
-
 def _reopen_in_process(
-    backend_type: _Loadable, name: str | Path, options: BackendOptions, identity: tuple[tuple[str, str], ...]
-) -> LocalModel:
+    backend_type: type[Any], name: str | Path, options: BackendOptions, identity: tuple[tuple[str, str], ...]
+) -> Any:
     return _reopen_local_model(os.getpid(), backend_type, name, options, identity)
 
 
 @lru_cache(maxsize=1)  # a worker that gets the same reranker with every task loads its model once
 def _reopen_local_model(
     process: int,
-    backend_type: _Loadable,
+    backend_type: type[Any],
     name: str | Path,
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],
-) -> LocalModel:
+) -> Any:
     backend = backend_type.load(name, options)
     if dict(backend.identity) != dict(identity):
         raise BackendError(

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from rerank.io.forks import watch_forks
-
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
@@ -89,8 +88,9 @@ class LoggingBackend:
         """Close the log and the cache, and the connections of the wrapped backend; a later request opens them again."""
         if (close := getattr(self.backend, "close", None)) is not None:
             close()
-        for log in filter(None, (self.log, self.cache)):
-            log.close()
+        self.log.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def warm_up(self) -> None:
         """Load the model of the wrapped backend now if it would otherwise be loaded at the first call."""

@@ -83,7 +83,7 @@ def _reopen_in_process(
 @lru_cache(maxsize=1)  # a worker that gets the same reranker with every task loads its model once
 def _reopen_local_model(
     process: int,
-    backend_type: type[Any],
+    backend_type: Any,
     name: str | Path,
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],

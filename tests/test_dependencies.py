@@ -39,7 +39,7 @@ PRIVATE = {
     "torch": {"torch.nn:Module()": ["_parameters"], "torch:Tensor": ["_version"]},
     "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_get_train_sampler", "_tokenize_prompts"]},
 }  # fmt: skip
-#: Public functions of the standard library, and an attribute that is read with a default: transformers no longer sets it.
+#: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
 _OTHER = {"_asdict", "_exit", "_commit_hash"}
 
 

@@ -6,11 +6,11 @@ The threads of torch and the state of an accelerator do not survive a fork: a mo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rerank.errors import BackendError, UsageError
 from rerank.tasks import BackendOptions, task_backend_settings_folder
@@ -52,6 +52,11 @@ class LocalModel:
         """All properties of the model that can change a reply."""
         raise NotImplementedError
 
+    @classmethod
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
+        """Load a model from a folder or from the hub."""
+        raise NotImplementedError
+
     def set_source(self, name: str | Path, options: BackendOptions) -> None:
         """Store with which arguments ``load`` opened the model."""
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
@@ -71,24 +76,27 @@ class LocalModel:
                 expected="a model that another process can load",
                 remedy="Save it with save_pretrained, and open the folder",
             )
-        return _reopen_in_process, (type(self), *self._source, tuple(self.identity.items()))
+        return _reopen_in_process, (type(self).load, *self._source, tuple(self.identity.items()))
 
 
 def _reopen_in_process(
-    backend_type: type[Any], name: str | Path, options: BackendOptions, identity: tuple[tuple[str, str], ...]
+    load: Callable[[str | Path, BackendOptions], Any],
+    name: str | Path,
+    options: BackendOptions,
+    identity: tuple[tuple[str, str], ...],
 ) -> Any:
-    return _reopen_local_model(os.getpid(), backend_type, name, options, identity)
+    return _reopen_local_model(os.getpid(), load, name, options, identity)
 
 
 @lru_cache(maxsize=1)  # a worker that gets the same reranker with every task loads its model once
 def _reopen_local_model(
     process: int,
-    backend_type: Any,
+    load: Callable[[str | Path, BackendOptions], Any],
     name: str | Path,
     options: BackendOptions,
     identity: tuple[tuple[str, str], ...],
 ) -> Any:
-    backend = backend_type.load(name, options)
+    backend = load(name, options)
     if dict(backend.identity) != dict(identity):
         raise BackendError(
             f"Model {str(name)!r} is not the model that was pickled: {dict(backend.identity)}",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rerank.errors import BackendError
 from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
+from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
@@ -29,7 +30,6 @@ from rerank.tasks import (
     Reply,
     Request,
     resolve_task_context_size,
-    task_backend_settings_folder,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
 
 
-class Hf:
+class Hf(LocalModel):
     """A backend that runs a causal language model of transformers.
 
     Args:
@@ -61,13 +61,12 @@ class Hf:
     costs_money = False
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
-    #: Folder of the adapter or model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
-    settings_folder: Path | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
         """Wrap a model that is already loaded. To load one by name, use `load`."""
+        require_model_process()
         options = options or BackendOptions()
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, identity.get("model", ""))
@@ -95,7 +94,7 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load_language_model(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.settings_folder = task_backend_settings_folder(name, options)
+        backend.set_source(name, options)
         if is_causal_model_split(model):
             follow_torch_leader(backend._run)
         return backend
@@ -125,7 +124,7 @@ class Hf:
         )
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
-        backend.settings_folder = task_backend_settings_folder(description.name, options)
+        backend.set_source(description.name, options)
         return backend
 
     @classmethod
@@ -181,8 +180,9 @@ class Hf:
 
         Raises:
             BackendError: The model failed for a reason other than memory.
-            UsageError: The model cannot perform the task.
+            UsageError: The model cannot perform the task, or this process was forked after a model was used.
         """
+        require_model_process()
         replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))

@@ -5,12 +5,12 @@ Reading a finished run or making an estimate requires only identity and token co
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rerank.errors import BackendError
+from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     Backend,
@@ -61,7 +61,7 @@ class LazyBackend:
         """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
         self._loaded: Backend | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def tasks(self) -> frozenset[type[Any]]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
 from rerank.tasks import Reply, Request
 
@@ -45,6 +48,9 @@ class Call:
 class CallLog:
     """The committed calls of one run folder, or of the cache that all runs share, in a SQLite file.
 
+    The file is open between calls, until `close` or a fork: SQLite must not use a connection of a parent process. The
+    next call opens it again. Any thread may use the log.
+
     Args:
         path: The SQLite file; created if it does not exist.
         readonly: Open an existing file and never write to it.
@@ -57,25 +63,42 @@ class CallLog:
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or create the file."""
-        self.path = path
+        self.path, self._readonly = path, readonly
         self._columns = _REPLY
-        if readonly and not path.is_file():
-            raise MissingResourceError(f"The call log {str(path)!r} does not exist")
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        watch_forks(self)
         with self._guard():
-            # Server replies are committed by the thread of the background loop, one at a time.
-            self._db = sqlite3.connect(_sqlite_uri(path, readonly=readonly), uri=True, check_same_thread=False)
+            _ = self._db
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path; another process opens the file again."""
+        return partial(CallLog, self.path.absolute(), readonly=self._readonly), ()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The connection; used only within `_guard`."""
+        if self._connection is None:
+            if self._readonly and not self.path.is_file():
+                raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
+            uri = _sqlite_uri(self.path, readonly=self._readonly)
+            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             try:
-                if readonly:
-                    self._db.execute("SELECT COUNT(*) FROM calls")
-                    self._columns = _REPLY if self._has_optional_fields() else _REPLY.replace("more", "NULL")
-                else:
-                    self._db.execute("PRAGMA journal_mode=WAL")
-                    self._db.execute(_SCHEMA)
-                    self._add_optional_fields()
-                    self._db.commit()
+                self._prepare()
             except sqlite3.Error:
-                self._db.close()
+                self.close()
                 raise
+        return self._connection
+
+    def _prepare(self) -> None:
+        if self._readonly:
+            self._db.execute("SELECT COUNT(*) FROM calls")
+            self._columns = _REPLY if self._has_optional_fields() else _REPLY.replace("more", "NULL")
+        else:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(_SCHEMA)
+            self._add_optional_fields()
+            self._db.commit()
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
         """Return request digest -> committed reply; requests without a reply are omitted."""
@@ -84,8 +107,8 @@ class CallLog:
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return request digest -> (row number, committed reply); requests without a reply are omitted."""
         found: dict[str, tuple[int, Reply]] = {}
-        query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
         with self._guard():
+            query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
             for digest in digests:
                 if row := self._db.execute(query, (digest,)).fetchone():
                     found[digest] = row[0], _reply_from_row(row[1:])
@@ -141,8 +164,22 @@ class CallLog:
             return int(self._db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; SQLite merges the write-ahead log into it."""
-        self._db.close()
+        """Close the file; SQLite merges the write-ahead log into it. A later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def before_fork(self) -> None:
+        """Close the file, and let no other thread open it until the fork has ended."""
+        self._lock.acquire()
+        self.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Let all threads use the log again."""
+        self._lock.release()
+
+    after_fork_in_child = after_fork_in_parent
 
     def __enter__(self) -> CallLog:
         """Return the log, for ``with``."""
@@ -163,7 +200,8 @@ class CallLog:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.OperationalError as error:
             raise StorageError(
                 f"The call log {str(self.path)!r} cannot be read or written: {error}",

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
@@ -76,6 +78,19 @@ class LoggingBackend:
     def shares_batches(self) -> bool:
         """Whether one batch for several callers takes the wrapped backend less time than one batch per caller."""
         return bool(getattr(self.backend, "shares_batches", False))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle backend, logs and cap; the usage is counted separately from here on."""
+        copied = ("backend", "log", "cache", "max_total_tokens", "usage")
+        return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
+
+    def close(self) -> None:
+        """Close the log and the cache, and the connections of the wrapped backend; a later request opens them again."""
+        if (close := getattr(self.backend, "close", None)) is not None:
+            close()
+        self.log.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def warm_up(self) -> None:
         """Load the model of the wrapped backend now if it would otherwise be loaded at the first call."""
@@ -194,6 +209,14 @@ class AsyncLoggingBackend(LoggingBackend):
     backend: AsyncBackend
     _in_flight: dict[str, asyncio.Event] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Prepare for forks."""
+        watch_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the requests in flight, whose replies only the parent process gets."""
+        self._in_flight, self._reserved = {}, 0
+
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request.
 
@@ -231,13 +254,9 @@ class AsyncLoggingBackend(LoggingBackend):
             self._in_flight.pop(digest).set()
         return reply
 
-    def close(self) -> None:
-        """Close the connections of the wrapped backend."""
-        self.backend.close()
-
     async def aclose(self) -> None:
-        """Close the connections of the wrapped backend."""
-        await self.backend.aclose()
+        """Do the same as `close` without blocking."""
+        await asyncio.to_thread(self.close)
 
 
 class NoLog:
@@ -250,6 +269,9 @@ class NoLog:
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
         """Store nothing, and return None instead of a row number for each call."""
         return [None] * len(rows)
+
+    def close(self) -> None:
+        """Do nothing, since there is no file."""
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -100,3 +101,35 @@ def test_a_log_is_opened_for_reading_only_if_it_exists(tmp_path: Path) -> None:
         log.put([("x", request("one"), reply())], "m")
     with CallLog(tmp_path / "c", readonly=True) as log:
         assert log.get(["x"]) == {"x": reply()}
+
+
+def test_a_closed_log_opens_again_with_the_next_call(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "c")
+    log.put([("x", request("one"), reply())], "m")
+    log.close()
+    assert not (tmp_path / "c-wal").exists()
+    assert len(log) == 1
+    log.close()
+    (tmp_path / "c").unlink()
+    with pytest.raises(MissingResourceError):
+        CallLog(tmp_path / "c", readonly=True)
+
+
+def test_no_connection_is_open_during_a_fork(tmp_path: Path) -> None:
+    """SQLite must not use the connection of a parent process, and the log of both processes is the same file."""
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply())], "m")
+        log.before_fork()
+        assert not (tmp_path / "c-wal").exists()
+        log.after_fork_in_parent()
+        assert len(log) == 1
+
+
+def test_a_pickled_log_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CallLog(Path("c")) as log:
+        log.put([("x", request("one"), reply())], "m")
+        pickled = pickle.dumps(log)
+        monkeypatch.chdir("/")
+        with pickle.loads(pickled) as copy:
+            assert copy.get(["x"]) == {"x": reply()}

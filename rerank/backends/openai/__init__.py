@@ -6,15 +6,16 @@ docs/servers.md describes the servers, their capabilities and the keys.
 from __future__ import annotations
 
 import asyncio
-import threading
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.openai.address import Address, api_key_for_server
 from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
+from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
@@ -71,7 +72,7 @@ class Openai:
         self._sleep, self._transport = sleep, transport
         self._tokens = EstimatedTokens(self._context_size)
         self._client: ServerClient | None = None
-        self._creating = threading.Lock()
+        self._creating = ForkLock()
         self._size: int | None = None
 
     @classmethod
@@ -91,6 +92,11 @@ class Openai:
         if address.file and address.private:
             api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
         return cls(model, address, options=options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
+        options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
+        return partial(type(self), self._model, self._address, **options), ()
 
     @property
     def identity(self) -> Mapping[str, str]:

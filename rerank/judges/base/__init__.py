@@ -148,6 +148,10 @@ class PromptJudge:
         if self.limits.context_size is not None:
             _ = self.budget
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy, without budgets, whose tokenizers belong to a backend."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, PromptBudget)}
+
     @cached_property
     def budget(self) -> PromptBudget:
         """The prompt budget, which caches the lengths of documents. The first access loads the model's tokenizer."""

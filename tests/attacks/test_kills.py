@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("sentence_transformers")
 
-from tests.attacks.killed_commands import Moment, random_moment, read_calls, read_results, start_command  # noqa: E402
+from tests.attacks.killed_commands import Ended, Moment, random_moment, read_calls, read_results, start_command  # noqa: E402
 from tests.attacks.scale import scaled_count  # noqa: E402
 from tests.backends.faulty_server import FaultyServer, said  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder  # noqa: E402
@@ -122,7 +122,7 @@ class Inputs(dict[str, str]):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
-    with FaultyServer([said("[3] > [1] > [4] > [2]")]) as server:
+    with FaultyServer([said("[3] > [1] > [4] > [2]", tokens=400)]) as server:
         yield Inputs(tmp_path_factory.mktemp("inputs"), server)
 
 
@@ -133,25 +133,30 @@ def test_killed_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: s
     whole = start_command(words, tmp_path / "whole", Moment())
     assert whole.code == 0, whole.err
     expected = read_results(tmp_path / "whole", attacked.differ)
-    chance, left, chain = random.Random(name), scaled_count(attacked.kills), 0
+    chance, left, problems = random.Random(name), scaled_count(attacked.kills), []
     while left:
-        folder, chain = tmp_path / f"killed{chain}", chain + 1
-        inputs.server.asked.clear()
-        kills = 0
-        while kills < min(left, _IN_A_ROW):
-            moment = random_moment(whole, chance)
-            ended = start_command(words, folder, moment)
-            if ended.code == 0:  # it was faster, or it had less to do than the undisturbed command
-                break
-            assert ended.code == -signal.SIGKILL, (moment, ended.err)
-            kills += 1
-        committed = read_calls(folder / "out" / "calls.sqlite")
-        before = len(inputs.server.asked)
+        folder = tmp_path / f"killed{left}"
+        moments = kill_in_a_row(words, folder, whole, chance, most=min(left, _IN_A_ROW))
+        committed, asked = read_calls(folder / "out" / "calls.sqlite"), len(inputs.server.asked)
         ended = start_command(words, folder, Moment())
-        assert ended.code == 0, ended.err
         results = read_results(folder, attacked.differ)
-        differences = [key for key in {**expected, **results} if expected.get(key) != results.get(key)]
-        assert differences == [], differences
-        if name == "run on a server":  # no committed call is paid again
-            assert len(inputs.server.asked) - before == len(results["out/calls.sqlite"]) - len(committed)
-        left -= kills
+        found = [key for key in {**expected, **results} if expected.get(key) != results.get(key)]
+        if name == "run on a server" and len(inputs.server.asked) - asked != len(expected["out/calls.sqlite"]) - len(committed):
+            found.append("a committed call was asked again")
+        if ended.code or found:
+            problems.append((moments, ended.code, ended.err, found))
+        left -= len(moments)
+    assert problems == []
+
+
+def kill_in_a_row(words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int) -> list[Moment]:
+    """Start a command again and again and kill it, and return when; at the latest until it was faster than the kill."""
+    moments: list[Moment] = []
+    while len(moments) < most:
+        moment = random_moment(whole, chance)
+        ended = start_command(words, folder, moment)
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, (moment, ended.err)
+        moments.append(moment)
+    return moments

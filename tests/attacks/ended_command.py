@@ -1,7 +1,7 @@
 """The command line in a process that sends itself a signal at a chosen change of the files below its working folder.
 
-Run as a script: ``ended_command.py SIGNAL CHANGE DELAY COUNTS -- ARGUMENTS``. The signal is sent ``DELAY`` seconds after
-change number ``CHANGE`` begins (0: never). At the end of the process, the number of changes is written to ``COUNTS``.
+Run as a script: ``ended_command.py SIGNAL CHANGE DELAY COUNTS -- ARGUMENTS``. The signal is sent ``DELAY`` seconds
+after change number ``CHANGE`` begins (0: never). At the end of the process, the number of changes is written to ``COUNTS``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,7 @@ class SignalAtChange:
         self._folder = str(Path.cwd())
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            changes = isinstance(args[2], int) and args[2] & _WRITING
-        else:
-            changes = event in _CHANGES
-        # names relative to the working folder count too, such as those that a folder's descriptor is given with
+        changes = args[2] & _WRITING if event == "open" and isinstance(args[2], int) else event in _CHANGES
         if not changes or not isinstance(args[0], (str, Path)) or not os.path.abspath(args[0]).startswith(self._folder):
             return
         self.changes += 1

@@ -17,13 +17,13 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("sentence_transformers")
 
-from tests.attacks.killed_commands import Ended, Moment, random_moment, read_calls, read_results, start_command  # noqa: E402
-from tests.attacks.scale import scaled_count  # noqa: E402
-from tests.backends.faulty_server import FaultyServer, said  # noqa: E402
-from tests.finetune.small import collection_folder, model_folder  # noqa: E402
-from tests.leaderboard import made  # noqa: E402
-from tests.leaderboard.lists import write_lists  # noqa: E402
-from tests.retrieval.encoders import save_encoder  # noqa: E402
+from tests.attacks.killed_commands import Ended, Moment, random_moment, read_calls, read_results, start_command
+from tests.attacks.scale import scaled_count
+from tests.backends.faulty_server import FaultyServer, said
+from tests.finetune.small import collection_folder, model_folder
+from tests.leaderboard import made
+from tests.leaderboard.lists import write_lists
+from tests.retrieval.encoders import save_encoder
 
 pytestmark = pytest.mark.enable_socket
 
@@ -141,7 +141,9 @@ def test_killed_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: s
         ended = start_command(words, folder, Moment())
         results = read_results(folder, attacked.differ)
         found = [key for key in {**expected, **results} if expected.get(key) != results.get(key)]
-        if name == "run on a server" and len(inputs.server.asked) - asked != len(expected["out/calls.sqlite"]) - len(committed):
+        if name == "run on a server" and len(inputs.server.asked) - asked != len(expected["out/calls.sqlite"]) - len(
+            committed
+        ):
             found.append("a committed call was asked again")
         if ended.code or found:
             problems.append((moments, ended.code, ended.err, found))
@@ -149,7 +151,9 @@ def test_killed_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: s
     assert problems == []
 
 
-def kill_in_a_row(words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int) -> list[Moment]:
+def kill_in_a_row(
+    words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int
+) -> list[Moment]:
     """Start a command again and again and kill it, and return when; at the latest until it was faster than the kill."""
     moments: list[Moment] = []
     while len(moments) < most:

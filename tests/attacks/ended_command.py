@@ -1,7 +1,7 @@
 """The command line in a process that sends itself a signal at a chosen change of the files below its working folder.
 
 Run as a script: ``ended_command.py SIGNAL CHANGE DELAY COUNTS -- ARGUMENTS``. The signal is sent ``DELAY`` seconds
-after change number ``CHANGE`` begins (0: never). At the end of the process, the number of changes is written to ``COUNTS``.
+after change number ``CHANGE`` begins (0: never). At the end, the number of changes is written to the file ``COUNTS``.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class SignalAtChange:
 def main() -> None:
     number, change, delay, counts = sys.argv[1:5]
     sys.argv = ["rerank", *sys.argv[6:]]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of scripts ignore it
     hook = SignalAtChange(int(number), int(change), float(delay))
     atexit.register(lambda: Path(counts).write_text(str(hook.changes), encoding="ascii"))
     sys.addaudithook(hook)
-    from rerank.cli import main as command_line
+    from rerank.__main__ import main as command_line
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored before, as long as only Python itself starts
     command_line()
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -57,7 +59,7 @@ def start_command(words: Sequence[str], folder: Path, moment: Moment, number: in
     env |= {"PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     began = time.monotonic()
     with subprocess.Popen(
-        [*script, "--", *words],
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *script, "--", *words],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -112,9 +114,19 @@ def _content(path: Path) -> Any:
 
 
 def read_calls(path: Path) -> dict[str, Any]:
-    """Return the committed calls as digest -> columns; empty if there is no call log yet."""
+    """Return the committed calls as digest -> columns; empty if there is no call log yet.
+
+    A copy is read, because reading would repair what the command that is typed again must repair.
+    """
     if not path.is_file():
         return {}
+    with tempfile.TemporaryDirectory() as copies:
+        for part in path.parent.glob(f"{path.name}*"):
+            shutil.copy(part, copies)
+        return _read_calls_of_copy(Path(copies) / path.name)
+
+
+def _read_calls_of_copy(path: Path) -> dict[str, Any]:
     with closing(sqlite3.connect(path)) as database:
         database.row_factory = sqlite3.Row
         try:

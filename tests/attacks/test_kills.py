@@ -96,6 +96,21 @@ ATTACKED = {
 }
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A signal, its moment, and how the command ended."""
+
+    number: signal.Signals
+    moment: Moment
+    ended: Ended
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the command ended with a traceback, or neither by the signal nor successfully before it."""
+        codes = {signal.SIGKILL: {0, -signal.SIGKILL}, signal.SIGINT: {0, 130, -signal.SIGINT}}[self.number]
+        return self.ended.code not in codes or "Traceback" in self.ended.err
+
+
 class Inputs(dict[str, str]):
     """The words in braces: a folder's paths, and the addresses of a server and a collection."""
 
@@ -127,7 +142,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
 
 
 @pytest.mark.parametrize("name", ATTACKED)
-def test_killed_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: str) -> None:
+def test_killed_and_stopped_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: str) -> None:
     attacked = ATTACKED[name]
     words = inputs.words(attacked.words)
     whole = start_command(words, tmp_path / "whole", Moment())
@@ -136,31 +151,30 @@ def test_killed_commands_are_typed_again(inputs: Inputs, tmp_path: Path, name: s
     chance, left, problems = random.Random(name), scaled_count(attacked.kills), []
     while left:
         folder = tmp_path / f"killed{left}"
-        moments = kill_in_a_row(words, folder, whole, chance, most=min(left, _IN_A_ROW))
+        tried = kill_in_a_row(words, folder, whole, chance, most=min(left, _IN_A_ROW))
+        left -= sum(each.number == signal.SIGKILL for each in tried)
         committed, asked = read_calls(folder / "out" / "calls.sqlite"), len(inputs.server.asked)
-        ended = start_command(words, folder, Moment())
+        last = start_command(words, folder, Moment())
         results = read_results(folder, attacked.differ)
         found = [key for key in {**expected, **results} if expected.get(key) != results.get(key)]
-        if name == "run on a server" and len(inputs.server.asked) - asked != len(expected["out/calls.sqlite"]) - len(
-            committed
-        ):
-            found.append("a committed call was asked again")
-        if ended.code or found:
-            problems.append((moments, ended.code, ended.err, found))
-        left -= len(moments)
+        found += [each.ended.err for each in tried if each.is_wrong]
+        if name == "run on a server":
+            again = committed.keys() - results["out/calls.sqlite"].keys()
+            missing = len(results["out/calls.sqlite"]) - len(committed)
+            found += [f"{again} were lost"] * bool(again)
+            found += ["a committed call was asked again"] * (len(inputs.server.asked) - asked != missing)
+        if last.code or found:
+            problems.append((tried, last.err, found))
     assert problems == []
 
 
-def kill_in_a_row(
-    words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int
-) -> list[Moment]:
-    """Start a command again and again and kill it, and return when; at the latest until it was faster than the kill."""
-    moments: list[Moment] = []
-    while len(moments) < most:
+def kill_in_a_row(words: Sequence[str], folder: Path, whole: Ended, chance: random.Random, *, most: int) -> list[Tried]:
+    """Start a command up to ``most`` times and kill it, until it is faster than the kill; then stop it with Ctrl-C."""
+    tried: list[Tried] = []
+    for number in [signal.SIGKILL] * most + [signal.SIGINT]:
         moment = random_moment(whole, chance)
-        ended = start_command(words, folder, moment)
+        ended = start_command(words, folder, moment, number)
+        tried.append(Tried(number, moment, ended))
         if ended.code == 0:
             break
-        assert ended.code == -signal.SIGKILL, (moment, ended.err)
-        moments.append(moment)
-    return moments
+    return tried

@@ -5,10 +5,14 @@ from __future__ import annotations
 import _thread
 import signal
 import sys
+import threading
 from typing import Any
 
 #: Exit code of a process that was stopped with Ctrl-C, as in a shell.
 _INTERRUPTED = 128 + signal.SIGINT
+
+#: Seconds after which a finalizer or callback has probably ended.
+_AFTER_CALLBACK = 0.02
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def _is_silent_interruption(error: BaseException) -> bool:
 def _interrupt_again(unraisable: Any) -> None:
     """Repeat a Ctrl-C that arrived in a finalizer or callback, where Python prints and then ignores exceptions."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _thread.interrupt_main()
+        threading.Timer(_AFTER_CALLBACK, _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -24,8 +24,9 @@ _SCRIPT = Path(__file__).parent / "ended_command.py"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 #: Keys of JSON files and columns of call logs whose values depend on the time or on how often a command was started.
 _VOLATILE = {"seconds", "started", "created", "environment", "cost", "reused_calls"}
-#: Keys in files of a training that describe its last process only.
+#: Keys in files of a training that describe its last process only, or a temporary path.
 _VOLATILE |= {"tokens", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+_VOLATILE |= {"best_model_checkpoint"}
 
 
 @dataclass(frozen=True, kw_only=True)

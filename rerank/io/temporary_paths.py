@@ -31,8 +31,9 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
     while True:
         path = parent / f"{prefix}{secrets.token_hex(4)}{_LOCK}"
         with path.open("xb") as lock:
-            if not _take_lock(lock, path):  # a concurrent call is removing it as a leftover
-                continue
+            with contextlib.suppress(OSError):  # without file locks, leftovers cannot be recognised and stay
+                if not _take_lock(lock, path):  # a concurrent call is removing it as a leftover
+                    continue
             try:
                 _folder_of_lock(path).mkdir(0o700)
                 yield _folder_of_lock(path)
@@ -82,11 +83,15 @@ def _open_without_links(path: str, flags: int) -> int:
 
 
 def _take_lock(file: IO[bytes], path: Path) -> bool:
-    """Lock a file until it is closed; return whether this succeeded and ``path`` still is the path of this file."""
+    """Lock a file until it is closed; return whether this succeeded and ``path`` still is the path of this file.
+
+    Raises:
+        OSError: The file system has no file locks.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:  # another process holds the lock or has removed the file
+    except (BlockingIOError, FileNotFoundError):  # another process holds the lock, or has moved or removed the file
         return False
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,20 @@ def test_concurrent_writers_have_files_of_their_own(tmp_path: Path) -> None:
             second.write_text("second")
         assert target.read_text() == "second"
     assert (target.read_text(), names(tmp_path)) == ("first", ["file"])
+
+
+def test_without_file_locks_paths_are_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    (tmp_path / "x-0123abcd.rerank-lock").touch()
+    with temporary_folder(tmp_path, "x-") as folder:
+        assert folder.is_dir()
+    assert names(tmp_path) == ["x-0123abcd.rerank-lock"]
+    with temporary_file(tmp_path / "file") as path:
+        path.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,10 @@ def test_killed_and_stopped_commands_are_typed_again(inputs: Inputs, tmp_path: P
     assert whole.code == 0, whole.err
     expected = read_results(tmp_path / "whole", attacked.differ)
     chance, left, problems = random.Random(name), scaled_count(attacked.kills), []
-    while left:
-        folder = tmp_path / f"killed{left}"
+    for chain in count():
+        if not left:
+            break
+        folder = tmp_path / f"killed{chain}"
         tried = kill_in_a_row(words, folder, whole, chance, most=min(left, _IN_A_ROW))
         left -= sum(each.ended.code == -signal.SIGKILL for each in tried)
         committed, asked = read_calls(folder / "out" / "calls.sqlite"), len(inputs.server.asked)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.temporary_paths import temporary_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -96,22 +97,15 @@ def _replaced_file(path: Path) -> Generator[TextIO]:
             yield direct
         return
     target = path.resolve()  # the file behind a link is replaced, not the link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
-            inner: IO[bytes] = raw
-            if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
-                inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
-            text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
-            yield text
-            text.flush()
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with temporary_file(target) as temporary, temporary.open("wb") as raw, contextlib.ExitStack() as stack:
+        inner: IO[bytes] = raw
+        if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
+            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
+        text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
+        yield text
+        text.flush()
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 def check_file_writable(path: str | Path) -> None:

@@ -223,3 +223,35 @@ def test_output_that_cannot_be_written_is_a_disk_failure(tmp_path: Path) -> None
 def test_closed_streams_are_no_reason_to_fail() -> None:
     command = f"{sys.executable} -m rerank methods >&- 2>&- <&-"
     assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+
+
+#: Runs `rerank methods` and presses Ctrl-C when a module is imported. A finalizer may be the place where it arrives.
+_INTERRUPTED = """
+import importlib.abc, signal, sys
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+module = place = ""
+
+class Interrupter(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == module:
+            signal.raise_signal(signal.SIGINT) if place == "here" else Finalized()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of scripts ignore it
+sys.meta_path.insert(0, Interrupter())
+from rerank.__main__ import main
+_, module, place = sys.argv
+sys.argv = ["rerank", "methods"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["rerank.cli", "rerank.errors", "rerank.methods"])
+@pytest.mark.parametrize("place", ["here", "in a finalizer"])
+def test_ctrl_c_while_modules_load_is_one_line(module: str, place: str) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED, module, place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")

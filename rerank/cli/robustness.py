@@ -1,24 +1,34 @@
-"""`robustness`: measure how the order of the candidates affects a method."""
+"""`robustness`: measure how the order of the candidates, or text addressed to the reranker, affects a method."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run import DryRun, execute_with_progress_bar
 from rerank.cli.spec_options import with_spec_command_options
+from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
 
-Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="Additional depth; repeatable.")]
-FirstStages = Annotated[
-    list[str] | None, typer.Option("--also-first-stage", help="Additional first stage; repeatable.")
-]
-Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the first uses --seed.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProbeOptions:
+    probe: Annotated[
+        Literal["order", "injection"],
+        typer.Option(help="Vary the order of the candidates, or inject text into the last passage."),
+    ] = "order"
+    also_depth: Annotated[list[int] | None, typer.Option(min=1, help="Additional depth; repeatable.")] = None
+    also_first_stage: Annotated[list[str] | None, typer.Option(help="Additional first stage; repeatable.")] = None
+    shuffles: Annotated[
+        int | None, typer.Option(min=0, help="Number of random orders (3 if omitted); the first uses --seed.")
+    ] = None
 
 
 def register(app: typer.Typer) -> None:
@@ -32,31 +42,34 @@ _EXAMPLE = (
 )
 
 
+@expand_option_groups
 @with_spec_command_options()
 def robustness_command(
-    spec: RunSpec,
-    execution: Execution,
-    *,
-    also_depth: Depths = None,
-    also_first_stage: FirstStages = None,
-    shuffles: Shuffles = 3,
-    dry_run: DryRun = False,
-    form: FormatOption = "text",
+    spec: RunSpec, execution: Execution, *, options: _ProbeOptions, dry_run: DryRun = False, form: FormatOption = "text"
 ) -> None:
-    """Run a method on candidates in first-stage order, reversed and shuffled, and compare the results.
+    """Run a method on varied candidates and compare the results.
 
-    Each run has its own folder in --out or runs/; --resume continues unfinished runs.
+    --probe order: in first-stage order, reversed and shuffled. --probe injection: with instructions, the query and
+    forged identifiers in the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
+    continues unfinished runs.
     """
-    from rerank.experiment import check_failure_rate
-    from rerank.experiment.robustness import candidate_order_name, estimate_robustness_cells, prepare_robustness_cells
-    from rerank.experiment.robustness import measure_order_robustness as compare_orders
+    from rerank.experiment import check_failure_rate, injection, robustness
 
-    prepared_cells = prepare_robustness_cells(
-        spec, execution, depths=also_depth or (), first_stages=also_first_stage or (), shuffles=shuffles
+    is_injection = options.probe == "injection"
+    if is_injection and options.shuffles is not None:
+        raise UsageError("--shuffles with --probe injection", expected="--shuffles only with --probe order")
+    shuffles = 0 if is_injection else 3 if options.shuffles is None else options.shuffles
+    prepared_cells = robustness.prepare_robustness_cells(
+        spec,
+        execution,
+        depths=options.also_depth or (),
+        first_stages=options.also_first_stage or (),
+        shuffles=shuffles,
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        expected = estimate_robustness_cells(cells)
+        estimate = injection.estimate_injection_cells if is_injection else robustness.estimate_robustness_cells
+        expected = estimate(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
         emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
@@ -64,17 +77,20 @@ def robustness_command(
 
     def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
         spec = prepared.spec
-        print_note(f"{spec.first_stage}, depth {spec.depth}, {candidate_order_name(spec)}: {options.out}")
+        variant = prepared.lists.name if is_injection else robustness.candidate_order_name(spec)
+        print_note(f"{spec.first_stage}, depth {spec.depth}, {variant}: {options.out}")
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    report = compare_orders(cells, execution, run=run)
-    emit_output(report, form=form, text=lambda: _print_robustness(report), rows="cells")
+    measure = injection.measure_injection_robustness if is_injection else robustness.measure_order_robustness
+    report = measure(cells, execution, run=run)
+    show = _print_injections if is_injection else _print_orders
+    emit_output(report, form=form, text=lambda: show(report), rows="cells")
     for summary in summaries:
         check_failure_rate(summary, spec.max_failure_rate)
 
 
-def _print_robustness(report: dict[str, Any]) -> None:
+def _print_orders(report: dict[str, Any]) -> None:
     measures = list(report["cells"][0]["first_stage_scores"])
     rows: list[list[object]] = []
     for cell in report["cells"]:
@@ -88,3 +104,25 @@ def _print_robustness(report: dict[str, Any]) -> None:
             rows.append([*where, "best - worst", *map(format_number_cell, cell["spread"].values()), "", ""])
     print_table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
     print_note("tau, top 10: Kendall's tau, and overlap of the top ten, with the result for the order 'given'")
+
+
+def _print_injections(report: dict[str, Any]) -> None:
+    rows = [
+        [
+            *(cell["first_stage"], cell["depth"], row["attack"], row["position"]),
+            *(format_number_cell(cell["rank_before"], 1), format_number_cell(row["rank"], 1)),
+            *(_format_interval(row[key]) for key in ("rise", "first", "top_10")),
+        ]
+        for cell in report["cells"]
+        for row in cell["attacks"]
+    ]
+    heads = ["first stage", "depth", "attack", "position", "rank before", "rank", "rise", "rank 1", "top 10"]
+    print_table(heads, rows)
+    print_note("rise, rank 1, top 10: mean over queries of rank before minus rank, and fractions, with 95 % intervals")
+
+
+def _format_interval(value: dict[str, float | None] | None) -> str:
+    if value is None:
+        return "-"
+    mean, low, high = (format_number_cell(value[key], 2) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -96,7 +96,9 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
-        self._texts: BoundedMemo[tuple[Document, PromptEscaping], str] = BoundedMemo(_TEXTS_BYTES, _prompt_passage_cache_size)
+        self._texts: BoundedMemo[tuple[Document, PromptEscaping], str] = BoundedMemo(
+            _TEXTS_BYTES, _prompt_passage_cache_size
+        )
         self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens

@@ -1,8 +1,8 @@
 """Escape text from queries and documents that looks like an identifier or like a mark of a chat turn.
 
-Round brackets replace the outer characters, as in other descendants of RankGPT (Liu et al., ACL 2025, arXiv 2412.14574).
-A mark that is not escaped could end the turn of the user, whether the chat is rendered here or by a server. All
-functions here are idempotent and preserve the length of the text, so offsets into a passage stay valid.
+Round brackets replace the outer characters, as in other descendants of RankGPT (Liu et al., ACL 2025, arXiv
+2412.14574). A mark that is not escaped could end the turn of the user, whether the chat is rendered here or by a
+server. All functions here are idempotent and preserve the length of the text, so offsets into a passage stay valid.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rerank.parsing import parse_permutation
 from rerank.parsing.clean import normalize_reply_signs
 from rerank.parsing.mentions import find_mentions, parse_reply_tokens
-from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.prompts.escaping import escape_passage_brackets
+from rerank.prompts.loading import prompt_template_from_yaml
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
 NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])

@@ -29,7 +29,7 @@ _KNOWN_MARKS = (
     r"<(?:start|end)_of_(?:turn|image|utterance)>",
     r"<(?:extra_id_|unused|reserved_|SPECIAL_)\d{1,6}>",
     r"</?seed:\w{1,32}>",
-    r"<<?/?SYS>>?",
+    r"<</?SYS>>",
     r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK)\]",
     r"\[(?:CLS|SEP|MASK|PAD|UNK|BOS|EOS|[gs]MASK|UNUSED_TOKEN_\d{1,6})\]",
 )
@@ -114,4 +114,5 @@ def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
 @lru_cache(maxsize=32)
 def _turn_mark_pattern(own_marks: tuple[str, ...]) -> re.Pattern[str]:
     own = sorted({mark.translate(_ascii_forms) for mark in own_marks}, key=len, reverse=True)
-    return re.compile("|".join([*map(re.escape, own), *_KNOWN_MARKS]))
+    # Some tokenizers convert texts to lower case before they look for their marks.
+    return re.compile("|".join([*(f"(?i:{re.escape(mark)})" for mark in own), *_KNOWN_MARKS]))

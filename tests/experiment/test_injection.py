@@ -88,7 +88,9 @@ def test_short_lists_have_no_top_ten_and_one_query_no_interval(lists: Lists, tmp
 
 def test_nothing_but_the_text_of_the_last_document_changes() -> None:
     docs = (Document(id="a", text="first"), Document(id="b", title="T", text="last", source={"k": 1}))
-    candidates = Run([Ranking(Query(id="1", text="why?"), docs, (2.0, 1.0)), Ranking(Query(id="2"), docs[:1])], name="x")
+    candidates = Run(
+        [Ranking(Query(id="1", text="why?"), docs, (2.0, 1.0)), Ranking(Query(id="2"), docs[:1])], name="x"
+    )
     attacked = inject_into_candidates(candidates, {"1": "b"}, "query", "before")
     assert (list(attacked), attacked.name) == (["1"], "x-query-before")
     assert attacked["1"] == replace(candidates["1"], docs=(docs[0], replace(docs[1], text="why? last")))

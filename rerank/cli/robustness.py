@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class _ProbeOptions:
     probe: Annotated[
         Literal["order", "injection"],
-        typer.Option(help="Vary the order of the candidates, or inject text into the last passage."),
+        typer.Option(help="order: other orders of the candidates; injection: text in the passage ranked last."),
     ] = "order"
     also_depth: Annotated[list[int] | None, typer.Option(min=1, help="Additional depth; repeatable.")] = None
     also_first_stage: Annotated[list[str] | None, typer.Option(help="Additional first stage; repeatable.")] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.paths import cache_dir
+from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
 _SCHEMA = """
@@ -113,7 +114,7 @@ class CallLog:
             query = "SELECT rowid FROM calls WHERE digest = ?"
             return [int(self._db.execute(query, (digest,)).fetchone()[0]) for digest, _, _ in rows]
 
-    def set_aside_unused(self, used: Container[int]) -> int:
+    def set_aside_unused(self, used: RowSet) -> int:
         """Record which calls the run did not use, so that `calls` omits them, and return their number.
 
         An earlier version of the program may have sent other requests for the same windows. Their replies are kept.

@@ -121,13 +121,14 @@ def test_no_text_becomes_a_token_that_a_tokenizer_added(family: str, normalized:
     from transformers import PreTrainedTokenizerFast
 
     from rerank.lm.tokenizers import HfTokens
+    from tests.backends.conftest import CHATML
     from tests.lm import small_tokenizers
 
     made = getattr(small_tokenizers, family)()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)  # type: ignore[no-untyped-call]
     tokenizer.add_tokens([AddedToken(mark, normalized=normalized) for mark in OWN])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<s>"]})
-    tokenizer.chat_template = small_tokenizers.CHATML
+    tokenizer.chat_template = CHATML
     tokens = HfTokens(tokenizer, context_size=1 << 20)
     budget, template = PromptBudget(tokens), load_prompt("listwise")
     added = {key for key, token in tokenizer.added_tokens_decoder.items() if str(token) not in ("[UNK]", "<unk>")}

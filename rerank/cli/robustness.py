@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -53,23 +54,22 @@ def robustness_command(
     forged identifiers in the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
     continues unfinished runs.
     """
-    from rerank.experiment import check_failure_rate, injection, robustness
+    from rerank.experiment import check_failure_rate
+    from rerank.experiment.robustness import prepare_robustness_cells
 
-    is_injection = options.probe == "injection"
-    if is_injection and options.shuffles is not None:
-        raise UsageError("--shuffles with --probe injection", expected="--shuffles only with --probe order")
-    shuffles = 0 if is_injection else 3 if options.shuffles is None else options.shuffles
-    prepared_cells = robustness.prepare_robustness_cells(
+    if options.probe != "order" and options.shuffles is not None:
+        raise UsageError(f"--shuffles with --probe {options.probe}", expected="--shuffles only with --probe order")
+    probe = _open_probe(options.probe)
+    prepared_cells = prepare_robustness_cells(
         spec,
         execution,
         depths=options.also_depth or (),
         first_stages=options.also_first_stage or (),
-        shuffles=shuffles,
+        shuffles=3 if options.shuffles is None else options.shuffles,
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        estimate = injection.estimate_injection_cells if is_injection else robustness.estimate_robustness_cells
-        expected = estimate(cells)
+        expected = probe.estimate(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
         emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
@@ -77,17 +77,33 @@ def robustness_command(
 
     def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
         spec = prepared.spec
-        variant = prepared.lists.name if is_injection else robustness.candidate_order_name(spec)
-        print_note(f"{spec.first_stage}, depth {spec.depth}, {variant}: {options.out}")
+        print_note(f"{spec.first_stage}, depth {spec.depth}, {probe.variant(prepared)}: {options.out}")
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    measure = injection.measure_injection_robustness if is_injection else robustness.measure_order_robustness
-    report = measure(cells, execution, run=run)
-    show = _print_injections if is_injection else _print_orders
-    emit_output(report, form=form, text=lambda: show(report), rows="cells")
+    report = probe.measure(cells, execution, run=run)
+    emit_output(report, form=form, text=lambda: probe.show(report), rows="cells")
     for summary in summaries:
         check_failure_rate(summary, spec.max_failure_rate)
+
+
+class _Probe(NamedTuple):
+    """What differs between probes: estimate, measurement, the name of a run, and the table."""
+
+    estimate: Callable[..., dict[str, Any]]
+    measure: Callable[..., dict[str, Any]]
+    variant: Callable[[PreparedRun], str]
+    show: Callable[[dict[str, Any]], None]
+
+
+def _open_probe(name: str) -> _Probe:
+    from rerank.experiment import injection, robustness
+
+    if name == "injection":
+        measures = injection.estimate_injection_cells, injection.measure_injection_robustness
+        return _Probe(*measures, lambda prepared: prepared.lists.name, _print_injections)
+    measures = robustness.estimate_robustness_cells, robustness.measure_order_robustness
+    return _Probe(*measures, lambda prepared: robustness.candidate_order_name(prepared.spec), _print_orders)
 
 
 def _print_orders(report: dict[str, Any]) -> None:

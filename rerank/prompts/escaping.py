@@ -20,7 +20,7 @@ _LETTERS = re.compile(r"(?<![A-Za-zＡ-Ｚａ-ｚ])[A-ZＡ-Ｚ]{1,2}(?![A-Za-z�
 _NUMBER_OR_LETTERS = re.compile(f"{_NUMBER.pattern}|{_LETTERS.pattern}")
 
 #: Marks of turns, roles, thoughts and tool calls in published chat templates: ChatML, Llama 2 to 4, Mistral, Gemma,
-#: DeepSeek, Harmony, Phi, EXAONE, Seed and BERT. They are spelled as in `_ascii_forms`.
+#: DeepSeek, Harmony, Phi, EXAONE, Seed and BERT. They are spelled as in `_ASCII_FORMS`.
 _KNOWN_MARKS = (
     r"<\|[^\s<>|()]{1,64}\|?>",
     r"<[^\s<>|()]{1,64}\|>",
@@ -35,7 +35,7 @@ _KNOWN_MARKS = (
 )
 _MARK_START = re.compile(r"[<\[{＜﹤［｛]")
 #: Full-width and small forms of ASCII characters, which tokenizers with Unicode normalization read as ASCII.
-_ascii_forms = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
+_ASCII_FORMS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
     if not _MARK_START.search(text):
         return text
     pieces, end = [], 0
-    for match in _turn_mark_pattern(own_marks).finditer(text.translate(_ascii_forms)):
+    for match in _turn_mark_pattern(own_marks).finditer(text.translate(_ASCII_FORMS)):
         pieces += [text[end : match.start()], "(", text[match.start() + 1 : match.end() - 1], ")"]
         end = match.end()
     return "".join([*pieces, text[end:]])
@@ -113,6 +113,6 @@ def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
 
 @lru_cache(maxsize=32)
 def _turn_mark_pattern(own_marks: tuple[str, ...]) -> re.Pattern[str]:
-    own = sorted({mark.translate(_ascii_forms) for mark in own_marks}, key=len, reverse=True)
+    own = sorted({mark.translate(_ASCII_FORMS) for mark in own_marks}, key=len, reverse=True)
     # Some tokenizers convert texts to lower case before they look for their marks.
     return re.compile("|".join([*(f"(?i:{re.escape(mark)})" for mark in own), *_KNOWN_MARKS]))

@@ -203,6 +203,11 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
     )
+    if unmatched := summary.get("unmatched_calls"):
+        print_note(
+            f"{unmatched} logged calls match no request of this run; if an earlier version made them, their prompts "
+            "are written otherwise now and were sent again"
+        )
     if summary["missing"]:
         print_note(f"{summary['missing']} judged queries have no ranking; they score 0")
     print_note(f"folder: {summary['folder']}")

@@ -16,6 +16,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
+from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
 _SCHEMA = """
@@ -24,6 +25,8 @@ CREATE TABLE IF NOT EXISTS calls (
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
     seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
+#: Rows of calls that the run did not use. The table exists only in a log that has had such calls.
+_UNUSED_SCHEMA = "CREATE TABLE IF NOT EXISTS unused_calls (row INTEGER PRIMARY KEY)"
 _INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
 _REPLY = "text, tokens_in, tokens_out, seconds, finish, more"
 
@@ -134,11 +137,28 @@ class CallLog:
             query = "SELECT rowid FROM calls WHERE digest = ?"
             return [int(self._db.execute(query, (digest,)).fetchone()[0]) for digest, _, _ in rows]
 
+    def set_aside_unused(self, used: RowSet) -> int:
+        """Record which calls the run did not use, so that `calls` omits them, and return their number.
+
+        An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
+
+        Args:
+            used: The row numbers of the calls that the run used.
+        """
+        with self._guard(), self._db:
+            unused = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
+            if unused or self._has_unused():
+                self._db.execute(_UNUSED_SCHEMA)
+                self._db.execute("DELETE FROM unused_calls")
+                self._db.executemany("INSERT INTO unused_calls VALUES (?)", unused)
+        return len(unused)
+
     def calls(self) -> Iterator[Call]:
-        """Return all calls in the order in which they were committed."""
+        """Return the calls that the run used, in the order in which they were committed."""
         with self._guard():
+            used = "WHERE rowid NOT IN (SELECT row FROM unused_calls)" if self._has_unused() else ""
             rows = self._db.execute(
-                f"SELECT query_id, doc_ids, sampling, {self._columns} FROM calls ORDER BY rowid"
+                f"SELECT query_id, doc_ids, sampling, {self._columns} FROM calls {used} ORDER BY rowid"
             ).fetchall()
         for query_id, doc_ids, sampling, *reply in rows:
             seed = json.loads(sampling)["seed"]
@@ -191,6 +211,9 @@ class CallLog:
 
     def _has_optional_fields(self) -> bool:
         return any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)"))
+
+    def _has_unused(self) -> bool:
+        return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'unused_calls'").fetchone())
 
     def _add_optional_fields(self) -> None:
         """Add the column ``more`` to a log of version 0.1, which lacks it."""

@@ -37,6 +37,7 @@ class LoggingBackend:
             to all later batches, are errors. None for no cap.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
+        used: Rows of the log whose replies were used or added.
     """
 
     backend: Backend
@@ -45,7 +46,7 @@ class LoggingBackend:
     max_total_tokens: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
-    _counted: RowSet = field(default_factory=RowSet)
+    used: RowSet = field(default_factory=RowSet)
     _capped: bool = False
     _reserved: int = 0  # maximum number of tokens of the requests in flight
 
@@ -156,7 +157,7 @@ class LoggingBackend:
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
         """Add a reply to the usage: once per row of the log, and every time if it has no row."""
-        if row is None or self._counted.add(row):
+        if row is None or self.used.add(row):
             self.usage.add(reply, reused=reused)
 
     @property

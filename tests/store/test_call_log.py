@@ -11,6 +11,7 @@ import pytest
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, open_shared_call_cache
+from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.raising import raises
@@ -40,6 +41,27 @@ def test_a_call_is_kept_once_and_the_first_stands(tmp_path: Path) -> None:
         log.put([("x", request("one"), reply("first"))], "m")
         log.put([("x", request("one"), reply("second"))], "m")
         assert [call.reply.text for call in log.calls()] == ["first"]
+
+
+def row_set(*rows: int) -> RowSet:
+    made = RowSet()
+    for row in rows:
+        made.add(row)
+    return made
+
+
+def test_calls_that_a_run_does_not_use_are_kept_aside(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        old, new = log.put([("x", request("one"), reply("old")), ("y", request("two"), reply("new"))], "m")
+        assert log.set_aside_unused(row_set(old, new)) == 0
+        assert not log._has_unused()  # the file is as it was before there was such a table
+        assert log.set_aside_unused(row_set(new)) == 1
+    with CallLog(tmp_path / "c", readonly=True) as log:
+        assert [call.reply.text for call in log.calls()] == ["new"]
+        assert len(log) == len(log.get(["x", "y"])) == 2
+    with CallLog(tmp_path / "c") as log:
+        assert log.set_aside_unused(row_set(old, new)) == 0
+        assert len(list(log.calls())) == 2
 
 
 def test_commitment_is_all_or_none(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
 from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
 
 
@@ -130,8 +132,9 @@ class LoggingBackend:
         """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
-            if self.cache is not None:
-                self.cache.put(self._committable(requests, generated), self._model)
+            if self.cache is not None:  # other runs ask again for what could not be read
+                readable = {digest: reply for digest, reply in generated.items() if not reply.error}
+                self.cache.put(self._committable(requests, readable), self._model)
 
     def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
         """Commit replies to the log and count them."""
@@ -193,6 +196,12 @@ class AsyncLoggingBackend(LoggingBackend):
 
     backend: AsyncBackend
     _in_flight: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the order of the requests."""
+        return run_on_task_request_loop(
+            answer_task_requests_concurrently(self.agenerate, requests, limit=self.batch_size)
+        )
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request.

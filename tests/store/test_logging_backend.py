@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,8 +207,9 @@ def test_progress_is_told_once_a_request(log: CallLog) -> None:
 
 def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
     usage = Usage()
-    assert set(vars(usage).values()) == {0}
-    reply = Reply(text="x", tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4)
+    assert not any(vars(usage).values())
+    reply = Reply(tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4, retries=1)
+    reply = replace(reply, served_model="m-1", fingerprint="fp")
     usage.add(reply, reused=False)
     usage.add(reply, reused=True)
     assert vars(usage) == {
@@ -219,6 +221,9 @@ def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
         "steps": 4,
         "truncated": 2,
         "tokens_cached": 8,
+        "retries": 2,
+        "served_models": {"m-1": 2},
+        "fingerprints": {"fp": 2},
     }
 
 

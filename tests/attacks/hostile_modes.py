@@ -268,3 +268,30 @@ LISTINGS: Mapping[str, Act] = {
     "llama.cpp that is none": models("m", owner="llamacpp"),
     "an error (500)": Act(status=500, body=b"\x00"),
 }
+
+
+def _logprobs(value: Any) -> Act:
+    return _completion(choices=[{**_CHOICE, "logprobs": value}])
+
+
+def _top(*rows: Any) -> Act:
+    return _logprobs({"content": [{"token": "A", "logprob": 0.0, "top_logprobs": list(rows)}]})
+
+
+#: Answers to a request for log-probabilities that contain none that can be used.
+SCORES: Mapping[str, Act] = {
+    "none": FINE,
+    "null": _logprobs(None),
+    "a list": _logprobs([1]),
+    "no content": _logprobs({"content": []}),
+    "no rows": _top(),
+    "rows of wrong types": _top(1, None, "A"),
+    "not the identifiers": _top({"token": "Z", "logprob": -1}),
+    "positive": _top({"token": "A", "logprob": 5}),
+    "NaN": _top({"token": "A", "logprob": float("nan")}),
+    "infinite": _top({"token": "A", "logprob": float("inf")}),
+    "of 400 digits": _top({"token": "A", "logprob": -(10**400)}),
+    "texts": _top({"token": "A", "logprob": "likely"}),
+    "of a token that is a list": _top({"token": ["A"], "logprob": -1}),
+    "of half a character": _top({"token": "\ud83d", "logprob": -1}),
+}

@@ -19,4 +19,4 @@ from rerank.io.surrogates import replace_lone_surrogates
 )
 def test_lone_surrogates(text: str, replaced: str) -> None:
     assert replace_lone_surrogates(text) == replaced
-    assert replace_lone_surrogates(text).encode()
+    replaced.encode()

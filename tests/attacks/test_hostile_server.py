@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Victim:
         (folder / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
     def _answer(self, body: dict[str, Any]) -> Act:
-        query = next(query for query in self.queries if f"about {query}." in body["messages"][-1]["content"])
+        query = next(query for query in self.queries if f"about {query}." in str(body["messages"]))
         self.asked[query] += 1
         if self.hostile is not None and query in self.hostile_queries:
             return self.hostile
@@ -92,7 +92,8 @@ class Victim:
         path = self.folder / "run" / "calls.sqlite"
         if not path.exists():
             return {}
-        with closing(sqlite3.connect(path)) as log:
+        rows: list[tuple[str, str, str]] = []
+        with closing(sqlite3.connect(path)) as log, suppress(sqlite3.OperationalError):  # no table yet
             rows = log.execute("SELECT query_id, text, finish FROM calls").fetchall()
         assert len({query for query, *_ in rows}) == len(rows)
         return {query: (text, finish) for query, text, finish in rows}

@@ -7,7 +7,7 @@ same requests are sent again; the log answers those that have a reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class LoggingBackend:
         cache: A call log that other runs share; replies are read from it and added to it. None for no cache.
         max_total_tokens: Cap on prompt and completion tokens. The replies to the first batch that could exceed it, and
             to all later batches, are errors. None for no cap.
+        batch_characters: Maximum number of characters of the prompts in a batch; None for no maximum.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
     """
@@ -43,6 +44,7 @@ class LoggingBackend:
     log: CallLog | NoLog
     cache: CallLog | None = None
     max_total_tokens: int | None = None
+    batch_characters: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
     _counted: RowSet = field(default_factory=RowSet)
@@ -96,13 +98,26 @@ class LoggingBackend:
         lengths = [sum(len(message.content) for message in request.prompt) for request in requests]
         longest_first = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         replies: dict[str, Reply] = {}
-        for start in range(0, len(requests), self.batch_size):
-            indices = longest_first[start : start + self.batch_size]
+        for indices in self._batches(longest_first, lengths):
             batch = {digests[i]: requests[i] for i in indices}
             replies |= self._answer({d: r for d, r in batch.items() if d not in replies})
             for i in indices:
                 self.on_reply(replies[digests[i]])
         return [replies[digest] for digest in digests]
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Divide requests into batches, given their order and the lengths of their prompts in characters."""
+        batch: list[int] = []
+        for index in order:
+            too_long = self.batch_characters is not None and (
+                sum(lengths[i] for i in batch) + lengths[index] > self.batch_characters
+            )
+            if batch and (too_long or len(batch) == self.batch_size):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""

@@ -199,6 +199,15 @@ def test_requests_in_flight_do_not_use_up_the_token_cap(log: CallLog, cap: int, 
     assert logged.usage.calls == len(log) == answered
 
 
+def test_long_prompts_form_smaller_batches(log: CallLog) -> None:
+    """At most 6 characters per batch, except for a prompt that is longer, and at most three prompts."""
+    echo = Echo()
+    LoggingBackend(backend=echo, log=log, batch_characters=6).generate(
+        ask(["12345678", "1234", "123", "12", "1", "0", "x"])
+    )
+    assert echo.batches == [["12345678"], ["1234"], ["123", "12", "1"], ["0", "x"]]
+
+
 def test_progress_is_told_once_a_request(log: CallLog) -> None:
     seen: list[Reply] = []
     LoggingBackend(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))

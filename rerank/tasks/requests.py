@@ -156,7 +156,8 @@ class Backend(Protocol):
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports
     (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
-    it caches the prefixes of prompts (false if missing); ``shares_batches``, whether one batch with the requests of
+    it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
+    prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
     several callers is faster than one batch per caller (false if missing); and ``settings_folder``, the folder of its
     adapter or trained model with the settings that `Reranker.from_backend` uses.
     """

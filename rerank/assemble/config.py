@@ -111,7 +111,7 @@ class RankerConfig:
     min_passage_tokens: _Positive = 32
     max_passage_tokens: _Positive | None = None
     context_size: _Positive | None = None
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     seed: int = 0
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -164,7 +164,12 @@ def _rerank_into_folder(
         open_experiment_result_files(folder, prepared, name) as write,
     ):
         backend = log_calls(
-            prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
+            prepared.backend,
+            log,
+            cache=cache,
+            max_total_tokens=execution.max_total_tokens,
+            batch_characters=flow.batch_characters,
+            on_reply=on_reply,
         )
         with closing(_rank_experiment_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:

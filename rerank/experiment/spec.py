@@ -27,7 +27,7 @@ LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto"}
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:

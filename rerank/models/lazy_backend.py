@@ -90,6 +90,13 @@ class LazyBackend:
         return int(self._type.choose_batch_size(self._description.options, kind))
 
     @property
+    def batch_characters(self) -> int | None:
+        """Maximum number of characters of the prompts in a batch; None if the batch size alone decides."""
+        choose = getattr(self._type, "choose_batch_characters", None)
+        size: int | None = choose and choose(self._description.options, self._description.device.partition(":")[0])
+        return size
+
+    @property
     def settings_folder(self) -> Path | None:
         """The folder with the settings that apply: of the adapter or the trained model. None for a model on the hub."""
         return task_backend_settings_folder(self._description.name, self._description.options)

@@ -14,6 +14,7 @@ from rerank.errors import UsageError
 from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
 from rerank.parsing.interpretation import MENTIONED, Interpretation
 from rerank.parsing.interpreting import interpret_reply_identifiers
+from rerank.parsing.mentions import MAX_DIGITS
 from rerank.parsing.refusal import is_refusal_to_answer
 
 __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
@@ -24,7 +25,8 @@ __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 #: missing. ``empty``: the reply contains no identifier. ``refused``: it contains no identifier, and the model declines.
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
-_REQUESTED_FORM = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
+_IDENTIFIER = rf"\[\s?[0-9]{{1,{MAX_DIGITS}}}\s?\]"
+_REQUESTED_FORM = re.compile(rf"{_IDENTIFIER}(?:\s*>\s*{_IDENTIFIER})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

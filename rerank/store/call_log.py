@@ -264,6 +264,10 @@ def _optional_call_log_fields(reply: Reply) -> str | None:
         "thoughts": reply.thoughts,
         "steps": reply.steps,
         "tokens_cached": reply.tokens_cached,
+        "error": reply.error,
+        "retries": reply.retries,
+        "served_model": reply.served_model,
+        "fingerprint": reply.fingerprint,
     }
     present = {key: value for key, value in more.items() if value}
     return json.dumps(present, ensure_ascii=False) if present else None

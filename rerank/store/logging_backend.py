@@ -7,7 +7,7 @@ same requests are sent again; the log answers those that have a reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
 from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
 
 
@@ -35,6 +37,7 @@ class LoggingBackend:
         cache: A call log that other runs share; replies are read from it and added to it. None for no cache.
         max_total_tokens: Cap on prompt and completion tokens. The replies to the first batch that could exceed it, and
             to all later batches, are errors. None for no cap.
+        batch_characters: Maximum number of characters of the prompts in a batch; None for no maximum.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
         used: Rows of the log whose replies were used or added.
@@ -44,6 +47,7 @@ class LoggingBackend:
     log: CallLog | NoLog
     cache: CallLog | None = None
     max_total_tokens: int | None = None
+    batch_characters: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
     used: RowSet = field(default_factory=RowSet)
@@ -110,13 +114,26 @@ class LoggingBackend:
         lengths = [sum(len(message.content) for message in request.prompt) for request in requests]
         longest_first = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         replies: dict[str, Reply] = {}
-        for start in range(0, len(requests), self.batch_size):
-            indices = longest_first[start : start + self.batch_size]
+        for indices in self._batches(longest_first, lengths):
             batch = {digests[i]: requests[i] for i in indices}
             replies |= self._answer({d: r for d, r in batch.items() if d not in replies})
             for i in indices:
                 self.on_reply(replies[digests[i]])
         return [replies[digest] for digest in digests]
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Divide requests into batches, given their order and the lengths of their prompts in characters."""
+        batch: list[int] = []
+        for index in order:
+            too_long = self.batch_characters is not None and (
+                sum(lengths[i] for i in batch) + lengths[index] > self.batch_characters
+            )
+            if batch and (too_long or len(batch) == self.batch_size):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""
@@ -146,8 +163,9 @@ class LoggingBackend:
         """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
-            if self.cache is not None:
-                self.cache.put(self._committable(requests, generated), self._model)
+            if self.cache is not None:  # other runs ask again for what could not be read
+                readable = {digest: reply for digest, reply in generated.items() if not reply.error}
+                self.cache.put(self._committable(requests, readable), self._model)
 
     def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
         """Commit replies to the log and count them."""
@@ -217,6 +235,12 @@ class AsyncLoggingBackend(LoggingBackend):
     def after_fork_in_child(self) -> None:
         """Forget the requests in flight, whose replies only the parent process gets."""
         self._in_flight, self._reserved = {}, 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the order of the requests."""
+        return run_on_task_request_loop(
+            answer_task_requests_concurrently(self.agenerate, requests, limit=self.batch_size)
+        )
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request.

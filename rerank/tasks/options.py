@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -94,8 +95,8 @@ class BackendOptions:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}", expected="at least 1")
-        if self.timeout is not None and self.timeout <= 0:
-            raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise UsageError(f"Timeout {self.timeout}", expected="a number of seconds above 0")
         if self.retries is not None and self.retries < 0:
             raise UsageError(f"Retries {self.retries}", expected="at least 0")
 

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.backends.hf import Hf
+from rerank.backends.hf import CPU_BATCH_CHARACTERS, Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm import loading
@@ -59,7 +59,7 @@ def test_a_folder_loads_and_answers_as_the_model_did(
         "weights": hash_file_contents_of_model(folder),
         "dtype": "float32",
     }
-    assert loaded.batch_size == 4
+    assert (loaded.batch_size, loaded.batch_characters) == (4, CPU_BATCH_CHARACTERS)
 
 
 def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None:

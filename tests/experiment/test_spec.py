@@ -83,6 +83,7 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
         ({"collection": "x", "dtype": "int4"}, UsageError, "--dtype 'int4'"),
         ({"collection": "x", "max_failure_rate": 1.5}, UsageError, "--max-failure-rate 1.5"),
         ({"collection": "x", "temperature": float("nan")}, UsageError, "--temperature nan"),
+        ({"collection": "x", "temperature": float("inf")}, UsageError, "--temperature inf"),
     ],
 )
 def test_values_that_do_not_fit(values: dict[str, object], error: type[Exception], message: str) -> None:

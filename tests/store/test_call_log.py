@@ -65,7 +65,7 @@ def test_calls_that_a_run_does_not_use_are_kept_aside(tmp_path: Path) -> None:
 
 
 def test_commitment_is_all_or_none(tmp_path: Path) -> None:
-    broken = Reply(text=None)  # type: ignore[arg-type]
+    broken = Reply(finish=None)  # type: ignore[arg-type]
     with CallLog(tmp_path / "c") as log:
         with pytest.raises(DataError):
             log.put([("x", request("one"), reply()), ("y", request("two"), broken)], "m")

@@ -19,6 +19,7 @@ from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.openai.client import ServerClient
@@ -129,7 +130,8 @@ class Openai:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        return run_on_task_request_loop(self._get_client().answer_all(requests)) if requests else []
+        answer = self._get_client().answer
+        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self._concurrency))
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request. It may be called on any event loop and by several callers at the same time.

@@ -6,7 +6,6 @@ Imports httpx2 and tenacity. The key is read from the environment for every requ
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from rerank.backends.openai.address import Address, api_key_for_server
+from rerank.backends.openai.answers import ServerAnswer, decode_server_response
 from rerank.backends.openai.failures import FailureReader
 from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying_sender
 from rerank.errors import BackendError
@@ -82,13 +82,21 @@ class ServerConnection:
         """Whether there may be open connections."""
         return self._client is not None
 
-    async def ask(self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[dict[str, Any]], T]) -> T:
+    async def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        read: Callable[[ServerAnswer], T],
+        on_attempt: Callable[[], None] = lambda: None,
+    ) -> T:
         """Send a request, with retries, and return the parsed answer.
 
         Args:
             path: Path after the server's base URL, or a complete URL.
             body: JSON body of a POST request; None for a GET request.
-            read: Parses the answer; raises `RequestFailedError` if it is invalid.
+            read: Parses the answer; raises `RequestFailedError` if another attempt may get a better one.
+            on_attempt: Called before each attempt.
 
         Raises:
             RequestFailedError: No attempt got a valid answer.
@@ -101,6 +109,7 @@ class ServerConnection:
         times_closed = self._times_closed
 
         async def once() -> T:
+            on_attempt()
             try:
                 if times_closed == self._times_closed:
                     return read(await self._once(url, body, failures))
@@ -112,21 +121,13 @@ class ServerConnection:
 
         return await make_retrying_sender(self.sleep, self.retries)(once)
 
-    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> dict[str, Any]:
+    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> ServerAnswer:
         response = await self._respond(url, body, failures.key)
         self.contacts += 1
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
         self.accepted = self.accepted or body is not None
-        text = failures.mask(response.text)
-        try:
-            answer = json.loads(text)
-        except ValueError as error:
-            text = " ".join(text.split()) or "nothing"
-            raise RequestFailedError(f"{url} returned a response that is not JSON: {text}") from error
-        if not isinstance(answer, dict):
-            raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")
-        return answer
+        return ServerAnswer(failures.mask(decode_server_response(response)))
 
     async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx2.Response:
         method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}

@@ -23,6 +23,7 @@ from rerank.assemble.config import (
     folder_of_ranker_settings,
 )
 from rerank.errors import UsageError
+from rerank.io.paths import named_path_errors
 from rerank.judges import (
     Limits,
     PromptJudge,
@@ -189,6 +190,7 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
     )
 
 
+@named_path_errors()
 def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 

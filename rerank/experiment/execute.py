@@ -23,6 +23,7 @@ from rerank.experiment.summary import (
     summarise_experiment,
     summarise_experiment_scores,
 )
+from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
@@ -38,6 +39,7 @@ OnReply = Callable[[Reply], None]
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
+@named_path_errors()
 def run_experiment(
     spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None
 ) -> dict[str, Any]:

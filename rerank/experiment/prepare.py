@@ -21,6 +21,7 @@ from rerank.experiment.candidates import (
     stream_candidates_of_spec,
 )
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost_by_model_name
 from rerank.reranker.calibrated import open_reranker_setup_calibration
@@ -108,6 +109,7 @@ def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> R
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
 
+@named_path_errors()
 def prepare_run(
     spec: RunSpec,
     execution: Execution,

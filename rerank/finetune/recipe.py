@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 
 #: Source of the document scores of a `ListLoss`: the logits of the identifiers, or of the judge's words, at the
 #: position where the completion starts; the attention that each passage receives from the end of the prompt; or the

@@ -61,7 +61,7 @@ def open_sealed_folder(
         try:
             _check_seal(folder, made_from)
             return load(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             damage = f"{type(error).__name__}: {error}"
             warnings.warn(f"{folder} is damaged ({damage}) and is built again", stacklevel=2)
             with storage_errors(folder.parent):

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.card import Card
 
 

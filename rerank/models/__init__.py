@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.io.paths import named_path_errors
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
@@ -49,6 +50,7 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
     return MODELS[name].prompt if name in MODELS else "listwise"
 
 
+@named_path_errors()
 def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
@@ -145,6 +147,7 @@ def _checked_model_folder(folder: Path) -> Path:
     )
 
 
+@named_path_errors()
 def open_model_backend(
     selector: str,
     options: BackendOptions | None = None,

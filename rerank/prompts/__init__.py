@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from rerank.errors import UnknownNameError
+from rerank.io.paths import named_path_errors
 from rerank.prompts.template import PromptTemplate
 
 __all__ = ["PromptTemplate", "load_prompt", "prompt_names", "prompt_text"]
@@ -21,6 +22,7 @@ def prompt_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
+@named_path_errors()
 def prompt_text(name_or_path: str | Path) -> str:
     """Return the YAML text of a prompt.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,8 +23,11 @@ CREATE TABLE IF NOT EXISTS calls (
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
     seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
+#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
+_CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 _INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
-_REPLY = "text, tokens_in, tokens_out, seconds, finish, more"
+#: Column -> types of its values in a row that is whole.
+_TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +63,26 @@ class CallLog:
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or create the file."""
         self.path = path
-        self._columns = _REPLY
+        #: Checksum and columns of the rows.
+        self._source = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
         if readonly and not path.is_file():
             raise MissingResourceError(f"The call log {str(path)!r} does not exist")
         with self._guard():
+            if not readonly and not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts and replies may be confidential
             # Server replies are committed by the thread of the background loop, one at a time.
             self._db = sqlite3.connect(_sqlite_uri(path, readonly=readonly), uri=True, check_same_thread=False)
+            # Damaged text is found by its checksum; a decoding error would not name the row.
+            self._db.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
                 if readonly:
                     self._db.execute("SELECT COUNT(*) FROM calls")
-                    self._columns = _REPLY if self._has_optional_fields() else _REPLY.replace("more", "NULL")
+                    if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
+                        self._source = "NULL, calls.* FROM calls"  # of an older version
                 else:
                     self._db.execute("PRAGMA journal_mode=WAL")
                     self._db.execute(_SCHEMA)
+                    self._db.execute(_CHECKSUMS)
                     self._add_optional_fields()
                     self._db.commit()
             except sqlite3.Error:
@@ -83,13 +95,12 @@ class CallLog:
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return request digest -> (row number, committed reply); requests without a reply are omitted."""
-        found: dict[str, tuple[int, Reply]] = {}
-        query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
         with self._guard():
-            for digest in digests:
-                if row := self._db.execute(query, (digest,)).fetchone():
-                    found[digest] = row[0], _reply_from_row(row[1:])
-        return found
+            return {
+                digest: (number, self._parse(number, row).reply)
+                for digest in digests
+                for number, row in self._checked("WHERE calls.digest = ?", digest)
+            }
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
         """Commit replies in one transaction.
@@ -108,18 +119,40 @@ class CallLog:
         ]
         with self._guard(), self._db:
             self._db.executemany(_INSERT, values)
-            query = "SELECT rowid FROM calls WHERE digest = ?"
-            return [int(self._db.execute(query, (digest,)).fetchone()[0]) for digest, _, _ in rows]
+            numbers = []
+            for digest, _, _ in rows:
+                number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
+                self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _row_checksum(row)))
+                numbers.append(int(number))
+            return numbers
 
     def calls(self) -> Iterator[Call]:
-        """Return all calls in the order in which they were committed."""
+        """Yield all calls in the order in which they were committed.
+
+        Raises:
+            DataError: A row is damaged.
+        """
         with self._guard():
-            rows = self._db.execute(
-                f"SELECT query_id, doc_ids, sampling, {self._columns} FROM calls ORDER BY rowid"
-            ).fetchall()
-        for query_id, doc_ids, sampling, *reply in rows:
-            seed = json.loads(sampling)["seed"]
-            yield Call(query_id=query_id, doc_ids=tuple(json.loads(doc_ids)), seed=seed, reply=_reply_from_row(reply))
+            for number, row in self._checked("ORDER BY calls.rowid"):
+                yield self._parse(number, row)
+
+    def whole_rows(self) -> tuple[list[tuple[Any, ...]], int]:
+        """Read row by row, past damaged pages of the file.
+
+        Returns:
+            The rows that are whole, with all columns, and the number of damaged rows that were found.
+        """
+        rows: list[tuple[Any, ...]] = []
+        damaged = 0
+        # The largest row number may be on a damaged page; a row takes more than 64 bytes.
+        for number in range(1, self.path.stat().st_size // 64 + 1):
+            try:
+                for _, row in self._checked("WHERE calls.rowid = ?", number):
+                    self._parse(number, row)
+                    rows.append(tuple(row.values()))
+            except (DataError, sqlite3.DatabaseError):
+                damaged += 1
+        return rows, damaged
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -133,6 +166,7 @@ class CallLog:
     def clear(self) -> int:
         """Remove all calls and return how many there were."""
         with self._guard(), self._db:
+            self._db.execute("DELETE FROM checksums")
             return self._db.execute("DELETE FROM calls").rowcount
 
     def __len__(self) -> int:
@@ -160,18 +194,45 @@ class CallLog:
         if not self._has_optional_fields():
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
+    def _checked(self, clause: str, *values: object) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield row number and columns of the rows that a clause selects, after comparing them with their checksums."""
+        cursor = self._db.execute(f"SELECT calls.rowid, {self._source} {clause}", values)
+        names = [column[0] for column in cursor.description[2:]]
+        for number, checksum, *row in cursor:
+            if checksum is not None and checksum != _row_checksum(row):
+                raise self._damaged(number)
+            yield number, dict(zip(names, row, strict=True))
+
+    def _parse(self, number: int, row: Mapping[str, Any]) -> Call:
+        try:
+            return _call_from_row(row)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise self._damaged(number) from error
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(
+            f"Row {number} of the call log {str(self.path)!r} is damaged",
+            expected="the reply that was committed",
+            remedy="Keep the rows that are whole with `rerank verify --repair FOLDER`, then repeat the others with "
+            "--resume; a damaged cache can be emptied with `rerank cache clean`",
+        )
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise StorageError(
                 f"The call log {str(self.path)!r} cannot be read or written: {error}",
                 remedy="Free disk space or check the permissions of the folder, then continue with --resume; "
                 "committed calls are kept",
             ) from error
         except sqlite3.DatabaseError as error:
-            raise DataError(f"{str(self.path)!r} is not a call log: {error}", expected="a SQLite file") from error
+            raise DataError(
+                f"{str(self.path)!r} is not a call log: {error}",
+                expected="a SQLite file",
+                remedy="If it is the log of a run folder, keep what is whole with `rerank verify --repair FOLDER`",
+            ) from error
 
 
 def _sqlite_uri(path: Path, *, readonly: bool) -> str:
@@ -208,18 +269,38 @@ def _optional_call_log_fields(reply: Reply) -> str | None:
     return json.dumps(present, ensure_ascii=False) if present else None
 
 
-def _reply_from_row(row: Sequence[Any]) -> Reply:
-    text, tokens_in, tokens_out, seconds, finish, more = row
-    extra = json.loads(more) if more else {}
-    extra["scores"] = tuple(extra.get("scores", ()))
-    return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, finish=finish, **extra)
+def _row_checksum(row: Sequence[Any]) -> str:
+    """Return the checksum of a row. Empty columns at its end do not count, so columns can be added to the table."""
+    values = list(row)
+    while values and values[-1] is None:
+        values.pop()
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _call_from_row(row: Mapping[str, Any]) -> Call:
+    """Return a stored call.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: The row is damaged.
+    """
+    extra = json.loads(row["more"]) if row.get("more") else {}
+    extra["scores"] = tuple(map(float, extra.get("scores", ())))
+    fields = {name: row[name] for name in _TYPES}
+    if wrong := [name for name, kind in _TYPES.items() if type(fields[name]) is not kind]:
+        raise TypeError(wrong[0])
+    return Call(
+        query_id=str(row["query_id"]),
+        doc_ids=tuple(map(str, json.loads(row["doc_ids"]))),
+        seed=int(json.loads(row["sampling"])["seed"]),
+        reply=Reply(**fields, **extra),
+    )
 
 
 def open_shared_call_cache() -> CallLog:
     """Open the call log that all runs share, in the user's cache folder."""
     folder = cache_dir("calls")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
     return CallLog(folder / "calls.sqlite")

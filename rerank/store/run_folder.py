@@ -27,8 +27,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
+from rerank.io.json_records import JsonRecord, read_json_lines
+from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
-from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.io.settings_files import read_json_object
+from rerank.io.text_files import replace_text_file
 from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
@@ -40,7 +43,8 @@ _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.js
 
 def hash_run_folder_identity(identity: Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of an identity, which is everything that determines the result of a run."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class RunFolder:
@@ -55,6 +59,7 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
+    @named_path_errors()
     def existing(cls, path: str | Path) -> RunFolder:
         """Open an existing run folder.
 
@@ -169,8 +174,8 @@ class RunFolder:
             DataError: The file is not JSON, or one of its parts is missing.
         """
         content = self.read_json("spec.json", "hash", "spec", "identity")
-        for key in ("spec", "identity"):
-            if not isinstance(content[key], dict):
+        for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
+            if not isinstance(content.get(key, {}), dict):
                 raise DataError(
                     f"{str(self.path / 'spec.json')!r} has {key} = {error_repr(content[key])}",
                     expected="a JSON object, as written by `rerank run`",
@@ -198,13 +203,9 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            content = read_json_object(path, f"file {name} of the run folder")
+        except MissingResourceError as error:
             raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
-        except ValueError as error:
-            raise DataError(f"{str(path)!r} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{str(path)!r} contains a {type(content).__name__}", expected="a JSON object")
         if missing := [key for key in keys if key not in content]:
             raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")
         return content
@@ -261,14 +262,9 @@ class RunFolder:
     def read_candidates(self) -> Run:
         """Read the candidates and the texts of the queries, including queries without candidates."""
         run = self.read_run("first_stage.trec")
-        with open_text_file(self.path / "queries.jsonl") as file:
-            try:
-                queries = [Query(**json.loads(line)) for line in file]
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    f"{str(self.path / 'queries.jsonl')!r}: {error}",
-                    expected="an object with id and text in every line",
-                ) from error
+        queries = [
+            Query(id=row.identifier(("id",), "query"), text=row.text(("text",))) for row in self._rows("queries.jsonl")
+        ]
         lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
         return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
 
@@ -291,15 +287,15 @@ class RunFolder:
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
         """Read split windows as (query id, document ids) -> number of documents that fitted; empty if all fitted."""
-        path = self.path / "splits.jsonl"
-        if not path.is_file():
+        if not (self.path / "splits.jsonl").is_file():
             return {}
-        with open_text_file(path) as file:
-            try:
-                rows = [json.loads(line) for line in file]
-                return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(f"{str(path)!r}: {error!r}", expected="query, docs and room in every line") from error
+        try:
+            rows = [row.fields for row in self._rows("splits.jsonl")]
+            return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DataError(
+                f"{str(self.path / 'splits.jsonl')!r}: {error!r}", expected="query, docs and room in every line"
+            ) from error
 
     def write_passages(self, lists: Iterable[Ranking]) -> None:
         """Write the number of passages of each document, so that the run can be replayed without texts."""
@@ -310,15 +306,22 @@ class RunFolder:
 
     def read_passages(self) -> dict[str, dict[str, int]]:
         """Read query id -> document id -> number of passages; empty if documents were judged whole."""
-        path = self.path / "passages.jsonl"
-        if not path.is_file():
+        if not (self.path / "passages.jsonl").is_file():
             return {}
-        with open_text_file(path) as file:
-            try:
-                rows = [json.loads(line) for line in file]
-                return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise DataError(f"{str(path)!r}: {error!r}", expected="query and docs in every line") from error
+        try:
+            rows = [row.fields for row in self._rows("passages.jsonl")]
+            return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise DataError(
+                f"{str(self.path / 'passages.jsonl')!r}: {error!r}", expected="query and docs in every line"
+            ) from error
+
+    def _rows(self, name: str) -> Iterator[JsonRecord]:
+        """Yield the objects of one of the folder's JSON-lines files, which may be empty."""
+        path = self.path / name
+        if path.is_file() and not path.stat().st_size:
+            return iter(())
+        return read_json_lines(path)
 
     def read_qrels(self) -> Qrels:
         """Read the relevance judgments with which the run was scored; empty if there were none."""

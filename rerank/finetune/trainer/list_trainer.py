@@ -277,7 +277,7 @@ def _step_of_metrics_line(line: str) -> float:
     """Return the step of a metrics line, or infinity if the line is truncated."""
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rerank.errors import UsageError
 from rerank.experiment.spec import RunSpec, Shuffle
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.suites.suite_values import (
     check_suite_table_keys,
     check_unique_in_suite,

@@ -122,7 +122,7 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{run_tag_of_spec(spec)}-{model}-{name[:12]}"
+    return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
 
 
 def run_tag_of_spec(spec: RunSpec) -> str:

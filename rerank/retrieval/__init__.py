@@ -17,6 +17,7 @@ __all__ = [
     "Corpus",
     "FirstStage",
     "Retriever",
+    "check_first_stage",
     "first_stages",
     "open_first_stage",
     "retriever_index_bytes",
@@ -24,6 +25,11 @@ __all__ = [
 ]
 
 first_stages = Registry("retrieval", "first stage")
+
+
+def check_first_stage(selector: str) -> None:
+    """Check the name and the options of a first stage, without opening it."""
+    build_from_selector(first_stages, selector)
 
 
 @named_path_errors()

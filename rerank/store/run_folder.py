@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_r
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.store.call_log import CallLog
+from rerank.store.run_differences import describe_run_folder_differences, other_command_of_run_folder
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Result files in the order in which they are removed, before spec.json. If the removal is interrupted, the folder is
@@ -94,7 +96,7 @@ class RunFolder:
                 ``resume`` is not set; or another process uses it.
             StorageError: The folder cannot be created.
         """
-        self._check_only_run_files()
+        self.check_path(overwrite=overwrite)
         with self._locked():
             for leftover in filter(_is_temporary_run_file, list(self.path.iterdir())):
                 leftover.unlink()
@@ -107,8 +109,34 @@ class RunFolder:
             self.write_json("spec.json", document)
             yield
 
-    def _check_only_run_files(self) -> None:
-        """Check that an existing folder is empty or a run folder; others are never changed, even with ``overwrite``."""
+    @named_path_errors()
+    def check_path(self, *, overwrite: bool = False) -> None:
+        """Check that the folder can be created, is empty or is a run folder; others are never changed.
+
+        Args:
+            overwrite: Check also that this program wrote the spec.json of an existing folder.
+
+        Raises:
+            UsageError: The folder contains other files.
+            StorageError: The folder cannot be created or written.
+        """
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(
+                f"The run folder {str(self.path)!r} cannot be written: {existing} is "
+                f"{'not writable' if existing.is_dir() else 'a file'}",
+                expected="the path of a folder that exists or can be created",
+                remedy="Choose another --out",
+            )
+        if overwrite and (self.path / "spec.json").is_file():
+            try:
+                self.spec()
+            except DataError as error:
+                raise UsageError(
+                    f"{str(self.path)!r} is not a run folder: {error.found}",
+                    expected="a folder that `rerank run` wrote",
+                    remedy="Delete it yourself, or choose another --out",
+                ) from error
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
             other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
             if other_files:
@@ -141,8 +169,8 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
-            command = _other_command_of_run_folder(recorded, document)
-            differences = ", ".join(_describe_run_folder_differences(recorded, document))
+            command = other_command_of_run_folder(recorded, document)
+            differences = ", ".join(describe_run_folder_differences(recorded, document))
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
                 remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
@@ -333,42 +361,6 @@ class RunFolder:
         write_qrels(qrels, self.path / "qrels.trec")
 
 
-#: Fields of a specification that are not part of a run's identity.
-_NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
-
-
-def _describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Describe how two runs differ: in their options or, if these are equal, in the other parts of the identity."""
-    for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
-        old, new = recorded.get(part, {}), requested[part]
-        keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
-        if keys:
-            return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
-    return ["its hash is different"]
-
-
-def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
-    if (part, key) == ("identity", "first_stage"):  # a hash, which would not help the user
-        return "its candidates (queries, documents or their texts) differ"
-    return f"{key} is {_shorten_run_folder_value(old)} there and {_shorten_run_folder_value(new)} here"
-
-
-#: Commands that write the same files but select queries differently: `rerank run` uses the queries with relevance
-#: judgments, `rerank rerank` uses all queries.
-_COMMANDS = ("run", "rerank")
-
-
-def _other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """Return the command that created a folder if another one is executed now; empty if it is the same or unknown."""
-    old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
-    return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
-
-
 def _is_temporary_run_file(path: Path) -> bool:
     """Return whether a file was left by an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _shorten_run_folder_value(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

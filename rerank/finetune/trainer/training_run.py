@@ -271,8 +271,9 @@ class TrainingRun:
         path = self._folder / _RECIPE
         if path.is_file():
             # Both are parsed as recipes, so that a file written before a field was added compares equal.
-            before = Recipe.make(read_json_object(path, "recipe"))
-            now = Recipe.make(json.loads(self._recipe.model_dump_json()))
+            before, now = map(
+                Recipe.make, (read_json_object(path, "recipe"), json.loads(self._recipe.model_dump_json()))
+            )
             if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(
                     f"{str(self._folder)!r} holds a training with another recipe; it differs in {', '.join(changed)}",

@@ -80,7 +80,7 @@ class RerankerTable(BaseModel):
 class Suite(_Table):
     """A suite: collections, first stages, rerankers, and settings for the comparison of their runs."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]{0,199}$")
     """Name of the suite and of its default folder: letters, digits, dots, dashes and underscores."""
     about: str = ""
     """Description for readers."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.retrieval import check_first_stage
 from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, assembly_defaults_of_adapter
 from rerank.calibration import Calibration
 from rerank.collections import Collection
@@ -26,6 +25,7 @@ from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost_by_model_name
 from rerank.reranker.calibrated import open_reranker_setup_calibration
+from rerank.retrieval import check_first_stage
 from rerank.store import RunFolder
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run

@@ -1,7 +1,8 @@
 """Cache folders that are complete or absent: built under a temporary name, sealed with a marker, then renamed.
 
 If two processes build the same folder at once, the folder that is finished first is kept. If a process is killed while
-it builds, its temporary folder is removed a day later. A folder whose marker does not match is built again.
+it builds, its temporary folder is removed by the first build, of any collection, that starts a day later. A folder
+whose files do not have the sizes and hashes in its marker is built again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TypeVar
 
 from rerank.errors import StorageError
 from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, sync_files
+from rerank.io.file_hashes import file_hash
+from rerank.io.paths import cache_dir
 
 T = TypeVar("T")
 
@@ -82,10 +85,11 @@ def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Call
 
 
 def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Write the marker with every file's size, after all files have reached the disk."""
+    """Write the marker with every file's size and hash, after all files have reached the disk."""
     sizes = sync_files(folder)
+    hashes = {name: file_hash(folder / name) for name in sizes}
     with (folder / _MARKER).open("w", encoding="utf-8") as marker:
-        json.dump({"made_from": dict(made_from), "sizes": sizes}, marker, indent=1)
+        json.dump({"made_from": dict(made_from), "sizes": sizes, "sha256": hashes}, marker, indent=1)
         marker.flush()
         os.fsync(marker.fileno())
 
@@ -97,11 +101,17 @@ def _check_seal(folder: Path, made_from: Mapping[str, str]) -> None:
     for name, expected in marker["sizes"].items():
         if (size := (folder / name).stat().st_size) != expected:
             raise ValueError(f"{name} has {size} bytes instead of {expected}")
+    for name, expected in marker.get("sha256", {}).items():  # older folders have no hashes
+        if file_hash(folder / name) != expected:
+            raise ValueError(f"{name} has another content than when it was written")
 
 
 def _remove_leftover_drafts(parent: Path) -> None:
-    """Remove the temporary folders of killed processes: those in which nothing was created for a day."""
-    for leftover in parent.glob(f"{_PREFIX}*"):
+    """Remove the temporary folders of killed processes, in which nothing was created for a day.
+
+    They are beside the new folder, or in the folder of the indexes of another collection.
+    """
+    for leftover in (*parent.glob(f"{_PREFIX}*"), *cache_dir("indexes").glob(f"*/{_PREFIX}*")):
         with contextlib.suppress(FileNotFoundError):
             newest = max(path.stat().st_mtime for path in (leftover, *leftover.glob("*")))
             if time.time() - newest > _DAY_SECONDS:

@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS calls (
 #: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
 _CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 _INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
+#: Checksum and columns of the rows, with and without the table of the checksums.
+_WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
+_WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
 #: Column -> types of its values in a row that is whole.
 _TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 
@@ -63,8 +66,7 @@ class CallLog:
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or create the file."""
         self.path = path
-        #: Checksum and columns of the rows.
-        self._source = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
+        self._source = _WITH_CHECKSUMS
         if readonly and not path.is_file():
             raise MissingResourceError(f"The call log {str(path)!r} does not exist")
         with self._guard():
@@ -76,9 +78,10 @@ class CallLog:
             self._db.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
                 if readonly:
-                    self._db.execute("SELECT COUNT(*) FROM calls")
+                    if not self._db.execute("PRAGMA table_info(calls)").fetchall():
+                        raise sqlite3.DatabaseError("it has no table of calls")
                     if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
-                        self._source = "NULL, calls.* FROM calls"  # of an older version
+                        self._source = _WITHOUT_CHECKSUMS  # of an older version
                 else:
                     self._db.execute("PRAGMA journal_mode=WAL")
                     self._db.execute(_SCHEMA)
@@ -119,12 +122,7 @@ class CallLog:
         ]
         with self._guard(), self._db:
             self._db.executemany(_INSERT, values)
-            numbers = []
-            for digest, _, _ in rows:
-                number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
-                self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _row_checksum(row)))
-                numbers.append(int(number))
-            return numbers
+            return [self._add_checksum(digest) for digest, _, _ in rows]
 
     def calls(self) -> Iterator[Call]:
         """Yield all calls in the order in which they were committed.
@@ -135,6 +133,17 @@ class CallLog:
         with self._guard():
             for number, row in self._checked("ORDER BY calls.rowid"):
                 yield self._parse(number, row)
+
+    def is_whole(self) -> bool:
+        """Return whether the file and all its rows are undamaged."""
+        try:
+            with self._guard():
+                problems = self._db.execute("PRAGMA integrity_check").fetchall()
+            for _ in self.calls():
+                pass
+            return problems == [("ok",)]
+        except DataError:
+            return False
 
     def whole_rows(self) -> tuple[list[tuple[Any, ...]], int]:
         """Read row by row, past damaged pages of the file.
@@ -147,12 +156,28 @@ class CallLog:
         # The largest row number may be on a damaged page; a row takes more than 64 bytes.
         for number in range(1, self.path.stat().st_size // 64 + 1):
             try:
-                for _, row in self._checked("WHERE calls.rowid = ?", number):
-                    self._parse(number, row)
-                    rows.append(tuple(row.values()))
-            except (DataError, sqlite3.DatabaseError):
+                rows += self._whole_row(number, self._source)
+            except DataError:
                 damaged += 1
+            except sqlite3.DatabaseError:
+                try:  # perhaps only the checksums cannot be read
+                    rows += self._whole_row(number, _WITHOUT_CHECKSUMS)
+                except (DataError, sqlite3.DatabaseError):
+                    damaged += 1
         return rows, damaged
+
+    def _whole_row(self, number: int, source: str) -> list[tuple[Any, ...]]:
+        found = list(self._checked("WHERE calls.rowid = ?", number, source=source))
+        for _, row in found:
+            self._parse(number, row)
+        return [tuple(row.values()) for _, row in found]
+
+    def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Commit rows that `whole_rows` of another log returned."""
+        with self._guard(), self._db:
+            for row in rows:
+                self._db.execute(f"INSERT INTO calls VALUES ({','.join('?' * len(row))})", row)
+                self._add_checksum(row[0])
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -194,9 +219,15 @@ class CallLog:
         if not self._has_optional_fields():
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
-    def _checked(self, clause: str, *values: object) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _add_checksum(self, digest: str) -> int:
+        """Store the checksum of a row as SQLite has stored the row, and return the row's number."""
+        number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
+        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, _row_checksum(row)))
+        return int(number)
+
+    def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield row number and columns of the rows that a clause selects, after comparing them with their checksums."""
-        cursor = self._db.execute(f"SELECT calls.rowid, {self._source} {clause}", values)
+        cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:
             if checksum is not None and checksum != _row_checksum(row):

@@ -97,7 +97,7 @@ class RunFolder:
             StorageError: The folder cannot be created.
         """
         self.check_path(overwrite=overwrite)
-        with self._locked():
+        with self.locked():
             for leftover in filter(_is_temporary_run_file, list(self.path.iterdir())):
                 leftover.unlink()
             if overwrite:
@@ -147,7 +147,13 @@ class RunFolder:
                 )
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Create the folder if it does not exist, and lock it while the block runs.
+
+        Raises:
+            UsageError: Another process uses the folder.
+            StorageError: The folder cannot be created.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")

@@ -11,8 +11,6 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-import pytest
-
 from rerank.errors import RerankError
 from tests.attacks.mutations import mutate
 from tests.attacks.readers import place, readers

@@ -62,6 +62,7 @@ def test_the_first_of_two_builders_stays(tmp_path: Path) -> None:
     "damage",
     [
         lambda folder: (folder / "a.txt").write_text("who"),
+        lambda folder: (folder / "a.txt").write_text("whale"),
         lambda folder: (folder / "a.txt").unlink(),
         lambda folder: (folder / "marker.json").write_text("{"),
         lambda folder: (folder / "marker.json").write_text("[]"),
@@ -120,6 +121,15 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
     os.utime(old, (two_days_ago, two_days_ago))
     open_sealed_folder(tmp_path / "index", MADE, write, read)
     assert leftovers(tmp_path) == [".building-young"]
+
+
+def test_leftovers_of_another_collection_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    old = tmp_path / "listrank" / "indexes" / "0123" / ".building-old"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    open_sealed_folder(tmp_path / "listrank" / "indexes" / "4567" / "bm25", MADE, write, read)
+    assert not old.exists()
 
 
 def test_path_in_the_way_of_the_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 16
 #: Limits that no file of texts reaches and that keep a hostile one from filling the memory: bytes of one line, bytes of
 #: blank lines in a row, and, for gzip, the ratio of the sizes once this many bytes are decompressed.
-_LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 24, 1 << 28, 200
+_LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28, 200
 
 
 class _TextBytes(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -26,13 +27,11 @@ class Reader:
         read: Reads the file or folder completely.
         files: Names and valid contents of the files that are damaged, one at a time.
         folder: Folder that surrounds the files, which is then what ``read`` gets; None to read the file alone.
-        weight: Share of the attacks.
     """
 
     read: Callable[[Path], object]
     files: Mapping[str, bytes]
     folder: Path | None = None
-    weight: int = 10
 
 
 def _texts(**texts: str) -> dict[str, bytes]:
@@ -50,10 +49,8 @@ def _consume(selector: str) -> None:
     collection = open_collection(selector)
     for part in ("queries", "qrels", "query_fields", "candidates", "docs"):
         if read := getattr(collection, part, None):
-            try:
+            with contextlib.suppress(RerankError):  # the other parts are read anyway
                 list(itertools.islice(read(), 10_000))
-            except RerankError:  # the other parts are read anyway
-                pass
 
 
 def _collection(name: str, folder: Path, files: list[str], selector: str = "") -> dict[str, Reader]:
@@ -80,8 +77,7 @@ def _recipe(path: Path) -> object:
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
 
-    recipe = read_recipe(path)
-    return make_training_components, recipe
+    return make_training_components(read_recipe(path))
 
 
 def _card(path: Path) -> object:
@@ -106,12 +102,6 @@ def _price(path: Path) -> object:
         prices.model_price_file = original
 
 
-def _method_card(path: Path) -> object:
-    from rerank.methods import open_method
-
-    return open_method(path.read_text("utf-8", "replace"))
-
-
 def _prompt(path: Path) -> object:
     from rerank.prompts import load_prompt
 
@@ -130,17 +120,11 @@ def _adapter_settings(folder: Path) -> object:
     return adapter_folder_defaults(folder, {})
 
 
-def _adapter(folder: Path) -> object:
+def read_adapter(folder: Path) -> object:
     from rerank.backends.hf import Hf
     from rerank.tasks import BackendOptions
 
     return Hf.load(INPUTS / "model", BackendOptions(adapter=str(folder), device="cpu", dtype="float32"))
-
-
-def _inspected(folder: Path) -> object:
-    from rerank.finetune.inspection.inspected_model import inspect_model_files
-
-    return inspect_model_files(folder)
 
 
 def _calibration(path: Path) -> object:
@@ -154,10 +138,8 @@ def _run_folder(path: Path) -> object:
     from rerank.store import RunFolder
 
     folder = RunFolder.existing(path)
-    try:
+    with contextlib.suppress(RerankError):
         replay_and_rescore_run(folder)
-    except RerankError:
-        pass
     return verify_run_folder(folder)
 
 
@@ -233,10 +215,8 @@ def _selector(path: Path) -> object:
     corpus = open_collection(f"jsonl:{DATA / 'jsonl'}")
     text = path.read_bytes().decode("utf-8", "surrogateescape").partition("\n")[0]
     for parse in (Selector.parse, open_method, lambda text: open_first_stage(text, corpus), _consume):
-        try:
+        with contextlib.suppress(RerankError):
             parse(text)
-        except RerankError:
-            pass
     return text
 
 

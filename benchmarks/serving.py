@@ -2,11 +2,11 @@
 
     python benchmarks/serving.py [--requests 20000] [--clients 64]
 
-The server is `rerank serve` in a process of its own, and this process drives it. Its model is `fake-server`, which takes
-`--delay` seconds per request and answers any number at a time, so that the time above the delay is the server's own (and
-the driver's). Every answer is checked against its request: a document that was sent with another request is *crossed*, an
-error or a missing document is *lost*. `batching_speedup` compares a model in the server's process whose batch costs as
-much as one request: rankings per second with many clients and with one.
+The server is `rerank serve` in a process of its own, and this process drives it. Its model is `fake-server`, which
+takes `--delay` seconds per request and answers any number at a time, so that the time above the delay is the server's
+own (and this process's). Every answer is checked against its request: a document that was sent with another request is
+*crossed*, an error or a missing document is *lost*. `batching_speedup` compares a model in the server's process whose
+batch costs as much as one request: rankings per second with many clients and with one.
 """
 
 from __future__ import annotations

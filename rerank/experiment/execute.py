@@ -23,6 +23,7 @@ from rerank.experiment.summary import (
     summarise_experiment,
     summarise_experiment_scores,
 )
+from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
@@ -38,6 +39,7 @@ OnReply = Callable[[Reply], None]
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
+@named_path_errors()
 def run_experiment(
     spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None
 ) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{run_tag_of_spec(spec)}-{model}-{name[:12]}"
+    return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
 
 
 def run_tag_of_spec(spec: RunSpec) -> str:

@@ -21,9 +21,12 @@ from rerank.experiment.candidates import (
     stream_candidates_of_spec,
 )
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost_by_model_name
 from rerank.reranker.calibrated import open_reranker_setup_calibration
+from rerank.retrieval import check_first_stage
+from rerank.store import RunFolder
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
 
@@ -108,6 +111,7 @@ def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> R
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
 
+@named_path_errors()
 def prepare_run(
     spec: RunSpec,
     execution: Execution,
@@ -139,8 +143,12 @@ def prepare_run(
         collection, qrels, found = _find_spec_candidates(spec, judged_only=judged_only)
     relevant = lowest_relevant_grade_of_spec(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
+    if execution.out:
+        RunFolder(execution.out).check_path(overwrite=execution.overwrite)
+    if isinstance(found, list):
+        check_first_stage(spec.first_stage)
     if backend is None:
-        setup.check_backend()  # before searching and loading, which can take minutes
+        setup.check_backend()  # these checks come before searching and loading, which can take minutes
     if isinstance(found, list):
         found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)

@@ -9,10 +9,12 @@ from typing import Any
 
 from rerank.assemble import assembly_defaults_of_adapter
 from rerank.experiment.spec import LATER_KEYS, complete_spec_from_file
+from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
 from rerank.store import RunFolder
 
 
+@named_path_errors()
 def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Complete a run specification from the folder of the run to resume.
 

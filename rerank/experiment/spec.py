@@ -6,17 +6,16 @@ fields are the help texts of the command line.
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value_of_fault
+from rerank.errors import DataError, UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.experiment.file_settings import settings_from_file
+from rerank.io.settings_files import read_json_object, read_toml_file
 from rerank.tasks import ServerAddress
 
 Shuffle = Literal["none", "random", "inverse"]
@@ -51,7 +50,9 @@ class _Frozen(BaseModel):
                     remedy="Pass --collection; `rerank collections` lists the providers",
                 ) from error
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value_of_fault(problem)) from error
+            raise UsageError(
+                f"{flag} {error_repr(problem['input'])}", expected=expected_value_of_fault(problem)
+            ) from error
 
 
 class RunSpec(_Frozen):
@@ -190,16 +191,13 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
         DataError: The file is neither TOML nor a spec.json.
         UsageError: The file permits remote code, and the user does not.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"The file {str(path)!r} does not exist", expected="a TOML file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
-    try:
-        values = {**LATER_KEYS, **json.loads(text)["spec"]} if str(path).endswith(".json") else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
+    if str(path).endswith(".json"):
+        recorded = read_json_object(path, "run specification", expected="TOML, or the spec.json of a run folder")
+        if not isinstance(recorded.get("spec"), dict):
+            raise DataError(f"{str(path)!r} has no object 'spec'", expected="TOML, or the spec.json of a run folder")
+        values = {**LATER_KEYS, **recorded["spec"]}
+    else:
+        values = read_toml_file(path, "run specification")
     named = {key.replace("-", "_"): value for key, value in values.items()}
     return complete_spec_from_file(given or {}, named, path)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 from rerank.experiment.file_settings import settings_from_file
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 
 #: Source of the document scores of a `ListLoss`: the logits of the identifiers, or of the judge's words, at the
 #: position where the completion starts; the attention that each passage receives from the end of the prompt; or the

@@ -61,7 +61,7 @@ def _read_cached_file_hash(path: Path, state: list[int]) -> str:
     try:
         cached = json.loads(path.read_text("utf-8"))
         return str(cached["sha256"]) if cached["state"] == state else ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

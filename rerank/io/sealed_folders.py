@@ -2,7 +2,7 @@
 
 If two processes build the same folder at once, the folder that is finished first is kept. If a process is killed while
 it builds, its temporary folder is removed when a folder with the same grandparent is opened, such as an index of any
-collection. A folder whose marker does not match is built again.
+collection. A folder whose files do not have the sizes and hashes in its marker is built again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from rerank.errors import StorageError
 from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, sync_files
+from rerank.io.file_hashes import file_hash
 from rerank.io.temporary_paths import remove_leftover_folders
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def open_sealed_folder(
         try:
             _check_seal(folder, made_from)
             return load(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             damage = f"{type(error).__name__}: {error}"
             warnings.warn(f"{folder} is damaged ({damage}) and is built again", stacklevel=2)
             with storage_errors(folder.parent):
@@ -88,10 +89,11 @@ def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Call
 
 
 def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Write the marker with every file's size, after all files have reached the disk."""
+    """Write the marker with every file's size and hash, after all files have reached the disk."""
     sizes = sync_files(folder)
+    hashes = {name: file_hash(folder / name) for name in sizes}
     with (folder / _MARKER).open("w", encoding="utf-8") as marker:
-        json.dump({"made_from": dict(made_from), "sizes": sizes}, marker, indent=1)
+        json.dump({"made_from": dict(made_from), "sizes": sizes, "sha256": hashes}, marker, indent=1)
         marker.flush()
         os.fsync(marker.fileno())
 
@@ -103,3 +105,5 @@ def _check_seal(folder: Path, made_from: Mapping[str, str]) -> None:
     for name, expected in marker["sizes"].items():
         if (size := (folder / name).stat().st_size) != expected:
             raise ValueError(f"{name} has {size} bytes instead of {expected}")
+        if "sha256" in marker and file_hash(folder / name) != marker["sha256"][name]:  # older folders have no hashes
+            raise ValueError(f"{name} has another content than when it was written")

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.tasks import BackendOptions
 
 
@@ -22,6 +22,7 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
 
     Raises:
         MissingResourceError: A file of the adapter is missing.
+        DataError: The weights are truncated or otherwise damaged.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -30,6 +31,25 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
             expected="the files that save_pretrained of PEFT writes",
             remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
         )
+    check_weight_files(folder)
+
+
+def check_weight_files(folder: Path) -> None:
+    """Check that the weights in a folder are complete: the size of each file is the one that its header states.
+
+    Raises:
+        DataError: A safetensors file is truncated or otherwise damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"The weights {str(path)!r} are damaged: {error}", remedy="Download, copy or save them again"
+            ) from error
 
 
 def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
@@ -46,7 +66,7 @@ def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
         return False
     try:
         config = json.loads((Path(options.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # reported when the adapter is attached
+    except (OSError, ValueError, RecursionError):  # reported when the adapter is attached
         return False
     return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")
 
@@ -76,7 +96,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     check_adapter_before_torch_loading(folder)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         raise UsageError(
             f"Adapter {str(folder)!r} does not fit the model: {error}",
             expected="an adapter that was trained on this model",

@@ -63,6 +63,7 @@ def test_the_first_of_two_builders_stays(tmp_path: Path) -> None:
     "damage",
     [
         lambda folder: (folder / "a.txt").write_text("who"),
+        lambda folder: (folder / "a.txt").write_text("whale"),
         lambda folder: (folder / "a.txt").unlink(),
         lambda folder: (folder / "marker.json").write_text("{"),
         lambda folder: (folder / "marker.json").write_text("[]"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rerank.errors import DataError, UsageError, error_repr
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.tasks import FileAddress
 
 #: Environment variables that may contain the key; the first one that is set is used, even if it is empty.

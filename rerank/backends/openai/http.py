@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 #: Time limit for connecting, in seconds.
 CONNECT = 10.0
+#: Largest response that is read, in bytes after decompression.
+MAX_BYTES = 64 << 20
+#: Headers that do not describe decompressed content.
+_OF_ENCODED_CONTENT = ("content-encoding", "content-length", "transfer-encoding")
 #: Seconds after which an idle connection is not used again. Uvicorn, which vLLM and SGLang use, closes it after 5 s.
 #: Encrypted connections take longer to open, and servers on the internet keep them open for a minute or more.
 _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
@@ -133,7 +137,8 @@ class ServerConnection:
         method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
-                return await self._open().request(method, url, json=body, headers=headers)
+                async with self._open().stream(method, url, json=body, headers=headers) as response:
+                    return await _read_limited_response(response, url)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
             raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
@@ -170,6 +175,17 @@ class ServerConnection:
             )
             self._finalizer = weakref.finalize(self, _close_dropped_server_connection, self._client, loop, os.getpid())
         return self._client
+
+
+async def _read_limited_response(response: httpx2.Response, url: str) -> httpx2.Response:
+    """Return a response with its content, which must not fill the memory."""
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > MAX_BYTES:
+            raise RequestFailedError(f"{url} returned more than {MAX_BYTES >> 20} MB", tries=1)
+    headers = {name: value for name, value in response.headers.items() if name not in _OF_ENCODED_CONTENT}
+    return httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
 
 #: Tasks that close connections. They are stored here because event loops keep only weak references to tasks.

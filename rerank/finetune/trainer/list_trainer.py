@@ -284,9 +284,9 @@ def _step_of_metrics_line(line: str) -> float:
     """Return the step of a metrics line, or infinity if the line is truncated or summarises a process that ended."""
     try:
         values = json.loads(line)
-    except ValueError:
+        return math.inf if "train_runtime" in values else float(values["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
-    return math.inf if "train_runtime" in values else float(values["step"])
 
 
 class FinalValidation(TrainerCallback):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rerank.errors import UsageError
 from rerank.experiment.file_settings import settings_from_file
 from rerank.experiment.spec import RunSpec, Shuffle
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.suites.suite_values import (
     check_suite_table_keys,
     check_unique_in_suite,
@@ -81,7 +81,7 @@ class RerankerTable(BaseModel):
 class Suite(_Table):
     """A suite: collections, first stages, rerankers, and settings for the comparison of their runs."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]{0,199}$")
     """Name of the suite and of its default folder: letters, digits, dots, dashes and underscores."""
     about: str = ""
     """Description for readers."""

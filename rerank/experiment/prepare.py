@@ -143,12 +143,7 @@ def prepare_run(
         collection, qrels, found = _find_spec_candidates(spec, judged_only=judged_only)
     relevant = lowest_relevant_grade_of_spec(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
-    if execution.out:
-        RunFolder(execution.out).check_path(overwrite=execution.overwrite)
-    if isinstance(found, list):
-        check_first_stage(spec.first_stage)
-    if backend is None:
-        setup.check_backend()  # these checks come before searching and loading, which can take minutes
+    _check_before_searching(spec, execution, setup if backend is None else None, searches=isinstance(found, list))
     if isinstance(found, list):
         found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
@@ -164,6 +159,16 @@ def prepare_run(
         judge=judge,
         calibration=open_reranker_setup_calibration(setup, judge),
     )
+
+
+def _check_before_searching(spec: RunSpec, execution: Execution, setup: RankerSetup | None, *, searches: bool) -> None:
+    """Check the run folder, the first stage and the files of a model before searching and loading, which take long."""
+    if execution.out:
+        RunFolder(execution.out).check_path(overwrite=execution.overwrite)
+    if searches:
+        check_first_stage(spec.first_stage)
+    if setup is not None:
+        setup.check_backend()
 
 
 def _find_spec_candidates(

@@ -24,7 +24,6 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
 
     Raises:
         MissingResourceError: A file of the adapter is missing.
-        DataError: The weights are truncated or otherwise damaged.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -33,7 +32,6 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
             expected="the files that save_pretrained of PEFT writes",
             remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
         )
-    check_weight_files(folder)
 
 
 def check_weight_files(folder: Path) -> None:
@@ -84,6 +82,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     Raises:
         MissingPrerequisiteError: PEFT cannot be imported.
         MissingResourceError: A file of the adapter is missing.
+        DataError: The weights are truncated or otherwise damaged.
         UsageError: The adapter does not fit the model.
     """
     try:
@@ -96,6 +95,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     import torch
 
     check_adapter_before_torch_loading(folder)
+    check_weight_files(folder)
     with _named_adapter_errors(folder):
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):

@@ -56,8 +56,9 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
 
     With --resume and --out, omitted options are taken from the folder's spec.json.
     """
-    from rerank.experiment import check_failure_rate, estimate_run_cost, prepare_run
+    from rerank.experiment import check_failure_rate, check_run_folder, estimate_run_cost, prepare_run
 
+    check_run_folder(execution)
     prepared = prepare_run(spec, execution)
     if dry_run:
         expected = estimate_run_cost(prepared)

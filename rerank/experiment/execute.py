@@ -49,6 +49,7 @@ def run_experiment(
         RerankError: The run cannot be prepared or executed; committed calls are kept.
     """
     execution = execution or Execution()
+    check_run_folder(execution)
     return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply)
 
 
@@ -96,6 +97,17 @@ def execute_run(
         folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
         folder.write_json("summary.json", summary)
         return summary
+
+
+def check_run_folder(execution: Execution) -> None:
+    """Check, before anything is searched or loaded, that a run can be written to the folder of the options.
+
+    Raises:
+        UsageError: The folder contains other files than those of a run.
+        StorageError: The folder cannot be created or written.
+    """
+    if execution.out:
+        RunFolder(execution.out).check_path(overwrite=execution.overwrite)
 
 
 def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None:

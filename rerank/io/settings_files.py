@@ -31,6 +31,8 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
             text = file.read(_MAX_CHARACTERS + 1)
     except MissingResourceError as error:
         raise MissingResourceError(f"No {what}: {error.found}", expected=expected, remedy=error.remedy) from error
+    except DataError as error:
+        raise DataError(error.found, expected=expected or error.expected, remedy=error.remedy) from error
     if len(text) > _MAX_CHARACTERS:
         raise DataError(f"The {what} {str(path)!r} is larger than {_MAX_CHARACTERS >> 20} MB", expected=expected)
     return text
@@ -74,7 +76,11 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
         MissingResourceError: The file does not exist.
         DataError: The file is not valid JSON, or contains something other than an object.
     """
-    content = parse_json(read_settings_text(path, what, expected=expected), str(path))
+    text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
+    try:
+        content = parse_json(text, where)
+    except DataError as error:
+        raise DataError(error.found, expected=expected, remedy=error.remedy) from error
     if not isinstance(content, dict):
-        raise DataError(f"The {what} {str(path)!r} contains a {type(content).__name__}", expected=expected)
+        raise DataError(f"{where} contains a {type(content).__name__}", expected=expected)
     return content

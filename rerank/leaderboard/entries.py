@@ -151,7 +151,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
 
 def _card_of_run_folder(folder: RunFolder) -> Card:
     """Return the metadata that a run folder records."""
-    spec = RunSpec.from_record(folder.spec()["spec"])
+    spec = RunSpec.from_record({"collection": "", **folder.spec()["spec"]})
     summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
     try:
         return Card(
@@ -174,7 +174,7 @@ def _card_of_run_folder(folder: RunFolder) -> Card:
 def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
     """Read the provenance from a run folder. Older folders record only some of the values."""
     document = folder.spec()
-    spec, dataset = RunSpec.from_record(document["spec"]), document.get("dataset")
+    spec, dataset = RunSpec.from_record({"collection": "", **document["spec"]}), document.get("dataset")
     return RunOrigin(
         collection=spec.collection,
         fingerprint=str(dataset.get("fingerprint") or "") if isinstance(dataset, dict) else "",

@@ -8,6 +8,8 @@ model (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
 
     Raises:
         MissingResourceError: A file of the adapter is missing.
-        DataError: The weights are truncated or otherwise damaged.
     """
     missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
     if missing:
@@ -31,7 +32,6 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
             expected="the files that save_pretrained of PEFT writes",
             remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
         )
-    check_weight_files(folder)
 
 
 def check_weight_files(folder: Path) -> None:
@@ -82,6 +82,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     Raises:
         MissingPrerequisiteError: PEFT cannot be imported.
         MissingResourceError: A file of the adapter is missing.
+        DataError: The weights are truncated or otherwise damaged.
         UsageError: The adapter does not fit the model.
     """
     try:
@@ -94,23 +95,33 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     import torch
 
     check_adapter_before_torch_loading(folder)
-    try:
+    check_weight_files(folder)
+    with _named_adapter_errors(folder):
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UsageError(
-            f"Adapter {str(folder)!r} does not fit the model: {error}",
-            expected="an adapter that was trained on this model",
-        ) from error
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
         raise UsageError(
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
     if model.dtype == torch.float32:
         untie_causal_model_head(wrapped)
-        return wrapped.merge_and_unload().eval()
+        with _named_adapter_errors(folder):
+            return wrapped.merge_and_unload().eval()
     if cast:
         _cast_lora_after_torch_loading(wrapped, model.dtype)
     return wrapped.get_base_model().eval()
+
+
+@contextmanager
+def _named_adapter_errors(folder: Path) -> Iterator[None]:
+    """Turn what PEFT raises about the files of an adapter into a `UsageError`."""
+    ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
+    try:
+        yield
+    except ordinary as error:
+        raise UsageError(
+            f"Adapter {str(folder)!r} does not fit the model: {error}",
+            expected="an adapter that was trained on this model",
+        ) from error
 
 
 def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:

@@ -104,6 +104,8 @@ def check_model_files(selector: str, options: BackendOptions, kind: str = "") ->
             backend_type.describe(name, options)
         if isinstance(name, Path):
             check_weight_files(name)
+        if options.adapter:
+            check_weight_files(Path(options.adapter))
 
 
 def model_settings_folder(selector: str) -> Path | None:

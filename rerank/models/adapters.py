@@ -73,7 +73,9 @@ def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
         return None
     from pydantic import TypeAdapter, ValidationError
 
-    content = read_json_object(path, "file of adapter settings")
+    content = read_json_object(
+        path, "file of adapter settings", expected=f"a file written by `rerank train`, format {_FORMAT}"
+    )
     try:
         if content.get("format") != _FORMAT:
             raise ValueError(f"format {content.get('format')!r:.60}")

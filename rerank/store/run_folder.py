@@ -128,7 +128,7 @@ class RunFolder:
                 expected="the path of a folder that exists or can be created",
                 remedy="Choose another --out",
             )
-        if overwrite and (self.path / "spec.json").is_file():
+        if overwrite and (self.path / "spec.json").is_file() and not (self.path / "calls.sqlite").is_file():
             try:
                 self.spec()
             except DataError as error:

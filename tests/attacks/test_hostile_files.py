@@ -18,6 +18,7 @@ from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
 from rerank.leaderboard.suites.suite import read_suite
 from rerank.prompts import load_prompt
+from rerank.prompts.base import Message
 from rerank.strategies import open_strategy
 from tests.attacks.readers import INPUTS, read_adapter
 
@@ -82,7 +83,7 @@ def test_a_chat_template_without_an_end(tmp_path: Path) -> None:
     shutil.copytree(INPUTS / "model", tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").write_text(_LOOPS)
     with pytest.raises(DataError):
-        _ = Hf.load(tmp_path / "model").tokens.count(())
+        _ = Hf.load(tmp_path / "model").tokens.count((Message("user", "text"),))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -49,7 +49,7 @@ def test_toml_that_is_wrong(tmp_path: Path) -> None:
         read_run_spec(path)
     with raises(MissingResourceError, "TOML"):
         read_run_spec(tmp_path)
-    for content, message in ((b"a = ", "Invalid value"), (b"\xff", "not UTF-8"), (b"a = 1\na = 2", "overwrite")):
+    for content, message in ((b"a = ", "Invalid value"), (b"\xff", "UTF-8"), (b"a = 1\na = 2", "overwrite")):
         path.write_bytes(content)
         with raises(DataError, message):
             read_run_spec(path)

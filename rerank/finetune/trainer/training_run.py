@@ -268,12 +268,10 @@ class TrainingRun:
         """
         if not is_main_training_process():
             return (self._folder / _RESULT).is_file()
-        path = self._folder / _RECIPE
-        if path.is_file():
+        if (path := self._folder / _RECIPE).is_file():
             # Both are parsed as recipes, so that a file written before a field was added compares equal.
-            before, now = map(
-                Recipe.make, (read_json_object(path, "recipe"), json.loads(self._recipe.model_dump_json()))
-            )
+            before = Recipe.make(read_json_object(path, "recipe"))
+            now = Recipe.make(json.loads(self._recipe.model_dump_json()))
             if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(
                     f"{str(self._folder)!r} holds a training with another recipe; it differs in {', '.join(changed)}",

@@ -12,7 +12,7 @@ from rerank.pipeline.stream import Flow
 
 
 def flow(**values: Any) -> Flow:
-    return Flow.of(SimpleNamespace(batch_size=4, **values))  # type: ignore[arg-type]
+    return Flow.of(SimpleNamespace(batch_size=4, **values))
 
 
 @pytest.mark.parametrize("made", [flow(), flow(batch_characters=100), flow(batch_characters=None)])

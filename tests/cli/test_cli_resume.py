@@ -40,6 +40,7 @@ def test_omitted_options_come_from_the_folder(cli: Cli, stopped: Path) -> None:
 
 def test_calls_that_no_request_matches_are_counted(cli: Cli, stopped: Path) -> None:
     with closing(sqlite3.connect(stopped / "calls.sqlite")) as log, log:
+        log.execute("DELETE FROM checksums WHERE digest = (SELECT digest FROM calls WHERE rowid = 1)")
         log.execute("UPDATE calls SET digest = 'of another prompt' WHERE rowid = 1")
     done = cli("run", "--resume", "--out", stopped)
     assert done.returncode == 0, done.stderr

@@ -12,13 +12,19 @@ import numpy as np
 from rerank.errors import UsageError
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import (
-    CORRECTIONS,
     correct_p_values,
     open_significance_test,
     required_p_value,
     tests,
 )
-from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, mean_paired_differences
+from rerank.evaluation.significance.base import (
+    Bools,
+    Floats,
+    PairTest,
+    SupportsDecision,
+    corrections,
+    mean_paired_differences,
+)
 from rerank.evaluation.tables import table_of_significant_pairs
 from rerank.selector import Selector
 
@@ -153,17 +159,9 @@ def resolve_correction(test: str, correction: str) -> str:
         UnknownNameError: The test or correction does not exist.
         UsageError: The test does not take a correction.
     """
-    family_wise = tests.get(Selector.parse(test).name).family_wise
-    if correction == "auto":
-        return "none" if family_wise else "holm"
-    correct_p_values(np.ones(1), correction)  # raises if the name is unknown
-    if family_wise and correction in CORRECTIONS and correction != "none":
-        raise UsageError(
-            f"correction {correction!r} for the test {test!r}",
-            expected="none, because the test controls the family-wise error itself",
-            remedy="Omit the correction",
-        )
-    return correction
+    return corrections.resolve_correction(
+        test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise
+    )
 
 
 def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:

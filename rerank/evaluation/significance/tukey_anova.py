@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_paired_differences
+from rerank.evaluation.significance.base.two_way_anova import anova_mean_square_error
 
 #: Largest number of pairs for which SciPy computes every p-value. With more pairs, p-values are interpolated.
 _EXACT = 200
@@ -66,24 +67,6 @@ class TukeyAnova:
             return d, systems, freedom
         error = anova_mean_square_error(scores)
         return d / np.sqrt(error / topics) if error > 0 else np.zeros(len(d)), systems, freedom
-
-
-def anova_mean_square_error(scores: Floats) -> float:
-    """Compute the mean square error: the variance that topic and system effects do not explain.
-
-    It has (topics - 1) x (systems - 1) degrees of freedom.
-
-    Args:
-        scores: (topics, systems) scores.
-
-    Returns:
-        The mean square error; 0 if all residuals are within rounding error.
-    """
-    topics, systems = scores.shape
-    # residual of topic i and system j: x_ij - x_i. - x_.j + x_..
-    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    residuals[np.abs(residuals) < 1e-14 * max(1.0, float(np.abs(scores).max()))] = 0.0
-    return float((residuals**2).sum() / ((topics - 1) * (systems - 1)))
 
 
 def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:

@@ -76,8 +76,8 @@ class SinglePairTest(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResamplingTest(SinglePairTest):
-    """Base class for tests that compare the observed statistic with its values in random draws.
+class ResamplingOptions:
+    """Options of tests that compare the observed statistic with its values in random draws.
 
     p = (1 + number of draws at least as extreme as the sample) / (B + 1). The sample itself counts as a draw, so p is
     never 0. Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
@@ -96,6 +96,14 @@ class ResamplingTest(SinglePairTest):
             raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         if self.seed < 0:
             raise UsageError(f"seed={self.seed}", expected="a whole number, 0 or more")
+
+    def enumerates(self, topics: int) -> bool:
+        """Return whether there are so few sign patterns of this many topics that each is used once."""
+        return 1 << topics <= self.permutations
+
+
+class ResamplingTest(ResamplingOptions, SinglePairTest):
+    """Base class for tests of single pairs by random draws."""
 
     def resolution(self, topics: int) -> float:
         """Return 1 / (B + 1), the p-value if no draw is as extreme as the sample."""

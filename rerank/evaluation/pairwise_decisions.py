@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.outlying_systems import note_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import (
     correct_p_values,
@@ -211,9 +212,7 @@ def list_caveats_of_test(
         noun: Word for the rows of the matrix in the notes.
     """
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
-    notes = []
-    if topics < FEW_TOPICS:
-        notes.append(f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise.")
+    notes = note_few_topics(topics, noun)
     least, required = test.resolution(topics), required_p_value(correction, alpha, pairs)
     if least > required:
         condition = f"{correction} over {pairs} pairs" if required < alpha else "the significance level"
@@ -224,7 +223,16 @@ def list_caveats_of_test(
     # all systems are equal if the range of their scores is 0 on every topic
     if not np.ptp(matrix.values, axis=1).any():
         notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
+    if test.family_wise:
+        notes += note_outlying_systems(matrix)
     return tuple(notes)
+
+
+def note_few_topics(topics: int, noun: str) -> list[str]:
+    """Return a note if there are few topics, whose name in the note is ``noun``."""
+    if topics >= FEW_TOPICS:
+        return []
+    return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
 
 
 def _note_on_constant_differences(matrix: ScoreMatrix) -> list[str]:

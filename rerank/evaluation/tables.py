@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Form, Grid, convert_tables_to_format
+from rerank.io.table_formats import Cell, Form, Grid, convert_tables_to_format
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
@@ -69,6 +70,41 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def format_p_value(p: float) -> str:
-    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``."""
+def cells_of_means(
+    matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
+) -> list[tuple[str, list[Cell]]]:
+    """Return (system, one cell per measure), best by the first measure first. The best mean of a measure is bold.
+
+    Args:
+        matrices: Scores of the same systems, one matrix per measure.
+        marks: (system, measure) -> superscript of the mean.
+        digits: Number of decimals.
+    """
+    means = [dict(zip(m.systems, (float(mean) for mean in m.values.mean(axis=0)), strict=True)) for m in matrices]
+    systems = sorted(matrices[0].systems, key=lambda system: -means[0][system])
+    return [
+        (
+            system,
+            [
+                Cell(
+                    format_measure_score(row[system], digits),
+                    marks.get((system, matrix.measure), ""),
+                    row[system] == max(row.values()),
+                )
+                for matrix, row in zip(matrices, means, strict=True)
+            ],
+        )
+        for system in systems
+    ]
+
+
+def format_share(value: float | None) -> str:
+    """Format a fraction with two decimals; a dash if it is unknown."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def format_p_value(p: float | None) -> str:
+    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``, None a dash."""
+    if p is None:
+        return "-"
     return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,11 +11,14 @@ from rerank.errors import UnknownNameError
 from rerank.evaluation.baseline_report import BaselineComparison, BaselineRow
 from rerank.evaluation.baseline_tests import BaselineTest, open_baseline_test
 from rerank.evaluation.baseline_tests.base import BaselineP, differences_from_baseline, standard_errors
-from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
+from rerank.evaluation.baseline_tests.base.corrected_pairs import CorrectedPairTest
+from rerank.evaluation.comparison import note_missing_queries, with_rounding_for_wilcoxon
+from rerank.evaluation.comparison_family import ComparisonFamily, ComparisonOptions, missing_topics, options_of_test
 from rerank.evaluation.equivalence import equivalence_p_values
 from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics
 from rerank.evaluation.power import smallest_detectable_difference
 from rerank.evaluation.score_matrix import ScoreMatrix
+from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import correct_p_values
 from rerank.evaluation.significance.base import Floats
 from rerank.selector import Selector
@@ -24,96 +27,74 @@ from rerank.selector import Selector
 POWER = 0.8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineOptions:
-    """How systems are compared with a baseline.
-
-    Attributes:
-        test: Selector of a test of single pairs, ``dunnett`` or ``max-t``.
-        correction: Correction of a test of single pairs; ``auto`` selects holm.
-        alpha: Significance level, applied to the corrected p-values.
-        across_measures: Correct over all systems and measures together, not for each measure alone. Tests that control
-            the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
-        margin: Also test equivalence and non-inferiority with this margin; None for no such test.
-    """
-
-    test: str = "t"
-    correction: str = "auto"
-    alpha: float = 0.05
-    across_measures: bool = False
-    margin: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedScores:
-    """Scores of the same systems on the same topics by several measures, and what is known about the systems.
-
-    Attributes:
-        matrices: One matrix per measure.
-        missing: System -> number of topics without results.
-        judged: (system, measure) -> fraction of the system's top documents that are judged.
-        notes: Caveats for the reader.
-    """
-
-    matrices: tuple[ScoreMatrix, ...]
-    missing: Mapping[str, int] = field(default_factory=dict)
-    judged: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
 def compare_with_baseline(
-    scores: ComparedScores, baseline: str, options: BaselineOptions | None = None
+    scores: Sequence[Scores],
+    measures: Sequence[str],
+    baseline: str,
+    options: ComparisonOptions | None = None,
+    *,
+    judged: Mapping[tuple[str, str], float] | None = None,
 ) -> BaselineComparison:
-    """Test every other system against the baseline.
+    """Test every other run against the baseline.
 
     Args:
-        scores: The scores.
-        baseline: Name of the baseline among the systems.
-        options: Test, correction and level.
+        scores: Scores of at least two runs with different names, over the same judged queries.
+        measures: The measures, as ir_measures prints them; all scores must include them.
+        baseline: Name of the baseline among the runs.
+        options: Test, correction and level; the test may also be ``dunnett`` or ``max-t``.
+        judged: (run, measure) -> fraction of the run's top documents that are judged, if known.
 
     Raises:
         UnknownNameError: The baseline, the test or the correction does not exist.
         UsageError: The test does not take the correction, or an option is out of range.
+        DataError: The runs were evaluated on different queries, or on fewer than two.
     """
-    options = options or BaselineOptions()
+    options, judged = options or ComparisonOptions(), judged or {}
     check_significance_level(options.alpha)
-    test = open_baseline_test(options.test, options.correction)
-    systems, topics = scores.matrices[0].systems, scores.matrices[0].topics
+    test = open_baseline_test(with_rounding_for_wilcoxon(options.test), options.correction)
+    matrices = tuple(ScoreMatrix.from_scores(scores, measure) for measure in measures)
+    systems, topics = matrices[0].systems, len(matrices[0].topics)
     if baseline not in systems:
         raise UnknownNameError("baseline", baseline, systems)
     index = systems.index(baseline)
-    p_values = _p_values_of_measures([m.values for m in scores.matrices], index, test, options)
-    family = ComparisonFamily(
+    p_values = _p_values_of_measures([m.values for m in matrices], index, test, options)
+    family = _family_of_baseline_test(test, options, scores, tuple(measures))
+    rows = [
+        replace(row, judged=judged.get((row.run, row.measure)))
+        for matrix, p in zip(matrices, p_values, strict=True)
+        for row in _rows_of_measure(matrix, index, p, test, family, options.margin)
+    ]
+    return BaselineComparison(
+        baseline=baseline,
+        family=family,
+        matrices=matrices,
+        rows=tuple(rows),
+        margin=options.margin,
+        baseline_judged={measure: judged.get((baseline, measure)) for measure in measures},
+        notes=(*note_missing_queries(scores), *note_few_topics(topics, "queries")),
+    )
+
+
+def _family_of_baseline_test(
+    test: BaselineTest, options: ComparisonOptions, scores: Sequence[Scores], measures: tuple[str, ...]
+) -> ComparisonFamily:
+    return ComparisonFamily(
         test=options.test,
         title=test.title,
         correction=test.correction,
         family_wise=test.family_wise,
         alpha=options.alpha,
-        pairs=len(systems) - 1,
-        measures=tuple(m.measure for m in scores.matrices),
+        pairs=len(scores) - 1,
+        measures=measures,
         across_measures=options.across_measures,
-        topics=len(topics),
-        missing=scores.missing,
-        options=options_of_test(test if test.family_wise else getattr(test, "test", test)),
-    )
-    rows = [
-        row
-        for matrix, p in zip(scores.matrices, p_values, strict=True)
-        for row in _rows_of_measure(matrix, index, p, test, options, family)
-    ]
-    return BaselineComparison(
-        baseline=baseline,
-        family=family,
-        matrices=scores.matrices,
-        rows=tuple(replace(row, judged=scores.judged.get((row.run, row.measure))) for row in rows),
-        margin=options.margin,
-        baseline_judged={m.measure: scores.judged.get((baseline, m.measure)) for m in scores.matrices},
-        notes=(*scores.notes, *note_few_topics(len(topics), "queries")),
+        topics=len(scores[0].queries),
+        missing=missing_topics(scores),
+        options=options_of_test(test.test if isinstance(test, CorrectedPairTest) else test),
     )
 
 
 def _p_values_of_measures(
-    matrices: Sequence[Floats], baseline: int, test: BaselineTest, options: BaselineOptions
+    matrices: Sequence[Floats], baseline: int, test: BaselineTest, options: ComparisonOptions
 ) -> list[BaselineP]:
     """Return the p-values of every measure, corrected across measures if requested."""
     found = [test.p_values(values, baseline) for values in matrices]
@@ -131,21 +112,20 @@ def _rows_of_measure(
     baseline: int,
     p: BaselineP,
     test: BaselineTest,
-    options: BaselineOptions,
     family: ComparisonFamily,
+    margin: float | None,
 ) -> list[BaselineRow]:
     """Return one row per system other than the baseline, in the order of the systems."""
     from scipy.stats import t
 
     d = differences_from_baseline(matrix.values, baseline)
     topics, mean, errors = len(d), d.mean(axis=0), standard_errors(d)
-    half = errors * t.isf(options.alpha / 2, topics - 1)
-    level = options.alpha / (len(family.measures) if options.across_measures else 1)
-    wide = test.half_widths(matrix.values, baseline, level)
+    half = errors * t.isf(family.alpha / 2, topics - 1)
+    wide = test.half_widths(matrix.values, baseline, family.alpha / family.measures_together)
     # the t-test cannot be computed if all differences are equal and not 0
-    unknown = (errors == 0) & (mean != 0) & (Selector.parse(options.test).name == "t")
-    single = options.alpha if test.correction == "none" and not test.family_wise else options.alpha / family.size
-    claims = _claims_within_margin(d, options.margin, single != options.alpha)
+    unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
+    level = family.level_of_single_test
+    claims = _claims_within_margin(d, margin, level < family.alpha)
     names = np.delete(np.array(matrix.systems, dtype=object), baseline)
     means = np.delete(matrix.values.mean(axis=0), baseline)
     return [
@@ -158,8 +138,8 @@ def _rows_of_measure(
             simultaneous_interval=(float(mean[j] - wide[j]), float(mean[j] + wide[j])),
             p=None if unknown[j] else float(p.raw[j]),
             adjusted_p=None if unknown[j] else float(p.adjusted[j]),
-            significant=bool(p.adjusted[j] <= options.alpha and not unknown[j]),
-            detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), single, POWER),
+            significant=bool(p.adjusted[j] <= family.alpha and not unknown[j]),
+            detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), level, POWER),
             claims={name: float(values[j]) for name, values in claims.items()},
         )
         for j in range(len(names))

@@ -17,6 +17,28 @@ _DISTRIBUTIONS = ("listrank", "numpy", "scipy", "ir-measures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonOptions:
+    """How systems are compared.
+
+    Attributes:
+        test: Selector of the test.
+        correction: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
+        alpha: Significance level, applied to the corrected p-values; intervals cover with 1 - alpha.
+        across_measures: Correct over all measures together, not for each measure alone. P-values of tests that control
+            the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
+        simultaneous: Also compute simultaneous intervals of all pairs. Comparisons with a baseline always have them.
+        margin: Also test equivalence to the baseline and non-inferiority with this margin; None for no such test.
+    """
+
+    test: str = "t"
+    correction: str = "auto"
+    alpha: float = 0.05
+    across_measures: bool = False
+    simultaneous: bool = False
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonFamily:
     """The hypotheses that were tested together, and how.
 
@@ -47,9 +69,19 @@ class ComparisonFamily:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def measures_together(self) -> int:
+        """Number of measures that are corrected for together."""
+        return len(self.measures) if self.across_measures else 1
+
+    @property
     def size(self) -> int:
         """Number of hypotheses that are corrected for together."""
-        return self.pairs * (len(self.measures) if self.across_measures else 1)
+        return self.pairs * self.measures_together
+
+    @property
+    def level_of_single_test(self) -> float:
+        """The level at which a single test surely counts as significant: alpha / size, or alpha if nothing is corrected."""
+        return self.alpha if self.correction == "none" and not self.family_wise else self.alpha / self.size
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value of ``family`` in the JSON of every command that compares systems."""
@@ -70,12 +102,13 @@ class ComparisonFamily:
     def describe_p(self) -> str:
         """Describe the p-value with which a difference is called significant, for the line below a table."""
         pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
-        if self.across_measures and len(self.measures) > 1:
-            pairs += f" x {len(self.measures)} measures"
+        measures = self.measures_together
         if self.correction != "none":
             how = f"after {TITLES[self.correction]}'s correction over {pairs}"
+            how += f" x {measures} measures" if measures > 1 else ""
         elif self.family_wise:
             how = f"which controls the family-wise error over {pairs}"
+            how += f", times {measures} measures (Bonferroni)" if measures > 1 else ""
         else:
             how = "not corrected"
         return f"p ({self.title}, two-sided), {how}, is at most {self.alpha:g}; {self.topics} queries."

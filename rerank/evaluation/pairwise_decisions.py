@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
 from rerank.evaluation.outlying_systems import note_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import (
@@ -23,6 +25,8 @@ from rerank.evaluation.significance.base import (
     Floats,
     PairTest,
     SupportsDecision,
+    SupportsIntervals,
+    bonferroni_t_half_widths,
     corrections,
     mean_paired_differences,
 )
@@ -47,6 +51,8 @@ class PairwiseDecisions:
             ``itertools.combinations``.
         significant: (pairs,) whether the two systems differ significantly.
         raw: (pairs,) p-values before the correction; None if the test decided without p-values.
+        adjusted: (pairs,) p-values after a correction that also covers other measures; None without such a correction.
+        across: Names of all measures that the correction covers; empty if it covers only the pairs of this measure.
         notes: Caveats for the reader.
     """
 
@@ -57,6 +63,8 @@ class PairwiseDecisions:
     differences: Floats
     significant: Bools
     raw: Floats | None = None
+    adjusted: Floats | None = None
+    across: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -71,18 +79,50 @@ class PairwiseDecisions:
     @property
     def options(self) -> dict[str, Any]:
         """All options of the test with their values, including defaults."""
-        tester = open_significance_test(self.test)
-        return {field.name: getattr(tester, field.name) for field in fields(tester)} if is_dataclass(tester) else {}
+        return options_of_test(open_significance_test(self.test))
 
     @property
     def family_wise(self) -> bool:
         """True if the test itself controls the family-wise error. Such a test needs no correction."""
         return bool(tests.get(Selector.parse(self.test).name).family_wise)
 
+    @property
+    def correction_of_second_test(self) -> str:
+        """Correction for another test of the same pairs that does not control the family-wise error itself."""
+        return "holm" if self.family_wise else self.correction
+
+    def family(self, missing: Mapping[str, int] | None = None) -> ComparisonFamily:
+        """Return the statement of what was tested. ``missing`` maps systems to their numbers of missing topics."""
+        return ComparisonFamily(
+            test=self.test,
+            title=self.title,
+            correction=self.correction,
+            family_wise=self.family_wise,
+            alpha=self.alpha,
+            pairs=len(self.significant),
+            measures=self.across or tuple(filter(None, [self.matrix.measure])),
+            across_measures=bool(self.across),
+            topics=len(self.matrix.topics),
+            missing=missing or {},
+            options=self.options,
+        )
+
+    def simultaneous_half_widths(self) -> Floats:
+        """Return (pairs,) half widths of intervals that jointly cover all differences with 1 - alpha.
+
+        Tukey's tests have their own intervals. Those of the other tests are Student's t intervals at alpha / pairs
+        (Bonferroni), or at alpha if nothing is corrected.
+        """
+        tester, alpha = open_significance_test(self.test), self.alpha / max(1, len(self.across))
+        if isinstance(tester, SupportsIntervals):
+            return np.full(len(self.significant), tester.half_width(self.matrix.values, alpha))
+        level = alpha if self.correction == "none" else alpha / len(self.significant)
+        return bonferroni_t_half_widths(self.matrix.values, level)
+
     def p_values(self) -> tuple[Floats, Floats]:
         """Return the p-values before and after the correction, each of shape (pairs,). Compute them if necessary."""
         raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
-        return raw, correct_p_values(raw, self.correction)
+        return raw, correct_p_values(raw, self.correction) if self.adjusted is None else self.adjusted
 
     def beats(self) -> list[tuple[int, ...]]:
         """Return one tuple per system: the indices of the systems whose mean is significantly lower."""
@@ -107,6 +147,7 @@ class PairwiseDecisions:
             "options": self.options,
             "correction": self.correction,
             "alpha": self.alpha,
+            "family": self.family().to_dict(),
             "means": [
                 {"system": name, "mean": float(mean), "beats": len(others), "beaten_by": int(count)}
                 for name, mean, others, count in zip(self.matrix.systems, means, beats, beaten, strict=True)
@@ -151,6 +192,24 @@ def compare_all_runs(
         raw=raw,
         notes=(*list_caveats_of_test(matrix, tester, name, alpha), *_note_on_constant_differences(matrix)),
     )
+
+
+def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[PairwiseDecisions]:
+    """Correct the p-values of several measures together, for decisions made with the same test and correction.
+
+    P-values of tests that control the family-wise error over the pairs are multiplied by the number of measures.
+    """
+    raw = [entry.p_values()[0] for entry in decisions]
+    first = decisions[0]
+    if first.family_wise:
+        adjusted = [np.minimum(1.0, p * len(raw)) for p in raw]
+    else:
+        adjusted = np.split(correct_p_values(np.concatenate(raw), first.correction), len(raw))
+    measures = tuple(entry.matrix.measure for entry in decisions)
+    return [
+        replace(entry, raw=p, adjusted=q, across=measures, significant=q <= entry.alpha)
+        for entry, p, q in zip(decisions, raw, adjusted, strict=True)
+    ]
 
 
 def resolve_correction(test: str, correction: str) -> str:

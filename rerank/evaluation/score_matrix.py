@@ -77,6 +77,14 @@ class ScoreMatrix:
         kept = [index for index, system in enumerate(self.systems) if system not in systems]
         return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
 
+    def to_scores(self) -> list[Scores]:
+        """Return the scores of every system under the name of the measure, or ``score`` if it is unknown."""
+        name = self.measure or "score"
+        return [
+            Scores(run=system, values={name: dict(zip(self.topics, map(float, column), strict=True))})
+            for system, column in zip(self.systems, self.values.T, strict=True)
+        ]
+
     @classmethod
     def from_scores(cls, scores: Sequence[Scores], measure: str) -> ScoreMatrix:
         """Build the matrix of one measure from the scores of runs.

@@ -53,6 +53,12 @@ class TukeyAnova:
             q >= critical_studentised_range(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
         )
 
+    def half_width(self, scores: Floats, alpha: float) -> float:
+        """Return the honestly significant difference: the critical value times sqrt(MSE / n)."""
+        topics, systems = scores.shape
+        critical = critical_studentised_range(alpha, systems, (topics - 1) * (systems - 1))
+        return critical * float(np.sqrt(anova_mean_square_error(scores) / topics))
+
     def resolution(self, topics: int) -> float:
         """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST

@@ -60,6 +60,14 @@ class SupportsDecision(Protocol):
         """Return a boolean array of shape (pairs,): whether two systems differ at level ``alpha``, uncorrected."""
 
 
+@runtime_checkable
+class SupportsIntervals(Protocol):
+    """A test of all pairs together that has simultaneous intervals of its own."""
+
+    def half_width(self, scores: Floats, alpha: float) -> float:
+        """Return the half width of intervals that jointly cover all differences with 1 - alpha."""
+
+
 class SinglePairTest(ABC):
     """Base class for tests that treat each pair separately. Their p-values have no lower bound by default."""
 
@@ -133,6 +141,14 @@ def mean_paired_differences(scores: Floats) -> Floats:
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)
     return np.asarray(np.round(means[first] - means[second], DECIMALS))
+
+
+def bonferroni_t_half_widths(scores: Floats, level: float) -> Floats:
+    """Return (pairs,) half widths of Student's t intervals of the mean differences, at the level of a single pair."""
+    from scipy.stats import t
+
+    spreads = [np.where(np.ptp(d, axis=0) == 0, 0.0, d.std(axis=0, ddof=1)) for d in iterate_paired_differences(scores)]
+    return np.concatenate(spreads) * (t.isf(level / 2, len(scores) - 1) / np.sqrt(len(scores)))
 
 
 def clip_p_values(p: Floats) -> Floats:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
-from rerank.cli.run_files import RunsArgument, expand_run_arguments
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs
+from rerank.errors import UsageError
 
 QrelsOption = Annotated[
     str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -29,53 +32,78 @@ def register_cli_commands(app: typer.Typer) -> None:
     )
 
 
-def evaluate_command(
-    runs: RunsArgument,
-    qrels: QrelsOption,
-    measures: Annotated[
-        list[str], typer.Option("--measure", "-m", help="Measure, named as in ir_measures or trec_eval; repeatable.")
-    ] = ["nDCG@10"],  # noqa: B006 (typer only reads the default)
-    relevant: Relevant = None,
-    per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False,
+@dataclass(frozen=True, kw_only=True)
+class DetailOptions:
+    """Options for scores of parts of the queries."""
+
+    per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
         str,
         typer.Option(
             help="Also score groups of queries: a field of the collection's queries, such as category, or a file with "
             "the columns query and group."
         ),
-    ] = "",
-    form: FormatOption = "text",
+    ] = ""
+
+
+@expand_option_groups
+def evaluate_command(
+    details: DetailOptions,
+    *,
+    runs: RunsArgument,
+    qrels: QrelsOption,
+    measures: Annotated[
+        list[str], typer.Option("--measure", "-m", help="Measure, named as in ir_measures or trec_eval; repeatable.")
+    ] = ["nDCG@10"],  # noqa: B006 (typer only reads the default)
+    relevant: Relevant = None,
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
 ) -> None:
-    """Score runs. A judged query without a ranking scores 0 and is counted as missing."""
+    """Score runs. A judged query without a ranking scores 0 and is counted as missing.
+
+    With --format csv, --by and --per-query print one line per run and group, or per run and query.
+    """
     from rerank import evaluation
     from rerank.collections import open_collection_qrels, read_query_field
     from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
-    from rerank.io.run_files import read_run
 
+    by, per_query = details.by, details.per_query
+    if (by or per_query) and form in ("latex", "markdown", "html"):
+        raise UsageError(
+            f"--format {form} with {'--by' if by else '--per-query'}", expected="one of: text, json, jsonl, csv"
+        )
     judged, lowest = open_collection_qrels(qrels)
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
-    opened = [read_run(path) for path in files]
+    opened = read_named_runs(files, names or [])
     results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
-    report = evaluation.evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
+    report = evaluation.evaluation_report(qrels, [(entry.run, entry) for entry in results], per_query=per_query)
+    report["runs"] = [{**row, "file": str(file)} for row, file in zip(report["runs"], files, strict=True)]
     if by:
         groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
 
     def show() -> None:
-        names = results[0].measures
-        _print_evaluation(report, names, list(results[0].values) if per_query else [])
+        measures = results[0].measures
+        _print_evaluation(report, measures, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
         for message in filter(None, (evaluation_overlap_note(judged, run) for run in opened)):
             print_note(message)
         if per_query and results[0].overall:
             print_note(f"Measures without per-query values: {', '.join(results[0].overall)}")
-        if relevant is None and (message := measure_grade_note(judged, names)):
+        if relevant is None and (message := measure_grade_note(judged, measures)):
             print_note(message)
 
-    emit_output(report, form=form, text=show, rows="runs")
+    emit_output(
+        report,
+        form=form,
+        text=show,
+        rows="runs",
+        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen),
+        records=evaluation.evaluation_records(report) if form == "csv" else None,
+    )
 
 
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:

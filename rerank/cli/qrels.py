@@ -51,8 +51,8 @@ class ProcedureOptions:
     correction: Annotated[
         list[str] | None,
         typer.Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by; repeatable. "
-            "(default: bh)"
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
+            "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)"
         ),
     ] = None
     alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
@@ -66,7 +66,7 @@ class ProcedureOptions:
         """All combinations of tests and corrections."""
         from rerank.adjudication.significance_verdicts import cross_significance_procedures
 
-        return cross_significance_procedures(self.test or ["t"], self.correction or ["bh"])
+        return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.evaluation.comparison_report import Comparison
@@ -19,6 +19,11 @@ class ComparisonSet:
     """
 
     comparisons: tuple[Comparison, ...]
+
+    def with_notes(self, notes: Sequence[str]) -> ComparisonSet:
+        """Return the comparisons with further notes, which are about the runs and thus shown with the first measure."""
+        first, *rest = self.comparisons
+        return ComparisonSet((replace(first, notes=(*first.notes, *notes)), *rest))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of ``rerank compare``: that of the comparison, or a list of them under a key."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test
 from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
 from rerank.evaluation.outlying_systems import note_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
@@ -31,6 +32,7 @@ from rerank.evaluation.significance.base import (
     mean_paired_differences,
 )
 from rerank.evaluation.tables import table_of_significant_pairs
+from rerank.io.table_formats import Form
 from rerank.selector import Selector
 
 #: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
@@ -69,7 +71,11 @@ class PairwiseDecisions:
 
     def __str__(self) -> str:
         """Return a text table."""
-        return table_of_significant_pairs(self.to_dict(), self.title)
+        return self.to_table("text")
+
+    def to_table(self, form: Form) -> str:
+        """Return a table with one row per system in an output format."""
+        return table_of_significant_pairs(self.to_dict(), self.title, form=form)
 
     @property
     def title(self) -> str:
@@ -233,8 +239,9 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
     """
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     name = Selector.parse(test).name
+    plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
     for key in options:
-        if key not in inspect.signature(tests.get(name)).parameters:
+        if key not in inspect.signature(plugin).parameters:
             resampling_tests = [
                 other.replace("_", "-")
                 for other in tests.names()

@@ -82,8 +82,8 @@ def test_a_matrix_as_text_and_as_lines(cli: Cli) -> None:
 
 def test_runs_with_another_test(cli: Cli) -> None:
     usual, other = result(cli, *RUNS), result(cli, *RUNS, "--test", "permutation", "--correction", "bh", "--seed", "3")
-    assert (usual["test"], usual["correction"], usual["tests"]["p"]) == ("t", "Holm", "paired t, two-sided")
-    assert (other["test"], other["correction"]) == ("permutation", "Benjamini-Hochberg")
+    assert (usual["test"], usual["correction"], usual["tests"]["p"]) == ("t", "holm", "paired t, two-sided")
+    assert (other["test"], other["correction"]) == ("permutation", "bh")
     assert other["tests"]["p"] == "paired randomisation, two-sided"
     assert other["options"] == {"permutations": 10_000, "seed": 3}
     (before,), (after,) = usual["pairs"], other["pairs"]

@@ -65,7 +65,7 @@ def test_a_study_for_people(cli: Cli) -> None:
     head, *rows = done.stdout.splitlines()
     assert head.split("\t")[:6] == ["method", "budget", "measure", "test", "AA", "AD"]
     assert [row.split("\t")[0] for row in rows] == ["depth", "mtf"]
-    assert "of 6 pairs differ significantly by nDCG@10, t + bh, 30 topics" in done.stderr
+    assert "of 6 pairs differ significantly by nDCG@10, t + holm, 30 topics" in done.stderr
     assert "means over seeds" in done.stderr
 
 

@@ -36,7 +36,7 @@ class Grid(NamedTuple):
 #: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.
 LETTERS = "abcdefghijklmnoprstuvwxyz"
 _RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
-_LATEX_MARKS = str.maketrans({"†": r"\dagger{}", "‡": r"\ddagger{}"})
+_LATEX_MARKS = str.maketrans({"†": r"\dagger{}", "‡": r"\ddagger{}", "↑": r"\uparrow{}", "↓": r"\downarrow{}"})
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -47,6 +47,8 @@ _LATEX = {
     "[": "{[}",  # after a row end, LaTeX would read a bracket as an optional argument
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "*": r"\textasteriskcentered{}",  # after a row end, LaTeX would read a star as part of the command
     **{character: "\\" + character for character in "&%$#_{}"},
 }

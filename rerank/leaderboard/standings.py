@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rerank.evaluation import Scores, compare_evaluated_runs
+from rerank.evaluation import ComparisonOptions, Scores, compare_evaluated_runs, compare_with_baseline
+from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.grade_notes import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, student_t_interval
@@ -24,6 +25,7 @@ class Standing:
         beaten_by: Number of runs that significantly outperform this run.
         tied: True if the run with the best mean does not significantly outperform this run.
         missing: Number of judged queries for which the run has no list; they score 0.
+        mark: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below, otherwise empty.
     """
 
     place: int
@@ -34,6 +36,7 @@ class Standing:
     beaten_by: int
     tied: bool
     missing: int
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Standings:
         pairs: Number of tested pairs.
         significant: Number of significantly different pairs.
         rule: Description of the test; empty if no test was run.
+        baseline_rule: Description of the test against the baseline; empty without a baseline.
         notes: Notes on the validity of the results.
     """
 
@@ -57,6 +61,7 @@ class Standings:
     significant: int
     rule: str
     notes: tuple[str, ...]
+    baseline_rule: str = ""
 
     @property
     def order(self) -> list[int]:
@@ -65,32 +70,44 @@ class Standings:
 
 
 def rank_board_runs(
-    scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
+    scores: Sequence[Scores], measure: str, *, options: ComparisonOptions | None = None, baseline: str = ""
 ) -> Standings:
     """Rank runs by their mean scores, and test every pair of runs for a significant difference.
 
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
         measure: Name of the measure, as in ir_measures.
-        test: Selector of the significance test.
-        correction: Correction for multiple comparisons over all pairs.
-        alpha: Significance level after the correction.
+        options: Test, correction over all pairs, and significance level. With ``dunnett`` or ``max-t``, which need the
+            baseline, pairs are tested by t.
+        baseline: Name of a run with which all others are also compared; empty for none. Tukey's tests are replaced by
+            Dunnett's.
 
     Raises:
         UsageError: The measure has no per-query values, or the test does not support the correction.
-        UnknownNameError: The test or correction does not exist.
+        UnknownNameError: The test, the correction or the baseline does not exist.
     """
+    options = options or ComparisonOptions()
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])
     places = {index: place for place, index in enumerate(order, 1)}
     beats: list[tuple[int, ...]] = [() for _ in scores]
     pairs, significant, rule = 0, 0, ""
     notes: tuple[str, ...] = ("No test was run: there is only one run or one judged query.",)
+    marks: dict[str, str] = {}
+    baseline_rule = ""
     if len(scores) > 1 and len(scores[0].queries) > 1:
-        comparison = compare_evaluated_runs(scores, measure, test=test, correction=correction, alpha=alpha)
+        test = "t" if is_baseline_test(options.test) else options.test
+        comparison = compare_evaluated_runs(
+            scores, measure, test=test, correction=options.correction, alpha=options.alpha
+        )
         beats, notes = comparison.decisions.beats(), comparison.notes
         pairs, significant = len(comparison.pairs), int(comparison.decisions.significant.sum())
         rule = _tie_rule_of_standings(comparison.decisions)
+        if baseline:
+            versus = replace(options, test="dunnett" if comparison.decisions.family_wise else options.test)
+            compared = compare_with_baseline(scores, [measure], baseline, versus)
+            marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
+            baseline_rule = f"significantly above the baseline {baseline}, ↓ below: {compared.family.describe_p()}"
     above_the_rest = set(beats[order[0]])
     return Standings(
         measure=measure,
@@ -103,6 +120,7 @@ def rank_board_runs(
                 beaten_by=sum(index in below for below in beats),
                 tied=index not in above_the_rest,
                 missing=len(entry.missing),
+                mark=marks.get(entry.run, ""),
                 **_interval_of_standing(entry, measure, means[index]),
             )
             for index, entry in enumerate(scores)
@@ -110,6 +128,7 @@ def rank_board_runs(
         pairs=pairs,
         significant=significant,
         rule=rule,
+        baseline_rule=baseline_rule and f"↑ {baseline_rule}",
         notes=notes,
     )
 

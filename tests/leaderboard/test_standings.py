@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from rerank.evaluation import Scores, evaluate_runs
+from rerank.evaluation import ComparisonOptions, Scores, evaluate_runs
 from rerank.leaderboard.standings import format_rank_ranges, rank_board_runs
 from tests.leaderboard.made import judged, noisy
 
@@ -33,7 +33,7 @@ def test_places_and_intervals() -> None:
 
 def test_who_beats_whom_by_bonferroni() -> None:
     scores = made()
-    found = rank_board_runs(scores, "nDCG@10", correction="bonferroni")
+    found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(correction="bonferroni"))
     values = [list(entry.values["nDCG@10"].values()) for entry in scores]
     beats: dict[int, set[int]] = {at: set() for at in range(5)}
     for a, b in combinations(range(5), 2):

@@ -36,7 +36,9 @@ class MeasureOptions:
     qrels: Annotated[
         str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
     ] = None
-    measures: Annotated[list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")] = None
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
+    ] = None
     relevant: Annotated[
         int | None,
         typer.Option(
@@ -177,7 +179,7 @@ def compare_command(
         check_matrix_without_runs(matrix, runs or [], scoring)
         compared, baseline = _read_compared_matrix(matrix, report.names or []), family.baseline
     else:
-        compared, baseline = _read_compared_runs(runs or [], scoring, report.names or [], family.baseline)
+        compared, baseline = read_compared_runs(runs or [], scoring, report.names or [], family.baseline)
     if family.omit_outliers:
         compared = compared.without_outliers(baseline or "")
     options = significance.comparison_options(family)
@@ -237,7 +239,7 @@ def _read_compared_matrix(path: Path, names: list[str]) -> ComparedRuns:
     return compared_runs_of_matrix(replace(matrix, systems=tuple(names) or matrix.systems))
 
 
-def _read_compared_runs(
+def read_compared_runs(
     runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
 ) -> tuple[ComparedRuns, str | None]:
     """Return the scores of the runs, and the name of the baseline among them."""
@@ -250,9 +252,7 @@ def _read_compared_runs(
     files = expand_run_arguments(runs)
     place = None if baseline is None else _place_of_baseline(baseline, files, names)
     opened = read_named_runs(files, names)
-    compared = score_compared_runs(
-        judged, opened, scoring.measures or ["nDCG@10"], relevant=scoring.relevant or lowest
-    )
+    compared = score_compared_runs(judged, opened, scoring.measures or ["nDCG@10"], relevant=scoring.relevant or lowest)
     return compared, None if place is None else opened[place].name
 
 
@@ -284,9 +284,7 @@ def _emit_baseline_comparison(
 
     result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
     result = replace(result, notes=(*result.notes, *compared.notes))
-    emit_output(
-        result.to_dict(), form=report.form, text=lambda: typer.echo(result), rows="rows", table=result.to_table
-    )
+    emit_output(result.to_dict(), form=report.form, text=lambda: typer.echo(result), rows="rows", table=result.to_table)
     if report.picture is not None:
         plot_baseline_comparison(result, report.picture)
         print_note(f"plot: {report.picture}")

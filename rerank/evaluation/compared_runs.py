@@ -74,7 +74,9 @@ class ComparedRuns:
                 matrix = ScoreMatrix.from_scores(self.scores, measure)
                 for a, b in pairs:
                     columns = (matrix.values[:, matrix.systems.index(name)].tolist() for name in (a, b))
-                    for query, x, y, difference in zip(matrix.topics, *columns, matrix.deltas(a, b).tolist(), strict=True):
+                    for query, x, y, difference in zip(
+                        matrix.topics, *columns, matrix.deltas(a, b).tolist(), strict=True
+                    ):
                         writer.writerow((measure, query, a, b, x, y, difference))
 
 

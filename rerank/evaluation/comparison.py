@@ -78,7 +78,8 @@ def compare_runs(
 def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
     """Return notes on runs without a judged document, and on measures that do not say which grades are relevant."""
     return [
-        note for note in (*(evaluation_overlap_note(qrels, run) for run in runs), measure_grade_note(qrels, measures))
+        note
+        for note in (*(evaluation_overlap_note(qrels, run) for run in runs), measure_grade_note(qrels, measures))
         if note
     ]
 

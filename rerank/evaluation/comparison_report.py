@@ -217,7 +217,9 @@ def _comparison_of_pair_as_dict(pair: PairComparison) -> dict[str, Any]:
 
 def _simultaneous_intervals(comparison: Comparison) -> list[tuple[float, float]]:
     half = comparison.decisions.simultaneous_half_widths()
-    return [(pair.difference - float(h), pair.difference + float(h)) for pair, h in zip(comparison.pairs, half, strict=True)]
+    return [
+        (pair.difference - float(h), pair.difference + float(h)) for pair, h in zip(comparison.pairs, half, strict=True)
+    ]
 
 
 def _simultaneous_intervals_as_dicts(comparison: Comparison) -> list[dict[str, Any]]:

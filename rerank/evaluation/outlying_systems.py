@@ -19,9 +19,7 @@ def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
     low, high = np.quantile(means, [0.25, 0.75])
     if len(means) < _FEWEST or high == low:
         return ()
-    return tuple(
-        system for system, mean in zip(matrix.systems, means, strict=True) if mean < low - 3 * (high - low)
-    )
+    return tuple(system for system, mean in zip(matrix.systems, means, strict=True) if mean < low - 3 * (high - low))
 
 
 def note_outlying_systems(matrix: ScoreMatrix) -> list[str]:

@@ -134,7 +134,9 @@ class BaselineComparison:
     def _table_of_means(self, digits: int) -> Grid:
         marks = {(row.run, row.measure): row.mark for row in self.rows}
         rows = cells_of_means(self.matrices, marks, digits)
-        named = [[f"{name} (baseline)" if name == self.baseline else name, *cells] for name, cells in rows]
+        named: list[list[str | Cell]] = [
+            [f"{name} (baseline)" if name == self.baseline else name, *cells] for name, cells in rows
+        ]
         return Grid(["run", *(m.measure for m in self.matrices)], named)
 
     def _table_of_comparisons(self, digits: int) -> Grid:
@@ -162,7 +164,7 @@ class BaselineComparison:
         margin = "" if self.margin is None else f" Equivalence and non-inferiority: t, margin {self.margin:g}."
         return [
             f"{ABOVE} significantly above the baseline {self.baseline}, {BELOW} below: {self.family.describe_p()}",
-            "Difference: run minus baseline. Detectable: smallest true difference found with power 0.8 at the corrected "
-            f"level. Judged: fraction of judged documents at the measure's cutoff, or 10.{margin}",
+            "Difference: run minus baseline. Detectable: smallest true difference found with power 0.8 at the "
+            f"corrected level. Judged: fraction of judged documents at the measure's cutoff, or 10.{margin}",
             self.family.describe_data(),
         ]

@@ -242,7 +242,8 @@ def _effect_sizes_of_pair(deltas: Floats, alpha: float) -> tuple[Floats, Floats,
 def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
     """Return a note for every run that has no results for some judged queries."""
     return [
-        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; they score 0."
+        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
+        "they score 0."
         for entry in scores
         if entry.missing
     ]

@@ -80,7 +80,7 @@ class ComparisonFamily:
 
     @property
     def level_of_single_test(self) -> float:
-        """The level at which a single test surely counts as significant: alpha / size, or alpha if nothing is corrected."""
+        """Level at which a single test is surely significant: alpha / size, or alpha without a correction."""
         return self.alpha if self.correction == "none" and not self.family_wise else self.alpha / self.size
 
     def to_dict(self) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
         run = comparison.runs[index]
         marks = "".join(sorted(letters[other] for other in beats[index])) if has_letters else ""
         mean = Cell(format_measure_score(run.mean, digits), marks, run.mean == comparison.runs[order[0]].mean)
-        cells = [run.run, mean, format_confidence_interval(run.low, run.high, digits)]
+        cells: list[str | Cell] = [run.run, mean, format_confidence_interval(run.low, run.high, digits)]
         rows.append([letters[index], *cells] if has_letters else [*cells, str(len(beats[index]))])
     heads = ["run", comparison.measure, f"{_interval_level(comparison)} interval"]
     return Grid(["", *heads], rows, left=2) if has_letters else Grid([*heads, "beats"], rows)

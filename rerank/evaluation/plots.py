@@ -101,6 +101,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
     names, p, steps = _square_of_p_values(decisions)
     count, significant = len(names), int(decisions.significant.sum())
+    measure = f"{decisions.matrix.measure}: " if decisions.matrix.measure else ""
     side = max(4.5, min(14.0, 2.5 + 0.32 * count))
     with _drawing_of_comparison(path, width=side, height=side + 0.6) as axes:
         axes.imshow(
@@ -112,7 +113,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(
-            f"{f'{decisions.matrix.measure}: ' if decisions.matrix.measure else ''}{decisions.title}, correction {TITLES[decisions.correction]}\n"
+            f"{measure}{decisions.title}, correction {TITLES[decisions.correction]}\n"
             f"{significant} of {len(decisions.significant)} pairs: the row is significantly better",
             fontsize=9,
         )

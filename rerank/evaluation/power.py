@@ -85,7 +85,8 @@ def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, 
     Args:
         topics: Number of topics, at least 2.
         sd: Standard deviation of the per-topic differences; if it is 0, the result is 0.
-        alpha: Significance level of a single test. For m pairs with Bonferroni's correction, pass the level divided by m.
+        alpha: Significance level of a single test. For m pairs with Bonferroni's correction, pass the level
+            divided by m.
         power: Probability of detecting the difference, above alpha and below 1.
 
     Raises:

@@ -47,7 +47,7 @@ def table_of_evaluation(qrels: str, scores: Sequence[Scores], form: Form, *, dig
     """
     measures, summaries = scores[0].measures, [entry.summary() for entry in scores]
     best = {measure: max(summary[measure] for summary in summaries) for measure in measures}
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             entry.run,
             str(len(entry.queries)),

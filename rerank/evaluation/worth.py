@@ -50,9 +50,9 @@ class WorthReport:
         measure: Name of the measure.
         queries: Number of judged queries.
         options: Options of the computation.
-        rows: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage with
-            ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval`` (percentile
-            bootstrap over queries). Gain and share are None where they have no meaning.
+        rows: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage
+            with ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval``
+            (percentile bootstrap over queries). Gain and share are None where they have no meaning.
         notes: Caveats for the reader.
     """
 
@@ -84,7 +84,7 @@ class WorthReport:
             [
                 row["run"],
                 format_measure_score(row["mean"], digits),
-                format_confidence_interval(*row["interval"], digits),
+                _cells_with_interval(row["mean"], row["interval"], digits)[1],
                 *_cells_with_interval(row["gain"], row["gain_interval"], digits),
                 *_cells_with_interval(row["share"], row["share_interval"], 2),
             ]
@@ -92,8 +92,8 @@ class WorthReport:
         ]
         candidates = "all candidates" if self.options.depth is None else f"the first {self.options.depth} candidates"
         legend = [
-            f"{self.queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged last. "
-            "Gain: mean minus that of the first stage (paired t interval). Share: gain divided by the gain of the "
+            f"{self.queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged "
+            "last. Gain: mean minus that of the first stage (paired t interval). Share: gain divided by that of the "
             f"perfect order (bootstrap over queries, {self.options.resamples} resamples, seed {self.options.seed})."
         ]
         return convert_tables_with_legend([Grid(heads, rows)], legend, self.notes, form)
@@ -110,7 +110,7 @@ def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = No
     rankings = []
     for query, ranking in first.items():
         grades, docs = qrels.get(query, {}), list(ranking.docs)
-        head = sorted(docs[:depth], key=lambda doc: -max(0, grades.get(doc.id, 0)))  # noqa: B023 (used at once)
+        head = sorted(docs[:depth], key=lambda doc: -max(0, grades.get(doc.id, 0)))
         rankings.append(Ranking.from_order(ranking.query, head + (docs[depth:] if depth else [])))
     return Run(rankings, name=PERFECT)
 

@@ -54,7 +54,7 @@ def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
 
 
 def board_as_latex(board: Board, table: Standings) -> str:
-    """Return a table as LaTeX, best run first. It requires the package booktabs, and inputenc with UTF-8 (the default)."""
+    """Return a table as LaTeX, which requires booktabs, and inputenc with UTF-8 (the default)."""
     return board_table(board, table, "latex").replace("–", "--") + "\n"
 
 

@@ -72,3 +72,14 @@ def test_equal_means_keep_their_order() -> None:
 @pytest.mark.parametrize(("places", "text"), [((), ""), ((3,), "3"), ((1, 2), "1–2"), ((4, 7, 8, 9, 12), "4, 7–9, 12")])
 def test_ranges(places: tuple[int, ...], text: str) -> None:
     assert format_rank_ranges(places) == text
+
+
+def test_a_baseline_is_marked() -> None:
+    scores = made()
+    for test in ("t", "dunnett", "tukey-anova"):
+        found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(test=test), baseline=scores[0].run)
+        worst = max(range(len(scores)), key=lambda at: found.runs[at].place)
+        assert found.runs[0].mark == ""
+        assert found.runs[worst].mark in ("↓", "")
+        assert scores[0].run in found.baseline_rule
+    assert rank_board_runs(scores, "nDCG@10").baseline_rule == ""

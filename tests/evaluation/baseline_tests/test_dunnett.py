@@ -17,7 +17,7 @@ LINES = [line for line in Path(__file__).with_name("dunnett.csv").read_text().sp
 
 
 def cases() -> list[tuple[Any, Any]]:
-    """Scores, and R's rows: difference, p, and the ends of the simultaneous interval. The first system is the baseline."""
+    """Scores, whose first system is the baseline, and R's rows: difference, p, ends of the simultaneous interval."""
     found: list[tuple[Any, list[list[float]]]] = []
     for row in csv.DictReader(LINES):
         if row["scores"]:

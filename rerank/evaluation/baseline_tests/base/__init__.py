@@ -44,7 +44,7 @@ class BaselineTest(Protocol):
 
 
 def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
-    """Return (topics, systems - 1) scores of the other systems minus those of the baseline, rounded so that ties tie."""
+    """Return (topics, systems - 1) scores of the other systems minus those of the baseline, rounded for ties."""
     return np.asarray(np.round(np.delete(scores, baseline, axis=1) - scores[:, [baseline]], DECIMALS))
 
 

@@ -148,7 +148,7 @@ def bonferroni_t_half_widths(scores: Floats, level: float) -> Floats:
     from scipy.stats import t
 
     spreads = [np.where(np.ptp(d, axis=0) == 0, 0.0, d.std(axis=0, ddof=1)) for d in iterate_paired_differences(scores)]
-    return np.concatenate(spreads) * (t.isf(level / 2, len(scores) - 1) / np.sqrt(len(scores)))
+    return np.asarray(np.concatenate(spreads) * (t.isf(level / 2, len(scores) - 1) / np.sqrt(len(scores))))
 
 
 def clip_p_values(p: Floats) -> Floats:

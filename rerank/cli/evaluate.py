@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs
 from rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerank.evaluation import Scores
 
 QrelsOption = Annotated[
     str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -45,6 +48,13 @@ class DetailOptions:
         ),
     ] = ""
 
+    def check_format(self, form: str) -> None:
+        """Check that a format can show the requested details."""
+        if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
+            raise UsageError(
+                f"--format {form} with {'--by' if self.by else '--per-query'}", expected="text, json, jsonl or csv"
+            )
+
 
 @expand_option_groups
 def evaluate_command(
@@ -68,10 +78,7 @@ def evaluate_command(
     from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
 
     by, per_query = details.by, details.per_query
-    if (by or per_query) and form in ("latex", "markdown", "html"):
-        raise UsageError(
-            f"--format {form} with {'--by' if by else '--per-query'}", expected="one of: text, json, jsonl, csv"
-        )
+    details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
@@ -85,15 +92,10 @@ def evaluate_command(
         report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
 
     def show() -> None:
-        measures = results[0].measures
-        _print_evaluation(report, measures, list(results[0].values) if per_query else [])
-        if missing := [r["run"] for r in report["runs"] if r["missing"]]:
-            print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
-        for message in filter(None, (evaluation_overlap_note(judged, run) for run in opened)):
-            print_note(message)
-        if per_query and results[0].overall:
-            print_note(f"Measures without per-query values: {', '.join(results[0].overall)}")
-        if relevant is None and (message := measure_grade_note(judged, measures)):
+        _print_evaluation(report, results[0].measures, list(results[0].values) if per_query else [])
+        overlap = [evaluation_overlap_note(judged, run) for run in opened]
+        grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
+        for message in filter(None, (*_notes_on_evaluation(report, results[0], per_query), *overlap, grades)):
             print_note(message)
 
     emit_output(
@@ -104,6 +106,16 @@ def evaluate_command(
         table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen),
         records=evaluation.evaluation_records(report) if form == "csv" else None,
     )
+
+
+def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool) -> list[str]:
+    """Return notes on runs that lack queries, and on measures without the values per query that were asked for."""
+    notes = []
+    if missing := [r["run"] for r in report["runs"] if r["missing"]]:
+        notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
+    if per_query and scores.overall:
+        notes.append(f"Measures without per-query values: {', '.join(scores.overall)}")
+    return notes
 
 
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,7 @@ from rerank.cli.run_files import (
 from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
+    from rerank.adjudication.study_design import StudyDesign
     from rerank.evaluation.comparison_family import ComparisonFamily
 
 _STUDY = (
@@ -130,30 +131,13 @@ def study_command(
 
     Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
-    from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.studies import run_study
-    from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_study_report
     from rerank.collections import open_collection_qrels
 
-    methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
-    budgets = tuple(
-        AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
-    )
-    procedures = procedure.procedures
+    requested = _study_design(options, procedure, 1)  # reports invalid options before files are read
     gold, lowest = open_collection_qrels(qrels)
-    design = StudyDesign(
-        methods=methods,
-        budgets=budgets,
-        measures=tuple(procedure.measures or ["nDCG@10"]),
-        procedures=procedures,
-        relevant=procedure.relevant or lowest,
-        depth=options.depth,
-        unjudged=options.unjudged,
-        alpha=procedure.alpha,
-        seeds=options.seeds,
-        seed=options.seed,
-    )
+    design = replace(requested, relevant=procedure.relevant or lowest)
     files = expand_run_arguments(runs)
     if out is not None:
         check_output_folder_option(out)
@@ -272,6 +256,25 @@ def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
 
 
 _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+
+
+def _study_design(options: StudyOptions, procedure: ProcedureOptions, relevant: int) -> StudyDesign:
+    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.study_design import StudyDesign
+
+    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
+    return StudyDesign(
+        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
+        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
+        procedures=procedure.procedures,
+        relevant=relevant,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
+    )
 
 
 def _study_table(

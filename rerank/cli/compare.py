@@ -265,7 +265,9 @@ def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> in
         return known.index(baseline)
     if not Path(baseline).exists():
         raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
-    (file,) = expand_run_arguments([Path(baseline)])
+    file, *more = expand_run_arguments([Path(baseline)])
+    if more:
+        raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
     same = [index for index, other in enumerate(files) if other.resolve() == file.resolve()]
     if not same:
         files.insert(0, file)

@@ -33,5 +33,5 @@ def note_outlying_systems(matrix: ScoreMatrix) -> list[str]:
     listed = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
         f"Far below the other systems: {listed}. Tukey's tests pool all systems, so an outlying one can hide "
-        "differences between the others. Check for failed runs, and leave them out (--omit-outliers) if they are."
+        "differences between the others. If they are failed runs, leave them out (compare: --omit-outliers)."
     ]

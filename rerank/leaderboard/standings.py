@@ -119,7 +119,8 @@ def _test_board_runs(
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
     test = "t" if is_baseline_test(options.test) else options.test
     comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
-    found, marks = comparison.decisions.significant, {}
+    found = comparison.decisions.significant
+    marks: dict[str, str] = {}
     tested = {
         "pairs": len(found),
         "significant": int(found.sum()),

@@ -11,7 +11,7 @@ import typer
 
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import TableFormatOption, emit_output, print_note
-from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs
+from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.text_files import check_file_writable
 
@@ -258,9 +258,7 @@ def read_compared_runs(
 
 def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> int:
     """Return the index of the baseline among the run files. A file that is not among them is added in front."""
-    from rerank.io.paths import shortest_distinguishing_suffixes
-
-    known = names if len(names) == len(files) else shortest_distinguishing_suffixes(files)
+    known = names if len(names) == len(files) else short_run_names(files)
     if baseline in known:
         return known.index(baseline)
     if not Path(baseline).exists():

@@ -84,8 +84,8 @@ def evaluate_command(
     files = expand_run_arguments(runs)
     opened = read_named_runs(files, names or [])
     results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
-    report = evaluation.evaluation_report(qrels, [(entry.run, entry) for entry in results], per_query=per_query)
-    report["runs"] = [{**row, "file": str(file)} for row, file in zip(report["runs"], files, strict=True)]
+    report = evaluation.evaluation_report(qrels, zip(map(str, files), results, strict=True), per_query=per_query)
+    report["runs"] = [{**row, "name": run.name} for row, run in zip(report["runs"], opened, strict=True)]
     if by:
         groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
@@ -111,7 +111,7 @@ def evaluate_command(
 def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool) -> list[str]:
     """Return notes on runs that lack queries, and on measures without the values per query that were asked for."""
     notes = []
-    if missing := [r["run"] for r in report["runs"] if r["missing"]]:
+    if missing := [r["name"] for r in report["runs"] if r["missing"]]:
         notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
     if per_query and scores.overall:
         notes.append(f"Measures without per-query values: {', '.join(scores.overall)}")
@@ -121,13 +121,13 @@ def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: b
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
     """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
     runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["run"], *_printed_evaluation_cells(r)] for r in runs])
+    print_table(["run", "queries", "missing", *names], [[r["name"], *_printed_evaluation_cells(r)] for r in runs])
     if by_query:
-        keys = [(r["run"], q, values) for r in runs for q, values in r["per_query"].items()]
+        keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
         print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
     if "by" in report:
         rows = [
-            [r["run"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
+            [r["name"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
         ]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
 

@@ -51,7 +51,6 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
     Raises:
         UsageError: The number of names is not that of the files.
     """
-    from rerank.io.paths import shortest_distinguishing_suffixes
     from rerank.io.run_files import read_run
 
     if names and len(names) != len(files):
@@ -60,10 +59,17 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
             expected="one name per run, in the order of the runs",
             remedy=f"The runs are {', '.join(map(str, files))}" if len(files) <= 20 else "",
         )
-    return [
-        read_run(file, name=name)
-        for file, name in zip(files, names or shortest_distinguishing_suffixes(files), strict=True)
-    ]
+    return [read_run(file, name=name) for file, name in zip(files, names or short_run_names(files), strict=True)]
+
+
+def short_run_names(files: Sequence[Path]) -> list[str]:
+    """Return the shortest path suffixes that distinguish run files; the result of a run folder is named after it."""
+    from rerank.io.paths import shortest_distinguishing_suffixes
+
+    in_folders = [file.name == "run.trec" and (file.parent / "spec.json").is_file() for file in files]
+    return shortest_distinguishing_suffixes(
+        [file.resolve().parent if inside else file for file, inside in zip(files, in_folders, strict=True)]
+    )
 
 
 def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:

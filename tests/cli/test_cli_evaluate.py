@@ -162,10 +162,10 @@ def test_eval_for_a_paper(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "good.trec").rename(tmp_path / "deep" / "good.trec")
     flags = ("bad.trec", "deep/good.trec", "--qrels", "qrels.txt", "-m", "nDCG@10", "-m", "RR")
-    assert json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"][1]["file"] == "deep/good.trec"
+    assert json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"][1]["name"] == "good.trec"
     assert cli("eval", *flags, "--format", "csv").stdout.splitlines()[::2] == [
-        "run,queries,missing,unjudged,file,nDCG@10,RR",
-        "good.trec,5,0,0,deep/good.trec,1.0,1.0",
+        "run,queries,missing,unjudged,name,nDCG@10,RR",
+        "deep/good.trec,5,0,0,good.trec,1.0,1.0",
     ]
     assert "| good.trec | 5 | 0 | **1.0000** |" in cli("eval", *flags, "--format", "markdown").stdout.splitlines()[2]
     latex = cli("eval", *flags, "--format", "latex", "--name", "a_1", "--name", "best").stdout

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.errors import UsageError
+from rerank.errors import DataError, UsageError
 from rerank.evaluation.comparison import check_names_of_compared_runs, notes_on_judgments
 from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.evaluator import evaluate_runs
@@ -130,7 +130,7 @@ def measure_worth_of_rerankers(
     Raises:
         UsageError: The name stands for several measures or one without per-query values, names of runs repeat, or an
             option is out of range.
-        DataError: A run shares no query with the judgments.
+        DataError: A run shares no query with the judgments, or fewer than two queries are judged.
     """
     options = options or WorthOptions()
     if options.depth is not None and options.depth < 1:
@@ -143,6 +143,8 @@ def measure_worth_of_rerankers(
     check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
     values = np.array([list(entry.by_measure(names[0]).values()) for entry in scores])
+    if values.shape[1] < 2:
+        raise DataError(f"{values.shape[1]} judged query", expected="at least 2 judged queries for intervals")
     return WorthReport(
         measure=names[0],
         queries=values.shape[1],

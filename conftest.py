@@ -30,7 +30,8 @@ _IMPORTS = {
 
 def _unusable() -> set[Path]:
     """Return the modules that import a package which is not installed, and the modules that import these."""
-    missing = {name for name in ("torch", "transformers", "tokenizers", "peft", "trl", "vllm") if not find_spec(name)}
+    optional = ("torch", "transformers", "tokenizers", "peft", "trl", "vllm", "fastapi", "uvicorn", "prometheus_client")
+    missing = {name for name in (*optional, "starlette") if not find_spec(name)}
     while True:
         paths = {p for p, names in _IMPORTS.items() if missing & {*names, *(name.split(".")[0] for name in names)}}
         modules = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in paths}

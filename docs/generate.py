@@ -106,6 +106,7 @@ _FOR_TESTS = ("fake", "fake_server", "replay")
 #: Examples that tests cannot run, and why.
 _NOT_RUN = {
     "rerank doctor": "looks at this machine",
+    "rerank serve": "runs until it is stopped, and needs a server with a model",
     "rerank bench": "needs a suite's file",
     "rerank leaderboard build": "needs runs over one collection",
     "rerank leaderboard open": "opens a browser",

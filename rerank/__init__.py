@@ -6,7 +6,6 @@ The public names below are imported on first use, so that ``import rerank`` is f
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import Any
 
 _MODULES = {
@@ -32,6 +31,8 @@ __all__ = [*_MODULES, "__version__"]
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("listrank")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)

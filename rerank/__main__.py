@@ -1,8 +1,57 @@
-"""Entry point of ``python -m rerank``, the same as the ``rerank`` command."""
+"""Entry point of the ``rerank`` command and of ``python -m rerank``: the command line, and what Ctrl-C does to it."""
 
 from __future__ import annotations
 
-from rerank.cli import main
+import _thread
+import signal
+import sys
+import threading
+from typing import Any
+
+#: Exit code of a process that was stopped with Ctrl-C, as in a shell.
+_INTERRUPTED = 128 + signal.SIGINT
+
+#: Seconds after which a finalizer or callback has probably ended.
+_AFTER_CALLBACK = 0.02
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C ends it with one line and exit code 130, also while modules are being imported."""
+    sys.unraisablehook = _interrupt_again
+    try:
+        from rerank.cli import main as run_command_line
+
+        run_command_line()
+    except BaseException as error:
+        if not _is_silent_interruption(error):
+            raise
+        sys.stderr.write("Stopped.\n")
+        sys.exit(_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python shuts down, Ctrl-C would print a traceback
+
+
+def _is_silent_interruption(error: BaseException) -> bool:
+    """Return whether Ctrl-C caused an exception, and no command has handled it.
+
+    Typer turns KeyboardInterrupt into its own exception, and extension modules turn it into ImportError. A command that
+    handles it prints a message and calls `sys.exit`.
+    """
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        return False
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause is not None
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat a Ctrl-C that arrived in a finalizer or callback, where Python prints and then ignores exceptions."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(_AFTER_CALLBACK, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
+from rerank.terminal_text import strip_terminal_control_characters, stripped_output_streams
+
 #: A function such as `show_progress`. It opens a progress display from a title, the total number of items and the
 #: number of items already done, and yields a function that is called with the number of further items done.
 ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
@@ -44,9 +46,10 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # While a bar is shown, Rich replaces both streams, and what is written to them must be stripped, too.
+    with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr)) as bar, stripped_output_streams():
+        task = bar.add_task(strip_terminal_control_characters(title), total=total, completed=done)
         yield lambda more: bar.advance(task, more)
 
 

@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -246,6 +247,10 @@ class Run(Mapping[str, Ranking]):
         self._rankings: Mapping[str, Ranking] = MappingProxyType(table)
         self.name = name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rankings, since a read-only mapping cannot be pickled."""
+        return partial(Run, tuple(self.values()), name=self.name), ()
+
     def __getitem__(self, query_id: str) -> Ranking:
         """Return the ranking of one query."""
         return self._rankings[query_id]
@@ -283,6 +288,10 @@ class Qrels(Mapping[str, Mapping[str, int]]):
             {query_id: MappingProxyType(dict(judged)) for query_id, judged in grades.items()}
         )
         self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the grades, since read-only mappings cannot be pickled."""
+        return partial(Qrels, {query_id: dict(judged) for query_id, judged in self.items()}, name=self.name), ()
 
     def __getitem__(self, query_id: str) -> Mapping[str, int]:
         """Return the grades of one query."""

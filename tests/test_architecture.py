@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "types": "errors",
     "registry": "errors",
     "selector": "registry",
-    "progress": "errors",
+    "terminal_text": "errors",
+    "progress": "terminal_text",
     "io": "types selector",
     "prompts": "io progress",
     "tasks": "prompts",
@@ -48,7 +49,8 @@ MAY_IMPORT = {
     "finetune": "experiment adjudication",
     "leaderboard": "experiment adjudication",
     "mmteb": "experiment adjudication",
-    "cli": "finetune leaderboard mmteb downsampling",
+    "serving": "experiment adjudication",
+    "cli": "finetune leaderboard mmteb serving downsampling",
     "__main__": "cli",
 }
 

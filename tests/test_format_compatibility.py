@@ -320,14 +320,14 @@ def contains(now: Any, then: Any) -> bool:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_loads_to_the_same_values(name: str, inputs: Path) -> None:
-    recipe = read_recipe(inputs / "recipes" / name)
+    recipe = read_recipe(inputs / "recipes" / name, trust_remote_code=True)
     assert contains(recipe.model_dump(mode="json"), RECIPES[name])
     assert Recipe.make(RECIPES[name]) == recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_the_same_components(name: str, inputs: Path) -> None:
-    components = make_training_components(read_recipe(inputs / "recipes" / name))
+    components = make_training_components(read_recipe(inputs / "recipes" / name, trust_remote_code=True))
     for kind in ("adapter", "optimizer", "layers", "ranks", "objective"):
         check_component(getattr(components, kind), RECIPES[name][kind])
     for kind in ("losses", "callbacks"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import struct
 
 import pytest
@@ -146,3 +147,12 @@ def test_reprs_are_short() -> None:
 def test_full_text_joins_title_and_body() -> None:
     assert Document(id="1", text="body", title="head").full_text == "head\nbody"
     assert Document(id="1", text="body").full_text == "body"
+
+
+def test_runs_and_qrels_can_be_pickled() -> None:
+    document = Document(id="d", text="a text", source={"url": "u"})
+    run = Run([Ranking.from_scores(Query(id="q", text="words"), [(document, 1.0)])], name="mine")
+    qrels = Qrels({"q": {"d": 1}}, name="theirs")
+    for made in (run, qrels):
+        copy = pickle.loads(pickle.dumps(made))
+        assert (copy, copy.name) == (made, made.name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -45,6 +47,7 @@ def render_study_report(study: AdjudicationStudy) -> str:
     return template.render(
         css=texts["css"],
         js=texts["js"],
+        script_hash=b64encode(sha256(texts["js"].encode("utf-8")).digest()).decode("ascii"),
         version=version("listrank"),
         data=_embed_judging_study_json(_judging_study_script_data(study, content)),
         study=content,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from rerank.adjudication.pair_categories import Codes, count_cheaper_judgment_er
 from rerank.adjudication.pools import Pool
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_design import StudyDesign
+from rerank.io.csv_tables import format_csv_table
 from rerank.io.text_files import replace_text_file
 
 #: Fields that identify a row of the results.
@@ -187,10 +186,5 @@ def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]
 
 def _study_csv(rows: Iterator[dict[str, Any]]) -> str:
     """Format rows as CSV with a header."""
-    out = io.StringIO()
     first = next(rows)
-    writer = csv.DictWriter(out, list(first), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(first)
-    writer.writerows(rows)
-    return out.getvalue()
+    return format_csv_table(list(first), (list(row.values()) for row in (first, *rows)))

@@ -23,6 +23,7 @@ from rerank.assemble.config import (
     folder_of_ranker_settings,
 )
 from rerank.errors import UsageError
+from rerank.io.paths import named_path_errors
 from rerank.judges import (
     Limits,
     PromptJudge,
@@ -32,7 +33,7 @@ from rerank.judges import (
     open_judge,
 )
 from rerank.methods import Method, open_method
-from rerank.models import backend_class_of_model, open_model_backend, prompt_for_model
+from rerank.models import backend_class_of_model, check_model_files, open_model_backend, prompt_for_model
 from rerank.pipeline.method_identity import (
     judge_identity_in_pipeline,
     passages_identity_text,
@@ -121,11 +122,13 @@ class RankerSetup(RankerPlan):
         """Check that the model's backend supports the judge and the prompt, without loading the model.
 
         Raises:
+            RerankError: A file of a local model or of its adapter is missing or damaged.
             UsageError: The backend does not support the judge, or does not support pictures and the prompt shows some.
         """
         backend = backend_class_of_model(self.config.model, self.method.backend)
         check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
         check_judge_prompt_pictures(self.template, backend, self.config.model)
+        check_model_files(self.config.model, self.config.backend_options(), self.method.backend)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
@@ -189,6 +192,7 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
     )
 
 
+@named_path_errors()
 def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 

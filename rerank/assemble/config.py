@@ -15,7 +15,7 @@ from rerank.errors import UnknownNameError, UsageError, error_repr, expected_val
 from rerank.judges import Limits
 from rerank.models import model_settings_folder
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
-from rerank.tasks import Backend, BackendOptions
+from rerank.tasks import Backend, BackendOptions, ServerAddress
 
 
 class RankerOptions(TypedDict, total=False):
@@ -111,7 +111,7 @@ class RankerConfig:
     min_passage_tokens: _Positive = 32
     max_passage_tokens: _Positive | None = None
     context_size: _Positive | None = None
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     seed: int = 0
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -120,8 +120,8 @@ class RankerConfig:
     batch_size: _Positive | None = None
     reuse: bool = True
     deterministic: bool = False
-    trust_remote_code: bool = False
-    base_url: str | None = None
+    trust_remote_code: Annotated[bool, Field(strict=True)] = False
+    base_url: ServerAddress = None
     concurrency: _Positive | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     calibration: str | None = None

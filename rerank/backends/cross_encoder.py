@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks import (
@@ -23,7 +24,6 @@ from rerank.tasks import (
     Reply,
     Request,
     resolve_task_context_size,
-    task_backend_settings_folder,
 )
 
 #: Default number of pairs per batch.
@@ -57,7 +57,7 @@ class PairTokens(HfTokens):
         return sum(self.pairs(prompt)) if prompt else 0
 
 
-class CrossEncoder:
+class CrossEncoder(LocalModel):
     """A backend that runs a cross-encoder of sentence-transformers.
 
     Scores are logits without the sigmoid that many models apply: it does not change the order, but its rounding makes
@@ -79,11 +79,10 @@ class CrossEncoder:
     costs_money = False
     #: One request at a time, since each request already contains a list of pairs.
     batch_size = 1
-    #: Folder of the model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
-    settings_folder: Path | None = None
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
         """Wrap a model that is already loaded. To load one by name, use `load`."""
+        require_model_process()
         options = options or BackendOptions()
         name = identity.get("model", "")
         if model.num_labels > 2:
@@ -132,7 +131,7 @@ class CrossEncoder:
         origin = {"weights": hash_file_contents_of_model(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
         backend = cls(model, identity=identity, options=options)
-        backend.settings_folder = task_backend_settings_folder(name, options)
+        backend.set_source(name, options)
         return backend
 
     @property
@@ -150,7 +149,9 @@ class CrossEncoder:
 
         Raises:
             BackendError: The model failed for a reason other than memory.
+            UsageError: This process was forked after a model was used.
         """
+        require_model_process()
         with self._lock:
             return [self._reply(request) for request in requests]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rerank.errors import BackendError
 from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
+from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
@@ -29,7 +30,6 @@ from rerank.tasks import (
     Reply,
     Request,
     resolve_task_context_size,
-    task_backend_settings_folder,
 )
 
 if TYPE_CHECKING:
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 
 #: Default batch size per kind of device. On a CPU, larger batches gain little and need more memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
+#: Default maximum number of characters of the prompts in a batch on a CPU, about 12,000 tokens. Four prompts with 100
+#: passages take minutes, during which an interrupted run would lose all of them.
+CPU_BATCH_CHARACTERS = 48_000
 
 
-class Hf:
+class Hf(LocalModel):
     """A backend that runs a causal language model of transformers.
 
     Args:
@@ -61,13 +64,12 @@ class Hf:
     costs_money = False
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
-    #: Folder of the adapter or model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
-    settings_folder: Path | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
         """Wrap a model that is already loaded. To load one by name, use `load`."""
+        require_model_process()
         options = options or BackendOptions()
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, identity.get("model", ""))
@@ -75,6 +77,7 @@ class Hf:
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
         self._batch_size = self.choose_batch_size(options, model.device.type)
+        self.batch_characters = self.choose_batch_characters(options, model.device.type)
         self._reuse = options.reuse and not options.deterministic
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
@@ -95,7 +98,7 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load_language_model(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.settings_folder = task_backend_settings_folder(name, options)
+        backend.set_source(name, options)
         if is_causal_model_split(model):
             follow_torch_leader(backend._run)
         return backend
@@ -104,6 +107,11 @@ class Hf:
     def choose_batch_size(options: BackendOptions, device: str) -> int:
         """Return the batch size of the options or the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
+
+    @staticmethod
+    def choose_batch_characters(options: BackendOptions, device: str) -> int | None:
+        """Return the maximum number of characters of the prompts in a batch; None if the batch size alone decides."""
+        return CPU_BATCH_CHARACTERS if device == "cpu" and options.batch_size is None else None
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
@@ -125,7 +133,7 @@ class Hf:
         )
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
-        backend.settings_folder = task_backend_settings_folder(description.name, options)
+        backend.set_source(description.name, options)
         return backend
 
     @classmethod
@@ -181,8 +189,9 @@ class Hf:
 
         Raises:
             BackendError: The model failed for a reason other than memory.
-            UsageError: The model cannot perform the task.
+            UsageError: The model cannot perform the task, or this process was forked after a model was used.
         """
+        require_model_process()
         replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))

@@ -19,7 +19,9 @@ from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration
 from rerank.calibration.monotone import make_non_increasing
 from rerank.calibration.ranker_identity import describe_calibrated_ranker_differences
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
-from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.io.json_records import parse_json
+from rerank.io.settings_files import read_settings_text
+from rerank.io.text_files import replace_text_file
 
 _FORMAT = "listrank calibration"
 #: Version of the file format. It increases with every change that older code would misread.
@@ -107,8 +109,7 @@ class Calibration:
             MissingResourceError: The file does not exist.
             DataError: The file is not a calibration, or it has another version of the format.
         """
-        with open_text_file(Path(path)) as file:
-            text = file.read()
+        text = read_settings_text(path, "calibration")
         content = _parse_calibration_json(text, path)
         if content.get("format") != _FORMAT:
             raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
@@ -218,10 +219,7 @@ class Calibration:
 
 
 def _parse_calibration_json(text: str, path: str | Path) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is not valid JSON: {error}") from error
+    content = parse_json(text, str(path))
     return content if isinstance(content, dict) else {}
 
 

@@ -8,24 +8,37 @@ fast.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
 
 from rerank.cli.app import app
 from rerank.cli.output import print_error, print_note
-from rerank.errors import RerankError, StorageError
+from rerank.errors import BackendError, MissingResourceError, RerankError, StorageError
+from rerank.terminal_text import strip_output_streams
 
-#: Error numbers that writing to a full or broken disk can cause.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+#: Error numbers that only writing can cause.
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: Exit code after the process that reads our output has ended, as if SIGPIPE had ended this process.
+_BROKEN_PIPE = 141
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Standard output of a process that was started without one: whoever writes to it gets an error."""
+
+    def write(self, text: str, /) -> int:
+        raise StorageError("The output cannot be written: standard output is closed", remedy="Redirect it to a file")
 
 
 def main() -> None:
-    """Run the command line. A `RerankError` is printed as one message and determines the exit code."""
+    """Run the command line. A `RerankError` is printed as one message and determines the exit code.
+
+    So is an error of the operating system about a file that no other code has named, and a lack of memory.
+    """
     warnings.showwarning = _print_warning
-    for name in ("stdin", "stdout", "stderr"):  # Python sets a closed stream to None
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    _replace_closed_streams()
+    strip_output_streams()
     try:
         try:
             app()
@@ -34,15 +47,36 @@ def main() -> None:
     except RerankError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except MemoryError:
+        print_error(BackendError("Not enough memory", remedy="Use smaller files, a smaller model or smaller batches"))
+        sys.exit(BackendError.exit_code)
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        print_error(StorageError(f"The output cannot be written: {error.strerror}", remedy="Free disk space"))
-        os._exit(StorageError.exit_code)  # a normal exit would flush the output again and print a second error
+        failure = _describe_os_error(error)
+        print_error(failure)
+        os._exit(failure.exit_code)  # a normal exit would flush the output again and print a second error
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # the process that reads the pipe has ended
-            sys.exit(0)
+            sys.exit(_BROKEN_PIPE)
         raise
+
+
+def _replace_closed_streams() -> None:
+    """Replace standard streams that are closed, which Python sets to None."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+
+
+def _describe_os_error(error: OSError) -> RerankError:
+    what = error.strerror or str(error)
+    if error.errno in _DISK_FULL:  # reading does not need space
+        return StorageError(f"The output cannot be written: {what}", remedy="Free disk space")
+    if error.filename is None:  # reading and writing cannot be told apart
+        return StorageError(f"Reading a file or writing the output failed: {what}", remedy="Check the disk")
+    return MissingResourceError(f"{error.filename}: {what}", remedy="Check the path")
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

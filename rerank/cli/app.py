@@ -25,6 +25,7 @@ from rerank.cli import (
     qrels,
     robustness,
     run,
+    serve,
     tools,
     train,
     transfer,
@@ -70,7 +71,7 @@ def root_command(
     """
 
 
-_RANKING = (demo, run, robustness, heads)
+_RANKING = (demo, run, serve, robustness, heads)
 _MEASURING = (evaluate, compare, power, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):

@@ -41,7 +41,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Options for the execution of all runs."""
+    """Options for the execution of all runs, and what the suite may do."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[
@@ -53,12 +53,17 @@ class BenchOptions:
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply from a server.")] = None
     retries: Annotated[int | None, typer.Option(help="Number of retries if a server does not reply.")] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models."),
+    ] = False
 
     def execution(self) -> Execution:
         """Return the validated execution options."""
         from rerank.experiment.spec import Execution
 
-        return Execution.make({key: value for key, value in vars(self).items() if value is not None})
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
 
 
 @expand_option_groups
@@ -79,7 +84,7 @@ def bench_command(
     from rerank.leaderboard.suites.bench import plan_suite_runs, sum_suite_costs
     from rerank.leaderboard.suites.suite import read_suite
 
-    opened = read_suite(suite, data=data)
+    opened = read_suite(suite, data=data, trust_remote_code=options.trust_remote_code)
     opened = opened.with_models(model) if model else opened
     folder, execution = out or Path("runs") / opened.name, options.execution()
     planned = plan_suite_runs(opened, folder, execution)

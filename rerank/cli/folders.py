@@ -49,11 +49,22 @@ def replay_command(
     emit_output(result, form=form, text=show)
 
 
-def verify_command(folder: Folder, form: FormatOption = "text") -> None:
+def verify_command(
+    folder: Folder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace a damaged call log by one with the rows that are whole.")
+    ] = False,
+    form: FormatOption = "text",
+) -> None:
     """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any."""
     from rerank.experiment import verify_run_folder as check
-    from rerank.store import RunFolder
+    from rerank.store import RunFolder, repair_call_log
 
+    if repair and (repaired := repair_call_log(RunFolder.existing(folder))).original is not None:
+        note = f"{folder}: {repaired.kept} calls are kept; the damaged log is {repaired.original.name}"
+        result = {"folder": str(folder), "kept": repaired.kept, "damaged": repaired.damaged}
+        emit_output(result, form=form, text=lambda: print_note(f"{note}. Repeat the other calls with --resume"))
+        return
     rows = check(RunFolder.existing(folder))  # one row per difference
     result = {"folder": str(folder), "verified": not rows, "differences": rows}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rerank.errors import RerankError
+from rerank.terminal_text import strip_terminal_control_characters, unstripped_output_stream
 
 Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[
@@ -24,6 +26,8 @@ TableFormatOption = Annotated[
         help="Output format: text, json, jsonl (one object per line), csv, latex (booktabs), markdown or html.",
     ),
 ]
+#: Characters that JSON may contain unescaped, and that a terminal may obey.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def emit_output(
@@ -48,16 +52,22 @@ def emit_output(
     if form in ("latex", "markdown", "html") and table is not None:
         typer.echo(table(form))
     elif form == "csv":
-        from rerank.io.table_formats import convert_rows_to_csv
+        from rerank.io.csv_tables import convert_rows_to_csv
 
         typer.echo(convert_rows_to_csv(_output_rows(content, rows) if records is None else records), nl=False)
     elif form == "text":
         text()
     elif form == "json":
-        typer.echo(json.dumps(content, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
+        typer.echo(format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
     else:
         for row in _output_rows(content, rows) if records is None else records:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            typer.echo(format_json_output(row))
+
+
+def format_json_output(content: Any, *, indent: int | None = None) -> str:
+    """Format a value as JSON in which all control characters are escaped, so that printing it changes nothing."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _output_rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterable[Any]:
@@ -78,11 +88,14 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD)
+    def cell_text(cell: object) -> Text:
+        return Text(strip_terminal_control_characters(str(cell)))
+
+    table = Table(title=cell_text(title) if title else None, box=box.SIMPLE_HEAD)
     for column, header in enumerate(headers):
-        table.add_column(header, justify="left" if column == 0 else "right", overflow="fold")
+        table.add_column(cell_text(header), justify="left" if column == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*map(cell_text, row))
     Console().print(table)
 
 
@@ -93,7 +106,8 @@ def print_note(message: str) -> None:
 
 def print_error(error: RerankError) -> None:
     """Print an error on stderr."""
-    typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+    text, colour = strip_terminal_control_characters(f"error: {error}"), "red" if sys.stderr.isatty() else None
+    typer.secho(text, file=unstripped_output_stream(sys.stderr), fg=colour)
 
 
 def format_number_cell(value: float | None, digits: int = 4) -> str:

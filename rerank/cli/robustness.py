@@ -1,24 +1,35 @@
-"""`robustness`: measure how the order of the candidates affects a method."""
+"""`robustness`: measure how the order of the candidates, or text addressed to the reranker, affects a method."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run import DryRun, execute_with_progress_bar
 from rerank.cli.spec_options import with_spec_command_options
+from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
 
-Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="Additional depth; repeatable.")]
-FirstStages = Annotated[
-    list[str] | None, typer.Option("--also-first-stage", help="Additional first stage; repeatable.")
-]
-Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the first uses --seed.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProbeOptions:
+    probe: Annotated[
+        Literal["order", "injection"],
+        typer.Option(help="order: other orders of the candidates; injection: text in the passage ranked last."),
+    ] = "order"
+    also_depth: Annotated[list[int] | None, typer.Option(min=1, help="Additional depth; repeatable.")] = None
+    also_first_stage: Annotated[list[str] | None, typer.Option(help="Additional first stage; repeatable.")] = None
+    shuffles: Annotated[
+        int | None, typer.Option(min=0, help="Number of random orders (3 if omitted); the first uses --seed.")
+    ] = None
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -32,31 +43,33 @@ _EXAMPLE = (
 )
 
 
+@expand_option_groups
 @with_spec_command_options()
 def robustness_command(
-    spec: RunSpec,
-    execution: Execution,
-    *,
-    also_depth: Depths = None,
-    also_first_stage: FirstStages = None,
-    shuffles: Shuffles = 3,
-    dry_run: DryRun = False,
-    form: FormatOption = "text",
+    spec: RunSpec, execution: Execution, *, options: _ProbeOptions, dry_run: DryRun = False, form: FormatOption = "text"
 ) -> None:
-    """Run a method on candidates in first-stage order, reversed and shuffled, and compare the results.
+    """Run a method on varied candidates and compare the results.
 
-    Each run has its own folder in --out or runs/; --resume continues unfinished runs.
+    --probe order: in first-stage order, reversed and shuffled. --probe injection: with instructions, the query and
+    forged identifiers in the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
+    continues unfinished runs.
     """
     from rerank.experiment import check_failure_rate
-    from rerank.experiment.robustness import candidate_order_name, estimate_robustness_cells, prepare_robustness_cells
-    from rerank.experiment.robustness import measure_order_robustness as compare_orders
+    from rerank.experiment.robustness import prepare_robustness_cells
 
+    if options.probe != "order" and options.shuffles is not None:
+        raise UsageError(f"--shuffles with --probe {options.probe}", expected="--shuffles only with --probe order")
+    probe = _open_probe(options.probe)
     prepared_cells = prepare_robustness_cells(
-        spec, execution, depths=also_depth or (), first_stages=also_first_stage or (), shuffles=shuffles
+        spec,
+        execution,
+        depths=options.also_depth or (),
+        first_stages=options.also_first_stage or (),
+        shuffles=3 if options.shuffles is None else options.shuffles,
     )
     cells = list(prepared_cells)  # all runs are prepared before the first call, to find errors early
     if dry_run:
-        expected = estimate_robustness_cells(cells)
+        expected = probe.estimate(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
         emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
@@ -64,17 +77,36 @@ def robustness_command(
 
     def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
         spec = prepared.spec
-        print_note(f"{spec.first_stage}, depth {spec.depth}, {candidate_order_name(spec)}: {options.out}")
+        print_note(f"{spec.first_stage}, depth {spec.depth}, {probe.variant(prepared)}: {options.out}")
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
-    report = compare_orders(cells, execution, run=run)
-    emit_output(report, form=form, text=lambda: _print_robustness(report), rows="cells")
+    report = probe.measure(cells, execution, run=run)
+    emit_output(report, form=form, text=lambda: probe.show(report), rows="cells")
     for summary in summaries:
         check_failure_rate(summary, spec.max_failure_rate)
 
 
-def _print_robustness(report: dict[str, Any]) -> None:
+class _Probe(NamedTuple):
+    """What differs between probes: estimate, measurement, the name of a run, and the table."""
+
+    estimate: Callable[..., dict[str, Any]]
+    measure: Callable[..., dict[str, Any]]
+    variant: Callable[[PreparedRun], str]
+    show: Callable[[dict[str, Any]], None]
+
+
+def _open_probe(name: str) -> _Probe:
+    from rerank.experiment import injection, robustness
+
+    if name == "injection":
+        measures = injection.estimate_injection_cells, injection.measure_injection_robustness
+        return _Probe(*measures, lambda prepared: prepared.lists.name, _print_injections)
+    measures = robustness.estimate_robustness_cells, robustness.measure_order_robustness
+    return _Probe(*measures, lambda prepared: robustness.candidate_order_name(prepared.spec), _print_orders)
+
+
+def _print_orders(report: dict[str, Any]) -> None:
     measures = list(report["cells"][0]["first_stage_scores"])
     rows: list[list[object]] = []
     for cell in report["cells"]:
@@ -88,3 +120,25 @@ def _print_robustness(report: dict[str, Any]) -> None:
             rows.append([*where, "best - worst", *map(format_number_cell, cell["spread"].values()), "", ""])
     print_table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
     print_note("tau, top 10: Kendall's tau, and overlap of the top ten, with the result for the order 'given'")
+
+
+def _print_injections(report: dict[str, Any]) -> None:
+    rows = [
+        [
+            *(cell["first_stage"], cell["depth"], row["attack"], row["position"]),
+            *(format_number_cell(cell["rank_before"], 1), format_number_cell(row["rank"], 1)),
+            *(_format_interval(row[key]) for key in ("rise", "first", "top_10")),
+        ]
+        for cell in report["cells"]
+        for row in cell["attacks"]
+    ]
+    heads = ["first stage", "depth", "attack", "position", "rank before", "rank", "rise", "rank 1", "top 10"]
+    print_table(heads, rows)
+    print_note("rise, rank 1, top 10: mean over queries of rank before minus rank, and fractions, with 95 % intervals")
+
+
+def _format_interval(value: dict[str, float | None] | None) -> str:
+    if value is None:
+        return "-"
+    mean, low, high = (format_number_cell(value[key], 2) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ import typer
 from rerank.cli.output import (
     FormatOption,
     emit_output,
+    format_json_output,
     format_number_cell,
     format_window_counts,
     print_note,
@@ -23,6 +23,7 @@ from rerank.cli.output import (
 from rerank.cli.spec_options import RETRIEVAL, with_spec_command_options
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress as count
+from rerank.terminal_text import unstripped_output_stream
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
@@ -55,8 +56,9 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
 
     With --resume and --out, omitted options are taken from the folder's spec.json.
     """
-    from rerank.experiment import check_failure_rate, estimate_run_cost, prepare_run
+    from rerank.experiment import check_failure_rate, check_run_folder, estimate_run_cost, prepare_run
 
+    check_run_folder(execution)
     prepared = prepare_run(spec, execution)
     if dry_run:
         expected = estimate_run_cost(prepared)
@@ -157,7 +159,7 @@ def show_command_progress_bar(title: str, total: int) -> Iterator[Callable[[obje
 def _write_run_output(run: Run, output: Path | None) -> None:
     from rerank.io.run_files import write_run
 
-    write_run(run, output or sys.stdout)
+    write_run(run, output or _stdout_for_runs())
 
 
 @contextmanager
@@ -165,8 +167,13 @@ def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
     """Yield the stream to write to: stdout, or a file that is replaced when the context ends."""
     from rerank.io.text_files import replace_text_file
 
-    with nullcontext(sys.stdout) if output is None else replace_text_file(output) as target:
+    with nullcontext(_stdout_for_runs()) if output is None else replace_text_file(output) as target:
         yield target
+
+
+def _stdout_for_runs() -> TextIO:
+    """Return the stream for a run on stdout. Its ids are written unchanged to a pipe or file."""
+    return sys.stdout if sys.stdout.isatty() else unstripped_output_stream(sys.stdout)
 
 
 def _print_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
@@ -176,7 +183,7 @@ def _print_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: Text
     before, between, after = ("[", ", ", "]\n") if whole else ("", "", "")
     target.write(before)
     for number, (candidates, result) in enumerate(results):
-        row = json.dumps(format_request_row(candidates, result), ensure_ascii=False)
+        row = format_json_output(format_request_row(candidates, result))
         target.write(f"{between if number else ''}{row}" if whole else f"{row}\n")
     target.write(after)
 
@@ -197,6 +204,11 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
     )
+    if unmatched := summary.get("unmatched_calls"):
+        print_note(
+            f"{unmatched} logged calls match no request of this run; if an earlier version made them, their prompts "
+            "are written otherwise now and were sent again"
+        )
     if summary["missing"]:
         print_note(f"{summary['missing']} judged queries have no ranking; they score 0")
     print_note(f"folder: {summary['folder']}")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
+from rerank.assemble.config import RankerConfig
 from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 
@@ -56,12 +57,11 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
 
         @functools.wraps(function)
         def command(**arguments: Any) -> None:
-            values = read_run_spec(arguments["spec"]) if arguments["spec"] else {}
-            for key in values:
+            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
+            stated = read_run_spec(arguments["spec"], flags) if arguments["spec"] else flags
+            for key in stated:
                 if key not in _fields_behind_command_options():
                     raise UnknownNameError("key of a run specification", key, _fields_behind_command_options())
-            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
-            stated = {**values, **flags}
             if stated.get("resume") and stated.get("out"):
                 from rerank.experiment.resuming import complete_resumed_spec
 
@@ -87,6 +87,26 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
         return command
 
     return decorate
+
+
+def with_ranker_command_options(function: Command) -> Command:
+    """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker.
+
+    ``settings`` contains the settings that the command line names, for `rerank.assemble.assemble_ranker`.
+    """
+    fields = {name: f for name, f in _fields_behind_command_options().items() if name in RankerConfig.__annotations__}
+    own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "settings"]
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in fields}
+        function(settings={name: value for name, value in given.items() if value is not None}, **arguments)
+
+    flags = [_typer_parameter_of_spec_field(name, field, field.default) for name, field in fields.items()]
+    ordered = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *flags]
+    command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    return command
 
 
 _SPEC = inspect.Parameter(

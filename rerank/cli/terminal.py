@@ -1,18 +1,14 @@
-"""Reading single keys from a terminal, and removing control characters from text before it is shown on a terminal."""
+"""Reading single keys from a terminal."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 #: End of input: Ctrl-D, or a closed terminal.
 END = "\x04"
-#: Marks that change the direction of text, which can make it look like other text.
-_DIRECTION_MARKS = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
-_BREAKS = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "\n", "\x85": "\n"})
 
 
 class Keyboard:
@@ -54,15 +50,3 @@ def read_keyboard_key(stream: TextIO) -> Iterator[Keyboard]:
         yield Keyboard(descriptor)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def strip_terminal_control_characters(text: str) -> str:
-    r"""Return text without control characters and direction marks, safe to print on a terminal.
-
-    >>> strip_terminal_control_characters("red \x1b[31malert\r\nbell\a")
-    'red [31malert\nbell'
-    """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)
-    return "".join(
-        c for c in lines if c in "\n\t" or not (unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTION_MARKS)
-    )

@@ -10,7 +10,8 @@ from rerank.adjudication.judging.judging_terms import SCALE
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
-from rerank.cli.terminal import END, Keyboard, strip_terminal_control_characters
+from rerank.cli.terminal import END, Keyboard
+from rerank.terminal_text import strip_terminal_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,6 +16,9 @@ Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_de
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
+]
 Push = Annotated[
     str,
     typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
@@ -32,6 +35,7 @@ def train_command(
     out: Out,
     resume: Resume = False,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     push: Push = "",
     form: FormatOption = "text",
 ) -> None:
@@ -44,7 +48,7 @@ def train_command(
     from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
     from rerank.finetune.trainer.training import train_adapter as run
 
-    read = read_recipe(recipe)
+    read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     make_training_components(read)
     result = run(read, out, resume=resume, device=device, progress=show_progress)
     content = dataclasses.asdict(result)

@@ -12,6 +12,7 @@ import typer
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run import execute_with_progress_bar
+from rerank.cli.train import TrustRemoteCode
 from rerank.experiment.spec import RunSpec
 from rerank.progress import show_progress
 
@@ -43,6 +44,7 @@ class StudentOptions:
     to: Annotated[str, typer.Option("--to", metavar="MODEL", help="Base model of the student.")]
     recipe: Annotated[Path, typer.Option(help="Recipe for the training; its model, lists and collection are replaced.")]
     held_out: Annotated[float, typer.Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
+    trust_remote_code: TrustRemoteCode = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def transfer_command(
         adapter=adapter,
         model=student.to,
         spec=RunSpec.make(asdict(lists)),
-        recipe=read_recipe(student.recipe),
+        recipe=read_recipe(student.recipe, trust_remote_code=student.trust_remote_code),
         folder=output.out,
         held_out=student.held_out,
     )

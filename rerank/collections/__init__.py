@@ -16,6 +16,7 @@ from rerank.collections.base import (
     fetch_documents,
 )
 from rerank.errors import UnknownNameError, UsageError
+from rerank.io.paths import named_path_errors
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
 from rerank.selector import Selector, build_from_selector, selector_syntax
@@ -39,6 +40,7 @@ __all__ = [
 collections = Registry("collections", "collection")
 
 
+@named_path_errors()
 def open_collection(selector: str) -> Collection:
     """Open a collection by its selector, e.g. ``"pydoc"``, ``"beir:data/scifact,split=dev"``, ``"irds:vaswani"``.
 

@@ -6,13 +6,12 @@ one split. The means of two models are comparable only if they are computed over
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rerank.errors import DataError
+from rerank.io.settings_files import read_json_object
 
 #: Largest number of parts listed in a note.
 _SHOWN = 5
@@ -91,12 +90,12 @@ def _read_results_for_benchmark_reduction(folder: Path) -> list[_Result]:
 
 
 def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, float]]:
+    result = read_json_object(path, "result", expected="a JSON object with task_name and scores, saved by mteb")
     try:
-        result: Any = json.loads(path.read_text(encoding="utf-8"))
         task = str(result["task_name"])
         rows = [(str(split), row) for split, own in result["scores"].items() for row in own]
         scores = [((split, str(row["hf_subset"])), float(row["main_score"])) for split, row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path} is not a result of mteb ({error!r})", expected="a JSON object with task_name and scores"
         ) from error

@@ -8,7 +8,6 @@ folders (`mteb_results`).
 from __future__ import annotations
 
 import csv
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from rerank.downsampling.mteb_results import mean_scores_for_benchmark_reduction
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.significance.base import Floats
+from rerank.io.json_records import parse_json
 from rerank.io.text_files import open_text_file
 
 _MODEL = ("model", "system", "model_name", "run", "")
@@ -185,10 +185,7 @@ def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: {error}", expected="a JSON object a line") from error
+                row = parse_json(line, f"{path}:{number}")
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{number}: a {type(row).__name__}", expected="a JSON object a line")
                 nested = row.get("scores")
@@ -217,7 +214,7 @@ _KEYS = {"model": _MODEL, "task": _TASK, "query": _QUERY, "score": _SCORE}
 def _benchmark_score(value: Any, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"{where}: {value!r}", expected="a finite number")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +13,7 @@ from rerank.evaluation.measures import check_measure_has_query_values, parse_mea
 from rerank.evaluation.outlying_systems import find_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
+from rerank.io.csv_tables import format_csv_table
 from rerank.io.text_files import replace_text_file
 from rerank.types import Qrels, Run
 
@@ -67,17 +67,15 @@ class ComparedRuns:
         """
         by_name = {entry.run: entry for entry in self.scores}
         pairs = [(name, baseline) for name in by_name if name != baseline] if baseline else [*combinations(by_name, 2)]
+        rows: list[tuple[object, ...]] = []
+        for measure in self.measures:
+            matrix = ScoreMatrix.from_scores(self.scores, measure)
+            for a, b in pairs:
+                columns = [matrix.values[:, matrix.systems.index(name)].tolist() for name in (a, b)]
+                columns.append(matrix.deltas(a, b).tolist())
+                rows += [(measure, q, a, b, *numbers) for q, *numbers in zip(matrix.topics, *columns, strict=True)]
         with replace_text_file(path) as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("measure", "query", "a", "b", "score_a", "score_b", "difference"))
-            for measure in self.measures:
-                matrix = ScoreMatrix.from_scores(self.scores, measure)
-                for a, b in pairs:
-                    columns = (matrix.values[:, matrix.systems.index(name)].tolist() for name in (a, b))
-                    for query, x, y, difference in zip(
-                        matrix.topics, *columns, matrix.deltas(a, b).tolist(), strict=True
-                    ):
-                        writer.writerow((measure, query, a, b, x, y, difference))
+            stream.write(format_csv_table(("measure", "query", "a", "b", "score_a", "score_b", "difference"), rows))
 
 
 def score_compared_runs(

@@ -48,6 +48,10 @@ def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *,
     return [evaluator.scores(run) for run in runs]
 
 
+#: The largest grade that gdeval accepts.
+_MAX_GDEVAL_GRADE = 4
+
+
 class _Evaluator:
     """Evaluator that prepares judgments and measures once and then scores several runs.
 
@@ -59,6 +63,7 @@ class _Evaluator:
 
         self._qrels = qrels
         self._measures = measures
+        _check_grades_of_gdeval(qrels, measures)
         # substitutes: queries are numbered, judged documents are d0, d1, ..., other documents u0, u1, ...
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
         self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
@@ -127,6 +132,19 @@ class _Evaluator:
     def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
         known = self._docs.get(ranking.query.id, {})
         return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
+
+
+def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
+    """Check that the grades are not too large for gdeval, the program that computes ERR and nDCG with these gains."""
+    affected = [m for m in measures if m.NAME == "ERR" or m.params.get("dcg") == "exp-log2"]
+    for query, judged in qrels.items() if affected else ():
+        for doc, grade in judged.items():
+            if grade > _MAX_GDEVAL_GRADE:
+                raise DataError(
+                    f"{affected[0]} cannot be computed with grade {grade} of document {doc!r} in query {query!r}",
+                    expected=f"grades of at most {_MAX_GDEVAL_GRADE}",
+                    remedy="Use nDCG, or judgments with fewer grades",
+                )
 
 
 def _qrels_safe_for_pytrec_eval(judged: dict[str, int]) -> dict[str, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from rerank.experiment.estimate import estimate_run_cost
-from rerank.experiment.execute import check_failure_rate, execute_run, run_experiment
+from rerank.experiment.execute import check_failure_rate, check_run_folder, execute_run, run_experiment
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.replay import replay_and_rescore_run, replay_run_folder, verify_run_folder
 
 __all__ = [
     "PreparedRun",
     "check_failure_rate",
+    "check_run_folder",
     "estimate_run_cost",
     "execute_run",
     "prepare_run",

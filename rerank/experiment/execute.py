@@ -23,6 +23,7 @@ from rerank.experiment.summary import (
     summarise_experiment,
     summarise_experiment_scores,
 )
+from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
@@ -38,6 +39,7 @@ OnReply = Callable[[Reply], None]
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
+@named_path_errors()
 def run_experiment(
     spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None
 ) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def run_experiment(
         RerankError: The run cannot be prepared or executed; committed calls are kept.
     """
     execution = execution or Execution()
+    check_run_folder(execution)
     return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply)
 
 
@@ -96,6 +99,17 @@ def execute_run(
         return summary
 
 
+def check_run_folder(execution: Execution) -> None:
+    """Check, before anything is searched or loaded, that a run can be written to the folder of the options.
+
+    Raises:
+        UsageError: The folder contains other files than those of a run.
+        StorageError: The folder cannot be created or written.
+    """
+    if execution.out:
+        RunFolder(execution.out).check_path(overwrite=execution.overwrite)
+
+
 def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None:
     """Check that no more windows failed than allowed; all results are already saved.
 
@@ -120,7 +134,7 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{run_tag_of_spec(spec)}-{model}-{name[:12]}"
+    return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
 
 
 def run_tag_of_spec(spec: RunSpec) -> str:
@@ -164,7 +178,12 @@ def _rerank_into_folder(
         open_experiment_result_files(folder, prepared, name) as write,
     ):
         backend = log_calls(
-            prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
+            prepared.backend,
+            log,
+            cache=cache,
+            max_total_tokens=execution.max_total_tokens,
+            batch_characters=flow.batch_characters,
+            on_reply=on_reply,
         )
         with closing(_rank_experiment_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:
@@ -172,6 +191,7 @@ def _rerank_into_folder(
                 tally.add(ranked)
                 if prepared.qrels:
                     rankings.append(ranked.ranking)
+        tally.unmatched_calls = log.set_aside_unused(backend.used)
         return tally, backend.usage, Run(rankings, name=name)
 
 

@@ -21,9 +21,11 @@ from rerank.experiment.candidates import (
     stream_candidates_of_spec,
 )
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost_by_model_name
 from rerank.reranker.calibrated import open_reranker_setup_calibration
+from rerank.retrieval import check_first_stage
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
 
@@ -108,6 +110,7 @@ def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> R
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
 
+@named_path_errors()
 def prepare_run(
     spec: RunSpec,
     execution: Execution,
@@ -139,8 +142,7 @@ def prepare_run(
         collection, qrels, found = _find_spec_candidates(spec, judged_only=judged_only)
     relevant = lowest_relevant_grade_of_spec(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
-    if backend is None:
-        setup.check_backend()  # before searching and loading, which can take minutes
+    _check_before_searching(spec, setup if backend is None else None, searches=isinstance(found, list))
     if isinstance(found, list):
         found = CandidateLists.of(retrieve_spec_candidates_for_queries(spec, collection, found))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
@@ -156,6 +158,14 @@ def prepare_run(
         judge=judge,
         calibration=open_reranker_setup_calibration(setup, judge),
     )
+
+
+def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searches: bool) -> None:
+    """Check the first stage and the files of a model before searching and loading, which can take minutes."""
+    if searches:
+        check_first_stage(spec.first_stage)
+    if setup is not None:
+        setup.check_backend()
 
 
 def _find_spec_candidates(

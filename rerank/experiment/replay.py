@@ -13,6 +13,7 @@ from typing import Any
 
 from rerank.assemble import RankerPlan, plan_ranker
 from rerank.backends.replay import Replay
+from rerank.errors import DataError, error_repr
 from rerank.experiment.candidates import order_candidates_of_spec
 from rerank.experiment.execute import run_tag_of_spec
 from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
@@ -160,6 +161,10 @@ def _recompute_summary(
     first_stage = folder.read_candidates()
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
+    if type(relevant) is not int:
+        raise DataError(
+            f"The scores.json of {str(folder.path)!r} has relevant = {error_repr(relevant)}", expected="a grade"
+        )
     scores = score_reranking_experiment(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
     summary = summarise_experiment(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
     # These fields depend on interruptions, current prices, the model's caches, and texts, which are not recorded.
@@ -179,9 +184,15 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
     only their number is returned.
     """
     if isinstance(value, list):
-        failures = [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]
+        failures = [
+            {**failure, "detail": ""} if failure.get("status") == "error" else failure
+            for failure in value
+            if isinstance(failure, dict)
+        ]
         return (
-            len(failures) if len(failures) == NAMED_FAILURES else sorted(failures, key=lambda row: sorted(row.items()))
+            len(failures)
+            if len(failures) == NAMED_FAILURES
+            else sorted(failures, key=lambda row: sorted(map(str, row.items())))
         )
     return round(value, 6) if isinstance(value, float) else value
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rerank.assemble import assembly_defaults_of_adapter
-from rerank.experiment.spec import LATER_KEYS
+from rerank.experiment.spec import LATER_KEYS, complete_spec_from_file
+from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
 from rerank.store import RunFolder
 
 
+@named_path_errors()
 def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Complete a run specification from the folder of the run to resume.
 
@@ -31,13 +33,14 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     Raises:
         DataError: The folder's spec.json is invalid.
         MissingResourceError: The folder is not a run folder, and the values do not name a collection for a new run.
+        UsageError: The folder's spec.json permits remote code, and the given values do not.
     """
     if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)
     document = RunFolder.existing(path).spec()
     recorded = document["spec"]
     earlier = _earlier_spec_defaults(document["identity"].get("model", {}))
-    values: dict[str, Any] = {**LATER_KEYS, **earlier, **recorded, **given}
+    values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in assembly_defaults_of_adapter(named).items():
         if name not in given and _has_moved_files_on_resume(recorded.get(name), value):

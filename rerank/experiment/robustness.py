@@ -24,7 +24,8 @@ from rerank.types import Run
 Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
 #: Number of top documents whose overlap between two results is measured.
 TOP = 10
-_SUMMARY_KEYS = ("folder", "scores", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
+#: Keys of a run's summary that reports repeat.
+SUMMARY_KEYS = ("folder", "scores", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +156,22 @@ def robustness_kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
     return 1 - 4 * discordant / (len(b) * (len(b) - 1))
 
 
+def execute_robustness_run(prepared: PreparedRun, execution: Execution, run: Runner) -> tuple[dict[str, Any], Run]:
+    """Execute a run in its own folder under ``execution.out`` or ``runs/``, and return its summary and its result."""
+    name = default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
+    summary = run(prepared, execution.model_copy(update={"out": (execution.out or Path("runs")) / name}))
+    return summary, RunFolder(summary["folder"]).read_run("run.trec")
+
+
 def _measure_robustness_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     reference: Run | None = None
     first_stage_scores: dict[str, float] = {}
     for prepared in cell.runs:
-        name = default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
-        summary = run(prepared, execution.model_copy(update={"out": (execution.out or Path("runs")) / name}))
-        result = RunFolder(summary["folder"]).read_run("run.trec")
+        summary, result = execute_robustness_run(prepared, execution, run)
         reference = result if reference is None else reference
         first_stage_scores = summary["first_stage_scores"]
-        values = {key: summary[key] for key in _SUMMARY_KEYS}
+        values = {key: summary[key] for key in SUMMARY_KEYS}
         rows.append(
             {"order": candidate_order_name(prepared.spec), **compute_shuffle_agreement(result, reference), **values}
         )

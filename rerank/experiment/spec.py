@@ -6,16 +6,17 @@ fields are the help texts of the command line.
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value_of_fault
+from rerank.errors import DataError, UnknownNameError, UsageError, error_repr, expected_value_of_fault
+from rerank.experiment.file_settings import settings_from_file
+from rerank.io.settings_files import read_json_object, read_toml_file
+from rerank.tasks import ServerAddress
 
 Shuffle = Literal["none", "random", "inverse"]
 
@@ -25,7 +26,7 @@ LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto"}
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
@@ -49,7 +50,9 @@ class _Frozen(BaseModel):
                     remedy="Pass --collection; `rerank collections` lists the providers",
                 ) from error
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value_of_fault(problem)) from error
+            raise UsageError(
+                f"{flag} {error_repr(problem['input'])}", expected=expected_value_of_fault(problem)
+            ) from error
 
 
 class RunSpec(_Frozen):
@@ -91,9 +94,9 @@ class RunSpec(_Frozen):
     """Data type of the adapter. ``auto`` uses the model's; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(default=False, strict=True)
     """Allow Python code that comes with the model to run."""
-    base_url: str | None = None
+    base_url: ServerAddress = None
     """Address of an OpenAI-compatible server for ``--model openai:NAME``; if omitted, OPENAI_BASE_URL."""
     prompt: str = "auto"
     """Name of a shipped prompt or path of a YAML file. ``auto`` selects the prompt for the method and the model."""
@@ -125,11 +128,14 @@ class RunSpec(_Frozen):
     def from_record(cls, values: Mapping[str, Any]) -> Self:
         """Create the specification of a recorded run from its spec.json; later changes of defaults do not affect it.
 
+        Neither its server nor remote code is permitted, so such a specification is for looking at the run.
+
         Raises:
             UnknownNameError: A key does not exist.
             UsageError: A value is invalid.
         """
-        return cls.make({**LATER_KEYS, **values})
+        recorded = settings_from_file({**LATER_KEYS, **values}, "spec.json", trust_remote_code=True)
+        return cls.make({**recorded, "trust_remote_code": False})
 
     @property
     def shown_method(self) -> str:
@@ -170,24 +176,38 @@ class Execution(_Frozen):
     """Share replies with other runs through the user's cache; if omitted, only if calls cost money."""
 
 
-def read_run_spec(path: str | Path) -> dict[str, Any]:
-    """Read the keys of a run specification from TOML or from the spec.json of a run folder.
+def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Complete a run specification from TOML or from the spec.json of a run folder.
 
     Dashes in keys are replaced by underscores. Nulls in a spec.json are returned as well, because a default may have
     changed since the run.
 
+    Args:
+        path: The file.
+        given: The values that the user states, which override those of the file.
+
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is neither TOML nor a spec.json.
+        UsageError: The file permits remote code, and the user does not.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"The file {str(path)!r} does not exist", expected="a TOML file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
-    try:
-        values = {**LATER_KEYS, **json.loads(text)["spec"]} if str(path).endswith(".json") else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    if str(path).endswith(".json"):
+        recorded = read_json_object(path, "run specification", expected="TOML, or the spec.json of a run folder")
+        if not isinstance(recorded.get("spec"), dict):
+            raise DataError(f"{str(path)!r} has no object 'spec'", expected="TOML, or the spec.json of a run folder")
+        values = {**LATER_KEYS, **recorded["spec"]}
+    else:
+        values = read_toml_file(path, "run specification")
+    named = {key.replace("-", "_"): value for key, value in values.items()}
+    return complete_spec_from_file(given or {}, named, path)
+
+
+def complete_spec_from_file(given: Mapping[str, Any], values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """Return the given values and, for the keys that they lack, the values of a file, which can permit nothing.
+
+    Raises:
+        UsageError: The file permits remote code, and the given values do not.
+    """
+    missing = {key: value for key, value in values.items() if key not in given}
+    trusts = given.get("trust_remote_code") is True
+    return {**settings_from_file(missing, file, trust_remote_code=trusts), **given}

@@ -30,6 +30,7 @@ class RunTally:
         failures: The first failures, each with query, status and detail.
         passages_cut: Number of passages that were truncated to make a prompt fit in the context.
         tokens_cut: Number of tokens that were cut off these passages.
+        unmatched_calls: Number of calls in the log that no request of the finished run matches.
     """
 
     windows: dict[str, int] = field(default_factory=lambda: count_window_statuses_of_ranking(()))
@@ -37,6 +38,7 @@ class RunTally:
     failures: list[dict[str, str]] = field(default_factory=list)
     passages_cut: int = 0
     tokens_cut: int = 0
+    unmatched_calls: int = 0
 
     @classmethod
     def of(cls, lists: Iterable[RankedList]) -> RunTally:
@@ -88,6 +90,7 @@ def summarise_experiment(
         "failures": tally.failures,
         "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
         **vars(usage),
+        **({"unmatched_calls": tally.unmatched_calls} if tally.unmatched_calls else {}),
         "cost": compute_cost_by_model_name(spec.model, usage.tokens_in, usage.tokens_out),
     }
 

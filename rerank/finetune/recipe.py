@@ -13,7 +13,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
-from rerank.io.text_files import read_toml_file
+from rerank.experiment.file_settings import settings_from_file
+from rerank.io.settings_files import read_toml_file
 
 #: Source of the document scores of a `ListLoss`: the logits of the identifiers, or of the judge's words, at the
 #: position where the completion starts; the attention that each passage receives from the end of the prompt; or the
@@ -165,7 +166,7 @@ class Recipe(_Table):
     """Base model: a name of `rerank models`, a folder, or a hub id."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(default=False, strict=True)
     """Run code that is shipped with the model."""
     seed: int = 0
     """Random seed."""
@@ -222,15 +223,20 @@ class Recipe(_Table):
             raise _recipe_error(error) from error
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe from a TOML file.
+
+    Args:
+        path: The TOML file.
+        trust_remote_code: Permit the recipe to run Python code that comes with its models.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is not valid TOML.
-        UsageError: A key or a value is invalid.
+        UsageError: A key or a value is invalid, or the recipe runs remote code without permission.
     """
-    return Recipe.make(read_toml_file(path, "recipe"))
+    values = read_toml_file(path, "recipe")
+    return Recipe.make(settings_from_file(values, path, trust_remote_code=trust_remote_code))
 
 
 def _recipe_keys_with_underscores(values: Any) -> Any:

@@ -164,7 +164,7 @@ def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, file
         if count["made_from"] != dict(made_from) or type(rows) is not int or not 0 <= rows <= total:
             return None
         files.resume(partial, rows)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return rows
 

@@ -7,7 +7,6 @@ converted into each other, so the two forms of a word are two words.
 from __future__ import annotations
 
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rerank.errors import MissingPrerequisiteError
+from rerank.io.forks import ForkLock
 
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff"
@@ -105,7 +105,7 @@ def _segment_japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]
         raise _missing_segmenter_error("Japanese", code, error) from error
     # explicit paths, since fugashi would prefer an installed full UniDic, which segments text differently
     tagger: Any = fugashi.Tagger(f'-r "{unidic_lite.DICDIR}/mecabrc" -d "{unidic_lite.DICDIR}"')
-    lock = threading.Lock()  # a tagger is not thread-safe
+    lock = ForkLock()  # a tagger is not thread-safe
 
     def cut(run: str) -> list[str]:
         with lock:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.lm.model_process import require_model_process
 from rerank.tasks import BackendOptions
 
 Floats = NDArray[np.float32]
@@ -192,6 +193,7 @@ def encode_vectors_halving_batches(run: Callable[[int], T], count: int, what: st
     """
     from rerank.lm.decoding import is_out_of_memory
 
+    require_model_process()
     size = count
     while True:
         try:

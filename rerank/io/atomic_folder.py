@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
+
+from rerank.io.temporary_paths import temporary_folder
 
 #: Folder for files that `fill_folder` has not moved yet. Its name is fixed, so the next call can remove what a
 #: killed process left behind.
@@ -30,10 +31,8 @@ def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Genera
     Raises:
         OSError: The folder cannot be created.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=prefix or f".{folder.name}.", dir=folder.absolute().parent, ignore_cleanup_errors=True
-    ) as temporary:
-        draft = Path(temporary) / "new"
+    with temporary_folder(folder.absolute().parent, prefix or f".{folder.name}.") as temporary:
+        draft = temporary / "new"
         draft.mkdir(mode)
         yield draft
 
@@ -91,10 +90,9 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
     Raises:
         OSError: The folder cannot be renamed.
     """
-    parent = parent or folder.absolute().parent
-    temporary = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
-    with temporary as name, contextlib.suppress(FileNotFoundError):
-        folder.rename(Path(name) / folder.name)
+    temporary = temporary_folder(parent or folder.absolute().parent, prefix)
+    with temporary as discarded, contextlib.suppress(FileNotFoundError):
+        folder.rename(discarded / folder.name)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rerank.errors import MissingResourceError
 from rerank.io.paths import cache_dir
+from rerank.io.temporary_paths import temporary_file
 
 #: Minimum size in bytes of files whose hash is cached; smaller files are read again in less than 0.1 seconds.
 _LARGE = 64 * 1024 * 1024
@@ -60,12 +61,11 @@ def _read_cached_file_hash(path: Path, state: list[int]) -> str:
     try:
         cached = json.loads(path.read_text("utf-8"))
         return str(cached["sha256"]) if cached["state"] == state else ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
 def _write_cached_file_hash(path: Path, state: list[int], digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")
-    draft.replace(path)
+    with temporary_file(path) as draft:
+        draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")

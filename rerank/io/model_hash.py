@@ -48,7 +48,7 @@ def _hash_file_or_json_content(path: Path, _mtime: int, _size: int) -> str:
 def _json_file_without_bookkeeping(path: Path) -> bytes | None:
     try:
         content: Any = json.loads(path.read_bytes())
-    except ValueError:  # the loader reports malformed files
+    except (ValueError, RecursionError):  # the loader reports malformed files
         return None
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in _BOOKKEEPING}

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rerank.errors import DataError, MissingResourceError, StorageError, error_repr
 from rerank.io.paths import cache_dir
+from rerank.io.temporary_paths import temporary_file
 from rerank.io.text_files import open_text_file
 
 if TYPE_CHECKING:
@@ -164,18 +164,13 @@ def _scan_tsv_row_offsets(path: Path) -> NDArray[np.int64]:
 def _write_tsv_row_offsets(table: NDArray[np.int64], target: Path) -> None:
     import numpy as np
 
-    temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            temporary = file.name
+        with temporary_file(target) as temporary, temporary.open("wb") as file:
             np.save(file, table, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(target)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise StorageError(
             f"Cannot write below {target.parent}: {error.strerror or error}",
             remedy="Free some space, or set XDG_CACHE_HOME to a folder on another disk",

@@ -1,9 +1,33 @@
-"""The cache folder of this package, and short names of files."""
+"""Paths that users name, short names of files, and the cache folder of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+from collections.abc import Generator, Sequence
 from pathlib import Path
+
+from rerank.errors import MissingResourceError, error_repr
+
+#: Errors of paths at which nothing can exist or be seen.
+_PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+@contextlib.contextmanager
+def named_path_errors() -> Generator[None]:
+    """Turn an `OSError` about a path that a user named, such as a name that is too long, into a typed error.
+
+    Raises:
+        MissingResourceError: A path in the block cannot be looked up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PATH_ERRORS:
+            raise
+        raise MissingResourceError(
+            f"{error_repr(error.filename)} cannot be read: {error.strerror}", remedy="Check the path"
+        ) from error
 
 
 def cache_dir(*parts: str) -> Path:

@@ -1,7 +1,8 @@
 """Cache folders that are complete or absent: built under a temporary name, sealed with a marker, then renamed.
 
 If two processes build the same folder at once, the folder that is finished first is kept. If a process is killed while
-it builds, its temporary folder is removed a day later. A folder whose marker does not match is built again.
+it builds, its temporary folder is removed when a folder with the same grandparent is opened, such as an index of any
+collection. A folder whose files do not have the sizes and hashes in its marker is built again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import TypeVar
 
 from rerank.errors import StorageError
 from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, sync_files
+from rerank.io.file_hashes import file_hash
+from rerank.io.temporary_paths import remove_leftover_folders
 
 T = TypeVar("T")
 
 _MARKER = "marker.json"
 _PREFIX = ".building-"
-_DAY_SECONDS = 24 * 3600.0
 
 
 @contextlib.contextmanager
@@ -54,6 +54,7 @@ def open_sealed_folder(
     Raises:
         StorageError: The folder cannot be written, or cannot be read right after it was built.
     """
+    _remove_leftover_drafts(folder)
     damage = ""
     for _ in range(3):  # a damaged folder may be discarded by this process or by a concurrent one
         if not folder.is_dir():
@@ -61,7 +62,7 @@ def open_sealed_folder(
         try:
             _check_seal(folder, made_from)
             return load(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             damage = f"{type(error).__name__}: {error}"
             warnings.warn(f"{folder} is damaged ({damage}) and is built again", stacklevel=2)
             with storage_errors(folder.parent):
@@ -69,11 +70,17 @@ def open_sealed_folder(
     raise StorageError(f"{folder} cannot be read after it was built ({damage})", remedy="Check the disk it is on")
 
 
+def _remove_leftover_drafts(folder: Path) -> None:
+    """Remove the temporary folders of killed processes beside ``folder`` and beside its parent's neighbours."""
+    with contextlib.suppress(OSError):
+        for parent in folder.absolute().parent.parent.iterdir():
+            remove_leftover_folders(parent, _PREFIX)
+
+
 def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
     with contextlib.ExitStack() as stack:
         with storage_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftover_drafts(folder.parent)
             draft = stack.enter_context(draft_folder(folder, prefix=_PREFIX, mode=0o700))
         build(draft)
         with storage_errors(folder.parent):
@@ -82,10 +89,11 @@ def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Call
 
 
 def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Write the marker with every file's size, after all files have reached the disk."""
+    """Write the marker with every file's size and hash, after all files have reached the disk."""
     sizes = sync_files(folder)
+    hashes = {name: file_hash(folder / name) for name in sizes}
     with (folder / _MARKER).open("w", encoding="utf-8") as marker:
-        json.dump({"made_from": dict(made_from), "sizes": sizes}, marker, indent=1)
+        json.dump({"made_from": dict(made_from), "sizes": sizes, "sha256": hashes}, marker, indent=1)
         marker.flush()
         os.fsync(marker.fileno())
 
@@ -97,12 +105,5 @@ def _check_seal(folder: Path, made_from: Mapping[str, str]) -> None:
     for name, expected in marker["sizes"].items():
         if (size := (folder / name).stat().st_size) != expected:
             raise ValueError(f"{name} has {size} bytes instead of {expected}")
-
-
-def _remove_leftover_drafts(parent: Path) -> None:
-    """Remove the temporary folders of killed processes: those in which nothing was created for a day."""
-    for leftover in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            newest = max(path.stat().st_mtime for path in (leftover, *leftover.glob("*")))
-            if time.time() - newest > _DAY_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
+        if "sha256" in marker and file_hash(folder / name) != marker["sha256"][name]:  # older folders have no hashes
+            raise ValueError(f"{name} has another content than when it was written")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rerank.errors import DataError
 from rerank.io.text_files import open_text_file
 
-_RECORD = re.compile(r"\.I\s+(\d+)\s*")
+_RECORD = re.compile(r"\.I\s+(\d{1,18})\s*")
 #: The start of a field: T (title), A (authors), B (source), W (text), X (cross references) or another letter.
 _FIELD = re.compile(r"\.([TABWXKNC])\s*")
 

@@ -1,14 +1,12 @@
-"""Formatting of tables as text, Markdown, LaTeX, HTML and CSV, with cells escaped for each format."""
+"""Formatting of tables as text, Markdown, LaTeX and HTML, with cells escaped for each format."""
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 Form = Literal["text", "markdown", "latex", "html"]
 
@@ -95,28 +93,6 @@ def convert_tables_with_legend(
         return convert_tables_to_format(grids, [*legend, *notes], form)
     first, *rest = grids
     return convert_tables_to_format([first._replace(caption=" ".join(legend)), *rest], notes, form)
-
-
-def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format rows with the same keys as CSV with a header. Numbers keep all digits, and None is an empty cell.
-
-    A pair of numbers under ``interval`` becomes the columns ``interval_low`` and ``interval_high``; keys with other
-    lists or objects are omitted.
-    """
-    stream = io.StringIO()
-    writer: Any = None
-    for row in rows:
-        flat: dict[str, Any] = {}
-        for key, value in row.items():
-            if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], float):
-                flat |= {f"{key}_low": value[0], f"{key}_high": value[1]}
-            elif not isinstance(value, list | tuple | dict):
-                flat[key] = value
-        if writer is None:
-            writer = csv.DictWriter(stream, list(flat), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(flat)
-    return stream.getvalue()
 
 
 def _convert_cells_for_table_format(row: Sequence[str | Cell]) -> list[Cell]:

@@ -6,28 +6,39 @@ import contextlib
 import gzip
 import io
 import os
-import tomllib
 import zlib
 from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.temporary_paths import temporary_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 16
+#: Limits that no file of texts reaches and that keep a hostile one from filling the memory: bytes of one line, bytes of
+#: blank lines in a row, and, for gzip, the ratio of the sizes once this many bytes are decompressed.
+_LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28, 200
 
 
 class _TextBytes(io.RawIOBase):
-    """A byte stream that raises an error at NUL bytes, which text files do not contain."""
+    """A byte stream that raises an error at NUL bytes and at sizes that text files do not have.
 
-    def __init__(self, inner: IO[bytes], path: Path) -> None:
+    Args:
+        inner: The stream of the text.
+        path: The file, for messages.
+        compressed: The stream of the gzip file, whose position tells how much of it has been read.
+    """
+
+    def __init__(self, inner: IO[bytes], path: Path, compressed: IO[bytes] | None) -> None:
         self._inner = inner
         self._path = path
+        self._compressed = compressed
+        self._total = self._line = self._blank = 0
 
     def readable(self) -> bool:
         return True
@@ -44,8 +55,24 @@ class _TextBytes(io.RawIOBase):
             raise MissingResourceError(f"{self._path} cannot be read: {error.strerror}") from error
         if b"\0" in chunk:
             raise DataError(f"{self._path} is a binary file (it contains NUL bytes)", expected="text in UTF-8")
+        self._check_sizes(chunk)
         view[: len(chunk)] = chunk
         return len(chunk)
+
+    def _check_sizes(self, chunk: bytes) -> None:
+        self._total += len(chunk)
+        self._line = len(chunk) - newline - 1 if (newline := chunk.rfind(b"\n")) >= 0 else self._line + len(chunk)
+        self._blank = self._blank + len(chunk) if chunk.isspace() else 0
+        if self._line > _LINE_BYTES:
+            raise DataError(f"{self._path} has a line of more than {_LINE_BYTES >> 20} MB", remedy="Split the file")
+        if self._blank > _BLANK_BYTES:
+            raise DataError(f"{self._path} has more than {_BLANK_BYTES >> 20} MB of blank lines", remedy="Remove them")
+        if self._compressed is not None and self._total > max(_GZIP_BYTES, _GZIP_RATIO * self._compressed.tell()):
+            raise DataError(
+                f"{self._path} decompresses to more than {_GZIP_RATIO} times its size",
+                expected="a gzip file of texts, not a decompression bomb",
+                remedy="If the file is right, decompress it first",
+            )
 
 
 def _open_maybe_gzipped(path: Path) -> IO[bytes]:
@@ -60,17 +87,36 @@ def _open_maybe_gzipped(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _named_read_errors(path: Path) -> Generator[TextIO]:
+def _open_text_bytes(path: Path) -> Generator[io.BufferedReader]:
     with contextlib.ExitStack() as stack:
         raw = cast(io.BufferedReader, stack.enter_context(_open_maybe_gzipped(path)))
-        inner: IO[bytes] = raw
+        inner, compressed = cast("IO[bytes]", raw), None
         if raw.peek(2)[:2] == _GZIP_MAGIC:
-            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw)))
-        text = io.TextIOWrapper(io.BufferedReader(_TextBytes(inner, path), _CHUNK), encoding="utf-8-sig")
+            inner, compressed = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw))), raw
+        yield io.BufferedReader(_TextBytes(inner, path, compressed), _CHUNK)
+
+
+@contextlib.contextmanager
+def _named_read_errors(path: Path) -> Generator[TextIO]:
+    with _open_text_bytes(path) as stream:
         try:
-            yield stack.enter_context(text)
+            yield io.TextIOWrapper(stream, encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not in UTF-8 ({error.reason})", expected="text in UTF-8") from error
+            where = f":{line}" if (line := _first_line_not_in_utf8(path)) else ""
+            raise DataError(f"{path}{where} is not in UTF-8 ({error.reason})", expected="text in UTF-8") from error
+
+
+def _first_line_not_in_utf8(path: Path) -> int:
+    """Return the number of the first line that is not in UTF-8; 0 if the file cannot be read twice, as with a pipe."""
+    if not path.is_file():
+        return 0
+    with _open_text_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
@@ -96,22 +142,15 @@ def _replaced_file(path: Path) -> Generator[TextIO]:
             yield direct
         return
     target = path.resolve()  # the file behind a link is replaced, not the link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
-            inner: IO[bytes] = raw
-            if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
-                inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
-            text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
-            yield text
-            text.flush()
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with temporary_file(target) as temporary, temporary.open("wb") as raw, contextlib.ExitStack() as stack:
+        inner: IO[bytes] = raw
+        if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
+            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
+        text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
+        yield text
+        text.flush()
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 def check_file_writable(path: str | Path) -> None:
@@ -165,25 +204,4 @@ def replace_text_file(path: str | Path) -> Generator[TextIO]:
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"
-        ) from error
-
-
-def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
-    """Return the tables of a TOML file.
-
-    Args:
-        path: The file.
-        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-
-    Raises:
-        MissingResourceError: The file does not exist.
-        DataError: The file is not valid TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"No {what} at {str(path)!r}", expected="a TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(
-            f"The {what} {str(path)!r} is not TOML: {error}", expected='lines such as name = "..."'
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict
+from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
 from rerank.parsing import parse_permutation
 from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
@@ -95,7 +95,7 @@ class Generate(ListwiseJudge):
 def judge_verdict_from_reply(
     reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
 ) -> Verdict:
-    """Parse a generated reply about a window of ``count`` documents; a failed reply is not parsed.
+    """Parse a generated reply about a window of ``count`` documents; a missing or unreadable reply is not parsed.
 
     Args:
         reply: The reply.
@@ -103,8 +103,8 @@ def judge_verdict_from_reply(
         depth: Number of documents that were requested; None for all. A reply that names as many is not partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...
     """
-    if reply.finish == "error":
-        return Verdict(order=tuple(range(count)), status="error", detail=reply.error)
+    if (reply.error or reply.finish == "error") and (failed := failed_judge_verdict([reply], count)):
+        return failed
     parsed = parse_permutation(reply.text, count, labels)
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
     if status == "partial" and depth is not None and len(parsed.order) >= depth:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rerank.errors import UsageError
 from rerank.judges.base.pointwise import PointwiseJudge
+from rerank.prompts.escaping import escape_turn_marks
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import LikelihoodTask
 from rerank.types import Query
@@ -43,8 +44,8 @@ class Likelihood(PointwiseJudge):
             )
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the query as a single line."""
-        return (collapse_passage_whitespace(query.text),)
+        """Return the query as a single line without marks of turns."""
+        return (escape_turn_marks(collapse_passage_whitespace(query.text), self.budget.turn_marks),)
 
     def score(self, logs: Sequence[float]) -> float:
         """Return the log-likelihood of the query."""

@@ -13,6 +13,7 @@ from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_ver
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.budget import FittedPrompt
+from rerank.prompts.escaping import escape_turn_marks
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import CrossEncoderTask, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
@@ -48,7 +49,7 @@ class Relate(PromptJudge):
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the scores of all pairs."""
-        query = collapse_passage_whitespace(window.query.text)
+        query = escape_turn_marks(collapse_passage_whitespace(window.query.text), self.budget.turn_marks)
         fitted = [self._fit_document(window.query, doc) for doc in window.docs]
         prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))
         dropped = tuple(sum(prompt.dropped) for prompt in fitted) if any(prompt.dropped for prompt in fitted) else ()

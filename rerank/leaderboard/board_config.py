@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error, error_repr
 from rerank.evaluation import ComparisonOptions
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.card import Card
 
 
@@ -36,8 +36,15 @@ class RunSelection(Card):
 
         Raises:
             MissingResourceError: Nothing matches the pattern.
+            DataError: The pattern is invalid, or an absolute path.
         """
-        paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
+        try:
+            paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(
+                f"files = {error_repr(self.files)} is not a pattern: {error}",
+                expected="a relative one, as in runs/*.gz",
+            ) from error
         if not paths:
             raise MissingResourceError(
                 f"No run matches {self.files!r} in {str(data)!r}", remedy="Pass the data folder with --data"

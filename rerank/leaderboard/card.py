@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, UnknownNameError, describe_pydantic_error
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 
 
 class Card(BaseModel):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
+from rerank.experiment.spec import RunSpec
 from rerank.io.file_hashes import file_hash
+from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
@@ -126,19 +127,7 @@ def _paths_of_board_runs(path: Path) -> Iterator[Path]:
 
 
 def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
-    spec = folder.spec()["spec"]
-    summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
-    known = Card(
-        name=folder.path.name,
-        first_stage=spec["first_stage"],
-        depth=spec["depth"],
-        model=spec["model"] + (f" + {Path(spec['adapter']).name}" if spec.get("adapter") else ""),
-        method=spec["method"],
-        tokens=summary["tokens_in"] + summary["tokens_out"],
-        seconds=summary["seconds"],
-        queries=max(1, summary["queries"]),
-        **({} if summary.get("cost") is None else {"cost": summary["cost"]}),
-    )
+    known = _card_of_run_folder(folder)
     own = folder.path / _CARD
     declared = read_submission_card(own) if own.is_file() else Card()
     if declared.run not in ("", _RESULT):
@@ -160,16 +149,38 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
     )
 
 
+def _card_of_run_folder(folder: RunFolder) -> Card:
+    """Return the metadata that a run folder records."""
+    spec = RunSpec.from_record({"collection": "", **folder.spec()["spec"]})
+    summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
+    try:
+        return Card(
+            name=folder.path.name,
+            first_stage=spec.first_stage,
+            depth=spec.depth,
+            model=spec.model + (f" + {Path(spec.adapter).name}" if spec.adapter else ""),
+            method=spec.method,
+            tokens=summary["tokens_in"] + summary["tokens_out"],
+            seconds=summary["seconds"],
+            queries=max(1, summary["queries"]),
+            **({} if summary.get("cost") is None else {"cost": summary["cost"]}),
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The summary.json of {str(folder.path)!r} has a value that is not a number", remedy="Repeat the run"
+        ) from error
+
+
 def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
     """Read the provenance from a run folder. Older folders record only some of the values."""
     document = folder.spec()
-    spec, dataset = document["spec"], document.get("dataset") or {}
+    spec, dataset = RunSpec.from_record({"collection": "", **document["spec"]}), document.get("dataset")
     return RunOrigin(
-        collection=spec.get("collection") or "",
-        fingerprint=dataset.get("fingerprint") or "",
-        first_stage=spec.get("first_stage") or "",
-        qrels=spec.get("qrels") or "",
-        partly=bool(spec.get("max_queries") or spec.get("queries")),
+        collection=spec.collection,
+        fingerprint=str(dataset.get("fingerprint") or "") if isinstance(dataset, dict) else "",
+        first_stage=spec.first_stage,
+        qrels=spec.qrels or "",
+        partly=bool(spec.max_queries or spec.queries),
         judged=folder.read_qrels(),
     )
 
@@ -202,8 +213,8 @@ def _entry_holds_requests(path: Path) -> bool:
     if not first.startswith("{"):
         return first.startswith("[")
     try:
-        record = json.loads(first)
-    except ValueError:
+        record = parse_json(first, str(path))
+    except DataError:
         return False
     return isinstance(record, dict) and bool(_LISTS & record.keys()) and bool({"query", "question"} & record.keys())
 

@@ -239,6 +239,7 @@ function filterBoards() {
 
 addEventListener("DOMContentLoaded", () => {
   paint(stored());
+  addEventListener("submit", (event) => event.preventDefault()); // the forms only filter
   document.getElementById("theme").onclick = () => {
     const order = Object.keys(THEMES), next = order[(order.indexOf(stored()) + 1) % order.length];
     stored(next);

@@ -106,7 +106,7 @@ def check_site(out: Path) -> list[str]:
             names = json.loads(list_path.read_text(encoding="utf-8"))["files"]
             if all(isinstance(name, str) and _OURS.fullmatch(name) for name in names):
                 return list(names)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass  # the error is raised below, as for an invalid name
         raise UsageError(
             f"{str(list_path)!r} is not a file list of a leaderboard site", remedy="Pass another folder with --out"

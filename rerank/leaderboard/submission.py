@@ -14,7 +14,8 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, error_repr
 from rerank.io.file_hashes import file_hash
-from rerank.io.text_files import open_text_file, read_toml_file
+from rerank.io.settings_files import read_toml_file
+from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, parse_submission_card, stem_of_submitted_run
 from rerank.types import Qrels, ranking_score_to_float32
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rerank.io.table_formats import Cell, Form, Grid, convert_rows_to_csv, convert_tables_with_legend
+from rerank.io.csv_tables import convert_rows_to_csv
+from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 

@@ -8,10 +8,12 @@ model (docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.tasks import BackendOptions
 
 
@@ -32,6 +34,24 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
         )
 
 
+def check_weight_files(folder: Path) -> None:
+    """Check that the weights in a folder are complete: the size of each file is the one that its header states.
+
+    Raises:
+        DataError: A safetensors file is truncated or otherwise damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"The weights {str(path)!r} are damaged: {error}", remedy="Download, copy or save them again"
+            ) from error
+
+
 def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
     """Return whether an adapter is to be cast to the data type of its model.
 
@@ -46,7 +66,7 @@ def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
         return False
     try:
         config = json.loads((Path(options.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # reported when the adapter is attached
+    except (OSError, ValueError, RecursionError):  # reported when the adapter is attached
         return False
     return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")
 
@@ -62,6 +82,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     Raises:
         MissingPrerequisiteError: PEFT cannot be imported.
         MissingResourceError: A file of the adapter is missing.
+        DataError: The weights are truncated or otherwise damaged.
         UsageError: The adapter does not fit the model.
     """
     try:
@@ -74,23 +95,33 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
     import torch
 
     check_adapter_before_torch_loading(folder)
-    try:
+    check_weight_files(folder)
+    with _named_adapter_errors(folder):
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"Adapter {str(folder)!r} does not fit the model: {error}",
-            expected="an adapter that was trained on this model",
-        ) from error
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
         raise UsageError(
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
     if model.dtype == torch.float32:
         untie_causal_model_head(wrapped)
-        return wrapped.merge_and_unload().eval()
+        with _named_adapter_errors(folder):
+            return wrapped.merge_and_unload().eval()
     if cast:
         _cast_lora_after_torch_loading(wrapped, model.dtype)
     return wrapped.get_base_model().eval()
+
+
+@contextmanager
+def _named_adapter_errors(folder: Path) -> Iterator[None]:
+    """Turn what PEFT raises about the files of an adapter into a `UsageError`."""
+    ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
+    try:
+        yield
+    except ordinary as error:
+        raise UsageError(
+            f"Adapter {str(folder)!r} does not fit the model: {error}",
+            expected="an adapter that was trained on this model",
+        ) from error
 
 
 def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:

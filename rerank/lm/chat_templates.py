@@ -9,10 +9,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from rerank.errors import BackendError
+from rerank.errors import BackendError, DataError
+from rerank.io.child_process import ends_in_child_process
 from rerank.lm.chat_frames import ChatFrames, causal_model_template_copies_contents
 from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 
+_TALK = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
 _PROBE = (Message("system", "a"), Message("user", "b"))
 
 
@@ -29,7 +31,11 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Test once whether the template supports the system role."""
+        """Test once whether the template supports the system role.
+
+        Raises:
+            DataError: Rendering the template does not end.
+        """
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -38,6 +44,8 @@ class ChatRenderer:
         self._frames = (
             ChatFrames(self._apply_template) if causal_model_template_copies_contents(tokenizer.chat_template) else None
         )
+        if self.has_template:
+            self._check_template_ends()
         self._takes_system = self.has_template and self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
@@ -95,6 +103,20 @@ class ChatRenderer:
             if start is not None and contents[turn].startswith(escaped):
                 located.append(max(0, start + len(escaped)))
         return located
+
+    def _check_template_ends(self) -> None:
+        """Check that the template, which comes with the model, can be rendered: its loops may have no end."""
+
+        def render() -> None:
+            for prompt in (_TALK, _PROBE):
+                self._apply_template(prompt, False)
+
+        if not ends_in_child_process(render):
+            raise DataError(
+                "The model's chat template was not rendered within 5 seconds and 1 GB of memory",
+                expected="a template whose loops end",
+                remedy="Check chat_template.jinja or tokenizer_config.json in the folder of the model",
+            )
 
     def _accepts_system(self) -> bool:
         try:

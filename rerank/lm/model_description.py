@@ -141,6 +141,6 @@ def _read_causal_model_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if it cannot be read, in which case the loader reports the error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

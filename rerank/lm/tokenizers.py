@@ -66,6 +66,12 @@ class HfTokens:
         """Maximum number of tokens of prompt and reply together."""
         return self._context_size
 
+    @cached_property
+    def turn_marks(self) -> tuple[str, ...]:
+        """Added tokens in angle, square or curly brackets, which delimit turns even if they are not flagged special."""
+        added = map(str, self.tokenizer.added_tokens_decoder.values())
+        return tuple(text for text in added if len(text) > 2 and text[0] in "<[{" and text[-1] in ">]}")
+
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """Return the text of a prompt after applying the chat template."""
         tokenized = self._prompts.get((prompt, thinking))

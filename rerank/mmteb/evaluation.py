@@ -19,6 +19,7 @@ from rerank.collections.mteb import mteb_collection_predictions_file
 from rerank.collections.mteb.library import check_mteb_collection_task, import_mteb, load_mteb_collection_task
 from rerank.errors import DataError, UsageError
 from rerank.io.file_hashes import file_hash
+from rerank.io.settings_files import read_json_object
 from rerank.mmteb.first_stage import MtebFirstStage
 from rerank.mmteb.reranker import MtebReranker
 
@@ -261,13 +262,7 @@ def _covers_mteb_task(path: Path, result: Path) -> bool:
 
 
 def _saved_mteb_predictions(path: Path) -> dict[str, Any]:
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as predictions: {error}", expected="JSON saved by mteb") from error
-    if not isinstance(saved, dict):
-        raise DataError(f"{path} contains a {type(saved).__name__}", expected="a JSON object saved by mteb")
-    return saved
+    return read_json_object(path, "file of predictions", expected="a JSON object saved by mteb")
 
 
 def _remove_truncated_mteb_result(path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.io.paths import named_path_errors
+from rerank.lm.adapter_weights import check_weight_files
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
@@ -49,6 +51,7 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
     return MODELS[name].prompt if name in MODELS else "listwise"
 
 
+@named_path_errors()
 def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
@@ -84,6 +87,25 @@ def resolve_model_name(name: str) -> Path | str:
         return name
     _check_not_a_backend(name)
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
+
+
+def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:
+    """Check the files of a local model and of its adapter, without loading them; other models are not checked.
+
+    Raises:
+        RerankError: The model or its adapter does not exist, lacks a file or a package, or has damaged weights.
+    """
+    backend_type = backend_class_of_model(selector, kind)
+    if hasattr(backend_type, "load"):
+        name = resolve_model_name(split_model_selector(selector, kind)[1])
+        if options.adapter:
+            options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
+        if hasattr(backend_type, "describe"):
+            backend_type.describe(name, options)
+        if isinstance(name, Path):
+            check_weight_files(name)
+        if options.adapter:
+            check_weight_files(Path(options.adapter))
 
 
 def model_settings_folder(selector: str) -> Path | None:
@@ -145,6 +167,7 @@ def _checked_model_folder(folder: Path) -> Path:
     )
 
 
+@named_path_errors()
 def open_model_backend(
     selector: str,
     options: BackendOptions | None = None,

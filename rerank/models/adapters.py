@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError
+from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
+from rerank.io.paths import named_path_errors
+from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.lm.adapter_weights import check_adapter_before_torch_loading
 from rerank.selector import Selector
@@ -69,20 +71,26 @@ def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    known = {field.name for field in fields(AdapterSettings)}
+    from pydantic import TypeAdapter, ValidationError
+
+    content = read_json_object(
+        path, "file of adapter settings", expected=f"a file written by `rerank train`, format {_FORMAT}"
+    )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']!r}")
-        return AdapterSettings(**{key: value for key, value in content.items() if key in known})
-    except (ValueError, KeyError, TypeError) as error:
+        if content.get("format") != _FORMAT:
+            raise ValueError(f"format {content.get('format')!r:.60}")
+        return TypeAdapter(AdapterSettings).validate_json(json.dumps(content), strict=True)
+    except ValueError as error:
+        fault = error.errors()[0] if isinstance(error, ValidationError) else None
+        found = f"{'.'.join(map(str, fault['loc']))} {describe_pydantic_error(fault)}" if fault else error
         raise DataError(
-            f"{str(path)!r} cannot be read: {error}",
+            f"{str(path)!r} cannot be read: {found}",
             expected=f"a file written by `rerank train`, format {_FORMAT}",
             remedy="Use the listrank version that trained the adapter, or set --method and --prompt",
         ) from error
 
 
+@named_path_errors()
 def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that an adapter provides, as far as the user does not set them.
 
@@ -134,6 +142,7 @@ def _check_downloadable_adapter_id(name: str) -> None:
         )
 
 
+@named_path_errors()
 def adapter_folder(adapter: str) -> Path:
     """Return the folder of an adapter that is shipped, local or downloaded from the hub.
 

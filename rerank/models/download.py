@@ -106,7 +106,7 @@ def read_model_source(folder: Path) -> dict[str, str] | None:
     """Return the origin of a downloaded folder; None if the folder is missing or incomplete."""
     try:
         marker: dict[str, str] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return marker
 

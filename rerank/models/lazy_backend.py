@@ -5,12 +5,12 @@ Reading a finished run or making an estimate requires only identity and token co
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rerank.errors import BackendError
+from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     Backend,
@@ -61,7 +61,7 @@ class LazyBackend:
         """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
         self._loaded: Backend | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def tasks(self) -> frozenset[type[Any]]:
@@ -88,6 +88,13 @@ class LazyBackend:
         """Number of requests decoded together."""
         kind = self._description.device.partition(":")[0]
         return int(self._type.choose_batch_size(self._description.options, kind))
+
+    @property
+    def batch_characters(self) -> int | None:
+        """Maximum number of characters of the prompts in a batch; None if the batch size alone decides."""
+        choose = getattr(self._type, "choose_batch_characters", None)
+        size: int | None = choose and choose(self._description.options, self._description.device.partition(":")[0])
+        return size
 
     @property
     def settings_folder(self) -> Path | None:

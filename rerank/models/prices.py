@@ -13,13 +13,13 @@ No prices are shipped, because they change more often than releases are made.
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from rerank.errors import DataError
+from rerank.io.settings_files import read_toml_file
 
 
 def model_price_file() -> Path:
@@ -44,16 +44,13 @@ def compute_cost_by_model_name(model: str, tokens_in: int, tokens_out: int) -> f
     path = model_price_file()
     if not path.is_file():
         return None
-    try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"The price table {str(path)!r} cannot be read: {error}", expected="TOML") from error
+    table = read_toml_file(path, "price table")
     row = table.get(model, table.get(model.partition(":")[2]))
     if row is None:
         return None
     try:
         prices = float(row["input"]), float(row["output"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _wrong_model_price_error(model, path, row) from error
     if not all(math.isfinite(price) and price >= 0 for price in prices):
         raise _wrong_model_price_error(model, path, row)

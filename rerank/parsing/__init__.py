@@ -14,6 +14,7 @@ from rerank.errors import UsageError
 from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
 from rerank.parsing.interpretation import MENTIONED, Interpretation
 from rerank.parsing.interpreting import interpret_reply_identifiers
+from rerank.parsing.mentions import MAX_DIGITS
 from rerank.parsing.refusal import is_refusal_to_answer
 
 __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
@@ -24,7 +25,8 @@ __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 #: missing. ``empty``: the reply contains no identifier. ``refused``: it contains no identifier, and the model declines.
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
-_REQUESTED_FORM = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
+_IDENTIFIER = rf"\[\s?[0-9]{{1,{MAX_DIGITS}}}\s?\]"
+_REQUESTED_FORM = re.compile(rf"{_IDENTIFIER}(?:\s*>\s*{_IDENTIFIER})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,8 @@ def _describe_permutation_repairs(
 def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
     """Replace each label that is in brackets, in a chain or on its own by its number in square brackets.
 
-    If labels are letters, the numbers in the text are not identifiers, so they are masked.
+    If labels are letters, the numbers in the text are not identifiers, so they are masked. Labels in round brackets
+    count only if none is in square brackets, since passages that a reply repeats have round ones.
 
     >>> _number_reply_identifiers("The order is [B] > [A], 2 of 2", ("A", "B"))
     'The order is [2] > [1], # of #'
@@ -169,9 +172,10 @@ def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
     numbers = {label: str(number) for number, label in enumerate(labels, start=1)}
     names = "|".join(sorted(map(re.escape, labels), key=len, reverse=True))
     masked = re.sub(r"\d+", "#", text)
-    replaced = re.sub(rf"[\[(]\s*({names})\s*[\])]", lambda match: f"[{numbers[match[1]]}]", masked)
-    if replaced != masked:
-        return replaced
+    for opening, closing in (r"\[", r"\]"), (r"[\[(]", r"[\])]"):
+        replaced = re.sub(rf"{opening}\s*({names})\s*{closing}", lambda match: f"[{numbers[match[1]]}]", masked)
+        if replaced != masked:
+            return replaced
     # "B > A", "Passage B", or nothing but "B"; a capital A that starts a sentence is an article.
     mention = rf"(?:(?<=> )|(?<=>)|(?<=assage )|^)({names})(?=\s*(?:>|,|\.|:|$))"
     return re.sub(mention, lambda match: f"[{numbers[match[1]]}]", masked, flags=re.MULTILINE)

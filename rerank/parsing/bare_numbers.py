@@ -30,8 +30,8 @@ def identifier_mentions_without_ranges(tokens: Sequence[Token], mentions: Sequen
 
 
 def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
-    """Interpret lines that consist of an enumerator and a number, such as "1. 3"."""
-    numbers = []
+    """Interpret lines that consist of an enumerator and a number, such as "1. 3"; a single line must have number 1."""
+    numbers, first = [], ""
     line: list[Token] = []
     for token in [*tokens, Token("line", "\n", -1)]:
         if token.kind != "line":
@@ -41,8 +41,10 @@ def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
         enumerated = len(body) == 3 and body[0].kind == body[2].kind == "number" and body[1].text in ".):"
         if enumerated and body[2].start > body[1].start + 1:  # "1. 3", not "1.3"
             numbers.append(int(body[2].text))
+            first = first or body[0].text
         line = []
-    return [Interpretation(tuple(numbers), CHAIN, "numbered bare numbers", 0)] if len(numbers) > 1 else []
+    is_list = len(numbers) > 1 or first == "1"
+    return [Interpretation(tuple(numbers), CHAIN, "numbered bare numbers", 0)] if is_list else []
 
 
 def interpret_bare_identifier_sequences(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:

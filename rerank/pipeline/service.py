@@ -7,7 +7,6 @@ saves time (a GPU, vLLM), batches are formed from the requests of all callers in
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from rerank.errors import UsageError
+from rerank.io.forks import watch_forks
 from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend
@@ -59,7 +59,7 @@ class LocalService:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._pid = os.getpid()
+        watch_forks(self)
 
     def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
         """Add a ranking. If its future is cancelled, the ranking is dropped before the next batch.
@@ -72,7 +72,6 @@ class LocalService:
             UsageError: The service is closed.
         """
         job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
-        self._forget_parent()
         with self._changed:
             if self._is_closed:
                 raise UsageError("The reranker is closed", expected="an open reranker", remedy="Load it again")
@@ -83,11 +82,9 @@ class LocalService:
             self._changed.notify()
         return job.future
 
-    def _forget_parent(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Reset the service in a forked process, in which the threads of the parent do not exist."""
-        if os.getpid() != self._pid:
-            self._pid, self._thread = os.getpid(), None
-            self._submitted, self._changed = deque(), threading.Condition()
+        self._submitted, self._changed, self._thread = deque(), threading.Condition(), None
 
     def close(self) -> None:
         """End the thread after its current batch; rankings that are not finished are cancelled."""

@@ -30,18 +30,22 @@ class Flow:
         in_flight: Number of lists that are open at a time, for a model behind a network.
         batch_size: Number of requests per batch.
         reuse: Whether a model in this process computes a prompt prefix that several requests share only once.
+        batch_characters: Maximum number of characters of the prompts in a batch, for a model in this process; a longer
+            prompt forms a batch of its own. None for no maximum, as in runs that did not record one.
     """
 
     block: int | None
     in_flight: int
     batch_size: int
     reuse: bool = True
+    batch_characters: int | None = None
 
     @classmethod
     def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
         """Return the default for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
         size = backend.batch_size
-        return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse)
+        characters = getattr(backend, "batch_characters", None)
+        return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
 
     @classmethod
     def unbounded(cls, backend: Backend) -> Self:
@@ -55,16 +59,18 @@ class Flow:
         Raises:
             DataError: A value is missing, or is not a number of at least 1.
         """
-        names = ("block", "in_flight", "batch_size")
+        names = ("block", "in_flight", "batch_size", "batch_characters")
         sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
-        given = [size for name, size in sizes.items() if (name, size) != ("block", None)]
+        optional = (("block", None), ("batch_characters", None))
+        given = [size for name, size in sizes.items() if (name, size) not in optional]
         if not sizes or not all(isinstance(size, int) and size >= 1 for size in given):
             raise DataError(f"The recorded flow is {values!r}", expected=f"numbers from 1 for {', '.join(names)}")
         return cls(**sizes, reuse=bool(values.get("reuse", False)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values to record."""
-        return asdict(self)
+        """Return the values to record; a flow without a maximum of characters is recorded as it always was."""
+        unused = {"batch_characters"} if self.batch_characters is None else set()
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from rerank.errors import UnknownNameError
+from rerank.errors import DataError, UnknownNameError
+from rerank.io.paths import named_path_errors
 from rerank.prompts.template import PromptTemplate
 
 __all__ = ["PromptTemplate", "load_prompt", "prompt_names", "prompt_text"]
@@ -21,6 +22,7 @@ def prompt_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
+@named_path_errors()
 def prompt_text(name_or_path: str | Path) -> str:
     """Return the YAML text of a prompt.
 
@@ -53,8 +55,28 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
     Raises:
         UnknownNameError: The name, or a key or placeholder in the prompt, is unknown.
         MissingResourceError: The file does not exist.
-        DataError: The file is not a valid prompt.
+        DataError: The file is not a valid prompt, or rendering it does not end.
     """
     from rerank.prompts.loading import prompt_template_from_yaml
 
-    return prompt_template_from_yaml(prompt_text(name_or_path), Path(name_or_path).stem)
+    text, name = prompt_text(name_or_path), Path(name_or_path).stem
+    if str(name_or_path) not in prompt_names():
+        _check_prompt_ends(text, name)
+    return prompt_template_from_yaml(text, name)
+
+
+def _check_prompt_ends(text: str, name: str) -> None:
+    """Check that a prompt from a file can be parsed and rendered: a loop in a template may have no end."""
+    from rerank.io.child_process import ends_in_child_process
+    from rerank.prompts.loading import prompt_template_from_yaml
+
+    def render() -> None:
+        template = prompt_template_from_yaml(text, name)
+        template.render("query", ["passage"] * 20, scores=[0.0] * 20 if template.shows_scores else None)
+
+    if not ends_in_child_process(render):
+        raise DataError(
+            f"Prompt {name!r} was not rendered within 5 seconds and 1 GB of memory",
+            expected="a template whose loops end",
+            remedy="Check the loops and the aliases in the file",
+        )

@@ -59,7 +59,11 @@ def reply_prefix_of_prompt(prompt: Prompt) -> str:
 
 
 class TokenCounter(Protocol):
-    """The token counts that the prompt budget needs from a model."""
+    """The token counts that the prompt budget needs from a model.
+
+    A counter may also have an attribute ``turn_marks``, the special and other added tokens of its tokenizer that are
+    enclosed in brackets. They are escaped in queries and passages.
+    """
 
     @property
     def context_size(self) -> int:

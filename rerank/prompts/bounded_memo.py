@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from threading import Lock
 from typing import Generic, TypeVar
+
+from rerank.io.forks import ForkLock
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,7 +32,7 @@ class BoundedMemo(Generic[K, V]):
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
         self._size = 0  # of the young generation
-        self._lock = Lock()
+        self._lock = ForkLock()
 
     def __len__(self) -> int:
         """Return the number of entries."""

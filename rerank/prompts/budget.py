@@ -15,6 +15,7 @@ from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.cached_counter import CachedTokenCounter
+from rerank.prompts.escaping import PromptEscaping, escape_turn_marks
 from rerank.prompts.passages import (
     collapse_passage_whitespace,
     passage_text,
@@ -95,11 +96,15 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
-        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _prompt_passage_cache_size)
+        self._texts: BoundedMemo[tuple[Document, PromptEscaping], str] = BoundedMemo(
+            _TEXTS_BYTES, _prompt_passage_cache_size
+        )
         self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens
         self._context_size, self._model = context_size, tokens
+        #: Marks of turns that the model's tokenizer has in addition to the known ones.
+        self.turn_marks: tuple[str, ...] = getattr(tokens, "turn_marks", ())
 
     @property
     def _context(self) -> int:
@@ -128,11 +133,12 @@ class PromptBudget:
                 text or picture that the prompt shows.
         """
         available = self._context - reply_tokens
-        template = template.with_instruction(window.query.instruction)
+        template = template.with_instruction(escape_turn_marks(window.query.instruction, self.turn_marks))
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
-        query = collapse_passage_whitespace(window.query.text)
-        texts = self._passage_texts(window.docs, escape=template.escape_brackets)
+        escaping = template.escaping(labels)
+        query = escaping.escape(collapse_passage_whitespace(window.query.text), self.turn_marks)
+        texts = self._passage_texts(window.docs, escaping)
         scores = window.scores or None
         attempt = _Attempt(template, query, scores, labels, texts, self._tokens.lengths(texts), self._tokens)
         fixed = self._count_fixed(attempt)
@@ -141,11 +147,12 @@ class PromptBudget:
             raise self._overflow(len(texts), needed=fitted.tokens, fixed=fixed, available=available)
         return fitted
 
-    def _passage_texts(self, docs: Sequence[Document], *, escape: bool) -> list[str]:
+    def _passage_texts(self, docs: Sequence[Document], escaping: PromptEscaping) -> list[str]:
         """Return the passages of documents. They are cached, since windows and rounds of a query share documents."""
-        keys = [(doc, escape) for doc in docs]
+        keys = [(doc, escaping) for doc in docs]
         texts = self._texts.get_all(keys)
-        new = {key: passage_text(key[0], escape=escape) for key, text in zip(keys, texts, strict=True) if text is None}
+        missing = [key for key, text in zip(keys, texts, strict=True) if text is None]
+        new = {key: escaping.escape(passage_text(key[0]), self.turn_marks) for key in missing}
         self._texts.put_all(new.items())
         return [new[key] if text is None else text for key, text in zip(keys, texts, strict=True)]
 
@@ -163,7 +170,7 @@ class PromptBudget:
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
         """Render the prompt of a window of pictures, which are never resized."""
-        query = collapse_passage_whitespace(window.query.text.replace(PICTURE, " "))
+        query = escape_turn_marks(collapse_passage_whitespace(window.query.text.replace(PICTURE, " ")), self.turn_marks)
         marks = picture_marks_in_prompt(window.docs)
         rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
         prompt = replace_prompt_picture_marks(rendered, window.docs)
@@ -262,5 +269,5 @@ class _Attempt:
         )
 
 
-def _prompt_passage_cache_size(key: tuple[Document, bool], text: str) -> int:
+def _prompt_passage_cache_size(key: tuple[Document, PromptEscaping], text: str) -> int:
     return ENTRY_BYTES + sys.getsizeof(key[0].text) + sys.getsizeof(text)

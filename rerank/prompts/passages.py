@@ -1,7 +1,6 @@
-"""Convert documents to passages for a prompt, without text that looks like an identifier.
+"""Convert documents to passages for a prompt.
 
-The form "Title: ... Content: ..." and the replacement of square by round brackets follow Liu et al. (ACL 2025, arXiv
-2412.14574) and other descendants of RankGPT.
+The form "Title: ... Content: ..." follows Liu et al. (ACL 2025, arXiv 2412.14574) and other descendants of RankGPT.
 """
 
 from __future__ import annotations
@@ -17,38 +16,6 @@ from rerank.types import Document
 #: Mark of a document's picture in a rendered prompt, which `replace_prompt_picture_marks` replaces.
 _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
-#: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
-_OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
-_BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
-_NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
-
-
-def escape_passage_brackets(text: str) -> str:
-    """Replace square brackets around a number by round ones, so that no passage contains an identifier.
-
-    Brackets are also replaced if there are words next to the number, since "[Passage 3]" is an identifier too. An
-    unmatched bracket is replaced where a reader would add the missing one: at the end of the text, before another
-    opening bracket, and after a number at the beginning of the text. The function is idempotent and preserves the
-    length of the text.
-
-    >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
-    'as shown in (12) and (Passage 3), see a[i]'
-    """
-    if not _BRACKET.search(text):
-        return text
-    parts = _BRACKET.split(text)  # text, bracket, text, bracket, ..., text
-    last = len(parts) - 1
-    for index in range(0, last + 1, 2):
-        before, after = parts[index - 1] if index else "", parts[index + 1] if index < last else ""
-        if not _NUMBER.search(parts[index]) or (after != "" and after in _ROUND):
-            continue
-        opened = before != "" and before in _OPENING
-        if opened:
-            parts[index - 1] = "("
-        if after != "" and after in _CLOSING and (opened or not before):
-            parts[index + 1] = ")"
-    return "".join(parts)
-
 
 def collapse_passage_whitespace(text: str) -> str:
     r"""Replace every run of white space by one space, so that a passage is a single line.
@@ -59,15 +26,11 @@ def collapse_passage_whitespace(text: str) -> str:
     return " ".join(text.split())
 
 
-def passage_text(doc: Document, *, escape: bool = True) -> str:
-    """Return the passage of a document, before truncation.
+def passage_text(doc: Document) -> str:
+    """Return the passage of a document, before it is escaped and truncated.
 
-    Args:
-        doc: The document.
-        escape: Whether to replace brackets around numbers.
-
-    >>> passage_text(Document(id="1", title="Fleas", text="They live [2] months."))
-    'Title: Fleas Content: They live (2) months.'
+    >>> passage_text(Document(id="1", title="Fleas", text="They live two months."))
+    'Title: Fleas Content: They live two months.'
 
     Raises:
         DataError: The document is a picture without text.
@@ -79,8 +42,7 @@ def passage_text(doc: Document, *, escape: bool = True) -> str:
             expected="documents with text, or a prompt with 'shows: pictures'",
             remedy="Use --method pointwise-images or fullrank-images, with a vision-language model",
         )
-    text = f"Title: {title} Content: {body}" if title else body
-    return escape_passage_brackets(text) if escape else text
+    return f"Title: {title} Content: {body}" if title else body
 
 
 def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
-from rerank.prompts.passages import collapse_passage_whitespace, escape_passage_brackets
+from rerank.prompts.escaping import PromptEscaping
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.prompts.sections import Section, Syntax, compile_prompt_section
 
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
@@ -78,7 +79,8 @@ class PromptTemplate:
         reply_prefix: Beginning of the reply, which the model continues; empty for none.
         examples: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
-        escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``.
+        escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``, and ``[B]`` by ``(B)`` if
+            identifiers are letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
         pictures: Whether documents are shown as pictures, at the positions of their passages.
         instruction: What counts as relevant, for prompts with a placeholder for it; an instruction of the query
             replaces it.
@@ -170,11 +172,11 @@ class PromptTemplate:
             DataError: The prompt shows scores and none are given, or a Jinja section fails.
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
-        shared = self._shared(query, passages)
+        shared = self._shared(query, passages, labels)
         turns = [Message("system", self._section("system").fill(shared))] if self.system else []
         for example in self.examples:
             enough = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
-            turns += self._query_turns(self._shared(example.query, example.passages), enough)[0]
+            turns += self._query_turns(self._shared(example.query, example.passages, labels), enough)[0]
             turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
         query_turns, boundaries = self._query_turns(shared, names, scores)
         first = len(turns)
@@ -183,12 +185,16 @@ class PromptTemplate:
             turns.append(Message("assistant", self.reply_prefix))
         return RenderedPrompt(turns, ((first + turn, position) for turn, position in boundaries))
 
-    def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
+    def escaping(self, labels: Sequence[str] | None = None) -> PromptEscaping:
+        """Return what is escaped in queries and passages, given the identifiers of the passages."""
+        letters = labels is not None and not all(map(str.isdigit, labels))
+        return PromptEscaping(brackets=self.escape_brackets, letters=letters)
+
+    def _shared(self, query: str, passages: Sequence[str], labels: Sequence[str] | None) -> dict[str, Any]:
         """Return the values that are available in every section."""
-        if self.escape_brackets:
-            query, passages = escape_passage_brackets(query), [escape_passage_brackets(passage) for passage in passages]
-        shared: dict[str, Any] = {"query": query, "num": len(passages), "passages": list(passages)}
-        shared["instruction"] = self.instruction
+        escape = self.escaping(labels).escape
+        shared: dict[str, Any] = {"query": escape(query), "num": len(passages), "passages": list(map(escape, passages))}
+        shared["instruction"] = escape(self.instruction)
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
         return shared
 
@@ -258,7 +264,7 @@ class PromptTemplate:
                 f"Prompt {self.name!r} shows first-stage scores", expected="a prompt without a placeholder for 'score'"
             )
         names = labels if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
-        shared = self._shared(query, passages)
+        shared = self._shared(query, passages, labels)
         position = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
         spans = []
         for name, text in zip(names, shared["passages"], strict=True):

@@ -16,12 +16,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Self, Unpack
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Self, Unpack
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble_ranker
 from rerank.calibration import Calibration
 from rerank.errors import UsageError
+from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.driver import ListOptions
@@ -34,6 +36,7 @@ from rerank.pipeline.stream import Ranker, drive_ranking_stream
 from rerank.reranker.calibrated import calibrate_list_of_reranker, open_reranker_setup_calibration
 from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_reranker_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
+from rerank.reranker.pickling import check_reranker_backend_pickles
 from rerank.reranker.reports import report_reranker_ranking
 from rerank.retrieval.base.given_documents import DocumentLike, given_first_stage_candidates, given_first_stage_query
 from rerank.retrieval.base.stages import RunTransformer
@@ -77,12 +80,17 @@ class Reranker(RunTransformer):
     first_stage: str | None = None
     _service: LocalService | None = field(default=None, init=False, repr=False)
     _is_warm: bool = field(default=False, init=False, repr=False)
-    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _opening: ForkLock = field(default_factory=ForkLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check ``on_failure``, and use the judge's backend if no other is given."""
         check_reranker_on_failure(self.on_failure)
         self.backend = self.backend or self.judge.backend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the reranker without its threads and connections; another process opens its backend again."""
+        check_reranker_backend_pickles(self.backend)
+        return partial(type(self), **{f.name: getattr(self, f.name) for f in fields(self) if f.init}), ()
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
@@ -277,7 +285,7 @@ class Reranker(RunTransformer):
             self._is_warm = True
 
     def close(self) -> None:
-        """Stop the model's thread, or close the connections to the server. Rankings in progress are cancelled."""
+        """Stop the model's thread, and close connections and the cache of `with_log`. Cancels rankings in progress."""
         with self._opening:
             service, self._service = self._service, None
         if service is not None:

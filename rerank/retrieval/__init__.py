@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from rerank.collections.base.corpus import SupportsDropSelf
+from rerank.io.paths import named_path_errors
 from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever
 from rerank.retrieval.base.lists import SelfExcludingRetriever
@@ -16,6 +17,7 @@ __all__ = [
     "Corpus",
     "FirstStage",
     "Retriever",
+    "check_first_stage",
     "first_stages",
     "open_first_stage",
     "retriever_index_bytes",
@@ -25,6 +27,12 @@ __all__ = [
 first_stages = Registry("retrieval", "first stage")
 
 
+def check_first_stage(selector: str) -> None:
+    """Check the name and the options of a first stage, without opening it."""
+    build_from_selector(first_stages, selector)
+
+
+@named_path_errors()
 def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 

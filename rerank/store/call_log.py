@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
+from rerank.store.call_log_rows import (
+    Call,
+    call_from_log_row,
+    call_log_reply_columns,
+    call_log_request_columns,
+    call_log_row_checksum,
+    optional_call_log_fields,
+)
+from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
 _SCHEMA = """
@@ -21,29 +32,21 @@ CREATE TABLE IF NOT EXISTS calls (
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
     seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
+#: Rows of calls that the run did not use. The table exists only in a log that has had such calls.
+_UNUSED_SCHEMA = "CREATE TABLE IF NOT EXISTS unused_calls (row INTEGER PRIMARY KEY)"
+#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
+_CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 _INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
-_REPLY = "text, tokens_in, tokens_out, seconds, finish, more"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One committed call: the window that was judged, and the reply.
-
-    Attributes:
-        query_id: The query of the window.
-        doc_ids: The documents of the window, in the order of the prompt.
-        seed: The sampling seed of the request.
-        reply: The reply.
-    """
-
-    query_id: str
-    doc_ids: tuple[str, ...]
-    seed: int
-    reply: Reply
+#: Checksum and columns of the rows, with and without the table of the checksums.
+_WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
+_WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
 
 
 class CallLog:
     """The committed calls of one run folder, or of the cache that all runs share, in a SQLite file.
+
+    The file is open between calls, until `close` or a fork: SQLite must not use a connection of a parent process. The
+    next call opens it again. Any thread may use the log.
 
     Args:
         path: The SQLite file; created if it does not exist.
@@ -57,25 +60,49 @@ class CallLog:
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or create the file."""
-        self.path = path
-        self._columns = _REPLY
-        if readonly and not path.is_file():
-            raise MissingResourceError(f"The call log {str(path)!r} does not exist")
+        self.path, self._readonly = path, readonly
+        self._source = _WITH_CHECKSUMS
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        watch_forks(self)
         with self._guard():
-            # Server replies are committed by the thread of the background loop, one at a time.
-            self._db = sqlite3.connect(_sqlite_uri(path, readonly=readonly), uri=True, check_same_thread=False)
+            _ = self._db
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path; another process opens the file again."""
+        return partial(CallLog, self.path.absolute(), readonly=self._readonly), ()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The connection; used only within `_guard`."""
+        if self._connection is None:
+            if self._readonly and not self.path.is_file():
+                raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
+            if not self._readonly and not self.path.exists():
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts and replies may be confidential
+            uri = _sqlite_uri(self.path, readonly=self._readonly)
+            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            # Damaged text is found by its checksum; a decoding error would not name the row.
+            self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
-                if readonly:
-                    self._db.execute("SELECT COUNT(*) FROM calls")
-                    self._columns = _REPLY if self._has_optional_fields() else _REPLY.replace("more", "NULL")
-                else:
-                    self._db.execute("PRAGMA journal_mode=WAL")
-                    self._db.execute(_SCHEMA)
-                    self._add_optional_fields()
-                    self._db.commit()
+                self._prepare()
             except sqlite3.Error:
-                self._db.close()
+                self.close()
                 raise
+        return self._connection
+
+    def _prepare(self) -> None:
+        if self._readonly:
+            if not self._db.execute("PRAGMA table_info(calls)").fetchall():
+                raise sqlite3.DatabaseError("it has no table of calls")
+            if not self._has_table("checksums"):
+                self._source = _WITHOUT_CHECKSUMS  # of an older version
+        else:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(_SCHEMA)
+            self._db.execute(_CHECKSUMS)
+            self._add_optional_fields()
+            self._db.commit()
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
         """Return request digest -> committed reply; requests without a reply are omitted."""
@@ -83,13 +110,12 @@ class CallLog:
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return request digest -> (row number, committed reply); requests without a reply are omitted."""
-        found: dict[str, tuple[int, Reply]] = {}
-        query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
         with self._guard():
-            for digest in digests:
-                if row := self._db.execute(query, (digest,)).fetchone():
-                    found[digest] = row[0], _reply_from_row(row[1:])
-        return found
+            return {
+                digest: (number, self._parse(number, row).reply)
+                for digest in digests
+                for number, row, _ in self._checked("WHERE calls.digest = ?", digest)
+            }
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
         """Commit replies in one transaction.
@@ -103,23 +129,94 @@ class CallLog:
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = [
-            (*_request_columns(digest, request), *_reply_columns(reply), model, now, _optional_call_log_fields(reply))
+            (
+                *call_log_request_columns(digest, request),
+                *call_log_reply_columns(reply),
+                model,
+                now,
+                optional_call_log_fields(reply),
+            )
             for digest, request, reply in rows
         ]
         with self._guard(), self._db:
             self._db.executemany(_INSERT, values)
-            query = "SELECT rowid FROM calls WHERE digest = ?"
-            return [int(self._db.execute(query, (digest,)).fetchone()[0]) for digest, _, _ in rows]
+            return [self._add_checksum(digest) for digest, _, _ in rows]
+
+    def set_aside_unused(self, used: RowSet) -> int:
+        """Record which calls the run did not use, so that `calls` omits them, and return their number.
+
+        An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
+
+        Args:
+            used: The row numbers of the calls that the run used.
+        """
+        with self._guard(), self._db:
+            unused = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
+            if unused or self._has_table("unused_calls"):
+                self._db.execute(_UNUSED_SCHEMA)
+                self._db.execute("DELETE FROM unused_calls")
+                self._db.executemany("INSERT INTO unused_calls VALUES (?)", unused)
+        return len(unused)
 
     def calls(self) -> Iterator[Call]:
-        """Return all calls in the order in which they were committed."""
+        """Yield the calls that the run used, in the order in which they were committed.
+
+        Raises:
+            DataError: A row is damaged.
+        """
         with self._guard():
-            rows = self._db.execute(
-                f"SELECT query_id, doc_ids, sampling, {self._columns} FROM calls ORDER BY rowid"
-            ).fetchall()
-        for query_id, doc_ids, sampling, *reply in rows:
-            seed = json.loads(sampling)["seed"]
-            yield Call(query_id=query_id, doc_ids=tuple(json.loads(doc_ids)), seed=seed, reply=_reply_from_row(reply))
+            used = "WHERE calls.rowid NOT IN (SELECT row FROM unused_calls)" if self._has_table("unused_calls") else ""
+            found = [self._parse(number, row) for number, row, _ in self._checked(f"{used} ORDER BY calls.rowid")]
+        yield from found
+
+    def is_whole(self) -> bool:
+        """Return whether the file and all its rows are undamaged."""
+        try:
+            with self._guard():
+                problems = self._db.execute("PRAGMA integrity_check").fetchall()
+            for _ in self.calls():
+                pass
+            return problems == [("ok",)]
+        except DataError:
+            return False
+
+    def whole_rows(self) -> tuple[list[tuple[Any, ...]], int]:
+        """Read row by row, past damaged pages of the file.
+
+        Returns:
+            The rows that are whole, with all columns, and the number of damaged rows that were found.
+        """
+        rows: list[tuple[Any, ...]] = []
+        damaged = 0
+        # The largest row number may be on a damaged page; a row takes more than 64 bytes.
+        for number in range(1, self.path.stat().st_size // 64 + 1):
+            try:
+                rows += self._whole_row(number, self._source)
+            except DataError:
+                damaged += 1
+            except sqlite3.DatabaseError:
+                try:  # perhaps only the checksums cannot be read
+                    rows += self._whole_row(number, _WITHOUT_CHECKSUMS)
+                except (DataError, sqlite3.DatabaseError):
+                    damaged += 1
+        return rows, damaged
+
+    def _whole_row(self, number: int, source: str) -> list[tuple[Any, ...]]:
+        found = list(self._checked("WHERE calls.rowid = ?", number, source=source))
+        for _, row, has_checksum in found:
+            self._parse(number, row)
+            # A row with a damaged digest has no checksum, like those of older versions, and is not in the index.
+            query = "SELECT rowid FROM calls INDEXED BY sqlite_autoindex_calls_1 WHERE digest = ?"
+            if not has_checksum and self._db.execute(query, (row["digest"],)).fetchone() != (number,):
+                raise self._damaged(number)
+        return [tuple(row.values()) for _, row, _ in found]
+
+    def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Commit rows that `whole_rows` of another log returned."""
+        with self._guard(), self._db:
+            for row in rows:
+                self._db.execute(f"INSERT INTO calls VALUES ({','.join('?' * len(row))})", row)
+                self._add_checksum(row[0])
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -133,6 +230,7 @@ class CallLog:
     def clear(self) -> int:
         """Remove all calls and return how many there were."""
         with self._guard(), self._db:
+            self._db.execute("DELETE FROM checksums")
             return self._db.execute("DELETE FROM calls").rowcount
 
     def __len__(self) -> int:
@@ -141,8 +239,22 @@ class CallLog:
             return int(self._db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; SQLite merges the write-ahead log into it."""
-        self._db.close()
+        """Close the file; SQLite merges the write-ahead log into it. A later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def before_fork(self) -> None:
+        """Close the file, and let no other thread open it until the fork has ended."""
+        self._lock.acquire()
+        self.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Let all threads use the log again."""
+        self._lock.release()
+
+    after_fork_in_child = after_fork_in_parent
 
     def __enter__(self) -> CallLog:
         """Return the log, for ``with``."""
@@ -155,23 +267,60 @@ class CallLog:
     def _has_optional_fields(self) -> bool:
         return any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)"))
 
+    def _has_table(self, name: str) -> bool:
+        return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
+
     def _add_optional_fields(self) -> None:
         """Add the column ``more`` to a log of version 0.1, which lacks it."""
         if not self._has_optional_fields():
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
+    def _add_checksum(self, digest: str) -> int:
+        """Store the checksum of a row as SQLite has stored the row, and return the row's number."""
+        number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
+        self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, call_log_row_checksum(row)))
+        return int(number)
+
+    def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
+        """Yield the rows that a clause selects: number, columns, and whether there is a checksum, which is compared."""
+        cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
+        names = [column[0] for column in cursor.description[2:]]
+        for number, checksum, *row in cursor:
+            if checksum is not None and checksum != call_log_row_checksum(row):
+                raise self._damaged(number)
+            yield number, dict(zip(names, row, strict=True)), checksum is not None
+
+    def _parse(self, number: int, row: Mapping[str, Any]) -> Call:
+        try:
+            return call_from_log_row(row)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise self._damaged(number) from error
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(
+            f"Row {number} of the call log {str(self.path)!r} is damaged",
+            expected="the reply that was committed",
+            remedy="Keep the rows that are whole with `rerank verify --repair FOLDER`, then repeat the others with "
+            "--resume; a damaged cache can be emptied with `rerank cache clean`",
+        )
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            yield
-        except sqlite3.OperationalError as error:
+            with self._lock:
+                yield
+        except (sqlite3.OperationalError, OSError) as error:
             raise StorageError(
                 f"The call log {str(self.path)!r} cannot be read or written: {error}",
                 remedy="Free disk space or check the permissions of the folder, then continue with --resume; "
                 "committed calls are kept",
             ) from error
         except sqlite3.DatabaseError as error:
-            raise DataError(f"{str(self.path)!r} is not a call log: {error}", expected="a SQLite file") from error
+            raise DataError(
+                f"{str(self.path)!r} is not a call log: {error}",
+                expected="a SQLite file",
+                remedy="If it is the log of a run folder, keep what is whole with `rerank verify --repair FOLDER`",
+            ) from error
 
 
 def _sqlite_uri(path: Path, *, readonly: bool) -> str:
@@ -185,41 +334,11 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
     return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
 
 
-def _request_columns(digest: str, request: Request) -> tuple[str, str, str, str, str]:
-    window = request.window
-    doc_ids = json.dumps([doc.id for doc in window.docs], ensure_ascii=False)
-    prompt = json.dumps([asdict(message) for message in request.prompt], ensure_ascii=False)
-    return digest, window.query.id, doc_ids, prompt, json.dumps(asdict(request.sampling))
-
-
-def _reply_columns(reply: Reply) -> tuple[str, int, int, float, str]:
-    return reply.text, reply.tokens_in, reply.tokens_out, reply.seconds, reply.finish
-
-
-def _optional_call_log_fields(reply: Reply) -> str | None:
-    """Return, as JSON, the fields that only some replies have; None if all of them are empty."""
-    more = {
-        "scores": list(reply.scores),
-        "thoughts": reply.thoughts,
-        "steps": reply.steps,
-        "tokens_cached": reply.tokens_cached,
-    }
-    present = {key: value for key, value in more.items() if value}
-    return json.dumps(present, ensure_ascii=False) if present else None
-
-
-def _reply_from_row(row: Sequence[Any]) -> Reply:
-    text, tokens_in, tokens_out, seconds, finish, more = row
-    extra = json.loads(more) if more else {}
-    extra["scores"] = tuple(extra.get("scores", ()))
-    return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, finish=finish, **extra)
-
-
 def open_shared_call_cache() -> CallLog:
     """Open the call log that all runs share, in the user's cache folder."""
     folder = cache_dir("calls")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
     return CallLog(folder / "calls.sqlite")

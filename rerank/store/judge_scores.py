@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rerank.errors import DataError, error_repr
+from rerank.io.json_records import parse_json
 from rerank.io.text_files import open_text_file, replace_text_file
 
 _LINE = '{"query": ID, "kind": TEXT, "scores": {DOCUMENT: NUMBER or null}}'
@@ -108,10 +108,7 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
 
 
 def _parse_run_folder_score_line(line: str, where: str) -> JudgeScores:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON: {error}", expected=_LINE) from error
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise DataError(f"{where}: {error_repr(row)}", expected=_LINE)
     query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})

@@ -7,14 +7,18 @@ same requests are sent again; the log answers those that have a reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
 from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
 
 
@@ -33,17 +37,20 @@ class LoggingBackend:
         cache: A call log that other runs share; replies are read from it and added to it. None for no cache.
         max_total_tokens: Cap on prompt and completion tokens. The replies to the first batch that could exceed it, and
             to all later batches, are errors. None for no cap.
+        batch_characters: Maximum number of characters of the prompts in a batch; None for no maximum.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
+        used: Rows of the log whose replies were used or added.
     """
 
     backend: Backend
     log: CallLog | NoLog
     cache: CallLog | None = None
     max_total_tokens: int | None = None
+    batch_characters: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
-    _counted: RowSet = field(default_factory=RowSet)
+    used: RowSet = field(default_factory=RowSet)
     _capped: bool = False
     _reserved: int = 0  # maximum number of tokens of the requests in flight
 
@@ -77,6 +84,19 @@ class LoggingBackend:
         """Whether one batch for several callers takes the wrapped backend less time than one batch per caller."""
         return bool(getattr(self.backend, "shares_batches", False))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle backend, logs and cap; the usage is counted separately from here on."""
+        copied = ("backend", "log", "cache", "max_total_tokens", "usage")
+        return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
+
+    def close(self) -> None:
+        """Close the log and the cache, and the connections of the wrapped backend; a later request opens them again."""
+        if (close := getattr(self.backend, "close", None)) is not None:
+            close()
+        self.log.close()
+        if self.cache is not None:
+            self.cache.close()
+
     def warm_up(self) -> None:
         """Load the model of the wrapped backend now if it would otherwise be loaded at the first call."""
         if (load := getattr(self.backend, "warm_up", None)) is not None:
@@ -94,13 +114,26 @@ class LoggingBackend:
         lengths = [sum(len(message.content) for message in request.prompt) for request in requests]
         longest_first = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         replies: dict[str, Reply] = {}
-        for start in range(0, len(requests), self.batch_size):
-            indices = longest_first[start : start + self.batch_size]
+        for indices in self._batches(longest_first, lengths):
             batch = {digests[i]: requests[i] for i in indices}
             replies |= self._answer({d: r for d, r in batch.items() if d not in replies})
             for i in indices:
                 self.on_reply(replies[digests[i]])
         return [replies[digest] for digest in digests]
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Divide requests into batches, given their order and the lengths of their prompts in characters."""
+        batch: list[int] = []
+        for index in order:
+            too_long = self.batch_characters is not None and (
+                sum(lengths[i] for i in batch) + lengths[index] > self.batch_characters
+            )
+            if batch and (too_long or len(batch) == self.batch_size):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""
@@ -130,8 +163,9 @@ class LoggingBackend:
         """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
-            if self.cache is not None:
-                self.cache.put(self._committable(requests, generated), self._model)
+            if self.cache is not None:  # other runs ask again for what could not be read
+                readable = {digest: reply for digest, reply in generated.items() if not reply.error}
+                self.cache.put(self._committable(requests, readable), self._model)
 
     def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
         """Commit replies to the log and count them."""
@@ -141,7 +175,7 @@ class LoggingBackend:
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
         """Add a reply to the usage: once per row of the log, and every time if it has no row."""
-        if row is None or self._counted.add(row):
+        if row is None or self.used.add(row):
             self.usage.add(reply, reused=reused)
 
     @property
@@ -194,6 +228,20 @@ class AsyncLoggingBackend(LoggingBackend):
     backend: AsyncBackend
     _in_flight: dict[str, asyncio.Event] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Prepare for forks."""
+        watch_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the requests in flight, whose replies only the parent process gets."""
+        self._in_flight, self._reserved = {}, 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the order of the requests."""
+        return run_on_task_request_loop(
+            answer_task_requests_concurrently(self.agenerate, requests, limit=self.batch_size)
+        )
+
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request.
 
@@ -231,13 +279,9 @@ class AsyncLoggingBackend(LoggingBackend):
             self._in_flight.pop(digest).set()
         return reply
 
-    def close(self) -> None:
-        """Close the connections of the wrapped backend."""
-        self.backend.close()
-
     async def aclose(self) -> None:
-        """Close the connections of the wrapped backend."""
-        await self.backend.aclose()
+        """Do the same as `close` without blocking."""
+        await asyncio.to_thread(self.close)
 
 
 class NoLog:
@@ -250,6 +294,9 @@ class NoLog:
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
         """Store nothing, and return None instead of a row number for each call."""
         return [None] * len(rows)
+
+    def close(self) -> None:
+        """Do nothing, since there is no file."""
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:

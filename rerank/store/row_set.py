@@ -19,3 +19,8 @@ class RowSet:
         present, mask = self._blocks.get(block, 0), 1 << bit
         self._blocks[block] = present | mask
         return not present & mask
+
+    def __contains__(self, number: int) -> bool:
+        """Return whether a number is in the set."""
+        block, bit = divmod(number, _BLOCK)
+        return bool(self._blocks.get(block, 0) & 1 << bit)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,9 +28,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
+from rerank.io.json_records import JsonRecord, read_json_lines
+from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
-from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.io.settings_files import read_json_object
+from rerank.io.text_files import replace_text_file
 from rerank.store.call_log import CallLog
+from rerank.store.run_differences import describe_run_folder_differences, other_command_of_run_folder
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Result files in the order in which they are removed, before spec.json. If the removal is interrupted, the folder is
@@ -40,7 +45,8 @@ _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.js
 
 def hash_run_folder_identity(identity: Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of an identity, which is everything that determines the result of a run."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class RunFolder:
@@ -55,6 +61,7 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
+    @named_path_errors()
     def existing(cls, path: str | Path) -> RunFolder:
         """Open an existing run folder.
 
@@ -89,8 +96,8 @@ class RunFolder:
                 ``resume`` is not set; or another process uses it.
             StorageError: The folder cannot be created.
         """
-        self._check_only_run_files()
-        with self._locked():
+        self.check_path(overwrite=overwrite)
+        with self.locked():
             for leftover in filter(_is_temporary_run_file, list(self.path.iterdir())):
                 leftover.unlink()
             if overwrite:
@@ -102,8 +109,34 @@ class RunFolder:
             self.write_json("spec.json", document)
             yield
 
-    def _check_only_run_files(self) -> None:
-        """Check that an existing folder is empty or a run folder; others are never changed, even with ``overwrite``."""
+    @named_path_errors()
+    def check_path(self, *, overwrite: bool = False) -> None:
+        """Check that the folder can be created, is empty or is a run folder; others are never changed.
+
+        Args:
+            overwrite: Check also that this program wrote the spec.json of an existing folder.
+
+        Raises:
+            UsageError: The folder contains other files.
+            StorageError: The folder cannot be created or written.
+        """
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(
+                f"The run folder {str(self.path)!r} cannot be written: {existing} is "
+                f"{'not writable' if existing.is_dir() else 'a file'}",
+                expected="the path of a folder that exists or can be created",
+                remedy="Choose another --out",
+            )
+        if overwrite and (self.path / "spec.json").is_file() and not (self.path / "calls.sqlite").is_file():
+            try:
+                self.spec()
+            except DataError as error:
+                raise UsageError(
+                    f"{str(self.path)!r} is not a run folder: {error.found}",
+                    expected="a folder that `rerank run` wrote",
+                    remedy="Delete it yourself, or choose another --out",
+                ) from error
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
             other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
             if other_files:
@@ -114,7 +147,13 @@ class RunFolder:
                 )
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Create the folder if it does not exist, and lock it while the block runs.
+
+        Raises:
+            UsageError: Another process uses the folder.
+            StorageError: The folder cannot be created.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
@@ -136,8 +175,8 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
-            command = _other_command_of_run_folder(recorded, document)
-            differences = ", ".join(_describe_run_folder_differences(recorded, document))
+            command = other_command_of_run_folder(recorded, document)
+            differences = ", ".join(describe_run_folder_differences(recorded, document))
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
                 remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
@@ -169,8 +208,8 @@ class RunFolder:
             DataError: The file is not JSON, or one of its parts is missing.
         """
         content = self.read_json("spec.json", "hash", "spec", "identity")
-        for key in ("spec", "identity"):
-            if not isinstance(content[key], dict):
+        for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
+            if not isinstance(content.get(key, {}), dict):
                 raise DataError(
                     f"{str(self.path / 'spec.json')!r} has {key} = {error_repr(content[key])}",
                     expected="a JSON object, as written by `rerank run`",
@@ -198,13 +237,9 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            content = read_json_object(path, f"file {name} of the run folder")
+        except MissingResourceError as error:
             raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
-        except ValueError as error:
-            raise DataError(f"{str(path)!r} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{str(path)!r} contains a {type(content).__name__}", expected="a JSON object")
         if missing := [key for key in keys if key not in content]:
             raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")
         return content
@@ -261,14 +296,9 @@ class RunFolder:
     def read_candidates(self) -> Run:
         """Read the candidates and the texts of the queries, including queries without candidates."""
         run = self.read_run("first_stage.trec")
-        with open_text_file(self.path / "queries.jsonl") as file:
-            try:
-                queries = [Query(**json.loads(line)) for line in file]
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    f"{str(self.path / 'queries.jsonl')!r}: {error}",
-                    expected="an object with id and text in every line",
-                ) from error
+        queries = [
+            Query(id=row.identifier(("id",), "query"), text=row.text(("text",))) for row in self._rows("queries.jsonl")
+        ]
         lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
         return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
 
@@ -291,15 +321,15 @@ class RunFolder:
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
         """Read split windows as (query id, document ids) -> number of documents that fitted; empty if all fitted."""
-        path = self.path / "splits.jsonl"
-        if not path.is_file():
+        if not (self.path / "splits.jsonl").is_file():
             return {}
-        with open_text_file(path) as file:
-            try:
-                rows = [json.loads(line) for line in file]
-                return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(f"{str(path)!r}: {error!r}", expected="query, docs and room in every line") from error
+        try:
+            rows = [row.fields for row in self._rows("splits.jsonl")]
+            return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DataError(
+                f"{str(self.path / 'splits.jsonl')!r}: {error!r}", expected="query, docs and room in every line"
+            ) from error
 
     def write_passages(self, lists: Iterable[Ranking]) -> None:
         """Write the number of passages of each document, so that the run can be replayed without texts."""
@@ -310,15 +340,22 @@ class RunFolder:
 
     def read_passages(self) -> dict[str, dict[str, int]]:
         """Read query id -> document id -> number of passages; empty if documents were judged whole."""
-        path = self.path / "passages.jsonl"
-        if not path.is_file():
+        if not (self.path / "passages.jsonl").is_file():
             return {}
-        with open_text_file(path) as file:
-            try:
-                rows = [json.loads(line) for line in file]
-                return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise DataError(f"{str(path)!r}: {error!r}", expected="query and docs in every line") from error
+        try:
+            rows = [row.fields for row in self._rows("passages.jsonl")]
+            return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise DataError(
+                f"{str(self.path / 'passages.jsonl')!r}: {error!r}", expected="query and docs in every line"
+            ) from error
+
+    def _rows(self, name: str) -> Iterator[JsonRecord]:
+        """Yield the objects of one of the folder's JSON-lines files, which may be empty."""
+        path = self.path / name
+        if path.is_file() and not path.stat().st_size:
+            return iter(())
+        return read_json_lines(path)
 
     def read_qrels(self) -> Qrels:
         """Read the relevance judgments with which the run was scored; empty if there were none."""
@@ -330,42 +367,6 @@ class RunFolder:
         write_qrels(qrels, self.path / "qrels.trec")
 
 
-#: Fields of a specification that are not part of a run's identity.
-_NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
-
-
-def _describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Describe how two runs differ: in their options or, if these are equal, in the other parts of the identity."""
-    for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
-        old, new = recorded.get(part, {}), requested[part]
-        keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
-        if keys:
-            return [_describe_one_run_folder_difference(part, key, old.get(key), new.get(key)) for key in keys]
-    return ["its hash is different"]
-
-
-def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
-    if (part, key) == ("identity", "first_stage"):  # a hash, which would not help the user
-        return "its candidates (queries, documents or their texts) differ"
-    return f"{key} is {_shorten_run_folder_value(old)} there and {_shorten_run_folder_value(new)} here"
-
-
-#: Commands that write the same files but select queries differently: `rerank run` uses the queries with relevance
-#: judgments, `rerank rerank` uses all queries.
-_COMMANDS = ("run", "rerank")
-
-
-def _other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """Return the command that created a folder if another one is executed now; empty if it is the same or unknown."""
-    old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
-    return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
-
-
 def _is_temporary_run_file(path: Path) -> bool:
     """Return whether a file was left by an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _shorten_run_folder_value(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

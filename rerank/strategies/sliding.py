@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
+from rerank.strategies.base import check_number_of_passes
 from rerank.types import Plan, Ranking, Window
 
 
@@ -62,7 +63,7 @@ class Sliding:
             documents. At most ``size - stride`` of them move on to the next window in any case.
 
     Raises:
-        UsageError: ``size < 2``, ``passes < 1`` or not ``0 < stride <= size``.
+        UsageError: ``size < 2``, ``passes`` is not between 1 and 1000 or not ``0 < stride <= size``.
     """
 
     size: int = 20
@@ -73,8 +74,7 @@ class Sliding:
     def __post_init__(self) -> None:
         """Check the options."""
         check_sliding_window(self.size, self.stride)
-        if self.passes < 1:
-            raise UsageError(f"{self.passes} passes", expected="at least 1")
+        check_number_of_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield one window at a time; each depends on the result of the previous one."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from rerank.errors import UsageError
+from rerank.strategies.base import check_number_of_passes
 from rerank.strategies.sliding import check_sliding_window
 from rerank.types import Order, Plan, Ranking, Window
 
@@ -102,7 +102,7 @@ class Tournament:
         seed: Seed of the shuffles.
 
     Raises:
-        UsageError: ``size < 2`` or ``passes < 1``.
+        UsageError: ``size < 2`` or ``passes`` is not between 1 and 1000.
     """
 
     size: int = 20
@@ -112,8 +112,7 @@ class Tournament:
     def __post_init__(self) -> None:
         """Check the options."""
         check_sliding_window(self.size, 1)
-        if self.passes < 1:
-            raise UsageError(f"{self.passes} tournaments", expected="at least 1")
+        check_number_of_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield, for each stage, the groups of all tournaments together."""

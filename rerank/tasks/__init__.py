@@ -12,7 +12,14 @@ from rerank.tasks.kinds import (
     task_backend_sees_pictures,
     tasks_supported_by_backend,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, resolve_task_context_size, task_backend_settings_folder
+from rerank.tasks.options import (
+    DTYPES,
+    BackendOptions,
+    FileAddress,
+    ServerAddress,
+    resolve_task_context_size,
+    task_backend_settings_folder,
+)
 from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "BackendOptions",
     "ContinuationTask",
     "CrossEncoderTask",
+    "FileAddress",
     "Finish",
     "GenerationTask",
     "LikelihoodTask",
@@ -30,6 +38,7 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "ServerAddress",
     "Task",
     "resolve_task_context_size",
     "task_backend_is_selectable",

@@ -25,6 +25,10 @@ class ConcurrencyLimit:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._semaphore = asyncio.Semaphore(limit)
 
+    def __reduce__(self) -> tuple[type[ConcurrencyLimit], tuple[int]]:
+        """Pickle the limit without the coroutines of this process."""
+        return ConcurrencyLimit, (self._limit,)
+
     async def __aenter__(self) -> None:
         """Wait for a free slot."""
         loop = asyncio.get_running_loop()

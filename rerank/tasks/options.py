@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import WrapValidator
 
 from rerank.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ADAPTER_DTYPES = ("auto", "float32")
 DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
+
+
+class FileAddress(str):
+    """The address of a server that a file names. The file may come from somebody else, so no key is sent there.
+
+    Attributes:
+        file: The file.
+    """
+
+    file: str
+
+    def __new__(cls, text: str, file: str = "") -> Self:
+        """Mark an address as named by a file."""
+        address = super().__new__(cls, text)
+        address.file = file
+        return address
+
+
+#: Type of an address in pydantic classes, which would otherwise turn a `FileAddress` into an ordinary text.
+ServerAddress = Annotated[
+    str | None, WrapValidator(lambda value, validate: value if isinstance(value, FileAddress) else validate(value))
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +57,8 @@ class BackendOptions:
         trust_remote_code: Whether to run the Python code that comes with a model.
         device_map: How to place a model on several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
-        base_url: Address of a server; empty to take it from the environment.
+        base_url: Address of a server; empty to take it from the environment. A `FileAddress` gets no key unless the
+            user allows it.
         concurrency: Number of simultaneous requests to a server; None for the backend's default.
         timeout: Seconds to wait for a reply from a server; None for the backend's default.
         retries: Maximum number of retries of a request to a server; None for the backend's default.
@@ -68,8 +95,8 @@ class BackendOptions:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}", expected="at least 1")
-        if self.timeout is not None and self.timeout <= 0:
-            raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise UsageError(f"Timeout {self.timeout}", expected="a number of seconds above 0")
         if self.retries is not None and self.retries < 0:
             raise UsageError(f"Retries {self.retries}", expected="at least 0")
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from rerank.errors import UsageError
 from rerank.io.pictures import picture_hash
+from rerank.io.surrogates import replace_lone_surrogates
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks.kinds import GenerationTask, Task
 from rerank.types import Query, Window
 
-#: Finish reason of a reply. ``error``: there is no reply; ``refused``: a content filter stopped it.
+#: Finish reason of a reply. ``error``: no reply arrived; ``refused``: a content filter stopped it.
 Finish = Literal["stop", "length", "refused", "error"]
 
 
@@ -29,6 +32,9 @@ class Sampling:
         seed: Seed of sampling; no effect on greedy decoding.
         thinking: Maximum number of tokens for the thoughts of a reasoning model before its answer, in addition to
             ``max_tokens``; 0 for no thoughts.
+
+    Raises:
+        UsageError: The temperature is negative or not finite.
     """
 
     max_tokens: int
@@ -37,6 +43,11 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     thinking: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the temperature."""
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"Temperature {self.temperature}", expected="a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +121,11 @@ class Reply:
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
-        error: Error message if ``finish`` is "error"; such a reply never reaches a parser.
+        error: Why there is nothing to parse: no reply arrived (``finish`` is "error"), or it cannot be read; otherwise
+            empty.
+        retries: Number of attempts after the first that the reply took.
+        served_model: Name of the model that answered, if the server states it.
+        fingerprint: The server's identifier of the configuration with which the model ran, if it states one.
         reused: Whether the reply comes from a log or a cache of replies instead of the model.
     """
 
@@ -124,7 +139,15 @@ class Reply:
     steps: int = 0
     finish: Finish = "stop"
     error: str = ""
+    retries: int = 0
+    served_model: str = ""
+    fingerprint: str = ""
     reused: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Replace lone surrogates, which a model may generate and no log can store."""
+        for name in ("text", "thoughts", "error"):
+            object.__setattr__(self, name, replace_lone_surrogates(getattr(self, name)))
 
 
 @runtime_checkable
@@ -133,7 +156,8 @@ class Backend(Protocol):
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports
     (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
-    it caches the prefixes of prompts (false if missing); ``shares_batches``, whether one batch with the requests of
+    it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
+    prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
     several callers is faster than one batch per caller (false if missing); and ``settings_folder``, the folder of its
     adapter or trained model with the settings that `Reranker.from_backend` uses.
     """

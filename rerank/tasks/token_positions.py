@@ -40,7 +40,7 @@ def read_task_token_scores(text: str, scores: Sequence[float], passages: int) ->
     """
     try:
         rows = [[int(position) for position in row] for row in json.loads(text)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"The token positions in a reply are {error_repr(text)}",
             expected="a JSON list of lists of whole numbers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rerank.tasks.requests import Reply
 
@@ -20,6 +20,9 @@ class Usage:
         steps: Forward passes after the prefill, if the backend reports them.
         truncated: Number of replies that ended at their token limit.
         tokens_cached: Prompt tokens that were taken from the model's cache instead of being computed.
+        retries: Number of attempts after the first that the replies took.
+        served_models: Number of replies per model that answered, for servers that state its name.
+        fingerprints: Number of replies per fingerprint, for servers that state one.
     """
 
     calls: int = 0
@@ -30,6 +33,9 @@ class Usage:
     steps: int = 0
     truncated: int = 0
     tokens_cached: int = 0
+    retries: int = 0
+    served_models: dict[str, int] = field(default_factory=dict)
+    fingerprints: dict[str, int] = field(default_factory=dict)
 
     def add(self, reply: Reply, *, reused: bool = False) -> None:
         """Add one reply to the totals."""
@@ -41,3 +47,7 @@ class Usage:
         self.steps += reply.steps
         self.truncated += reply.finish == "length"
         self.tokens_cached += reply.tokens_cached
+        self.retries += reply.retries
+        for counts, name in ((self.served_models, reply.served_model), (self.fingerprints, reply.fingerprint)):
+            if name:
+                counts[name] = counts.get(name, 0) + 1

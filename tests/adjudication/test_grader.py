@@ -143,7 +143,9 @@ def test_what_has_no_grade() -> None:
     assert made.read(Reply(text="Hm.")) == GradedReply(grade=None, reply="Hm.", detail="no grade in the reply")
     assert made.read(Reply(finish="refused")).detail == "the provider refused to answer"
     assert made.read(Reply(finish="error", error="gone")) == GradedReply(grade=None, detail="gone", answered=False)
-    assert not grader(Scripted(always(Reply()), ContinuationTask)).read(Reply()).answered
+    assert grader(Scripted(always(Reply()), ContinuationTask)).read(Reply()).answered
+    unreadable = Reply(error="no message")
+    assert made.read(unreadable) == GradedReply(grade=None, detail="no message")
 
 
 def test_long_documents_are_cut_and_long_queries_refused() -> None:
@@ -161,7 +163,7 @@ def test_it_is_a_judge_like_any_other() -> None:
     (verdict,) = judge_windows(grader(scripted), [window("snow", "hail", "rain")])
     assert (verdict.order, verdict.status) == ((1, 0, 2), "ok")
     scripted.say = lambda r: Reply(text="?" if "snow" in r.prompt[-1].content else "1")
-    assert judge_windows(grader(scripted), [window("snow", "hail")])[0].status == "error"
+    assert judge_windows(grader(scripted), [window("snow", "hail")])[0].status == "empty"
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

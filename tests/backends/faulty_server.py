@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,13 +18,20 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Act:
-    """One answer: status, headers and body; or none, the connection being closed; perhaps after a while."""
+    """One answer: status, headers and body; or none, the connection being closed; perhaps after a while.
+
+    Bytes in ``wire`` are sent as they are in its place, with a pause between them; then the connection is closed, or
+    reset.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     close: bool = False
     wait: float = 0.0
+    wire: Sequence[bytes] = ()
+    pause: float = 0.0
+    reset: bool = False
 
 
 Answer = Act | Callable[[dict[str, Any]], Act]
@@ -76,6 +84,7 @@ class FaultyServer:
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
         self.keys: list[str] = []
+        self.seen_keys: set[str] = set()  # of questions for a chat and of all others
         self.connections = 0
         self.most = 0  # requests under way at once
         self.open: set[socket.socket] = set()
@@ -111,14 +120,15 @@ class FaultyServer:
             answer = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         try:
             act = answer if isinstance(answer, Act) else answer(body)
-            self.pause(act)
+            self.ends(act.wait)
             return act
         finally:
             with self._lock:
                 self._under_way -= 1
 
-    def pause(self, act: Act) -> None:
-        self._stop.wait(act.wait)  # a test that is over waits for nobody
+    def ends(self, seconds: float) -> bool:
+        """Wait, but not for a test that is over; return whether it is."""
+        return self._stop.wait(seconds)
 
 
 def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
@@ -131,18 +141,25 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             server.open.add(self.request)
             super().setup()
 
+        def handle(self) -> None:
+            with suppress(OSError):  # the client has given up
+                super().handle()
+
         def finish(self) -> None:
             server.open.discard(self.request)
-            super().finish()
+            with suppress(OSError, ValueError):  # the connection is broken
+                super().finish()
 
         def do_GET(self) -> None:
             server.looked.append(self.path)
+            server.seen_keys.add(self.headers.get("Authorization", ""))
             act = server.gets.get(self.path, error(404, f"no {self.path} here"))
-            server.pause(act)
+            server.ends(act.wait)
             self._play(act)
 
         def do_POST(self) -> None:
             server.keys.append(self.headers.get("Authorization", ""))
+            server.seen_keys.add(server.keys[-1])
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != "/v1/chat/completions":
                 self._play(error(404, f"no {self.path} here"))
@@ -150,8 +167,9 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 self._play(server.next_act(body))
 
         def _play(self, act: Act) -> None:
-            if act.close:
+            if act.close or act.reset or act.wire:
                 self.close_connection = True
+                self._send_wire(act)
                 return
             self.send_response(act.status)
             length = {"Content-Length": str(len(act.body))} if "Content-Length" not in act.headers else {}
@@ -160,6 +178,16 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(act.body)
             self.close_connection = "Content-Length" in act.headers
+
+        def _send_wire(self, act: Act) -> None:
+            for part in act.wire:
+                self.wfile.write(part)
+                self.wfile.flush()
+                if server.ends(act.pause):
+                    return
+            if act.reset:
+                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.request.close()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass

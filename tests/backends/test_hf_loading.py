@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.backends.hf import Hf
+from rerank.backends.hf import CPU_BATCH_CHARACTERS, Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
 from rerank.lm import loading
@@ -58,7 +59,7 @@ def test_a_folder_loads_and_answers_as_the_model_did(
         "weights": hash_file_contents_of_model(folder),
         "dtype": "float32",
     }
-    assert loaded.batch_size == 4
+    assert (loaded.batch_size, loaded.batch_characters) == (4, CPU_BATCH_CHARACTERS)
 
 
 def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None:
@@ -264,3 +265,35 @@ def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with raises(UsageError, message):
         BackendOptions(**options)
+
+
+def test_a_pickled_backend_is_opened_once_per_process_and_answers_equally(folder: Path, adapter: Path) -> None:
+    loaded = Hf.load(folder, replace(FP32, adapter=str(adapter), batch_size=3))
+    pickled = pickle.dumps(loaded)
+    copy = pickle.loads(pickled)
+    assert copy is not loaded
+    assert copy is pickle.loads(pickled)
+    assert copy.identity == loaded.identity
+    assert (copy.batch_size, copy.settings_folder) == (3, adapter)
+    assert copy.generate([ASKED])[0].text == loaded.generate([ASKED])[0].text
+
+
+def test_only_the_same_model_is_opened_again(folder: Path, tiny_model: Callable[..., Any]) -> None:
+    pickled = pickle.dumps(Hf.load(folder, FP32))
+    with loading.quiet_transformers():
+        tiny_model(seed=1).save_pretrained(folder)
+    with raises(BackendError, str(folder)):
+        pickle.loads(pickled)
+
+
+def test_a_model_in_memory_has_no_pickle(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
+    with raises(UsageError, "in-memory"):
+        pickle.dumps(Hf.from_loaded(tiny_model(), tiny_tokenizer()))
+
+
+def test_a_forked_process_does_not_use_the_model_of_its_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Hf.load(folder, FP32)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    for use in (lambda: backend.generate([ASKED]), lambda: Hf.load(folder, FP32)):
+        with raises(UsageError, "spawn"):
+            use()

@@ -326,13 +326,13 @@ class TestWeigh:
 
     def test_several_tokens_cannot_be_weighed(self) -> None:
         (reply,), sent = ask(weighed(A=-0.5, B=-2.0), task=ContinuationTask(continuations=("[1]", "[2]")))
-        assert (reply.finish, reply.scores, len(sent)) == ("error", (), 1)
+        assert (reply.finish, reply.scores, len(sent)) == ("stop", (), 1)
         assert "'[1]'" in reply.error
 
     @pytest.mark.parametrize("act", [said("A"), raw({"choices": [{"message": {"content": "A"}, "logprobs": None}]})])
     def test_a_server_without_likelihoods(self, act: Act) -> None:
         (reply,), sent = ask(act, task=self.LETTERS)
-        assert (reply.finish, len(sent)) == ("error", 1)
+        assert (reply.finish, reply.scores, len(sent)) == ("stop", (), 1)
         assert "logprobs" in reply.error
 
     def test_a_server_that_refuses_likelihoods(self) -> None:

@@ -83,20 +83,9 @@ def test_a_proper_answer() -> None:
         error(503),
         error(529),
         Act(status=502, body=b"<html>Bad gateway</html>"),
-        Act(body=FINE.body[:30]),
         Act(body=FINE.body, headers={"Content-Length": "9999"}),
-        Act(body=b""),
-        Act(body=b"<html>Welcome</html>"),
-        Act(body=b"\xff\xfe\x00"),
         Act(body=FINE.body, headers={"Content-Encoding": "gzip"}),
         Act(close=True),
-        Act(body=b"[]"),
-        Act(body=b"null"),
-        raw({}),
-        raw({"choices": []}),
-        raw({"choices": [None]}),
-        raw({"choices": [{"message": "text"}]}),
-        raw({"choices": {"0": "text"}}),
         raw({"error": {"message": "overloaded"}}),
     ],
     ids=lambda act: f"{act.status} {act.body[:24]!r}{'closed' if act.close else ''}",
@@ -118,14 +107,96 @@ class TestPassing:
         assert [round(wait) for wait in waits] == pytest.approx([1.5, 2.5, 4.5, 8.5], abs=0.6)
 
 
-@pytest.mark.parametrize("act", [Act(close=True), Act(body=b"<html>[2] &gt; [1]</html>"), raw({"error": "[2] > [1]"})])
-def test_no_parser_gets_to_see_a_failure(act: Act) -> None:
+@pytest.mark.parametrize(
+    "act",
+    [
+        Act(body=FINE.body[:30]),
+        Act(body=b""),
+        Act(body=b"<html>Welcome</html>"),
+        Act(body=b"\xff\xfe\x00"),
+        Act(body=b"[]"),
+        Act(body=b"null"),
+        raw({}),
+        raw({"choices": []}),
+        raw({"choices": [None]}),
+        raw({"choices": [{"message": "text"}]}),
+        raw({"choices": {"0": "text"}}),
+        said(None),
+        said(""),
+        said(None, tool_calls=[{}]),
+    ],
+    ids=lambda act: str(act.body[:60]),
+)
+class TestWithoutContent:
+    """A reply that arrived without content is asked for once more; both are counted, and the last one stands."""
+
+    def test_once(self, act: Act) -> None:
+        (reply,), server, _ = ask([act, FINE])
+        alone = ask([act], retries=0)[0][0]
+        assert (reply.text, reply.error, reply.retries, len(server.asked)) == ("[2] > [1]", "", 1, 2)
+        assert (reply.tokens_in, reply.tokens_out) == (alone.tokens_in + 50, alone.tokens_out + 7)
+
+    def test_always(self, act: Act) -> None:
+        (reply,), server, _ = ask([act])
+        alone = ask([act], retries=0)[0][0]
+        assert (reply.text, reply.finish, reply.retries, len(server.asked)) == ("", "stop", 1, 2)
+        assert (reply.tokens_in, reply.tokens_out) == (2 * alone.tokens_in, 2 * alone.tokens_out)
+        assert 10 < len(reply.error) < 500
+
+    @pytest.mark.parametrize("then", [error(400), error(503), error(401), Act(close=True)])
+    def test_then_an_error(self, act: Act, then: Act) -> None:
+        (reply,), _, _ = ask([act, then])
+        assert (reply.finish, bool(reply.error)) == ("stop", True)
+
+
+def test_as_many_choices_as_were_asked_for() -> None:
+    (reply,), server, _ = ask([raw({**json.loads(FINE.body), "choices": [json.loads(FINE.body)["choices"][0]] * 2})])
+    assert (reply.text, reply.finish, reply.tokens_in, len(server.asked)) == ("", "stop", 50, 1)
+    assert "2 choices" in reply.error
+
+
+def test_attempts_are_counted() -> None:
+    (reply,), _, waits = ask([error(503), error(429), FINE])
+    assert (reply.retries, len(waits)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "same"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("org/Model", "model", True),
+        ("m", "/models/m.gguf", True),
+        ("m", "", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("m", "another", False),
+    ],
+)
+def test_the_model_that_answered(asked: str, answered: str, same: bool) -> None:
+    body = {**json.loads(FINE.body), "model": answered, "system_fingerprint": "fp_1"}
+    with FaultyServer([raw(body)]) as server, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        backend = Openai(asked, Address.parse(server.url), options=BackendOptions(context_size=4096), sleep=Waits())
+        replies = backend.generate([request(query=f"q{at}") for at in range(3)])
+    assert {(reply.served_model, reply.fingerprint) for reply in replies} == {(answered, "fp_1")}
+    assert len(caught) == (not same)
+
+
+@pytest.mark.parametrize(
+    ("act", "status"),
+    [
+        (Act(close=True), "error"),
+        (raw({"error": "[2] > [1]"}), "error"),
+        (Act(body=b"<html>[2] &gt; [1]</html>"), "empty"),
+    ],
+)
+def test_no_parser_gets_to_see_a_failure(act: Act, status: str) -> None:
     docs = tuple(Document(id=f"d{at}", text=f"passage {at}") for at in range(2))
     with FaultyServer([act]) as server:
         backend = Openai("m", Address.parse(server.url), sleep=Waits())
         judge = open_judge("generate", backend, load_prompt("listwise"))
         (verdict,) = judge_windows(judge, [Window(Query(id="q", text="words"), docs)])
-    assert (verdict.status, verdict.order) == ("error", (0, 1))
+    assert (verdict.status, verdict.order) == (status, (0, 1))
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -140,7 +211,7 @@ def test_retry_after_as_a_date() -> None:
     assert 35 <= waits[0] <= 41
 
 
-@pytest.mark.parametrize("value", ["soon", "", "-5", "Thu, 99 Foo"])
+@pytest.mark.parametrize("value", ["soon", "", "-5", "Thu, 99 Foo", "nan", "Fri, 27 Nov 99999999999 10:00:00 GMT"])
 def test_retry_after_that_makes_no_sense(value: str) -> None:
     _, _, waits = ask([error(429, headers={"Retry-After": value}), FINE])
     assert 0 <= waits[0] <= 2
@@ -231,11 +302,11 @@ def test_a_prompt_that_is_too_long_is_an_error_reply() -> None:
     assert len(server.asked) == 1
 
 
-def test_a_prompt_that_was_cut_without_a_word_is_an_error_reply() -> None:
+def test_a_prompt_that_was_cut_without_a_word_is_not_parsed() -> None:
     with FaultyServer([said("[2] > [1]", tokens=20)]) as server:
         backend = Openai("m", Address.parse(server.url), sleep=Waits())
         (reply,) = backend.generate([request("many words " * 50)])
-    assert (reply.text, reply.finish) == ("", "error")
+    assert (reply.text, reply.finish) == ("", "stop")
     assert "20 tokens" in reply.error
     assert "100 words" in reply.error
 

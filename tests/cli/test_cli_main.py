@@ -199,16 +199,16 @@ def test_a_reader_that_goes_while_we_write(cli: Cli, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", io.StringIO())  # typer puts wrappers around both streams
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     done = cli("methods")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
 
 
-def test_a_reader_that_has_gone_is_no_error() -> None:
+def test_a_reader_that_has_gone_is_no_message_and_no_success() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-c", "from rerank.cli import main; main()", "methods"]
     with os.fdopen(writing, "w") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_output_that_cannot_be_written_is_a_disk_failure(tmp_path: Path) -> None:
@@ -220,6 +220,55 @@ def test_output_that_cannot_be_written_is_a_disk_failure(tmp_path: Path) -> None
     assert "The output cannot be written" in done.stderr
 
 
-def test_closed_streams_are_no_reason_to_fail() -> None:
-    command = f"{sys.executable} -m rerank methods >&- 2>&- <&-"
-    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+def test_results_that_go_to_a_closed_stdout_are_no_success(tmp_path: Path, data: Path) -> None:
+    """Commands that write files need no stdout."""
+    codes = []
+    for arguments in ("methods", f"retrieve --collection jsonl:{data / 'jsonl'} --depth 2 -o {tmp_path / 'run'}"):
+        command = f"{sys.executable} -m rerank {arguments} >&- 2>&- <&-"
+        codes.append(subprocess.run(["bash", "-c", command], check=False).returncode)
+    assert codes == [6, 0]
+    assert (tmp_path / "run").is_file()
+
+
+def test_an_error_of_reading_does_not_speak_of_the_output(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error", "some.file")
+
+    monkeypatch.setattr("rerank.methods.describe_methods", fail)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    done = cli("methods")
+    assert done.returncode == 4
+    assert "some.file" in done.stderr
+    assert "output cannot" not in done.stderr
+
+
+#: Runs `rerank methods` and presses Ctrl-C when a module is imported. A finalizer may be the place where it arrives.
+_INTERRUPTED = """
+import importlib.abc, signal, sys
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+module = place = ""
+
+class Interrupter(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == module:
+            signal.raise_signal(signal.SIGINT) if place == "here" else Finalized()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of scripts ignore it
+sys.meta_path.insert(0, Interrupter())
+from rerank.__main__ import main
+_, module, place = sys.argv
+sys.argv = ["rerank", "methods"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["rerank.cli", "rerank.errors", "rerank.methods"])
+@pytest.mark.parametrize("place", ["here", "in a finalizer"])
+def test_ctrl_c_while_modules_load_is_one_line(module: str, place: str) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED, module, place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")

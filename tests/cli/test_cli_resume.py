@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def test_omitted_options_come_from_the_folder(cli: Cli, stopped: Path) -> None:
     summary = summary_of(stopped)
     assert (summary["complete"], summary["depth"], summary["method"]) == (True, 9, "sliding,size=4,stride=2")
     assert 0 < summary["reused_calls"] < summary["calls"]
+    assert cli("verify", stopped).returncode == 0
+
+
+def test_calls_that_no_request_matches_are_counted(cli: Cli, stopped: Path) -> None:
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log, log:
+        log.execute("UPDATE calls SET digest = 'of another prompt' WHERE rowid = 1")
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 0, done.stderr
+    assert summary_of(stopped)["unmatched_calls"] == 1
+    assert "1 logged calls match no request" in done.stderr
     assert cli("verify", stopped).returncode == 0
 
 

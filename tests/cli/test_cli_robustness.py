@@ -67,3 +67,18 @@ def test_failures_are_said_after_the_report(cli: Cli, lists: tuple[str, ...]) ->
     assert done.returncode == 7
     assert [row["failure_rate"] for row in json.loads(done.stdout)["cells"][0]["orders"]] == [1.0, 1.0]
     assert "of the windows failed" in done.stderr
+
+
+def test_the_injection_probe(cli: Cli, lists: tuple[str, ...]) -> None:
+    flags = ("robustness", *lists, "--probe", "injection", "--model", "fake:reversed")
+    done = cli(*flags, "--format", "json")
+    assert done.returncode == 0
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert list(cell) == ["first_stage", "depth", "queries", "rank_before", "attacks"]
+    head, *rows = (line.split("\t") for line in cli(*flags).stdout.splitlines())
+    assert head[2:] == ["attack", "position", "rank before", "rank", "rise", "rank 1", "top 10"]
+    assert len(rows) == len(cell["attacks"])
+    assert rows[0][2:] == ["control", "before", "12.0", "12.0", "0.00 [0.00, 0.00]", *["0.00 [0.00, 0.49]"] * 2]
+    assert json.loads(cli(*flags, "--dry-run", "--format", "json").stdout)["runs"] == 1 + len(rows)
+    refused = cli(*flags, "--shuffles", "2")
+    assert (refused.returncode, "--shuffles" in refused.stderr) == (2, True)

@@ -144,11 +144,11 @@ def test_a_toml_spec_says_everything_and_flags_win(cli: Cli, lists: tuple[str, .
 
 
 def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None:
-    Path("spec.toml").write_text("overwrite = true\ntrust_remote_code = true")
+    Path("spec.toml").write_text("overwrite = true\nmax_failure_rate = 0.5")
     for _ in range(2):
         summary = json.loads(cli("run", *lists, "--spec", "spec.toml", "--out", "a", "--format", "json").stdout)
         assert summary["reused_calls"] == 0
-    assert RunFolder("a").spec()["spec"]["trust_remote_code"] is True
+    assert RunFolder("a").spec()["spec"]["max_failure_rate"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None
         (b"batch_sise = 3", 2, "Did you mean 'batch_size'"),
         (b"collection = 5", 2, "--collection 5"),
         (b"collection = 'pydoc'\nmeasures = 'AP'", 2, "--measures 'AP'"),
-        (b"collection", 5, "expected TOML"),
-        (b"\xff\xfe", 5, "not UTF-8"),
-        (None, 4, "does not exist"),
+        (b"collection", 5, "TOML"),
+        (b"\xff\xfe", 5, "UTF-8"),
+        (None, 4, "no file"),
     ],
 )
 def test_specs_that_are_wrong(cli: Cli, content: bytes | None, code: int, message: str) -> None:

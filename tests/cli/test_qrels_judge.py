@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rerank.cli.terminal import strip_terminal_control_characters
+from rerank.terminal_text import strip_terminal_control_characters
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3
@@ -375,7 +375,7 @@ def test_a_crash_is_told(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_text_for_a_terminal() -> None:
-    assert strip_terminal_control_characters(_EVIL) == "[2J[bold]red[/bold] {query} bell\n31m turned"
+    assert strip_terminal_control_characters(_EVIL) == "[bold]red[/bold] {query} bell\n31m turned"
     assert strip_terminal_control_characters("a\tb\nc\u2028d é 文 👩\u200d🚀") == "a\tb\nc\nd é 文 👩\u200d🚀"
 
 

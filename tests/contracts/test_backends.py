@@ -6,8 +6,10 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import pickle
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,15 @@ def test_one_reply_a_request_in_order_and_the_same_again(backend: Backend) -> No
             (r.text, r.finish, r.tokens_in, r.tokens_out) for r in first
         ]
     assert first[2].text == first[3].text
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"hf", "openai"}))  # these are made in memory here
+def test_another_process_gets_the_same_replies(name: str) -> None:
+    backend = MAKERS[name]()
+    copy = pickle.loads(pickle.dumps(backend))
+    assert dict(copy.identity) == dict(backend.identity)
+    there, here = ([replace(reply, seconds=0.0) for reply in b.generate(requests())] for b in (copy, backend))
+    assert there == here
 
 
 def test_failed_replies_say_why_and_others_do_not(backend: Backend) -> None:

@@ -75,6 +75,28 @@ def test_a_backend_that_breaks_keeps_what_it_said(
     assert (again["calls"], again["reused_calls"]) == (4, 2)
 
 
+def test_requests_whose_text_a_later_version_changes_are_repeated_and_counted(
+    lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the run had begun before marks of turns were escaped in passages."""
+    spec = lists(model="fake:stutter,batch_size=1")  # which replies otherwise to another prompt
+    file = tmp_path / "lists.jsonl"
+    file.write_text(file.read_text().replace("of list 1", "of <|im_end|> 1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rerank.prompts.escaping.escape_turn_marks", lambda text, own_marks: text)
+        before = run_experiment(spec, Execution(out=tmp_path / "run"))
+    (tmp_path / "run" / "summary.json").unlink()
+    again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
+    assert "unmatched_calls" not in before
+    assert (again["calls"], again["reused_calls"], again["unmatched_calls"]) == (4, 3, 1)
+    folder = RunFolder.existing(tmp_path / "run")
+    with folder.calls(readonly=True) as log:
+        assert len(log) == 5
+    assert verify_run_folder(folder) == []
+    run_experiment(spec, Execution(out=tmp_path / "new"))
+    assert (tmp_path / "run" / "run.trec").read_bytes() == (tmp_path / "new" / "run.trec").read_bytes()
+
+
 def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_path: Path) -> None:
     capped = run_experiment(
         lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600)

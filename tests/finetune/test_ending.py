@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
     train_adapter(asked, tmp_path, device="cpu", resume=True)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [step for step in steps if step <= 4][:4] == [1, 2, 3, 4]
+
+
+def test_what_a_killed_process_left_is_removed(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection)
+    train_adapter(asked, tmp_path, device="cpu")
+    checkpoints = list_training_checkpoints(tmp_path)
+    shutil.copytree(checkpoints[0], checkpoints[0].with_name("checkpoint-1"))  # killed before it was removed
+    (tmp_path / "result.json").unlink()
+    train_adapter(asked, tmp_path, device="cpu", resume=True)
+    assert list_training_checkpoints(tmp_path) == checkpoints
+    assert (tmp_path / "metrics.jsonl").read_text().count("train_runtime") == 1
 
 
 def test_another_number_of_processes_is_refused(

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-import time
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_the_first_of_two_builders_stays(tmp_path: Path) -> None:
     "damage",
     [
         lambda folder: (folder / "a.txt").write_text("who"),
+        lambda folder: (folder / "a.txt").write_text("whale"),
         lambda folder: (folder / "a.txt").unlink(),
         lambda folder: (folder / "marker.json").write_text("{"),
         lambda folder: (folder / "marker.json").write_text("[]"),
@@ -112,14 +114,34 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
         open_sealed_folder(tmp_path / "file" / "index", MADE, write, read)
 
 
-def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
-    old, young = tmp_path / ".building-old", tmp_path / ".building-young"
-    old.mkdir()
-    young.mkdir()
-    two_days_ago = time.time() - 2 * 86400
-    os.utime(old, (two_days_ago, two_days_ago))
-    open_sealed_folder(tmp_path / "index", MADE, write, read)
-    assert leftovers(tmp_path) == [".building-young"]
+_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from rerank.io.sealed_folders import open_sealed_folder
+
+def killed(folder):
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+open_sealed_folder(Path(sys.argv[1]), {}, killed, killed)
+"""
+
+
+def test_leftovers_of_killed_builds_are_removed_when_any_folder_is_opened(tmp_path: Path) -> None:
+    killed = tmp_path / "one collection" / "index"
+    assert subprocess.run([sys.executable, "-c", _BUILD, str(killed)], check=False).returncode == -signal.SIGKILL
+    assert len(leftovers(killed.parent)) == 2  # the folder and its lock
+    open_sealed_folder(tmp_path / "another collection" / "index", MADE, write, read)
+    assert leftovers(killed.parent) == []
+
+
+def test_folders_in_use_stay(tmp_path: Path) -> None:
+    def slow(aside: Path) -> None:
+        write(aside)
+        open_sealed_folder(tmp_path / "another collection" / "index", MADE, write, read)
+        assert read(aside) == "whole"
+
+    assert open_sealed_folder(tmp_path / "one collection" / "index", MADE, slow, read) == "whole"
 
 
 def test_path_in_the_way_of_the_folder(tmp_path: Path) -> None:

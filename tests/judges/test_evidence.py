@@ -22,7 +22,8 @@ from rerank.judges.attention.evidence import (
     select_attention_judge_evidence,
 )
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.prompts.passages import escape_passage_brackets, passage_text
+from rerank.prompts.escaping import escape_passage_brackets
+from rerank.prompts.passages import passage_text
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Query, Window
 from tests.raising import raises

@@ -50,7 +50,7 @@ def test_the_fakes_answer() -> None:
     ("reply", "status"),
     [
         (Reply(scores=(-1.0, math.nan, -2.0)), "empty"),
-        (Reply(scores=(-1.0, -2.0)), "error"),
+        (Reply(scores=(-1.0, -2.0)), "empty"),
         (Reply(finish="error", error="gone"), "error"),
         (Reply(finish="refused"), "refused"),
     ],

@@ -226,7 +226,17 @@ def test_averaging_counts_a_query_that_one_seed_lacks() -> None:
     )
 
 
-def test_a_failing_run_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (BackendError("out of memory"), "out of memory"),
+        (UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"), "UnicodeEncodeError"),
+        (RecursionError("too deep"), "RecursionError('too deep')"),
+    ],
+)
+def test_a_failing_run_leaves_the_others_alone(
+    error: Exception, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = suite_of(
         [{"collection": write_lists(tmp_path)}, {"collection": "requests:nowhere.jsonl"}],
         models=["fake:reversed", "fake:fail", "fake:perfect", "fake:stutter,p=7"],
@@ -235,7 +245,7 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyte
 
     def breaking(self: Fake, requests: Any) -> Any:
         if self.kind == "reversed":
-            raise BackendError("out of memory")
+            raise error
         return generate(self, requests)
 
     monkeypatch.setattr(Fake, "generate", breaking)
@@ -243,7 +253,7 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyte
     problems = {(m.planned.run.group.table.title == "requests:nowhere.jsonl", m.planned.spec.model): m for m in made}
     assert len(problems) == len(made) == 8
     assert all("nowhere" in problems[True, model].problem for model in suite.models)
-    assert problems[False, "fake:reversed"].problem == "out of memory"
+    assert problem in problems[False, "fake:reversed"].problem
     assert "100% of the windows failed" in problems[False, "fake:fail"].problem
     assert problems[False, "fake:fail"].summary is not None
     assert "p=7" in problems[False, "fake:stutter,p=7"].problem

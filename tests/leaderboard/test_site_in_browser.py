@@ -259,3 +259,29 @@ def test_without_scripts_the_tables_stand(chromium: Any, site: Path) -> None:
     assert opened.locator("table:visible").count() == 3
     assert opened.locator("form:visible").count() == 0
     context.close()
+
+
+def test_scripts_of_others_do_not_run(chromium: Any, site: Path) -> None:
+    context = chromium.new_context()
+    opened = context.new_page()
+    opened.goto(site.as_uri())
+    opened.evaluate(
+        """() => {
+          document.body.insertAdjacentHTML("beforeend", '<img src="data:," onerror="window.hacked = 1">');
+          const script = document.createElement("script");
+          script.textContent = "window.hacked = 2";
+          document.body.append(script);
+        }"""
+    )
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("window.hacked") is None
+    sent = opened.evaluate("fetch('http://127.0.0.1:9/').then(() => '', (error) => error.message)")
+    assert sent
+    context.close()
+
+
+def test_enter_in_the_search_leaves_the_page_open(page: Any) -> None:
+    before = page.url
+    page.locator("#made-up [data-filter=text]").press("Enter")
+    assert page.url == before
+    assert names(page)

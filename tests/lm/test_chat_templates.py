@@ -72,6 +72,14 @@ def test_no_passage_can_end_a_turn(tiny_tokenizer: Callable[..., Any]) -> None:
     assert "a< |im_end|>" in ChatRenderer(tokenizer).render(evil)
 
 
+def test_marks_of_turns_are_all_added_tokens_in_brackets(tiny_tokenizer: Callable[..., Any]) -> None:
+    tokenizer = tiny_tokenizer()
+    before = HfTokens(tokenizer, context_size=512).turn_marks
+    assert "<|im_end|>" in before
+    tokenizer.add_tokens(["<tool_call>", "[DOC]", "word", "...", "  "])
+    assert sorted({*HfTokens(tokenizer, context_size=512).turn_marks} - {*before}) == ["<tool_call>", "[DOC]"]
+
+
 def test_positions_in_turns_are_found_in_the_rendered_chat(tiny_tokenizer: Callable[..., Any]) -> None:
     renderer = ChatRenderer(tiny_tokenizer())
     chat = (Message("system", "user"), Message("user", "user <|im_end|> end"), Message("assistant", "user"))

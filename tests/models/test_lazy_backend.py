@@ -85,6 +85,7 @@ def test_it_is_the_loaded_backend(tmp_path: Path, kind: str, dtype: str, config:
         False,
         eager.tokens.context_size,
     )
+    assert lazy.batch_characters == getattr(eager, "batch_characters", None)
     assert lazy.tokens.count(tuple(prompt)) == eager.tokens.count(tuple(prompt))
     was_loaded = lazy.is_loaded
     assert lazy.generate([ASKED])[0].text == eager.generate([ASKED])[0].text

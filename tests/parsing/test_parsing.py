@@ -119,6 +119,9 @@ def test_the_first_and_last_enclosed_number_of_every_block_is_read() -> None:
 def test_letters_are_read_as_the_passages_that_they_label() -> None:
     for text in ("[C] > [A] > [B]", "C > A > B"):
         assert parse_permutation(text, 3, ("A", "B", "C")).order == (2, 0, 1)
+    # A passage that the reply repeats has round brackets.
+    assert parse_permutation("It says (B) > (C) > (A).\n[C] > [A] > [B]", 3, ("A", "B", "C")).order == (2, 0, 1)
+    assert parse_permutation("(C) > (A) > (B)", 3, ("A", "B", "C")).order == (2, 0, 1)
 
 
 @pytest.mark.parametrize(

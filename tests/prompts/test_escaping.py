@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,8 +15,10 @@ from hypothesis import strategies as st
 from rerank.parsing import parse_permutation
 from rerank.parsing.clean import normalize_reply_signs
 from rerank.parsing.mentions import find_mentions, parse_reply_tokens
+from rerank.prompts import load_prompt
+from rerank.prompts.escaping import PromptEscaping, escape_passage_brackets, escape_turn_marks
 from rerank.prompts.loading import prompt_template_from_yaml
-from rerank.prompts.passages import escape_passage_brackets
+from rerank.prompts.passages import collapse_passage_whitespace
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
 NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])
@@ -75,13 +81,80 @@ def test_what_is_rewritten_and_what_is_not(text: str, expected: str) -> None:
     assert escape_passage_brackets(text) == expected
 
 
-@pytest.mark.parametrize("unit", ["[", "[1", "[1]", "1", "[a"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[B]", "(B)"),
+        ("[ AB ]", "( AB )"),
+        ("[Passage B] [B, A]", "(Passage B) (B, A)"),
+        ("【Ｂ】", "(Ｂ)"),
+        ("[B] > [1]", "(B) > (1)"),
+        ("a[i] [USA] [sic] [McB] (B)", "a[i] [USA] [sic] [McB] (B)"),
+    ],
+)
+def test_letters_are_identifiers_only_where_the_prompt_uses_letters(text: str, expected: str) -> None:
+    assert escape_passage_brackets(text, letters=True) == expected
+    template = load_prompt("listwise")
+    assert expected in template.render("q", [text, text], labels=("A", "B"))[1].content
+    assert escape_passage_brackets(text) in template.render("q", [text, text])[1].content
+
+
+LETTERED = MARKS | NUMBERS | WORDS | st.sampled_from(["A", "B", "AB", "Ｂ", "aB", "B1", "<", "|", "<|im_end|>"])
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(LETTERED, max_size=25).map("".join))
+def test_the_parser_finds_no_letter_in_square_brackets(text: str) -> None:
+    escaped = PromptEscaping(letters=True).escape(text)
+    assert not re.search(r"\[\s*(A|B|AB)\s*\]", escaped)
+    assert len(escaped) == len(text)
+    assert PromptEscaping(letters=True).escape(escaped) == escaped
+    assert PromptEscaping(letters=True).escape(escape_turn_marks(text)) == escaped
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|channel|>", "<|user|>", "<|turn>"),
+        *("<turn|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "<s>", "</s>", "<bos>", "<eos>"),
+        *("<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜end▁of▁sentence｜>", "[|user|]", "</think>"),
+        *("<tool_call>", "<seed:bos>", "[CLS]", "[SEP]", "[gMASK]", "<sop>", "<extra_id_1>", "＜|im_end|＞"),
+    ],
+)
+def test_marks_of_turns(mark: str) -> None:
+    expected = f"a({mark[1:-1]})b"
+    assert escape_turn_marks(f"a{mark}b") == escape_turn_marks(expected) == expected
+    for name in ("listwise", "pair"):  # where brackets are kept, marks are escaped too
+        (*_, turn) = load_prompt(name).render(f"a{mark}b", [f"a{mark}b"])
+        assert mark not in turn.content
+        assert turn.content.count(expected) >= 2
+
+
+def test_what_is_not_a_mark() -> None:
+    text = "x<|y and z|>0, a |> f <| b, <|>, <em>, List<String>, <3, 1<2>0, [sic], [Inst], <sun>, ⟨φ|ψ⟩, if (a<b||c>d)"
+    assert escape_turn_marks(text) == text
+    assert escape_turn_marks("<tool> <TOOL> <doc>", ("<tool>",)) == "(tool) (TOOL) <doc>"
+
+
+@pytest.mark.shared
+def test_real_passages_have_no_marks_and_hardly_a_letter_in_brackets(shared: Path) -> None:
+    """Requests of older runs are asked again only if their text changes."""
+    file = shared / "data/msmarco_candidates/BM25/retrieve_results_dl19.json.gz"
+    lists = json.loads(gzip.decompress(file.read_bytes()))
+    passages = [collapse_passage_whitespace(hit["content"]) for ranking in lists for hit in ranking["hits"]]
+    assert [passage for passage in passages if escape_turn_marks(passage) != passage] == []
+    numbered = map(escape_passage_brackets, passages)
+    changed = sum(escape_passage_brackets(text, letters=True) != text for text in numbered)
+    assert changed / len(passages) < 0.005
+
+
+@pytest.mark.parametrize("unit", ["[", "[1", "[1]", "1", "[a", "<", "<|", "<|a", "[|", "[A"])
 @pytest.mark.slow  # a time, which a busy machine can spoil
 def test_time_is_linear(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit))
         begun = time.process_time()
-        escape_passage_brackets(text)
+        PromptEscaping(letters=True).escape(text)
         return time.process_time() - begun
 
     small = min(seconds(20_000) for _ in range(3))

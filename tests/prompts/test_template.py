@@ -229,8 +229,7 @@ def test_brackets_can_be_left_alone() -> None:
 
 def test_passage_text() -> None:
     assert passage_text(Document(id="1")) == ""
-    assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b (3)"
-    assert passage_text(Document(id="1", text="b [3]"), escape=False) == "b [3]"
+    assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b [3]"
     assert collapse_passage_whitespace("\u3000a\u2028b ") == "a b"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, open_shared_call_cache
+from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.raising import raises
@@ -41,8 +43,29 @@ def test_a_call_is_kept_once_and_the_first_stands(tmp_path: Path) -> None:
         assert [call.reply.text for call in log.calls()] == ["first"]
 
 
+def row_set(*rows: int) -> RowSet:
+    made = RowSet()
+    for row in rows:
+        made.add(row)
+    return made
+
+
+def test_calls_that_a_run_does_not_use_are_kept_aside(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        old, new = log.put([("x", request("one"), reply("old")), ("y", request("two"), reply("new"))], "m")
+        assert log.set_aside_unused(row_set(old, new)) == 0
+        assert not log._has_table("unused_calls")  # the file is as it was before there was such a table
+        assert log.set_aside_unused(row_set(new)) == 1
+    with CallLog(tmp_path / "c", readonly=True) as log:
+        assert [call.reply.text for call in log.calls()] == ["new"]
+        assert len(log) == len(log.get(["x", "y"])) == 2
+    with CallLog(tmp_path / "c") as log:
+        assert log.set_aside_unused(row_set(old, new)) == 0
+        assert len(list(log.calls())) == 2
+
+
 def test_commitment_is_all_or_none(tmp_path: Path) -> None:
-    broken = Reply(text=None)  # type: ignore[arg-type]
+    broken = Reply(finish=None)  # type: ignore[arg-type]
     with CallLog(tmp_path / "c") as log:
         with pytest.raises(DataError):
             log.put([("x", request("one"), reply()), ("y", request("two"), broken)], "m")
@@ -100,3 +123,35 @@ def test_a_log_is_opened_for_reading_only_if_it_exists(tmp_path: Path) -> None:
         log.put([("x", request("one"), reply())], "m")
     with CallLog(tmp_path / "c", readonly=True) as log:
         assert log.get(["x"]) == {"x": reply()}
+
+
+def test_a_closed_log_opens_again_with_the_next_call(tmp_path: Path) -> None:
+    log = CallLog(tmp_path / "c")
+    log.put([("x", request("one"), reply())], "m")
+    log.close()
+    assert not (tmp_path / "c-wal").exists()
+    assert len(log) == 1
+    log.close()
+    (tmp_path / "c").unlink()
+    with pytest.raises(MissingResourceError):
+        CallLog(tmp_path / "c", readonly=True)
+
+
+def test_no_connection_is_open_during_a_fork(tmp_path: Path) -> None:
+    """SQLite must not use the connection of a parent process, and the log of both processes is the same file."""
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply())], "m")
+        log.before_fork()
+        assert not (tmp_path / "c-wal").exists()
+        log.after_fork_in_parent()
+        assert len(log) == 1
+
+
+def test_a_pickled_log_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CallLog(Path("c")) as log:
+        log.put([("x", request("one"), reply())], "m")
+        pickled = pickle.dumps(log)
+        monkeypatch.chdir("/")
+        with pickle.loads(pickled) as copy:
+            assert copy.get(["x"]) == {"x": reply()}

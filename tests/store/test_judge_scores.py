@@ -30,7 +30,7 @@ def test_older_folders_have_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("{", "not valid JSON"),
+        ("{", "invalid JSON"),
         ("[]", "[]"),
         ('{"kind": "k", "scores": {}}', "query"),
         ('{"query": 1, "kind": "k", "scores": {}}', "query"),

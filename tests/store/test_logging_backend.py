@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,15 @@ def test_requests_in_flight_do_not_use_up_the_token_cap(log: CallLog, cap: int, 
     assert logged.usage.calls == len(log) == answered
 
 
+def test_long_prompts_form_smaller_batches(log: CallLog) -> None:
+    """At most 6 characters per batch, except for a prompt that is longer, and at most three prompts."""
+    echo = Echo()
+    LoggingBackend(backend=echo, log=log, batch_characters=6).generate(
+        ask(["12345678", "1234", "123", "12", "1", "0", "x"])
+    )
+    assert echo.batches == [["12345678"], ["1234"], ["123", "12", "1"], ["0", "x"]]
+
+
 def test_progress_is_told_once_a_request(log: CallLog) -> None:
     seen: list[Reply] = []
     LoggingBackend(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))
@@ -206,8 +216,9 @@ def test_progress_is_told_once_a_request(log: CallLog) -> None:
 
 def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
     usage = Usage()
-    assert set(vars(usage).values()) == {0}
-    reply = Reply(text="x", tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4)
+    assert not any(vars(usage).values())
+    reply = Reply(tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4, retries=1)
+    reply = replace(reply, served_model="m-1", fingerprint="fp")
     usage.add(reply, reused=False)
     usage.add(reply, reused=True)
     assert vars(usage) == {
@@ -219,6 +230,9 @@ def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
         "steps": 4,
         "truncated": 2,
         "tokens_cached": 8,
+        "retries": 2,
+        "served_models": {"m-1": 2},
+        "fingerprints": {"fp": 2},
     }
 
 

@@ -13,6 +13,8 @@ def test_it_agrees_with_a_set() -> None:
         number = rng.choice((rng.randrange(3000), 2**63 - 1 - rng.randrange(5)))
         assert rows.add(number) == (number not in seen)
         seen.add(number)
+        assert number in rows
+    assert all((number in rows) == (number in seen) for number in range(3000))
 
 
 def test_dense_numbers_take_less_than_a_byte() -> None:

@@ -120,7 +120,7 @@ def test_two_processes_do_not_share_a_folder(folder: RunFolder) -> None:
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with raises(StorageError, "Not a directory"):
+    with raises(StorageError, tmp_path / "file" / "run", "a file"):
         begin(RunFolder(tmp_path / "file" / "run"), document())
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 
+from rerank.errors import UsageError
 from rerank.prompts.base import Message
-from rerank.tasks import ContinuationTask, Request, Sampling
+from rerank.tasks import BackendOptions, ContinuationTask, Reply, Request, Sampling
+from tests.raising import raises
 
 IDENTITY = {"model": "some"}
 
@@ -44,3 +47,16 @@ def test_a_class_without_a_name_is_known_by_its_own(task_class: Any) -> None:
 
 def test_the_name_decides_and_not_the_class() -> None:
     assert digest(Named(continuations=("a",))) == digest(ContinuationTask(continuations=("a",)))
+
+
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
+def test_numbers_that_no_model_takes(value: float) -> None:
+    with raises(UsageError, "Temperature"):
+        Sampling(max_tokens=1, temperature=value)
+    with raises(UsageError, "Timeout"):
+        BackendOptions(timeout=value)
+
+
+def test_a_reply_can_always_be_stored() -> None:
+    reply = Reply(text="[1] \ud83d", thoughts="\udc00", error="\ud800")
+    assert (reply.text, reply.thoughts, reply.error) == ("[1] \ufffd", "\ufffd", "\ufffd")

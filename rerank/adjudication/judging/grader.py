@@ -112,6 +112,8 @@ class Grader(PromptJudge):
             return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
         if reply.finish == "refused":
             return GradedReply(grade=None, reply=reply.text, detail="the provider refused to answer")
+        if reply.error:
+            return GradedReply(grade=None, detail=reply.error)
         if self.weighs:
             return self._likeliest(reply.scores)
         grade = parse_judged_grade(reply.text, self.grades)
@@ -129,9 +131,7 @@ class Grader(PromptJudge):
             scores: (grades,) log-probabilities of the grades, starting with the highest grade.
         """
         if len(scores) != len(self.grades):
-            return GradedReply(
-                grade=None, detail=f"{len(scores)} log-probabilities for {len(self.grades)} grades", answered=False
-            )
+            return GradedReply(grade=None, detail=f"{len(scores)} log-probabilities for {len(self.grades)} grades")
         if any(score != score for score in scores) or max(scores) <= _NOTHING:
             return GradedReply(grade=None, detail="the backend returned no log-probability for any grade")
         # both scores and reversed grades start with the highest grade; among tied grades, the lowest is returned

@@ -9,6 +9,7 @@ from rerank.adjudication.judging.grader import GradedReply, Grader
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
+from rerank.tasks.concurrent_replies import iterate_task_replies
 
 
 def judge_session_by_model(
@@ -22,9 +23,10 @@ def judge_session_by_model(
     """Let a model judge the remaining documents of a session.
 
     A judging order must wait for a judgment before it can choose the next document of a topic. All topics therefore
-    advance at the same pace, and a batch contains documents of many topics. Each batch is saved when it is complete. A
-    reply without a grade is saved as a judgment without a grade and counts as not relevant for the judging order. If
-    the backend returns no reply, nothing is saved and the topic is skipped until the next call of this function.
+    advance at the same pace, and a batch contains documents of many topics. A judgment is saved as soon as its reply
+    arrives; a model in this process returns the replies of a batch together. A reply without a grade is saved as a
+    judgment without a grade and counts as not relevant for the judging order. If the backend returns no reply, nothing
+    is saved and the topic is skipped until the next call of this function.
 
     Args:
         session: The session.
@@ -43,7 +45,8 @@ def judge_session_by_model(
     waiting: dict[str, str] = {}
     while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
         requests = [grader.request(texts.window(pending)) for pending in batch]
-        for pending, reply in zip(batch, grader.backend.generate(requests), strict=True):
+        for position, reply in iterate_task_replies(grader.backend, requests):
+            pending = batch[position]
             graded = grader.read(reply)
             if graded.answered:
                 session.record(_judgment_of_reply(pending, graded, name, reply.seconds))

@@ -6,18 +6,20 @@ docs/servers.md describes the servers, their capabilities and the keys.
 from __future__ import annotations
 
 import asyncio
-import threading
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.openai.address import Address
+from rerank.backends.openai.address import Address, api_key_for_server
 from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
+from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.openai.client import ServerClient
@@ -71,7 +73,7 @@ class Openai:
         self._sleep, self._transport = sleep, transport
         self._tokens = EstimatedTokens(self._context_size)
         self._client: ServerClient | None = None
-        self._creating = threading.Lock()
+        self._creating = ForkLock()
         self._size: int | None = None
 
     @classmethod
@@ -79,15 +81,23 @@ class Openai:
         """Return the backend of ``--model openai:MODEL``, without connecting.
 
         Raises:
-            UsageError: The model is missing, the address is invalid, or an option can only be set when the server is
-                started.
+            UsageError: The model is missing, the address is invalid, only a file names it and a key would be sent to
+                it, or an option can only be set when the server is started.
         """
         options = options or BackendOptions()
         if not model:
             raise UsageError(
                 "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
             )
-        return cls(model, Address.parse(options.base_url), options=options)
+        address = Address.parse(options.base_url)
+        if address.file and address.private:
+            api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
+        return cls(model, address, options=options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
+        options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
+        return partial(type(self), self._model, self._address, **options), ()
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -120,7 +130,8 @@ class Openai:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        return run_on_task_request_loop(self._get_client().answer_all(requests)) if requests else []
+        answer = self._get_client().answer
+        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self._concurrency))
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request. It may be called on any event loop and by several callers at the same time.

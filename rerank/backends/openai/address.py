@@ -6,9 +6,12 @@ import os
 import warnings
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from rerank.errors import UsageError, error_repr
+from rerank.errors import DataError, UsageError, error_repr
+from rerank.io.settings_files import read_toml_file
+from rerank.tasks import FileAddress
 
 #: Environment variables that may contain the key; the first one that is set is used, even if it is empty.
 KEYS = ("RERANK_API_KEY", "OPENAI_API_KEY")
@@ -24,11 +27,13 @@ class Address:
         url: The base URL, up to ``/v1``, without a trailing slash.
         name: Host, port and path, which identify the server.
         loopback: Whether the server is on this machine.
+        file: The file that names the address, if it is a `FileAddress`; empty if the user named it.
     """
 
     url: str
     name: str
     loopback: bool
+    file: str = ""
 
     @property
     def private(self) -> bool:
@@ -49,6 +54,7 @@ class Address:
             UsageError: The address is invalid, or contains a password or a key.
         """
         text = text or os.environ.get(BASE_URL, "") or OPENAI
+        file = text.file if isinstance(text, FileAddress) else ""
         try:
             parts = urlsplit(text.strip().rstrip("/"))
             host, port = parts.hostname or "", parts.port
@@ -67,14 +73,14 @@ class Address:
             )
         netloc = f"[{host}]" if ":" in host else host
         netloc += f":{port}" if port is not None else ""
-        return cls(f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}", _is_loopback_server(host))
+        return cls(f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}", _is_loopback_server(host), file)
 
 
 def api_key_for_server(address: Address) -> str:
     """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
 
     Raises:
-        UsageError: The key cannot be sent as a header.
+        UsageError: The key cannot be sent as a header, or only a file names the address (`key_configuration_file`).
     """
     name = next((name for name in KEYS if name in os.environ), "")
     key = os.environ[name].strip() if name else ""
@@ -83,6 +89,14 @@ def api_key_for_server(address: Address) -> str:
         raise UsageError(
             f"The environment variable {name} contains characters that no key has", remedy="Copy the key again"
         )
+    if key and address.private and address.file and address.url not in _addresses_allowed_for_keys():
+        raise UsageError(
+            f"{address.file!r} names the server {address.url}, to which the key in {name} would be sent",
+            expected="an address that you name yourself, since the file may come from somebody else",
+            remedy=f"If you trust it, pass --base-url {address.url}, or set {BASE_URL} to it if the command has no "
+            f"--base-url, or add it to key_addresses in {key_configuration_file()}. If the server needs no key, set "
+            f"{KEYS[0]} to nothing",
+        )
     if not key or address.private:
         return key
     warnings.warn(
@@ -90,6 +104,29 @@ def api_key_for_server(address: Address) -> str:
         stacklevel=2,
     )
     return ""
+
+
+def key_configuration_file() -> Path:
+    """Return the path of the user's configuration, whose ``key_addresses`` may get a key though a file names them."""
+    import platformdirs  # imported here, so that commands without a server start faster
+
+    return platformdirs.user_config_path("listrank") / "config.toml"
+
+
+def _addresses_allowed_for_keys() -> set[str]:
+    """Return the addresses that may get a key whoever names them: OpenAI's, and those in environment and configuration.
+
+    Raises:
+        DataError: The configuration is not TOML, or its ``key_addresses`` are not a list of texts.
+        UsageError: One of the addresses is invalid.
+    """
+    path = key_configuration_file()
+    listed = read_toml_file(path, "configuration").get("key_addresses", []) if path.is_file() else []
+    if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
+        raise DataError(
+            f"key_addresses in {str(path)!r} is {error_repr(listed)}", expected='a list, as in ["https://HOST/v1"]'
+        )
+    return {Address.parse(text).url for text in (OPENAI, os.environ.get(BASE_URL, ""), *listed)}
 
 
 def _is_loopback_server(host: str) -> bool:

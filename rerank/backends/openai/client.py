@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rerank.backends.openai.dialect import Dialect
 from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.sending import ServerSession, make_failed_server_reply
+from rerank.backends.openai.sending import ServerSession
 from rerank.backends.openai.server import inspect_server
-from rerank.errors import BackendError, UsageError
+from rerank.errors import UsageError
 from rerank.tasks import Reply, Request
 from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
@@ -73,39 +71,3 @@ class ServerClient:
             started = time.perf_counter()
             reply = await session.ask(self.connection, request)
             return replace(reply, seconds=time.perf_counter() - started)
-
-    async def answer_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
-
-        An error that concerns all requests is raised only if no request got a reply, since existing replies may have
-        cost money. Otherwise, the requests that it concerns get a reply with the error.
-
-        Raises:
-            BackendError: No request can be answered.
-            UsageError: The server lacks a capability, or the context size exceeds the server's.
-        """
-        slots = asyncio.Semaphore(self.concurrency)
-        fatal: list[BackendError] = []
-        has_reply = False
-
-        async def answer(request: Request) -> Reply:
-            nonlocal has_reply
-            async with slots:  # after a fatal error, nothing more is sent
-                if fatal and not has_reply:
-                    return make_failed_server_reply(str(fatal[0]))
-                try:
-                    reply = await self.answer(request)
-                except BackendError as error:
-                    fatal.append(error)
-                    return make_failed_server_reply(str(error))
-                has_reply = has_reply or reply.finish != "error"
-                return reply
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(request)) for request in requests]
-        except ExceptionGroup as failures:  # the first exception has cancelled the other tasks
-            raise failures.exceptions[0] from None
-        if fatal and not has_reply:
-            raise fatal[0]
-        return [task.result() for task in tasks]

@@ -1,17 +1,25 @@
-"""Convert HTTP error responses to exceptions that do not contain the API key.
+"""Convert HTTP error responses to exceptions, and remove the API key from everything that a server sends.
 
-The message of a server may repeat the key, so the key is removed before the message is shown.
+A server may repeat the key in an error, a reply or the name of a model, which are shown and stored.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
 from rerank.backends.openai.address import KEYS, Address
+from rerank.backends.openai.answers import (
+    decode_json_object,
+    decode_server_response,
+    object_in_answer,
+    shorten_server_message,
+)
 from rerank.backends.openai.retries import (
     LONGEST_ASKED,
     TRIES,
@@ -23,8 +31,6 @@ from rerank.errors import BackendError
 
 #: Status codes to retry, besides 5xx: timeout, conflict, too early, too many requests.
 _RETRIED = frozenset({408, 409, 425, 429})
-#: Maximum number of characters of a server message that are shown.
-_SHOWN = 400
 #: Minimum length of a real key. Shorter keys are placeholders such as "x", and are not removed from messages.
 _SECRET = 8
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -50,10 +56,11 @@ class FailureReader:
             accepted: Whether the server has accepted other requests. If so, status 403 concerns this request only:
                 gateways send it for content that their filters reject.
         """
-        status, error = response.status_code, _error_of_response(response)
-        code = str(error.get("code") or error.get("type") or "")
-        text = error["message"] if isinstance(error.get("message"), str) else response.text
-        message = self.redact(f"HTTP {status} from {response.url}: {' '.join(text.split()) or 'nothing'}")
+        status, text = response.status_code, self.mask(decode_server_response(response))
+        error = _error_in_answer(decode_json_object(text))
+        code = error.code
+        stated = " ".join((error.message or text).split()) or "nothing"
+        message = self.redact(f"HTTP {status} from {response.url}: {stated}")
         if status == 401 or (status == 403 and not accepted):
             return self._unauthorised(message)
         if status == 402 or code in _QUOTA:
@@ -66,12 +73,15 @@ class FailureReader:
             too_long = after is not None and after > LONGEST_ASKED
             more = f" (the server asks to wait {after:.0f} s)" if too_long else ""
             return RequestFailedError(message + more, after=after, tries=1 if too_long else TRIES)
-        return RequestRejectedError(message, status=status, code=code, field=str(error.get("param") or ""))
+        return RequestRejectedError(message, status=status, code=code, field=error.field)
+
+    def mask(self, text: str) -> str:
+        """Replace the key in a text of the server, which may be JSON, by asterisks."""
+        return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
 
     def redact(self, text: str) -> str:
-        """Remove the key from a server message and shorten it."""
-        clear = text.replace(self.key, "***") if len(self.key) >= _SECRET else text
-        return clear if len(clear) <= _SHOWN else f"{clear[: _SHOWN - 1]}…"
+        """Remove the key from a message and shorten it."""
+        return shorten_server_message(self.mask(text))
 
     def _unauthorised(self, message: str) -> BackendError:
         names = " or ".join(KEYS)
@@ -84,15 +94,28 @@ class FailureReader:
         return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
 
-def _error_of_response(response: httpx2.Response) -> dict[str, Any]:
-    """Return the error object of a response in any of the usual formats; empty if there is none."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    if not isinstance(body, dict):
-        return {}
+def _pattern_of_key(key: str) -> re.Pattern[str]:
+    """Return a pattern that matches a key, also if JSON escapes some of its characters."""
+    forms = ((c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key)
+    return re.compile("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ServerError:
+    """The error that a server states, in any of the usual formats. Parts that it does not state are empty."""
+
+    message: str = ""
+    code: str = ""
+    field: str = ""
+
+
+def _error_in_answer(body: Mapping[str, Any]) -> _ServerError:
+    """Return the error in a JSON object."""
     inner = body.get("error", body)
-    if isinstance(inner, dict):
-        return {**inner, "message": inner.get("message") or inner.get("detail")}
-    return {"message": json.dumps(inner) if not isinstance(inner, str) else inner}
+    if isinstance(inner, str):
+        return _ServerError(message=inner)
+    parts = {
+        name: next((value for key in keys if isinstance(value := object_in_answer(inner).get(key), str)), "")
+        for name, keys in (("message", ("message", "detail")), ("code", ("code", "type")), ("field", ("param",)))
+    }
+    return _ServerError(**parts)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from rerank.backends.openai.address import Address, api_key_for_server
+from rerank.backends.openai.answers import ServerAnswer, decode_server_response
 from rerank.backends.openai.failures import FailureReader
 from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying_sender
 from rerank.errors import BackendError
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 #: Time limit for connecting, in seconds.
 CONNECT = 10.0
+#: Largest response that is read, in bytes after decompression.
+MAX_BYTES = 64 << 20
+#: Headers that do not describe decompressed content.
+_OF_ENCODED_CONTENT = ("content-encoding", "content-length", "transfer-encoding")
 #: Seconds after which an idle connection is not used again. Uvicorn, which vLLM and SGLang use, closes it after 5 s.
 #: Encrypted connections take longer to open, and servers on the internet keep them open for a minute or more.
 _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
@@ -81,13 +86,21 @@ class ServerConnection:
         """Whether there may be open connections."""
         return self._client is not None
 
-    async def ask(self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[dict[str, Any]], T]) -> T:
+    async def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        read: Callable[[ServerAnswer], T],
+        on_attempt: Callable[[], None] = lambda: None,
+    ) -> T:
         """Send a request, with retries, and return the parsed answer.
 
         Args:
             path: Path after the server's base URL, or a complete URL.
             body: JSON body of a POST request; None for a GET request.
-            read: Parses the answer; raises `RequestFailedError` if it is invalid.
+            read: Parses the answer; raises `RequestFailedError` if another attempt may get a better one.
+            on_attempt: Called before each attempt.
 
         Raises:
             RequestFailedError: No attempt got a valid answer.
@@ -100,37 +113,32 @@ class ServerConnection:
         times_closed = self._times_closed
 
         async def once() -> T:
+            on_attempt()
             try:
                 if times_closed == self._times_closed:
                     return read(await self._once(url, body, failures))
             except RequestFailedError as error:
                 if times_closed == self._times_closed:
                     error.args = (failures.redact(str(error)),)
-                    raise
+                    raise error from None  # the cause may repeat the key, too
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
         return await make_retrying_sender(self.sleep, self.retries)(once)
 
-    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> dict[str, Any]:
+    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> ServerAnswer:
         response = await self._respond(url, body, failures.key)
         self.contacts += 1
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
         self.accepted = self.accepted or body is not None
-        try:
-            answer = response.json()
-        except ValueError as error:
-            text = " ".join(response.text.split()) or "nothing"
-            raise RequestFailedError(f"{url} returned a response that is not JSON: {text}") from error
-        if not isinstance(answer, dict):
-            raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")
-        return answer
+        return ServerAnswer(failures.mask(decode_server_response(response)))
 
     async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx2.Response:
         method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
-                return await self._open().request(method, url, json=body, headers=headers)
+                async with self._open().stream(method, url, json=body, headers=headers) as response:
+                    return await _read_limited_response(response, url)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
             raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
@@ -167,6 +175,17 @@ class ServerConnection:
             )
             self._finalizer = weakref.finalize(self, _close_dropped_server_connection, self._client, loop, os.getpid())
         return self._client
+
+
+async def _read_limited_response(response: httpx2.Response, url: str) -> httpx2.Response:
+    """Return a response with its content, which must not fill the memory."""
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > MAX_BYTES:
+            raise RequestFailedError(f"{url} returned more than {MAX_BYTES >> 20} MB", tries=1)
+    headers = {name: value for name, value in response.headers.items() if name not in _OF_ENCODED_CONTENT}
+    return httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
 
 #: Tasks that close connections. They are stored here because event loops keep only weak references to tasks.

@@ -1,16 +1,24 @@
 """Convert a server's answer to a reply: text or scores, thoughts, token counts and finish reason.
 
-An invalid answer raises `RequestFailedError`, so that it never reaches a parser.
+An answer that cannot be read becomes a reply without a text, so that it never reaches a parser.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from rerank.backends.openai.answers import (
+    ServerAnswer,
+    decode_json_object,
+    name_in_answer,
+    object_in_answer,
+    shorten_server_message,
+    token_count_in_answer,
+)
 from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.backends.openai.retries import RequestFailedError
 from rerank.backends.openai.token_estimate import (
@@ -29,42 +37,74 @@ _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
 _LEAST = -1e4
 
 
-def parse_server_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Convert an answer to a reply; the caller sets its time in seconds.
+class _UnreadableReplyError(Exception):
+    """Raised if a reply cannot be read.
+
+    Args:
+        reason: What is wrong, for the user.
+        has_content: Whether the reply has content; if not, another attempt may get some.
+    """
+
+    def __init__(self, reason: str, *, has_content: bool = True) -> None:
+        """Store whether the reply has content."""
+        super().__init__(reason)
+        self.has_content = has_content
+
+
+def parse_server_reply(answer: ServerAnswer, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
+    """Convert an answer to a reply; the caller sets its time in seconds and its number of retries.
+
+    Every complete answer is a reply, which has been billed, whatever is in it. If it cannot be read, its text is empty
+    and ``error`` is the reason.
+
+    Returns:
+        The reply, and whether it has content.
 
     Raises:
-        RequestFailedError: The answer is invalid, or the server truncated the prompt.
+        RequestFailedError: The answer states an error in place of a reply.
     """
-    choice = _choice_of_response(body)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise RequestFailedError(f"The answer contains no message: {choice}")
+    body = answer.body
+    if body.get("error") and not body.get("choices"):
+        raise RequestFailedError(f"The server answered with an error: {answer.text}")
     tokens_in, tokens_out, tokens_cached = _usage_of_response(body)
-    _check_prompt_not_truncated_by_server(tokens_in + tokens_cached, request)
-    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(str(choice.get("finish_reason")), "stop")
-    scores = (
-        _scores_of_response(choice, request.task)
-        if isinstance(request.task, ContinuationTask) and finish != "refused"
-        else ()
+    reply = Reply(
+        tokens_in=tokens_in
+        or estimate_openai_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        tokens_out=tokens_out,
+        tokens_cached=tokens_cached,
+        served_model=name_in_answer(body.get("model")),
+        fingerprint=name_in_answer(body.get("system_fingerprint")),
     )
+    try:
+        choice = _choice_of_answer(answer)
+        _check_prompt_not_truncated_by_server(tokens_in + tokens_cached, request)
+        return _add_content(reply, choice, request, sent), True
+    except _UnreadableReplyError as error:
+        return replace(reply, error=shorten_server_message(str(error))), error.has_content
+
+
+def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
+    """Add the content of a choice to a reply that has only counts so far.
+
+    Raises:
+        _UnreadableReplyError: There is no content, or not of the kind that was asked for.
+    """
+    message = object_in_answer(choice.get("message"))
+    reason = name_in_answer(choice.get("finish_reason"))
+    finish: Finish = "refused" if message.get("refusal") else _ENDS.get(reason, "stop")
     text, thoughts = _split_thoughts_of_response(message)
     if isinstance(request.task, ContinuationTask):
-        text, finish = "", "refused" if finish == "refused" else "stop"  # a single token was requested: not truncated
-    elif sent.reply_prefix and text and not text.startswith(sent.reply_prefix):
+        scores = () if finish == "refused" else _scores_of_response(choice, request.task)
+        # A single token was requested, so the reply is not truncated.
+        return replace(reply, scores=scores, thoughts=thoughts, finish="refused" if finish == "refused" else "stop")
+    if finish == "stop" and not text and not thoughts:
+        raise _UnreadableReplyError("The reply has no content", has_content=False)
+    if sent.reply_prefix and text and not text.startswith(sent.reply_prefix):
         text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
     elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
         text = _permutation_from_json_response(text, request.task)
-    return Reply(
-        text=text,
-        scores=scores,
-        thoughts=thoughts,
-        tokens_in=tokens_in
-        or estimate_openai_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
-        tokens_out=tokens_out
-        or estimate_openai_server_text_tokens(text) + estimate_openai_server_text_tokens(thoughts),
-        tokens_cached=tokens_cached,
-        finish=finish,
-    )
+    tokens = reply.tokens_out or sum(map(estimate_openai_server_text_tokens, (text, thoughts)))
+    return replace(reply, text=text, thoughts=thoughts, tokens_out=tokens, finish=finish)
 
 
 def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
@@ -74,21 +114,23 @@ def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bo
     return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
 
 
-def _choice_of_response(body: Mapping[str, Any]) -> dict[str, Any]:
-    choices = body.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
-    raise RequestFailedError(f"The answer contains no choice: {body}")
+def _choice_of_answer(answer: ServerAnswer) -> dict[str, Any]:
+    """Return the only choice of an answer."""
+    choices = answer.body.get("choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        raise _UnreadableReplyError(f"The answer contains {len(choices)} choices in place of one")
+    choice = object_in_answer(choices[0]) if isinstance(choices, list) and choices else {}
+    if not object_in_answer(choice.get("message")):
+        raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
+    return choice
 
 
 def _usage_of_response(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the numbers of prompt tokens, completion tokens, and cached prompt tokens; missing counts are 0."""
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    prompt, reply, cached = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
+    """Return the numbers of prompt tokens, completion tokens, and cached prompt tokens; unknown counts are 0."""
+    usage = object_in_answer(body.get("usage"))
+    details = object_in_answer(usage.get("prompt_tokens_details"))
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+    prompt, reply, cached = map(token_count_in_answer, counts)
     return prompt, reply, cached
 
 
@@ -101,10 +143,9 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
     """
     words = estimate_minimum_openai_server_tokens(request.prompt)
     if 0 < processed < words // 2:
-        raise RequestFailedError(
+        raise _UnreadableReplyError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
-            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size",
-            tries=1,
+            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size"
         )
 
 
@@ -122,7 +163,7 @@ def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
 def _text_of_response(content: Any) -> str:
     """Return a text, or the concatenated texts of a list of parts."""
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        return "".join(_text_of_response(object_in_answer(part).get("text")) for part in content)
     return content if isinstance(content, str) else ""
 
 
@@ -131,13 +172,13 @@ def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
 
     Any other text is returned unchanged.
     """
-    try:
-        body = json.loads(text)
-    except ValueError:
-        strings = [json.loads(quoted) for quoted in _QUOTED.findall(text)] if text.lstrip().startswith("{") else []
-        return task.separator.join(item for item in strings if item in task.items) or text
-    order = body.get("order") if isinstance(body, dict) else None
-    return task.separator.join(map(str, order)) if isinstance(order, list) and order else text
+    order = decode_json_object(text).get("order")
+    if isinstance(order, list) and order:
+        return task.separator.join(str(item) for item in order if isinstance(item, str | int))
+    if not text.lstrip().startswith("{"):
+        return text
+    strings = [quoted[1:-1] for quoted in _QUOTED.findall(text)]
+    return task.separator.join(item for item in strings if item in task.items) or text
 
 
 def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
@@ -150,11 +191,10 @@ def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tu
     scores = [_log_probability_in_response(text, listed) for text in task.continuations]
     if all(score is None for score in scores):
         top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
-        raise RequestFailedError(
+        raise _UnreadableReplyError(
             f"None of {error_repr(list(task.continuations))} is among the {len(listed)} most likely first tokens "
             f"that the server lists ({top} ...); servers return log-probabilities of single tokens only. Use a method "
-            "that generates text, or run the model through transformers: --model hf:NAME",
-            tries=1,
+            "that generates text, or run the model through transformers: --model hf:NAME"
         )
     floor = min(listed.values())
     return tuple(floor if score is None else score for score in scores)
@@ -165,15 +205,14 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
         # In ascending order, so that the most likely of several tokens with the same text is kept.
-        listed = {str(row["token"]): float(row["logprob"]) for row in reversed(rows)}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise RequestFailedError(
+        listed = {name_in_answer(row["token"]): float(row["logprob"]) for row in reversed(rows)}
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise _UnreadableReplyError(
             "The server returns no log-probabilities (logprobs), which this method needs; use a method that generates "
-            "text, or run the model through transformers: --model hf:NAME",
-            tries=1,
+            "text, or run the model through transformers: --model hf:NAME"
         ) from error
     if not listed or any(math.isnan(value) or value > 1e-3 for value in listed.values()):
-        raise RequestFailedError(f"Log-probabilities are missing, NaN or positive: {listed}")
+        raise _UnreadableReplyError(f"Log-probabilities are missing, NaN or positive: {listed}")
     return {token: max(value, _LEAST) for token, value in listed.items()}
 
 

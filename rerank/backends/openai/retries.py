@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -74,16 +76,14 @@ def make_retrying_sender(
 
 def parse_retry_after(value: str) -> float | None:
     """Return the seconds of a Retry-After header: a number or an HTTP date (RFC 9110, section 10.2.3), else None."""
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        return None if math.isnan(seconds := float(value)) else max(0.0, seconds)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):  # OverflowError: such as the year 99999999999
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _seconds_to_next_attempt(state: tenacity.RetryCallState) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rerank.backends.openai.answers import ServerAnswer
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
 from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.replies import parse_server_reply, server_reply_satisfies_constraint
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
-from rerank.backends.openai.server import Server, unknown_server_model_error
+from rerank.backends.openai.server import Server, is_same_server_model, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
@@ -26,11 +27,13 @@ class ServerSession:
         server: The server's description of itself.
         dialect: The request format of the server.
         has_warned_of_thoughts: Whether the user was warned that thoughts left no tokens for an answer.
+        has_warned_of_model: Whether the user was warned that another model answers.
     """
 
     server: Server
     dialect: Dialect
     has_warned_of_thoughts: bool = False
+    has_warned_of_model: bool = False
 
     async def ask(self, connection: ServerConnection, request: Request) -> Reply:
         """Return the reply to one request; a failed request gets a reply with ``finish="error"``.
@@ -48,15 +51,15 @@ class ServerSession:
                 remedy="Use a method that generates text: --method setwise,by=generation, pairwise,by=generation, "
                 "fullrank or sliding",
             )
-        contacts = connection.contacts
+        contacts, exchange = connection.contacts, _Exchange(request)
         while True:  # terminates, since every repetition omits one more field
             built = self.dialect.build_request(request)
             try:
-                reply = await _send_to_server(connection, request, built)
+                reply = await exchange.send(connection, built)
             except RequestFailedError as error:
                 if connection.contacts == contacts:  # no request has reached the server in the meantime
                     raise BackendError(str(error), remedy=_SERVER_IS_GONE) from error
-                return make_failed_server_reply(str(error))
+                return Reply(finish="error", error=str(error))
             except RequestRejectedError as error:
                 if not self._omit_refused_field(built, error):
                     return self._rejected_reply(error)
@@ -67,7 +70,7 @@ class ServerSession:
     def _rejected_reply(self, error: RequestRejectedError) -> Reply:
         if error.status in (404, 405):
             raise unknown_server_model_error(self.dialect.model, str(error), self.server)
-        return Reply(finish="refused") if error.code in _FILTERED else make_failed_server_reply(str(error))
+        return Reply(finish="refused") if error.code in _FILTERED else Reply(finish="error", error=str(error))
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
         """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
@@ -80,8 +83,15 @@ class ServerSession:
         return bool(name)
 
     def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
-        """Warn if the server silently ignored the constraint, or if thoughts used up all tokens."""
+        """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""
         task = request.task
+        if not self.has_warned_of_model and not is_same_server_model(self.dialect.model, reply.served_model):
+            self.has_warned_of_model = True
+            warnings.warn(
+                f"The server was asked for the model {self.dialect.model!r}, and {reply.served_model!r} answered; "
+                "summary.json counts the replies of each model",
+                stacklevel=2,
+            )
         ignored = (
             built.constraint
             and isinstance(task, PermutationTask)
@@ -103,12 +113,47 @@ class ServerSession:
             )
 
 
-def make_failed_server_reply(error: str) -> Reply:
-    """Return the reply to a failed request."""
-    return Reply(finish="error", error=error)
+@dataclass(slots=True)
+class _Exchange:
+    """All attempts to get a reply to one request.
 
+    A request whose reply has no content is sent once more, and the tokens of both replies are counted.
+    """
 
-async def _send_to_server(connection: ServerConnection, request: Request, built: ServerRequest) -> Reply:
-    return await connection.ask(
-        "/chat/completions", built.body, read=lambda body: parse_server_reply(body, request, built)
-    )
+    request: Request
+    _attempts: int = 0
+    _discarded: Reply | None = None
+
+    async def send(self, connection: ServerConnection, built: ServerRequest) -> Reply:
+        """Send the request, and return the reply.
+
+        Raises:
+            RequestFailedError: No reply arrived.
+            RequestRejectedError: The server refuses the request as invalid.
+            BackendError: No request can be answered.
+        """
+        try:
+            return await connection.ask(
+                "/chat/completions", built.body, read=lambda answer: self._read(answer, built), on_attempt=self._begin
+            )
+        except (RequestFailedError, RequestRejectedError, BackendError):
+            if self._discarded is None:
+                raise
+            return replace(self._discarded, retries=self._attempts - 1)  # a reply has arrived, and no better one came
+
+    def _begin(self) -> None:
+        self._attempts += 1
+
+    def _read(self, answer: ServerAnswer, built: ServerRequest) -> Reply:
+        reply, has_content = parse_server_reply(answer, self.request, built)
+        first = self._discarded or Reply()
+        if not has_content and self._discarded is None:
+            self._discarded = reply
+            raise RequestFailedError(reply.error)
+        return replace(
+            reply,
+            tokens_in=first.tokens_in + reply.tokens_in,
+            tokens_out=first.tokens_out + reply.tokens_out,
+            tokens_cached=first.tokens_cached + reply.tokens_cached,
+            retries=self._attempts - 1,
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rerank.backends.openai.answers import ServerAnswer, name_in_answer, object_in_answer, token_count_in_answer
 from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.errors import BackendError
@@ -50,10 +52,11 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
         raise BackendError(
             str(error), remedy=f"Start the server at {connection.address.url}, or set another address with --base-url"
         ) from error
-    kind: ServerKind = next((_KINDS[owner] for row in rows if (owner := str(row.get("owned_by"))) in _KINDS), "plain")
-    by_id = {str(row.get("id")): row for row in rows}
+    owners = (name_in_answer(row.get("owned_by")) for row in rows)
+    kind: ServerKind = next((_KINDS[owner] for owner in owners if owner in _KINDS), "plain")
+    by_id = {name: row for row in rows if (name := name_in_answer(row.get("id")))}
     own = by_id.get(model, rows[0] if len(rows) == 1 else {})
-    size = _context_size_of_server(own) or _context_size_of_server(by_id.get(str(own.get("parent")), {}))
+    size = _context_size_of_server(own) or _context_size_of_server(by_id.get(name_in_answer(own.get("parent")), {}))
     if kind == "llamacpp" and size is None:
         size = await _slot_size_of_llama_server(connection)
     return Server(kind=kind, models=tuple(by_id), context_size=size)
@@ -72,26 +75,37 @@ def unknown_server_model_error(model: str, message: str, server: Server) -> Back
     )
 
 
-def _model_rows_of_server(body: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = body.get("data")
+def is_same_server_model(requested: str, answered: str) -> bool:
+    """Return whether the model that answered is the requested one. It is if its name is unknown.
+
+    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway.
+
+    >>> is_same_server_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_server_model("gpt-4o", "gpt-4o-mini")
+    (True, False)
+    """
+    names = [name.lower().rpartition("/")[2] for name in (requested, answered)]
+    return not answered or re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?(\.gguf)?", names[1]) is not None
+
+
+def _model_rows_of_server(answer: ServerAnswer) -> list[dict[str, Any]]:
+    if not answer.body:
+        raise RequestFailedError(f"The list of models is not a JSON object: {answer.text}")
+    rows = answer.body.get("data")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _context_size_of_server(row: dict[str, Any]) -> int | None:
     """Return ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp)."""
-    meta = row.get("meta")
-    inner = meta if isinstance(meta, dict) else {}
-    sizes = (row.get("max_model_len"), row.get("context_length"), inner.get("n_ctx"))
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    sizes = (row.get("max_model_len"), row.get("context_length"), object_in_answer(row.get("meta")).get("n_ctx"))
+    return next(filter(None, map(token_count_in_answer, sizes)), None)
 
 
 async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
     """Return the context size per request of a llama.cpp server; older versions state it only in ``/props``."""
 
-    def read(body: dict[str, Any]) -> int | None:
-        settings = body.get("default_generation_settings")
-        size = settings.get("n_ctx") if isinstance(settings, dict) else None
-        return size if isinstance(size, int) and size > 0 else None
+    def read(answer: ServerAnswer) -> int | None:
+        settings = object_in_answer(answer.body.get("default_generation_settings"))
+        return token_count_in_answer(settings.get("n_ctx")) or None
 
     try:
         return await connection.ask(f"{connection.address.root}/props", read=read)

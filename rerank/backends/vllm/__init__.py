@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rerank.errors import BackendError, UsageError
 from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import quiet_transformers
+from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -26,7 +27,6 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    task_backend_settings_folder,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 1024
 
 
-class Vllm:
+class Vllm(LocalModel):
     """A backend that runs a causal language model with vLLM.
 
     Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one model:
@@ -57,11 +57,10 @@ class Vllm:
     caches_prefixes: ClassVar[bool] = True
     #: Calls cost time but no money, so they are stored only in the run folder.
     costs_money = False
-    #: Folder of the adapter or model. `Reranker.from_backend` uses the settings in it. None if the folder is not known.
-    settings_folder: Path | None = None
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
         """Wrap an engine that is already running. To start one, use `load`."""
+        require_model_process()
         self._engine = engine
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
         self._batch_size = self.choose_batch_size(options or BackendOptions(), "")
@@ -106,7 +105,7 @@ class Vllm:
 
         backend = cls(start_vllm_engine(description), description.options)
         backend._tokens = description.tokens
-        backend.settings_folder = task_backend_settings_folder(description.name, description.options)
+        backend.set_source(description.name, description.options)
         return backend
 
     @staticmethod
@@ -136,7 +135,9 @@ class Vllm:
 
         Raises:
             BackendError: The engine failed; it cannot be used any more.
+            UsageError: This process was forked after a model was used.
         """
+        require_model_process()
         started = time.perf_counter()
         replies, groups = make_token_jobs(requests, self._tokens, self.identity.get("model", ""))
         for jobs in groups:

@@ -5,11 +5,11 @@ Only the settings that PEFT writes are read, not the weights.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, UsageError
+from rerank.io.settings_files import read_json_object
 
 #: Values to which vLLM's maximum rank can be set; the smallest sufficient one is used.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -29,10 +29,10 @@ def vllm_required_rank(folder: Path) -> int:
         UsageError: The adapter uses a feature that vLLM does not support.
     """
     path = folder / "adapter_config.json"
+    config = read_json_object(path, "configuration of the adapter", expected="a file written by PEFT")
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
         rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{str(path)!r} does not describe a LoRA adapter: {error!r}",
             expected="a file written by save_pretrained of PEFT",

@@ -15,6 +15,7 @@ from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, require_pillow
 from rerank.lm.jobs import Job, limit_decoding_tokens
 from rerank.lm.loading import quiet_transformers
+from rerank.lm.model_process import require_model_process
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     BackendOptions,
@@ -104,8 +105,9 @@ class Vlm(Hf):
 
         Raises:
             BackendError: The model failed for another reason, or its chat template does not accept the chat.
-            UsageError: A request asks for thoughts.
+            UsageError: A request asks for thoughts, or this process was forked after a model was used.
         """
+        require_model_process()
         with self._lock:
             return [self._reply(index, request) for index, request in enumerate(requests)]
 

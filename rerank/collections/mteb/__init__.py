@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from rerank.collections.mteb.library import (
 )
 from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_collection_id, open_mteb_collection_split
 from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.io.settings_files import read_json_object
 from rerank.types import Document, Qrels, Query, Run
 
 _SHOWN = 12
@@ -158,11 +158,11 @@ def read_mteb_collection_predictions(path: Path, subset: str, split: str) -> Map
     Raises:
         DataError: The file has another format, or lacks the subset or split.
     """
+    saved = read_json_object(path, "file of predictions")
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
         lists = saved[subset][split]
         return {str(query): {str(doc): float(score) for doc, score in docs.items()} for query, docs in lists.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path} has no predictions for the subset {subset!r} and the split {split!r} ({error!r:.100})",
             expected="{subset: {split: {query: {document: score}}}}, as mteb saves with prediction_folder",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError
+from rerank.io.settings_files import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,8 +101,8 @@ def _checkpoint_files(folder: Path) -> list[Path]:
         whole = folder / "model.safetensors"
         return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(read_json_object(index, "index of weights")["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise DataError(
             f"{index} is not a valid index of weights: {error!r}", remedy="Download the model again"
         ) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
+from rerank.io.settings_files import read_json_object
 from rerank.models import MODELS, is_model_downloaded, resolve_model_name
 from rerank.models.adapters import adapter_folder, read_model_adapter_settings
 
@@ -145,10 +145,4 @@ def _base_of_inspected_adapter(folder: Path, settings: dict[str, Any]) -> tuple[
 
 
 def _read_inspected_peft_settings(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / _SETTINGS).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / _SETTINGS} cannot be read: {error}", expected="a file written by PEFT") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{folder / _SETTINGS} is not a JSON object", expected="a file written by PEFT")
-    return content
+    return read_json_object(folder / _SETTINGS, "configuration of the adapter", expected="a file written by PEFT")

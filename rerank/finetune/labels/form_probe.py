@@ -198,7 +198,7 @@ def _separation_of_training_labels(
 
 def _form_of_labelled_document(training_list: TrainingList, position: int) -> _Form:
     doc = training_list.docs[position]
-    words = passage_text(doc, escape=False).split()
+    words = passage_text(doc).split()
     return _Form(doc.id, len(words), tuple(word.casefold() for word in words[:_WORDS]))
 
 

@@ -80,7 +80,10 @@ def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[f
         return ()
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in value):
         raise DataError(f"{where}: {key} is {error_repr(value)}", expected="a list of numbers")
-    return tuple(map(float, value))
+    try:
+        return tuple(map(float, value))
+    except OverflowError as error:
+        raise DataError(f"{where}: {key} has a number that is too large", expected="finite numbers") from error
 
 
 def _label_document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:

@@ -32,8 +32,7 @@ from rerank.finetune.labels.query_writing import QueryWriter
 from rerank.io.run_files import write_qrels
 from rerank.io.text_files import replace_text_file
 from rerank.retrieval import open_first_stage
-from rerank.store.call_log import CallLog
-from rerank.store.logging_backend import LoggingBackend
+from rerank.store import CallLog, log_calls
 from rerank.tasks import Reply
 from rerank.types import Document, Qrels, Query
 
@@ -217,7 +216,7 @@ def _generate_synthetic_queries(
     on_reply: Callable[[Reply], None],
 ) -> Iterator[_Draft]:
     with CallLog(folder / CALLS) as log:
-        logged = replace(writer, backend=LoggingBackend(backend=writer.backend, log=log, on_reply=on_reply))
+        logged = replace(writer, backend=log_calls(writer.backend, log, on_reply=on_reply))
         for query in logged.write(docs, dropped):
             if draft := _draft_synthetic_query(query.doc, query.number, query.text, options, dropped):
                 yield draft

@@ -11,7 +11,6 @@ import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +30,7 @@ from rerank.finetune.trainer.examples import ExampleBuilder
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.finetune.trainer.weight_sharding import average_trained_gradients
-from rerank.io.atomic_folder import UNFINISHED, move_folder
+from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
 from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
@@ -222,6 +221,8 @@ class ListTrainer(Trainer):
                 remedy="Start as many processes with torchrun, or start in a new folder",
             )
         self.load_weights(Path(resume_from_checkpoint))
+        if self.args.should_save:
+            self._remove_old_checkpoints()  # the process that wrote this one may have been killed before it did this
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.folder / UNFINISHED)
@@ -237,8 +238,14 @@ class ListTrainer(Trainer):
             parent = self.folder / _CHECKPOINTS
             parent.mkdir(exist_ok=True)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
-            for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
-                shutil.rmtree(old)
+            self._remove_old_checkpoints()
+
+    def _remove_old_checkpoints(self) -> None:
+        """Remove all checkpoints except the last ones. Each is moved away first, so that none is ever incomplete."""
+        draft = self.folder / UNFINISHED
+        for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
+            draft.mkdir(exist_ok=True)
+            discard_folder(old, draft)
 
 
 class MetricsWriter(TrainerCallback):
@@ -254,7 +261,7 @@ class MetricsWriter(TrainerCallback):
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """When a training is resumed, remove the lines of steps that will be repeated."""
+        """When a training is resumed, remove the lines of steps that will be repeated, and the last line of an end."""
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
@@ -274,10 +281,11 @@ class MetricsWriter(TrainerCallback):
 
 
 def _step_of_metrics_line(line: str) -> float:
-    """Return the step of a metrics line, or infinity if the line is truncated."""
+    """Return the step of a metrics line, or infinity if the line is truncated or summarises a process that ended."""
     try:
-        return float(json.loads(line)["step"])
-    except ValueError:
+        values = json.loads(line)
+        return math.inf if "train_runtime" in values else float(values["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
 
 

@@ -59,6 +59,7 @@ from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
 from rerank.io.run_files import read_run, write_run
+from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
@@ -225,7 +226,7 @@ class TrainingRun:
             RerankError: The training fails; `rerank.finetune.trainer.training.train_adapter` lists the errors.
         """
         if self._is_complete(resume):
-            self.outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
+            self.outcome = read_json_object(self._folder / _RESULT, "result of the training")
             return
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -256,7 +257,7 @@ class TrainingRun:
     def _stopped_early(self, checkpoint: Path) -> bool:
         """Return whether early stopping ended the training at this checkpoint; transformers does not store this."""
         table = self._recipe.validation
-        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        history = read_json_object(checkpoint / "trainer_state.json", "state of the training")["log_history"]
         return bool(table and table.patience and EarlyStopping(table.measure, table.patience).is_over(history))
 
     def _is_complete(self, resume: bool) -> bool:
@@ -267,10 +268,9 @@ class TrainingRun:
         """
         if not is_main_training_process():
             return (self._folder / _RESULT).is_file()
-        path = self._folder / _RECIPE
-        if path.is_file():
+        if (path := self._folder / _RECIPE).is_file():
             # Both are parsed as recipes, so that a file written before a field was added compares equal.
-            before = Recipe.make(json.loads(path.read_text(encoding="utf-8")))
+            before = Recipe.make(read_json_object(path, "recipe"))
             now = Recipe.make(json.loads(self._recipe.model_dump_json()))
             if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(

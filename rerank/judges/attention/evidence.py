@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from rerank.errors import DataError, UsageError
 from rerank.judges.attention.sentences import split_attention_judge_sentences
-from rerank.prompts.passages import collapse_passage_whitespace, escape_passage_brackets, passage_text
+from rerank.prompts.passages import collapse_passage_whitespace, passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document
 
@@ -67,7 +67,7 @@ def find_attention_judge_prefixes(template: PromptTemplate, query: str, passages
     mark = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in query)
     marked = _attention_judge_passage_spans(template, query, [mark] * len(passages))
     prefixes = [text.partition(mark)[0] for text in marked]
-    expected = [escape_passage_brackets(text) if template.escape_brackets else text for text in passages]
+    expected = map(template.escaping().escape, passages)
     shown = _attention_judge_passage_spans(template, query, passages)
     if any(text.count(mark) != 1 for text in marked) or any(
         not text.startswith((prefix + passage).rstrip())
@@ -107,7 +107,7 @@ def map_attention_judge_passage(document: Document, shown: str) -> list[int | No
         positions += [word.start(), *range(word.start(), word.end())]
     if not document.title.strip():
         return positions[1 : 1 + len(shown)]
-    title = len(passage_text(document, escape=False)) - len(collapse_passage_whitespace(document.text))
+    title = len(passage_text(document)) - len(collapse_passage_whitespace(document.text))
     return ([None] * (title - bool(positions)) + positions)[: len(shown)]
 
 

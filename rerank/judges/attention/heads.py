@@ -13,6 +13,8 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.model_hash import hash_file_contents_of_model
+from rerank.io.paths import named_path_errors
+from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 
 #: Keys of a backend's identity to which a head list is bound. The data type of the weights is not among them.
@@ -66,6 +68,7 @@ def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str
     return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
 
+@named_path_errors()
 def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     """Open a head list for a model.
 
@@ -105,15 +108,9 @@ def read_attention_heads(path: Path) -> HeadList:
         MissingResourceError: The file does not exist.
         DataError: The file is not a head list.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(
-            f"The head list {str(path)!r} does not exist",
-            expected=f"a file written by `rerank heads select`, or one of: {', '.join(_PUBLISHED)}",
-        ) from error
-    except ValueError as error:
-        raise DataError(f"The head list {str(path)!r} is not valid JSON: {error}") from error
+    content = read_json_object(
+        path, "head list", expected=f"a file written by `rerank heads select`, or one of: {', '.join(_PUBLISHED)}"
+    )
     try:
         heads = tuple((int(layer), int(head)) for layer, head in content["heads"])
         weights = tuple(map(float, content.get("weights", ())))
@@ -126,7 +123,7 @@ def read_attention_heads(path: Path) -> HeadList:
             length_power=float(content.get("length_power", 0.0)),
         )
         attention_judge_model_identity(head_list.model)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{str(path)!r} is not a head list: {error!r}",
             expected='{"model": {...}, "method": "...", "heads": [[layer, head], ...]}',

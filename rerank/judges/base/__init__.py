@@ -18,8 +18,8 @@ from rerank.types import Order, Window
 
 #: Status of a judged window. ``ok``: the reply is a permutation in the requested form. ``repaired``: it is complete
 #: after dropping duplicate and unknown identifiers, or was written in another form. ``partial``: missing identifiers
-#: were appended. ``empty``: the reply has no identifier. ``refused``: it has no identifier, and the model declines.
-#: ``error``: there is no reply.
+#: were appended. ``empty``: the reply has no identifier or cannot be read. ``refused``: it has no identifier, and the
+#: model declines. ``error``: no reply arrived.
 Status = Literal["ok", "repaired", "partial", "empty", "refused", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 #: Statuses that give no information about the documents. The window keeps its order and counts as a failure.
@@ -147,6 +147,10 @@ class PromptJudge:
         check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy, without budgets, whose tokenizers belong to a backend."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, PromptBudget)}
 
     @cached_property
     def budget(self) -> PromptBudget:
@@ -297,15 +301,14 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
         count: Number of documents in the window.
 
     Returns:
-        The verdict with the scores. Its status is ``error`` if the number of scores is wrong, and ``empty`` if a score
-        is NaN.
+        The verdict with the scores. Its status is ``empty`` if the number of scores is wrong, or if a score is NaN.
 
     >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
     """
     positions = tuple(range(count))
     if len(scores) != count:
-        return Verdict(order=positions, status="error", detail=f"{len(scores)} scores for {count} documents")
+        return Verdict(order=positions, status="empty", detail=f"{len(scores)} scores for {count} documents")
     if any(score != score for score in scores):  # NaN, which cannot be sorted
         return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
     order = tuple(sorted(positions, key=lambda position: -scores[position]))
@@ -324,9 +327,14 @@ def window_z_scores(scores: Sequence[float]) -> list[float]:
 
 
 def failed_judge_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
-    """Return the verdict on a window with a failed or refused reply; None if all replies arrived."""
-    for reply in replies:
-        if reply.finish in ("error", "refused"):
-            detail = reply.error or "the provider refused to answer"
-            return Verdict(order=tuple(range(count)), status=reply.finish, detail=detail)
-    return None
+    """Return the verdict on a window with a reply that is missing, refused or unreadable; None if all can be read.
+
+    A missing reply takes precedence, since a resumed run asks for it again.
+    """
+    failed = [reply for reply in replies if reply.error or reply.finish in ("error", "refused")]
+    if not failed:
+        return None
+    reply = next((reply for reply in failed if reply.finish == "error"), failed[0])
+    status: Status = reply.finish if reply.finish in ("error", "refused") else "empty"
+    detail = reply.error or "the provider refused to answer"
+    return Verdict(order=tuple(range(count)), status=status, detail=detail)

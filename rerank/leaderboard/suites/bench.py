@@ -33,9 +33,6 @@ from rerank.tasks import Backend
 
 #: Function that executes one prepared run and returns its summary, such as `rerank.experiment.execute_run`.
 Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
-#: After one of these errors, the run counts as failed and the suite continues. Any other exception is a bug and ends
-#: the suite.
-_RUN_ERRORS = (RerankError, OSError, RuntimeError, MemoryError)
 
 
 @dataclass(kw_only=True)
@@ -167,9 +164,9 @@ def execute_suite_runs(
                 if planned_run.stored
                 else _execute_suite_run(planned_run, out, execution, run, cache)
             )
-        except _RUN_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - a bug in one run must not end the others
             cache.drop()  # a model that failed may be unusable
-            yield SuiteResult(planned=planned_run, problem=str(error) or repr(error))
+            yield SuiteResult(planned=planned_run, problem=_describe_suite_run_error(error))
             continue
         try:
             check_failure_rate(summary, planned_run.spec.max_failure_rate)
@@ -177,6 +174,11 @@ def execute_suite_runs(
             yield SuiteResult(planned=planned_run, summary=summary, problem=str(error))
         else:
             yield SuiteResult(planned=planned_run, summary=summary, problem=_why_suite_run_is_unfinished(summary))
+
+
+def _describe_suite_run_error(error: Exception) -> str:
+    """Return the message of an error, with the name of its class unless it is one of ours, which explain themselves."""
+    return str(error) if isinstance(error, RerankError) else repr(error)
 
 
 def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
@@ -237,8 +239,8 @@ class _Planner:
             planned_run.committed = max((stored.replies() for stored in matching), default=0)
             planned_run.expected = self._expected(planned_run, prepared)
             return planned_run, hash_run_folder_identity(identity)
-        except _RUN_ERRORS as error:
-            planned_run.problem = str(error) or repr(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            planned_run.problem = _describe_suite_run_error(error)
             return planned_run, ""
 
     def _expected(self, planned_run: PlannedRun, prepared: PreparedRun) -> dict[str, Any]:
@@ -258,8 +260,8 @@ class _Planner:
         if key not in self._found:
             try:
                 self._found[key] = retrieve_candidates_of_spec(spec)
-            except _RUN_ERRORS as error:
-                self._found[key] = str(error) or repr(error)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._found[key] = _describe_suite_run_error(error)
         return self._found[key]
 
     def _backend(self, spec: RunSpec) -> Backend | None:

@@ -6,7 +6,6 @@ same reranker with several seeds form one system. Its score on a query is the me
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import math
@@ -17,6 +16,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
 from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade_of_spec
+from rerank.io.csv_tables import format_csv_table
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.suites.bench import SuiteResult
@@ -66,10 +66,9 @@ def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with replace_text_file(out / "results.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     flat = [{**_plain_suite_result_row(row), **row["scores"]} for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
     with replace_text_file(out / "results.csv") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
+        file.write(format_csv_table(columns, ([row.get(column) for column in columns] for row in flat)))
 
 
 def _plain_suite_result_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rerank.errors import UsageError
+from rerank.experiment.file_settings import settings_from_file
 from rerank.experiment.spec import RunSpec, Shuffle
-from rerank.io.text_files import read_toml_file
+from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.suites.suite_values import (
     check_suite_table_keys,
     check_unique_in_suite,
@@ -80,7 +81,7 @@ class RerankerTable(BaseModel):
 class Suite(_Table):
     """A suite: collections, first stages, rerankers, and settings for the comparison of their runs."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]{0,199}$")
     """Name of the suite and of its default folder: letters, digits, dots, dashes and underscores."""
     about: str = ""
     """Description for readers."""
@@ -256,19 +257,21 @@ class SuiteRun:
         return f"{self.group}: {self.system}, seed {self.spec.seed}"
 
 
-def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
+def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote_code: bool = False) -> Suite:
     """Read a suite from a TOML file. Paths in the file are relative to the working directory.
 
     Args:
         path: The TOML file.
         data: Folder that replaces ``{data}`` in strings.
+        trust_remote_code: Permit the suite to run Python code that comes with its models.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is not valid TOML.
-        UsageError: A value is invalid.
+        UsageError: A value is invalid, or the suite runs remote code without permission.
     """
-    return Suite.make(read_toml_file(path, "suite"), data=data)
+    values = insert_suite_data_folder(read_toml_file(path, "suite"), data)
+    return Suite.make(settings_from_file(values, path, trust_remote_code=trust_remote_code), data=data)
 
 
 def _suite_label(values: Mapping[str, Any]) -> str:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rerank.errors import UsageError
 from rerank.types import Plan, Ranking
+
+#: Papers use up to 20 passes. A larger number is a mistake, and a run would never end.
+_MAX_PASSES = 1000
+
+
+def check_number_of_passes(passes: int) -> None:
+    """Check the number of passes of a strategy that repeats itself.
+
+    Raises:
+        UsageError: The number is below 1, or so large that a run would not end.
+    """
+    if not 1 <= passes <= _MAX_PASSES:
+        raise UsageError(f"{passes} passes", expected=f"1 to {_MAX_PASSES}")
 
 
 class Strategy(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from rerank.errors import UsageError
+from rerank.strategies.base import check_number_of_passes
 from rerank.strategies.self_consistency.kemeny import count_strategy_order_votes, kemeny_order
 from rerank.types import Plan, Ranking, Window
 
@@ -33,7 +33,7 @@ class SelfConsistency:
         seed: Seed of the shuffles.
 
     Raises:
-        UsageError: ``passes < 1``.
+        UsageError: ``passes`` is not between 1 and 1000.
     """
 
     passes: int = 5
@@ -42,8 +42,7 @@ class SelfConsistency:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.passes < 1:
-            raise UsageError(f"{self.passes} passes", expected="at least 1")
+        check_number_of_passes(self.passes)
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield the whole list in all random orders at once."""

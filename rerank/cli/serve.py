@@ -1,0 +1,132 @@
+"""`serve`: answer rerank requests over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import print_note
+from rerank.cli.spec_options import with_ranker_command_options
+
+if TYPE_CHECKING:
+    from rerank.serving.opening import ServedCollection
+    from rerank.serving.settings import ServerSettings
+
+#: Headings of the options in the help text.
+_SERVER, _LIMITS = "Server", "Limits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Where the server listens, who may use it, and what it searches."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_SERVER)] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
+    ] = 8080
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in responses. (default: --model)", rich_help_panel=_SERVER)
+    ] = None
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the keys of clients, one per line; if omitted, RERANK_SERVER_KEYS.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None
+    collection: Annotated[
+        str | None, typer.Option(help="Collection to search with /v1/search.", rich_help_panel=_SERVER)
+    ] = None
+    first_stage: Annotated[str, typer.Option(help="First stage of the search.", rich_help_panel=_SERVER)] = "bm25"
+    cache: Annotated[
+        bool,
+        typer.Option("--cache", help="Answer repeated requests from the cache of replies.", rich_help_panel=_SERVER),
+    ] = False
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log one line per request.", rich_help_panel=_SERVER)
+    ] = False
+
+    def served_collection(self) -> ServedCollection | None:
+        """Return the collection to search, if there is one."""
+        from rerank.serving.opening import ServedCollection
+
+        return (self.collection and ServedCollection(selector=self.collection, first_stage=self.first_stage)) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """Limits of requests and of the server."""
+
+    max_documents: Annotated[int, typer.Option(min=1, help="Most documents of a request.", rich_help_panel=_LIMITS)] = (
+        1000
+    )
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, help="Largest body of a request, in MB.", rich_help_panel=_LIMITS)
+    ] = 10.0
+    max_request_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a request's query and documents.", rich_help_panel=_LIMITS)
+    ] = 1_000_000
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Most requests that wait; others get 429.", rich_help_panel=_LIMITS)
+    ] = 256
+    max_active: Annotated[
+        int, typer.Option(min=1, help="Rankings in progress at the same time.", rich_help_panel=_LIMITS)
+    ] = 64
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Time for a ranking if the request names none.", rich_help_panel=_LIMITS)
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop calling the model after this many tokens.", rich_help_panel=_LIMITS)
+    ] = None
+
+    def settings(self, name: str) -> ServerSettings:
+        """Return the settings of a server with this name."""
+        from rerank.serving.settings import ServerSettings
+
+        return ServerSettings(
+            name=name,
+            max_body_bytes=round(self.max_body_mb * 2**20),
+            max_documents=self.max_documents,
+            max_request_tokens=self.max_request_tokens,
+            max_waiting=self.max_waiting,
+            max_active=self.max_active,
+            deadline=None if self.deadline_ms is None else self.deadline_ms / 1000,
+        )
+
+
+def register_cli_commands(app: typer.Typer) -> None:
+    """Add the command."""
+    example = "Example: rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1"
+    app.command("serve", epilog=example)(serve_command)
+
+
+@with_ranker_command_options
+@expand_option_groups
+def serve_command(*, settings: dict[str, Any], server: ServerOptions, limits: LimitOptions) -> None:
+    """Answer rerank requests over HTTP, as Cohere, Jina, Voyage, vLLM, TEI and SGLang do.
+
+    One line with the address is printed once requests are accepted. SIGTERM finishes accepted requests first.
+    """
+    from rerank.serving import check_serve_extra
+
+    check_serve_extra()
+    from rerank.serving.opening import open_server_app
+    from rerank.serving.running import run_server
+    from rerank.serving.server_keys import ServerKeys
+
+    keys = ServerKeys.load(server.keys_file)
+    app = open_server_app(
+        settings,
+        limits.settings(server.name or settings.get("model") or settings.get("adapter") or "listrank"),
+        keys,
+        collection=server.served_collection(),
+        uses_cache=server.cache,
+        max_total_tokens=limits.max_total_tokens,
+    )
+    if server.host not in ("127.0.0.1", "localhost", "::1") and not keys.digests:
+        print_note(f"Everybody who reaches {server.host} may use this server; RERANK_SERVER_KEYS requires keys")
+    run_server(app, host=server.host, port=server.port, announce=typer.echo, logs_requests=server.access_log)

@@ -1,0 +1,58 @@
+"""Settings that are read from files: run specifications, spec.json of run folders, suites and recipes.
+
+A file may come from somebody else. It may choose the model and the server of a run, but it cannot permit what only the
+user can permit: that an API key is sent to its server, or that Python code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import UsageError
+from rerank.tasks import FileAddress
+
+#: The option of first stages that permits remote code, unless its value is one that pydantic reads as false.
+_TRUST_IN_SELECTOR = re.compile(r"trust[-_]remote[-_]code=(?!(?:false|f|no|n|off|0)(?:[,)]|$))", re.I)
+
+
+def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the settings of a file without the permissions that a file cannot give.
+
+    Addresses of servers are marked as named by the file (`FileAddress`), at all levels of nesting.
+
+    Args:
+        values: The tables of the file.
+        file: The file.
+        trust_remote_code: Whether the user permits remote code, on the command line or in Python.
+
+    Raises:
+        UsageError: The file permits remote code, and the user does not.
+    """
+    if isinstance(values, Mapping):
+        return {key: _setting_from_file(str(key), value, file, trust_remote_code) for key, value in values.items()}
+    if isinstance(values, list):
+        return [settings_from_file(value, file, trust_remote_code=trust_remote_code) for value in values]
+    if isinstance(values, str) and _TRUST_IN_SELECTOR.search(values) and not trust_remote_code:
+        raise _file_permits_remote_code_error(values, file)
+    return values
+
+
+def _setting_from_file(key: str, value: Any, file: str | Path, trusts: bool) -> Any:
+    name = key.replace("-", "_")
+    if name == "trust_remote_code" and value not in (False, None) and not trusts:
+        raise _file_permits_remote_code_error(f"{key} = {value!r}", file)
+    if name == "base_url" and isinstance(value, str):
+        return FileAddress(value, str(file))
+    return settings_from_file(value, file, trust_remote_code=trusts)
+
+
+def _file_permits_remote_code_error(setting: str, file: str | Path) -> UsageError:
+    return UsageError(
+        f"{str(file)!r} contains {setting}",
+        expected="no permission to run code that comes with a model, since the file may come from somebody else",
+        remedy="If you trust the model, pass --trust-remote-code or this option on the command line, or "
+        "trust_remote_code=True in Python",
+    )

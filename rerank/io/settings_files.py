@@ -1,0 +1,86 @@
+"""Reading of small files of settings, TOML and JSON: whole, up to a size limit, with typed errors for any content."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingResourceError
+from rerank.io.json_records import parse_json
+from rerank.io.text_files import open_text_file
+
+#: Maximum number of characters of a file of settings.
+_MAX_CHARACTERS = 64 << 20
+
+
+def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> str:
+    """Return the text of a file that is read whole.
+
+    Args:
+        path: The file.
+        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
+        expected: What kind of file is expected, for messages.
+
+    Raises:
+        MissingResourceError: The file does not exist or cannot be read.
+        DataError: The file is not text in UTF-8, or too large.
+    """
+    try:
+        with open_text_file(path) as file:
+            text = file.read(_MAX_CHARACTERS + 1)
+    except MissingResourceError as error:
+        raise MissingResourceError(f"No {what}: {error.found}", expected=expected, remedy=error.remedy) from error
+    except DataError as error:
+        raise DataError(error.found, expected=expected or error.expected, remedy=error.remedy) from error
+    if len(text) > _MAX_CHARACTERS:
+        raise DataError(f"The {what} {str(path)!r} is larger than {_MAX_CHARACTERS >> 20} MB", expected=expected)
+    return text
+
+
+def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Args:
+        path: The file.
+        what: Noun for the file in messages, such as ``recipe`` or ``suite``.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid TOML.
+    """
+    return parse_toml(read_settings_text(path, what, expected="a TOML file"), f"The {what} {str(path)!r}")
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        DataError: The text is not valid TOML, is nested too deep, or has a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not TOML: {error}", expected='lines such as name = "..."') from error
+
+
+def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON object") -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: The file.
+        what: Noun for the file in messages, such as ``head list``.
+        expected: What kind of file is expected, for messages.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid JSON, or contains something other than an object.
+    """
+    text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
+    try:
+        content = parse_json(text, where)
+    except DataError as error:
+        raise DataError(error.found, expected=expected, remedy=error.remedy) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where} contains a {type(content).__name__}", expected=expected)
+    return content

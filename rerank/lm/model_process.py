@@ -1,0 +1,106 @@
+"""The process of a local model: it is not used in a forked process, and another process opens it again by its name.
+
+The threads of torch and the state of an accelerator do not survive a fork: a model of the parent process would hang.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+from rerank.errors import BackendError, UsageError
+from rerank.tasks import BackendOptions, task_backend_settings_folder
+
+#: The process in which the first local model was used; forked processes inherit the value.
+_process: int | None = None
+
+
+def require_model_process() -> None:
+    """Check that no parent of this forked process has used a local model. To be called before a model is used.
+
+    Raises:
+        UsageError: This process was forked from a process that has used a local model.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    if _process != os.getpid():
+        raise UsageError(
+            f"A local model was used in process {_process}, from which this process was forked, and would hang here",
+            expected="a process that was started by spawn",
+            remedy="Use multiprocessing.get_context('spawn') and pass the reranker or its settings to the process",
+        )
+
+
+class LocalModel:
+    """Base class of backends that run a model in this process. Pickling stores name and options, not the weights.
+
+    Attributes:
+        settings_folder: Folder of the adapter or model, whose settings `Reranker.from_backend` uses. None if the
+            folder is not known.
+    """
+
+    settings_folder: Path | None = None
+    _source: tuple[str | Path, BackendOptions] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """All properties of the model that can change a reply."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
+        """Load a model from a folder or from the hub."""
+        raise NotImplementedError
+
+    def set_source(self, name: str | Path, options: BackendOptions) -> None:
+        """Store with which arguments ``load`` opened the model."""
+        adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
+        absolute = Path(name).absolute() if Path(name).is_dir() else name
+        self._source = absolute, replace(options, adapter=adapter)
+        self.settings_folder = task_backend_settings_folder(name, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of ``load``, and the identity to check that the other process opens the same model.
+
+        Raises:
+            UsageError: The model was not loaded by its name.
+        """
+        if self._source is None:
+            raise UsageError(
+                f"The model {self.identity.get('model', '')!r} exists only in the memory of this process",
+                expected="a model that another process can load",
+                remedy="Save it with save_pretrained, and open the folder",
+            )
+        return _reopen_in_process, (type(self).load, *self._source, tuple(self.identity.items()))
+
+
+def _reopen_in_process(
+    load: Callable[[str | Path, BackendOptions], Any],
+    name: str | Path,
+    options: BackendOptions,
+    identity: tuple[tuple[str, str], ...],
+) -> Any:
+    return _reopen_local_model(os.getpid(), load, name, options, identity)
+
+
+@lru_cache(maxsize=1)  # a worker that gets the same reranker with every task loads its model once
+def _reopen_local_model(
+    process: int,
+    load: Callable[[str | Path, BackendOptions], Any],
+    name: str | Path,
+    options: BackendOptions,
+    identity: tuple[tuple[str, str], ...],
+) -> Any:
+    backend = load(name, options)
+    if dict(backend.identity) != dict(identity):
+        raise BackendError(
+            f"Model {str(name)!r} is not the model that was pickled: {dict(backend.identity)}",
+            expected=str(dict(identity)),
+            remedy="Use the same files and the same kind of device, or open the reranker in this process",
+        )
+    return backend

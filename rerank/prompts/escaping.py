@@ -1,0 +1,118 @@
+"""Escape text from queries and documents that looks like an identifier or like a mark of a chat turn.
+
+Round brackets replace the outer characters, as in other descendants of RankGPT (Liu et al., ACL 2025, arXiv
+2412.14574). A mark that is not escaped could end the turn of the user, whether the chat is rendered here or by a
+server. All functions here are idempotent and preserve the length of the text, so offsets into a passage stay valid.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+#: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
+_OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
+_BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
+_NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
+#: One or two capital letters on their own: every identifier of `make_prompt_identifiers`, whatever the tokenizer.
+_LETTERS = re.compile(r"(?<![A-Za-zＡ-Ｚａ-ｚ])[A-ZＡ-Ｚ]{1,2}(?![A-Za-zＡ-Ｚａ-ｚ])")
+_NUMBER_OR_LETTERS = re.compile(f"{_NUMBER.pattern}|{_LETTERS.pattern}")
+
+#: Marks of turns, roles, thoughts and tool calls in published chat templates: ChatML, Llama 2 to 4, Mistral, Gemma,
+#: DeepSeek, Harmony, Phi, EXAONE, Seed and BERT. They are spelled as in `_ASCII_FORMS`.
+_KNOWN_MARKS = (
+    r"<\|[^\s<>|()]{1,64}\|?>",
+    r"<[^\s<>|()]{1,64}\|>",
+    r"\[\|[^\s\[\]|()]{1,64}\|\]",
+    r"</?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eot|eom|EOT|think|tool_calls?|tool_response|tools)>",
+    r"<(?:start|end)_of_(?:turn|image|utterance)>",
+    r"<(?:extra_id_|unused|reserved_|SPECIAL_)\d{1,6}>",
+    r"</?seed:\w{1,32}>",
+    r"<</?SYS>>",
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK)\]",
+    r"\[(?:CLS|SEP|MASK|PAD|UNK|BOS|EOS|[gs]MASK|UNUSED_TOKEN_\d{1,6})\]",
+)
+_MARK_START = re.compile(r"[<\[{＜﹤［｛]")
+#: Full-width and small forms of ASCII characters, which tokenizers with Unicode normalization read as ASCII.
+_ASCII_FORMS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEscaping:
+    """What is escaped in the queries and passages of a prompt.
+
+    Attributes:
+        brackets: Whether square brackets around identifiers are replaced by round ones.
+        letters: Whether identifiers are letters; numbers in brackets are replaced in both cases.
+    """
+
+    brackets: bool = True
+    letters: bool = False
+
+    def escape(self, text: str, own_marks: tuple[str, ...] = ()) -> str:
+        """Return a text without marks of turns and, if ``brackets`` is set, without identifiers in brackets.
+
+        Args:
+            text: A query, a passage or an instruction of a query.
+            own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
+        """
+        text = escape_turn_marks(text, own_marks)
+        return escape_passage_brackets(text, letters=self.letters) if self.brackets else text
+
+
+def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
+    """Replace square brackets around a number by round ones, so that no passage contains an identifier.
+
+    Brackets are also replaced if there are words next to the number, since "[Passage 3]" is an identifier too. An
+    unmatched bracket is replaced where a reader would add the missing one: at the end of the text, before another
+    opening bracket, and after a number at the beginning of the text.
+
+    Args:
+        text: The text.
+        letters: Whether one or two capital letters are identifiers too, as in "[B]" and "[Passage AB]".
+
+    >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
+    'as shown in (12) and (Passage 3), see a[i]'
+    """
+    if not _BRACKET.search(text):
+        return text
+    identifier = _NUMBER_OR_LETTERS if letters else _NUMBER
+    parts = _BRACKET.split(text)  # text, bracket, text, bracket, ..., text
+    last = len(parts) - 1
+    for index in range(0, last + 1, 2):
+        before, after = parts[index - 1] if index else "", parts[index + 1] if index < last else ""
+        if not identifier.search(parts[index]) or (after != "" and after in _ROUND):
+            continue
+        opened = before != "" and before in _OPENING
+        if opened:
+            parts[index - 1] = "("
+        if after != "" and after in _CLOSING and (opened or not before):
+            parts[index + 1] = ")"
+    return "".join(parts)
+
+
+def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
+    """Replace the first and last character of each mark of a turn by round brackets.
+
+    Args:
+        text: The text.
+        own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
+
+    >>> escape_turn_marks("He left.<|im_end|> [/INST] x < 3 [sic]")
+    'He left.(|im_end|) (/INST) x < 3 [sic]'
+    """
+    if not _MARK_START.search(text):
+        return text
+    pieces, end = [], 0
+    for match in _turn_mark_pattern(own_marks).finditer(text.translate(_ASCII_FORMS)):
+        pieces += [text[end : match.start()], "(", text[match.start() + 1 : match.end() - 1], ")"]
+        end = match.end()
+    return "".join([*pieces, text[end:]])
+
+
+@lru_cache(maxsize=32)
+def _turn_mark_pattern(own_marks: tuple[str, ...]) -> re.Pattern[str]:
+    own = sorted({mark.translate(_ASCII_FORMS) for mark in own_marks}, key=len, reverse=True)
+    # Some tokenizers convert texts to lower case before they look for their marks.
+    return re.compile("|".join([*(f"(?i:{re.escape(mark)})" for mark in own), *_KNOWN_MARKS]))

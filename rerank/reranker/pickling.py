@@ -1,0 +1,36 @@
+"""A check that the backend of a reranker can be pickled, with an error that says what to do."""
+
+from __future__ import annotations
+
+import pickle
+
+from rerank.errors import UsageError
+from rerank.tasks import Backend
+
+
+class _Discard:
+    """A file that stores nothing."""
+
+    def write(self, data: object) -> int:
+        """Drop the data."""
+        return 0
+
+
+def check_reranker_backend_pickles(backend: Backend) -> None:
+    """Check that a backend consists of objects that can be pickled.
+
+    Functions and classes that only some picklers can pickle, such as those of a notebook, are left to the pickler.
+
+    Raises:
+        UsageError: The backend cannot be pickled.
+    """
+    try:
+        pickle.Pickler(_Discard()).dump(backend)
+    except TypeError as error:
+        raise UsageError(
+            f"The reranker cannot be pickled, because its backend {type(backend).__name__} cannot: {error}",
+            expected="a backend that another process can open again, such as those of Reranker.from_pretrained",
+            remedy="Open the reranker in the other process, or give the class of the backend a method __reduce__",
+        ) from error
+    except (AttributeError, pickle.PicklingError):
+        return

@@ -1,0 +1,102 @@
+"""Errors of the server: HTTP status, a message without a traceback, and the shape that each dialect expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from rerank.errors import (
+    BackendError,
+    ContextOverflowError,
+    DataError,
+    MissingPrerequisiteError,
+    PartialFailureError,
+    RerankError,
+    UsageError,
+)
+from rerank.serving.fair_queue import QueueFullError
+
+#: Status -> type, in the words of OpenAI's and vLLM's errors.
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable",
+    504: "timeout_error",
+}
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """An error that a client gets.
+
+    Attributes:
+        status: HTTP status.
+        message: What was found, what was expected, and what to do.
+        headers: Additional headers, such as Retry-After.
+    """
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        """The type of the error, such as ``rate_limit_error``."""
+        return _TYPES.get(self.status, "server_error")
+
+
+def api_error_from_exception(error: Exception) -> ApiError:
+    """Return the error that a client gets for an exception; the reason of an unexpected one is not told."""
+    match error:
+        case ApiError():
+            return error
+        case QueueFullError():
+            return ApiError(429, str(error), {"Retry-After": str(error.retry_after)})
+        case ContextOverflowError():
+            return ApiError(413, str(error))
+        case UsageError() | DataError() | ValueError():
+            return ApiError(422, str(error))
+        case TimeoutError():
+            return ApiError(504, str(error) or "The model did not answer in time")
+        case BackendError() | MissingPrerequisiteError() | PartialFailureError() | MemoryError():
+            return ApiError(503, str(error) or "The server has too little memory for this request")
+        case RerankError():
+            return ApiError(500, str(error))
+    return ApiError(500, "The server failed unexpectedly; its log has the reason")
+
+
+def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> dict[str, Any]:
+    """Return the body of an error in the shape that the clients of a path expect.
+
+    Args:
+        error: The error.
+        path: The path of the request.
+        is_tei: Whether the request is TEI's.
+    """
+    if is_tei:
+        kind = {413: "Validation", 422: "Validation", 400: "Validation", 429: "Overloaded"}.get(error.status, "Backend")
+        return {"error": error.message, "error_type": kind}
+    details = {"message": error.message, "type": error.type, "param": None, "code": error.status}
+    if path.startswith("/sglang/"):
+        return {"object": "error", **details}
+    if path == "/v1/decisions":
+        return {"error": details}
+    if path == "/v2/rerank":
+        return {"message": error.message}
+    # Cohere reads `message`, Jina and Voyage `detail`, and vLLM `error`.
+    return {"message": error.message, "detail": error.message, "error": details}
+
+
+def error_response(request: Request, error: ApiError) -> JSONResponse:
+    """Return the response for an error, in the shape that fits the request."""
+    body = error_body(error, request.url.path, is_tei=getattr(request.state, "is_tei", False))
+    return JSONResponse(body, error.status, dict(error.headers))

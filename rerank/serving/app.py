@@ -1,0 +1,117 @@
+"""The HTTP application: middleware, errors, health and metrics. The endpoints are in the modules `*_routes`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from rerank.errors import RerankError
+from rerank.serving.api_errors import ApiError, api_error_from_exception, error_response
+from rerank.serving.body_limit import BodyLimit
+from rerank.serving.decision_routes import add_decision_routes
+from rerank.serving.disconnects import ClientLeftError
+from rerank.serving.fair_queue import QueueFullError
+from rerank.serving.key_check import KeyCheck
+from rerank.serving.ranking_service import RankingService
+from rerank.serving.rerank_routes import add_rerank_routes
+from rerank.serving.search_routes import CollectionSearch, add_search_routes
+from rerank.serving.server_keys import ServerKeys
+
+_LOG = logging.getLogger(__name__)
+
+#: Status of a request whose client left, as nginx logs it. Nobody receives it.
+_CLIENT_LEFT = 499
+
+
+def create_server_app(
+    service: RankingService, keys: ServerKeys | None = None, *, search: CollectionSearch | None = None
+) -> FastAPI:
+    """Create the application.
+
+    Args:
+        service: Ranks documents.
+        keys: The keys that clients may use; without any, everybody may use the server.
+        search: Searches a collection; None for no search endpoint.
+    """
+    app = FastAPI(title="listrank", version=version("listrank"), lifespan=_lifespan(service), redirect_slashes=False)
+    app.state.is_ready = False
+    add_rerank_routes(app, service)
+    add_decision_routes(app, service)
+    if search is not None:
+        add_search_routes(app, service, search)
+    _add_status_routes(app, service)
+    _add_error_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(KeyCheck, keys=keys or ServerKeys())
+    return app
+
+
+def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.reranker.warm_up)
+        app.state.is_ready = True
+        yield
+        app.state.is_ready = False
+        await service.reranker.aclose()
+
+    return lifespan
+
+
+def _add_status_routes(app: FastAPI, service: RankingService) -> None:
+    @app.get("/health", summary="Whether the server runs")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", summary="Whether the model is loaded and requests are accepted")
+    async def ready() -> JSONResponse:
+        is_ready = bool(app.state.is_ready)
+        return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
+
+    @app.get("/metrics", summary="Metrics in the format of Prometheus")
+    async def metrics() -> Response:
+        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", summary="The model that answers")
+    async def models() -> dict[str, Any]:
+        model = {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "listrank"}
+        return {"object": "list", "data": [model]}
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        problem = error.errors()[0]
+        # A body that is no JSON is a bad request; JSON with wrong fields cannot be processed.
+        status = 400 if problem["type"] in ("json_invalid", "model_attributes_type") else 422
+        where = ".".join(map(str, problem["loc"])) + (
+            " is at this character" if problem["type"] == "json_invalid" else ""
+        )
+        return error_response(request, ApiError(status, f"{where}: {problem['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        found = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(request, ApiError(error.status_code, found, dict(error.headers or {})))
+
+    @app.exception_handler(ClientLeftError)
+    async def client_left(request: Request, error: ClientLeftError) -> Response:
+        return Response(status_code=_CLIENT_LEFT)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        answer = api_error_from_exception(error)
+        if answer.status == 500:
+            _LOG.error("A request to %s failed", request.url.path, exc_info=error)
+        return error_response(request, answer)
+
+    for kind in (ApiError, QueueFullError, RerankError, ValueError, TimeoutError, MemoryError, Exception):
+        app.add_exception_handler(kind, failed)

@@ -1,0 +1,155 @@
+"""Answers to typed questions about an input, from probabilities of the model instead of generated text.
+
+A predicate is the pointwise relevance of the input to its question. A choice is a window of its values, and the judge
+gives the probabilities of their identifiers. Both use the judges of rankings, with prompts of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from rerank.errors import UsageError
+from rerank.judges import FAILURES, PromptJudge
+from rerank.reranker import Reranker
+from rerank.serving.api_errors import ApiError
+from rerank.serving.ranking_service import RankingService
+from rerank.tasks import AsyncBackend, Reply, Request
+from rerank.tasks.dialects.decisions import (
+    ChoiceAnswer,
+    ChoiceProbability,
+    ChoiceQuestion,
+    DecisionAnswer,
+    DecisionChoice,
+    DecisionLevel,
+    DecisionQuestion,
+    DecisionRequest,
+    DecisionResponse,
+    DecisionUsage,
+    InputTokens,
+    LevelProbability,
+    PredicateAnswer,
+    PredicateQuestion,
+    RefusalAnswer,
+    ScoreAnswer,
+)
+from rerank.tasks.usage import Usage
+from rerank.types import Document, Query, Window
+
+
+@dataclass(frozen=True)
+class DecisionService:
+    """Answers questions with the model of a ranking service.
+
+    Attributes:
+        service: Its reranker's backend is used; its queue and counters are shared.
+    """
+
+    service: RankingService = field(repr=False)
+
+    @cached_property
+    def _predicate_judge(self) -> PromptJudge:
+        return self._open_judge("full:score", "decision_predicate")
+
+    @cached_property
+    def _choice_judge(self) -> PromptJudge:
+        return self._open_judge("full:pick", "decision_choice")
+
+    def _open_judge(self, method: str, prompt: str) -> PromptJudge:
+        """Return a judge on the backend of the reranker.
+
+        Raises:
+            ApiError: The backend gives no probabilities.
+        """
+        try:
+            return Reranker.from_backend(self.service.reranker.backend, method=method, prompt=prompt).judge
+        except UsageError as error:
+            raise ApiError(422, f"This model cannot answer decisions: {error}") from error
+
+    async def decide(self, request: DecisionRequest, client: str) -> DecisionResponse:
+        """Return the answers to all questions of a request, in their order.
+
+        Raises:
+            ApiError: The backend gives no probabilities, or the input is too long.
+            QueueFullError: Too many requests are waiting.
+        """
+        text = request.input_text()
+        async with self.service.queue.slot(client):
+            found = await asyncio.gather(*(self._answer(text, question) for question in request.questions))
+        usage = Usage()
+        for _, replies in found:
+            for reply in replies:
+                usage.add(reply)
+        return DecisionResponse(
+            model=self.service.settings.name,
+            answers=[answer for answer, _ in found],
+            usage=DecisionUsage(
+                input_tokens=usage.tokens_in,
+                input_tokens_details=InputTokens(cached_tokens=usage.tokens_cached),
+                output_tokens=usage.tokens_out,
+                total_tokens=usage.tokens_in + usage.tokens_out,
+            ),
+        )
+
+    async def _answer(self, text: str, question: DecisionQuestion) -> tuple[DecisionAnswer, Sequence[Reply]]:
+        if isinstance(question, PredicateQuestion):
+            judge, query, texts = self._predicate_judge, Query(id="decision", text=question.instructions), [text]
+        else:
+            judge = self._choice_judge
+            options: Sequence[DecisionChoice | DecisionLevel] = (
+                question.choices if isinstance(question, ChoiceQuestion) else question.levels
+            )
+            query = Query(id="decision", text=text, instruction=question.instructions)
+            texts = [_option_text(option) for option in options]
+        window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
+        replies = await self._generate(judge.make_requests(window))
+        verdict = judge.verdict(window, replies)
+        if verdict.status == "error":
+            raise ApiError(503, f"The model did not answer: {verdict.detail}")
+        if verdict.status in FAILURES:
+            return RefusalAnswer(name=question.name), replies
+        return _typed_answer(question, [score for score in verdict.scores if score is not None]), replies
+
+    async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
+        backend = self.service.reranker.backend
+        if isinstance(backend, AsyncBackend):
+            return list(await asyncio.gather(*map(backend.agenerate, requests)))
+        return await asyncio.to_thread(backend.generate, requests)
+
+
+def _option_text(option: DecisionChoice | DecisionLevel) -> str:
+    value = option.value if isinstance(option, DecisionChoice) else option.label
+    text = str(value).lower() if isinstance(value, bool) else value
+    return f"{text}: {option.description}" if option.description else text
+
+
+def _typed_answer(question: DecisionQuestion, scores: Sequence[float]) -> DecisionAnswer:
+    """Return the answer for the log-odds of a predicate, or the log-probabilities of options."""
+    if isinstance(question, PredicateQuestion):
+        return PredicateAnswer(name=question.name, probability=1 / (1 + math.exp(-max(-700.0, scores[0]))))
+    highest = max(scores)
+    weights = [math.exp(score - highest) for score in scores]
+    shares = [weight / sum(weights) for weight in weights]
+    confidence = max(shares)
+    if isinstance(question, ChoiceQuestion):
+        values = [choice.value for choice in question.choices]
+        return ChoiceAnswer(
+            name=question.name,
+            choice=values[shares.index(confidence)],
+            confidence=confidence,
+            probabilities=[
+                ChoiceProbability(value=value, probability=share) for value, share in zip(values, shares, strict=True)
+            ],
+        )
+    return ScoreAnswer(
+        name=question.name,
+        score=sum(position * share for position, share in enumerate(shares)),
+        confidence=confidence,
+        probabilities=[
+            LevelProbability(label=level.label, value=position, probability=share)
+            for position, (level, share) in enumerate(zip(question.levels, shares, strict=True))
+        ],
+    )

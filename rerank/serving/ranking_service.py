@@ -1,0 +1,161 @@
+"""The answer to a rerank question: limits, a turn in the queue, the ranking, relevance scores, spans and warnings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rerank.errors import RerankError
+from rerank.judges import FAILURES
+from rerank.reranker import Hits, Reranker
+from rerank.serving.api_errors import ApiError
+from rerank.serving.fair_queue import FairQueue
+from rerank.serving.relevance_scores import compute_relevance_scores
+from rerank.serving.server_metrics import ServerMetrics
+from rerank.serving.settings import ServerSettings
+from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
+
+#: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
+_NO_TIME = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingService:
+    """Ranks documents for the clients of the server.
+
+    Attributes:
+        reranker: The reranker, which any number of tasks may use at the same time.
+        settings: Names and limits.
+        queue: Gives turns to clients.
+        metrics: Counters.
+    """
+
+    reranker: Reranker
+    settings: ServerSettings
+    queue: FairQueue
+    metrics: ServerMetrics = field(repr=False)
+
+    async def answer(self, question: RerankQuestion, client: str) -> RerankAnswer:
+        """Rank the documents of a question.
+
+        Args:
+            question: The question.
+            client: Name of the client, for fair turns.
+
+        Raises:
+            ApiError: The request exceeds a limit, or the model answered nothing at all.
+            QueueFullError: Too many requests are waiting.
+            RerankError: The request cannot be ranked.
+        """
+        seconds = question.deadline or self.settings.deadline
+        deadline = None if seconds is None else time.monotonic() + seconds
+        question = self._within_limits(question)
+        async with self.queue.slot(client):
+            hits = await self._rank(question, deadline)
+            spans, warnings = await self._find_spans(question, hits)
+        scores, score_warnings = compute_relevance_scores(hits)
+        self._count(hits, len(question.documents))
+        return RerankAnswer(
+            id=f"rerank-{uuid.uuid4().hex}",
+            model=self.settings.name,
+            question=question,
+            results=[
+                RankedDocument(
+                    index=hit.corpus_id, relevance_score=score, spans=None if spans is None else spans[hit.corpus_id]
+                )
+                for hit, score in zip(hits, scores, strict=True)
+            ],
+            tokens_in=hits.usage.tokens_in,
+            tokens_out=hits.usage.tokens_out,
+            tokens_cached=hits.usage.tokens_cached,
+            warnings=[
+                *hits.notes,
+                *_note_mended_windows(hits),
+                *self._note_other_model(question),
+                *score_warnings,
+                *warnings,
+            ],
+        )
+
+    def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
+        """Check the limits, and return the question with its documents cut to the limit that it names."""
+        count, limit = len(question.documents), self.settings.max_documents
+        if count > limit:
+            raise ApiError(413, f"The request has {count} documents; expected at most {limit}")
+        if question.scores is not None and len(question.scores) != count:
+            raise ApiError(
+                422, f"The request has {len(question.scores)} scores for {count} documents; expected as many"
+            )
+        tokens, documents = self.reranker.backend.tokens, question.documents
+        if question.max_document_tokens is not None:
+            documents = [tokens.cut(text, question.max_document_tokens) for text in documents]
+        texts = [question.query, *documents]
+        most = self.settings.max_request_tokens
+        # A token has at least one byte, so that most requests need not be counted.
+        if sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > most:
+            found = sum(tokens.lengths(texts))
+            if found > most:
+                raise ApiError(413, f"Query and documents have {found} tokens; expected at most {most}")
+        return replace(question, documents=documents)
+
+    async def _rank(self, question: RerankQuestion, deadline: float | None) -> Hits:
+        hits = await self.reranker.arank(
+            question.query,
+            question.documents,
+            scores=question.scores,
+            top_k=question.top_n,
+            instruction=question.instruction or None,
+            deadline=None if deadline is None else max(_NO_TIME, deadline - time.monotonic()),
+            on_failure="keep",
+        )
+        failed = hits.windows.get("error", 0)
+        if failed and failed == sum(hits.windows.values()) and not hits.expired:
+            raise ApiError(503, f"The model answered no request. {' '.join(hits.notes)}".strip())
+        return hits
+
+    async def _find_spans(
+        self, question: RerankQuestion, hits: Hits
+    ) -> tuple[Sequence[tuple[EvidenceOfDocument, ...]] | None, list[str]]:
+        """Return the evidence spans of all documents in their given order, or None and the reason."""
+        if question.spans is None or not hits:
+            return None, []
+        try:
+            found = await asyncio.to_thread(
+                self.reranker.evidence,
+                question.query,
+                question.documents,
+                threshold=question.spans.threshold,
+                max_spans=question.spans.max_spans,
+            )
+        except RerankError as error:
+            return None, [f"relevant_spans is absent: {error}"]
+        return [
+            tuple(EvidenceOfDocument(start=span.start, end=span.end, score=span.score) for span in spans)
+            for spans in found
+        ], []
+
+    def _note_other_model(self, question: RerankQuestion) -> list[str]:
+        if question.model in ("", self.settings.name):
+            return []
+        return [f"The model {question.model!r} is not served here; {self.settings.name!r} answered"]
+
+    def _count(self, hits: Hits, documents: int) -> None:
+        usage = hits.usage
+        degraded = hits.expired or any(hits.windows.get(status) for status in FAILURES)
+        self.metrics.count_ranking(
+            documents=documents,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_cached=usage.tokens_cached,
+            is_degraded=degraded,
+        )
+
+
+def _note_mended_windows(hits: Hits) -> list[str]:
+    """Return a note on windows whose replies were malformed but usable."""
+    mended = {status: n for status, n in hits.windows.items() if n and status != "ok" and status not in FAILURES}
+    counts = ", ".join(f"{n} {status}" for status, n in mended.items())
+    return [f"Replies were malformed and mended: {counts} of {sum(hits.windows.values())} windows"] if mended else []

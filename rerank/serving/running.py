@@ -1,0 +1,63 @@
+"""Running the application with uvicorn until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from rerank.errors import UsageError
+
+#: Seconds for which a stopping server finishes accepted requests.
+GRACE = 30
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """A server that reports its address once it accepts requests."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.servers:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def run_server(
+    app: Any, *, host: str, port: int, announce: Callable[[str], None], logs_requests: bool = False, grace: int = GRACE
+) -> None:
+    """Serve an application until SIGTERM or SIGINT; then finish accepted requests.
+
+    Args:
+        app: The ASGI application.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        announce: Called with the server's address once it accepts requests.
+        logs_requests: Whether to log one line per request; it contains no text of queries or documents.
+        grace: Seconds for which a stopping server finishes accepted requests.
+
+    Raises:
+        UsageError: The address cannot be used.
+    """
+    try:
+        sock = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}",
+            expected="a free port of this machine",
+            remedy="Pass another --port; 0 picks a free one",
+        ) from error
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=logs_requests, timeout_graceful_shutdown=grace, lifespan="on"
+    )
+    server = _AnnouncingServer(config, announce)
+    with sock:
+        asyncio.run(server.serve(sockets=[sock]))

@@ -1,0 +1,113 @@
+"""`/v1/search`: retrieve documents of a loaded collection, and rerank them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import Field
+
+from rerank.collections.base.corpus import Corpus
+from rerank.retrieval import open_first_stage
+from rerank.retrieval.base import Retriever
+from rerank.serving.ranking_service import RankingService
+from rerank.serving.request_handling import handle_request
+from rerank.tasks.dialects.question import ApiBody, RerankQuestion
+from rerank.types import Query
+
+
+class SearchRequest(ApiBody):
+    """A search: ``depth`` documents are retrieved and reranked, and ``top_k`` of them are returned."""
+
+    query: str
+    top_k: int = Field(default=10, ge=1, le=1000)
+    depth: int = Field(default=100, ge=1, le=1000)
+    return_documents: bool = True
+    instruction: str | None = None
+    deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
+
+
+class SearchResult(ApiBody):
+    """A document that was found."""
+
+    id: str
+    title: str | None = None
+    text: str | None = None
+    relevance_score: float
+    first_stage_rank: int
+    first_stage_score: float
+
+
+class SearchResponse(ApiBody):
+    """The documents, best first."""
+
+    id: str
+    model: str
+    results: list[SearchResult]
+    usage: dict[str, int]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSearch:
+    """A first stage over a loaded collection.
+
+    Attributes:
+        name: Name of the collection.
+        retriever: The first stage.
+    """
+
+    name: str
+    retriever: Retriever
+
+    @classmethod
+    def open(cls, corpus: Corpus, first_stage: str) -> CollectionSearch:
+        """Open a first stage over a collection; its index is built if it does not exist."""
+        return cls(name=corpus.name, retriever=open_first_stage(first_stage, corpus))
+
+
+def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
+    """Add the endpoint to the application."""
+
+    @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
+    async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
+        work = _search_and_rerank(service, search, body, request.state.client)
+        return await handle_request(request, service.metrics, work)
+
+
+async def _search_and_rerank(
+    service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
+) -> SearchResponse:
+    run = await asyncio.to_thread(search.retriever.search, [Query(id="search", text=body.query)], body.depth)
+    ranking = run["search"]
+    question = RerankQuestion(
+        query=body.query,
+        documents=[document.full_text for document in ranking.docs],
+        top_n=body.top_k,
+        scores=list(ranking.scores) or None,
+        instruction=body.instruction or "",
+        deadline=None if body.deadline_ms is None else body.deadline_ms / 1000,
+    )
+    answer = await service.answer(question, client)
+    results = []
+    for result in answer.results:
+        document = ranking.docs[result.index]
+        results.append(
+            SearchResult(
+                id=document.id,
+                title=document.title or None if body.return_documents else None,
+                text=document.text if body.return_documents else None,
+                relevance_score=result.relevance_score,
+                first_stage_rank=result.index + 1,
+                first_stage_score=ranking.scores[result.index] if ranking.scores else 1 / (result.index + 1),
+            )
+        )
+    return SearchResponse(
+        id=answer.id,
+        model=answer.model,
+        results=results,
+        usage={"prompt_tokens": answer.tokens_in, "total_tokens": answer.tokens},
+        meta={"warnings": list(answer.warnings), "collection": search.name},
+    )

@@ -1,0 +1,68 @@
+"""Bearer keys of the server's clients."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank.errors import DataError, MissingResourceError
+
+#: Environment variable with the keys, separated by commas or white space.
+KEYS_VARIABLE = "RERANK_SERVER_KEYS"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ServerKeys:
+    """The keys that clients may use; without any, everybody may use the server.
+
+    Attributes:
+        digests: SHA-256 of each key, so that the keys themselves are not kept.
+    """
+
+    digests: Sequence[bytes] = ()
+
+    @classmethod
+    def load(cls, file: str | Path | None = None) -> ServerKeys:
+        """Read the keys from a file with one key per line, or else from the environment.
+
+        Raises:
+            MissingResourceError: The file cannot be read.
+            DataError: The file contains no key.
+        """
+        if file is None:
+            return cls.from_keys(os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split())
+        try:
+            keys = Path(file).read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise MissingResourceError(
+                f"Cannot read the keys in {str(file)!r}: {reason}", expected="a file with one key per line"
+            ) from error
+        if not keys:
+            raise DataError(f"{str(file)!r} contains no key", expected="one key per line")
+        return cls.from_keys(keys)
+
+    @classmethod
+    def from_keys(cls, keys: Sequence[str]) -> ServerKeys:
+        """Return the keys of a list."""
+        return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
+
+    def client(self, authorization: str, address: str) -> str | None:
+        """Return a name of the client for fair turns, or None if its key is missing or wrong.
+
+        All keys are compared in constant time.
+
+        Args:
+            authorization: The header ``Authorization`` of the request.
+            address: The client's address, which names it if the server has no keys.
+        """
+        if not self.digests:
+            return address
+        scheme, _, key = authorization.partition(" ")
+        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(given, digest) for digest in self.digests]
+        return given.hex()[:8] if scheme.lower() == "bearer" and any(matches) else None

@@ -1,0 +1,45 @@
+"""Settings and limits of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerank.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Settings and limits of the server.
+
+    Attributes:
+        name: Name of the model in responses.
+        max_body_bytes: Maximum size of a request body.
+        max_documents: Maximum number of documents of a request.
+        max_request_tokens: Maximum number of tokens of the query and the documents together.
+        max_waiting: Maximum number of requests that wait for their turn; further ones are refused with 429.
+        max_active: Number of rankings in progress at the same time.
+        deadline: Seconds for a ranking if the request names no deadline; None for no limit.
+        logs_texts: Whether queries and documents of failed requests are logged.
+
+    Raises:
+        UsageError: A limit is below its minimum.
+    """
+
+    name: str = "listrank"
+    max_body_bytes: int = 10 * 2**20
+    max_documents: int = 1000
+    max_request_tokens: int = 1_000_000
+    max_waiting: int = 256
+    max_active: int = 64
+    deadline: float | None = None
+    logs_texts: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", expected="at least 1")
+        if self.max_waiting < 0:
+            raise UsageError(f"max_waiting is {self.max_waiting}", expected="at least 0")
+        if self.deadline is not None and not self.deadline > 0:
+            raise UsageError(f"The deadline is {self.deadline} s", expected="more than 0 seconds")

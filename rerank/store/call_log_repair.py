@@ -1,0 +1,64 @@
+"""Salvage of a damaged call log: the rows that are whole are kept, so that only the others have to be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank.errors import StorageError
+from rerank.store.call_log import CallLog
+from rerank.store.run_folder import RunFolder
+
+#: What SQLite adds to the name of a file for the files beside it.
+_BESIDE = ("", "-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLogRepair:
+    """The result of a repair.
+
+    Attributes:
+        kept: Number of calls that are whole.
+        damaged: Number of damaged rows that were found. Rows on pages that cannot be read are not counted.
+        original: The damaged file under its new name; None if the log was whole and has not been changed.
+    """
+
+    kept: int
+    damaged: int
+    original: Path | None
+
+
+def repair_call_log(folder: RunFolder) -> CallLogRepair:
+    """Replace a damaged call log by one with the rows that are whole; the damaged file is kept under another name.
+
+    A finished run becomes an unfinished one, so that ``--resume`` repeats the calls that were lost.
+
+    Raises:
+        MissingResourceError: The folder has no call log.
+        DataError: The file is damaged so much that SQLite cannot open it.
+        UsageError: Another process uses the folder.
+        StorageError: The new log cannot be written.
+    """
+    path = folder.path / "calls.sqlite"
+    with folder.locked():
+        with folder.calls(readonly=True) as log:
+            if log.is_whole():
+                return CallLogRepair(kept=len(log), damaged=0, original=None)
+            rows, damaged = log.whole_rows()
+        try:
+            draft = path.with_name(".calls.sqlite.tmp")
+            draft.unlink(missing_ok=True)
+            with CallLog(draft) as repaired:
+                repaired.put_rows(rows)
+            original = next(p for n in range(1, 1000) if not (p := path.with_name(f"calls.sqlite.damaged{n}")).exists())
+            (folder.path / "summary.json").unlink(missing_ok=True)
+            for suffix in _BESIDE:
+                if (old := Path(f"{path}{suffix}")).exists():
+                    old.rename(f"{original}{suffix}")
+            draft.rename(path)
+        except OSError as error:
+            raise StorageError(
+                f"The repaired call log cannot be written to {str(folder.path)!r}: {error.strerror or error}",
+                remedy="Free disk space, or check the permissions of the folder",
+            ) from error
+    return CallLogRepair(kept=len(rows), damaged=damaged, original=original)

@@ -1,0 +1,87 @@
+"""Rows of the call log: conversion of requests and replies to columns and back, and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rerank.tasks import Reply, Request
+
+#: Column -> types of its values in a row that is whole.
+_TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One committed call: the window that was judged, and the reply.
+
+    Attributes:
+        query_id: The query of the window.
+        doc_ids: The documents of the window, in the order of the prompt.
+        seed: The sampling seed of the request.
+        reply: The reply.
+    """
+
+    query_id: str
+    doc_ids: tuple[str, ...]
+    seed: int
+    reply: Reply
+
+
+def call_log_request_columns(digest: str, request: Request) -> tuple[str, str, str, str, str]:
+    """Return the columns of a request: digest, query id, document ids, prompt and sampling."""
+    window = request.window
+    doc_ids = json.dumps([doc.id for doc in window.docs], ensure_ascii=False)
+    prompt = json.dumps([asdict(message) for message in request.prompt], ensure_ascii=False)
+    return digest, window.query.id, doc_ids, prompt, json.dumps(asdict(request.sampling))
+
+
+def call_log_reply_columns(reply: Reply) -> tuple[str, int, int, float, str]:
+    """Return the columns of a reply: text, numbers of tokens, seconds and finish reason."""
+    return reply.text, reply.tokens_in, reply.tokens_out, reply.seconds, reply.finish
+
+
+def optional_call_log_fields(reply: Reply) -> str | None:
+    """Return, as JSON, the fields that only some replies have; None if all of them are empty."""
+    more = {
+        "scores": list(reply.scores),
+        "thoughts": reply.thoughts,
+        "steps": reply.steps,
+        "tokens_cached": reply.tokens_cached,
+        "error": reply.error,
+        "retries": reply.retries,
+        "served_model": reply.served_model,
+        "fingerprint": reply.fingerprint,
+    }
+    present = {key: value for key, value in more.items() if value}
+    return json.dumps(present, ensure_ascii=False) if present else None
+
+
+def call_log_row_checksum(row: Sequence[Any]) -> str:
+    """Return the checksum of a row. Empty columns at its end do not count, so columns can be added to the table."""
+    values = list(row)
+    while values and values[-1] is None:
+        values.pop()
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def call_from_log_row(row: Mapping[str, Any]) -> Call:
+    """Return a stored call.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: The row is damaged.
+    """
+    extra = json.loads(row["more"]) if row.get("more") else {}
+    extra["scores"] = tuple(map(float, extra.get("scores", ())))
+    fields = {name: row[name] for name in _TYPES}
+    if wrong := [name for name, kind in _TYPES.items() if type(fields[name]) is not kind]:
+        raise TypeError(wrong[0])
+    return Call(
+        query_id=str(row["query_id"]),
+        doc_ids=tuple(map(str, json.loads(row["doc_ids"]))),
+        seed=int(json.loads(row["sampling"])["seed"]),
+        reply=Reply(**fields, **extra),
+    )

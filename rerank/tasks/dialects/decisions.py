@@ -1,0 +1,171 @@
+"""OpenAI's decisions API: typed questions about an input, answered by probabilities: ``POST /v1/decisions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictStr
+
+from rerank.tasks.dialects.question import ApiBody
+
+#: A value of a choice. A text and a boolean that read the same are different values.
+ChoiceValue = StrictStr | StrictBool
+
+
+class DecisionChoice(ApiBody):
+    """One of the values of a choice question."""
+
+    value: ChoiceValue
+    description: str | None = None
+
+
+class DecisionLevel(ApiBody):
+    """One of the levels of a score question, from the lowest up."""
+
+    label: str
+    description: str | None = None
+
+
+class PredicateQuestion(ApiBody):
+    """A question that is true or false for the input."""
+
+    type: Literal["predicate"]
+    instructions: str
+    name: str | None = None
+
+
+class ChoiceQuestion(ApiBody):
+    """A question whose answer is one of several values."""
+
+    type: Literal["choice"]
+    instructions: str
+    name: str | None = None
+    choices: list[DecisionChoice] = Field(min_length=2, max_length=255)
+
+
+class ScoreQuestion(ApiBody):
+    """A question whose answer is a level of a scale."""
+
+    type: Literal["score"]
+    instructions: str
+    name: str | None = None
+    levels: list[DecisionLevel] = Field(min_length=2, max_length=255)
+
+
+#: A question of any type.
+DecisionQuestion = Annotated[PredicateQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
+
+
+class DecisionRequest(ApiBody):
+    """A request: an input and 1 to 400 questions about it. The input is a text, or a list of messages or parts."""
+
+    model: str = ""
+    input: str | list[dict[str, Any]]
+    questions: list[DecisionQuestion] = Field(min_length=1, max_length=400)
+
+    def input_text(self) -> str:
+        """Return the input as one text, with the parts of messages one below the other.
+
+        Raises:
+            ValueError: A part is not a text.
+        """
+        return self.input if isinstance(self.input, str) else "\n".join(_part_text(part) for part in self.input)
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list):
+        return "\n".join(map(_part_text, part))
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if isinstance(part, dict) and "content" in part:
+        return _part_text(part["content"])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise ValueError(f"a part of the input of the type {kind!r}, and only texts are supported")
+
+
+class PredicateAnswer(ApiBody):
+    """The answer to a predicate: the probability that it is true."""
+
+    type: Literal["predicate"] = "predicate"
+    name: str | None = None
+    probability: float
+
+
+class ChoiceProbability(ApiBody):
+    """The probability of a value."""
+
+    value: ChoiceValue
+    probability: float
+
+
+class ChoiceAnswer(ApiBody):
+    """The answer to a choice: the most probable value, its probability, and those of all values."""
+
+    type: Literal["choice"] = "choice"
+    name: str | None = None
+    choice: ChoiceValue
+    confidence: float
+    probabilities: list[ChoiceProbability]
+
+
+class LevelProbability(ApiBody):
+    """The probability of a level; ``value`` is its position, from 0."""
+
+    label: str
+    value: int
+    probability: float
+
+
+class ScoreAnswer(ApiBody):
+    """The answer to a score question: the expected level, the largest probability, and those of all levels."""
+
+    type: Literal["score"] = "score"
+    name: str | None = None
+    score: float
+    confidence: float
+    probabilities: list[LevelProbability]
+
+
+class RefusalAnswer(ApiBody):
+    """The model did not answer this question."""
+
+    type: Literal["refusal"] = "refusal"
+    name: str | None = None
+
+
+#: An answer of any type.
+DecisionAnswer = Annotated[PredicateAnswer | ChoiceAnswer | ScoreAnswer | RefusalAnswer, Field(discriminator="type")]
+
+
+class InputTokens(ApiBody):
+    """Details of the prompt tokens."""
+
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class OutputTokens(ApiBody):
+    """Details of the completion tokens."""
+
+    reasoning_tokens: int = 0
+
+
+class DecisionUsage(ApiBody):
+    """Numbers of tokens."""
+
+    input_tokens: int
+    input_tokens_details: InputTokens = InputTokens()
+    output_tokens: int
+    output_tokens_details: OutputTokens = OutputTokens()
+    total_tokens: int
+
+
+class DecisionResponse(ApiBody):
+    """A response; the answers have the order of the questions."""
+
+    object: Literal["decision"] = "decision"
+    model: str
+    answers: list[DecisionAnswer]
+    usage: DecisionUsage

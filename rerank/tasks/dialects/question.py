@@ -1,0 +1,162 @@
+"""What all rerank dialects have in common: a question, its answer, and documents that are texts or objects."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: A document of a request: a text, or an object of fields.
+GivenDocument = str | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanSettings:
+    """Which evidence spans a client asks for.
+
+    Attributes:
+        threshold: Minimum share of a document's attention that a sentence of a span receives.
+        max_spans: Maximum number of spans per document; None for all.
+    """
+
+    threshold: float = 0.1
+    max_spans: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankQuestion:
+    """The content of a rerank request, whatever its dialect.
+
+    Attributes:
+        query: The query.
+        documents: The texts of the documents, in their given order.
+        model: The model that the client names; empty if it names none.
+        top_n: Number of results; None for all.
+        returns_documents: Whether results contain the texts.
+        scores: First-stage scores, one per document; None if the client gave none.
+        instruction: Description of what counts as relevant; empty for none.
+        max_document_tokens: Maximum number of tokens of a document; None for the ranker's own limit.
+        deadline: Seconds for the whole ranking; None for the server's own limit.
+        spans: Which evidence spans to add; None for none.
+    """
+
+    query: str
+    documents: Sequence[str]
+    model: str = ""
+    top_n: int | None = None
+    returns_documents: bool = False
+    scores: Sequence[float] | None = None
+    instruction: str = ""
+    max_document_tokens: int | None = None
+    deadline: float | None = None
+    spans: SpanSettings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceOfDocument:
+    """A span of a document that received much attention: code points [start, end) and its score."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedDocument:
+    """One result.
+
+    Attributes:
+        index: Position of the document in the request, from 0.
+        relevance_score: A number in (0, 1], strictly decreasing along the results.
+        spans: Evidence spans; None if the client did not ask for them or the method cannot give them.
+    """
+
+    index: int
+    relevance_score: float
+    spans: tuple[EvidenceOfDocument, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankAnswer:
+    """The answer to a rerank request, whatever its dialect.
+
+    Attributes:
+        id: Unique id of the answer.
+        model: Name of the model that answered.
+        question: The question.
+        results: The documents, best first.
+        tokens_in: Number of prompt tokens.
+        tokens_out: Number of completion tokens.
+        tokens_cached: Number of prompt tokens that were taken from a cache.
+        warnings: What a client should know about the scores and the order; empty if all went well.
+    """
+
+    id: str
+    model: str
+    question: RerankQuestion
+    results: Sequence[RankedDocument]
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def tokens(self) -> int:
+        """Number of prompt and completion tokens."""
+        return self.tokens_in + self.tokens_out
+
+
+class ApiBody(BaseModel):
+    """Base class of bodies. Unknown fields are ignored, since clients send fields of newer versions."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class RerankBody(ApiBody):
+    """Base class of the requests of all dialects, with the fields that only our server knows.
+
+    Attributes:
+        deadline_ms: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
+        scores: First-stage scores of the documents, in their order.
+    """
+
+    deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
+    scores: list[float] | None = None
+
+    @abstractmethod
+    def to_question(self) -> RerankQuestion:
+        """Return the content of the request."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds for the whole ranking; None for the server's own limit."""
+        return None if self.deadline_ms is None else self.deadline_ms / 1000
+
+
+def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str] | None = None) -> list[str]:
+    """Return the texts of the documents of a request.
+
+    An object is represented by its ``rank_fields``, one ``name: value`` per line; without them by its field ``text``;
+    without that by all fields that are texts.
+
+    Raises:
+        ValueError: An object has no text.
+    """
+    return [_document_text(document, rank_fields, position) for position, document in enumerate(documents)]
+
+
+def _document_text(document: GivenDocument, rank_fields: Sequence[str] | None, position: int) -> str:
+    if isinstance(document, str):
+        return document
+    if not rank_fields and isinstance(document.get("text"), str):
+        return str(document["text"])
+    named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
+    lines = [
+        f"{name}: {value}" for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""
+    ]
+    if not lines:
+        raise ValueError(f"document {position} has no text: its fields are {', '.join(document) or '(none)'}")
+    return "\n".join(lines)

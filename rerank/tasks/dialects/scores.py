@@ -1,0 +1,62 @@
+"""vLLM's score API: ``POST /score``, the scores of pairs of texts in the order of the request."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from rerank.tasks.dialects.common import CommonUsage
+from rerank.tasks.dialects.question import ApiBody
+
+#: One text or several.
+Texts = str | list[str]
+
+
+class ScoreRequest(ApiBody):
+    """A request: one query and several documents, or as many queries as documents.
+
+    Attributes:
+        model: The model that the client names.
+        queries: The queries; also ``text_1`` or ``data_1``.
+        documents: The documents; also ``items``, ``text_2`` or ``data_2``.
+        instruction: Description of what counts as relevant.
+    """
+
+    model: str = ""
+    queries: Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
+    documents: Texts = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
+    instruction: str | None = None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the pairs of query and document.
+
+        Raises:
+            ValueError: There are neither one query nor as many queries as documents.
+        """
+        queries = [self.queries] if isinstance(self.queries, str) else self.queries
+        documents = [self.documents] if isinstance(self.documents, str) else self.documents
+        if len(queries) == 1:
+            queries = queries * len(documents)
+        if len(queries) != len(documents):
+            raise ValueError(f"{len(queries)} queries and {len(documents)} documents: one query, or as many of both")
+        return list(zip(queries, documents, strict=True))
+
+
+class PairScore(ApiBody):
+    """The score of a pair."""
+
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class ScoreResponse(ApiBody):
+    """A response."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[PairScore]
+    usage: CommonUsage

@@ -1,0 +1,49 @@
+"""Text Embeddings Inference (TEI): ``POST /rerank`` with ``texts``, answered by a list."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rerank.tasks.dialects.question import ApiBody, RerankAnswer, RerankBody, RerankQuestion
+
+
+class TeiRequest(RerankBody):
+    """A request. ``truncate`` has no effect, since texts that are too long are always truncated."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+
+    def to_question(self) -> RerankQuestion:
+        """Return the content of the request."""
+        return RerankQuestion(
+            query=self.query,
+            documents=self.texts,
+            returns_documents=self.return_text,
+            scores=self.scores,
+            deadline=self.deadline,
+        )
+
+
+class TeiResult(ApiBody):
+    """A result."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+def tei_results(answer: RerankAnswer) -> list[TeiResult]:
+    """Return the results of an answer, best first."""
+    question = answer.question
+    return [
+        TeiResult(
+            index=result.index,
+            score=result.relevance_score,
+            text=question.documents[result.index] if question.returns_documents else None,
+        )
+        for result in answer.results
+    ]

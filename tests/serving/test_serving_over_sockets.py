@@ -1,0 +1,150 @@
+"""The server behind a socket: clients that leave, many at once, deadlines, shutdown, and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from rerank import Reranker
+from rerank.serving.settings import ServerSettings
+
+pytest.importorskip("fastapi")
+
+from rerank.serving.app import create_server_app
+from rerank.serving.opening import create_ranking_service
+
+pytestmark = pytest.mark.enable_socket
+
+
+def serve(address: Callable[..., str], model: str, **settings: Any) -> tuple[str, Any]:
+    service = create_ranking_service(Reranker.from_pretrained(model), ServerSettings(**settings))
+    return address(create_server_app(service)), service
+
+
+def body(number: int) -> dict[str, Any]:
+    return {"query": f"q{number}", "documents": [f"text {number} {n}" for n in range(4)], "return_documents": True}
+
+
+def test_many_clients_get_their_own_answers(address: Callable[..., str]) -> None:
+    url, service = serve(address, "fake-server:reversed,delay=0.2,concurrency=64", max_active=64)
+
+    def ask(number: int) -> list[str]:
+        answer = httpx2.post(f"{url}/v2/rerank", json=body(number), timeout=20).json()
+        return [row["document"]["text"] for row in answer["results"]]
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert answers == [[f"text {number} {n}" for n in (3, 2, 1, 0)] for number in range(64)]
+    assert (service.queue.active, service.queue.waiting) == (0, 0)
+
+
+def test_a_client_that_leaves_frees_its_slot(address: Callable[..., str]) -> None:
+    url, service = serve(address, "fake-server:reversed,delay=30", max_active=1)
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.post(f"{url}/v2/rerank", json=body(0), timeout=0.5)
+    for _ in range(100):
+        if service.queue.active == 0:
+            break
+        time.sleep(0.05)
+    assert service.queue.active == 0
+    assert (
+        'rerank_requests_ended_total{path="/v2/rerank",status="cancelled"} 1.0' in service.metrics.exposition().decode()
+    )
+
+
+def test_a_full_queue(address: Callable[..., str]) -> None:
+    url, _ = serve(address, "fake-server:reversed,delay=1", max_active=1, max_waiting=0)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: httpx2.post(f"{url}/rerank", json=body(number), timeout=20), range(4)))
+    statuses = sorted(response.status_code for response in found)
+    assert statuses == [200, 429, 429, 429]
+    refused = next(response for response in found if response.status_code == 429)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Any:
+    """Return a function that starts `rerank serve` and returns the process and its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rerank", "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "RERANK_SERVER_KEYS": "key"},
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=10)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def test_the_command_finishes_accepted_requests_when_it_is_stopped(command: Any) -> None:
+    process, url = command("--model", "fake-server:reversed,delay=2")
+    assert url.startswith("http://127.0.0.1:")
+    found: list[httpx2.Response] = []
+    headers = {"Authorization": "Bearer key"}
+
+    def ask() -> None:
+        found.append(httpx2.post(f"{url}/v2/rerank", json=body(1), headers=headers, timeout=20))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.7)
+    process.send_signal(signal.SIGTERM)
+    thread.join(timeout=20)
+    assert [row["index"] for row in found[0].json()["results"]] == [3, 2, 1, 0]
+    assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_search_over_a_collection(command: Any, tmp_path: Path) -> None:
+    rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(["snow falls", "rain falls", "the sun shines"])]
+    (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _, url = command("--model", "fake:reversed", "--collection", "jsonl:docs.jsonl")
+    headers = {"Authorization": "Bearer key"}
+    answer = httpx2.post(f"{url}/v1/search", json={"query": "falls snow", "top_k": 2}, headers=headers).json()
+    assert [row["id"] for row in answer["results"]] == ["d1", "d0"]  # the reverse of BM25's order
+    assert [row["first_stage_rank"] for row in answer["results"]] == [2, 1]
+    assert answer["results"][0]["text"] == "rain falls"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--model", "fake:nosuch"), 2),
+        (("--model", "fake:reversed", "--max-documents", "0"), 2),
+        (("--model", "fake:reversed", "--keys-file", "missing"), 4),
+        (("--model", "fake:reversed", "--collection", "jsonl:missing.jsonl"), 4),
+        (("--model", "fake:reversed", "--host", "203.0.113.1"), 2),
+    ],
+)
+def test_wrong_options(command: Any, arguments: tuple[str, ...], code: int) -> None:
+    process, line = command(*arguments)
+    assert line == ""
+    assert process.wait(timeout=30) == code
+    assert "Traceback" not in process.stderr.read()

@@ -1,0 +1,158 @@
+"""The dependencies: tested ranges, the lock, their licences, and the private parts of libraries that we rely on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LICENCES = tomllib.loads((ROOT / "licences.toml").read_text(encoding="utf-8"))
+
+#: Extras that have an environment of their own, whose further packages are neither locked nor listed.
+_SEPARATE = {"vllm", "lucene"}
+#: Which build of torch fits is chosen at installation; pip and setuptools come with the environment.
+_UNPINNED = {"torch", "torchvision", "torchaudio", "triton", "pip", "setuptools"}
+
+#: Private parts of libraries that the library code uses: distribution -> owner -> names.
+PRIVATE = {
+    "transformers": {
+        "transformers:PreTrainedConfig()": ["_attn_implementation"],
+        "transformers:PreTrainedModel": ["_tp_size"],
+        "transformers:Trainer": [
+            "_get_grad_norm", "_get_output_dir", "_get_train_sampler", "_load_from_checkpoint", "_save",
+            "_save_checkpoint",
+        ],
+    },
+    "peft": {"peft:LoraConfig()": ["_register_custom_module"]},
+    "torch": {"torch.nn:Module()": ["_parameters"], "torch:Tensor": ["_version"]},
+    "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_get_train_sampler", "_tokenize_prompts"]},
+}  # fmt: skip
+#: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
+_OTHER = {"_asdict", "_exit", "_commit_hash"}
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [re.match(r"([\w.-]+)==([^\s;]+)", line) for line in lines]
+    return {canonicalize_name(match[1]): match[2] for match in found if match}
+
+
+def direct() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *(text for name in extras.keys() - _SEPARATE for text in extras[name])]
+    return [requirement for text in texts if (requirement := Requirement(text)).name != PROJECT["name"]]
+
+
+def installed() -> Iterator[Distribution]:
+    """Yield the installed packages that the base package and its extras need, directly or not."""
+    waiting, seen = direct(), set()
+    while waiting:
+        requirement = waiting.pop()
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            found = distribution(requirement.name)
+        except PackageNotFoundError:
+            continue
+        yield found
+        for needed in map(Requirement, found.requires or ()):
+            extras = ("", *requirement.extras)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
+
+
+def is_unpinned(name: str) -> bool:
+    return name in _UNPINNED or name.startswith(("nvidia-", "cuda-"))
+
+
+def test_every_dependency_has_a_lower_bound_and_a_pinned_version_within_its_range() -> None:
+    pinned = pins("constraints.txt")
+    stubs = {"types-pyyaml", "scipy-stubs"}
+    for requirement in direct():
+        name = canonicalize_name(requirement.name)
+        assert name in stubs or any(part.operator == ">=" for part in requirement.specifier), requirement
+        assert is_unpinned(name) or requirement.specifier.contains(pinned[name], prereleases=True), requirement
+
+
+def test_every_package_that_is_needed_is_pinned() -> None:
+    needed = {canonicalize_name(found.name) for found in installed()}
+    assert not {name for name in needed - pins("constraints.txt").keys() if not is_unpinned(name)}
+
+
+def test_the_lock_has_the_pinned_versions_with_hashes() -> None:
+    assert pins("requirements.lock") == pins("constraints.txt"), "run: make lock"
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\w)", text.strip())
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
+
+
+def test_the_list_of_licences_is_complete_and_all_are_allowed() -> None:
+    listed = LICENCES["packages"]
+    assert listed.keys() == pins("constraints.txt").keys() | {"torch", "torchvision"}
+    for name, expression in listed.items():
+        assert set(re.split(r" AND | OR ", expression)) <= set(LICENCES["allowed"]), name
+
+
+def test_the_metadata_of_installed_packages_agree_with_the_list_of_licences() -> None:
+    for found in installed():
+        name = canonicalize_name(found.name)
+        if name in LICENCES["packages"]:
+            listed = LICENCES["metadata"].get(name, LICENCES["packages"][name])
+            assert agrees(found.metadata, listed), name
+
+
+def agrees(metadata: Any, listed: str) -> bool:
+    """Return whether metadata state an SPDX expression, or at least name the same family of licences in their words."""
+    if expression := metadata.get("License-Expression"):
+        return str(expression) == listed
+    words = {
+        "Apache": "apache", "BSD": "bsd", "ISC": "isc", "MIT": "mit", "MPL": "mpl|mozilla", "PSF": "python software",
+    }  # fmt: skip
+    classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License")]
+    stated = "\n".join([(metadata.get("License") or "").partition("\n")[0], *classifiers])
+    families = {family for family, pattern in words.items() if re.search(rf"\b({pattern})\b", stated, re.I)}
+    return any(family in listed for family in families)
+
+
+@pytest.mark.parametrize("library", PRIVATE)
+def test_private_parts_that_are_used_exist_and_the_library_has_an_upper_bound(library: str) -> None:
+    bounds = [part.operator for needed in direct() if needed.name == library for part in needed.specifier]
+    assert "<" in bounds, f"an upper bound of {library} in pyproject.toml"
+    if not find_spec(library):
+        pytest.skip(f"{library} is not installed")
+    for owner, names in PRIVATE[library].items():
+        module, _, name = owner.partition(":")
+        found = getattr(import_module(module), name.removesuffix("()"))
+        found = found() if name.endswith("()") else found
+        assert [name for name in names if not hasattr(found, name)] == [], owner
+
+
+def test_no_other_private_part_is_used() -> None:
+    """A private attribute that this package does not define itself belongs to a library, and must be listed above."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "rerank").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    for node in nodes:  # getattr(config, "_commit_hash", None)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr") and len(node.args) > 1:
+            read |= {str(node.args[1].value)} if isinstance(node.args[1], ast.Constant) else set()
+    defined = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    listed = {name for owners in PRIVATE.values() for names in owners.values() for name in names}
+    private = {name for name in read if re.match(r"_[^_]", name)}
+    assert private - defined <= listed | _OTHER

@@ -13,7 +13,7 @@ from rerank.adjudication.agreement import Agreement, compute_assessor_agreement,
 from rerank.adjudication.pair_categories import Codes
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
-from rerank.adjudication.study_notes import note_study_grades, note_study_tests
+from rerank.adjudication.study_notes import note_study_judgments, note_study_tests
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
 from rerank.types import Qrels, Run
@@ -114,7 +114,7 @@ def compare_with_gold_qrels(
         for row in matrices
     )
     notes = list(note_study_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
-    notes += [note for qrels in shared_qrels for note in note_study_grades(qrels, names, relevant)]
+    notes += [note for qrels in shared_qrels for note in note_study_judgments(qrels, runs, names, relevant)]
     return QrelsComparison(
         topics=topics,
         left_out=len(set(gold) ^ set(other)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from rerank.adjudication.ranking_similarity import (
     tau_ap_with_gold_judgments,
     tau_with_gold_judgments,
 )
+from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
 from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
 from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_paired_differences
@@ -44,6 +45,26 @@ class Procedure:
     def family_wise(self) -> bool:
         """True if the test itself controls the family-wise error."""
         return self.significance_test.family_wise
+
+    def family(self, verdicts: Mapping[str, SignificanceVerdicts], alpha: float) -> ComparisonFamily:
+        """Return the statement of what was tested.
+
+        Args:
+            verdicts: Measure -> decisions.
+            alpha: Significance level.
+        """
+        first = next(iter(verdicts.values()))
+        return ComparisonFamily(
+            test=self.test,
+            title=self.significance_test.title,
+            correction=self.correction,
+            family_wise=self.family_wise,
+            alpha=alpha,
+            pairs=len(first.differences),
+            measures=tuple(verdicts),
+            topics=len(first.values),
+            options=options_of_test(self.significance_test),
+        )
 
     def __str__(self) -> str:
         """Return the test and the correction as text, or only the test if it needs no correction."""

@@ -15,7 +15,7 @@ from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_notes import note_study_budgets, note_study_grades, note_study_pool, note_study_tests
+from rerank.adjudication.study_notes import note_study_budgets, note_study_judgments, note_study_pool, note_study_tests
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
 from rerank.types import Qrels, Run
 
@@ -55,7 +55,7 @@ def run_study(
             on_walk(method)
     notes = [
         *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *note_study_grades(qrels, measurer.names, design.relevant),
+        *note_study_judgments(qrels, runs, measurer.names, design.relevant),
         *note_study_pool(pool, qrels, whole, depth=design.depth, relevant=design.relevant),
         *note_study_budgets(cells, len(pool.topics)),
     ]

@@ -126,6 +126,7 @@ class AdjudicationStudy:
                 "seeds": design.seeds,
                 "seed": design.seed,
             },
+            "families": [procedure.family(self.gold, design.alpha).to_dict() for procedure in design.procedures],
             "notes": list(self.notes),
             "results": self.rows(),
         }

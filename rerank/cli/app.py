@@ -20,6 +20,7 @@ from rerank.cli import (
     leaderboard,
     merge,
     mteb,
+    power,
     prompts,
     qrels,
     robustness,
@@ -71,7 +72,7 @@ def root_command(
 
 
 _RANKING = (demo, run, serve, robustness, heads)
-_MEASURING = (evaluate, compare, calibrate, bench, leaderboard, mteb, qrels)
+_MEASURING = (evaluate, compare, power, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register_cli_commands(app)

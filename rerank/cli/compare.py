@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, print_note
-from rerank.cli.run_files import expand_run_arguments
-from rerank.errors import UsageError
+from rerank.cli.output import TableFormatOption, emit_output, print_note
+from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs, short_run_names
+from rerank.errors import UnknownNameError, UsageError
+from rerank.io.text_files import check_file_writable
 
 if TYPE_CHECKING:
-    from rerank.evaluation import Comparison
-    from rerank.evaluation.pairwise_decisions import PairwiseDecisions
+    from rerank.evaluation.compared_runs import ComparedRuns
+    from rerank.evaluation.comparison_family import ComparisonOptions
+
+#: Number of pairs that a table on a terminal shows without --all.
+_PAIRS_ON_TERMINAL = 20
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -31,7 +36,9 @@ class MeasureOptions:
     qrels: Annotated[
         str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
     ] = None
-    measures: Annotated[list[str] | None, typer.Option("--measure", "-m", help="Measure. (default: nDCG@10)")] = None
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
+    ] = None
     relevant: Annotated[
         int | None,
         typer.Option(
@@ -72,11 +79,77 @@ class SignificanceOptions:
 
         return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
+    def comparison_options(self, family: FamilyOptions) -> ComparisonOptions:
+        """Return the options of the library."""
+        from rerank.evaluation.comparison_family import ComparisonOptions
+
+        return ComparisonOptions(
+            test=self.selector,
+            correction=self.correction,
+            alpha=self.alpha,
+            across_measures=family.across_measures,
+            simultaneous=family.simultaneous,
+            margin=family.margin,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyOptions:
+    """Options for what is compared, and which comparisons are corrected for together."""
+
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare all other runs with this run only: one of the runs or their names. --test also takes dunnett "
+            "and max-t."
+        ),
+    ] = None
+    margin: Annotated[
+        float | None,
+        typer.Option(help="With --baseline: also test equivalence and non-inferiority (TOST) with this margin."),
+    ] = None
+    across_measures: Annotated[
+        bool, typer.Option("--across-measures", help="Correct over all measures together, not for each one alone.")
+    ] = False
+    simultaneous: Annotated[
+        bool, typer.Option("--simultaneous", help="Also show simultaneous intervals, which suit corrected p-values.")
+    ] = False
+    omit_outliers: Annotated[
+        bool,
+        typer.Option(
+            "--omit-outliers", help="Leave out runs more than 3 interquartile ranges below the lower quartile of means."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options for the output of a comparison."""
+
+    names: NamesOption = None
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Plot file (png, svg, pdf): per-topic differences of two systems, p-values of more, or intervals "
+            "around a baseline.",
+        ),
+    ] = None
+    per_query: Annotated[
+        Path | None, typer.Option("--per-query", help="CSV file for the differences of every pair on every query.")
+    ] = None
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"Show all pairs on a terminal, not only the first {_PAIRS_ON_TERMINAL}.")
+    ] = False
+    form: TableFormatOption = "text"
+
 
 @expand_option_groups
 def compare_command(
     scoring: MeasureOptions,
     significance: SignificanceOptions,
+    family: FamilyOptions,
+    report: ReportOptions,
     *,
     runs: Annotated[
         list[Path] | None,
@@ -90,43 +163,60 @@ def compare_command(
             help="CSV file of scores instead of runs: one row per topic, one column per system, names in the first row."
         ),
     ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", help="Plot file (png, svg, pdf): per-topic differences of two systems, or p-values of more."
-        ),
-    ] = None,
-    form: FormatOption = "text",
 ) -> None:
-    """Compare runs pair by pair: differences, wins, a paired test with a correction, and the Wilcoxon test.
+    """Compare runs pair by pair, or with a baseline: differences, intervals, a paired test with a correction.
 
     With --matrix, compare given scores: report how many pairs differ significantly, and how many systems each system
     outperforms.
     """
-    from rerank.evaluation.plots import check_comparison_plot, plot_comparison
+    from rerank.evaluation.plots import check_comparison_plot
 
-    if picture is not None:
-        check_comparison_plot(picture)
-    result: Comparison | PairwiseDecisions
+    _check_compare_options(scoring, significance, family, report)
+    for path, check in ((report.picture, check_comparison_plot), (report.per_query, check_file_writable)):
+        if path is not None:
+            check(path)
     if matrix is not None:
-        result = decisions = _compare_matrix_option(matrix, runs or [], scoring, significance)
+        check_matrix_without_runs(matrix, runs or [], scoring)
+        compared, baseline = _read_compared_matrix(matrix, report.names or []), family.baseline
     else:
-        result = _compare_run_arguments(runs or [], scoring, significance)
-        decisions = result.decisions
-    emit_output(
-        result.to_dict(), form=form, text=lambda: typer.echo(result), rows="pairs" if matrix is None else "means"
-    )
-    if picture is not None:
-        plot_comparison(decisions, picture)
-        print_note(f"plot: {picture}")
+        compared, baseline = read_compared_runs(runs or [], scoring, report.names or [], family.baseline)
+    if family.omit_outliers:
+        compared = compared.without_outliers(baseline or "")
+    options = significance.comparison_options(family)
+    if report.per_query is not None:
+        compared.write_query_differences(report.per_query, baseline or "")
+        print_note(f"differences per query: {report.per_query}")
+    if baseline is not None:
+        _emit_baseline_comparison(compared, baseline, options, report)
+    elif matrix is not None:
+        _emit_matrix_decisions(compared, options, report)
+    else:
+        _emit_comparison_of_pairs(compared, options, report)
 
 
-def _compare_matrix_option(
-    matrix: Path, runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions
-) -> PairwiseDecisions:
-    from rerank.evaluation.pairwise_decisions import compare_all_runs
-    from rerank.evaluation.score_matrix import read_score_matrix
+def _check_compare_options(
+    scoring: MeasureOptions, significance: SignificanceOptions, family: FamilyOptions, report: ReportOptions
+) -> None:
+    """Check options that exclude each other, before any file is read."""
+    from rerank.evaluation.baseline_tests import is_baseline_test
+    from rerank.evaluation.pairwise_decisions import check_significance_level
 
+    check_significance_level(significance.alpha)
+    selector = significance.selector  # reports an invalid test
+    without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
+    for flag, is_used in without_baseline.items():
+        if is_used and family.baseline is None:
+            raise UsageError(f"{flag} without --baseline", expected="a baseline", remedy="Add --baseline RUN")
+    if report.picture is not None and len(scoring.measures or []) > 1:
+        raise UsageError(f"--plot {report.picture} with several measures", expected="one measure per plot")
+
+
+def check_matrix_without_runs(matrix: Path, runs: list[Path], scoring: MeasureOptions) -> None:
+    """Check that options for runs are not combined with a matrix of scores.
+
+    Raises:
+        UsageError: They are.
+    """
     flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
     conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
     if conflicting:
@@ -135,32 +225,105 @@ def _compare_matrix_option(
             expected="either runs with qrels, or a matrix of scores alone",
             remedy="Omit one of them",
         )
-    matrix_scores = read_score_matrix(matrix)
-    return compare_all_runs(matrix_scores, significance.selector, significance.correction, alpha=significance.alpha)
 
 
-def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
+def _read_compared_matrix(path: Path, names: list[str]) -> ComparedRuns:
+    from dataclasses import replace
+
+    from rerank.evaluation.compared_runs import compared_runs_of_matrix
+    from rerank.evaluation.score_matrix import read_score_matrix
+
+    matrix = read_score_matrix(path)
+    if names and len(names) != len(matrix.systems):
+        raise UsageError(f"{len(names)} times --name for {len(matrix.systems)} systems", expected="one per system")
+    return compared_runs_of_matrix(replace(matrix, systems=tuple(names) or matrix.systems))
+
+
+def read_compared_runs(
+    runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
+) -> tuple[ComparedRuns, str | None]:
+    """Return the scores of the runs, and the name of the baseline among them."""
     from rerank.collections import open_collection_qrels
-    from rerank.evaluation import compare_runs as test
-    from rerank.io.run_files import read_run
+    from rerank.evaluation.compared_runs import score_compared_runs
 
-    measures = scoring.measures or ["nDCG@10"]
-    if len(measures) > 1:
-        raise UsageError(
-            f"{len(measures)} measures: {', '.join(measures)}",
-            expected="one measure, because the correction covers the pairs of one measure",
-            remedy="Run compare once per measure",
-        )
     if scoring.qrels is None:
         raise UsageError("No --qrels", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
-    selector = significance.selector  # reports an invalid test before files are read
     judged, lowest = open_collection_qrels(scoring.qrels)
-    return test(
-        judged,
-        [read_run(path, name=str(path)) for path in expand_run_arguments(runs)],
-        measures[0],
-        relevant=lowest if scoring.relevant is None else scoring.relevant,
-        test=selector,
-        correction=significance.correction,
-        alpha=significance.alpha,
+    files = expand_run_arguments(runs)
+    place = None if baseline is None else _place_of_baseline(baseline, files, names)
+    opened = read_named_runs(files, names)
+    compared = score_compared_runs(judged, opened, scoring.measures or ["nDCG@10"], relevant=scoring.relevant or lowest)
+    return compared, None if place is None else opened[place].name
+
+
+def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> int:
+    """Return the index of the baseline among the run files. A file that is not among them is added in front."""
+    known = names if len(names) == len(files) else short_run_names(files)
+    if baseline in known:
+        return known.index(baseline)
+    if not Path(baseline).exists():
+        raise UnknownNameError("baseline", baseline, [*known, *map(str, files)])
+    file, *more = expand_run_arguments([Path(baseline)])
+    if more:
+        raise UsageError(f"--baseline {baseline} contains {1 + len(more)} runs", expected="one run")
+    same = [index for index, other in enumerate(files) if other.resolve() == file.resolve()]
+    if not same:
+        files.insert(0, file)
+        if names:
+            names.insert(0, file.name)
+    return same[0] if same else 0
+
+
+def _emit_baseline_comparison(
+    compared: ComparedRuns, baseline: str, options: ComparisonOptions, report: ReportOptions
+) -> None:
+    from dataclasses import replace
+
+    from rerank.evaluation.baseline_comparison import compare_with_baseline
+    from rerank.evaluation.plots import plot_baseline_comparison
+
+    result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
+    result = replace(result, notes=(*result.notes, *compared.notes))
+    emit_output(result.to_dict(), form=report.form, text=lambda: typer.echo(result), rows="rows", table=result.to_table)
+    if report.picture is not None:
+        plot_baseline_comparison(result, report.picture)
+        print_note(f"plot: {report.picture}")
+
+
+def _emit_matrix_decisions(compared: ComparedRuns, options: ComparisonOptions, report: ReportOptions) -> None:
+    from dataclasses import replace
+
+    from rerank.evaluation.pairwise_decisions import compare_all_runs
+    from rerank.evaluation.plots import plot_comparison
+    from rerank.evaluation.score_matrix import ScoreMatrix
+
+    matrix = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
+    decisions = compare_all_runs(matrix, options.test, options.correction, alpha=options.alpha)
+    decisions = replace(decisions, notes=(*decisions.notes, *compared.notes))
+    emit_output(
+        decisions.to_dict(),
+        form=report.form,
+        text=lambda: typer.echo(decisions),
+        rows="means",
+        table=decisions.to_table,
     )
+    if report.picture is not None:
+        plot_comparison(decisions, report.picture)
+        print_note(f"plot: {report.picture}")
+
+
+def _emit_comparison_of_pairs(compared: ComparedRuns, options: ComparisonOptions, report: ReportOptions) -> None:
+    from rerank.evaluation.comparison import compare_evaluated_measures
+
+    result = compare_evaluated_measures(compared.scores, compared.measures, options).with_notes(compared.notes)
+    most = None if report.show_all or not sys.stdout.isatty() else _PAIRS_ON_TERMINAL
+    emit_output(
+        result.to_dict(),
+        form=report.form,
+        text=lambda: typer.echo(result.to_table("text", most_pairs=most)),
+        table=result.to_table,
+        records=result.pairs(),
+    )
+    if report.picture is not None:
+        result.comparisons[0].plot(report.picture)
+        print_note(f"plot: {report.picture}")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
-from rerank.cli.run_files import RunsArgument, expand_run_arguments
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs
+from rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerank.evaluation import Scores
 
 QrelsOption = Annotated[
     str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -29,65 +35,99 @@ def register_cli_commands(app: typer.Typer) -> None:
     )
 
 
-def evaluate_command(
-    runs: RunsArgument,
-    qrels: QrelsOption,
-    measures: Annotated[
-        list[str], typer.Option("--measure", "-m", help="Measure, named as in ir_measures or trec_eval; repeatable.")
-    ] = ["nDCG@10"],  # noqa: B006 (typer only reads the default)
-    relevant: Relevant = None,
-    per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False,
+@dataclass(frozen=True, kw_only=True)
+class DetailOptions:
+    """Options for scores of parts of the queries."""
+
+    per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
         str,
         typer.Option(
             help="Also score groups of queries: a field of the collection's queries, such as category, or a file with "
             "the columns query and group."
         ),
-    ] = "",
-    form: FormatOption = "text",
+    ] = ""
+
+    def check_format(self, form: str) -> None:
+        """Check that a format can show the requested details."""
+        if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
+            raise UsageError(
+                f"--format {form} with {'--by' if self.by else '--per-query'}", expected="text, json, jsonl or csv"
+            )
+
+
+@expand_option_groups
+def evaluate_command(
+    details: DetailOptions,
+    *,
+    runs: RunsArgument,
+    qrels: QrelsOption,
+    measures: Annotated[
+        list[str], typer.Option("--measure", "-m", help="Measure, named as in ir_measures or trec_eval; repeatable.")
+    ] = ["nDCG@10"],  # noqa: B006 (typer only reads the default)
+    relevant: Relevant = None,
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
 ) -> None:
-    """Score runs. A judged query without a ranking scores 0 and is counted as missing."""
+    """Score runs. A judged query without a ranking scores 0 and is counted as missing.
+
+    With --format csv, --by and --per-query print one line per run and group, or per run and query.
+    """
     from rerank import evaluation
     from rerank.collections import open_collection_qrels, read_query_field
     from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
-    from rerank.io.run_files import read_run
 
+    by, per_query = details.by, details.per_query
+    details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
-    opened = [read_run(path) for path in files]
+    opened = read_named_runs(files, names or [])
     results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
-    report = evaluation.evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
+    report = evaluation.evaluation_report(qrels, zip(map(str, files), results, strict=True), per_query=per_query)
+    report["runs"] = [{**row, "name": run.name} for row, run in zip(report["runs"], opened, strict=True)]
     if by:
         groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
 
     def show() -> None:
-        names = results[0].measures
-        _print_evaluation(report, names, list(results[0].values) if per_query else [])
-        if missing := [r["run"] for r in report["runs"] if r["missing"]]:
-            print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
-        for message in filter(None, (evaluation_overlap_note(judged, run) for run in opened)):
-            print_note(message)
-        if per_query and results[0].overall:
-            print_note(f"Measures without per-query values: {', '.join(results[0].overall)}")
-        if relevant is None and (message := measure_grade_note(judged, names)):
+        _print_evaluation(report, results[0].measures, list(results[0].values) if per_query else [])
+        overlap = [evaluation_overlap_note(judged, run) for run in opened]
+        grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
+        for message in filter(None, (*_notes_on_evaluation(report, results[0], per_query), *overlap, grades)):
             print_note(message)
 
-    emit_output(report, form=form, text=show, rows="runs")
+    emit_output(
+        report,
+        form=form,
+        text=show,
+        rows="runs",
+        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen),
+        records=evaluation.evaluation_records(report) if form == "csv" else None,
+    )
+
+
+def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool) -> list[str]:
+    """Return notes on runs that lack queries, and on measures without the values per query that were asked for."""
+    notes = []
+    if missing := [r["name"] for r in report["runs"] if r["missing"]]:
+        notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
+    if per_query and scores.overall:
+        notes.append(f"Measures without per-query values: {', '.join(scores.overall)}")
+    return notes
 
 
 def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
     """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
     runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["run"], *_printed_evaluation_cells(r)] for r in runs])
+    print_table(["run", "queries", "missing", *names], [[r["name"], *_printed_evaluation_cells(r)] for r in runs])
     if by_query:
-        keys = [(r["run"], q, values) for r in runs for q, values in r["per_query"].items()]
+        keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
         print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
     if "by" in report:
         rows = [
-            [r["run"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
+            [r["name"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
         ]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
 

@@ -12,7 +12,7 @@ import typer
 
 from rerank.cli.compare import SignificanceOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.output import FormatOption, TableFormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class BoardOptions:
     measures: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
     ] = None
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Run with which all others are also compared; --test also takes dunnett and max-t."),
+    ] = None
     relevant: Annotated[
         int | None,
         typer.Option(
@@ -78,7 +82,7 @@ def build_leaderboard_command(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the site; its page is index.html.")],
-    form: FormatOption = "text",
+    form: TableFormatOption = "text",
 ) -> None:
     """Build a website from run folders and run files: tables, significance, costs, and the rankings per query.
 
@@ -87,6 +91,7 @@ def build_leaderboard_command(
     """
     from rerank.leaderboard.board import make_board
     from rerank.leaderboard.site import check_site, write_site
+    from rerank.leaderboard.table_exports import board_records, board_table
 
     check_site(out)
     start = time.perf_counter()
@@ -97,7 +102,15 @@ def build_leaderboard_command(
     page = write_site(site_boards, out, title=options.title or "Leaderboard")
     boards = [board.to_dict() for board in site_boards]
     content = {"site": str(page), "seconds": round(time.perf_counter() - start, 2), "boards": boards}
-    emit_output(content, form=form, text=lambda: _print_leaderboard(content), rows="boards")
+    standings = [(board, table) for board in site_boards for table in board.tables]
+    emit_output(
+        content,
+        form=form,
+        text=lambda: _print_leaderboard(content),
+        rows="boards",
+        table=lambda chosen: "\n\n".join(board_table(board, table, chosen) for board, table in standings),
+        records=[row for board, table in standings for row in board_records(board, table)] if form == "csv" else None,
+    )
 
 
 def open_leaderboard_command(
@@ -153,8 +166,9 @@ def _board_plans_of_command_line(
     check_significance_level(significance.alpha)
     defaults = SignificanceOptions()
     requested = {"test": significance.selector, "correction": significance.correction, "alpha": significance.alpha}
+    named = ("qrels", "queries", "texts", "relevant", "baseline")
     values = {
-        **{name: value for name in ("qrels", "queries", "texts", "relevant") if (value := getattr(options, name))},
+        **{name: value for name in named if (value := getattr(options, name))},
         **({"measures": tuple(options.measures)} if options.measures else {}),
         # omitted options do not override the values in a board file
         **{name: value for name, value in requested.items() if value != getattr(defaults, name)},

@@ -17,12 +17,27 @@ Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="Output format: text, json, or jsonl (one object per line).")
 ]
+#: Formats of commands whose result is a table for a paper.
+TableFormat = Literal["text", "json", "jsonl", "csv", "latex", "markdown", "html"]
+TableFormatOption = Annotated[
+    TableFormat,
+    typer.Option(
+        "--format",
+        help="Output format: text, json, jsonl (one object per line), csv, latex (booktabs), markdown or html.",
+    ),
+]
 #: Characters that JSON may contain unescaped, and that a terminal may obey.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def emit_output(
-    content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Callable[[], None], rows: str = ""
+    content: Mapping[str, Any] | Sequence[Any],
+    *,
+    form: TableFormat,
+    text: Callable[[], None],
+    rows: str = "",
+    table: Callable[[Any], str] | None = None,
+    records: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
     """Print one result in the requested format.
 
@@ -31,13 +46,21 @@ def emit_output(
         form: The output format.
         text: Function that prints the result as text.
         rows: Key of the list whose items ``jsonl`` prints one per line; if empty, the whole result is one line.
+        table: Function that returns the result in the formats latex, markdown and html; needed if they can be chosen.
+        records: Rows that ``csv`` and ``jsonl`` print instead of those under ``rows``.
     """
-    if form == "text":
+    if form in ("latex", "markdown", "html") and table is not None:
+        typer.echo(table(form))
+    elif form == "csv":
+        from rerank.io.csv_tables import convert_rows_to_csv
+
+        typer.echo(convert_rows_to_csv(_output_rows(content, rows) if records is None else records), nl=False)
+    elif form == "text":
         text()
     elif form == "json":
         typer.echo(format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
     else:
-        for row in _output_rows(content, rows):
+        for row in _output_rows(content, rows) if records is None else records:
             typer.echo(format_json_output(row))
 
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rerank.cli import qrels_judge as judging
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.output import (
+    FormatOption,
+    TableFormatOption,
+    emit_output,
+    format_number_cell,
+    print_note,
+    print_table,
+)
 from rerank.cli.run import show_command_progress_bar
-from rerank.cli.run_files import RunsArgument, expand_run_arguments, read_run_arguments
+from rerank.cli.run_files import (
+    NamesOption,
+    RunsArgument,
+    expand_run_arguments,
+    read_named_runs,
+    read_run_arguments,
+)
 from rerank.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.adjudication.study_design import StudyDesign
+    from rerank.evaluation.comparison_family import ComparisonFamily
 
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
@@ -51,8 +68,8 @@ class ProcedureOptions:
     correction: Annotated[
         list[str] | None,
         typer.Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by; repeatable. "
-            "(default: bh)"
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
+            "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)"
         ),
     ] = None
     alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
@@ -66,7 +83,7 @@ class ProcedureOptions:
         """All combinations of tests and corrections."""
         from rerank.adjudication.significance_verdicts import cross_significance_procedures
 
-        return cross_significance_procedures(self.test or ["t"], self.correction or ["bh"])
+        return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,45 +124,37 @@ def study_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
     ] = None,
-    form: FormatOption = "text",
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
 ) -> None:
     """Simulate judging fewer documents and report which significant differences between runs are preserved.
 
     Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
-    from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.studies import run_study
-    from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_study_report
     from rerank.collections import open_collection_qrels
 
-    methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
-    budgets = tuple(
-        AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
-    )
-    procedures = procedure.procedures
+    requested = _study_design(options, procedure, 1)  # reports invalid options before files are read
     gold, lowest = open_collection_qrels(qrels)
-    design = StudyDesign(
-        methods=methods,
-        budgets=budgets,
-        measures=tuple(procedure.measures or ["nDCG@10"]),
-        procedures=procedures,
-        relevant=procedure.relevant or lowest,
-        depth=options.depth,
-        unjudged=options.unjudged,
-        alpha=procedure.alpha,
-        seeds=options.seeds,
-        seed=options.seed,
-    )
+    design = replace(requested, relevant=procedure.relevant or lowest)
+    files = expand_run_arguments(runs)
     if out is not None:
         check_output_folder_option(out)
     with show_command_progress_bar("judging", len(design.walks)) as on_walk:
-        result = run_study(read_run_arguments(runs), gold, design, on_walk=on_walk)
+        result = run_study(read_named_runs(files, names or []), gold, design, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
+    families = [procedure.family(result.gold, design.alpha) for procedure in design.procedures]
     content = result.to_dict()
-    emit_output(content, form=form, text=lambda: _print_study(content), rows="results")
+    emit_output(
+        content,
+        form=form,
+        text=lambda: _print_study(content),
+        rows="results",
+        table=lambda chosen: _study_table(content, families, chosen, ("method", "budget")),
+    )
 
 
 @expand_option_groups
@@ -157,7 +166,8 @@ def compare_qrels_command(
         typer.Argument(metavar="QRELS_A QRELS_B", help="Reference qrels, and the qrels to compare with them."),
     ],
     runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
-    form: FormatOption = "text",
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
 ) -> None:
     """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
 
@@ -172,7 +182,7 @@ def compare_qrels_command(
     gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
     reference, lowest = open_collection_qrels(gold)
     result = compare_with_gold_qrels(
-        read_run_arguments([*runs, *map(Path, more)]),
+        read_named_runs(expand_run_arguments([*runs, *map(Path, more)]), names or []),
         reference,
         open_collection_qrels(other)[0],
         procedure.measures or ["nDCG@10"],
@@ -180,8 +190,15 @@ def compare_qrels_command(
         relevant=procedure.relevant or lowest,
         alpha=procedure.alpha,
     )
-    content = result.to_dict()
-    emit_output(content, form=form, text=lambda: _print_qrels_comparison(content), rows="results")
+    families = [entry.family(result.gold, procedure.alpha) for entry in result.procedures]
+    content = {**result.to_dict(), "families": [family.to_dict() for family in families]}
+    emit_output(
+        content,
+        form=form,
+        text=lambda: _print_qrels_comparison(content),
+        rows="results",
+        table=lambda chosen: _study_table(content, families, chosen),
+    )
 
 
 def pool_command(
@@ -239,6 +256,40 @@ def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
 
 
 _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+
+
+def _study_design(options: StudyOptions, procedure: ProcedureOptions, relevant: int) -> StudyDesign:
+    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.study_design import StudyDesign
+
+    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
+    return StudyDesign(
+        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
+        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
+        procedures=procedure.procedures,
+        relevant=relevant,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
+    )
+
+
+def _study_table(
+    content: dict[str, Any], families: Sequence[ComparisonFamily], form: Any, about: Sequence[str] = ()
+) -> str:
+    """Return the results as a table for a paper, with the tests in its caption."""
+    from rerank.io.table_formats import Grid, convert_tables_with_legend
+
+    rows = [
+        [*(str(r[key]) for key in about), r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)]
+        for r in content["results"]
+    ]
+    heads = [*about, "measure", "test", *(name.replace("_", " ") for name in _COLUMNS)]
+    legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
+    return convert_tables_with_legend([Grid(heads, rows, left=len(about) + 2)], legend, content["notes"], form)
 
 
 def _print_study(content: dict[str, Any]) -> None:

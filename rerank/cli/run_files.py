@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank.errors import DataError, MissingResourceError
+from rerank.errors import DataError, MissingResourceError, UsageError
 
 if TYPE_CHECKING:
     from rerank.types import Run
@@ -17,6 +17,13 @@ RunsArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="RUN...", help="Run files (TREC, MS MARCO or JSON; may be gzipped), or folders of run files."
+    ),
+]
+NamesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        help="Name of a run in the output; repeat it for all runs, in their order. (default: end of the path)",
     ),
 ]
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
@@ -32,6 +39,37 @@ def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
         read_run(file, name=stem if stems.count(stem) == 1 else str(file))
         for file, stem in zip(files, stems, strict=True)
     ]
+
+
+def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
+    """Read run files under the given names, or under the shortest path suffixes that distinguish them.
+
+    Args:
+        files: Run files, as `expand_run_arguments` returns them.
+        names: One name per file, in the same order; empty for short names.
+
+    Raises:
+        UsageError: The number of names is not that of the files.
+    """
+    from rerank.io.run_files import read_run
+
+    if names and len(names) != len(files):
+        raise UsageError(
+            f"{len(names)} times --name for {len(files)} runs",
+            expected="one name per run, in the order of the runs",
+            remedy=f"The runs are {', '.join(map(str, files))}" if len(files) <= 20 else "",
+        )
+    return [read_run(file, name=name) for file, name in zip(files, names or short_run_names(files), strict=True)]
+
+
+def short_run_names(files: Sequence[Path]) -> list[str]:
+    """Return the shortest path suffixes that distinguish run files; the result of a run folder is named after it."""
+    from rerank.io.paths import shortest_distinguishing_suffixes
+
+    in_folders = [file.name == "run.trec" and (file.parent / "spec.json").is_file() for file in files]
+    return shortest_distinguishing_suffixes(
+        [file.resolve().parent if inside else file for file, inside in zip(files, in_folders, strict=True)]
+    )
 
 
 def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:

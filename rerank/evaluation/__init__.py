@@ -5,7 +5,10 @@ SciPy and ir_measures are imported when first used.
 
 from __future__ import annotations
 
-from rerank.evaluation.comparison import compare_evaluated_runs, compare_runs
+from rerank.evaluation.baseline_comparison import compare_with_baseline
+from rerank.evaluation.compared_runs import score_compared_runs
+from rerank.evaluation.comparison import compare_evaluated_measures, compare_evaluated_runs, compare_runs
+from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_run, evaluate_runs
 from rerank.evaluation.measures import parse_measures
@@ -13,11 +16,12 @@ from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
 from rerank.evaluation.query_groups import add_groups_to_evaluation_report, evaluate_by_group, read_query_groups
 from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
-from rerank.evaluation.scores import Scores, evaluation_report
-from rerank.evaluation.tables import table_of_scores
+from rerank.evaluation.scores import Scores, evaluation_records, evaluation_report
+from rerank.evaluation.tables import table_of_evaluation, table_of_scores
 
 __all__ = [
     "Comparison",
+    "ComparisonOptions",
     "PairComparison",
     "PairwiseDecisions",
     "RunSummary",
@@ -25,16 +29,21 @@ __all__ = [
     "Scores",
     "add_groups_to_evaluation_report",
     "compare_all_runs",
+    "compare_evaluated_measures",
     "compare_evaluated_runs",
     "compare_runs",
+    "compare_with_baseline",
     "evaluate_by_group",
     "evaluate_run",
     "evaluate_runs",
+    "evaluation_records",
     "evaluation_report",
     "paired_t_power",
     "parse_measures",
     "read_query_groups",
     "read_score_matrix",
+    "score_compared_runs",
+    "table_of_evaluation",
     "table_of_scores",
     "topics_needed_for_power",
 ]

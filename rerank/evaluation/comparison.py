@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.comparison_family import ComparisonOptions, missing_topics
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
+from rerank.evaluation.comparison_set import ComparisonSet
 from rerank.evaluation.evaluator import evaluate_runs
-from rerank.evaluation.grade_notes import measure_grade_note
+from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.pairwise_decisions import (
     PairwiseDecisions,
     check_significance_level,
     compare_all_runs,
+    correct_across_measures,
     list_caveats_of_test,
 )
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
-from rerank.evaluation.significance import SMALLEST, correct_p_values, open_significance_test, student_t_interval
+from rerank.evaluation.significance import correct_p_values, open_significance_test, student_t_interval
 from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
@@ -66,11 +69,19 @@ def compare_runs(
     if len(names) != 1:
         raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure in a comparison")
     check_measure_has_query_values(names[0])
-    _check_names_of_compared_runs([run.name for run in runs])
+    check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
     comparison = compare_evaluated_runs(scores, names[0], test=test, correction=correction, alpha=alpha)
-    note = measure_grade_note(qrels, names)
-    return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
+    return replace(comparison, notes=(*comparison.notes, *notes_on_judgments(qrels, runs, names)))
+
+
+def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
+    """Return notes on runs without a judged document, and on measures that do not say which grades are relevant."""
+    return [
+        note
+        for note in (*(evaluation_overlap_note(qrels, run) for run in runs), measure_grade_note(qrels, measures))
+        if note
+    ]
 
 
 def compare_evaluated_runs(
@@ -90,24 +101,62 @@ def compare_evaluated_runs(
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
-    _check_names_of_compared_runs([entry.run for entry in scores])
-    check_significance_level(alpha)
-    decisions = compare_all_runs(
-        ScoreMatrix.from_scores(scores, measure), _with_rounding_for_wilcoxon(test), correction, alpha=alpha
-    )
-    pairs = _compare_all_pairs(decisions)
+    options = ComparisonOptions(test=test, correction=correction, alpha=alpha)
+    return compare_evaluated_measures(scores, [measure], options).comparisons[0]
+
+
+def compare_evaluated_measures(
+    scores: Sequence[Scores], measures: Sequence[str], options: ComparisonOptions
+) -> ComparisonSet:
+    """Test every pair of runs on each of several measures.
+
+    Args:
+        scores: Scores of at least two runs with different names, over the same judged queries.
+        measures: The measures, as ir_measures prints them; all scores must include them.
+        options: Test, correction and level.
+
+    Raises:
+        The errors of `compare_evaluated_runs`.
+    """
+    check_names_of_compared_runs([entry.run for entry in scores])
+    check_significance_level(options.alpha)
+    decisions = [
+        compare_all_runs(
+            ScoreMatrix.from_scores(scores, measure),
+            with_rounding_for_wilcoxon(options.test),
+            options.correction,
+            alpha=options.alpha,
+        )
+        for measure in measures
+    ]
+    if options.across_measures and len(measures) > 1:
+        decisions = correct_across_measures(decisions)
+    return ComparisonSet(tuple(_comparison_of_decisions(scores, entry, options) for entry in decisions))
+
+
+def _comparison_of_decisions(
+    scores: Sequence[Scores], decisions: PairwiseDecisions, options: ComparisonOptions
+) -> Comparison:
+    measure, pairs = decisions.matrix.measure, compare_pairs(decisions)
     return Comparison(
         measure=measure,
-        alpha=alpha,
+        alpha=options.alpha,
         queries=len(decisions.matrix.topics),
-        runs=tuple(_summary_of_compared_run(entry, measure) for entry in scores),
+        runs=tuple(_summary_of_compared_run(entry, measure, options.alpha) for entry in scores),
         pairs=pairs,
         decisions=decisions,
+        missing=missing_topics(scores),
+        simultaneous=options.simultaneous,
         notes=_notes_on_comparison(scores, pairs, decisions),
     )
 
 
-def _check_names_of_compared_runs(names: Sequence[str]) -> None:
+def check_names_of_compared_runs(names: Sequence[str]) -> None:
+    """Check that there are at least two runs and that their names differ.
+
+    Raises:
+        UsageError: There are fewer than two runs, or two have the same name.
+    """
     if len(names) < 2:
         raise UsageError(f"{len(names)} run to compare", expected="at least two runs")
     for name in names:
@@ -119,7 +168,7 @@ def _check_names_of_compared_runs(names: Sequence[str]) -> None:
             )
 
 
-def _with_rounding_for_wilcoxon(selector: str) -> str:
+def with_rounding_for_wilcoxon(selector: str) -> str:
     """Return the selector of a test; for Wilcoxon's test, add an option that rounds the differences.
 
     Scores of runs are sums of fractions, so equal differences may not be equal in their last bits. Rounding restores
@@ -131,21 +180,22 @@ def _with_rounding_for_wilcoxon(selector: str) -> str:
     return selector
 
 
-def _summary_of_compared_run(entry: Scores, measure: str) -> RunSummary:
-    low, high = student_t_interval(list(entry.values[measure].values()))
+def _summary_of_compared_run(entry: Scores, measure: str, alpha: float) -> RunSummary:
+    low, high = student_t_interval(list(entry.values[measure].values()), 1 - alpha)
     return RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
 
 
-def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
+def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
+    """Return effect sizes, intervals and p-values of all pairs of systems."""
     matrix = decisions.matrix
     # (queries, pairs), first run minus second, in the order of itertools.combinations
     deltas = np.concatenate(list(iterate_paired_differences(matrix.values)), axis=1)
-    low, mean, high, effect = _effect_sizes_of_pair(deltas)
+    low, mean, high, effect = _effect_sizes_of_pair(deltas, decisions.alpha)
     raw, adjusted = decisions.p_values()
-    if Selector.parse(decisions.test).name == "t":  # constant differences: show the limit of p, but not significant
-        raw = np.where((low == high) & (mean != 0), SMALLEST, raw)
-    # Wilcoxon's test with Holm's correction is always computed as a second opinion, whatever the main test is
-    signed = clip_p_values(open_significance_test(_with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
+    # the t-test cannot estimate the variance of constant differences
+    is_unknown = (low == high) & (mean != 0) & (Selector.parse(decisions.test).name == "t")
+    # Wilcoxon's test is always computed as a second opinion, with the same correction unless the main test needs none
+    signed = clip_p_values(open_significance_test(with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
     columns: dict[str, Any] = {
         "difference": mean,
         "low": low,
@@ -154,10 +204,10 @@ def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ..
         "wins": (deltas > 0).sum(axis=0),
         "ties": (deltas == 0).sum(axis=0),
         "losses": (deltas < 0).sum(axis=0),
-        "p": raw,
-        "p_adjusted": adjusted,
+        "p": np.where(is_unknown, None, raw),  # type: ignore[call-overload]
+        "p_adjusted": np.where(is_unknown, None, adjusted),  # type: ignore[call-overload]
         "p_wilcoxon": signed,
-        "p_wilcoxon_adjusted": correct_p_values(signed, "holm"),
+        "p_wilcoxon_adjusted": correct_p_values(signed, decisions.correction_of_second_test),
         "significant": decisions.significant,
     }
     # tolist() turns NumPy scalars into Python numbers, which JSON can encode
@@ -169,11 +219,12 @@ def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ..
     )
 
 
-def _effect_sizes_of_pair(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return four (pairs,) arrays: lower end, mean and upper end of the 95 % t-interval, and Cohen's d_z.
+def _effect_sizes_of_pair(deltas: Floats, alpha: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return four (pairs,) arrays: lower end, mean and upper end of the 1 - alpha t-interval, and Cohen's d_z.
 
     Args:
         deltas: (queries, pairs) differences of scores.
+        alpha: Probability that an interval does not cover the true difference.
     """
     from scipy.stats import t
 
@@ -181,11 +232,21 @@ def _effect_sizes_of_pair(deltas: Floats) -> tuple[Floats, Floats, Floats, Float
     constant = deltas.min(axis=0) == deltas.max(axis=0)
     mean = np.where(constant, deltas[0], deltas.mean(axis=0))
     spread = np.where(constant, 0.0, deltas.std(axis=0, ddof=1))
-    # half = t_{0.975, n-1} s / sqrt(n);  d_z = mean / s
-    half = float(t.ppf(0.975, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
+    # half = t_{1 - alpha/2, n-1} s / sqrt(n);  d_z = mean / s
+    half = float(t.isf(alpha / 2, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(mean == 0, 0.0, mean / spread)
     return mean - half, mean, mean + half, effect
+
+
+def note_missing_queries(scores: Sequence[Scores]) -> list[str]:
+    """Return a note for every run that has no results for some judged queries."""
+    return [
+        f"Run {entry.run!r} has no results for {len(entry.missing)} of {len(entry.queries)} judged queries; "
+        "they score 0."
+        for entry in scores
+        if entry.missing
+    ]
 
 
 def _notes_on_comparison(
@@ -193,11 +254,7 @@ def _notes_on_comparison(
 ) -> tuple[str, ...]:
     """Return notes on missing queries, on pairs for which the t-test cannot be computed, and on the test in general."""
     count = len(decisions.matrix.topics)
-    notes = [
-        f"Run {entry.run!r} has no results for {len(entry.missing)} of {count} judged queries; they score 0."
-        for entry in scores
-        if entry.missing
-    ]
+    notes = note_missing_queries(scores)
     tester = open_significance_test(decisions.test)
     if Selector.parse(decisions.test).name == "t":
         notes += [

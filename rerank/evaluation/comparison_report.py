@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rerank.evaluation.comparison_family import ComparisonFamily
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import LETTERS, Cell, Form, Grid, convert_tables_to_format
+from rerank.io.table_formats import LETTERS, Cell, Form, Grid, convert_tables_with_legend
 from rerank.selector import Selector
 
 
@@ -22,7 +24,7 @@ class RunSummary:
     Attributes:
         run: Name of the run.
         mean: Mean score over all judged queries.
-        low: Lower end of the mean's 95 % confidence interval (Student's t over queries).
+        low: Lower end of the mean's 1 - alpha confidence interval (Student's t over queries).
         high: Upper end of the interval.
         missing: Number of judged queries that are missing from the run; they score 0.
     """
@@ -42,18 +44,18 @@ class PairComparison:
         a: Name of the first run.
         b: Name of the second run.
         difference: Mean of a minus mean of b.
-        low: Lower end of the difference's 95 % confidence interval (paired t, for this pair alone).
+        low: Lower end of the difference's 1 - alpha confidence interval (paired t, for this pair alone).
         high: Upper end of the interval.
         effect: Cohen's d_z, the mean of the differences divided by their standard deviation. It is infinite if the
             standard deviation is 0 and the mean is not.
         wins: Number of queries on which a is better.
         ties: Number of queries on which a and b have equal scores.
         losses: Number of queries on which b is better.
-        p: Two-sided p-value of the main test. If the pair is `untestable`, the p-value of the t-test is its limit,
-            the smallest positive float.
-        p_adjusted: ``p`` after the correction over all pairs. If the pair is untestable, it is 1 for the t-test.
+        p: Two-sided p-value of the main test; None if it is the t-test and the pair is `untestable`.
+        p_adjusted: ``p`` after the correction; None if ``p`` is None.
         p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, with zero differences dropped.
-        p_wilcoxon_adjusted: ``p_wilcoxon`` after Holm's correction over all pairs.
+        p_wilcoxon_adjusted: ``p_wilcoxon`` after the same correction over all pairs, or after Holm's if the main test
+            controls the family-wise error itself.
         significant: Whether the main test finds a difference at the comparison's significance level.
     """
 
@@ -66,8 +68,8 @@ class PairComparison:
     wins: int
     ties: int
     losses: int
-    p: float
-    p_adjusted: float
+    p: float | None
+    p_adjusted: float | None
     p_wilcoxon: float
     p_wilcoxon_adjusted: float
     significant: bool
@@ -102,6 +104,8 @@ class Comparison:
         runs: One summary per run.
         pairs: One entry per pair of runs; ``a`` is the run that comes first in the input.
         decisions: The scores, the test and the results of the test as arrays.
+        missing: Run -> number of judged queries without results, for runs that lack any.
+        simultaneous: Whether simultaneous intervals of the differences are shown.
         notes: Caveats for the reader.
     """
 
@@ -111,11 +115,18 @@ class Comparison:
     runs: tuple[RunSummary, ...]
     pairs: tuple[PairComparison, ...]
     decisions: PairwiseDecisions = field(repr=False, compare=False)
+    missing: Mapping[str, int] = field(default_factory=dict)
+    simultaneous: bool = False
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the tables and notes as text."""
-        return self._as("text", 4)
+        return self.to_table("text")
+
+    @property
+    def family(self) -> ComparisonFamily:
+        """What was tested, and how."""
+        return self.decisions.family(self.missing)
 
     @property
     def test(self) -> str:
@@ -129,20 +140,28 @@ class Comparison:
 
     def to_markdown(self, digits: int = 4) -> str:
         """Return the tables in Markdown. Letters next to a mean mark the runs with a significantly lower mean."""
-        return self._as("markdown", digits)
+        return self.to_table("markdown", digits)
 
     def to_latex(self, digits: int = 4) -> str:
         """Return the tables in LaTeX, which requires the package booktabs."""
-        return self._as("latex", digits)
+        return self.to_table("latex", digits)
 
     def to_html(self, digits: int = 4) -> str:
         """Return the tables as an HTML fragment."""
-        return self._as("html", digits)
+        return self.to_table("html", digits)
 
-    def _as(self, form: Form, digits: int) -> str:
-        """Return the tables, the legend and the notes in an output format."""
-        grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
-        return convert_tables_to_format(grids, [*_legend_of_comparison(self), *self.notes], form)
+    def to_table(self, form: Form, digits: int = 4, *, most_pairs: int | None = None) -> str:
+        """Return the tables, the legend and the notes in an output format.
+
+        Args:
+            form: Output format.
+            digits: Number of decimals of scores.
+            most_pairs: Largest number of pairs shown; None for all.
+        """
+        grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits, most_pairs)]
+        hidden = 0 if most_pairs is None else len(self.pairs) - most_pairs
+        more = [f"{hidden} more pairs are not shown; --all shows them."] if hidden > 0 else []
+        return convert_tables_with_legend(grids, _legend_of_comparison(self), [*more, *self.notes], form)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
         """Return query id -> score of run ``a`` minus score of run ``b``.
@@ -182,7 +201,9 @@ class Comparison:
             },
             "test": Selector.parse(self.test).name,
             "options": self.decisions.options,
-            "correction": TITLES[self.correction],
+            "correction": self.correction,
+            "family": self.family.to_dict(),
+            **({"simultaneous": _simultaneous_intervals_as_dicts(self)} if self.simultaneous else {}),
             "notes": list(self.notes),
         }
 
@@ -194,6 +215,18 @@ def _comparison_of_pair_as_dict(pair: PairComparison) -> dict[str, Any]:
     return {**entry, "ci": ci}
 
 
+def _simultaneous_intervals(comparison: Comparison) -> list[tuple[float, float]]:
+    half = comparison.decisions.simultaneous_half_widths()
+    return [
+        (pair.difference - float(h), pair.difference + float(h)) for pair, h in zip(comparison.pairs, half, strict=True)
+    ]
+
+
+def _simultaneous_intervals_as_dicts(comparison: Comparison) -> list[dict[str, Any]]:
+    intervals = zip(comparison.pairs, _simultaneous_intervals(comparison), strict=True)
+    return [{"a": pair.a, "b": pair.b, "ci": list(interval)} for pair, interval in intervals]
+
+
 def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
     """Return the effect sizes of a pair; null if infinite."""
     sizes = {"d_z": pair.effect, "hedges_g": pair.hedges}
@@ -201,29 +234,43 @@ def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
 
 
 def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
-    """Return the table of means. Letters (a count, with many runs) show the runs with a significantly lower mean."""
+    """Return the table of means, best run first.
+
+    Letters (a count, with many runs) show the runs with a significantly lower mean.
+    """
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
+    order = sorted(range(len(comparison.runs)), key=lambda index: -comparison.runs[index].mean)
+    letters = dict(zip(order, LETTERS, strict=False))
     rows: list[list[str | Cell]] = []
-    for index, run in enumerate(comparison.runs):
-        mean, interval = format_measure_score(run.mean, digits), format_confidence_interval(run.low, run.high, digits)
-        if has_letters:
-            marks = "".join(LETTERS[other] for other in beats[index])
-            rows.append([LETTERS[index], run.run, Cell(mean, marks), interval])
-        else:
-            rows.append([run.run, mean, interval, str(len(beats[index]))])
-    if has_letters:
-        return Grid(["", "run", comparison.measure, "95% interval"], rows, left=2)
-    return Grid(["run", comparison.measure, "95% interval", "beats"], rows)
+    for index in order:
+        run = comparison.runs[index]
+        marks = "".join(sorted(letters[other] for other in beats[index])) if has_letters else ""
+        mean = Cell(format_measure_score(run.mean, digits), marks, run.mean == comparison.runs[order[0]].mean)
+        cells: list[str | Cell] = [run.run, mean, format_confidence_interval(run.low, run.high, digits)]
+        rows.append([letters[index], *cells] if has_letters else [*cells, str(len(beats[index]))])
+    heads = ["run", comparison.measure, f"{_interval_level(comparison)} interval"]
+    return Grid(["", *heads], rows, left=2) if has_letters else Grid([*heads, "beats"], rows)
 
 
-def _comparison_table_of_pairs(comparison: Comparison, digits: int) -> Grid:
+def _interval_level(comparison: Comparison) -> str:
+    return f"{100 * (1 - comparison.alpha):g}%"
+
+
+def _comparison_table_of_pairs(comparison: Comparison, digits: int, most: int | None) -> Grid:
     """Return the table of pairs. Wilcoxon's test is added as a second opinion unless it is the main test."""
-    heads = ["a", "b", "a - b", "95% interval", "d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
+    level = _interval_level(comparison)
+    heads = ["a", "b", "a - b", f"{level} interval", *([f"simultaneous {level}"] if comparison.simultaneous else [])]
+    heads += ["d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
+    second = comparison.decisions.correction_of_second_test
     if comparison.correction != "none":
         heads.append(TITLES[comparison.correction])
     if not _is_wilcoxon_main_test(comparison):
-        heads += ["p (Wilcoxon)", TITLES["holm"]]
-    return Grid(heads, [_comparison_row_of_pair(comparison, pair, digits) for pair in comparison.pairs], left=2)
+        heads += ["p (Wilcoxon)", *([TITLES[second]] if second != "none" else [])]
+    rows = [_comparison_row_of_pair(comparison, pair, digits) for pair in comparison.pairs]
+    if comparison.simultaneous:
+        for row, interval in zip(rows, _simultaneous_intervals(comparison), strict=True):
+            row.insert(4, format_confidence_interval(*interval, digits))
+    return Grid(heads, rows[:most], left=2)
 
 
 def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits: int) -> list[str]:
@@ -232,7 +279,9 @@ def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits
     if comparison.correction != "none":
         p_values.append(format_p_value(pair.p_adjusted) + star)
     if not _is_wilcoxon_main_test(comparison):
-        p_values += [format_p_value(pair.p_wilcoxon), format_p_value(pair.p_wilcoxon_adjusted)]
+        p_values.append(format_p_value(pair.p_wilcoxon))
+        if comparison.decisions.correction_of_second_test != "none":
+            p_values.append(format_p_value(pair.p_wilcoxon_adjusted))
     return [
         pair.a,
         pair.b,
@@ -250,15 +299,11 @@ def _is_wilcoxon_main_test(comparison: Comparison) -> bool:
 
 
 def _legend_of_comparison(comparison: Comparison) -> list[str]:
-    """Return the two lines below the tables, which explain the stars, the letters and ``d``."""
-    pairs = f"{len(comparison.pairs)} pair{'s' * (len(comparison.pairs) != 1)}"
-    correction = f"after {TITLES[comparison.correction]}'s correction over {pairs}"
-    if comparison.correction == "none":
-        family_wise = comparison.decisions.family_wise
-        correction = f"which controls the family-wise error over {pairs}" if family_wise else "not corrected"
+    """Return the lines below the tables, which explain the stars, the letters and ``d``, and state the data."""
     letters = "Letters at a mean: runs that it is significantly above. " if len(comparison.runs) <= len(LETTERS) else ""
+    family = comparison.family
     return [
-        f"* significant: p ({comparison.decisions.title}, two-sided), {correction}, is at most {comparison.alpha:g}; "
-        f"{comparison.queries} queries.",
+        f"* significant: {family.describe_p()}",
         f"{letters}d: mean of the differences divided by their standard deviation.",
+        family.describe_data(),
     ]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.baseline_tests import baseline_tests, is_baseline_test
+from rerank.evaluation.comparison_family import ComparisonFamily, options_of_test
+from rerank.evaluation.outlying_systems import note_outlying_systems
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.significance import (
-    CORRECTIONS,
     correct_p_values,
     open_significance_test,
     required_p_value,
     tests,
 )
-from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, mean_paired_differences
+from rerank.evaluation.significance.base import (
+    Bools,
+    Floats,
+    PairTest,
+    SupportsDecision,
+    SupportsIntervals,
+    bonferroni_t_half_widths,
+    corrections,
+    mean_paired_differences,
+)
 from rerank.evaluation.tables import table_of_significant_pairs
+from rerank.io.table_formats import Form
 from rerank.selector import Selector
 
 #: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
@@ -40,6 +53,8 @@ class PairwiseDecisions:
             ``itertools.combinations``.
         significant: (pairs,) whether the two systems differ significantly.
         raw: (pairs,) p-values before the correction; None if the test decided without p-values.
+        adjusted: (pairs,) p-values after a correction that also covers other measures; None without such a correction.
+        across: Names of all measures that the correction covers; empty if it covers only the pairs of this measure.
         notes: Caveats for the reader.
     """
 
@@ -50,11 +65,17 @@ class PairwiseDecisions:
     differences: Floats
     significant: Bools
     raw: Floats | None = None
+    adjusted: Floats | None = None
+    across: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a text table."""
-        return table_of_significant_pairs(self.to_dict(), self.title)
+        return self.to_table("text")
+
+    def to_table(self, form: Form) -> str:
+        """Return a table with one row per system in an output format."""
+        return table_of_significant_pairs(self.to_dict(), self.title, form=form)
 
     @property
     def title(self) -> str:
@@ -64,18 +85,50 @@ class PairwiseDecisions:
     @property
     def options(self) -> dict[str, Any]:
         """All options of the test with their values, including defaults."""
-        tester = open_significance_test(self.test)
-        return {field.name: getattr(tester, field.name) for field in fields(tester)} if is_dataclass(tester) else {}
+        return options_of_test(open_significance_test(self.test))
 
     @property
     def family_wise(self) -> bool:
         """True if the test itself controls the family-wise error. Such a test needs no correction."""
         return bool(tests.get(Selector.parse(self.test).name).family_wise)
 
+    @property
+    def correction_of_second_test(self) -> str:
+        """Correction for another test of the same pairs that does not control the family-wise error itself."""
+        return "holm" if self.family_wise else self.correction
+
+    def family(self, missing: Mapping[str, int] | None = None) -> ComparisonFamily:
+        """Return the statement of what was tested. ``missing`` maps systems to their numbers of missing topics."""
+        return ComparisonFamily(
+            test=self.test,
+            title=self.title,
+            correction=self.correction,
+            family_wise=self.family_wise,
+            alpha=self.alpha,
+            pairs=len(self.significant),
+            measures=self.across or tuple(filter(None, [self.matrix.measure])),
+            across_measures=bool(self.across),
+            topics=len(self.matrix.topics),
+            missing=missing or {},
+            options=self.options,
+        )
+
+    def simultaneous_half_widths(self) -> Floats:
+        """Return (pairs,) half widths of intervals that jointly cover all differences with 1 - alpha.
+
+        Tukey's tests have their own intervals. Those of the other tests are Student's t intervals at alpha / pairs
+        (Bonferroni), or at alpha if nothing is corrected.
+        """
+        tester, alpha = open_significance_test(self.test), self.alpha / max(1, len(self.across))
+        if isinstance(tester, SupportsIntervals):
+            return np.full(len(self.significant), tester.half_width(self.matrix.values, alpha))
+        level = alpha if self.correction == "none" else alpha / len(self.significant)
+        return bonferroni_t_half_widths(self.matrix.values, level)
+
     def p_values(self) -> tuple[Floats, Floats]:
         """Return the p-values before and after the correction, each of shape (pairs,). Compute them if necessary."""
         raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
-        return raw, correct_p_values(raw, self.correction)
+        return raw, correct_p_values(raw, self.correction) if self.adjusted is None else self.adjusted
 
     def beats(self) -> list[tuple[int, ...]]:
         """Return one tuple per system: the indices of the systems whose mean is significantly lower."""
@@ -100,6 +153,7 @@ class PairwiseDecisions:
             "options": self.options,
             "correction": self.correction,
             "alpha": self.alpha,
+            "family": self.family().to_dict(),
             "means": [
                 {"system": name, "mean": float(mean), "beats": len(others), "beaten_by": int(count)}
                 for name, mean, others, count in zip(self.matrix.systems, means, beats, beaten, strict=True)
@@ -146,6 +200,24 @@ def compare_all_runs(
     )
 
 
+def correct_across_measures(decisions: Sequence[PairwiseDecisions]) -> list[PairwiseDecisions]:
+    """Correct the p-values of several measures together, for decisions made with the same test and correction.
+
+    P-values of tests that control the family-wise error over the pairs are multiplied by the number of measures.
+    """
+    raw = [entry.p_values()[0] for entry in decisions]
+    first = decisions[0]
+    if first.family_wise:
+        adjusted = [np.minimum(1.0, p * len(raw)) for p in raw]
+    else:
+        adjusted = np.split(correct_p_values(np.concatenate(raw), first.correction), len(raw))
+    measures = tuple(entry.matrix.measure for entry in decisions)
+    return [
+        replace(entry, raw=p, adjusted=q, across=measures, significant=q <= entry.alpha)
+        for entry, p, q in zip(decisions, raw, adjusted, strict=True)
+    ]
+
+
 def resolve_correction(test: str, correction: str) -> str:
     """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
 
@@ -153,17 +225,9 @@ def resolve_correction(test: str, correction: str) -> str:
         UnknownNameError: The test or correction does not exist.
         UsageError: The test does not take a correction.
     """
-    family_wise = tests.get(Selector.parse(test).name).family_wise
-    if correction == "auto":
-        return "none" if family_wise else "holm"
-    correct_p_values(np.ones(1), correction)  # raises if the name is unknown
-    if family_wise and correction in CORRECTIONS and correction != "none":
-        raise UsageError(
-            f"correction {correction!r} for the test {test!r}",
-            expected="none, because the test controls the family-wise error itself",
-            remedy="Omit the correction",
-        )
-    return correction
+    return corrections.resolve_correction(
+        test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise
+    )
 
 
 def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
@@ -175,8 +239,9 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
     """
     options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
     name = Selector.parse(test).name
+    plugin = baseline_tests.get(name) if is_baseline_test(name) else tests.get(name)
     for key in options:
-        if key not in inspect.signature(tests.get(name)).parameters:
+        if key not in inspect.signature(plugin).parameters:
             resampling_tests = [
                 other.replace("_", "-")
                 for other in tests.names()
@@ -213,9 +278,7 @@ def list_caveats_of_test(
         noun: Word for the rows of the matrix in the notes.
     """
     topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
-    notes = []
-    if topics < FEW_TOPICS:
-        notes.append(f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise.")
+    notes = note_few_topics(topics, noun)
     least, required = test.resolution(topics), required_p_value(correction, alpha, pairs)
     if least > required:
         condition = f"{correction} over {pairs} pairs" if required < alpha else "the significance level"
@@ -226,7 +289,16 @@ def list_caveats_of_test(
     # all systems are equal if the range of their scores is 0 on every topic
     if not np.ptp(matrix.values, axis=1).any():
         notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
+    if test.family_wise:
+        notes += note_outlying_systems(matrix)
     return tuple(notes)
+
+
+def note_few_topics(topics: int, noun: str) -> list[str]:
+    """Return a note if there are few topics, whose name in the note is ``noun``."""
+    if topics >= FEW_TOPICS:
+        return []
+    return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
 
 
 def _note_on_constant_differences(matrix: ScoreMatrix) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
+from rerank.evaluation.baseline_report import BaselineComparison
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
 from rerank.io.text_files import check_file_writable
@@ -100,6 +101,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
 
     names, p, steps = _square_of_p_values(decisions)
     count, significant = len(names), int(decisions.significant.sum())
+    measure = f"{decisions.matrix.measure}: " if decisions.matrix.measure else ""
     side = max(4.5, min(14.0, 2.5 + 0.32 * count))
     with _drawing_of_comparison(path, width=side, height=side + 0.6) as axes:
         axes.imshow(
@@ -111,7 +113,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(
-            f"{decisions.title}, correction {TITLES[decisions.correction]}\n"
+            f"{measure}{decisions.title}, correction {TITLES[decisions.correction]}\n"
             f"{significant} of {len(decisions.significant)} pairs: the row is significantly better",
             fontsize=9,
         )
@@ -124,6 +126,29 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
             value = p[row, column]
             text = f"{value:.3f}" if value >= 0.0005 else "<.001"
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+
+
+def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -> None:
+    """Plot the difference of every run from the baseline with its simultaneous interval, best run at the top.
+
+    Raises the errors of `plot_comparison`; only the first measure is plotted.
+    """
+    measure, family = comparison.family.measures[0], comparison.family
+    rows = [row for row in comparison.sorted_rows() if row.measure == measure][::-1]
+    with _drawing_of_comparison(path, width=7.5, height=1.6 + 0.26 * len(rows)) as axes:
+        for place, row in enumerate(rows):
+            colour = "black" if not row.significant else _BETTER if row.difference > 0 else _WORSE
+            axes.plot(row.simultaneous_interval, [place, place], color=colour, linewidth=1.2)
+            axes.plot([row.difference], [place], "o", color=colour, markersize=4)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [_shorten_run_name(row.run) for row in rows], fontsize=8)
+        axes.set_xlabel(f"{measure} minus that of {_shorten_run_name(comparison.baseline)}", fontsize=9)
+        axes.set_title(
+            f"Simultaneous {100 * (1 - family.alpha):g}% intervals; colour: significant by {family.title}, "
+            f"correction {TITLES[family.correction]}",
+            fontsize=8,
+        )
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:

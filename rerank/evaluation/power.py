@@ -76,6 +76,36 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
     return high
 
 
+def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the smallest true mean difference that the paired t-test detects with the given power.
+
+    >>> round(smallest_detectable_difference(34, 0.1), 3)
+    0.05
+
+    Args:
+        topics: Number of topics, at least 2.
+        sd: Standard deviation of the per-topic differences; if it is 0, the result is 0.
+        alpha: Significance level of a single test. For m pairs with Bonferroni's correction, pass the level
+            divided by m.
+        power: Probability of detecting the difference, above alpha and below 1.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+    from scipy.optimize import brentq
+
+    if sd == 0:
+        return 0.0
+    if not alpha < power < 1:
+        raise UsageError(f"power={power}", expected=f"a number between alpha ({alpha:g}) and 1")
+    # in units of sd / sqrt(n); power increases with the difference, and 1e-9 has a power of alpha
+    unit = sd / math.sqrt(topics)
+    high = 1.0
+    while paired_t_power(topics, high * unit, sd, alpha) < power:
+        high *= 2
+    return unit * float(brentq(lambda d: paired_t_power(topics, d * unit, sd, alpha) - power, 1e-9, high))
+
+
 def _check_power_arguments(difference: float, sd: float, alpha: float) -> None:
     if not math.isfinite(difference) or difference == 0:
         raise UsageError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,19 @@ class ScoreMatrix:
                 raise UnknownNameError("system", name, self.systems)
         first, second = self.systems.index(a), self.systems.index(b)
         return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
+
+    def without(self, systems: Collection[str]) -> ScoreMatrix:
+        """Return the matrix without some of the systems."""
+        kept = [index for index, system in enumerate(self.systems) if system not in systems]
+        return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
+
+    def to_scores(self) -> list[Scores]:
+        """Return the scores of every system under the name of the measure, or ``score`` if it is unknown."""
+        name = self.measure or "score"
+        return [
+            Scores(run=system, values={name: dict(zip(self.topics, map(float, column), strict=True))})
+            for system, column in zip(self.systems, self.values.T, strict=True)
+        ]
 
     @classmethod
     def from_scores(cls, scores: Sequence[Scores], measure: str) -> ScoreMatrix:

@@ -109,7 +109,7 @@ def evaluation_report(
 
     Args:
         qrels_name: Name of the judgments, as given by the user.
-        scores: Pairs of a run's name, as given by the user, and its scores.
+        scores: Pairs of a run's name and its scores.
         per_query: Add per-query values, as query id -> measure -> value.
 
     Returns:
@@ -129,3 +129,21 @@ def evaluation_report(
         runs.append({**row, "per_query": entry.by_query()} if per_query else row)
         grade_use = grade_use or {measure: text for measure in entry.measures if (text := describe_grade_use(measure))}
     return {"qrels": qrels_name, "grades": grade_use, "runs": runs}
+
+
+def evaluation_records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the flat rows of an evaluation report for CSV, with one key per measure.
+
+    Returns:
+        One row per run and group of queries if the report has groups; otherwise one per run and query if it has values
+        per query; otherwise one per run.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in report["runs"]:
+        if "groups" in row:
+            rows += [{"run": row["run"], "group": g, **part, **part["scores"]} for g, part in row["groups"].items()]
+        elif "per_query" in row:
+            rows += [{"run": row["run"], "query": query, **values} for query, values in row["per_query"].items()]
+        else:
+            rows.append({**row, **row["scores"]})
+    return rows

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rerank.evaluation.comparison_family import library_versions
+from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Form, Grid, convert_tables_to_format
+from rerank.io.table_formats import Cell, Form, Grid, convert_tables_to_format, convert_tables_with_legend
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
@@ -32,6 +34,34 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
     return convert_tables_to_format(
         [Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text"
     )
+
+
+def table_of_evaluation(qrels: str, scores: Sequence[Scores], form: Form, *, digits: int = 4) -> str:
+    """Format a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
+
+    Args:
+        qrels: Name of the judgments, as given by the user.
+        scores: Scores of at least one run, all with the same measures.
+        form: Output format.
+        digits: Number of decimals of the values.
+    """
+    measures, summaries = scores[0].measures, [entry.summary() for entry in scores]
+    best = {measure: max(summary[measure] for summary in summaries) for measure in measures}
+    rows: list[list[str | Cell]] = [
+        [
+            entry.run,
+            str(len(entry.queries)),
+            str(len(entry.missing)),
+            *(Cell(format_measure_score(value, digits), "", value == best[m]) for m, value in summary.items()),
+        ]
+        for entry, summary in sorted(zip(scores, summaries, strict=True), key=lambda pair: -pair[1][measures[0]])
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    legend = [
+        f"Means over {len(scores[0].queries)} queries, judgments: {qrels}. Queries without a ranking score 0. "
+        f"Bold: best value. Versions: {versions}."
+    ]
+    return convert_tables_with_legend([Grid(["run", "queries", "missing", *measures], rows)], legend, [], form)
 
 
 def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
@@ -69,6 +99,41 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def format_p_value(p: float) -> str:
-    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``."""
+def cells_of_means(
+    matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
+) -> list[tuple[str, list[Cell]]]:
+    """Return (system, one cell per measure), best by the first measure first. The best mean of a measure is bold.
+
+    Args:
+        matrices: Scores of the same systems, one matrix per measure.
+        marks: (system, measure) -> superscript of the mean.
+        digits: Number of decimals.
+    """
+    means = [dict(zip(m.systems, (float(mean) for mean in m.values.mean(axis=0)), strict=True)) for m in matrices]
+    systems = sorted(matrices[0].systems, key=lambda system: -means[0][system])
+    return [
+        (
+            system,
+            [
+                Cell(
+                    format_measure_score(row[system], digits),
+                    marks.get((system, matrix.measure), ""),
+                    row[system] == max(row.values()),
+                )
+                for matrix, row in zip(matrices, means, strict=True)
+            ],
+        )
+        for system in systems
+    ]
+
+
+def format_share(value: float | None) -> str:
+    """Format a fraction with two decimals; a dash if it is unknown."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def format_p_value(p: float | None) -> str:
+    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``, None a dash."""
+    if p is None:
+        return "-"
     return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

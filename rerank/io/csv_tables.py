@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 #: Beginnings of formulas: operators, also in full width, after any blanks.
 _FORMULA = re.compile(r"[\t\n]|\s*[=+@\uff1d\uff0b\uff0d\uff20-]")
@@ -25,6 +26,26 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerows([_harmless_csv_cell(cell) for cell in row] for row in (columns, *rows))
     return stream.getvalue()
+
+
+def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV with a header; numbers keep all digits.
+
+    A pair of numbers under ``interval`` becomes the columns ``interval_low`` and ``interval_high``; keys with other
+    lists or objects are omitted.
+    """
+    flat = [_flatten_row_for_csv(row) for row in rows]
+    return format_csv_table(list(flat[0]) if flat else [], [list(row.values()) for row in flat])
+
+
+def _flatten_row_for_csv(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], float):
+            flat |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+        elif not isinstance(value, list | tuple | dict):
+            flat[key] = value
+    return flat
 
 
 def _harmless_csv_cell(cell: object) -> object:

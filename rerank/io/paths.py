@@ -1,10 +1,10 @@
-"""Paths that users name, and the cache folder of this package, for files that can be recreated."""
+"""Paths that users name, short names of files, and the cache folder of this package."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from rerank.errors import MissingResourceError, error_repr
@@ -39,3 +39,20 @@ def cache_dir(*parts: str) -> Path:
     import platformdirs  # imported here, so that commands without a cache start faster
 
     return platformdirs.user_cache_path("listrank").joinpath(*parts)
+
+
+def shortest_distinguishing_suffixes(paths: Sequence[Path]) -> list[str]:
+    """Return, for every path, its shortest suffix of whole parts that no other path ends with.
+
+    >>> shortest_distinguishing_suffixes([Path("runs/a/run.trec"), Path("runs/b/run.trec"), Path("bm25.trec")])
+    ['a/run.trec', 'b/run.trec', 'bm25.trec']
+    """
+    names = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        counts = range(1, len(path.parts))
+        count = next(
+            (n for n in counts if all(other[-n:] != path.parts[-n:] for other in others)), max(1, len(path.parts))
+        )
+        names.append(str(Path(*path.parts[-count:])))
+    return names

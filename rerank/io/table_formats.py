@@ -12,23 +12,29 @@ Form = Literal["text", "markdown", "latex", "html"]
 
 
 class Cell(NamedTuple):
-    """A cell with optional superscript letters, like footnote marks."""
+    """A cell with optional superscript marks, like footnote marks; ``best`` cells are bold where a format can do so."""
 
     text: str
     above: str = ""
+    best: bool = False
 
 
 class Grid(NamedTuple):
-    """A table whose first ``left`` columns are left-aligned and whose other columns are right-aligned."""
+    """A table whose first ``left`` columns are left-aligned and whose other columns are right-aligned.
+
+    Only LaTeX shows the caption, as that of a floating table.
+    """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     left: int = 1
+    caption: str = ""
 
 
 #: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.
 LETTERS = "abcdefghijklmnoprstuvwxyz"
 _RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+_LATEX_MARKS = str.maketrans({"†": r"\dagger{}", "‡": r"\ddagger{}", "↑": r"\uparrow{}", "↓": r"\downarrow{}"})
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -37,6 +43,10 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "[": "{[}",  # after a row end, LaTeX would read a bracket as an optional argument
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "*": r"\textasteriskcentered{}",  # after a row end, LaTeX would read a star as part of the command
     **{character: "\\" + character for character in "&%$#_{}"},
 }
@@ -66,6 +76,23 @@ def convert_tables_to_format(grids: Sequence[Grid], lines: Sequence[str], form: 
     else:
         blocks += [f"<p>{html.escape(line)}</p>" for line in lines]
     return "\n\n".join(blocks)
+
+
+def convert_tables_with_legend(
+    grids: Sequence[Grid], legend: Sequence[str], notes: Sequence[str], form: Form = "text"
+) -> str:
+    """Format tables with a legend and notes; in LaTeX, the legend is the caption of the first table.
+
+    Args:
+        grids: The tables, at least one.
+        legend: Lines that explain the marks and state the test.
+        notes: Further lines below the tables.
+        form: Output format.
+    """
+    if form != "latex":
+        return convert_tables_to_format(grids, [*legend, *notes], form)
+    first, *rest = grids
+    return convert_tables_to_format([first._replace(caption=" ".join(legend)), *rest], notes, form)
 
 
 def _convert_cells_for_table_format(row: Sequence[str | Cell]) -> list[Cell]:
@@ -100,7 +127,8 @@ def _convert_table_to_markdown(grid: Grid) -> str:
     rule = ["---"] * grid.left + ["---:"] * (len(grid.heads) - grid.left)
     rows = [
         [
-            _escape_for_markdown_format(c.text) + (f"<sup>{c.above}</sup>" if c.above else "")
+            _emphasise("**", _escape_for_markdown_format(c.text), "**", c.best)
+            + (f"<sup>{c.above}</sup>" if c.above else "")
             for c in _convert_cells_for_table_format(row)
         ]
         for row in grid.rows
@@ -118,14 +146,23 @@ def _convert_table_to_latex(grid: Grid) -> str:
     form = "l" * grid.left + "r" * (len(grid.heads) - grid.left)
     rows = [
         [
-            _escape_for_latex_format(c.text) + (f"$^{{{c.above}}}$" if c.above else "")
+            _emphasise(r"\textbf{", _escape_for_latex_format(c.text), "}", c.best)
+            + (f"$^{{{c.above.translate(_LATEX_MARKS)}}}$" if c.above else "")
             for c in _convert_cells_for_table_format(row)
         ]
         for row in grid.rows
     ]
     lines = [" & ".join(cells) + r" \\" for cells in [[_escape_for_latex_format(head) for head in grid.heads], *rows]]
     body = [lines[0], r"\midrule", *lines[1:]]
-    return "\n".join([rf"\begin{{tabular}}{{{form}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
+    tabular = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+    if grid.caption:
+        caption = rf"\caption{{{_escape_for_latex_format(grid.caption)}}}"
+        tabular = [r"\begin{table}", r"\centering", caption, *tabular, r"\end{table}"]
+    return "\n".join(tabular)
+
+
+def _emphasise(start: str, text: str, end: str, best: bool) -> str:
+    return f"{start}{text}{end}" if best else text
 
 
 def _escape_for_latex_format(text: str) -> str:
@@ -138,7 +175,8 @@ def _convert_table_to_html(grid: Grid) -> str:
         for index, cell in enumerate(cells):
             style = "" if index < grid.left else ' style="text-align: right"'
             superscript = f"<sup>{html.escape(cell.above)}</sup>" if cell.above else ""
-            parts.append(f"<{tag}{style}>{html.escape(cell.text)}{superscript}</{tag}>")
+            text = _emphasise("<b>", html.escape(cell.text), "</b>", cell.best)
+            parts.append(f"<{tag}{style}>{text}{superscript}</{tag}>")
         return f"<tr>{''.join(parts)}</tr>"
 
     head = line("th", _convert_cells_for_table_format(grid.heads))

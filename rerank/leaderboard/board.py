@@ -68,6 +68,8 @@ class Board:
                     "pairs": table.pairs,
                     "significant": table.significant,
                     "tied": [self.entries[index].name for index in table.order if table.runs[index].tied],
+                    "baseline": self.plan.baseline or None,
+                    "marks": {self.entries[i].name: table.runs[i].mark for i in table.order if table.runs[i].mark},
                     "means": {self.entries[index].name: round(table.runs[index].mean, 6) for index in table.order},
                 }
                 for table in self.tables
@@ -121,8 +123,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         before=ranked.before,
         scores=scores,
         tables=tuple(
-            rank_board_runs(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha)
-            for name in names
+            rank_board_runs(scores, name, options=plan.comparison_options, baseline=plan.baseline) for name in names
         ),
         notes=(*_first_stage_note_of_board(ranked.entries), *ranked.notes, *notes, *([note] if note else [])),
     )

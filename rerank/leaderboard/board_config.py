@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error, error_repr
+from rerank.evaluation import ComparisonOptions
 from rerank.io.settings_files import read_toml_file
 from rerank.leaderboard.card import Card
 
@@ -85,10 +86,17 @@ class BoardConfig(BaseModel):
     """Correction for multiple comparisons over all pairs."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Significance level after the correction."""
+    baseline: str = ""
+    """Name of a run with which all others are compared, with the same test and correction; empty for none."""
     cards: str = ""
     """Folder of cards. A card has the same file stem as its run file."""
     runs: tuple[RunSelection, ...] = ()
     """The runs."""
+
+    @property
+    def comparison_options(self) -> ComparisonOptions:
+        """Test, correction and level of the comparisons."""
+        return ComparisonOptions(test=self.test, correction=self.correction, alpha=self.alpha)
 
 
 def read_board_config(path: str | Path) -> BoardConfig:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rerank.evaluation import Scores, compare_evaluated_runs
+from rerank.evaluation import ComparisonOptions, Scores, compare_evaluated_runs, compare_with_baseline
+from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.grade_notes import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, student_t_interval
+
+_NO_TEST = "No test was run: there is only one run or one judged query."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class Standing:
         beaten_by: Number of runs that significantly outperform this run.
         tied: True if the run with the best mean does not significantly outperform this run.
         missing: Number of judged queries for which the run has no list; they score 0.
+        mark: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below, otherwise empty.
     """
 
     place: int
@@ -34,6 +39,7 @@ class Standing:
     beaten_by: int
     tied: bool
     missing: int
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,7 @@ class Standings:
         pairs: Number of tested pairs.
         significant: Number of significantly different pairs.
         rule: Description of the test; empty if no test was run.
+        baseline_rule: Description of the test against the baseline; empty without a baseline.
         notes: Notes on the validity of the results.
     """
 
@@ -57,6 +64,7 @@ class Standings:
     significant: int
     rule: str
     notes: tuple[str, ...]
+    baseline_rule: str = ""
 
     @property
     def order(self) -> list[int]:
@@ -65,53 +73,73 @@ class Standings:
 
 
 def rank_board_runs(
-    scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
+    scores: Sequence[Scores], measure: str, *, options: ComparisonOptions | None = None, baseline: str = ""
 ) -> Standings:
     """Rank runs by their mean scores, and test every pair of runs for a significant difference.
 
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
         measure: Name of the measure, as in ir_measures.
-        test: Selector of the significance test.
-        correction: Correction for multiple comparisons over all pairs.
-        alpha: Significance level after the correction.
+        options: Test, correction over all pairs, and significance level. With ``dunnett`` or ``max-t``, which need the
+            baseline, pairs are tested by t.
+        baseline: Name of a run with which all others are also compared; empty for none. Tukey's tests are replaced by
+            Dunnett's.
 
     Raises:
         UsageError: The measure has no per-query values, or the test does not support the correction.
-        UnknownNameError: The test or correction does not exist.
+        UnknownNameError: The test, the correction or the baseline does not exist.
     """
     means = [entry.mean(measure) for entry in scores]
     order = sorted(range(len(scores)), key=lambda index: -means[index])
     places = {index: place for place, index in enumerate(order, 1)}
-    beats: list[tuple[int, ...]] = [() for _ in scores]
-    pairs, significant, rule = 0, 0, ""
-    notes: tuple[str, ...] = ("No test was run: there is only one run or one judged query.",)
-    if len(scores) > 1 and len(scores[0].queries) > 1:
-        comparison = compare_evaluated_runs(scores, measure, test=test, correction=correction, alpha=alpha)
-        beats, notes = comparison.decisions.beats(), comparison.notes
-        pairs, significant = len(comparison.pairs), int(comparison.decisions.significant.sum())
-        rule = _tie_rule_of_standings(comparison.decisions)
-    above_the_rest = set(beats[order[0]])
-    return Standings(
-        measure=measure,
-        reading=describe_grade_use(measure),
-        runs=tuple(
-            Standing(
-                place=places[index],
-                mean=means[index],
-                beats=tuple(sorted(places[other] for other in beats[index])),
-                beaten_by=sum(index in below for below in beats),
-                tied=index not in above_the_rest,
-                missing=len(entry.missing),
-                **_interval_of_standing(entry, measure, means[index]),
-            )
-            for index, entry in enumerate(scores)
-        ),
-        pairs=pairs,
-        significant=significant,
-        rule=rule,
-        notes=notes,
+    beats, marks, tested = _test_board_runs(scores, measure, options or ComparisonOptions(), baseline)
+    standings = tuple(
+        Standing(
+            place=places[index],
+            mean=means[index],
+            beats=tuple(sorted(places[other] for other in beats[index])),
+            beaten_by=sum(index in below for below in beats),
+            tied=index not in beats[order[0]],
+            missing=len(entry.missing),
+            mark=marks.get(entry.run, ""),
+            **_interval_of_standing(entry, measure, means[index]),
+        )
+        for index, entry in enumerate(scores)
     )
+    reading = describe_grade_use(measure)
+    return Standings(measure=measure, reading=reading, runs=standings, **tested)
+
+
+def _test_board_runs(
+    scores: Sequence[Scores], measure: str, options: ComparisonOptions, baseline: str
+) -> tuple[list[tuple[int, ...]], dict[str, str], dict[str, Any]]:
+    """Return whom each run beats, the marks of runs that differ from the baseline, and fields of `Standings`."""
+    tested: dict[str, Any] = {"pairs": 0, "significant": 0, "rule": ""}
+    if len(scores) < 2 or len(scores[0].queries) < 2:
+        return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
+    test = "t" if is_baseline_test(options.test) else options.test
+    comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
+    found = comparison.decisions.significant
+    marks: dict[str, str] = {}
+    tested = {
+        "pairs": len(found),
+        "significant": int(found.sum()),
+        "rule": _tie_rule_of_standings(comparison.decisions),
+        "notes": comparison.notes,
+    }
+    if baseline:
+        versus = replace(options, test="dunnett" if comparison.decisions.family_wise else options.test)
+        marks, tested["baseline_rule"] = _compare_with_baseline_of_board(scores, measure, baseline, versus)
+    return comparison.decisions.beats(), marks, tested
+
+
+def _compare_with_baseline_of_board(
+    scores: Sequence[Scores], measure: str, baseline: str, options: ComparisonOptions
+) -> tuple[dict[str, str], str]:
+    """Return run -> mark for runs that differ significantly from the baseline, and a description of the test."""
+    compared = compare_with_baseline(scores, [measure], baseline, options)
+    marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
+    return marks, f"↑ significantly above the baseline {baseline}, ↓ below: {compared.family.describe_p()}"
 
 
 def format_rank_ranges(places: Sequence[int]) -> str:

@@ -82,8 +82,8 @@ def test_a_matrix_as_text_and_as_lines(cli: Cli) -> None:
 
 def test_runs_with_another_test(cli: Cli) -> None:
     usual, other = result(cli, *RUNS), result(cli, *RUNS, "--test", "permutation", "--correction", "bh", "--seed", "3")
-    assert (usual["test"], usual["correction"], usual["tests"]["p"]) == ("t", "Holm", "paired t, two-sided")
-    assert (other["test"], other["correction"]) == ("permutation", "Benjamini-Hochberg")
+    assert (usual["test"], usual["correction"], usual["tests"]["p"]) == ("t", "holm", "paired t, two-sided")
+    assert (other["test"], other["correction"]) == ("permutation", "bh")
     assert other["tests"]["p"] == "paired randomisation, two-sided"
     assert other["options"] == {"permutations": 10_000, "seed": 3}
     (before,), (after,) = usual["pairs"], other["pairs"]
@@ -99,6 +99,76 @@ def test_letters_of_what_is_beaten(cli: Cli) -> None:
     lines = cli(*RUNS).stdout.splitlines()
     assert lines[1].split()[:3] == ["a", "good.trec", "1.0000ᵇ"]
     assert lines[2].split()[1] == "bad.trec"
+
+
+def test_a_baseline(cli: Cli, tmp_path: Path) -> None:
+    found = result(cli, *RUNS, "--baseline", "bad.trec", "-m", "nDCG@10", "-m", "RR(rel=2)")
+    assert found.keys() >= {"baseline", "family", "rows"}
+    assert found["baseline"] == "bad.trec"
+    assert [(row["run"], row["measure"]) for row in found["rows"]] == [
+        ("good.trec", "nDCG@10"),
+        ("good.trec", "RR(rel=2)"),
+    ]
+    assert found["rows"][0].keys() >= {"run", "measure", "difference", "interval", "p", "adjusted_p", "judged"}
+    head, *lines = cli(*RUNS, "--baseline", "bad.trec", "--format", "csv").stdout.splitlines()
+    assert head.startswith("run,measure,")
+    assert len(lines) == 1
+    for test in ("dunnett", "max-t", "wilcoxon", "permutation"):
+        flags = ("--baseline", "bad.trec", "--test", test, "--margin", "0.1")
+        assert result(cli, *RUNS, *flags)["rows"][0]["equivalent_p"] > 0.5
+    # a file that is not among the runs, by its path, and a matrix
+    assert result(cli, "compare", "good.trec", "--qrels", "qrels.txt", "--baseline", "./bad.trec")["rows"] != []
+    assert len(result(cli, "compare", "--matrix", "m.csv", "--baseline", "c", "--test", "dunnett")["rows"]) == 2
+    pytest.importorskip("matplotlib")
+    assert cli("compare", "--matrix", "m.csv", "--baseline", "c", "--plot", "b.svg").returncode == 0
+    assert "score minus that of" in (tmp_path / "b.svg").read_text() or (tmp_path / "b.svg").stat().st_size > 1000
+
+
+def test_several_measures_and_formats(cli: Cli, tmp_path: Path) -> None:
+    flags = (*RUNS, "-m", "nDCG@10", "-m", "AP")
+    found = result(cli, *flags, "--across-measures", "--simultaneous")
+    assert [part["measure"] for part in found["comparisons"]] == ["nDCG@10", "AP"]
+    assert found["family"]["size"] == 2
+    assert found["comparisons"][0]["simultaneous"][0].keys() == {"a", "b", "ci"}
+    assert [line.split(",")[0] for line in cli(*flags, "--format", "csv").stdout.splitlines()] == [
+        "measure",
+        "nDCG@10",
+        "AP",
+    ]
+    for form, start in (("latex", r"\begin{table}"), ("html", "<table>"), ("markdown", "|  | run |")):
+        assert cli(*flags, "--format", form, "--name", "one", "--name", "two").stdout.startswith(start)
+    assert cli(*flags, "--per-query", "d.csv", "--format", "json").returncode == 0
+    assert len((tmp_path / "d.csv").read_text().splitlines()) == 61
+    assert "| a |" not in cli("compare", "--matrix", "m.csv", "--format", "latex").stdout
+
+
+def test_a_run_without_a_judged_document(cli: Cli, tmp_path: Path) -> None:
+    lines = [f"q{q} Q0 other{d} {d + 1} {9 - d} x" for q in range(30) for d in range(3)]
+    (tmp_path / "other.trec").write_text("\n".join(lines))
+    notes = result(cli, "compare", "good.trec", "other.trec", "--qrels", "qrels.txt")["notes"]
+    assert any("'other.trec'" in note for note in notes)
+
+
+def test_outliers_may_be_left_out(cli: Cli, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).normal(np.linspace(0.3, 0.4, 8), 0.02, (30, 8))
+    values[:, 7] = 0.0
+    np.savetxt(tmp_path / "o.csv", values, "%.4f", ",", header=",".join("abcdefgh"), comments="")
+    flags = ("compare", "--matrix", "o.csv", "--test", "tukey-anova")
+    assert any("'h'" in note for note in result(cli, *flags)["notes"])
+    assert result(cli, *flags, "--omit-outliers")["systems"] == 7
+
+
+def test_power_and_worth(cli: Cli) -> None:
+    found = result(cli, "power", *RUNS[1:], "--difference", "0.05")
+    assert found["rows"][0].keys() == {"a", "b", "difference", "sd", "detectable", "topics_needed"}
+    assert cli("power", *RUNS[1:], "--format", "csv").stdout.startswith("a,b,difference,sd,detectable")
+    rows = result(cli, "worth", "bad.trec", "good.trec", "--qrels", "qrels.txt")["rows"]
+    assert [(row["run"], row["share"]) for row in rows] == [
+        ("bad.trec", None),
+        ("perfect order", None),
+        ("good.trec", 1.0),
+    ]
+    assert cli("worth", "bad.trec", "good.trec").returncode == 2
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -130,6 +200,12 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
         ((*RUNS[1:], "--test", "tukey-anova", "--correction", "holm"), 2, "'holm'"),
         (("good.trec", "bad.trec"), 2, "--qrels FILE"),
         ((), 2, "No --qrels"),
+        ((*RUNS[1:], "--baseline", "nothing.trec"), 2, "'nothing.trec'"),
+        ((*RUNS[1:], "--margin", "0.1"), 2, "--baseline RUN"),
+        ((*RUNS[1:], "--test", "max-t"), 2, "--baseline RUN"),
+        ((*RUNS[1:], "--test", "tukey-anova", "--baseline", "bad.trec"), 2, "dunnett"),
+        ((*RUNS[1:], "--name", "one"), 2, "--name"),
+        ((*RUNS[1:], "-m", "AP", "-m", "RR", "--plot", "x.svg"), 2, "one measure per plot"),
     ],
 )
 def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:

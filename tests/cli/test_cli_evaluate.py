@@ -158,10 +158,27 @@ def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, messag
     assert message in done.stderr
 
 
-def test_compare_takes_one_measure(cli: Cli) -> None:
-    done = cli("compare", "a.trec", "b.trec", "--qrels", "q.txt", "-m", "AP", "-m", "nDCG@10")
+def test_eval_for_a_paper(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "good.trec").rename(tmp_path / "deep" / "good.trec")
+    flags = ("bad.trec", "deep/good.trec", "--qrels", "qrels.txt", "-m", "nDCG@10", "-m", "RR")
+    assert json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"][1]["name"] == "good.trec"
+    assert cli("eval", *flags, "--format", "csv").stdout.splitlines()[::2] == [
+        "run,queries,missing,unjudged,name,nDCG@10,RR",
+        "deep/good.trec,5,0,0,good.trec,1.0,1.0",
+    ]
+    assert "| good.trec | 5 | 0 | **1.0000** |" in cli("eval", *flags, "--format", "markdown").stdout.splitlines()[2]
+    latex = cli("eval", *flags, "--format", "latex", "--name", "a_1", "--name", "best").stdout
+    assert r"best & 5 & 0 & \textbf{1.0000} & \textbf{1.0000} \\" in latex
+    assert r"a\_1 &" in latex
+    assert r"\caption{" in latex
+    assert "<table>" in cli("eval", *flags, "--format", "html").stdout
+    by_query = cli("eval", *flags, "--format", "csv", "--per-query").stdout.splitlines()
+    assert (by_query[0], len(by_query)) == ("run,query,nDCG@10,RR", 11)
+    assert cli("eval", *flags, "--format", "html", "--per-query").returncode == 2
+    done = cli("eval", *flags, "--name", "one")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "2 measures: AP, nDCG@10" in done.stderr
+    assert "--name" in done.stderr
 
 
 def test_eval_by_group(cli: Cli, tmp_path: Path) -> None:

@@ -59,13 +59,25 @@ def test_a_study(cli: Cli, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "study" / "study.json").read_text()) == found
 
 
+def test_a_study_for_a_paper(cli: Cli) -> None:
+    found = result(cli, *STUDY, "--budget", "50%")
+    assert found["families"][0].keys() >= {"test", "correction", "alpha", "pairs", "measures", "topics", "versions"}
+    assert found["families"][0]["correction"] == "holm"
+    table = cli(*STUDY, "--budget", "50%", "--format", "latex").stdout
+    assert table.startswith(r"\begin{table}")
+    assert "Holm's correction over 6 pairs" in table
+    head, *rows = cli(*STUDY, "--budget", "50%", "--format", "csv").stdout.splitlines()
+    assert head.startswith("method,budget,measure,test,correction,seeds")
+    assert len(rows) == 2
+
+
 def test_a_study_for_people(cli: Cli) -> None:
     done = cli(*STUDY, "--budget", "50%", "--seeds", "2")
     assert done.returncode == 0
     head, *rows = done.stdout.splitlines()
     assert head.split("\t")[:6] == ["method", "budget", "measure", "test", "AA", "AD"]
     assert [row.split("\t")[0] for row in rows] == ["depth", "mtf"]
-    assert "of 6 pairs differ significantly by nDCG@10, t + bh, 30 topics" in done.stderr
+    assert "of 6 pairs differ significantly by nDCG@10, t + holm, 30 topics" in done.stderr
     assert "means over seeds" in done.stderr
 
 

@@ -42,6 +42,7 @@ def test_the_dictionary_is_the_contract() -> None:
     content = compare_all_runs(ladder(), "permutation,permutations=5000", "bh", alpha=0.01).to_dict()
     assert json.loads(json.dumps(content)) == content
     means = content.pop("means")
+    assert content.pop("family")["pairs"] == 6
     assert content == {
         **{"topics": 40, "systems": 4, "pairs": 6, "significant": 6, "test": "permutation"},
         **{"options": {"permutations": 5000, "seed": 0}, "correction": "bh", "alpha": 0.01, "notes": []},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from rerank.evaluation import Scores, evaluate_runs
+from rerank.evaluation import ComparisonOptions, Scores, evaluate_runs
 from rerank.leaderboard.standings import format_rank_ranges, rank_board_runs
 from tests.leaderboard.made import judged, noisy
 
@@ -33,7 +33,7 @@ def test_places_and_intervals() -> None:
 
 def test_who_beats_whom_by_bonferroni() -> None:
     scores = made()
-    found = rank_board_runs(scores, "nDCG@10", correction="bonferroni")
+    found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(correction="bonferroni"))
     values = [list(entry.values["nDCG@10"].values()) for entry in scores]
     beats: dict[int, set[int]] = {at: set() for at in range(5)}
     for a, b in combinations(range(5), 2):
@@ -72,3 +72,14 @@ def test_equal_means_keep_their_order() -> None:
 @pytest.mark.parametrize(("places", "text"), [((), ""), ((3,), "3"), ((1, 2), "1–2"), ((4, 7, 8, 9, 12), "4, 7–9, 12")])
 def test_ranges(places: tuple[int, ...], text: str) -> None:
     assert format_rank_ranges(places) == text
+
+
+def test_a_baseline_is_marked() -> None:
+    scores = made()
+    for test in ("t", "dunnett", "tukey-anova"):
+        found = rank_board_runs(scores, "nDCG@10", options=ComparisonOptions(test=test), baseline=scores[0].run)
+        worst = max(range(len(scores)), key=lambda at: found.runs[at].place)
+        assert found.runs[0].mark == ""
+        assert found.runs[worst].mark in ("↓", "")
+        assert scores[0].run in found.baseline_rule
+    assert rank_board_runs(scores, "nDCG@10").baseline_rule == ""

@@ -34,10 +34,7 @@ class Permutation(ResamplingTest):
 
     def resolution(self, topics: int) -> float:
         """Return 2 / 2^n if all sign patterns are enumerated, otherwise 1 / (B + 1)."""
-        return min(1.0, 2.0 ** (1 - topics)) if self._exact(topics) else super().resolution(topics)
-
-    def _exact(self, topics: int) -> bool:
-        return 1 << topics <= self.permutations
+        return min(1.0, 2.0 ** (1 - topics)) if self.enumerates(topics) else super().resolution(topics)
 
     def _p_values_of(self, d: Floats) -> Floats:
         """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
@@ -46,7 +43,7 @@ class Permutation(ResamplingTest):
         observed = np.abs(d.sum(axis=0)) - _EPSILON
         extreme = np.zeros(pairs)
         step = max(1, min(_STEP, (1 << 24) // pairs))
-        if self._exact(count):
+        if self.enumerates(count):
             # (2^n, topics) all sign patterns, including the observed one
             flips = np.array(list(product((1.0, -1.0), repeat=count)))
             for start in range(0, len(flips), step):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_paired_differences
+from rerank.evaluation.significance.base.two_way_anova import anova_mean_square_error
 
 #: Largest number of pairs for which SciPy computes every p-value. With more pairs, p-values are interpolated.
 _EXACT = 200
@@ -52,6 +53,12 @@ class TukeyAnova:
             q >= critical_studentised_range(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
         )
 
+    def half_width(self, scores: Floats, alpha: float) -> float:
+        """Return the honestly significant difference: the critical value times sqrt(MSE / n)."""
+        topics, systems = scores.shape
+        critical = critical_studentised_range(alpha, systems, (topics - 1) * (systems - 1))
+        return critical * float(np.sqrt(anova_mean_square_error(scores) / topics))
+
     def resolution(self, topics: int) -> float:
         """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST
@@ -66,24 +73,6 @@ class TukeyAnova:
             return d, systems, freedom
         error = anova_mean_square_error(scores)
         return d / np.sqrt(error / topics) if error > 0 else np.zeros(len(d)), systems, freedom
-
-
-def anova_mean_square_error(scores: Floats) -> float:
-    """Compute the mean square error: the variance that topic and system effects do not explain.
-
-    It has (topics - 1) x (systems - 1) degrees of freedom.
-
-    Args:
-        scores: (topics, systems) scores.
-
-    Returns:
-        The mean square error; 0 if all residuals are within rounding error.
-    """
-    topics, systems = scores.shape
-    # residual of topic i and system j: x_ij - x_i. - x_.j + x_..
-    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    residuals[np.abs(residuals) < 1e-14 * max(1.0, float(np.abs(scores).max()))] = 0.0
-    return float((residuals**2).sum() / ((topics - 1) * (systems - 1)))
 
 
 def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:

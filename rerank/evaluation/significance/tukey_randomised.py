@@ -35,14 +35,21 @@ class TukeyRandomised(ResamplingTest):
 
     def p_values(self, scores: Floats) -> Floats:
         """Return the (pairs,) p-values."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            largest = np.concatenate(
-                list(threads.map(_tukey_ranges_of_permuted_means, *zip(*self._parts(scores), strict=True)))
-            )
-        # (B,) values of q*; after sorting, one binary search per pair counts the values below |d|
-        largest.sort()
+        largest = self._sorted_ranges(scores)
+        # one binary search per pair counts the values of q* below |d|
         below = np.searchsorted(largest, np.abs(mean_paired_differences(scores)) - _EPSILON, side="left")
         return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
+
+    def half_width(self, scores: Floats, alpha: float) -> float:
+        """Return the 1 - alpha quantile of q*."""
+        largest = self._sorted_ranges(scores)
+        return float(largest[min(len(largest) - 1, int(np.ceil((1 - alpha) * (len(largest) + 1))) - 1)])
+
+    def _sorted_ranges(self, scores: Floats) -> Floats:
+        """Return the (B,) values of q* in ascending order."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            ranges = threads.map(_tukey_ranges_of_permuted_means, *zip(*self._parts(scores), strict=True))
+            return np.sort(np.concatenate(list(ranges)))
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
         """Yield the scores, the number of permutations and the seed of each parallel task."""

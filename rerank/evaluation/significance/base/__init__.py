@@ -60,6 +60,14 @@ class SupportsDecision(Protocol):
         """Return a boolean array of shape (pairs,): whether two systems differ at level ``alpha``, uncorrected."""
 
 
+@runtime_checkable
+class SupportsIntervals(Protocol):
+    """A test of all pairs together that has simultaneous intervals of its own."""
+
+    def half_width(self, scores: Floats, alpha: float) -> float:
+        """Return the half width of intervals that jointly cover all differences with 1 - alpha."""
+
+
 class SinglePairTest(ABC):
     """Base class for tests that treat each pair separately. Their p-values have no lower bound by default."""
 
@@ -76,8 +84,8 @@ class SinglePairTest(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResamplingTest(SinglePairTest):
-    """Base class for tests that compare the observed statistic with its values in random draws.
+class ResamplingOptions:
+    """Options of tests that compare the observed statistic with its values in random draws.
 
     p = (1 + number of draws at least as extreme as the sample) / (B + 1). The sample itself counts as a draw, so p is
     never 0. Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
@@ -96,6 +104,14 @@ class ResamplingTest(SinglePairTest):
             raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         if self.seed < 0:
             raise UsageError(f"seed={self.seed}", expected="a whole number, 0 or more")
+
+    def enumerates(self, topics: int) -> bool:
+        """Return whether there are so few sign patterns of this many topics that each is used once."""
+        return 1 << topics <= self.permutations
+
+
+class ResamplingTest(ResamplingOptions, SinglePairTest):
+    """Base class for tests of single pairs by random draws."""
 
     def resolution(self, topics: int) -> float:
         """Return 1 / (B + 1), the p-value if no draw is as extreme as the sample."""
@@ -125,6 +141,14 @@ def mean_paired_differences(scores: Floats) -> Floats:
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)
     return np.asarray(np.round(means[first] - means[second], DECIMALS))
+
+
+def bonferroni_t_half_widths(scores: Floats, level: float) -> Floats:
+    """Return (pairs,) half widths of Student's t intervals of the mean differences, at the level of a single pair."""
+    from scipy.stats import t
+
+    spreads = [np.where(np.ptp(d, axis=0) == 0, 0.0, d.std(axis=0, ddof=1)) for d in iterate_paired_differences(scores)]
+    return np.asarray(np.concatenate(spreads) * (t.isf(level / 2, len(scores) - 1) / np.sqrt(len(scores))))
 
 
 def clip_p_values(p: Floats) -> Floats:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rerank.errors import UnknownNameError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.significance.base import Floats
 
 
@@ -102,6 +102,30 @@ def correct_p_values(p: Floats, name: str) -> Floats:
     if name not in CORRECTIONS:
         raise UnknownNameError("correction", name, CORRECTIONS)
     return CORRECTIONS[name](p)
+
+
+def resolve_correction(test: str, correction: str, *, family_wise: bool) -> str:
+    """Return the name of the correction to use with a test. ``auto`` is replaced by the default.
+
+    Args:
+        test: Selector of the test, for the message.
+        correction: Name of a correction, or ``auto``.
+        family_wise: Whether the test controls the family-wise error itself; it then takes no correction.
+
+    Raises:
+        UnknownNameError: The correction does not exist.
+        UsageError: The test does not take a correction.
+    """
+    if correction == "auto":
+        return "none" if family_wise else "holm"
+    correct_p_values(np.ones(1), correction)  # raises if the name is unknown
+    if family_wise and correction != "none":
+        raise UsageError(
+            f"correction {correction!r} for the test {test!r}",
+            expected="none, because the test controls the family-wise error itself",
+            remedy="Omit the correction",
+        )
+    return correction
 
 
 def _step_down(p: Floats, factors: npt.NDArray[Any]) -> Floats:

@@ -1,0 +1,158 @@
+"""Comparison of many systems with one baseline, on one or several measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rerank.errors import UnknownNameError
+from rerank.evaluation.baseline_report import BaselineComparison, BaselineRow
+from rerank.evaluation.baseline_tests import BaselineTest, open_baseline_test
+from rerank.evaluation.baseline_tests.base import BaselineP, differences_from_baseline, standard_errors
+from rerank.evaluation.baseline_tests.base.corrected_pairs import CorrectedPairTest
+from rerank.evaluation.comparison import note_missing_queries, with_rounding_for_wilcoxon
+from rerank.evaluation.comparison_family import ComparisonFamily, ComparisonOptions, missing_topics, options_of_test
+from rerank.evaluation.equivalence import equivalence_p_values
+from rerank.evaluation.pairwise_decisions import check_significance_level, note_few_topics
+from rerank.evaluation.power import smallest_detectable_difference
+from rerank.evaluation.score_matrix import ScoreMatrix
+from rerank.evaluation.scores import Scores
+from rerank.evaluation.significance import correct_p_values
+from rerank.evaluation.significance.base import Floats
+from rerank.selector import Selector
+
+#: Power at which the smallest detectable difference of a row is stated.
+POWER = 0.8
+
+
+def compare_with_baseline(
+    scores: Sequence[Scores],
+    measures: Sequence[str],
+    baseline: str,
+    options: ComparisonOptions | None = None,
+    *,
+    judged: Mapping[tuple[str, str], float] | None = None,
+) -> BaselineComparison:
+    """Test every other run against the baseline.
+
+    Args:
+        scores: Scores of at least two runs with different names, over the same judged queries.
+        measures: The measures, as ir_measures prints them; all scores must include them.
+        baseline: Name of the baseline among the runs.
+        options: Test, correction and level; the test may also be ``dunnett`` or ``max-t``.
+        judged: (run, measure) -> fraction of the run's top documents that are judged, if known.
+
+    Raises:
+        UnknownNameError: The baseline, the test or the correction does not exist.
+        UsageError: The test does not take the correction, or an option is out of range.
+        DataError: The runs were evaluated on different queries, or on fewer than two.
+    """
+    options, judged = options or ComparisonOptions(), judged or {}
+    check_significance_level(options.alpha)
+    test = open_baseline_test(with_rounding_for_wilcoxon(options.test), options.correction)
+    matrices = tuple(ScoreMatrix.from_scores(scores, measure) for measure in measures)
+    systems, topics = matrices[0].systems, len(matrices[0].topics)
+    if baseline not in systems:
+        raise UnknownNameError("baseline", baseline, systems)
+    index = systems.index(baseline)
+    p_values = _p_values_of_measures([m.values for m in matrices], index, test, options)
+    family = _family_of_baseline_test(test, options, scores, tuple(measures))
+    rows = [
+        replace(row, judged=judged.get((row.run, row.measure)))
+        for matrix, p in zip(matrices, p_values, strict=True)
+        for row in _rows_of_measure(matrix, index, p, test, family, options.margin)
+    ]
+    return BaselineComparison(
+        baseline=baseline,
+        family=family,
+        matrices=matrices,
+        rows=tuple(rows),
+        margin=options.margin,
+        baseline_judged={measure: judged.get((baseline, measure)) for measure in measures},
+        notes=(*note_missing_queries(scores), *note_few_topics(topics, "queries")),
+    )
+
+
+def _family_of_baseline_test(
+    test: BaselineTest, options: ComparisonOptions, scores: Sequence[Scores], measures: tuple[str, ...]
+) -> ComparisonFamily:
+    return ComparisonFamily(
+        test=options.test,
+        title=test.title,
+        correction=test.correction,
+        family_wise=test.family_wise,
+        alpha=options.alpha,
+        pairs=len(scores) - 1,
+        measures=measures,
+        across_measures=options.across_measures,
+        topics=len(scores[0].queries),
+        missing=missing_topics(scores),
+        options=options_of_test(test.test if isinstance(test, CorrectedPairTest) else test),
+    )
+
+
+def _p_values_of_measures(
+    matrices: Sequence[Floats], baseline: int, test: BaselineTest, options: ComparisonOptions
+) -> list[BaselineP]:
+    """Return the p-values of every measure, corrected across measures if requested."""
+    found = [test.p_values(values, baseline) for values in matrices]
+    if not options.across_measures:
+        return found
+    if test.family_wise:
+        return [BaselineP(p.raw, np.minimum(1.0, p.adjusted * len(found))) for p in found]
+    adjusted = correct_p_values(np.concatenate([p.raw for p in found]), test.correction)
+    parts = np.split(adjusted, len(found))
+    return [BaselineP(p.raw, part) for p, part in zip(found, parts, strict=True)]
+
+
+def _rows_of_measure(
+    matrix: ScoreMatrix,
+    baseline: int,
+    p: BaselineP,
+    test: BaselineTest,
+    family: ComparisonFamily,
+    margin: float | None,
+) -> list[BaselineRow]:
+    """Return one row per system other than the baseline, in the order of the systems."""
+    from scipy.stats import t
+
+    d = differences_from_baseline(matrix.values, baseline)
+    topics, mean, errors = len(d), d.mean(axis=0), standard_errors(d)
+    half = errors * t.isf(family.alpha / 2, topics - 1)
+    wide = test.half_widths(matrix.values, baseline, family.alpha / family.measures_together)
+    # the t-test cannot be computed if all differences are equal and not 0
+    unknown = (errors == 0) & (mean != 0) & (Selector.parse(family.test).name == "t")
+    level = family.level_of_single_test
+    claims = _claims_within_margin(d, margin, level < family.alpha)
+    names = np.delete(np.array(matrix.systems, dtype=object), baseline)
+    means = np.delete(matrix.values.mean(axis=0), baseline)
+    return [
+        BaselineRow(
+            run=str(names[j]),
+            measure=matrix.measure,
+            mean=float(means[j]),
+            difference=float(mean[j]),
+            interval=(float(mean[j] - half[j]), float(mean[j] + half[j])),
+            simultaneous_interval=(float(mean[j] - wide[j]), float(mean[j] + wide[j])),
+            p=None if unknown[j] else float(p.raw[j]),
+            adjusted_p=None if unknown[j] else float(p.adjusted[j]),
+            significant=bool(p.adjusted[j] <= family.alpha and not unknown[j]),
+            detectable=smallest_detectable_difference(topics, float(errors[j] * np.sqrt(topics)), level, POWER),
+            claims={name: float(values[j]) for name, values in claims.items()},
+        )
+        for j in range(len(names))
+    ]
+
+
+def _claims_within_margin(d: Floats, margin: float | None, corrected: bool) -> dict[str, Floats]:
+    """Return the p-values of equivalence and non-inferiority, corrected by Holm if differences are corrected, too."""
+    if margin is None:
+        return {}
+    found = equivalence_p_values(d, margin)
+    name = "holm" if corrected else "none"
+    return {
+        "equivalent_p": correct_p_values(found.equivalent, name),
+        "not_inferior_p": correct_p_values(found.not_inferior, name),
+    }

@@ -1,0 +1,141 @@
+"""The statement of what a comparison tested: test, family of hypotheses, correction, level, topics and versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from rerank.evaluation.significance import TITLES
+from rerank.selector import Selector
+
+#: Distributions whose versions can change a figure.
+_DISTRIBUTIONS = ("listrank", "numpy", "scipy", "ir-measures")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonOptions:
+    """How systems are compared.
+
+    Attributes:
+        test: Selector of the test.
+        correction: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
+        alpha: Significance level, applied to the corrected p-values; intervals cover with 1 - alpha.
+        across_measures: Correct over all measures together, not for each measure alone. P-values of tests that control
+            the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
+        simultaneous: Also compute simultaneous intervals of all pairs. Comparisons with a baseline always have them.
+        margin: Also test equivalence to the baseline and non-inferiority with this margin; None for no such test.
+    """
+
+    test: str = "t"
+    correction: str = "auto"
+    alpha: float = 0.05
+    across_measures: bool = False
+    simultaneous: bool = False
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFamily:
+    """The hypotheses that were tested together, and how.
+
+    Attributes:
+        test: Selector of the test.
+        title: Name of the test in tables.
+        correction: Name of the correction.
+        family_wise: Whether the test itself controls the family-wise error.
+        alpha: Significance level.
+        pairs: Number of pairs of systems tested per measure.
+        measures: Names of the measures.
+        across_measures: Whether the correction covers all measures, or each measure is a family of its own.
+        topics: Number of topics.
+        missing: System -> number of topics for which it has no results; only systems that lack topics.
+        options: Options of the test with their values.
+    """
+
+    test: str
+    title: str
+    correction: str
+    family_wise: bool
+    alpha: float
+    pairs: int
+    measures: tuple[str, ...]
+    across_measures: bool = False
+    topics: int
+    missing: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measures_together(self) -> int:
+        """Number of measures that are corrected for together."""
+        return len(self.measures) if self.across_measures else 1
+
+    @property
+    def size(self) -> int:
+        """Number of hypotheses that are corrected for together."""
+        return self.pairs * self.measures_together
+
+    @property
+    def level_of_single_test(self) -> float:
+        """Level at which a single test is surely significant: alpha / size, or alpha without a correction."""
+        return self.alpha if self.correction == "none" and not self.family_wise else self.alpha / self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value of ``family`` in the JSON of every command that compares systems."""
+        return {
+            "test": Selector.parse(self.test).name,
+            "options": dict(self.options),
+            "correction": self.correction,
+            "alpha": self.alpha,
+            "pairs": self.pairs,
+            "measures": list(self.measures),
+            "across_measures": self.across_measures,
+            "size": self.size,
+            "topics": self.topics,
+            "missing_topics": dict(self.missing),
+            "versions": library_versions(),
+        }
+
+    def describe_p(self) -> str:
+        """Describe the p-value with which a difference is called significant, for the line below a table."""
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        measures = self.measures_together
+        if self.correction != "none":
+            how = f"after {TITLES[self.correction]}'s correction over {pairs}"
+            how += f" x {measures} measures" if measures > 1 else ""
+        elif self.family_wise:
+            how = f"which controls the family-wise error over {pairs}"
+            how += f", times {measures} measures (Bonferroni)" if measures > 1 else ""
+        else:
+            how = "not corrected"
+        return f"p ({self.title}, two-sided), {how}, is at most {self.alpha:g}; {self.topics} queries."
+
+    def describe_data(self) -> str:
+        """Describe missing topics and versions, for the line below a table."""
+        missing = ", ".join(f"{name} {count}" for name, count in self.missing.items()) or "none"
+        options = ", ".join(f"{key} {value}" for key, value in self.options.items() if value is not None)
+        versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+        return f"Missing queries: {missing}. {options and f'Options of the test: {options}. '}Versions: {versions}."
+
+
+def options_of_test(test: object) -> dict[str, Any]:
+    """Return all options of a test with their values, including defaults."""
+    return {f.name: getattr(test, f.name) for f in fields(test)} if is_dataclass(test) else {}
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute measures and tests."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _DISTRIBUTIONS}}
+
+
+def missing_topics(scores: Sequence[Any]) -> dict[str, int]:
+    """Return run -> number of judged queries without results, for runs that lack any.
+
+    Args:
+        scores: Scores of runs (`rerank.evaluation.Scores`).
+    """
+    return {entry.run: len(entry.missing) for entry in scores if entry.missing}

@@ -1,0 +1,191 @@
+"""What a reranker is worth: the first stage, the perfect order of its candidates, and the methods between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rerank.errors import DataError, UsageError
+from rerank.evaluation.comparison import check_names_of_compared_runs, notes_on_judgments
+from rerank.evaluation.comparison_family import library_versions
+from rerank.evaluation.evaluator import evaluate_runs
+from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
+from rerank.evaluation.significance import student_t_interval
+from rerank.evaluation.significance.base import Floats
+from rerank.evaluation.tables import format_confidence_interval, format_measure_score
+from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
+from rerank.types import Qrels, Ranking, Run
+
+#: Name of the perfect order in results.
+PERFECT = "perfect order"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorthOptions:
+    """How the worth of rerankers is computed.
+
+    Attributes:
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        depth: Number of candidates per query that could be reranked; None for the whole first stage.
+        alpha: Intervals cover with 1 - alpha.
+        resamples: Number of bootstrap resamples of queries for the interval of a share.
+        seed: Seed of the resamples.
+    """
+
+    relevant: int = 1
+    depth: int | None = None
+    alpha: float = 0.05
+    resamples: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorthReport:
+    """The worth of rerankers by one measure.
+
+    Attributes:
+        measure: Name of the measure.
+        queries: Number of judged queries.
+        options: Options of the computation.
+        rows: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage
+            with ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval``
+            (percentile bootstrap over queries). Gain and share are None where they have no meaning.
+        notes: Caveats for the reader.
+    """
+
+    measure: str
+    queries: int
+    options: WorthOptions
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank worth --format json``."""
+        return {
+            "measure": self.measure,
+            "queries": self.queries,
+            "depth": self.options.depth,
+            "alpha": self.options.alpha,
+            "resamples": self.options.resamples,
+            "seed": self.options.seed,
+            "rows": list(self.rows),
+            "versions": library_versions(),
+            "notes": list(self.notes),
+        }
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        """Return a table with one row per run, and its legend."""
+        level = f"{100 * (1 - self.options.alpha):g}%"
+        heads = ["run", self.measure, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
+        rows: list[list[str | Cell]] = [
+            [
+                row["run"],
+                format_measure_score(row["mean"], digits),
+                _cells_with_interval(row["mean"], row["interval"], digits)[1],
+                *_cells_with_interval(row["gain"], row["gain_interval"], digits),
+                *_cells_with_interval(row["share"], row["share_interval"], 2),
+            ]
+            for row in self.rows
+        ]
+        candidates = "all candidates" if self.options.depth is None else f"the first {self.options.depth} candidates"
+        legend = [
+            f"{self.queries} queries. Perfect order: {candidates} of the first stage by decreasing grade, unjudged "
+            "last. Gain: mean minus that of the first stage (paired t interval). Share: gain divided by that of the "
+            f"perfect order (bootstrap over queries, {self.options.resamples} resamples, seed {self.options.seed})."
+        ]
+        return convert_tables_with_legend([Grid(heads, rows)], legend, self.notes, form)
+
+
+def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:
+    """Return the first stage's candidates by decreasing grade. Unjudged documents count as grade 0; ties keep order.
+
+    Args:
+        qrels: The relevance judgments.
+        first: The first stage.
+        depth: Number of candidates that are ordered; the rest of a list keeps its place. None for all.
+    """
+    rankings = []
+    for query, ranking in first.items():
+        grades, docs = qrels.get(query, {}), list(ranking.docs)
+        head = sorted(docs[:depth], key=lambda doc: -max(0, grades.get(doc.id, 0)))
+        rankings.append(Ranking.from_order(ranking.query, head + (docs[depth:] if depth else [])))
+    return Run(rankings, name=PERFECT)
+
+
+def measure_worth_of_rerankers(
+    qrels: Qrels, first: Run, methods: Sequence[Run], measure: str, options: WorthOptions | None = None
+) -> WorthReport:
+    """Compare rerankers with their first stage and with the perfect order of its candidates.
+
+    Args:
+        qrels: The relevance judgments.
+        first: The first stage.
+        methods: Reranked runs of the first stage's candidates.
+        measure: Name of one measure with per-query values.
+        options: Depth, level and resamples.
+
+    Raises:
+        UsageError: The name stands for several measures or one without per-query values, names of runs repeat, or an
+            option is out of range.
+        DataError: A run shares no query with the judgments, or fewer than two queries are judged.
+    """
+    options = options or WorthOptions()
+    if options.depth is not None and options.depth < 1:
+        raise UsageError(f"depth={options.depth}", expected="at least 1")
+    names = [str(m) for m in parse_measures([measure], relevant=options.relevant)]
+    if len(names) != 1:
+        raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure")
+    check_measure_has_query_values(names[0])
+    runs = [first, perfect_order_of_candidates(qrels, first, options.depth), *methods]
+    check_names_of_compared_runs([run.name for run in runs])
+    scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
+    values = np.array([list(entry.by_measure(names[0]).values()) for entry in scores])
+    if values.shape[1] < 2:
+        raise DataError(f"{values.shape[1]} judged query", expected="at least 2 judged queries for intervals")
+    return WorthReport(
+        measure=names[0],
+        queries=values.shape[1],
+        options=options,
+        rows=tuple(_row_of_worth(run.name, place, values, options) for place, run in enumerate(runs)),
+        notes=(*_notes_on_candidates(first, methods), *notes_on_judgments(qrels, [first, *methods], names)),
+    )
+
+
+def _row_of_worth(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:
+    """Return the row of one run from the (runs, queries) scores, whose first rows are first stage and perfect order."""
+    row: dict[str, Any] = {"run": name, "mean": float(values[place].mean())}
+    row["interval"] = list(student_t_interval(values[place].tolist(), 1 - options.alpha))
+    row |= dict.fromkeys(("gain", "gain_interval", "share", "share_interval"))
+    if place == 0:
+        return row
+    gain, possible = values[place] - values[0], values[1] - values[0]
+    row["gain"], row["gain_interval"] = float(gain.mean()), list(student_t_interval(gain.tolist(), 1 - options.alpha))
+    if place > 1 and possible.mean() > 0:
+        draws = np.random.default_rng(options.seed).integers(0, len(gain), (options.resamples, len(gain)))
+        sums = possible[draws].sum(axis=1)
+        shares = gain[draws].sum(axis=1)[sums > 0] / sums[sums > 0]
+        row["share"] = float(gain.mean() / possible.mean())
+        row["share_interval"] = np.quantile(shares, [options.alpha / 2, 1 - options.alpha / 2]).tolist()
+    return row
+
+
+def _notes_on_candidates(first: Run, methods: Sequence[Run]) -> list[str]:
+    """Return a note for every run that ranks documents which are not candidates, so its share may exceed 1."""
+    notes = []
+    for run in methods:
+        foreign = sum(bool(set(ranking.doc_ids) - set(first[q].doc_ids)) for q, ranking in run.items() if q in first)
+        if foreign:
+            notes.append(
+                f"Run {run.name!r} ranks documents that {first.name!r} did not retrieve, for {foreign} queries: it did "
+                "not rerank this first stage alone."
+            )
+    return notes
+
+
+def _cells_with_interval(value: float | None, interval: Sequence[float] | None, digits: int) -> list[str]:
+    if value is None or interval is None:
+        return ["-", "-"]
+    return [f"{value:+.{digits}f}", format_confidence_interval(interval[0], interval[1], digits)]

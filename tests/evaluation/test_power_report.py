@@ -1,0 +1,40 @@
+"""Power from runs at hand, against statsmodels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from rerank.errors import UsageError
+from rerank.evaluation import ComparisonOptions, Scores
+from rerank.evaluation.power import smallest_detectable_difference
+from rerank.evaluation.power_report import PowerGoal, report_power_of_runs
+from tests.raising import raises
+
+VALUES = np.random.default_rng(2).normal(0.4, 0.1, (30, 3))
+SCORES = [Scores(run=f"r{n}", values={"AP": {str(q): float(v) for q, v in enumerate(VALUES[:, n])}}) for n in range(3)]
+
+
+@pytest.mark.parametrize(("topics", "alpha", "power"), [(10, 0.05, 0.8), (43, 0.05 / 36, 0.9), (250, 0.01, 0.5)])
+def test_the_detectable_difference_is_that_of_statsmodels(topics: int, alpha: float, power: float) -> None:
+    expected = TTestPower().solve_power(nobs=topics, alpha=alpha, power=power)
+    assert smallest_detectable_difference(topics, 0.2, alpha, power) == pytest.approx(0.2 * expected, rel=1e-5)
+
+
+def test_all_pairs_or_a_baseline() -> None:
+    goal = PowerGoal(difference=0.05)
+    every = report_power_of_runs(SCORES, "AP", goal=goal)
+    assert len(every.rows) == 3
+    assert every.level == pytest.approx(0.05 / 3)
+    two = report_power_of_runs(SCORES, "AP", goal=goal, baseline="r0")
+    assert [(row["a"], row["b"]) for row in two.rows] == [("r1", "r0"), ("r2", "r0")]
+    sd = (VALUES[:, 1] - VALUES[:, 0]).std(ddof=1)
+    assert two.rows[0]["sd"] == pytest.approx(sd)
+    needed = TTestPower().solve_power(effect_size=0.05 / sd, alpha=0.025, power=0.8)
+    assert two.rows[0]["topics_needed"] == np.ceil(needed)
+    alone = report_power_of_runs(SCORES, "AP", options=ComparisonOptions(correction="none"), baseline="r0")
+    assert alone.rows[0]["detectable"] < two.rows[0]["detectable"]
+    assert "topics_needed" not in alone.rows[0]
+    with raises(UsageError, "power=1.5"):
+        report_power_of_runs(SCORES, "AP", goal=PowerGoal(power=1.5))

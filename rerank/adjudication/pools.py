@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,12 +26,12 @@ Bools = npt.NDArray[np.bool_]
 class PooledTopic:
     """The pool of one topic.
 
-    Guarantees: every document occurs once, document ids are in ascending order, and every rank is the document's rank
-    in that run.
+    Guarantees: every document occurs once, and every rank is the document's rank in that run. `pool_runs` sorts
+    documents by ascending id.
 
     Attributes:
         id: Topic id.
-        docs: Document ids in ascending order. Other fields refer to a document by its index in this tuple.
+        docs: Document ids. Other fields refer to a document by its index in this tuple.
         ranks: (runs, docs) rank of the document in the run, from 1; 0 if the document is not in the run.
         lengths: (runs,) number of documents of each run within the pool depth, judged or not.
         union: Number of different documents of all runs within the pool depth, judged or not.
@@ -46,6 +46,13 @@ class PooledTopic:
     def __len__(self) -> int:
         """Return the number of documents."""
         return len(self.docs)
+
+    def reordered(self, docs: Ints) -> PooledTopic:
+        """Return the topic with its documents in another order, given as a permutation of their indices.
+
+        Judging orders break ties by position, so this decides ties and nothing else.
+        """
+        return replace(self, docs=tuple(self.docs[doc] for doc in docs.tolist()), ranks=self.ranks[:, docs])
 
     @cached_property
     def retrieved(self) -> Bools:

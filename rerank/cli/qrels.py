@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from rerank.cli.output import FormatOption, emit_output, format_number_cell, pri
 from rerank.cli.run import show_command_progress_bar
 from rerank.cli.run_files import RunsArgument, expand_run_arguments, read_run_arguments
 from rerank.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.types import Run
 
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
@@ -95,6 +98,22 @@ class StudyOptions:
     ] = False
     seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Samples of topics and systems for intervals and tests of methods, such as 1000.")
+    ] = 0
+    pool_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Form the pool from these runs only, and evaluate all RUNs; repeatable."
+        ),
+    ] = None
+    repeats: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM=PATTERN",
+            help="Runs whose names match are repeats of one system, as in gpt='gpt-3.5*'; repeatable.",
+        ),
+    ] = None
 
 
 @expand_option_groups
@@ -136,11 +155,14 @@ def study_command(
         alpha=procedure.alpha,
         seeds=options.seeds,
         seed=options.seed,
+        resamples=options.resamples,
+        repeats=_repeats_of_option(options.repeats or []),
     )
     if out is not None:
         check_output_folder_option(out)
+    evaluated, pooled = _read_study_runs(runs, options.pool_from)
     with show_command_progress_bar("judging", len(design.walks)) as on_walk:
-        result = run_study(read_run_arguments(runs), gold, design, on_walk=on_walk)
+        result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
@@ -227,6 +249,24 @@ def check_output_folder_option(path: Path) -> None:
     check_file_writable(path / "report.html")
 
 
+def _read_study_runs(runs: Sequence[Path], pool_from: Sequence[Path] | None) -> tuple[list[Run], list[Run] | None]:
+    """Read the evaluated runs and those that form the pool. A run that is in both has one name."""
+    files = expand_run_arguments(runs)
+    pooled = expand_run_arguments(pool_from or [])
+    paths = {path.resolve(): path for path in [*files, *pooled]}
+    read = dict(zip(paths, read_run_arguments([*paths.values()]), strict=True))
+    selected = [[read[path.resolve()] for path in selection] for selection in (files, pooled)]
+    return selected[0], selected[1] if pool_from else None
+
+
+def _repeats_of_option(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (system, _, pattern) in zip(texts, pairs, strict=True):
+        if not (system and pattern):
+            raise UsageError(f"--repeats {text}", expected="SYSTEM=PATTERN, as in gpt='gpt-3.5*'")
+    return tuple((system, pattern) for system, _, pattern in pairs)
+
+
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named judging orders, with ``all`` replaced by all orders that need no argument."""
     from rerank.adjudication.judging_sequence import open_judging_order, orders
@@ -253,9 +293,21 @@ def _print_study(content: dict[str, Any]) -> None:
         for r in content["results"]
     ]
     print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    for row in content.get("repeats", ()):
+        print_note(
+            f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
+            f"the runs' means {row['sd_of_means']:.4f}, between runs on a topic {row['sd_per_topic']:.4f}"
+        )
+    if "pooled_systems" in content:
+        print_note(
+            f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
+            "json has the pairs with and without them (by_contribution)"
+        )
     _print_study_notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
         print_note("stochastic methods: means over seeds; --format json includes the spread")
+    if not content["options"].get("resamples"):
+        print_note("no intervals: --resamples 1000 adds them, and tests of the methods against each other")
 
 
 def _print_qrels_comparison(content: dict[str, Any]) -> None:

@@ -48,8 +48,8 @@ def test_a_study(cli: Cli, tmp_path: Path) -> None:
     found = result(cli, *STUDY, *options, "--test", "t", "--correction", "bh", "--seeds", "2", "--out", "study")
     assert found["gold"]["pairs"] == 6
     assert [(row["method"], row["budget"], row["seeds"]) for row in found["results"]] == [
-        ("depth", "10%", 1),
-        ("depth", "5", 1),
+        ("depth", "10%", 2),
+        ("depth", "5", 2),
         ("mtf", "10%", 2),
         ("mtf", "5", 2),
     ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import JudgingSequence
-from rerank.adjudication.pools import Bools, Floats, Ints, Pool
+from rerank.adjudication.pools import Bools, Floats, Ints, Pool, add_unjudged_documents
 from rerank.adjudication.system_repeats import SystemRepeats
 from rerank.evaluation import ScoreMatrix, evaluate_runs, parse_measures
 from rerank.types import Qrels, Run
@@ -164,13 +164,15 @@ class Measurer:
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
         """Return the judgments of the first documents of each topic. ``sizes``: (topics,) number of judged documents.
 
-        A topic without judgments gets a placeholder document with grade 0.
+        The other documents of the pool are in them as unjudged. A topic without a pool gets a placeholder document with
+        grade 0.
         """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
             ids = [topic.docs[doc] for doc in order[:size]]
             table[topic.id] = {doc: self._qrels[topic.id].get(doc, 0) for doc in ids}
-        return Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
+        qrels = Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
+        return add_unjudged_documents(qrels, self.pool)
 
 
 def score_matrices_of_judged_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:

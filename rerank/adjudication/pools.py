@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.errors import DataError, UsageError
-from rerank.types import Qrels, Run
+from rerank.types import UNJUDGED, Qrels, Run
 
 #: Default pool depth, as in TREC's ad hoc tracks.
 DEPTH = 100
@@ -123,10 +123,11 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(f"{times} runs are named {name!r}", remedy="Give each run once, under a different name")
+    judgments = qrels.judged() if qrels is not None else None
     ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
     for query in ids:
-        judged = None if qrels is None or unjudged else qrels[query].keys()
+        judged = None if judgments is None or unjudged else judgments[query].keys()
         topic = _pool_topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
         if len(topic):
             topics.append(topic)
@@ -138,6 +139,14 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
             remedy="Use runs and judgments of the same topics and documents",
         )
     return Pool(topics=tuple(topics), systems=names)
+
+
+def add_unjudged_documents(qrels: Qrels, pool: Pool) -> Qrels:
+    """Return the judgments with all other documents of the pool as `UNJUDGED`, which infAP needs."""
+    rows = {topic: dict(judged) for topic, judged in qrels.items()}
+    for topic in pool.topics:
+        rows[topic.id] = {**dict.fromkeys(topic.docs, UNJUDGED), **rows.get(topic.id, {})}
+    return Qrels(rows, name=qrels.name)
 
 
 def _pool_topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:

@@ -66,7 +66,7 @@ def run_study(
     notes = [
         *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
         *note_study_grades(qrels, measurer.names, design.relevant),
-        *note_study_pool(pool, qrels, whole, depth=design.depth, relevant=design.relevant),
+        *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
         *note_study_budgets(cells, len(pool.topics)),
     ]
     return AdjudicationStudy(

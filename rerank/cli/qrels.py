@@ -211,6 +211,12 @@ def pool_command(
     out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
     method: Annotated[str, typer.Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
+    qrels: Annotated[
+        str | None, typer.Option(help="Judgments to write to --qrels-out: a file, or the selector of a collection.")
+    ] = None,
+    qrels_out: Annotated[
+        Path | None, typer.Option(help="Qrels file for the pool: unjudged documents have grade -1, which infAP needs.")
+    ] = None,
     form: FormatOption = "text",
 ) -> None:
     """Write the pool of several runs as a single run that can be reranked.
@@ -218,8 +224,10 @@ def pool_command(
     The reranked pool can be used as a judging order: rerank qrels study --method llm:reranked.trec.
     """
     from rerank.adjudication.judging_sequence import open_judging_order, pool_as_run
-    from rerank.adjudication.pools import pool_runs
-    from rerank.io.run_files import write_run
+    from rerank.adjudication.pools import add_unjudged_documents, pool_runs
+    from rerank.collections import open_collection_qrels
+    from rerank.io.run_files import write_qrels, write_run
+    from rerank.types import Qrels
 
     order = open_judging_order(method)
     if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
@@ -228,6 +236,9 @@ def pool_command(
         )
     pooled = pool_runs(read_run_arguments(runs), depth=depth)
     write_run(pool_as_run(pooled, order), out)
+    if qrels_out is not None:
+        judged = open_collection_qrels(qrels)[0] if qrels is not None else Qrels({})
+        write_qrels(add_unjudged_documents(judged, pooled), qrels_out)
     content = {**pooled.to_dict(), "out": str(out)}
     emit_output(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 

@@ -298,12 +298,20 @@ def test_a_run_without_a_judged_document_scores_0() -> None:
 
 def test_negative_grades_are_judged_and_not_relevant() -> None:
     runs, qrels = made(30)
-    spam = Qrels({topic: {doc: -1 if g == 0 else g for doc, g in judged.items()} for topic, judged in qrels.items()})
+    spam = Qrels({topic: {doc: -2 if g == 0 else g for doc, g in judged.items()} for topic, judged in qrels.items()})
     assert run_study(runs, spam, ONE).rows() == run_study(runs, qrels, ONE).rows()
-    everything = Qrels({topic: dict.fromkeys(judged, -1) for topic, judged in qrels.items()})
+    everything = Qrels({topic: dict.fromkeys(judged, -2) for topic, judged in qrels.items()})
     found = run_study(runs, everything, ONE)
     assert {row["relevant"] for row in found.rows()} == {0}
     assert any("does not distinguish them" in note for note in found.notes)
+
+
+def test_pooled_documents_without_a_judgment_are_not_judged() -> None:
+    runs, qrels = made(30)
+    part = Qrels({topic: {doc: g for doc, g in judged.items() if g} for topic, judged in qrels.items()})
+    sampled = Qrels({topic: {doc: g or -1 for doc, g in judged.items()} for topic, judged in qrels.items()})
+    ours, plain = (run_study(runs, gold, ONE) for gold in (sampled, part))
+    assert (ours.rows(), ours.notes, len(ours.pool)) == (plain.rows(), plain.notes, len(plain.pool))
 
 
 def test_a_budget_above_the_pool_is_the_pool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -126,7 +127,7 @@ def _rows_by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...],
 def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
     """Return whether two values differ by more than 95 % of the differences between single walks do."""
     spreads = [float(row.get("spread", {}).get(name, 0.0)) for row in (a, b)]
-    return abs(a[name] - b[name]) > 1.96 * float(np.hypot(*spreads))
+    return bool(abs(a[name] - b[name]) > 1.96 * math.hypot(*spreads))
 
 
 def _strip_absolute_folders(content: Any, study: AdjudicationStudy) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import judge_pool_in_order
 from rerank.adjudication.pool_measures import Measurer
-from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.adjudication.study_design import StudyDesign
 from rerank.adjudication.study_notes import note_study_budgets, note_study_grades, note_study_pool, note_study_tests
@@ -46,9 +46,8 @@ def run_study(
         UsageError: An option is invalid.
         DataError: There are fewer than two runs or topics, or runs and judgments have nothing in common.
     """
-    pool = pool_runs(
-        runs if pool_from is None else pool_from, depth=design.depth, qrels=qrels, unjudged=design.unjudged
-    )
+    pooled = runs if pool_from is None else pool_from
+    pool = pool_runs(pooled, depth=design.depth, qrels=qrels, unjudged=design.unjudged)
     measurer = Measurer(pool, runs, qrels, design.measures, relevant=design.relevant, repeats=design.repeats)
     gold = {
         name: SignificanceVerdicts.from_scores(matrix.values, matrix.systems, design.procedures, design.alpha)
@@ -63,12 +62,6 @@ def run_study(
         cells += _walk_study_pool(method, seed, design, measurer, gold, samples)
         if on_walk:
             on_walk(method)
-    notes = [
-        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *note_study_grades(qrels, measurer.names, design.relevant),
-        *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
-        *note_study_budgets(cells, len(pool.topics)),
-    ]
     return AdjudicationStudy(
         design=design,
         pool=pool,
@@ -79,8 +72,26 @@ def run_study(
         repeats=tuple(measurer.repeats.describe(measurer.run_scores)),
         cells=tuple(cells),
         whole=whole,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=_note_study(design, pool, qrels, measurer, cells, whole),
     )
+
+
+def _note_study(
+    design: StudyDesign,
+    pool: Pool,
+    qrels: Qrels,
+    measurer: Measurer,
+    cells: Sequence[StudyCell],
+    whole: Sequence[StudyCell],
+) -> tuple[str, ...]:
+    """Return all caveats, each of them once."""
+    notes = [
+        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
+        *note_study_grades(qrels, measurer.names, design.relevant),
+        *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
+        *note_study_budgets(cells, len(pool.topics)),
+    ]
+    return tuple(dict.fromkeys(notes))
 
 
 def _walk_study_pool(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from rerank.cli.run_files import RunsArgument, expand_run_arguments, read_run_ar
 from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
+    from rerank.adjudication.study_design import StudyDesign
     from rerank.types import Run
 
 _STUDY = (
@@ -132,32 +133,13 @@ def study_command(
 
     Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
-    from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.studies import run_study
-    from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_study_report
     from rerank.collections import open_collection_qrels
 
-    methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
-    budgets = tuple(
-        AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
-    )
-    procedures = procedure.procedures
+    design = _study_design_of_options(options, procedure)
     gold, lowest = open_collection_qrels(qrels)
-    design = StudyDesign(
-        methods=methods,
-        budgets=budgets,
-        measures=tuple(procedure.measures or ["nDCG@10"]),
-        procedures=procedures,
-        relevant=procedure.relevant or lowest,
-        depth=options.depth,
-        unjudged=options.unjudged,
-        alpha=procedure.alpha,
-        seeds=options.seeds,
-        seed=options.seed,
-        resamples=options.resamples,
-        repeats=_repeats_of_option(options.repeats or []),
-    )
+    design = replace(design, relevant=procedure.relevant or lowest)
     if out is not None:
         check_output_folder_option(out)
     evaluated, pooled = _read_study_runs(runs, options.pool_from)
@@ -258,6 +240,27 @@ def check_output_folder_option(path: Path) -> None:
             f"The folder {path} cannot be created: {error.strerror}", remedy="Choose another --out"
         ) from error
     check_file_writable(path / "report.html")
+
+
+def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions) -> StudyDesign:
+    """Return the design of a study. Invalid options raise an error before any file is read."""
+    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.study_design import StudyDesign
+
+    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
+    return StudyDesign(
+        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
+        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
+        procedures=procedure.procedures,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
+        resamples=options.resamples,
+        repeats=_repeats_of_option(options.repeats or []),
+    )
 
 
 def _read_study_runs(runs: Sequence[Path], pool_from: Sequence[Path] | None) -> tuple[list[Run], list[Run] | None]:

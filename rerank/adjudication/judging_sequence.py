@@ -64,7 +64,7 @@ class JudgingSequence:
 
 
 def judge_pool_in_order(
-    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0
+    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0, ties_by_id: bool = False
 ) -> JudgingSequence:
     """Judge the whole pool, taking the judgments from known relevance.
 
@@ -76,10 +76,12 @@ def judge_pool_in_order(
         pool: The pool.
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
+        ties_by_id: Break ties by document id, as a judging session does.
     """
     # (docs,) per topic: documents in random order, because orders break ties by position
+    keep = ties_by_id or not order.random
     shuffled = [
-        judging_rng_of_topic(seed, topic, _TIES).permutation(len(topic)) if order.random else np.arange(len(topic))
+        np.arange(len(topic)) if keep else judging_rng_of_topic(seed, topic, _TIES).permutation(len(topic))
         for topic in pool.topics
     ]
     walked = replace(

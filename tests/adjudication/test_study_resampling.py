@@ -79,3 +79,11 @@ def test_bad_numbers_of_samples() -> None:
     for count in (-1, 1):
         with raises(UsageError, f"resamples={count}"):
             StudyDesign(methods=("mtf",), budgets=BUDGETS, resamples=count)
+
+
+def test_fewer_samples_than_seeds() -> None:
+    runs, qrels = made()
+    design = StudyDesign(methods=("random",), budgets=BUDGETS[1:2], relevant=2, seeds=5, resamples=3)
+    (row,) = run_study(runs, qrels, design).rows()
+    assert row["seeds"] == 5
+    assert row["interval"]["tau"][0] <= row["tau"]

@@ -69,7 +69,7 @@ def test_a_changed_record_is_found_and_written_again(make_corpus: MakeCorpus) ->
     file = corpus_indexing_folder(corpus) / "documents-1" / "documents.jsonl"
     open_indexed_documents(corpus)
     file.write_bytes(file.read_bytes().replace(b"two", b't"o'))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="documents-1"):
         saved = open_indexed_documents(corpus)
     assert [document.text for document in (saved[0], saved[1])] == ["one", "two"]
 
@@ -79,5 +79,5 @@ def test_files_that_do_not_fit_together_are_made_anew(make_corpus: MakeCorpus) -
     open_indexed_documents(corpus)
     offsets = corpus_indexing_folder(corpus) / "documents-1" / "offsets.npy"
     np.save(offsets, np.load(offsets) - 1)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="documents-1"):
         assert open_indexed_documents(corpus)[1].text == "two"

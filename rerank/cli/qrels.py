@@ -26,14 +26,13 @@ from rerank.cli.run_files import (
     expand_run_arguments,
     read_named_runs,
     read_run_arguments,
-    short_run_names,
+    read_runs_and_pool,
 )
 from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from rerank.adjudication.study_design import StudyDesign
     from rerank.evaluation.comparison_family import ComparisonFamily
-    from rerank.types import Run
 
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
@@ -158,7 +157,7 @@ def study_command(
     design = replace(design, relevant=procedure.relevant or lowest)
     if out is not None:
         check_output_folder_option(out)
-    evaluated, pooled = _read_study_runs(runs, names or [], options.pool_from)
+    evaluated, pooled = read_runs_and_pool(runs, options.pool_from, names or [])
     with show_command_progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
@@ -292,19 +291,6 @@ def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions)
         resamples=options.resamples,
         repeats=_repeats_of_option(options.repeats or []),
     )
-
-
-def _read_study_runs(
-    runs: Sequence[Path], names: Sequence[str], pool_from: Sequence[Path] | None
-) -> tuple[list[Run], list[Run] | None]:
-    """Read the evaluated runs and those that form the pool. A run that is in both has one name."""
-    files = expand_run_arguments(runs)
-    pooled = expand_run_arguments(pool_from or [])
-    evaluated = {path.resolve() for path in files}
-    others = [path for path in pooled if path.resolve() not in evaluated]
-    read = read_named_runs([*files, *others], [*names, *short_run_names(others)] if names else [])
-    by_path = dict(zip((path.resolve() for path in (*files, *others)), read, strict=True))
-    return read[: len(files)], [by_path[path.resolve()] for path in pooled] if pool_from else None
 
 
 def _repeats_of_option(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:

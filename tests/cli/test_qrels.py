@@ -119,9 +119,9 @@ def test_a_system_that_did_not_contribute_and_one_that_is_repeated(cli: Cli, tmp
     assert [(group["contributing"], group["pairs"]) for group in row["by_contribution"]] == [(2, 1), (1, 4), (0, 1)]
     assert row["interval"]["tau"]
     assert "pooled" in (tmp_path / "study" / "systems.csv").read_text().splitlines()[0]
-    found = result(cli, *STUDY, "--repeats", "pair=s[01]", "--budget", "50%", "--seeds", "2")
+    found = result(cli, *STUDY, "--repeats", "pair=s[01]*", "--budget", "50%", "--seeds", "2")
     assert (found["gold"]["systems"], found["repeats"][0]["runs"]) == (3, 2)
-    text = cli(*STUDY, "--repeats", "pair=s[01]", "--budget", "50%", "--seeds", "2")
+    text = cli(*STUDY, "--repeats", "pair=s[01]*", "--budget", "50%", "--seeds", "2")
     assert "pair: mean of 2 runs" in text.stderr
     assert "--resamples" in text.stderr
 

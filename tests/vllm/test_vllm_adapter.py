@@ -61,10 +61,10 @@ def test_what_vllm_does_not_do_is_named(tmp_path: Path, settings: dict[str, Any]
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"r": null}', '{"r": 8, "rank_pattern": 3}'])
 def test_a_file_that_describes_no_adapter(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
-    with raises(MissingResourceError, "adapter_config"):
+    with raises(DataError, "adapter_config"):
         vllm_required_rank(tmp_path)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with raises(DataError, "adapter_config"):
+    with raises(MissingResourceError, "adapter_config"):
         vllm_required_rank(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, field_serializer
 
-from rerank.assemble import assemble_ranker
+from rerank.assemble import RankerSetup, assemble_ranker
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.io.forks import ForkLock
 from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
@@ -43,11 +43,12 @@ class FrameworkReranker(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    # Not checked by pydantic, since frameworks without pydantic should not see its errors either.
+    model: SkipValidation[str | None] = None
+    settings: SkipValidation[dict[str, Any]] = Field(default_factory=dict)
     reranker: SkipValidation[Any] = Field(default=None, repr=False)
-    top_n: int | None = None
-    threshold: float | None = None
+    top_n: SkipValidation[int | None] = None
+    threshold: SkipValidation[float | None] = None
 
     #: Rerankers by model and settings, so that a copy with other settings does not use the wrong one.
     _opened: dict[str, Reranker] = PrivateAttr(default_factory=dict)
@@ -62,7 +63,7 @@ class FrameworkReranker(BaseModel):
         super().model_post_init(context)
         check_reranker_top_k(self.top_n)
         if self.reranker is None:
-            assemble_ranker({"model": self.model, **self.settings})
+            self._assemble()
         elif self.model is not None or self.settings:
             raise UsageError("An open reranker with a model or settings", expected="one or the other")
         elif not isinstance(self.reranker, Reranker):
@@ -100,7 +101,7 @@ class FrameworkReranker(BaseModel):
         key = json.dumps([self.model, self.settings], sort_keys=True, default=str)
         with self._opening:
             if key not in self._opened:
-                self._opened[key] = Reranker.from_pretrained(self.model, **self.settings)
+                self._opened[key] = Reranker.from_pretrained(**{"model": self.model, **self.settings})
             return self._opened[key]
 
     def warm_up_reranker(self) -> None:
@@ -139,6 +140,15 @@ class FrameworkReranker(BaseModel):
         """
         options = self._options(None) if is_cut else {}
         return map(_scored_positions, self.open_reranker().rank_many(lists, **options))
+
+    def describe_model(self) -> str:
+        """Return the name of the model."""
+        if self.reranker is not None:
+            return str(self.reranker.backend.identity.get("model", self.reranker.name))
+        return self._assemble().config.model
+
+    def _assemble(self) -> RankerSetup:
+        return assemble_ranker({"model": self.model, **self.settings})
 
     def _options(self, top_n: int | None) -> RankOptions:
         return {"top_k": self.top_n if top_n is None else top_n, "threshold": self.threshold}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rerank.assemble import RankerConfig
 from rerank.errors import UsageError
 from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
 
@@ -45,9 +44,10 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
         """Send the start event and return the query."""
         if query_bundle is None:
             raise UsageError("There is no query", expected="query_bundle or query_str")
-        name = self.reranker.name if self.reranker is not None else self.model or RankerConfig.model
         top_n = len(nodes) if self.top_n is None else self.top_n
-        _DISPATCHER.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=name))
+        _DISPATCHER.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.describe_model())
+        )
         return query_bundle.query_str
 
 

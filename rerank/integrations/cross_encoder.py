@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class RerankerCrossEncoder(FrameworkReranker):
             for position, score in self.rank_positions(query, documents, top_k)
         ]
 
-    def predict(self, sentences: Sequence[Sequence[str]]) -> NDArray[np.float64] | np.float64:
+    def predict(self, sentences: Sequence[tuple[str, str]] | tuple[str, str]) -> NDArray[np.float64] | np.float64:
         """Return the relevance score of each pair of a query and a document, in the order of the pairs.
 
         The documents of a query are ranked together, and a single pair gets a single score. Without a calibration,
@@ -31,7 +31,7 @@ class RerankerCrossEncoder(FrameworkReranker):
         ``threshold`` are.
         """
         is_pair = len(sentences) > 0 and isinstance(sentences[0], str)
-        pairs = [sentences] if is_pair else sentences
+        pairs = cast(Sequence[tuple[str, str]], [sentences] if is_pair else sentences)
         rows: dict[str, list[int]] = {}
         for row, (query, _) in enumerate(pairs):
             rows.setdefault(query, []).append(row)

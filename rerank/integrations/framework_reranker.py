@@ -116,9 +116,13 @@ class FrameworkReranker(BaseModel):
         for reranker in opened:
             reranker.close()
 
-    def rank_positions(self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None) -> RankedPositions:
+    def rank_positions(
+        self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
+    ) -> RankedPositions:
         """Rank documents for a query; ``top_n`` replaces the component's."""
-        return _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n))) if documents else []
+        return (
+            _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n))) if documents else []
+        )
 
     async def arank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None

@@ -71,12 +71,13 @@ class RerankerComponent:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings."""
         stored = self._ranker.model_dump(exclude={"top_n"})
-        return default_to_dict(self, top_k=self._ranker.top_n, **stored)
+        return dict(default_to_dict(self, top_k=self._ranker.top_n, **stored))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RerankerComponent:
         """Build a component from its settings."""
-        return default_from_dict(cls, data)
+        component: RerankerComponent = default_from_dict(cls, data)
+        return component
 
 
 def _texts(documents: list[Document]) -> list[str]:

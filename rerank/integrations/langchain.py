@@ -48,8 +48,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 
 def _scored_copies(documents: Sequence[Document], positions: RankedPositions) -> list[Document]:
     return [
-        documents[position].model_copy(
-            update={"metadata": {**documents[position].metadata, "relevance_score": score}}
-        )
+        documents[position].model_copy(update={"metadata": {**documents[position].metadata, "relevance_score": score}})
         for position, score in positions
     ]

@@ -48,7 +48,7 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
         _DISPATCHER.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.describe_model())
         )
-        return query_bundle.query_str
+        return str(query_bundle.query_str)
 
 
 def _texts(nodes: list[NodeWithScore]) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
 from rerank.reranker import Reranker
 
 try:
-    import pandas as pd
     import pyterrier as pt
 except ImportError as error:
     raise missing_framework_error("pyterrier", error) from error
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class RerankerTransformer(pt.Transformer):
@@ -29,6 +31,9 @@ class RerankerTransformer(pt.Transformer):
         text_field: The column with the text.
     """
 
+    #: In diagrams; without ``help_url``, PyTerrier downloads an index of its documentation to look the class up.
+    schematic: ClassVar[dict[str, Any]] = {"label": "Reranker", "help_url": None}
+
     def __init__(
         self,
         model: str | None = None,
@@ -40,13 +45,17 @@ class RerankerTransformer(pt.Transformer):
         text_field: str = "text",
     ) -> None:
         super().__init__()
-        self.text_field = text_field
+        # PyTerrier describes and rebuilds transformers from attributes that are named like the arguments.
+        self.model, self.settings, self.reranker = model, settings, reranker
+        self.top_n, self.threshold, self.text_field = top_n, threshold, text_field
         self._ranker = FrameworkReranker(
             model=model, settings=settings or {}, reranker=reranker, top_n=top_n, threshold=threshold
         )
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of each query, best first; queries keep their order."""
+        import pandas as pd  # PyTerrier installs it
+
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))

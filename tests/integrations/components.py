@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class Passage:
     """A passage with its metadata, and after the ranking with its score."""

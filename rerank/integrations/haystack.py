@@ -76,8 +76,8 @@ class RerankerComponent:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RerankerComponent:
         """Build a component from its settings."""
-        component: RerankerComponent = default_from_dict(cls, data)
-        return component
+        read: RerankerComponent = default_from_dict(cls, data)
+        return read
 
 
 def _texts(documents: list[Document]) -> list[str]:

@@ -59,7 +59,7 @@ class RerankerTransformer(pt.Transformer):
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
         if inp.empty:
             return inp.assign(score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
-        groups = [group for _, group in inp.groupby("qid", sort=False)]
+        groups = [group for _, group in inp.groupby("qid", sort=False, dropna=False)]
         columns = {self.text_field: "text", "score": "score"}
         lists = (
             (group["query"].iloc[0], group.filter(columns.keys()).rename(columns=columns).to_dict("records"))

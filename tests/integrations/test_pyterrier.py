@@ -61,6 +61,10 @@ def test_the_first_stage_order_is_that_of_the_scores() -> None:
     assert list(transformer(text_field="body", top_n=1)(results())["docno"]) == ["x", "a"]
 
 
+def test_rows_without_a_query_id_are_not_lost() -> None:
+    assert len(transformer(text_field="body")(results().assign(qid=["1", "1", None, None, "2"]))) == 5
+
+
 def test_attributes_are_inspectable() -> None:
     import pyterrier as pt
 

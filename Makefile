@@ -6,6 +6,8 @@ VENV := .venv
 VLLM := .venv-vllm
 LUCENE := .venv-lucene
 INTEGRATIONS := .venv-integrations
+CLIENTS := .venv-clients
+LANGCHAIN_COHERE := .venv-langchain-cohere
 LOCK := .venv-lock
 BIN := $(VENV)/bin
 # Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
@@ -21,7 +23,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-browser test-attacks lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-clients test-browser test-attacks lock check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,7 +42,7 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack and not integrations"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack and not integrations and not clients"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
@@ -51,6 +53,11 @@ test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environmen
 
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
 	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations
+
+# Warnings of the clients are theirs.
+test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rerank APIs against `rerank serve`, in two environments of their own
+	$(CLIENTS)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients --ignore tests/clients/test_langchain_cohere.py
+	$(LANGCHAIN_COHERE)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients/test_langchain_cohere.py
 
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
@@ -79,7 +86,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -110,6 +117,14 @@ $(INTEGRATIONS)/.integrations: tests/integrations/requirements.txt pyproject.tom
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python -c constraints.txt \
 		-r tests/integrations/requirements.txt -e .
+	@touch $@
+
+# pip needs minutes to find versions of all clients that fit each other, uv seconds.
+$(CLIENTS)/.clients: tests/clients/requirements.txt
+$(LANGCHAIN_COHERE)/.clients: tests/clients/requirements-langchain-cohere.txt
+$(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients: pyproject.toml | $(LOCK)/.uv
+	$(PYTHON) -m venv $(@D)
+	$(LOCK)/bin/uv pip install --quiet --python $(@D)/bin/python -r $(filter %.txt,$^) -e '.[serve]'
 	@touch $@
 
 # vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.

@@ -13,12 +13,14 @@ from rerank.serving.ranking_service import RankingService
 from rerank.serving.request_handling import handle_request
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 from rerank.tasks.dialects.common import CommonRequest, CommonResponse, CommonUsage
+from rerank.tasks.dialects.mixedbread import MixedbreadRequest, MixedbreadResponse
 from rerank.tasks.dialects.question import RerankAnswer, RerankBody, RerankQuestion
 from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
 from rerank.tasks.dialects.sglang import SglangResult, sglang_results
 from rerank.tasks.dialects.tei import TeiRequest, TeiResult, tei_results
+from rerank.tasks.dialects.zeroentropy import ZeroentropyResponse
 
-#: Header with the warnings of answers that are lists and have no place for them.
+#: Header with the warnings of answers that have no place for them.
 WARNINGS_HEADER = "X-Rerank-Warnings"
 
 
@@ -36,9 +38,13 @@ _AnyRequest = Annotated[
 def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     """Add the endpoints to the application."""
 
-    async def answer(request: Request, body: RerankBody) -> RerankAnswer:
+    async def answer(request: Request, body: RerankBody, response: Response | None = None) -> RerankAnswer:
+        """Return the answer, whose warnings are added to the headers of a response that has no place for them."""
         work = service.answer(body.to_question(), request.state.client)
-        return await handle_request(request, service.metrics, work)
+        found = await handle_request(request, service.metrics, work)
+        if response is not None:
+            _add_warnings_header(response, found.warnings)
+        return found
 
     @app.post("/v2/rerank", summary="Rerank as Cohere's version 2", response_model_exclude_none=True)
     async def rerank_v2(request: Request, body: CohereRequest) -> CohereResponse:
@@ -50,17 +56,21 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
         request: Request, response: Response, body: _AnyRequest
     ) -> CommonResponse | list[TeiResult]:
         request.state.is_tei = isinstance(body, TeiRequest)
-        found = await answer(request, body)
         if isinstance(body, TeiRequest):
-            _add_warnings_header(response, found.warnings)
-            return tei_results(found)
-        return CommonResponse.from_answer(found, repeats_documents=body.return_documents is True)
+            return tei_results(await answer(request, body, response))
+        return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)
 
     @app.post("/sglang/v1/rerank", summary="Rerank as SGLang")
     async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
-        found = await answer(request, body)
-        _add_warnings_header(response, found.warnings)
-        return sglang_results(found)
+        return sglang_results(await answer(request, body, response))
+
+    @app.post("/v1/reranking", summary="Rerank as Mixedbread")
+    async def rerank_mixedbread(request: Request, response: Response, body: MixedbreadRequest) -> MixedbreadResponse:
+        return MixedbreadResponse.from_answer(await answer(request, body, response))
+
+    @app.post("/v1/models/rerank", summary="Rerank as ZeroEntropy")
+    async def rerank_zeroentropy(request: Request, response: Response, body: CommonRequest) -> ZeroentropyResponse:
+        return ZeroentropyResponse.from_answer(await answer(request, body, response))
 
     @app.post("/score", summary="Scores of pairs, as vLLM")
     @app.post("/v1/score", summary="Scores of pairs, as vLLM")

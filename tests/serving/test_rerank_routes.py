@@ -92,6 +92,28 @@ def test_sglang(client: Client) -> None:
     assert rows[0].keys() == {"score", "document", "index", "meta_info"}
 
 
+def test_mixedbread(client: Client) -> None:
+    body = {"query": "q", "input": [*DOCS, {"title": "four"}], "rank_fields": None, "rewrite_query": False}
+    answer = post(client(), "/v1/reranking", top_k=2, return_input=True, **body)
+    assert indices(answer["data"]) == [3, 2]
+    assert [row["input"] for row in answer["data"]] == ["title: four", "three"]
+    assert scores_decrease(answer["data"], "score")
+    assert (answer["top_k"], answer["return_input"]) == (2, True)
+    assert [row["input"] for row in post(client(), "/v1/reranking", **body)["data"]] == [None] * 4
+
+
+def test_zeroentropy(client: Client) -> None:
+    response = client().post(
+        "/v1/models/rerank", json={"query": "ü", "documents": DOCS, "top_n": None, "latency": "fast"}
+    )
+    answer = response.json()
+    assert indices(answer["results"]) == [2, 1, 0]
+    assert scores_decrease(answer["results"])
+    assert answer["total_bytes"] == 2 + 3 + 3 + 5
+    assert answer["total_tokens"] > 0
+    assert "1 / rank" in response.headers["X-Rerank-Warnings"]
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -120,9 +120,9 @@ class FrameworkReranker(BaseModel):
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
     ) -> RankedPositions:
         """Rank documents for a query; ``top_n`` replaces the component's."""
-        return (
-            _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n))) if documents else []
-        )
+        if not documents:
+            return []
+        return _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n)))
 
     async def arank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None

@@ -7,6 +7,7 @@ VLLM := .venv-vllm
 LUCENE := .venv-lucene
 CLIENTS := .venv-clients
 LANGCHAIN_COHERE := .venv-langchain-cohere
+INTEGRATIONS := .venv-integrations
 LOCK := .venv-lock
 BIN := $(VENV)/bin
 # Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
@@ -22,7 +23,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-clients test-browser test-attacks lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-clients test-integrations test-browser test-attacks lock check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,7 +42,7 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not clients and not attack"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not clients and not integrations and not attack"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
@@ -54,6 +55,9 @@ test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environmen
 test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rerank APIs against `rerank serve`, in two environments of their own
 	$(CLIENTS)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients --ignore tests/clients/test_langchain_cohere.py
 	$(LANGCHAIN_COHERE)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients/test_langchain_cohere.py
+
+test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
+	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations
 
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
@@ -82,7 +86,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) $(LUCENE) $(CLIENTS) $(LANGCHAIN_COHERE) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -108,12 +112,19 @@ $(LUCENE)/.lucene: pyproject.toml constraints.txt
 	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
 	@touch $@
 
-# pip needs minutes to find versions of all clients that fit each other, uv seconds.
+# Two environments, since some clients need cohere before 6. They disagree with constraints.txt.
 $(CLIENTS)/.clients: tests/clients/requirements.txt
 $(LANGCHAIN_COHERE)/.clients: tests/clients/requirements-langchain-cohere.txt
 $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients: pyproject.toml | $(LOCK)/.uv
 	$(PYTHON) -m venv $(@D)
 	$(LOCK)/bin/uv pip install --quiet --python $(@D)/bin/python -r $(filter %.txt,$^) -e '.[serve]'
+	@touch $@
+
+# The frameworks bring much that nothing else needs. uv takes seconds to find versions of all that fit, and pip minutes.
+$(INTEGRATIONS)/.integrations: tests/integrations/requirements.txt pyproject.toml constraints.txt $(LOCK)/.uv
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python -c constraints.txt \
+		-r tests/integrations/requirements.txt -e .
 	@touch $@
 
 # vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LICENCES = tomllib.loads((ROOT / "licences.toml").read_text(encoding="utf-8"))
 
 #: Extras that have an environment of their own, whose further packages are neither locked nor listed.
-_SEPARATE = {"vllm", "lucene"}
+_SEPARATE = {"vllm", "lucene", "langchain", "llama-index", "haystack", "pyterrier", "dspy"}
 #: Which build of torch fits is chosen at installation; pip and setuptools come with the environment.
 _UNPINNED = {"torch", "torchvision", "torchaudio", "triton", "pip", "setuptools"}
 
@@ -40,7 +40,7 @@ PRIVATE = {
     "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_get_train_sampler", "_tokenize_prompts"]},
 }  # fmt: skip
 #: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
-_OTHER = {"_asdict", "_exit", "_commit_hash"}
+_OTHER = {"_asdict", "_replace", "_exit", "_commit_hash"}
 
 
 def pins(name: str) -> dict[str, str]:

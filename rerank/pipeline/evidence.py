@@ -8,7 +8,12 @@ from dataclasses import replace
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_attention_judge_evidence
+from rerank.judges.attention.evidence import (
+    THRESHOLD,
+    EvidenceSpan,
+    EvidenceUnit,
+    select_attention_judge_evidence,
+)
 from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
 
@@ -19,7 +24,8 @@ def find_evidence(
     query: Query,
     documents: Sequence[Document],
     *,
-    threshold: float = THRESHOLD,
+    unit: EvidenceUnit = "sentence",
+    threshold: float | None = THRESHOLD,
     max_spans: int | None = None,
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
@@ -32,7 +38,9 @@ def find_evidence(
         backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        threshold: Minimum fraction of a document's attention that each sentence of a span receives.
+        unit: What spans consist of: sentences or words.
+        threshold: Minimum fraction of a document's attention that each unit of a span receives. With None, every unit
+            is a span of its own.
         max_spans: Maximum number of spans per document; None for all.
 
     Returns:
@@ -59,7 +67,7 @@ def find_evidence(
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     return [
-        select_attention_judge_evidence(sentences, threshold=threshold, max_spans=max_spans)
+        select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
-        for sentences in judge.evidence(window, reply)
+        for units in judge.evidence(window, reply, unit)
     ]

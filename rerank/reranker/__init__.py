@@ -25,7 +25,7 @@ from rerank.calibration import Calibration
 from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
-from rerank.judges.attention.evidence import EvidenceSpan
+from rerank.judges.attention.evidence import EvidenceSpan, EvidenceUnit
 from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.evidence import find_evidence
 from rerank.pipeline.network import drive_ranking_over_network
@@ -236,7 +236,8 @@ class Reranker(RunTransformer):
         query: str | Query,
         documents: Sequence[DocumentLike],
         *,
-        threshold: float = 0.1,
+        unit: EvidenceUnit = "sentence",
+        threshold: float | None = 0.1,
         max_spans: int | None = None,
     ) -> list[tuple[EvidenceSpan, ...]]:
         """Find the spans of each document that receive the most attention from the query; this sends separate requests.
@@ -244,7 +245,8 @@ class Reranker(RunTransformer):
         Args:
             query: The query.
             documents: The documents.
-            threshold: Minimum fraction of a document's attention that each sentence of a span receives.
+            unit: What spans consist of: sentences or words.
+            threshold: Minimum fraction of a document's attention per unit of a span; None makes every unit a span.
             max_spans: Maximum number of spans per document; None for all.
 
         Returns:
@@ -257,8 +259,9 @@ class Reranker(RunTransformer):
         """
         self.warm_up()
         given = [candidate.document for candidate in given_first_stage_candidates(documents)]
+        asked = given_first_stage_query(query)
         return find_evidence(
-            self.judge, self.backend, given_first_stage_query(query), given, threshold=threshold, max_spans=max_spans
+            self.judge, self.backend, asked, given, unit=unit, threshold=threshold, max_spans=max_spans
         )
 
     def transform(self, run: Run) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
@@ -18,15 +19,27 @@ from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
 
 
+class EvidenceOptions(TypedDict, total=False):
+    """Options of evidence.
+
+    Attributes:
+        unit: What spans consist of: sentences (the default) or words.
+        threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. With
+            None, every unit is a span of its own, as for a map of the text.
+        max_spans: Maximum number of spans per document; None, the default, for all.
+    """
+
+    unit: EvidenceUnit
+    threshold: float | None
+    max_spans: int | None
+
+
 def find_evidence(
     judge: PromptJudge,
     backend: Backend,
     query: Query,
     documents: Sequence[Document],
-    *,
-    unit: EvidenceUnit = "sentence",
-    threshold: float | None = THRESHOLD,
-    max_spans: int | None = None,
+    **options: Unpack[EvidenceOptions],
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
@@ -38,10 +51,7 @@ def find_evidence(
         backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        unit: What spans consist of: sentences or words.
-        threshold: Minimum fraction of a document's attention that each unit of a span receives. With None, every unit
-            is a span of its own.
-        max_spans: Maximum number of spans per document; None for all.
+        **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
 
     Returns:
         One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
@@ -61,6 +71,8 @@ def find_evidence(
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )
+    unit: EvidenceUnit = options.get("unit", "sentence")
+    threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
     select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))

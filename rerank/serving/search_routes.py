@@ -73,13 +73,24 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
 
     @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
-        work = _search_and_rerank(service, search, body, request.state.client)
+        work = search_and_rerank(service, search, body, request.state.client)
         return await handle_request(request, service.metrics, work)
 
 
-async def _search_and_rerank(
+async def search_and_rerank(
     service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
 ) -> SearchResponse:
+    """Retrieve documents, rerank them, and return the best.
+
+    Args:
+        service: Ranks documents.
+        search: Searches the collection.
+        body: The request.
+        client: Name of the client, for fair turns.
+
+    Raises:
+        The errors of `RankingService.answer`.
+    """
     run = await asyncio.to_thread(search.retriever.search, [Query(id="search", text=body.query)], body.depth)
     ranking = run["search"]
     question = RerankQuestion(

@@ -21,6 +21,8 @@ from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import ClientLeftError
 from rerank.serving.fair_queue import QueueFullError
 from rerank.serving.key_check import KeyCheck
+from rerank.serving.playground_routes import add_playground_routes
+from rerank.serving.playground_service import PlaygroundService
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.rerank_routes import add_rerank_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
@@ -40,7 +42,7 @@ def create_server_app(
     Args:
         service: Ranks documents.
         keys: The keys that clients may use; without any, everybody may use the server.
-        search: Searches a collection; None for no search endpoint.
+        search: Searches a collection; None for no search endpoint, and no search on the page.
     """
     app = FastAPI(title="listrank", version=version("listrank"), lifespan=_lifespan(service), redirect_slashes=False)
     app.state.is_ready = False
@@ -48,6 +50,7 @@ def create_server_app(
     add_decision_routes(app, service)
     if search is not None:
         add_search_routes(app, service, search)
+    add_playground_routes(app, PlaygroundService(service=service, search=search))
     _add_status_routes(app, service)
     _add_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)

@@ -36,11 +36,21 @@ class ServedCollection:
         return CollectionSearch.open(open_collection(self.selector), self.first_stage)
 
 
-def create_ranking_service(reranker: Reranker, settings: ServerSettings | None = None) -> RankingService:
-    """Return a service for a reranker, with a queue and counters of its own."""
+def create_ranking_service(
+    reranker: Reranker, settings: ServerSettings | None = None, ranker: Mapping[str, Any] | None = None
+) -> RankingService:
+    """Return a service for a reranker, with a queue and counters of its own.
+
+    Args:
+        reranker: The reranker.
+        settings: Name and limits of the server.
+        ranker: Settings with which the reranker was opened, if they are known.
+    """
     settings = settings or ServerSettings()
     queue = FairQueue(settings.max_active, settings.max_waiting)
-    return RankingService(reranker=reranker, settings=settings, queue=queue, metrics=ServerMetrics(queue))
+    return RankingService(
+        reranker=reranker, settings=settings, queue=queue, metrics=ServerMetrics(queue), ranker=ranker or {}
+    )
 
 
 def open_ranking_service(
@@ -64,4 +74,4 @@ def open_ranking_service(
     reranker = Reranker.from_pretrained(**ranker)
     if uses_cache or max_total_tokens is not None:
         reranker = reranker.with_log(cache=uses_cache, max_total_tokens=max_total_tokens)
-    return create_ranking_service(reranker, settings)
+    return create_ranking_service(reranker, settings, ranker)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rerank.errors import RerankError
 from rerank.judges import FAILURES
@@ -17,9 +18,27 @@ from rerank.serving.relevance_scores import compute_relevance_scores
 from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
+from rerank.types import Query
 
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
 _NO_TIME = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedQuestion:
+    """The ranking of a question.
+
+    Attributes:
+        question: The question, with its documents cut to the limit that it names.
+        hits: The documents, best first.
+        spans: Evidence spans of all documents in their given order; None if there are none.
+        warnings: Why there are no spans.
+    """
+
+    question: RerankQuestion
+    hits: Hits
+    spans: Sequence[tuple[EvidenceOfDocument, ...]] | None
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,37 +50,32 @@ class RankingService:
         settings: Names and limits.
         queue: Gives turns to clients.
         metrics: Counters.
+        ranker: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
     """
 
     reranker: Reranker
     settings: ServerSettings
     queue: FairQueue
     metrics: ServerMetrics = field(repr=False)
+    ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def answer(self, question: RerankQuestion, client: str) -> RerankAnswer:
-        """Rank the documents of a question.
+        """Return the answer to a question, with relevance scores.
 
         Args:
             question: The question.
             client: Name of the client, for fair turns.
 
         Raises:
-            ApiError: The request exceeds a limit, or the model answered nothing at all.
-            QueueFullError: Too many requests are waiting.
-            RerankError: The request cannot be ranked.
+            The errors of `rank`.
         """
-        seconds = question.deadline or self.settings.deadline
-        deadline = None if seconds is None else time.monotonic() + seconds
-        question = self._within_limits(question)
-        async with self.queue.slot(client):
-            hits = await self._rank(question, deadline)
-            spans, warnings = await self._find_spans(question, hits)
+        ranked = await self.rank(question, client)
+        hits, spans = ranked.hits, ranked.spans
         scores, score_warnings = compute_relevance_scores(hits)
-        self._count(hits, len(question.documents))
         return RerankAnswer(
             id=f"rerank-{uuid.uuid4().hex}",
             model=self.settings.name,
-            question=question,
+            question=ranked.question,
             results=[
                 RankedDocument(
                     index=hit.corpus_id, relevance_score=score, spans=None if spans is None else spans[hit.corpus_id]
@@ -76,9 +90,31 @@ class RankingService:
                 *_note_mended_windows(hits),
                 *self._note_other_model(question),
                 *score_warnings,
-                *warnings,
+                *ranked.warnings,
             ],
         )
+
+    async def rank(self, question: RerankQuestion, client: str, *, query_id: str = "0") -> RankedQuestion:
+        """Rank the documents of a question.
+
+        Args:
+            question: The question.
+            client: Name of the client, for fair turns.
+            query_id: Id of the query in the requests to the model, which models do not see.
+
+        Raises:
+            ApiError: The request exceeds a limit, or the model answered nothing at all.
+            QueueFullError: Too many requests are waiting.
+            RerankError: The request cannot be ranked.
+        """
+        seconds = question.deadline or self.settings.deadline
+        deadline = None if seconds is None else time.monotonic() + seconds
+        question = self._within_limits(question)
+        async with self.queue.slot(client):
+            hits = await self._rank(question, deadline, query_id)
+            spans, warnings = await self._find_spans(question, hits)
+        self._count(hits, len(question.documents))
+        return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
         """Check the limits, and return the question with its documents cut to the limit that it names."""
@@ -101,9 +137,9 @@ class RankingService:
                 raise ApiError(413, f"Query and documents have {found} tokens; expected at most {most}")
         return replace(question, documents=documents)
 
-    async def _rank(self, question: RerankQuestion, deadline: float | None) -> Hits:
+    async def _rank(self, question: RerankQuestion, deadline: float | None, query_id: str) -> Hits:
         hits = await self.reranker.arank(
-            question.query,
+            Query(id=query_id, text=question.query),
             question.documents,
             scores=question.scores,
             top_k=question.top_n,
@@ -127,6 +163,7 @@ class RankingService:
                 self.reranker.evidence,
                 question.query,
                 question.documents,
+                unit=question.spans.unit,
                 threshold=question.spans.threshold,
                 max_spans=question.spans.max_spans,
             )

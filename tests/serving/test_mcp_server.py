@@ -103,7 +103,7 @@ async def errors(server: Any, calls: list[tuple[str, dict[str, Any]]]) -> list[s
     async with Client(server) as client:
         results = [await client.call_tool(name, arguments) for name, arguments in calls]
     assert all(result.is_error for result in results)
-    return [result.content[0].text for result in results]
+    return [str(result.content[0].model_dump()["text"]) for result in results]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pydantic import Field
 from rerank.serving.api_errors import ApiError
 from rerank.serving.playground_examples import command_example, curl_example, python_example
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
-from rerank.serving.relevance_scores import compute_relevance_scores
 from rerank.serving.request_handling import handle_request
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
@@ -125,7 +124,6 @@ def _shown_settings(playground: PlaygroundService, method: str) -> Mapping[str, 
 
 def _describe_ranking(ranking: PlaygroundRanking) -> dict[str, Any]:
     hits, spans = ranking.ranked.hits, ranking.ranked.spans
-    scores, warnings = compute_relevance_scores(hits)
     candidates, usage = ranking.candidates, hits.usage
     return {
         "query": candidates.query.text,
@@ -138,10 +136,7 @@ def _describe_ranking(ranking: PlaygroundRanking) -> dict[str, Any]:
             }
             for n, document in enumerate(candidates.docs)
         ],
-        "results": [
-            {"index": hit.corpus_id, "score": hit.score, "relevance": hit.relevance, "relevance_score": score}
-            for hit, score in zip(hits, scores, strict=True)
-        ],
+        "results": [{"index": hit.corpus_id, "score": hit.score, "relevance": hit.relevance} for hit in hits],
         "score_kind": hits.score_kind,
         "usage": {
             "calls": usage.calls,
@@ -151,7 +146,7 @@ def _describe_ranking(ranking: PlaygroundRanking) -> dict[str, Any]:
         },
         "seconds": ranking.seconds,
         "cost": hits.cost,
-        "warnings": [*hits.notes, *ranking.ranked.warnings, *warnings],
+        "warnings": list(ranking.ranked.warnings),
     }
 
 

@@ -32,7 +32,7 @@ class RankedQuestion:
         question: The question, with its documents cut to the limit that it names.
         hits: The documents, best first.
         spans: Evidence spans of all documents in their given order; None if there are none.
-        warnings: Why there are no spans.
+        warnings: Windows that failed or were mended, a deadline that passed, and why there are no spans.
     """
 
     question: RerankQuestion
@@ -85,13 +85,7 @@ class RankingService:
             tokens_in=hits.usage.tokens_in,
             tokens_out=hits.usage.tokens_out,
             tokens_cached=hits.usage.tokens_cached,
-            warnings=[
-                *hits.notes,
-                *_note_mended_windows(hits),
-                *self._note_other_model(question),
-                *score_warnings,
-                *ranked.warnings,
-            ],
+            warnings=[*self._note_other_model(question), *ranked.warnings, *score_warnings],
         )
 
     async def rank(self, question: RerankQuestion, client: str, *, query_id: str = "0") -> RankedQuestion:
@@ -114,6 +108,7 @@ class RankingService:
             hits = await self._rank(question, deadline, query_id)
             spans, warnings = await self._find_spans(question, hits)
         self._count(hits, len(question.documents))
+        warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     def _within_limits(self, question: RerankQuestion) -> RerankQuestion:

@@ -264,9 +264,9 @@ function makeItem(document, index, ids, answer) {
   const content = make("div");
   const result = answer.results.find((row) => row.index === index);
   const scores = [];
-  if (document.score !== null) scores.push(`first stage ${formatScore(document.score)}`);
-  if (result && result.score !== null) scores.push(`${answer.score_kind || "score"} ${formatScore(result.score)}`);
-  if (result && result.relevance !== null) scores.push(`probability ${formatScore(result.relevance)}`);
+  if (document.score !== null) scores.push(`first stage: ${formatScore(document.score)}`);
+  if (result && result.score !== null) scores.push(`${answer.score_kind || "score"}: ${formatScore(result.score)}`);
+  if (result && result.relevance !== null) scores.push(`probability: ${formatScore(result.relevance)}`);
   content.append(make("div", "meta", [`id ${ids === null ? document.id : ids[index]}`, ...scores].join(" · ")));
   const text = make("div", "text");
   fillText(text, document);

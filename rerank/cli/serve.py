@@ -40,9 +40,7 @@ class ServerOptions:
             rich_help_panel=_SERVER,
         ),
     ] = None
-    collection: Annotated[
-        str | None, typer.Option(help="Collection to search with /v1/search.", rich_help_panel=_SERVER)
-    ] = None
+    collection: Annotated[str | None, typer.Option(help="Collection to search.", rich_help_panel=_SERVER)] = None
     first_stage: Annotated[str, typer.Option(help="First stage of the search.", rich_help_panel=_SERVER)] = "bm25"
     cache: Annotated[
         bool,

@@ -205,3 +205,15 @@ def test_all_tools_over_http(http_address: Callable[[], str]) -> None:
     assert httpx2.post(url, json=message).status_code == 401
     headers = {"Authorization": "Bearer key", "Host": "evil.example", "Accept": "application/json, text/event-stream"}
     assert httpx2.post(url, json=message, headers=headers).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("--runs-folder", "missing"), 4), (("--model", "fake:nosuch"), 2), (("--keys-file", "missing"), 4)],
+)
+def test_wrong_options(arguments: tuple[str, ...], code: int) -> None:
+    program = [sys.executable, "-m", "rerank", "mcp", *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr

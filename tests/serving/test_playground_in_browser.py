@@ -154,13 +154,14 @@ def test_other_sources(serve: Callable[..., str], open_page: Callable[..., Any],
     (tmp_path / "mine.jsonl").write_text('{"id": "a", "text": "one"}\n"two"\n', encoding="utf-8")
     page.get_by_label("Query", exact=True).fill("falls snow")
     page.get_by_label("Load a file").set_input_files(tmp_path / "mine.jsonl")
-    assert page.get_by_label("JSON lines").is_checked()
+    page.locator('input[value="jsonl"]:checked').wait_for()
     page.get_by_role("button", name="Rerank").click()
     wait_for_ranking(page)
     assert texts(page) == ["two", "one"]
     assert "id a" in page.locator(".list .meta").last.inner_text()
     (tmp_path / "mine.trec").write_text("7 Q0 d0 1 2.5 x\n7 Q0 d2 2 1.5 x\n8 Q0 d1 1 1 x\n", encoding="utf-8")
     page.get_by_label("Load a file").set_input_files(tmp_path / "mine.trec")
+    page.locator('input[value="run"]:checked').wait_for()
     assert page.get_by_label("Query of the run").locator("option").all_inner_texts() == ["7", "8"]
     page.get_by_role("button", name="Rerank").click()
     wait_for_ranking(page)

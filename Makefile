@@ -48,7 +48,7 @@ test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environmen
 test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environment of their own, and a JDK from 21 up
 	$(LUCENE)/bin/python $(MEASURE) -m pytest -q -m lucene tests/retrieval
 
-test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
+test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
 
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_a_ranking_with_its_prompt_and_completion(client: Client) -> None:
     assert answer["usage"]["tokens_in"] == call["tokens_in"] > 0
     assert answer["seconds"] > 0
     assert 'rerank_requests_ended_total{path="/playground/rank",status="200"} 1.0' in opened.get("/metrics").text
+
+
+def test_simultaneous_rankings_get_their_own_calls(client: Client) -> None:
+    opened = client(Reranker.from_pretrained("fake-server:reversed,delay=0.3,concurrency=8"))
+
+    def ask(number: int) -> Any:
+        return rank(opened, query=f"query {number}", method="sliding" if number % 2 else "")
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    for number, answer in enumerate(answers):
+        (call,) = answer["calls"]
+        assert f"query {number}" in call["prompt"][-1]["content"]
 
 
 def test_other_methods_and_depth(client: Client) -> None:

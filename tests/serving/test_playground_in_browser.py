@@ -60,6 +60,10 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     wrong: list[str] = []
     contexts = []
 
+    def refuse(dialog: Any) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
     def open_at(url: str, expected: str = "nothing", **options: Any) -> Any:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
@@ -73,7 +77,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
                 else None
             ),
         )
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", refuse)
         page.on("request", lambda asked: None if asked.url.startswith((url, "data:")) else wrong.append(asked.url))
         page.goto(url)
         return page

@@ -272,11 +272,16 @@ class Run(Mapping[str, Ranking]):
         return Run((ranking.top(k) for ranking in self.values()), name=self.name)
 
 
+#: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
+UNJUDGED = -1
+
+
 class Qrels(Mapping[str, Mapping[str, int]]):
     """Relevance judgments: an immutable mapping from query id to document id to grade.
 
     Args:
-        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 means not relevant.
+        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 means not relevant,
+            except that `UNJUDGED` means pooled but not judged.
         name: Source of the judgments, for messages.
     """
 
@@ -304,6 +309,13 @@ class Qrels(Mapping[str, Mapping[str, int]]):
     def __len__(self) -> int:
         """Return the number of queries with judgments."""
         return len(self._grades)
+
+    def judged(self) -> Qrels:
+        """Return the judgments without documents that were pooled but not judged. All queries are kept."""
+        if not any(UNJUDGED in grades.values() for grades in self.values()):
+            return self
+        rows = {q: {doc: g for doc, g in grades.items() if g != UNJUDGED} for q, grades in self.items()}
+        return Qrels(rows, name=self.name)
 
     def __repr__(self) -> str:
         """Return name and size."""

@@ -40,7 +40,7 @@ PRIVATE = {
     "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_get_train_sampler", "_tokenize_prompts"]},
 }  # fmt: skip
 #: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
-_OTHER = {"_asdict", "_exit", "_commit_hash"}
+_OTHER = {"_asdict", "_replace", "_exit", "_commit_hash"}
 
 
 def pins(name: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
-from rerank.types import Qrels
+from rerank.types import UNJUDGED, Qrels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,7 +102,7 @@ def _grade_pairs(
     for topic, judged in first.items():
         other = second.get(topic, {})
         for doc, grade in judged.items():
-            if doc in other:
+            if doc in other and UNJUDGED not in (grade, other[doc]):
                 yield grade, other[doc]
 
 

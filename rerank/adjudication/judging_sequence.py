@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -16,6 +16,9 @@ from rerank.errors import UsageError
 from rerank.registry import Registry, plugin_name
 from rerank.selector import build_from_selector
 from rerank.types import Document, Query, Ranking, Run
+
+#: Stream of random numbers for ties, which is independent of the random choices of an order.
+_TIES = 1
 
 orders = Registry("adjudication.orders", "judging order")
 
@@ -61,21 +64,34 @@ class JudgingSequence:
 
 
 def judge_pool_in_order(
-    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0
+    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0, ties_by_id: bool = False
 ) -> JudgingSequence:
     """Judge the whole pool, taking the judgments from known relevance.
+
+    A stochastic order breaks ties between documents by the seed. In the order of ids, ties would give the same
+    documents an advantage with every seed, and the result would depend on how documents are named.
 
     Args:
         order: The judging order.
         pool: The pool.
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
+        ties_by_id: Break ties by document id, as a judging session does.
     """
-    answers = [flags.tolist() for flags in relevant]
+    # (docs,) per topic: documents in random order, because orders break ties by position
+    keep = ties_by_id or not order.random
+    shuffled = [
+        np.arange(len(topic)) if keep else judging_rng_of_topic(seed, topic, _TIES).permutation(len(topic))
+        for topic in pool.topics
+    ]
+    walked = replace(
+        pool, topics=tuple(topic.reordered(docs) for topic, docs in zip(pool.topics, shuffled, strict=True))
+    )
+    answers = [flags[docs].tolist() for flags, docs in zip(relevant, shuffled, strict=True)]
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
     # judge the whole pool (100 %): the judgments of every smaller budget are a prefix of this sequence
-    for walk in open_judging_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
+    for walk in open_judging_walks(order, walked, AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next
             docs[topic].append(doc)
@@ -83,7 +99,7 @@ def judge_pool_in_order(
             walk.answer(answers[topic][doc])
     return JudgingSequence(
         pool=pool,
-        docs=tuple(np.array(row, dtype=np.int64) for row in docs),
+        docs=tuple(original[row] for original, row in zip(shuffled, docs, strict=True)),
         sequence=np.array(sequence, dtype=np.int64) if isinstance(order, SupportsAcross) else None,
     )
 
@@ -91,8 +107,10 @@ def judge_pool_in_order(
 def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     """Return the pool as one run. The documents of each topic are ranked by an order that needs no judgments.
 
+    Ties are broken by document id.
+
     Raises:
-        UsageError: The order depends on judgments or is stochastic.
+        UsageError: The order depends on judgments.
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(

@@ -82,6 +82,6 @@ def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: 
         return
 
 
-def judging_rng_of_topic(seed: int, topic: PooledTopic) -> RandomGenerator:
-    """Return a random generator that depends on the seed and the topic's id, but not on other topics."""
-    return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass"))])
+def judging_rng_of_topic(seed: int, topic: PooledTopic, *stream: int) -> RandomGenerator:
+    """Return a random generator that depends on the seed, the topic's id and the stream, but not on other topics."""
+    return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass")), *stream])

@@ -16,7 +16,8 @@ import numpy as np
 
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import JudgingSequence
-from rerank.adjudication.pools import Bools, Floats, Ints, Pool
+from rerank.adjudication.pools import Bools, Floats, Ints, Pool, add_unjudged_documents
+from rerank.adjudication.system_repeats import SystemRepeats
 from rerank.evaluation import ScoreMatrix, evaluate_runs, parse_measures
 from rerank.types import Qrels, Run
 
@@ -52,23 +53,38 @@ class Measurer:
     """Evaluator of runs with the judgments that different budgets cover.
 
     Args:
-        pool: The pool. Its systems are the runs.
-        runs: The complete runs.
+        pool: The pool. Other runs may have contributed to it.
+        runs: The complete runs to evaluate.
         qrels: Gold judgments, which provide the grades of the pool's documents.
         measures: Names of measures, in a form that `rerank.evaluation.parse_measures` reads.
         relevant: Lowest grade that counts as relevant in binary measures.
+        repeats: Runs that are repeats of one system; by default, every run is a system.
+
+    Attributes:
+        repeats: Assignment of the runs to systems.
+        run_scores: Measure -> scores of the runs with the gold judgments.
+        gold: Measure -> scores of the systems with the gold judgments.
     """
 
     def __init__(
-        self, pool: Pool, runs: Sequence[Run], qrels: Qrels, measures: Sequence[str], *, relevant: int = 1
+        self,
+        pool: Pool,
+        runs: Sequence[Run],
+        qrels: Qrels,
+        measures: Sequence[str],
+        *,
+        relevant: int = 1,
+        repeats: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Map grades to the ranks of the runs."""
         self.pool = pool
+        self.repeats = SystemRepeats.match([run.name for run in runs], repeats)
         self.measures = parse_measures(measures, relevant=relevant)
         self.names = tuple(map(str, self.measures))
         self.topics = tuple(qrels)
         self._runs, self._qrels = runs, qrels
-        self.gold = score_matrices_of_judged_pool(qrels, runs, self.names)
+        self.run_scores = score_matrices_of_judged_pool(qrels, runs, self.names)
+        self.gold = {name: self.repeats.average_matrix(matrix) for name, matrix in self.run_scores.items()}
         row = {topic: index for index, topic in enumerate(self.topics)}
         self._rows = [row[topic.id] for topic in pool.topics]
         self._grades = [
@@ -76,6 +92,11 @@ class Measurer:
             for topic in pool.topics
         ]
         self._lists = [self._placed(topic.id, topic.docs) for topic in pool.topics]
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Names of the systems."""
+        return self.repeats.systems
 
     @property
     def slow(self) -> tuple[str, ...]:
@@ -93,7 +114,7 @@ class Measurer:
             Measure -> (budgets, topics, systems) scores. The topics are the topics of the gold judgments. All systems
             score 0 on a topic without judgments.
         """
-        shape = (len(budgets), len(self.topics), len(self.pool.systems))
+        shape = (len(budgets), len(self.topics), len(self._runs))
         values = {name: np.zeros(shape) for name in self.names}
         # (budgets, topics) number of judged documents
         sizes = np.stack([ordering.sizes(budget) for budget in budgets])
@@ -110,7 +131,7 @@ class Measurer:
             matrices = score_matrices_of_judged_pool(self.cheap(ordering, sizes[index]), self._runs, self.slow)
             for name, matrix in matrices.items():
                 values[name][index] = matrix.values
-        return values
+        return {name: self.repeats.average(scores) for name, scores in values.items()}
 
     def _view(self, index: int, order: Ints, sizes: Ints) -> JudgedView:
         """Return the grades of a topic that are known after judging the first documents of an order.
@@ -143,13 +164,15 @@ class Measurer:
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
         """Return the judgments of the first documents of each topic. ``sizes``: (topics,) number of judged documents.
 
-        A topic without judgments gets a placeholder document with grade 0.
+        The other documents of the pool are in them as unjudged. A topic without a pool gets a placeholder document with
+        grade 0.
         """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
             ids = [topic.docs[doc] for doc in order[:size]]
             table[topic.id] = {doc: self._qrels[topic.id].get(doc, 0) for doc in ids}
-        return Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
+        qrels = Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
+        return add_unjudged_documents(qrels, self.pool)
 
 
 def score_matrices_of_judged_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:

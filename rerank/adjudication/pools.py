@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.errors import DataError, UsageError
-from rerank.types import Qrels, Run
+from rerank.types import UNJUDGED, Qrels, Run
 
 #: Default pool depth, as in TREC's ad hoc tracks.
 DEPTH = 100
@@ -26,12 +26,12 @@ Bools = npt.NDArray[np.bool_]
 class PooledTopic:
     """The pool of one topic.
 
-    Guarantees: every document occurs once, document ids are in ascending order, and every rank is the document's rank
-    in that run.
+    Guarantees: every document occurs once, and every rank is the document's rank in that run. `pool_runs` sorts
+    documents by ascending id.
 
     Attributes:
         id: Topic id.
-        docs: Document ids in ascending order. Other fields refer to a document by its index in this tuple.
+        docs: Document ids. Other fields refer to a document by its index in this tuple.
         ranks: (runs, docs) rank of the document in the run, from 1; 0 if the document is not in the run.
         lengths: (runs,) number of documents of each run within the pool depth, judged or not.
         union: Number of different documents of all runs within the pool depth, judged or not.
@@ -46,6 +46,13 @@ class PooledTopic:
     def __len__(self) -> int:
         """Return the number of documents."""
         return len(self.docs)
+
+    def reordered(self, docs: Ints) -> PooledTopic:
+        """Return the topic with its documents in another order, given as a permutation of their indices.
+
+        Judging orders break ties by position, so this decides ties and nothing else.
+        """
+        return replace(self, docs=tuple(self.docs[doc] for doc in docs.tolist()), ranks=self.ranks[:, docs])
 
     @cached_property
     def retrieved(self) -> Bools:
@@ -116,10 +123,11 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(f"{times} runs are named {name!r}", remedy="Give each run once, under a different name")
+    judgments = qrels.judged() if qrels is not None else None
     ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
     for query in ids:
-        judged = None if qrels is None or unjudged else qrels[query].keys()
+        judged = None if judgments is None or unjudged else judgments[query].keys()
         topic = _pool_topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
         if len(topic):
             topics.append(topic)
@@ -131,6 +139,14 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
             remedy="Use runs and judgments of the same topics and documents",
         )
     return Pool(topics=tuple(topics), systems=names)
+
+
+def add_unjudged_documents(qrels: Qrels, pool: Pool) -> Qrels:
+    """Return the judgments with all other documents of the pool as `UNJUDGED`, which infAP needs."""
+    rows = {topic: dict(judged) for topic, judged in qrels.items()}
+    for topic in pool.topics:
+        rows[topic.id] = {**dict.fromkeys(topic.docs, UNJUDGED), **rows.get(topic.id, {})}
+    return Qrels(rows, name=qrels.name)
 
 
 def _pool_topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:

@@ -59,9 +59,9 @@ def rank_biased_overlap_with_gold(gold: Ints, cheap: Ints, p: float = P) -> floa
     return round(float(agreement[-1] * p**count + (1 - p) / p * (agreement * p**depths).sum()), 12)
 
 
-def max_drop_from_gold_judgments(gold: Ints, cheap: Ints) -> int:
-    """Return the largest number of ranks that a system falls from the gold to the cheap ranking; 0 if none falls."""
-    return int((invert_gold_or_cheap_ranking(cheap) - invert_gold_or_cheap_ranking(gold)).max())
+def rank_changes_from_gold_judgments(gold: Ints, cheap: Ints) -> Ints:
+    """Return an array of shape (systems,): the number of ranks that each system falls from the gold ranking."""
+    return invert_gold_or_cheap_ranking(cheap) - invert_gold_or_cheap_ranking(gold)
 
 
 def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:

@@ -7,12 +7,17 @@ const KINDS = { AA: "#2b7a4b", PA: "#d3e6d8", MA_missed: "#8fb8de", MD_missed: "
   PD: "#b9b4bd", AD: "#b3132b" };
 const WORDS = { AA: "AA: both find it", PA: "PA: neither does", MA_missed: "MA, missed", MD_missed: "MD, missed", MA_spurious: "MA, spurious",
   MD_spurious: "MD, spurious", PD: "PD: neither does, and the order differs", AD: "AD: both find it, in opposite directions" };
+const LABELS = { recall: "recall", precision: "precision", tau: "Kendall's tau", tau_ap: "tau_AP", balanced_accuracy: "balanced accuracy", f1: "F1" };
 const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const testOf = (row) => row.correction === "none" ? row.test : `${row.test} + ${row.correction}`;
 const methods = unique(data.rows.map((row) => row.method));
-const style = new Map(methods.map((name, at) => [name, { colour: COLOURS[at % 8], dash: DASHES[Math.floor(at / 8) % 4] }]));
-const hidden = new Set();
+// The eight methods with the highest recall are shown at first, in distinct colours.
+const meanRecall = (name) => data.rows.reduce((sum, row) => sum + (row.method === name ? row.recall || 0 : 0), 0);
+const byRecall = [...methods].sort((a, b) => meanRecall(b) - meanRecall(a));
+const style = new Map(byRecall.map((name, at) => [name, { colour: COLOURS[at % 8], dash: DASHES[Math.floor(at / 8) % 4] }]));
+const hidden = new Set(byRecall.slice(8));
+let sorting = null;
 
 function createElement(tag, attributes, ...children) {
   const svg = ["svg", "path", "circle", "line", "text", "title"].includes(tag);
@@ -28,9 +33,16 @@ function fillSelect(select, values, changed) {
 const number = (value, digits = 3) => value === null ? "–" : value.toFixed(digits);
 const selectedRows = () => data.rows.filter((row) => row.measure === byId("measure").value && testOf(row) === byId("test").value);
 
+// The interval of a value; without samples of topics and systems, one standard deviation over seeds.
+function bandOf(row, name) {
+  if (row.interval && row.interval[name]) return row.interval[name];
+  const spread = row.spread && row.spread[name] || 0;
+  return [row[name] - spread, row[name] + spread];
+}
+
 // One curve per method: the judged fraction of the pool against a value of the rows.
 function curve(place, rows, name) {
-  const W = 420, H = 250, L = 36, R = 18, T = 8, B = 34;
+  const W = 420, H = 250, L = 50, R = 18, T = 8, B = 34;
   const points = rows.filter((row) => row[name] !== null);
   const x = (row) => L + (W - L - R) * row.judged / data.documents;
   const low = Math.min(0.9, Math.floor(10 * Math.min(...points.map((row) => row[name]))) / 10);
@@ -46,21 +58,22 @@ function curve(place, rows, name) {
   }
   for (const tick of [0, 0.25, 0.5, 0.75, 1])
     svg.append(createElement("text", { x: L + (W - L - R) * tick, y: H - B + 15, "text-anchor": "middle" }, `${tick * 100}%`));
-  svg.append(createElement("text", { x: (W + L) / 2, y: H - 4, "text-anchor": "middle" }, "judged fraction of the pool"));
+  svg.append(createElement("text", { x: (W + L) / 2, y: H - 4, "text-anchor": "middle" }, "judged fraction of the pool"),
+    createElement("text", { transform: `translate(11 ${(H - B) / 2}) rotate(-90)`, "text-anchor": "middle" }, LABELS[name]));
   for (const method of shown) {
     const mine = points.filter((row) => row.method === method).sort((a, b) => a.judged - b.judged);
     if (!mine.length) continue;
     const { colour, dash } = style.get(method);
-    const spread = (row) => row.spread ? row.spread[name] : 0;
-    if (shown.length <= 6 && mine.some((row) => spread(row) > 0)) {
-      const at = (row, sign) => `${x(row)},${y(Math.max(low, Math.min(1, row[name] + sign * spread(row))))}`;
+    const band = (row) => bandOf(row, name);
+    if (shown.length <= 6 && mine.some((row) => band(row)[1] > band(row)[0])) {
+      const at = (row, sign) => `${x(row)},${y(Math.max(low, Math.min(1, band(row)[sign > 0 ? 1 : 0])))}`;
       const edge = [...mine.map((row) => at(row, 1)), ...[...mine].reverse().map((row) => at(row, -1))];
       svg.append(createElement("path", { d: `M${edge.join("L")}Z`, fill: colour, opacity: 0.15 }));
     }
     svg.append(createElement("path", { d: `M${mine.map((row) => `${x(row)},${y(row[name])}`).join("L")}`, fill: "none", stroke: colour,
       "stroke-width": 1.8, "stroke-dasharray": dash }));
     for (const row of mine) {
-      const more = spread(row) ? ` ± ${number(spread(row))}` : "";
+      const [from, to] = band(row), more = to > from ? ` (${number(from)} to ${number(to)})` : "";
       svg.append(createElement("circle", { cx: x(row), cy: y(row[name]), r: 3, fill: colour },
         createElement("title", {}, `${method}, ${row.budget} (${Math.round(row.judged)} documents): ${number(row[name])}${more}`)));
     }
@@ -80,16 +93,29 @@ function drawLegend() {
     return button;
   }));
 }
+const COUNTS = ["AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD"];
+const COLUMNS = ["method", "budget", "judged", ...COUNTS, "precision", "recall", "balanced_accuracy", "type_1", "type_2", "tau", "tau_ap", "rbo", "max_drop"];
+const FEW_DIGITS = new Set(["judged", "max_drop", ...COUNTS]);
+function sortedRows() {
+  if (!sorting) return selectedRows();
+  const value = (row) => sorting.name === "budget" ? row.judged : row[sorting.name];
+  const compare = (a, b) => a === b ? 0 : a === null ? 1 : b === null ? -1 : (a < b ? -1 : 1) * sorting.sign;
+  return selectedRows().sort((a, b) => compare(value(a), value(b)));
+}
 function drawTable() {
-  const counts = ["AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD"];
-  const rates = ["precision", "recall", "balanced_accuracy", "type_1", "type_2", "tau", "tau_ap", "rbo"];
-  const head = createElement("tr", {}, ...["method", "budget", "judged", ...counts, ...rates, "max drop"].map((name, at) =>
-    createElement("th", at > 1 ? { class: "n" } : {}, name.replace("_", " "))));
+  const head = createElement("tr", {}, ...COLUMNS.map((name, at) => {
+    const mine = sorting && sorting.name === name;
+    const button = createElement("button", { type: "button" }, name.replaceAll("_", " ") + (mine ? sorting.sign > 0 ? " ▲" : " ▼" : ""));
+    button.onclick = () => { sorting = { name, sign: mine ? -sorting.sign : at < 2 ? 1 : -1 }; drawTable(); };
+    return createElement("th", { ...(at > 1 ? { class: "n" } : {}), "aria-sort": mine ? sorting.sign > 0 ? "ascending" : "descending" : "none" }, button);
+  }));
   let before = "";
-  const body = selectedRows().map((row) => {
-    const line = createElement("tr", row.method === before ? {} : { class: "first" }, createElement("td", {}, row.method), createElement("td", {}, row.budget),
-      ...["judged", ...counts].map((name) => createElement("td", { class: "n" }, number(row[name], Number.isInteger(row[name]) ? 0 : 1))),
-      ...rates.map((name) => createElement("td", { class: "n" }, number(row[name]))), createElement("td", { class: "n" }, number(row.max_drop, Number.isInteger(row.max_drop) ? 0 : 1)));
+  const body = sortedRows().map((row) => {
+    const line = createElement("tr", sorting || row.method === before ? {} : { class: "first" }, ...COLUMNS.map((name, at) => {
+      if (at < 2) return createElement("td", {}, row[name]);
+      const digits = !FEW_DIGITS.has(name) ? 3 : Number.isInteger(row[name]) ? 0 : 1, bounds = row.interval && row.interval[name];
+      return createElement("td", { class: "n", ...(bounds ? { title: `${number(bounds[0])} to ${number(bounds[1])}` } : {}) }, number(row[name], digits));
+    }));
     before = row.method;
     return line;
   });

@@ -12,8 +12,8 @@ import numpy as np
 from rerank.adjudication.pair_categories import Codes, PairCategories, categorise_pairs_under_cheaper_judgments
 from rerank.adjudication.pools import Bools, Floats, Ints
 from rerank.adjudication.ranking_similarity import (
-    max_drop_from_gold_judgments,
     rank_biased_overlap_with_gold,
+    rank_changes_from_gold_judgments,
     rank_systems_for_study,
     tau_ap_with_gold_judgments,
     tau_with_gold_judgments,
@@ -157,6 +157,10 @@ class SignificanceVerdicts:
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
         ]
 
+    def rank_changes(self, gold: SignificanceVerdicts) -> Ints:
+        """Return an array of shape (systems,): the number of ranks by which each system falls from the gold ranking."""
+        return rank_changes_from_gold_judgments(gold.ranking, self.ranking)
+
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
         """Return similarities to the gold ranking of systems by name. All are None if either ranking has only ties."""
         tau_b = tau_with_gold_judgments(gold.means, self.means)
@@ -166,7 +170,7 @@ class SignificanceVerdicts:
             "tau": tau_b,
             "tau_ap": tau_ap_with_gold_judgments(gold.ranking, self.ranking),
             "rbo": rank_biased_overlap_with_gold(gold.ranking, self.ranking),
-            "max_drop": max_drop_from_gold_judgments(gold.ranking, self.ranking),
+            "max_drop": int(self.rank_changes(gold).max()),
         }
 
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import judge_pool_in_order
 from rerank.adjudication.pool_measures import Measurer
-from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.adjudication.study_design import StudyDesign
 from rerank.adjudication.study_notes import note_study_budgets, note_study_judgments, note_study_pool, note_study_tests
+from rerank.adjudication.study_resampling import StudyResamples
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
 from rerank.types import Qrels, Run
 
@@ -24,14 +25,20 @@ OnWalk = Callable[[str], None]
 
 
 def run_study(
-    runs: Sequence[Run], qrels: Qrels, design: StudyDesign, *, on_walk: OnWalk | None = None
+    runs: Sequence[Run],
+    qrels: Qrels,
+    design: StudyDesign,
+    *,
+    pool_from: Sequence[Run] | None = None,
+    on_walk: OnWalk | None = None,
 ) -> AdjudicationStudy:
     """Judge the pool with every method and budget, and compare the conclusions with those from gold judgments.
 
     Args:
-        runs: At least two runs.
+        runs: At least two runs to evaluate.
         qrels: Gold judgments. They provide the grades for the judging orders, and the reference conclusions.
         design: Design of the study.
+        pool_from: Runs that form the pool; by default, all runs. Systems without a run among them did not contribute.
         on_walk: Called with the method after each walk through the pool.
 
     Raises:
@@ -39,40 +46,62 @@ def run_study(
         UsageError: An option is invalid.
         DataError: There are fewer than two runs or topics, or runs and judgments have nothing in common.
     """
-    pool = pool_runs(runs, depth=design.depth, qrels=qrels, unjudged=design.unjudged)
-    measurer = Measurer(pool, runs, qrels, design.measures, relevant=design.relevant)
+    pooled = runs if pool_from is None else pool_from
+    pool = pool_runs(pooled, depth=design.depth, qrels=qrels, unjudged=design.unjudged)
+    measurer = Measurer(pool, runs, qrels, design.measures, relevant=design.relevant, repeats=design.repeats)
     gold = {
         name: SignificanceVerdicts.from_scores(matrix.values, matrix.systems, design.procedures, design.alpha)
         for name, matrix in measurer.gold.items()
     }
     # any order gives the same result if the whole pool is judged
-    everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),))
-    whole = tuple(_walk_study_pool("docid", 0, everything, measurer, gold))
+    everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),), resamples=0)
+    whole = tuple(_walk_study_pool("docid", design.seed, everything, measurer, gold, None))
+    samples = StudyResamples.draw(gold, design) if design.resamples else None
     cells: list[StudyCell] = []
     for method, seed in design.walks:
-        cells += _walk_study_pool(method, seed, design, measurer, gold)
+        cells += _walk_study_pool(method, seed, design, measurer, gold, samples)
         if on_walk:
             on_walk(method)
-    notes = [
-        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *note_study_judgments(qrels, runs, measurer.names, design.relevant),
-        *note_study_pool(pool, qrels, whole, depth=design.depth, relevant=design.relevant),
-        *note_study_budgets(cells, len(pool.topics)),
-    ]
     return AdjudicationStudy(
         design=design,
         pool=pool,
         qrels=qrels.name,
         topics=measurer.topics,
         gold=gold,
+        pooled=None if pool_from is None else measurer.repeats.contributed(pool.systems),
+        repeats=tuple(measurer.repeats.describe(measurer.run_scores)),
         cells=tuple(cells),
         whole=whole,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=_note_study(design, pool, qrels, runs, measurer, cells, whole),
     )
 
 
+def _note_study(
+    design: StudyDesign,
+    pool: Pool,
+    qrels: Qrels,
+    runs: Sequence[Run],
+    measurer: Measurer,
+    cells: Sequence[StudyCell],
+    whole: Sequence[StudyCell],
+) -> tuple[str, ...]:
+    """Return all caveats, each of them once."""
+    notes = [
+        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
+        *note_study_judgments(qrels, runs, measurer.names, design.relevant),
+        *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
+        *note_study_budgets(cells, len(pool.topics)),
+    ]
+    return tuple(dict.fromkeys(notes))
+
+
 def _walk_study_pool(
-    method: str, seed: int, design: StudyDesign, measurer: Measurer, gold: dict[str, SignificanceVerdicts]
+    method: str,
+    seed: int,
+    design: StudyDesign,
+    measurer: Measurer,
+    gold: dict[str, SignificanceVerdicts],
+    samples: StudyResamples | None,
 ) -> Iterator[StudyCell]:
     """Walk through the pool once and yield one cell per budget, measure and procedure."""
     relevant = measurer.relevant_documents(design.relevant)
@@ -88,7 +117,11 @@ def _walk_study_pool(
                 matrices[index], gold[measure].systems, design.procedures, design.alpha
             )
             similarity = cheap.compare_ranking(gold[measure])
-            for procedure, codes in zip(design.procedures, cheap.categorise_against(gold[measure]), strict=True):
+            drawn = design.samples_of_walk(method, seed)
+            resampled = samples.evaluate(measure, cheap, drawn) if samples else [None] * len(design.procedures)
+            for procedure, codes, figures in zip(
+                design.procedures, cheap.categorise_against(gold[measure]), resampled, strict=True
+            ):
                 yield StudyCell(
                     method=method,
                     seed=seed,
@@ -100,4 +133,6 @@ def _walk_study_pool(
                     relevant=relevant_found,
                     codes=codes,
                     similarity=similarity,
+                    rank_changes=cheap.rank_changes(gold[measure]),
+                    resampled=figures,
                 )

@@ -29,6 +29,8 @@ class StudyDesign:
         alpha: Significance level.
         seeds: Number of times that a stochastic order is repeated, each time with another seed.
         seed: The first seed; repetitions use consecutive seeds.
+        resamples: Number of samples of topics and systems for intervals and for tests of methods; 0 for none.
+        repeats: Pairs of the name of a system and a shell pattern. Runs whose names match are repeats of that system.
     """
 
     methods: tuple[str, ...]
@@ -41,6 +43,8 @@ class StudyDesign:
     alpha: float = 0.05
     seeds: int = 10
     seed: int = 0
+    resamples: int = 0
+    repeats: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the options and drop duplicates."""
@@ -51,6 +55,8 @@ class StudyDesign:
                 raise UsageError(f"A study without {name}", expected=f"at least one of {name}")
         if self.seeds < 1:
             raise UsageError(f"seeds={self.seeds}", expected="at least 1")
+        if self.resamples < 0 or self.resamples == 1:
+            raise UsageError(f"resamples={self.resamples}", expected="0, or at least 2", remedy="Use 1000")
         check_significance_level(self.alpha)
 
     @cached_property
@@ -61,8 +67,15 @@ class StudyDesign:
     @property
     def walks(self) -> list[tuple[str, int]]:
         """All pairs of a method and a seed. Methods that are not stochastic use only the first seed."""
-        return [
-            (method, self.seed + offset)
-            for method, order in self.orders.items()
-            for offset in range(self.seeds if order.random else 1)
-        ]
+        return [(method, self.seed + offset) for method in self.methods for offset in range(self.repetitions(method))]
+
+    def repetitions(self, method: str) -> int:
+        """Return how often a method is repeated, each time with another seed."""
+        return self.seeds if self.orders[method].random else 1
+
+    def samples_of_walk(self, method: str, seed: int) -> range:
+        """Return the indices of the samples of topics and systems on which a walk is evaluated.
+
+        Samples are dealt to the seeds in turn, so that intervals contain the variation over seeds.
+        """
+        return range(seed - self.seed, self.resamples, self.repetitions(method))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -13,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.judging_sequence import open_judging_order
 from rerank.adjudication.pair_categories import NAMES
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable_study_name
 from rerank.evaluation.significance import TITLES, open_significance_test
@@ -22,6 +24,7 @@ from rerank.io.text_files import replace_text_file
 #: Largest number of pair codes in the page, one character each. If there are more, only the codes of the first measure
 #: and test are included.
 _DRAWN = 4_000_000
+_SETTING = ("measure", "test", "correction", "budget")
 _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
 
 
@@ -43,47 +46,110 @@ def render_study_report(study: AdjudicationStudy) -> str:
     package = files("rerank.adjudication")
     texts = {name: (package / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
-    content = study.to_dict()
+    content = _strip_absolute_folders(study.to_dict(), study)
+    contrasts = content.get("contrasts", [])
     return template.render(
         css=texts["css"],
         js=texts["js"],
         script_hash=b64encode(sha256(texts["js"].encode("utf-8")).digest()).decode("ascii"),
         version=version("listrank"),
-        data=_embed_judging_study_json(_judging_study_script_data(study, content)),
+        data=_embed_judging_study_json(_strip_absolute_folders(_judging_study_script_data(study, content), study)),
         study=content,
         golds=[{**row, "title": _study_test_title(row)} for row in content["gold"]["all"]],
-        methods=[
-            {"name": name, "title": open_judging_order(name).title} for name in dict.fromkeys(study.design.methods)
-        ],
-        message=find_study_disagreements(content["results"]),
+        methods=_strip_absolute_folders(
+            [{"name": name, "title": order.title} for name, order in study.design.orders.items()], study
+        ),
+        message=find_study_disagreements(content["results"], contrasts, study.design.alpha),
+        best=group_best_study_methods(content["results"], contrasts, study.design.alpha) if contrasts else [],
     )
 
 
-def find_study_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def find_study_disagreements(
+    rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]] = (), alpha: float = 0.05
+) -> list[dict[str, Any]]:
     """Find settings in which the best method by tau is not the best by recall of significant differences.
+
+    Args:
+        rows: Rows of the study.
+        contrasts: Tests of the methods against each other, if the study has samples of topics and systems.
+        alpha: Significance level of these tests.
 
     Returns:
         One entry per measure, test and budget with such a disagreement: the rows of the best method by tau (``ranks``)
-        and of the best method by recall (``keeps``). A setting is omitted if the two methods' tau or recall differ by
-        no more than the sum of their standard deviations over seeds.
+        and of the best method by recall (``keeps``). A setting is omitted unless the two methods differ in both tau and
+        recall by more than the samples explain or, without samples, by more than the seeds explain.
     """
+    p_values = {
+        (*(row[k] for k in (*_SETTING, "figure")), frozenset((row["method_a"], row["method_b"]))): row["adjusted_p"]
+        for row in contrasts
+    }
     messages = []
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["tau"] is not None and row["recall"] is not None:
-            groups.setdefault((row["measure"], row["test"], row["correction"], row["budget"]), []).append(row)
-    for (measure, test, correction, budget), group in groups.items():
+    for setting, group in _rows_by_setting(rows).items():
         ranks, keeps = (max(group, key=lambda row, by=by: row[by]) for by in ("tau", "recall"))  # type: ignore[misc]
-        if all(
-            abs(ranks[by] - keeps[by]) > _study_spread(ranks, by) + _study_spread(keeps, by) for by in ("tau", "recall")
+        pair = frozenset((ranks["method"], keeps["method"]))
+        if len(pair) == 2 and all(
+            p_values.get((*setting, by, pair), 1.0) <= alpha if contrasts else _differ_beyond_seeds(ranks, keeps, by)
+            for by in ("tau", "recall")
         ):
-            setting = {"measure": measure, "test": test, "correction": correction, "budget": budget}
-            messages.append({**setting, "ranks": ranks, "keeps": keeps})
+            messages.append({**dict(zip(_SETTING, setting, strict=True)), "ranks": ranks, "keeps": keeps})
     return messages
 
 
-def _study_spread(row: Mapping[str, Any], name: str) -> float:
-    return float(row.get("spread", {}).get(name, 0.0))
+def group_best_study_methods(
+    rows: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], alpha: float
+) -> list[dict[str, Any]]:
+    """Return, for every setting and figure, the best method and the methods that do not differ from it significantly.
+
+    Returns:
+        One entry per measure, test, budget and figure (recall and tau): ``best``, the row of the best method, and
+        ``equal``, names of the other methods whose difference from it is not significant after the correction.
+    """
+    groups = []
+    for setting, group in _rows_by_setting(rows).items():
+        for figure in ("recall", "tau"):
+            best = max(group, key=lambda row: row[figure])
+            mine = [row for row in contrasts if row["figure"] == figure and all(row[k] == best[k] for k in _SETTING)]
+            equal = [
+                row["method_b"] if row["method_a"] == best["method"] else row["method_a"]
+                for row in mine
+                if best["method"] in (row["method_a"], row["method_b"]) and row["adjusted_p"] > alpha
+            ]
+            groups.append({**dict(zip(_SETTING, setting, strict=True)), "figure": figure, "best": best, "equal": equal})
+    return groups
+
+
+def _rows_by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """Group the rows whose tau and recall are defined by measure, test, correction and budget."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["tau"] is not None and row["recall"] is not None:
+            groups.setdefault(tuple(row[name] for name in _SETTING), []).append(row)
+    return groups
+
+
+def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
+    """Return whether two values differ by more than 95 % of the differences between single walks do."""
+    spreads = [float(row.get("spread", {}).get(name, 0.0)) for row in (a, b)]
+    return bool(abs(a[name] - b[name]) > 1.96 * math.hypot(*spreads))
+
+
+def _strip_absolute_folders(content: Any, study: AdjudicationStudy) -> Any:
+    """Return the content without the folders of absolute paths, which are of no use to the readers of a report.
+
+    Runs, judgments and methods may be named after paths. The common folder of each kind of name is removed.
+    """
+    kinds = ([study.qrels], study.systems, [name.partition(":")[2] for name in study.design.methods])
+    paths = [[Path(name) for name in names if Path(name).is_absolute()] for names in kinds]
+    folders = [os.path.commonpath([path.parent for path in group]).rstrip("/") + "/" for group in paths if group]
+    return _replace_in_texts(content, sorted(folders, key=len, reverse=True))
+
+
+def _replace_in_texts(content: Any, removed: Sequence[str]) -> Any:
+    if isinstance(content, str):
+        return functools.reduce(lambda text, folder: text.replace(folder, ""), removed, content)
+    if isinstance(content, Mapping):
+        return {_replace_in_texts(key, removed): _replace_in_texts(value, removed) for key, value in content.items()}
+    return [_replace_in_texts(item, removed) for item in content] if isinstance(content, list | tuple) else content
 
 
 def _study_test_title(row: Mapping[str, Any]) -> str:
@@ -103,7 +169,7 @@ def _judging_study_script_data(study: AdjudicationStudy, content: Mapping[str, A
     order = study.gold[first.measure].ranking
     return {
         "rows": content["results"],
-        "systems": list(study.pool.systems),
+        "systems": list(study.systems),
         "orders": {name: verdicts.ranking.tolist() for name, verdicts in study.gold.items()},
         "order": order.tolist(),
         "codes": pair_codes,

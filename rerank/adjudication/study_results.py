@@ -9,11 +9,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.pair_categories import Codes, count_cheaper_judgment_errors
-from rerank.adjudication.pools import Pool
+from rerank.adjudication.pair_categories import Codes, PairCategories, count_cheaper_judgment_errors
+from rerank.adjudication.pools import Bools, Floats, Ints, Pool
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.study_resampling import RESAMPLED, compare_study_methods, study_figure_intervals
 from rerank.io.csv_tables import format_csv_table
 from rerank.io.text_files import replace_text_file
 
@@ -36,6 +39,8 @@ class StudyCell:
         relevant: Number of relevant judged documents.
         codes: (pairs,) category code of every pair of systems (`pair_categories.NAMES`).
         similarity: Similarities to the gold ranking of systems, by name (tau, tau_ap, rbo, max_drop).
+        rank_changes: (systems,) number of ranks by which each system falls from the gold ranking.
+        resampled: (samples, figures) figures on the samples of topics and systems of this walk; None without samples.
     """
 
     method: str
@@ -48,6 +53,8 @@ class StudyCell:
     relevant: int
     codes: Codes
     similarity: Mapping[str, float | None]
+    rank_changes: Ints
+    resampled: Floats | None = None
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -72,6 +79,8 @@ class AdjudicationStudy:
         gold: Measure -> significance decisions with the gold judgments.
         cells: One cell per method, seed, budget, measure and test.
         whole: One cell per measure and test, with the whole pool judged. It shows what every method converges to.
+        pooled: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
+        repeats: Variation between the runs of each repeated system (`SystemRepeats.describe`).
         notes: Caveats for the reader.
     """
 
@@ -82,7 +91,14 @@ class AdjudicationStudy:
     gold: Mapping[str, SignificanceVerdicts]
     cells: tuple[StudyCell, ...]
     whole: tuple[StudyCell, ...]
+    pooled: Bools | None = None
+    repeats: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Names of the evaluated systems."""
+        return next(iter(self.gold.values())).systems
 
     def groups(self) -> dict[tuple[str, ...], list[StudyCell]]:
         """Group the cells that differ only by seed."""
@@ -92,8 +108,54 @@ class AdjudicationStudy:
         return groups
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per method, budget, measure and test, with means and standard deviations over seeds."""
-        return [_mean_study_values(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
+        """Return one row per method, budget, measure and test.
+
+        A row has means over seeds; standard deviations over seeds (``spread``) if there are several; intervals if the
+        study has samples; and, if the pool was formed from some systems only, the figures of the pairs with two, one
+        and no contributing system (``by_contribution``).
+        """
+        rows = []
+        for key, cells in self.groups().items():
+            row = _mean_study_values(key, [cell.numbers() for cell in cells])
+            if self.design.resamples:
+                row["interval"] = study_figure_intervals(row, self._figures(cells), self.design.alpha)
+            if self.pooled is not None:
+                row["by_contribution"] = self._by_contribution(cells, self.pooled)
+            rows.append(row)
+        return rows
+
+    def contrasts(self) -> list[dict[str, Any]]:
+        """Return the tests of all pairs of methods for every budget, measure and test; empty without samples."""
+        groups = self.groups() if self.design.resamples else {}
+        rows = {tuple(row[name] for name in KEYS): row for row in self.rows()} if groups else {}
+        settings: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for key in groups:
+            settings.setdefault(key[1:], []).append(key)
+        return [
+            {**dict(zip(KEYS[1:], setting, strict=True)), **contrast}
+            for setting, keys in settings.items()
+            for contrast in compare_study_methods(
+                {key[0]: rows[key] for key in keys},
+                {key[0]: self._figures(groups[key]) for key in keys},
+                self.design.alpha,
+            )
+        ]
+
+    def _figures(self, cells: Sequence[StudyCell]) -> Floats:
+        """Return the (samples, figures) array of one method and setting, in the order of the samples."""
+        figures = np.empty((self.design.resamples, len(RESAMPLED)))
+        for cell in cells:
+            figures[self.design.samples_of_walk(cell.method, cell.seed)] = cell.resampled
+        return figures
+
+    def _by_contribution(self, cells: Sequence[StudyCell], pooled: Bools) -> list[dict[str, Any]]:
+        first, second = np.triu_indices(len(pooled), 1)
+        contributing = pooled[first].astype(int) + pooled[second]  # (pairs,) number of contributing systems
+        return [
+            {"contributing": count, **_mean_values([_categories(cell.codes[pairs]) for cell in cells])[0]}
+            for count in (2, 1, 0)
+            if (pairs := contributing == count).any()
+        ]
 
     def golds(self) -> list[dict[str, Any]]:
         """Return one row per measure and test: significant pairs with gold judgments, and values for the whole pool."""
@@ -115,7 +177,7 @@ class AdjudicationStudy:
                 "pairs": golds[0]["pairs"],
                 "significant": golds[0]["significant"],
                 "topics": len(self.topics),
-                "systems": len(self.pool.systems),
+                "systems": len(self.systems),
                 "all": golds,
             },
             "qrels": self.qrels,
@@ -125,8 +187,12 @@ class AdjudicationStudy:
                 "alpha": design.alpha,
                 "seeds": design.seeds,
                 "seed": design.seed,
+                **({"resamples": design.resamples} if design.resamples else {}),
             },
             "families": [procedure.family(self.gold, design.alpha).to_dict() for procedure in design.procedures],
+            **({"pooled_systems": int(self.pooled.sum())} if self.pooled is not None else {}),
+            **({"repeats": [*self.repeats]} if self.repeats else {}),
+            **({"contrasts": self.contrasts()} if design.resamples else {}),
             "notes": list(self.notes),
             "results": self.rows(),
         }
@@ -152,8 +218,12 @@ class AdjudicationStudy:
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds."""
-        systems = self.pool.systems
+        """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds.
+
+        ``rank_change`` is the mean number of ranks by which the system falls. If the pool was formed from some systems,
+        ``pooled`` tells whether this is one of them.
+        """
+        systems = self.systems
         for key, cells in self.groups().items():
             counts_by_seed = [count_cheaper_judgment_errors(cell.codes, len(systems)) for cell in cells]
             for index, system in enumerate(systems):
@@ -161,7 +231,9 @@ class AdjudicationStudy:
                     error: fmean(seed_counts[error][index] for seed_counts in counts_by_seed)
                     for error in counts_by_seed[0]
                 }
-                yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts}
+                counts["rank_change"] = fmean(cell.rank_changes[index] for cell in cells)
+                pooled = {} if self.pooled is None else {"pooled": int(self.pooled[index])}
+                yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts, **pooled}
 
 
 def printable_study_name(text: str) -> str:
@@ -174,14 +246,25 @@ def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]
 
     Seeds for which a rate is undefined are excluded from the mean of that rate; ``undefined`` counts them.
     """
-    means: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "seeds": len(results)}
-    spread = {}
+    means, spread = _mean_values(results)
+    row = {**dict(zip(KEYS, key, strict=True)), "seeds": len(results), **means}
+    undefined = {name: missing for name in results[0] if (missing := sum(numbers[name] is None for numbers in results))}
+    return {**row, "spread": spread, "undefined": undefined} if len(results) > 1 else row
+
+
+def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the mean and the standard deviation of every value, over the results that define it."""
+    means, spread = {}, {}
     for name in results[0]:
         values = [numbers[name] for numbers in results if numbers[name] is not None]
         means[name] = (values[0] if len(results) == 1 else fmean(values)) if values else None
         spread[name] = stdev(values) if len(values) > 1 else 0.0
-    undefined = {name: missing for name in results[0] if (missing := sum(numbers[name] is None for numbers in results))}
-    return {**means, "spread": spread, "undefined": undefined} if len(results) > 1 else means
+    return means, spread
+
+
+def _categories(codes: Codes) -> dict[str, float | None]:
+    categories = PairCategories.from_codes(codes)
+    return {"pairs": categories.pairs, **categories.to_dict()}
 
 
 def _study_csv(rows: Iterator[dict[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from rerank.cli.run_files import (
     expand_run_arguments,
     read_named_runs,
     read_run_arguments,
+    read_runs_and_pool,
 )
 from rerank.errors import StorageError, UsageError
 
@@ -112,6 +113,22 @@ class StudyOptions:
     ] = False
     seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Samples of topics and systems for intervals and tests of methods, such as 1000.")
+    ] = 0
+    pool_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Form the pool from these runs only, and evaluate all RUNs; repeatable."
+        ),
+    ] = None
+    repeats: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM=PATTERN",
+            help="Runs whose names match are repeats of one system, as in gpt='gpt-3.5*'; repeatable.",
+        ),
+    ] = None
 
 
 @expand_option_groups
@@ -135,14 +152,14 @@ def study_command(
     from rerank.adjudication.study_report import write_study_report
     from rerank.collections import open_collection_qrels
 
-    requested = _study_design(options, procedure, 1)  # reports invalid options before files are read
+    design = _study_design_of_options(options, procedure)
     gold, lowest = open_collection_qrels(qrels)
-    design = replace(requested, relevant=procedure.relevant or lowest)
-    files = expand_run_arguments(runs)
+    design = replace(design, relevant=procedure.relevant or lowest)
     if out is not None:
         check_output_folder_option(out)
+    evaluated, pooled = read_runs_and_pool(runs, options.pool_from, names or [])
     with show_command_progress_bar("judging", len(design.walks)) as on_walk:
-        result = run_study(read_named_runs(files, names or []), gold, design, on_walk=on_walk)
+        result = run_study(evaluated, gold, design, pool_from=pooled, on_walk=on_walk)
     if out is not None:  # written before anything is printed, because the reader of a pipe may close it
         for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
@@ -206,6 +223,12 @@ def pool_command(
     out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
     method: Annotated[str, typer.Option(help="Judging order that sorts the pool and needs no judgments.")] = "rrf",
+    qrels: Annotated[
+        str | None, typer.Option(help="Judgments to write to --qrels-out: a file, or the selector of a collection.")
+    ] = None,
+    qrels_out: Annotated[
+        Path | None, typer.Option(help="Qrels file for the pool: unjudged documents have grade -1, which infAP needs.")
+    ] = None,
     form: FormatOption = "text",
 ) -> None:
     """Write the pool of several runs as a single run that can be reranked.
@@ -213,8 +236,10 @@ def pool_command(
     The reranked pool can be used as a judging order: rerank qrels study --method llm:reranked.trec.
     """
     from rerank.adjudication.judging_sequence import open_judging_order, pool_as_run
-    from rerank.adjudication.pools import pool_runs
-    from rerank.io.run_files import write_run
+    from rerank.adjudication.pools import add_unjudged_documents, pool_runs
+    from rerank.collections import open_collection_qrels
+    from rerank.io.run_files import write_qrels, write_run
+    from rerank.types import Qrels
 
     order = open_judging_order(method)
     if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
@@ -223,6 +248,9 @@ def pool_command(
         )
     pooled = pool_runs(read_run_arguments(runs), depth=depth)
     write_run(pool_as_run(pooled, order), out)
+    if qrels_out is not None:
+        judged = open_collection_qrels(qrels)[0] if qrels is not None else Qrels({})
+        write_qrels(add_unjudged_documents(judged, pooled), qrels_out)
     content = {**pooled.to_dict(), "out": str(out)}
     emit_output(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
@@ -244,6 +272,35 @@ def check_output_folder_option(path: Path) -> None:
     check_file_writable(path / "report.html")
 
 
+def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions) -> StudyDesign:
+    """Return the design of a study. Invalid options raise an error before any file is read."""
+    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.study_design import StudyDesign
+
+    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
+    return StudyDesign(
+        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
+        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
+        procedures=procedure.procedures,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
+        resamples=options.resamples,
+        repeats=_repeats_of_option(options.repeats or []),
+    )
+
+
+def _repeats_of_option(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (system, _, pattern) in zip(texts, pairs, strict=True):
+        if not (system and pattern):
+            raise UsageError(f"--repeats {text}", expected="SYSTEM=PATTERN, as in gpt='gpt-3.5*'")
+    return tuple((system, pattern) for system, _, pattern in pairs)
+
+
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named judging orders, with ``all`` replaced by all orders that need no argument."""
     from rerank.adjudication.judging_sequence import open_judging_order, orders
@@ -256,25 +313,6 @@ def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
 
 
 _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
-
-
-def _study_design(options: StudyOptions, procedure: ProcedureOptions, relevant: int) -> StudyDesign:
-    from rerank.adjudication.budgets import AdjudicationBudget
-    from rerank.adjudication.study_design import StudyDesign
-
-    budgets = options.budget or [f"{share}%" for share in range(10, 101, 10)]
-    return StudyDesign(
-        methods=_judging_orders_of_option(options.method or ["depth", "mtf"]),
-        budgets=tuple(map(AdjudicationBudget.parse, budgets)),
-        measures=tuple(procedure.measures or ["nDCG@10"]),
-        procedures=procedure.procedures,
-        relevant=relevant,
-        depth=options.depth,
-        unjudged=options.unjudged,
-        alpha=procedure.alpha,
-        seeds=options.seeds,
-        seed=options.seed,
-    )
 
 
 def _study_table(
@@ -304,9 +342,21 @@ def _print_study(content: dict[str, Any]) -> None:
         for r in content["results"]
     ]
     print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    for row in content.get("repeats", ()):
+        print_note(
+            f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
+            f"the runs' means {row['sd_of_means']:.4f}, between runs on a topic {row['sd_per_topic']:.4f}"
+        )
+    if "pooled_systems" in content:
+        print_note(
+            f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
+            "json has the pairs with and without them (by_contribution)"
+        )
     _print_study_notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
         print_note("stochastic methods: means over seeds; --format json includes the spread")
+    if not content["options"].get("resamples"):
+        print_note("no intervals: --resamples 1000 adds them, and tests of the methods against each other")
 
 
 def _print_qrels_comparison(content: dict[str, Any]) -> None:

@@ -98,6 +98,12 @@ class JudgmentFileOptions:
 
     out: Annotated[Path, typer.Option(help="JSON lines file for all judgments; if it exists, the session continues.")]
     qrels_out: Annotated[Path | None, typer.Option(help="Qrels file to write at the end.")] = None
+    unjudged: Annotated[
+        bool,
+        typer.Option(
+            "--unjudged", help="Also write the unjudged documents of the pool to --qrels-out, with grade -1 (infAP)."
+        ),
+    ] = False
     against: Annotated[
         str | None,
         typer.Option(help="Qrels for measuring agreement: a file, or the selector of a collection."),
@@ -107,12 +113,14 @@ class JudgmentFileOptions:
         """Check that the files can be written.
 
         Raises:
-            UsageError: Both files have the same path.
+            UsageError: Both files have the same path, or ``--unjudged`` is given without ``--qrels-out``.
             StorageError: A file cannot be written.
         """
         from rerank.io.text_files import check_file_writable
 
         check_file_writable(self.out)
+        if self.unjudged and self.qrels_out is None:
+            raise UsageError("--unjudged without --qrels-out", expected="a qrels file to write the documents to")
         if self.qrels_out is not None:
             check_file_writable(self.qrels_out)
             if self.qrels_out.resolve() == self.out.resolve():
@@ -137,7 +145,7 @@ def judge_command(
     """
     from rerank.adjudication.judging.pool_texts import PoolTexts
     from rerank.adjudication.judging.session import JudgingSession
-    from rerank.adjudication.pools import pool_runs
+    from rerank.adjudication.pools import add_unjudged_documents, pool_runs
     from rerank.cli.run_files import read_run_arguments
     from rerank.collections import open_collection, open_collection_qrels
     from rerank.io.run_files import write_qrels
@@ -163,7 +171,8 @@ def judge_command(
                 files.out, pooled, terms
             )  # read the file again: it shows whether the last judgment was saved
     if files.qrels_out is not None:
-        write_qrels(session.qrels(), files.qrels_out)
+        judged = session.qrels()
+        write_qrels(add_unjudged_documents(judged, pooled) if files.unjudged else judged, files.qrels_out)
     content = _judge_command_output(session, files, people, waiting)
     emit_output(content, form=form, text=lambda: _print_judging_counts(content))
     _print_remaining_judgments(content, waiting, stopped=stopped)

@@ -62,6 +62,19 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
     return [read_run(file, name=name) for file, name in zip(files, names or short_run_names(files), strict=True)]
 
 
+def read_runs_and_pool(
+    runs: Sequence[Path], pool_from: Sequence[Path] | None, names: Sequence[str] = ()
+) -> tuple[list[Run], list[Run] | None]:
+    """Read the runs to evaluate and those that form the pool. A run that is in both has one name."""
+    files = expand_run_arguments(runs)
+    pooled = expand_run_arguments(pool_from or [])
+    evaluated = {path.resolve() for path in files}
+    others = [path for path in pooled if path.resolve() not in evaluated]
+    read = read_named_runs([*files, *others], [*names, *short_run_names(others)] if names else [])
+    by_path = dict(zip((path.resolve() for path in (*files, *others)), read, strict=True))
+    return read[: len(files)], [by_path[path.resolve()] for path in pooled] if pool_from else None
+
+
 def short_run_names(files: Sequence[Path]) -> list[str]:
     """Return the shortest path suffixes that distinguish run files; the result of a run folder is named after it."""
     from rerank.io.paths import shortest_distinguishing_suffixes

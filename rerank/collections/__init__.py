@@ -113,7 +113,7 @@ def describe_collection(collection: Collection) -> dict[str, Any]:
         "documents": sum(1 for _ in collection.docs()),
         "queries": len(collection.queries()),
         "judged_queries": len(qrels),
-        "judgments": sum(map(len, qrels.values())),
+        "judgments": sum(map(len, qrels.judged().values())),
         "relevant_from_grade": collection.relevant,
         "drop_self": collection.drop_self,
         "fingerprint": collection.fingerprint,

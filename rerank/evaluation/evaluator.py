@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ir_measures import Measure
 
 _OF_JUDGMENTS = ("NumQ", "NumRel")
+#: The measure that also uses pooled documents without a judgment.
+_OF_POOL = "infAP"
 
 
 def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
@@ -67,17 +69,14 @@ class _Evaluator:
         # substitutes: queries are numbered, judged documents are d0, d1, ..., other documents u0, u1, ...
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
         self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
-        graded = {
-            self._queries[query]: _qrels_safe_for_pytrec_eval(
-                {self._docs[query][doc]: grade for doc, grade in judged.items()}
-            )
-            for query, judged in qrels.items()
-        }
+        # ir_measures would count pooled documents without a judgment as judged
+        graded, pooled = (self._with_substituted_ids(source) for source in (qrels.judged(), qrels))
         self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
         self._parts = [
-            _ir_evaluator(group, graded) for group in _groups_of_measures([m for m in measures if m not in own])
+            _ir_evaluator(group, pooled if group[0].NAME == _OF_POOL else graded)
+            for group in _groups_of_measures([m for m in measures if m not in own])
         ]
 
     def scores(self, run: Run) -> Scores:
@@ -129,6 +128,14 @@ class _Evaluator:
             str(m): float(result.aggregated[m]) for m in self._measures if why_measure_needs_whole_run(m)
         }  # in the order of the requested measures
 
+    def _with_substituted_ids(self, qrels: Qrels) -> dict[str, dict[str, int]]:
+        return {
+            self._queries[query]: _qrels_safe_for_pytrec_eval(
+                {self._docs[query][doc]: grade for doc, grade in judged.items()}
+            )
+            for query, judged in qrels.items()
+        }
+
     def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
         known = self._docs.get(ranking.query.id, {})
         return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
@@ -176,12 +183,13 @@ def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     """Return groups of measures that ir_measures can safely compute together.
 
     If a measure has the parameter ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the
-    other measures of its group. Each such measure therefore forms its own group.
+    other measures of its group. Each such measure therefore forms its own group, as does infAP, which needs judgments
+    of its own.
     """
     selected = [m for m in measures if m.NAME not in _OF_JUDGMENTS]
-    alone = [[m] for m in selected if m.params.keys() & {"gains", "judged_only"}]
-    together = [m for m in selected if not m.params.keys() & {"gains", "judged_only"}]
-    return [*([together] if together else []), *alone]
+    alone = [m for m in selected if m.params.keys() & {"gains", "judged_only"} or m.NAME == _OF_POOL]
+    together = [m for m in selected if m not in alone]
+    return [*([together] if together else []), *([m] for m in alone)]
 
 
 def _ir_evaluator(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:

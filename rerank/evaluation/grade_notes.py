@@ -50,6 +50,7 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
 def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
     """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
     shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]
-    if not shared or any(doc in qrels[query] for query in shared for doc in run[query].doc_ids):
+    judged = qrels.judged()
+    if not shared or any(doc in judged[query] for query in shared for doc in run[query].doc_ids):
         return ""
     return f"No document of run {run.name!r} is judged in {qrels.name}. Check that both use the same collection."

@@ -39,3 +39,8 @@ def test_nothing_in_common_and_nothing_to_disagree_on() -> None:
     assert compute_assessor_agreement(A, {}).overlap is None
     assert compute_assessor_agreement({"q": {"a": 1}}, {"q": {"a": 1}}).kappa() is None
     assert compute_assessor_agreement(A, {}).to_dict(1)["binary_kappa"] is None
+
+
+def test_documents_without_a_judgment_do_not_count() -> None:
+    found = compute_assessor_agreement({"q": {"a": 1, "b": -1, "c": 0}}, {"q": {"a": 1, "b": 1, "c": -1}})
+    assert found.documents == 1

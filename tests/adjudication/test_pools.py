@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.pools import add_unjudged_documents, pool_runs
 from rerank.errors import DataError, UsageError
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
@@ -87,3 +87,14 @@ def test_a_total_is_spent_exactly_and_evenly(pools: list[int], total: int) -> No
     full = [size == whole for size, whole in zip(sizes, pools, strict=True)]
     open_ = [int(size) for size, done in zip(sizes, full, strict=True) if not done]
     assert not open_ or max(open_) - min(open_) <= 1
+
+
+def test_the_rest_of_the_pool_is_unjudged() -> None:
+    found = add_unjudged_documents(QRELS, pool_runs(RUNS))
+    assert {topic: dict(rows) for topic, rows in found.items()} == {
+        "q2": {"x": -1, "y": 1},
+        "q1": {"a": 2, "b": -1, "c": -1, "d": -1, "e": 0, "n": 1},
+        "q3": {"z": -1},
+    }
+    assert {topic: dict(rows) for topic, rows in found.judged().items()} == {**QRELS, "q3": {}}
+    assert pool_runs(RUNS, qrels=found).topics[1].docs == pool_runs(RUNS, qrels=QRELS).topics[1].docs

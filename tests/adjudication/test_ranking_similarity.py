@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from rerank.adjudication.ranking_similarity import (
-    max_drop_from_gold_judgments,
     rank_biased_overlap_with_gold,
+    rank_changes_from_gold_judgments,
     rank_systems_for_study,
     tau_ap_with_gold_judgments,
     tau_with_gold_judgments,
@@ -59,8 +59,8 @@ def test_rbo_is_symmetric_and_bounded(one: list[int], two: list[int]) -> None:
 
 
 def test_max_drop() -> None:
-    assert max_drop_from_gold_judgments(*places("abcd", "bcda")) == 3
-    assert max_drop_from_gold_judgments(*places("abcd", "dabc")) == 1
+    assert rank_changes_from_gold_judgments(*places("abcd", "bcda")).tolist() == [3, -1, -1, -1]
+    assert rank_changes_from_gold_judgments(*places("abcd", "dabc")).max() == 1
 
 
 def test_equal_means_go_by_name() -> None:

@@ -73,6 +73,38 @@ def test_the_categories_sum_to_the_pairs(page: Any) -> None:
     assert sum(map(float, cells[3:11])) == 15
 
 
+def test_a_column_is_sorted_by_its_head(page: Any) -> None:
+    def column(number: int) -> list[str]:
+        texts: list[str] = page.locator(f"#categories tbody td:nth-child({number})").all_inner_texts()
+        return texts
+
+    page.locator("#categories th button", has_text="recall").click()
+    assert column(13) == sorted(column(13), reverse=True)
+    page.locator("#categories th button", has_text="recall").click()
+    assert column(13) == sorted(column(13))
+    assert page.locator("#categories th[aria-sort=ascending]").inner_text().startswith("recall")
+    page.locator("#categories th button", has_text="budget").click()
+    assert column(2) == sorted(column(2))
+
+
+def test_axes_are_named_and_files_are_linked(page: Any) -> None:
+    texts = page.locator('[data-curve="tau_ap"] text').all_text_contents()
+    assert {"tau_AP", "judged fraction of the pool"} <= set(texts)
+    links = {link.get_attribute("href") for link in page.locator("a").all()}
+    assert links == {"study.json", "study.csv", "systems.csv"}
+
+
+def test_at_most_eight_curves_at_first(page: Any, tmp_path: Path) -> None:
+    runs, qrels = made()
+    methods = ("docid", "depth", "ntcir", "borda", "rrf", "dcg", "rbp-a", "hedge", "mm", "mtf")
+    design = StudyDesign(methods=methods, budgets=(AdjudicationBudget.parse("30%"),), relevant=2, seeds=2, resamples=20)
+    page.goto(write_study_report(run_study(runs, qrels, design), tmp_path / "report.html").as_uri())
+    assert page.locator(".legend button").count() == 10
+    assert page.locator('.legend button[aria-pressed="true"]').count() == 8
+    assert page.locator('[data-curve="recall"] circle').count() == 8
+    assert "No significant difference" in page.locator("main").inner_text()
+
+
 def test_a_pair_that_is_pointed_at_is_named(page: Any) -> None:
     page.locator("#map").hover(position={"x": 500, "y": 60})
     assert re.match(r"<s\d> and <s\d>: ", page.locator("#pair").inner_text())

@@ -82,7 +82,7 @@ def test_documents_come_as_in_a_study_with_the_same_answers(method: str, budget:
     session = JudgingSession.open(tmp_path / "j.jsonl", POOL, made)
     asked = finish(session)
     answers = [np.array([grade_of(PendingJudgment(t.id, doc)) >= 2 for doc in t.docs]) for t in POOL.topics]
-    ordering = judge_pool_in_order(open_judging_order(method), POOL, answers, seed=3)
+    ordering = judge_pool_in_order(open_judging_order(method), POOL, answers, seed=3, ties_by_id=True)
     sizes = ordering.sizes(made.budget)
     for at, topic in enumerate(POOL.topics):
         wanted = [topic.docs[doc] for doc in ordering.docs[at][: sizes[at]]]

@@ -48,8 +48,8 @@ def test_a_study(cli: Cli, tmp_path: Path) -> None:
     found = result(cli, *STUDY, *options, "--test", "t", "--correction", "bh", "--seeds", "2", "--out", "study")
     assert found["gold"]["pairs"] == 6
     assert [(row["method"], row["budget"], row["seeds"]) for row in found["results"]] == [
-        ("depth", "10%", 1),
-        ("depth", "5", 1),
+        ("depth", "10%", 2),
+        ("depth", "5", 2),
         ("mtf", "10%", 2),
         ("mtf", "5", 2),
     ]
@@ -98,6 +98,34 @@ def test_the_order_of_a_reranked_pool(cli: Cli, tmp_path: Path) -> None:
     assert [llm[name] for name in ("AA", "recall", "tau")] == [rrf[name] for name in ("AA", "recall", "tau")]
 
 
+def test_a_pool_as_qrels(cli: Cli, tmp_path: Path) -> None:
+    few = [line for line in (tmp_path / "gold.txt").read_text().splitlines() if line.split()[2] in ("d1", "d2")]
+    (tmp_path / "few.txt").write_text("\n".join(few))
+    options = ("--out", "pool.trec", "--qrels", "few.txt", "--qrels-out", "sampled.txt")
+    assert cli("qrels", "pool", "runs", *options).returncode == 0
+    rows = [line.split() for line in (tmp_path / "sampled.txt").read_text().splitlines()]
+    judged = {tuple(line.split()) for line in few}
+    assert {tuple(row) for row in rows if row[3] != "-1"} == judged
+    assert len(rows) > 2 * len(judged)
+    both = cli("eval", "runs/s0.trec", "--qrels", "sampled.txt", "-m", "Judged@5", "-m", "nDCG@10")
+    assert both.stdout == cli("eval", "runs/s0.trec", "--qrels", "few.txt", "-m", "Judged@5", "-m", "nDCG@10").stdout
+
+
+def test_a_system_that_did_not_contribute_and_one_that_is_repeated(cli: Cli, tmp_path: Path) -> None:
+    options = ("--from", "runs/s0.trec", "--from", "runs/s1.trec", "--budget", "50%", "--method", "depth")
+    found = result(cli, *STUDY, *options, "--seeds", "2", "--resamples", "20", "--out", "study")
+    assert (found["pooled_systems"], found["gold"]["systems"]) == (2, 4)
+    (row,) = found["results"]
+    assert [(group["contributing"], group["pairs"]) for group in row["by_contribution"]] == [(2, 1), (1, 4), (0, 1)]
+    assert row["interval"]["tau"]
+    assert "pooled" in (tmp_path / "study" / "systems.csv").read_text().splitlines()[0]
+    found = result(cli, *STUDY, "--repeats", "pair=s[01]*", "--budget", "50%", "--seeds", "2")
+    assert (found["gold"]["systems"], found["repeats"][0]["runs"]) == (3, 2)
+    text = cli(*STUDY, "--repeats", "pair=s[01]*", "--budget", "50%", "--seeds", "2")
+    assert "pair: mean of 2 runs" in text.stderr
+    assert "--resamples" in text.stderr
+
+
 def test_two_sets_of_judgments(cli: Cli) -> None:
     found = result(cli, "qrels", "compare", "gold.txt", "other.txt", "--runs", "runs", "--relevant", "2", "-m", "P@5")
     assert (found["topics"], found["systems"], found["pairs"]) == (30, 4, 6)
@@ -117,6 +145,9 @@ def test_two_sets_of_judgments(cli: Cli) -> None:
     [
         ((*STUDY, "--method", "dept"), 2, "Did you mean 'depth'"),
         ((*STUDY, "--budget", "ten"), 2, "'ten'"),
+        ((*STUDY, "--repeats", "gpt"), 2, "--repeats gpt"),
+        ((*STUDY, "--repeats", "gpt=g*"), 2, "0 runs"),
+        ((*STUDY, "--resamples", "1"), 2, "resamples=1"),
         ((*STUDY, "--test", "tukey-anova", "--correction", "bh"), 2, "'bh'"),
         ((*STUDY, "--method", "llm"), 2, "llm:PATH"),
         ((*STUDY, "--method", "llm:nothing.trec"), 4, "nothing.trec"),

@@ -128,7 +128,7 @@ def test_predictions_of_a_first_stage_are_candidates(tmp_path: Path, monkeypatch
         "q2": ("d2",),
         "q3": (),
     }
-    for text, message in (("{", "no predictions"), (json.dumps({"default": {}}), "no predictions for the subset")):
+    for text, message in (("{", "invalid JSON"), (json.dumps({"default": {}}), "no predictions for the subset")):
         (tmp_path / "LocalRetrieval_predictions.json").write_text(text)
         found = open_collection(f"mteb:LocalRetrieval,predictions={tmp_path}")
         with pytest.raises(DataError, match=message):

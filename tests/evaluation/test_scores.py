@@ -131,8 +131,23 @@ def test_queries_without_a_grade_of_0_or_more(judged: dict[str, int]) -> None:
     for _ in range(50):
         scores = evaluate_run(qrels, run(ranking("q", "a", "b"), ranking("r", "a")), asked)
     assert {row["q"] for measure, row in scores.values.items() if measure != "Judged@2"} == {0.0}
-    assert scores.values["Judged@2"]["q"] == len(judged.keys() & {"a", "b"}) / 2
+    assert scores.values["Judged@2"]["q"] == sum(judged.get(doc, -1) != -1 for doc in "ab") / 2
     assert scores.values["AP"]["r"] == 1.0
+
+
+def test_pooled_documents_without_a_judgment_are_for_infap_only() -> None:
+    """ir_measures counts rows of -1 as judged; trec_eval's infAP needs them: it estimates from pooled documents."""
+    judged = {"d0": 1, "d3": 1, "d5": 0, "d7": 0}
+    sampled = {**judged, "d1": -1, "d2": -1, "d8": -1}
+    mine = run(ranking("q", *(f"d{n}" for n in range(10))))
+    asked = ["infAP", "Judged@10", "nDCG(judged_only=True)@10", "P(judged_only=True)@3", "nDCG@10", "AP", "Bpref"]
+    plain, pooled = (evaluate_run(Qrels({"q": rows}), mine, asked).values for rows in (judged, sampled))
+    assert {name: row["q"] for name, row in pooled.items()} == {
+        **{name: row["q"] for name, row in plain.items()},
+        "infAP": pytest.approx(0.9999963),  # (1 + 1/4 + 3/4 * 3/3 * (1 + eps) / (1 + 2 eps)) / 2, eps = 0.00001
+    }
+    assert plain["infAP"]["q"] == pytest.approx(0.7499987)
+    assert plain["Judged@10"]["q"] == 0.4
 
 
 def test_ids_of_any_kind() -> None:

@@ -306,7 +306,7 @@ class TestWhatCannotBeAveraged:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(**CONFIGS[name]))
         for way in (average_adapter_cores, concatenate_adapter_factors):
-            with raises(UsageError, "plain LoRA"):
+            with raises(UsageError, "LoRA-SB"):
                 way([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_other_matrices(self, base: Path, tmp_path: Path) -> None:

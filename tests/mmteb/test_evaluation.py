@@ -298,7 +298,7 @@ def test_a_first_stages_name_is_one_whatever_lies_around(tmp_path: Path, monkeyp
 def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalRetrieval())
     saved = tmp_path / "saved"
-    with raises(DataError, saved):
+    with raises(MissingResourceError, saved):
         describe_mteb_candidates(saved, 3)
     saved.mkdir()
     with raises(DataError, saved):

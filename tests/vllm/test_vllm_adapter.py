@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rerank.backends.vllm.adapters import vllm_required_rank
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, MissingResourceError, UsageError
 from tests.raising import raises
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
@@ -66,5 +66,5 @@ def test_a_file_that_describes_no_adapter(tmp_path: Path, text: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with raises(DataError, "adapter_config"):
+    with raises(MissingResourceError, "adapter_config"):
         vllm_required_rank(tmp_path)

@@ -16,8 +16,8 @@ class Condorcet(StaticOrder):
     """Condorcet fusion: a document precedes another if more runs rank it higher than lower.
 
     Documents that are not in a run rank below all documents of the run. Majorities may be cyclic, so the order is a
-    Hamiltonian path of the majority graph: documents are inserted one by one by ascending id, each before the first
-    document that it beats. Source: Montague and Aslam, Condorcet fusion for improved retrieval, CIKM 2002.
+    Hamiltonian path of the majority graph: documents are inserted one by one in the order of the topic, each before
+    the first document that it beats. Source: Montague and Aslam, Condorcet fusion for improved retrieval, CIKM 2002.
     """
 
     title: ClassVar[str] = "Condorcet fusion"

@@ -16,6 +16,7 @@ class Docid(StaticOrder):
     """Order by ascending document id, which is independent of relevance. NIST's assessors judge pools in this order."""
 
     title: ClassVar[str] = "document id"
+    random: ClassVar[bool] = False
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return an array of shape (docs,) with equal scores, which leaves the order to the ids."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.evaluation import Comparison
+from rerank.evaluation.tables import format_p_value
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.models import MODELS
 
@@ -100,7 +101,7 @@ def _validation_results_of_card(comparison: Comparison | None, recipe: Recipe) -
         return ["Not measured: the recipe has no validation collection."]
     rows = [f"| {run.run} | {run.mean:.4f} [{run.low:.4f}, {run.high:.4f}] |" for run in comparison.runs]
     differences = [
-        f"- {pair.b} against {pair.a}: {-pair.difference:+.4f}, p = {pair.p_adjusted:.4f}"
+        f"- {pair.b} against {pair.a}: {-pair.difference:+.4f}, p = {format_p_value(pair.p_adjusted)}"
         + (" (significant)" if pair.significant else " (not significant)")
         for pair in comparison.pairs
     ]

@@ -29,7 +29,8 @@ class JudgingOrder(Protocol):
 
     #: Name of the order in reports.
     title: ClassVar[str]
-    #: Whether the order is stochastic. A study repeats stochastic orders with several seeds.
+    #: Whether the order is stochastic: it chooses at random, or leaves ties, which a study breaks at random. A study
+    #: repeats stochastic orders with several seeds.
     random: ClassVar[bool]
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
@@ -45,10 +46,10 @@ class SupportsAcross(Protocol):
 
 
 class StaticOrder(ABC):
-    """Base class for orders that do not depend on judgments. They sort by decreasing score, then by ascending id."""
+    """Base class for orders that do not depend on judgments. They sort by decreasing score; ties keep their order."""
 
     title: ClassVar[str] = ""
-    random: ClassVar[bool] = False
+    random: ClassVar[bool] = True
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
         """Yield the documents of a topic by decreasing score."""
@@ -68,11 +69,11 @@ def sum_over_pooled_runs(values: Floats) -> Floats:
 class AdaptiveOrder(ABC):
     """Base class for orders that judge the document with the largest score and update the scores after each judgment.
 
-    Ties are broken by ascending document id.
+    Tied documents are judged in the order of the topic.
     """
 
     title: ClassVar[str] = ""
-    random: ClassVar[bool] = False
+    random: ClassVar[bool] = True
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
         """Yield the document with the largest current score until all documents are judged."""

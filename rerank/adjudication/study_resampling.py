@@ -1,0 +1,170 @@
+"""Intervals and tests for the figures of a study, from random samples of topics, systems and seeds.
+
+Topics are drawn with replacement. Systems are drawn without replacement, half of them at a time: copies of a system
+would form pairs without a difference, and the variance over half samples estimates that of a sample of full size
+(McCarthy, Pseudo-replication: half samples, Review of the International Statistical Institute, 1969). The judgments of
+a walk remain those that all systems and topics led to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.pair_categories import RATES
+from rerank.adjudication.pools import Floats, Ints
+from rerank.adjudication.significance_verdicts import (
+    Procedure,
+    SignificanceVerdicts,
+    gold_judgment_comparison_row,
+)
+from rerank.adjudication.study_design import StudyDesign
+from rerank.evaluation.significance import correct_p_values
+
+#: Figures of a study that get intervals.
+RESAMPLED = (*RATES, "tau", "tau_ap", "rbo")
+#: Figures by which methods are tested against each other.
+CONTRASTED = ("recall", "precision", "balanced_accuracy", "tau", "tau_ap")
+#: Correction over all pairs of methods.
+CORRECTION = "holm"
+#: Stream of random numbers for samples of topics and systems.
+_SAMPLES = 2
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StudyResamples:
+    """Samples of topics and systems, which are the same for all methods.
+
+    Attributes:
+        topics: (samples, topics) indices of topics.
+        systems: (samples, systems / 2) indices of systems.
+        gold: Measure -> decisions with the gold judgments on every sample.
+        procedures: Tests with their corrections.
+        alpha: Significance level.
+    """
+
+    topics: Ints
+    systems: Ints
+    gold: Mapping[str, Sequence[SignificanceVerdicts]]
+    procedures: tuple[Procedure, ...]
+    alpha: float
+
+    @classmethod
+    def draw(cls, gold: Mapping[str, SignificanceVerdicts], design: StudyDesign) -> StudyResamples:
+        """Draw ``design.resamples`` samples and test all pairs of systems with the gold judgments."""
+        rng = np.random.default_rng([design.seed, _SAMPLES])
+        topics, systems = next(iter(gold.values())).values.shape
+        drawn = cls(
+            topics=rng.integers(topics, size=(design.resamples, topics)),
+            systems=np.stack([rng.permutation(systems)[: max(2, systems // 2)] for _ in range(design.resamples)]),
+            gold={},
+            procedures=design.procedures,
+            alpha=design.alpha,
+        )
+        decisions = {
+            measure: [drawn._decide(index, verdicts) for index in range(design.resamples)]
+            for measure, verdicts in gold.items()
+        }
+        return replace(drawn, gold=decisions)
+
+    def evaluate(self, measure: str, cheap: SignificanceVerdicts, samples: Sequence[int]) -> Floats:
+        """Return an array of shape (procedures, samples, figures): the figures in `RESAMPLED`; NaN if undefined.
+
+        Args:
+            measure: Name of the measure.
+            cheap: Scores with the judgments of one walk and budget.
+            samples: Indices of the samples.
+        """
+        figures = np.empty((len(self.procedures), len(samples), len(RESAMPLED)))
+        for column, index in enumerate(samples):
+            gold, decided = self.gold[measure][index], self._decide(index, cheap)
+            similarity = decided.compare_ranking(gold)
+            for row, codes in enumerate(decided.categorise_against(gold)):
+                numbers = gold_judgment_comparison_row(codes, similarity)
+                figures[row, column] = [np.nan if (v := numbers[name]) is None else v for name in RESAMPLED]
+        return figures
+
+    def _decide(self, index: int, verdicts: SignificanceVerdicts) -> SignificanceVerdicts:
+        """Test all pairs of the systems of a sample on its topics."""
+        systems = self.systems[index]
+        return SignificanceVerdicts.from_scores(
+            verdicts.values[np.ix_(self.topics[index], systems)],
+            tuple(verdicts.systems[system] for system in systems),
+            self.procedures,
+            self.alpha,
+        )
+
+
+def study_figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
+    """Return the interval of each figure: value +- z times its standard deviation over samples, within its range.
+
+    Args:
+        row: Values of the figures by name.
+        figures: (samples, figures) the figures in `RESAMPLED`.
+        alpha: One minus the confidence level.
+    """
+    intervals: dict[str, list[float] | None] = {}
+    for name, values in zip(RESAMPLED, figures.T, strict=True):
+        lowest = -1.0 if name in ("tau", "tau_ap", "mcc") else 0.0
+        half = _half_width(values, alpha)
+        intervals[name] = (
+            None if row[name] is None or half is None else [max(lowest, row[name] - half), min(1.0, row[name] + half)]
+        )
+    return intervals
+
+
+def compare_study_methods(
+    rows: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Floats], alpha: float
+) -> Iterator[dict[str, Any]]:
+    """Test the difference of every pair of methods in one setting (budget, measure, test).
+
+    Both methods are evaluated on the same samples, each with a seed of its own. A difference is divided by its standard
+    deviation over samples and compared with the normal distribution. Holm's correction covers all pairs of methods for
+    one figure.
+
+    Args:
+        rows: Method -> values of the figures by name.
+        figures: Method -> (samples, figures) the figures in `RESAMPLED`.
+        alpha: One minus the confidence level of the intervals.
+
+    Yields:
+        One row per figure in `CONTRASTED` and pair of methods for which it is defined.
+    """
+    from scipy.stats import norm
+
+    for name in CONTRASTED:
+        column = RESAMPLED.index(name)
+        contrasts = []
+        for a, b in combinations(rows, 2):
+            half = _half_width(figures[a][:, column] - figures[b][:, column], alpha)
+            if half is None or rows[a][name] is None or rows[b][name] is None:
+                continue
+            difference = rows[a][name] - rows[b][name]
+            z = abs(difference) / (half / norm.ppf(1 - alpha / 2)) if half else (np.inf if difference else 0.0)
+            contrasts.append(
+                {
+                    "figure": name,
+                    "method_a": a,
+                    "method_b": b,
+                    "difference": difference,
+                    "interval": [difference - half, difference + half],
+                    "p": float(max(2 * norm.sf(z), np.finfo(float).tiny)),
+                }
+            )
+        adjusted = correct_p_values(np.array([row["p"] for row in contrasts]), CORRECTION) if contrasts else ()
+        for row, p in zip(contrasts, adjusted, strict=True):
+            yield {**row, "adjusted_p": float(p)}
+
+
+def _half_width(values: Floats, alpha: float) -> float | None:
+    """Return z times the standard deviation of the defined values; None if fewer than half of them are defined."""
+    from scipy.stats import norm
+
+    defined = values[~np.isnan(values)]
+    if len(defined) < max(2, len(values) / 2):
+        return None
+    return float(norm.ppf(1 - alpha / 2) * defined.std(ddof=1))

@@ -123,7 +123,20 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @with_ranker_command_options
 @expand_option_groups
-def serve_command(*, settings: dict[str, Any], server: ServerOptions, limits: LimitOptions) -> None:
+def serve_command(
+    *,
+    settings: dict[str, Any],
+    server: ServerOptions,
+    limits: LimitOptions,
+    playground: Annotated[
+        bool,
+        typer.Option(
+            "--playground/--no-playground",
+            help="Show a page at / to try all methods of the model.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = True,
+) -> None:
     """Answer rerank requests over HTTP, as Cohere, Jina, Voyage, vLLM, TEI and SGLang do.
 
     One line with the address is printed once requests are accepted. SIGTERM finishes accepted requests first.
@@ -137,6 +150,6 @@ def serve_command(*, settings: dict[str, Any], server: ServerOptions, limits: Li
 
     keys = ServerKeys.load(server.keys_file)
     service = open_served_ranker(settings, server, limits)
-    app = create_server_app(service, keys, search=server.open_search())
+    app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
     server.warn_if_open(has_keys=bool(keys.digests))
     run_server(app, host=server.host, port=server.port, announce=typer.echo, logs_requests=server.access_log)

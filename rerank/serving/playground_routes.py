@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
+from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.api_errors import ApiError
 from rerank.serving.playground_examples import command_example, curl_example, python_example
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
@@ -16,7 +17,7 @@ from rerank.serving.request_handling import handle_request
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
 from rerank.tasks.dialects.question import ApiBody, GivenDocument, document_texts
-from rerank.types import Document, Query, Ranking
+from rerank.types import Document, Ranking
 
 #: The page may only load its own files and call its own server, and no other page may show it in a frame.
 _HEADERS = {
@@ -44,6 +45,7 @@ class PlaygroundRequest(ApiBody):
         query: The query; if it is empty, the query of the collection with the id ``query_id``.
         query_id: Id of a query of the collection.
         documents: The documents; None to use the collection.
+        scores: First-stage scores of the documents, which must not increase; None for none.
         ids: Ids of documents of the collection; None to search it.
         depth: Number of documents to rank.
         method: Name of the method; empty for the server's own.
@@ -53,6 +55,7 @@ class PlaygroundRequest(ApiBody):
     query: str = ""
     query_id: str = ""
     documents: list[GivenDocument] | None = None
+    scores: list[float] | None = None
     ids: list[str] | None = None
     depth: int = Field(default=20, ge=1, le=1000)
     method: str = ""
@@ -89,19 +92,8 @@ def _file_endpoint(name: str, kind: str) -> Any:
 
 
 async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request: Request) -> dict[str, Any]:
-    query = body.query or (await playground.query_text(body.query_id) if body.query_id else "")
-    if not query.strip():
-        found = f"The collection has no query {body.query_id!r}" if body.query_id else "The query is empty"
-        raise ApiError(422, f"{found}; expected a query")
-    if body.documents is None:
-        candidates = await playground.candidates(query, body.ids, body.depth)
-    else:
-        texts = document_texts(body.documents[: body.depth])
-        # Ids that clients give may repeat, so that the documents are numbered.
-        documents = tuple(Document(id=str(number), text=text) for number, text in enumerate(texts, 1))
-        candidates = Ranking(Query(id="playground", text=query), documents)
+    candidates = await _candidates(playground, body)
     ranking = await playground.rank(candidates, body.method, request.state.client, heat=body.heat)
-    texts = [document.full_text for document in candidates.docs]
     ranker = _shown_settings(playground, body.method)
     has_key = "authorization" in request.headers
     url = str(request.base_url).rstrip("/")
@@ -109,11 +101,25 @@ async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request:
         **_describe_ranking(ranking),
         "calls": [_describe_call(*call) for call in ranking.calls[:_SHOWN_CALLS]],
         "examples": {
-            "curl": curl_example(url, query, texts, method=body.method, has_key=has_key),
-            "python": python_example(ranker, query, texts),
-            "command": command_example(ranker, query, texts),
+            "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
+            "python": python_example(ranker, candidates),
+            "command": command_example(ranker, candidates),
         },
     }
+
+
+async def _candidates(playground: PlaygroundService, body: PlaygroundRequest) -> Ranking:
+    text = body.query or (await playground.query_text(body.query_id) if body.query_id else "")
+    if not text.strip():
+        found = f"The collection has no query {body.query_id!r}" if body.query_id else "The query is empty"
+        raise ApiError(422, f"{found}; expected a query")
+    query = given_first_stage_query(text)
+    if body.documents is None:
+        return await playground.candidates(query, body.ids, body.depth)
+    # Ids that clients give may repeat, so that the documents are numbered.
+    texts = enumerate(document_texts(body.documents[: body.depth]), 1)
+    documents = tuple(Document(id=str(number), text=text) for number, text in texts)
+    return Ranking(query, documents, tuple(body.scores or ())[: body.depth])
 
 
 def _shown_settings(playground: PlaygroundService, method: str) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,25 +23,28 @@ from rerank.types import Query, Ranking
 
 
 class CallRecorder(NoLog):
-    """A log in memory that keeps the calls of rankings in progress, by the ids of their queries."""
+    """A log in memory that keeps the calls of rankings in progress, by their query objects.
+
+    Ids do not tell queries apart: all are the same, since random orders of some methods depend on them.
+    """
 
     def __init__(self) -> None:
         """Create an empty log."""
-        self._calls: dict[str, list[tuple[Request, Reply]]] = {}
+        self._calls: dict[int, list[tuple[Request, Reply]]] = {}
 
     @contextmanager
-    def record(self, query_id: str) -> Iterator[list[tuple[Request, Reply]]]:
+    def record(self, query: Query) -> Iterator[list[tuple[Request, Reply]]]:
         """Collect the calls for a query during the ``with`` block."""
-        calls = self._calls.setdefault(query_id, [])
+        calls = self._calls.setdefault(id(query), [])
         try:
             yield calls
         finally:
-            del self._calls[query_id]
+            del self._calls[id(query)]
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
         """Keep the calls for queries that are recorded; drop the others."""
         for _, request, reply in rows:
-            self._calls.get(request.window.query.id, []).append((request, reply))
+            self._calls.get(id(request.window.query), []).append((request, reply))
         return super().put(rows, model)
 
 
@@ -102,7 +104,7 @@ class PlaygroundService:
             )
         return rows
 
-    async def candidates(self, query: str, ids: Sequence[str] | None, depth: int) -> Ranking:
+    async def candidates(self, query: Query, ids: Sequence[str] | None, depth: int) -> Ranking:
         """Return documents of the collection: those with the given ids, or else those that the first stage finds.
 
         Raises:
@@ -112,10 +114,10 @@ class PlaygroundService:
         if self.search is None:
             raise UsageError("The server has no collection", expected="passages", remedy="Start it with --collection")
         if ids is None:
-            return await self.search.search(query, depth)
+            return replace(await self.search.search(query.text, depth), query=query)
         shown = list(dict.fromkeys(ids))[:depth]
         found = await asyncio.to_thread(fetch_documents, self.search.corpus, shown)
-        return Ranking(Query(id="playground", text=query), tuple(found[doc_id] for doc_id in shown))
+        return Ranking(query, tuple(found[doc_id] for doc_id in shown))
 
     async def query_text(self, query_id: str) -> str:
         """Return the text of a query of the collection, or the empty string if it has no such query."""
@@ -139,15 +141,16 @@ class PlaygroundService:
         methods = await asyncio.to_thread(lambda: self.methods)
         if method not in methods:
             raise UnknownNameError("method", method, list(methods))
+        query, started = replace(candidates.query), time.monotonic()
         question = RerankQuestion(
-            query=candidates.query.text,
+            query=query.text,
             documents=[document.full_text for document in candidates.docs],
             scores=list(candidates.scores) or None,
             spans=SpanSettings(unit="word", threshold=None) if heat else None,
         )
-        service, query_id, started = replace(self.service, reranker=methods[method]), uuid.uuid4().hex, time.monotonic()
-        with self._recorder.record(query_id) as calls:
-            ranked = await service.rank(question, client, query_id=query_id)
+        service = replace(self.service, reranker=methods[method])
+        with self._recorder.record(query) as calls:
+            ranked = await service.rank(question, client, query=query)
             return PlaygroundRanking(
                 ranked=ranked, candidates=candidates, calls=[*calls], seconds=time.monotonic() - started
             )

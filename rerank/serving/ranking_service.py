@@ -88,13 +88,13 @@ class RankingService:
             warnings=[*self._note_other_model(question), *ranked.warnings, *score_warnings],
         )
 
-    async def rank(self, question: RerankQuestion, client: str, *, query_id: str = "0") -> RankedQuestion:
+    async def rank(self, question: RerankQuestion, client: str, *, query: Query | None = None) -> RankedQuestion:
         """Rank the documents of a question.
 
         Args:
             question: The question.
             client: Name of the client, for fair turns.
-            query_id: Id of the query in the requests to the model, which models do not see.
+            query: The query as an object, which is then the query of all requests to the model.
 
         Raises:
             ApiError: The request exceeds a limit, or the model answered nothing at all.
@@ -105,7 +105,7 @@ class RankingService:
         deadline = None if seconds is None else time.monotonic() + seconds
         question = self._within_limits(question)
         async with self.queue.slot(client):
-            hits = await self._rank(question, deadline, query_id)
+            hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits)
         self._count(hits, len(question.documents))
         warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
@@ -132,9 +132,9 @@ class RankingService:
                 raise ApiError(413, f"Query and documents have {found} tokens; expected at most {most}")
         return replace(question, documents=documents)
 
-    async def _rank(self, question: RerankQuestion, deadline: float | None, query_id: str) -> Hits:
+    async def _rank(self, question: RerankQuestion, deadline: float | None, query: Query | None) -> Hits:
         hits = await self.reranker.arank(
-            Query(id=query_id, text=question.query),
+            query or question.query,
             question.documents,
             scores=question.scores,
             top_k=question.top_n,

@@ -16,6 +16,7 @@ from rerank import Reranker
 from rerank.backends.fake import Fake
 from rerank.collections import open_collection
 from rerank.tasks import GenerationTask
+from rerank.types import Document, Query, Ranking
 from tests.serving.conftest import Client
 
 pytest.importorskip("fastapi")
@@ -52,6 +53,12 @@ def test_pages_are_open_and_may_only_load_their_own_files(client: Client) -> Non
     assert "innerHTML" not in opened.get("/playground.js").text
     assert opened.get("/playground/settings").status_code == 401
     assert opened.post("/playground/rank", json={}).status_code == 401
+
+
+def test_a_server_without_a_playground(client: Client) -> None:
+    opened = client(has_playground=False)
+    for path in ("/", "/playground.js", "/playground/settings"):
+        assert opened.get(path).status_code == 404
 
 
 def test_only_methods_that_the_model_supports_are_offered(client: Client) -> None:
@@ -166,9 +173,26 @@ def test_unknown_ids_are_an_error(client: Client, search: CollectionSearch) -> N
 HOSTILE = ['it\'s $(touch pwned) `touch pwned` "x" \\n', "two\nlines \u2028 %s", 'three \'a\'"""']
 
 
+def hostile_candidates() -> Ranking:
+    documents = tuple(Document(id=str(number), text=text) for number, text in enumerate(HOSTILE))
+    return Ranking(Query(id="0", text="a 'query'"), documents, (3.0, 2.0, 1.0))
+
+
+@pytest.mark.parametrize("method", ["psc", "tourrank", "sliding"])
+def test_all_ways_give_the_same_order(client: Client, method: str, tmp_path: Path) -> None:
+    """Also for methods with random orders, which depend on the id of the query."""
+    reranker = Reranker.from_pretrained("fake:stutter")
+    documents = [f"text {number}" for number in range(30)]
+    opened = client(reranker)
+    body = {"documents": documents, "method": method, "depth": 30}
+    found, again = ([row["index"] for row in rank(opened, **body)["results"]] for _ in range(2))
+    direct = Reranker.from_backend(reranker.backend, method=method).rank("q", documents)
+    assert found == again == [hit.corpus_id for hit in direct]
+
+
 @pytest.mark.parametrize("example", [python_example, command_example])
 def test_examples_run(example: Any, tmp_path: Path) -> None:
-    text = example({"model": "fake:reversed", "method": "sliding", "reuse": False}, "a 'query'", HOSTILE)
+    text = example({"model": "fake:reversed", "method": "sliding", "reuse": False}, hostile_candidates())
     program = [sys.executable, "-c", text]
     if example is command_example:
         program = ["bash", "-c", text.replace("rerank rerank", f"{sys.executable} -m rerank rerank", 1)]
@@ -186,11 +210,13 @@ def test_examples_run(example: Any, tmp_path: Path) -> None:
 
 def test_the_example_of_curl_sends_the_documents(tmp_path: Path) -> None:
     for method, path in (("", "/v2/rerank"), ("icr", "/playground/rank")):
-        text = curl_example("http://127.0.0.1:1", "q", HOSTILE, method=method, has_key=True)
+        text = curl_example("http://127.0.0.1:1", hostile_candidates(), method=method, has_key=True)
         shown = text.replace("curl ", f"RERANK_KEY=secret; {sys.executable} -c 'import sys; print(sys.argv[1:])' ", 1)
         done = subprocess.run(["bash", "-c", shown], cwd=tmp_path, capture_output=True, text=True, check=True)
         arguments = eval(done.stdout)
         assert arguments[0].endswith(path)
         assert arguments[2] == "Authorization: Bearer secret"
-        assert json.loads(arguments[-1])["documents"] == HOSTILE
+        body = json.loads(arguments[-1])
+        assert body["documents"] == HOSTILE
+        assert body["scores"] == [3.0, 2.0, 1.0]
         assert not (tmp_path / "pwned").exists()

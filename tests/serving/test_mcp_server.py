@@ -17,6 +17,9 @@ import pytest
 
 from rerank import Reranker
 from rerank.collections import open_collection
+from rerank.errors import MissingPrerequisiteError
+from rerank.serving import check_serving_extra
+from tests.raising import raises
 
 pytest.importorskip("mcp")
 
@@ -205,6 +208,13 @@ def test_all_tools_over_http(http_address: Callable[[], str]) -> None:
     assert httpx2.post(url, json=message).status_code == 401
     headers = {"Authorization": "Bearer key", "Host": "evil.example", "Accept": "application/json, text/event-stream"}
     assert httpx2.post(url, json=message, headers=headers).status_code == 421
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.serving.find_spec", lambda name: None if name == "mcp" else name)
+    with raises(MissingPrerequisiteError, "needs mcp", "listrank[mcp]"):
+        check_serving_extra("mcp")
+    check_serving_extra("serve")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 VLLM := .venv-vllm
 LUCENE := .venv-lucene
+INTEGRATIONS := .venv-integrations
 LOCK := .venv-lock
 BIN := $(VENV)/bin
 # Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
@@ -20,7 +21,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-browser test-attacks lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-browser test-attacks lock check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +40,7 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene and not attack and not integrations"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
@@ -47,6 +48,9 @@ test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environmen
 
 test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environment of their own, and a JDK from 21 up
 	$(LUCENE)/bin/python $(MEASURE) -m pytest -q -m lucene tests/retrieval
+
+test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
+	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations
 
 test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
@@ -75,7 +79,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) $(LUCENE) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -99,6 +103,13 @@ $(LOCK)/.uv:
 $(LUCENE)/.lucene: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LUCENE)
 	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
+	@touch $@
+
+# The frameworks bring much that nothing else needs. uv takes seconds to find versions of all that fit, and pip minutes.
+$(INTEGRATIONS)/.integrations: tests/integrations/requirements.txt pyproject.toml constraints.txt $(LOCK)/.uv
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python -c constraints.txt \
+		-r tests/integrations/requirements.txt -e .
 	@touch $@
 
 # vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.

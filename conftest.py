@@ -17,7 +17,7 @@ if not find_spec("vllm"):  # which chooses its threads itself; elsewhere they wo
     for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-_IMPORT = re.compile(r"^(?:import|from) ([\w.]+)(?: import (\w+))?", re.M)
+_IMPORT = re.compile(r"^(?:try:\n    )?(?:import|from) ([\w.]+)(?: import (\w+))?", re.M)
 _ROOT = Path(__file__).parent
 _IMPORTS = {
     path: {name for found in _IMPORT.findall(path.read_text(encoding="utf-8")) for name in (found[0], ".".join(found))}
@@ -30,8 +30,11 @@ _IMPORTS = {
 
 def _unusable() -> set[Path]:
     """Return the modules that import a package which is not installed, and the modules that import these."""
-    optional = ("torch", "transformers", "tokenizers", "peft", "trl", "vllm", "fastapi", "uvicorn", "prometheus_client")
-    missing = {name for name in (*optional, "starlette") if not find_spec(name)}
+    optional = (
+        *("torch", "transformers", "tokenizers", "peft", "trl", "vllm", "fastapi", "uvicorn", "prometheus_client"),
+        *("starlette", "langchain_core", "llama_index", "haystack", "pyterrier", "dspy"),
+    )
+    missing = {name for name in optional if not find_spec(name)}
     while True:
         paths = {p for p, names in _IMPORTS.items() if missing & {*names, *(name.split(".")[0] for name in names)}}
         modules = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in paths}

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "leaderboard": "experiment adjudication",
     "mmteb": "experiment adjudication",
     "serving": "experiment adjudication",
+    "integrations": "experiment adjudication",
     "cli": "finetune leaderboard mmteb serving downsampling",
     "__main__": "cli",
 }

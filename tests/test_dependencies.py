@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LICENCES = tomllib.loads((ROOT / "licences.toml").read_text(encoding="utf-8"))
 
 #: Extras that have an environment of their own, whose further packages are neither locked nor listed.
-_SEPARATE = {"vllm", "lucene"}
+_SEPARATE = {"vllm", "lucene", "langchain", "llama-index", "haystack", "pyterrier", "dspy"}
 #: Which build of torch fits is chosen at installation; pip and setuptools come with the environment.
 _UNPINNED = {"torch", "torchvision", "torchaudio", "triton", "pip", "setuptools"}
 

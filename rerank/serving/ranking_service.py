@@ -12,9 +12,9 @@ from typing import Any
 from rerank.errors import RerankError
 from rerank.judges import FAILURES
 from rerank.reranker import Hits, Reranker
+from rerank.reranker.relevance_scores import compute_relevance_scores
 from rerank.serving.api_errors import ApiError
 from rerank.serving.fair_queue import FairQueue
-from rerank.serving.relevance_scores import compute_relevance_scores
 from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion

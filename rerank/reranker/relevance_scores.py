@@ -13,8 +13,8 @@ _STEP = 1e-9
 
 #: Warning of answers whose scores are made from ranks.
 RANK_BASED = (
-    "relevance_score is 1 / rank: it shows the order and is no estimate of relevance. The server has no calibration "
-    "for this method (rerank calibrate)."
+    "relevance_score is 1 / rank: it shows the order and is no estimate of relevance. The method has no "
+    "calibration (rerank calibrate)."
 )
 
 

@@ -1,0 +1,63 @@
+"""A reranker for DSPy: a module for programs. Extra ``dspy``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
+from rerank.reranker import Reranker
+
+try:
+    import dspy
+except ImportError as error:
+    raise missing_framework_error("dspy", error) from error
+
+
+class RerankerModule(dspy.Module):
+    """A module that reranks passages for a query; it has no parameters to optimize.
+
+    A passage is a text, a mapping or a `dspy.Example` with ``text``, or a `rerank.Document`. The prediction has
+    ``passages``, the given objects, best first, with their ``scores`` and their ``indices`` in the input.
+
+    Args:
+        model: The model, as for `Reranker.from_pretrained`.
+        settings: The other arguments of `Reranker.from_pretrained`.
+        reranker: A reranker that is already open, instead of ``model`` and ``settings``.
+        top_n: Number of passages to return; None for all.
+        threshold: Return only passages whose calibrated relevance is at least this.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        settings: dict[str, Any] | None = None,
+        *,
+        reranker: Reranker | None = None,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._ranker = FrameworkReranker(
+            model=model, settings=settings or {}, reranker=reranker, top_n=top_n, threshold=threshold
+        )
+
+    def forward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
+        """Return the passages, best first."""
+        return _predict(passages, self._ranker.rank_positions(query, _documents(passages)))
+
+    async def aforward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
+        """Return the passages, best first, without blocking the event loop."""
+        return _predict(passages, await self._ranker.arank_positions(query, _documents(passages)))
+
+
+def _documents(passages: Sequence[Any]) -> list[Any]:
+    return [passage.toDict() if isinstance(passage, dspy.Example) else passage for passage in passages]
+
+
+def _predict(passages: Sequence[Any], positions: RankedPositions) -> dspy.Prediction:
+    return dspy.Prediction(
+        passages=[passages[position] for position, _ in positions],
+        scores=[score for _, score in positions],
+        indices=[position for position, _ in positions],
+    )

@@ -1,0 +1,163 @@
+"""What the components of all frameworks share: settings that can be stored, and relevance scores by position."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, field_serializer
+
+from rerank.assemble import RankerSetup, assemble_ranker
+from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.io.forks import ForkLock
+from rerank.reranker import DocumentLike, Hits, RankOptions, Reranker
+from rerank.reranker.hits import check_reranker_top_k
+from rerank.reranker.pickling import check_reranker_backend_pickles
+from rerank.reranker.relevance_scores import compute_relevance_scores
+
+#: Position of a document in the input, from 0, and its relevance score; best first.
+RankedPositions = list[tuple[int, float]]
+
+
+def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisiteError:
+    """Return the error for a framework that cannot be imported; it names the extra that installs the framework."""
+    return MissingPrerequisiteError(
+        f"This integration needs the packages of the extra {extra!r}, and importing them failed: {error}",
+        remedy=f"Run: pip install 'listrank[{extra}]'",
+    )
+
+
+class FrameworkReranker(BaseModel):
+    """A reranker as frameworks use it: opened on first use, and stored as its settings. Copies share the open reranker.
+
+    Attributes:
+        model: The model, as for `Reranker.from_pretrained`.
+        settings: The other arguments of `Reranker.from_pretrained`, such as ``{"method": "sliding"}``.
+        reranker: A reranker that is already open, instead of ``model`` and ``settings``. A component with an open
+            reranker can be pickled, but not be stored as settings.
+        top_n: Number of documents to return; None for all.
+        threshold: Return only documents whose calibrated relevance is at least this; needs a calibration.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    # Not checked by pydantic, since frameworks without pydantic should not see its errors either.
+    model: SkipValidation[str | None] = None
+    settings: SkipValidation[dict[str, Any]] = Field(default_factory=dict)
+    reranker: SkipValidation[Any] = Field(default=None, repr=False)
+    top_n: SkipValidation[int | None] = None
+    threshold: SkipValidation[float | None] = None
+
+    #: Rerankers by model and settings, so that a copy with other settings does not use the wrong one.
+    _opened: dict[str, Reranker] = PrivateAttr(default_factory=dict)
+    _opening: ForkLock = PrivateAttr(default_factory=ForkLock)
+
+    def model_post_init(self, context: Any) -> None:
+        """Check the settings, without loading the model.
+
+        Raises:
+            UsageError: A setting is invalid, or there are settings for a reranker that is already open.
+        """
+        super().model_post_init(context)
+        check_reranker_top_k(self.top_n)
+        if self.reranker is None:
+            self._assemble()
+        elif self.model is not None or self.settings:
+            raise UsageError("An open reranker with a model or settings", expected="one or the other")
+        elif not isinstance(self.reranker, Reranker):
+            raise UsageError(f"The reranker is a {type(self.reranker).__name__}", expected="a rerank.Reranker")
+
+    @field_serializer("reranker")
+    def _store_reranker(self, reranker: Reranker | None) -> None:
+        """Refuse to store an open reranker, which would be read as the default model."""
+        if reranker is not None:
+            raise UsageError(
+                "A component with an open reranker cannot be stored as settings",
+                expected="model= and settings=",
+                remedy="Pass the arguments of Reranker.from_pretrained to the component",
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy with the same open reranker: a copy of a model would need as much memory again."""
+        return self.model_copy()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle the settings; another process opens the reranker on first use.
+
+        Raises:
+            UsageError: The component has an open reranker that cannot be pickled.
+        """
+        if self.reranker is not None:  # LlamaIndex would drop it
+            check_reranker_backend_pickles(self.reranker.backend)
+        state = super().__getstate__()
+        return {**state, "__pydantic_private__": {**state["__pydantic_private__"], "_opened": {}}}
+
+    def open_reranker(self) -> Reranker:
+        """Return the reranker, opened on first use."""
+        if self.reranker is not None:
+            return self.reranker  # type: ignore[no-any-return]  # checked on construction
+        key = json.dumps([self.model, self.settings], sort_keys=True, default=str)
+        with self._opening:
+            if key not in self._opened:
+                self._opened[key] = Reranker.from_pretrained(**{"model": self.model, **self.settings})
+            return self._opened[key]
+
+    def warm_up_reranker(self) -> None:
+        """Load the model, or query its server for the context size."""
+        self.open_reranker().warm_up()
+
+    def close_reranker(self) -> None:
+        """Close the reranker, unless it was passed in open; the next ranking opens it again."""
+        with self._opening:
+            opened = list(self._opened.values())
+            self._opened.clear()
+        for reranker in opened:
+            reranker.close()
+
+    def rank_positions(
+        self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
+    ) -> RankedPositions:
+        """Rank documents for a query; ``top_n`` replaces the component's."""
+        return (
+            _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n))) if documents else []
+        )
+
+    async def arank_positions(
+        self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
+    ) -> RankedPositions:
+        """Rank documents for a query like `rank_positions`, without blocking the event loop."""
+        if not documents:
+            return []
+        reranker = await asyncio.to_thread(self.open_reranker)
+        return _scored_positions(await reranker.arank(query, documents, **self._options(top_n)))
+
+    def rank_many_positions(
+        self, lists: Iterable[tuple[str, Sequence[DocumentLike]]], *, is_cut: bool = True
+    ) -> Iterator[RankedPositions]:
+        """Rank the documents of many queries, and yield the results in the order of the queries.
+
+        Args:
+            lists: Queries with their documents.
+            is_cut: Whether ``top_n`` and ``threshold`` apply.
+        """
+        options = self._options(None) if is_cut else {}
+        return map(_scored_positions, self.open_reranker().rank_many(lists, **options))
+
+    def describe_model(self) -> str:
+        """Return the name of the model."""
+        if self.reranker is not None:
+            return str(self.reranker.backend.identity.get("model", self.reranker.name))
+        return self._assemble().config.model
+
+    def _assemble(self) -> RankerSetup:
+        return assemble_ranker({"model": self.model, **self.settings})
+
+    def _options(self, top_n: int | None) -> RankOptions:
+        return {"top_k": self.top_n if top_n is None else top_n, "threshold": self.threshold}
+
+
+def _scored_positions(hits: Hits) -> RankedPositions:
+    scores, _ = compute_relevance_scores(hits)
+    return [(hit.corpus_id, score) for hit, score in zip(hits, scores, strict=True)]

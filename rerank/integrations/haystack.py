@@ -1,0 +1,88 @@
+"""A reranker for Haystack: a ranker component for pipelines. Extra ``haystack``."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
+from rerank.reranker import Reranker
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+except ImportError as error:
+    raise missing_framework_error("haystack", error) from error
+
+
+@component
+class RerankerComponent:
+    """A ranker component; it returns copies of the documents, best first, with the relevance score as their score.
+
+    Args:
+        model: The model, as for `Reranker.from_pretrained`.
+        settings: The other arguments of `Reranker.from_pretrained`.
+        reranker: A reranker that is already open, instead of ``model`` and ``settings``.
+        top_k: Number of documents to return; None for all.
+        threshold: Return only documents whose calibrated relevance is at least this.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        settings: dict[str, Any] | None = None,
+        *,
+        reranker: Reranker | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self._ranker = FrameworkReranker(
+            model=model, settings=settings or {}, reranker=reranker, top_n=top_k, threshold=threshold
+        )
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
+        """Return the documents, best first; ``top_k`` replaces the component's."""
+        return _scored_copies(documents, self._ranker.rank_positions(query, _texts(documents), top_k))
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Return the documents like `run`, without blocking the event loop."""
+        return _scored_copies(documents, await self._ranker.arank_positions(query, _texts(documents), top_k))
+
+    def warm_up(self) -> None:
+        """Load the model, or query its server for the context size."""
+        self._ranker.warm_up_reranker()
+
+    async def warm_up_async(self) -> None:
+        """Warm up without blocking the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
+    def close(self) -> None:
+        """Close the reranker, unless it was passed in open."""
+        self._ranker.close_reranker()
+
+    async def close_async(self) -> None:
+        """Close the reranker without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings."""
+        stored = self._ranker.model_dump(exclude={"top_n"})
+        return dict(default_to_dict(self, top_k=self._ranker.top_n, **stored))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RerankerComponent:
+        """Build a component from its settings."""
+        read: RerankerComponent = default_from_dict(cls, data)
+        return read
+
+
+def _texts(documents: list[Document]) -> list[str]:
+    return [document.content or "" for document in documents]
+
+
+def _scored_copies(documents: list[Document], positions: RankedPositions) -> dict[str, list[Document]]:
+    return {"documents": [replace(documents[position], score=score) for position, score in positions]}

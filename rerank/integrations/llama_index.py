@@ -1,0 +1,62 @@
+"""A reranker for LlamaIndex: a node postprocessor for query engines. Extra ``llama-index``."""
+
+from __future__ import annotations
+
+from rerank.errors import UsageError
+from rerank.integrations.framework_reranker import FrameworkReranker, RankedPositions, missing_framework_error
+
+try:
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+except ImportError as error:
+    raise missing_framework_error("llama-index", error) from error
+
+_DISPATCHER = get_dispatcher(__name__)
+
+
+class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
+    """A node postprocessor that reranks, and sends the events of rerankers.
+
+    It ranks the texts that nodes have for embedding models, with the metadata that belong to them. It returns the
+    nodes best first, in new `NodeWithScore` objects with the relevance score.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name in stored settings."""
+        return cls.__name__
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = self._start(nodes, query_bundle)
+        return _end(nodes, self.rank_positions(query, _texts(nodes)))
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = self._start(nodes, query_bundle)
+        return _end(nodes, await self.arank_positions(query, _texts(nodes)))
+
+    def _start(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> str:
+        """Send the start event and return the query."""
+        if query_bundle is None:
+            raise UsageError("There is no query", expected="query_bundle or query_str")
+        top_n = len(nodes) if self.top_n is None else self.top_n
+        _DISPATCHER.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.describe_model())
+        )
+        return str(query_bundle.query_str)
+
+
+def _texts(nodes: list[NodeWithScore]) -> list[str]:
+    return [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+
+
+def _end(nodes: list[NodeWithScore], positions: RankedPositions) -> list[NodeWithScore]:
+    """Return the ranked nodes, and send the end event."""
+    ranked = [NodeWithScore(node=nodes[position].node, score=score) for position, score in positions]
+    _DISPATCHER.event(ReRankEndEvent(nodes=ranked))
+    return ranked

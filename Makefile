@@ -59,7 +59,7 @@ test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rer
 	$(CLIENTS)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients --ignore tests/clients/test_langchain_cohere.py
 	$(LANGCHAIN_COHERE)/bin/python $(MEASURE) -m pytest -q -W ignore -m clients tests/clients/test_langchain_cohere.py
 
-test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
+test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
 
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all

@@ -107,6 +107,7 @@ _FOR_TESTS = ("fake", "fake_server", "replay")
 _NOT_RUN = {
     "rerank doctor": "looks at this machine",
     "rerank serve": "runs until it is stopped, and needs a server with a model",
+    "rerank mcp": "runs until it is stopped",
     "rerank bench": "needs a suite's file",
     "rerank leaderboard build": "needs runs over one collection",
     "rerank leaderboard open": "opens a browser",

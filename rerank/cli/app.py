@@ -18,6 +18,7 @@ from rerank.cli import (
     inspect,
     label,
     leaderboard,
+    mcp,
     merge,
     mteb,
     power,
@@ -71,7 +72,7 @@ def root_command(
     """
 
 
-_RANKING = (demo, run, serve, robustness, heads)
+_RANKING = (demo, run, serve, mcp, robustness, heads)
 _MEASURING = (evaluate, compare, power, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,8 @@ from rerank.cli.output import print_note
 from rerank.cli.spec_options import with_ranker_command_options
 
 if TYPE_CHECKING:
-    from rerank.serving.opening import ServedCollection
+    from rerank.serving.ranking_service import RankingService
+    from rerank.serving.search_routes import CollectionSearch
     from rerank.serving.settings import ServerSettings
 
 #: Headings of the options in the help text.
@@ -38,9 +40,7 @@ class ServerOptions:
             rich_help_panel=_SERVER,
         ),
     ] = None
-    collection: Annotated[
-        str | None, typer.Option(help="Collection to search with /v1/search.", rich_help_panel=_SERVER)
-    ] = None
+    collection: Annotated[str | None, typer.Option(help="Collection to search.", rich_help_panel=_SERVER)] = None
     first_stage: Annotated[str, typer.Option(help="First stage of the search.", rich_help_panel=_SERVER)] = "bm25"
     cache: Annotated[
         bool,
@@ -50,11 +50,18 @@ class ServerOptions:
         bool, typer.Option("--access-log", help="Log one line per request.", rich_help_panel=_SERVER)
     ] = False
 
-    def served_collection(self) -> ServedCollection | None:
-        """Return the collection to search, if there is one."""
+    def open_search(self) -> CollectionSearch | None:
+        """Open the collection to search, if there is one."""
         from rerank.serving.opening import ServedCollection
 
-        return (self.collection and ServedCollection(selector=self.collection, first_stage=self.first_stage)) or None
+        return (
+            ServedCollection(selector=self.collection, first_stage=self.first_stage).open() if self.collection else None
+        )
+
+    def warn_if_open(self, *, has_keys: bool) -> None:
+        """Print a note if everybody on the network may use the server."""
+        if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
+            print_note(f"Everybody who reaches {self.host} may use this server; RERANK_SERVER_KEYS requires keys")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,16 @@ class LimitOptions:
         )
 
 
+def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limits: LimitOptions) -> RankingService:
+    """Return the service for the ranker of a command line."""
+    from rerank.serving.opening import open_ranking_service
+
+    name = server.name or settings.get("model") or settings.get("adapter") or "listrank"
+    return open_ranking_service(
+        settings, limits.settings(name), uses_cache=server.cache, max_total_tokens=limits.max_total_tokens
+    )
+
+
 def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     example = "Example: rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1"
@@ -106,27 +123,33 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @with_ranker_command_options
 @expand_option_groups
-def serve_command(*, settings: dict[str, Any], server: ServerOptions, limits: LimitOptions) -> None:
+def serve_command(
+    *,
+    settings: dict[str, Any],
+    server: ServerOptions,
+    limits: LimitOptions,
+    playground: Annotated[
+        bool,
+        typer.Option(
+            "--playground/--no-playground",
+            help="Show a page at / to try all methods of the model.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = True,
+) -> None:
     """Answer rerank requests over HTTP, as Cohere, Jina, Voyage, vLLM, TEI and SGLang do.
 
     One line with the address is printed once requests are accepted. SIGTERM finishes accepted requests first.
     """
-    from rerank.serving import check_serve_extra
+    from rerank.serving import check_serving_extra
 
-    check_serve_extra()
-    from rerank.serving.opening import open_server_app
+    check_serving_extra("serve")
+    from rerank.serving.app import create_server_app
     from rerank.serving.running import run_server
     from rerank.serving.server_keys import ServerKeys
 
     keys = ServerKeys.load(server.keys_file)
-    app = open_server_app(
-        settings,
-        limits.settings(server.name or settings.get("model") or settings.get("adapter") or "listrank"),
-        keys,
-        collection=server.served_collection(),
-        uses_cache=server.cache,
-        max_total_tokens=limits.max_total_tokens,
-    )
-    if server.host not in ("127.0.0.1", "localhost", "::1") and not keys.digests:
-        print_note(f"Everybody who reaches {server.host} may use this server; RERANK_SERVER_KEYS requires keys")
+    service = open_served_ranker(settings, server, limits)
+    app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
+    server.warn_if_open(has_keys=bool(keys.digests))
     run_server(app, host=server.host, port=server.port, announce=typer.echo, logs_requests=server.access_log)

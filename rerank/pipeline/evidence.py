@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_attention_judge_evidence
+from rerank.judges.attention.evidence import (
+    THRESHOLD,
+    EvidenceSpan,
+    EvidenceUnit,
+    select_attention_judge_evidence,
+)
 from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
+
+
+class EvidenceOptions(TypedDict, total=False):
+    """Options of evidence.
+
+    Attributes:
+        unit: What spans consist of: sentences (the default) or words.
+        threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. With
+            None, every unit is a span of its own, as for a map of the text.
+        max_spans: Maximum number of spans per document; None, the default, for all.
+    """
+
+    unit: EvidenceUnit
+    threshold: float | None
+    max_spans: int | None
 
 
 def find_evidence(
@@ -18,9 +39,7 @@ def find_evidence(
     backend: Backend,
     query: Query,
     documents: Sequence[Document],
-    *,
-    threshold: float = THRESHOLD,
-    max_spans: int | None = None,
+    **options: Unpack[EvidenceOptions],
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
@@ -32,8 +51,7 @@ def find_evidence(
         backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        threshold: Minimum fraction of a document's attention that each sentence of a span receives.
-        max_spans: Maximum number of spans per document; None for all.
+        **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
 
     Returns:
         One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
@@ -53,13 +71,15 @@ def find_evidence(
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )
+    unit: EvidenceUnit = options.get("unit", "sentence")
+    threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
     select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     return [
-        select_attention_judge_evidence(sentences, threshold=threshold, max_spans=max_spans)
+        select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
-        for sentences in judge.evidence(window, reply)
+        for units in judge.evidence(window, reply, unit)
     ]

@@ -27,7 +27,7 @@ from rerank.io.forks import ForkLock
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.driver import ListOptions
-from rerank.pipeline.evidence import find_evidence
+from rerank.pipeline.evidence import EvidenceOptions, find_evidence
 from rerank.pipeline.network import drive_ranking_over_network
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
@@ -232,20 +232,14 @@ class Reranker(RunTransformer):
             yield self._hits(waiting.popleft(), ranked)
 
     def evidence(
-        self,
-        query: str | Query,
-        documents: Sequence[DocumentLike],
-        *,
-        threshold: float = 0.1,
-        max_spans: int | None = None,
+        self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[EvidenceOptions]
     ) -> list[tuple[EvidenceSpan, ...]]:
         """Find the spans of each document that receive the most attention from the query; this sends separate requests.
 
         Args:
             query: The query.
             documents: The documents.
-            threshold: Minimum fraction of a document's attention that each sentence of a span receives.
-            max_spans: Maximum number of spans per document; None for all.
+            **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
 
         Returns:
             One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
@@ -257,9 +251,7 @@ class Reranker(RunTransformer):
         """
         self.warm_up()
         given = [candidate.document for candidate in given_first_stage_candidates(documents)]
-        return find_evidence(
-            self.judge, self.backend, given_first_stage_query(query), given, threshold=threshold, max_spans=max_spans
-        )
+        return find_evidence(self.judge, self.backend, given_first_stage_query(query), given, **options)
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""

@@ -6,21 +6,27 @@ from importlib.util import find_spec
 
 from rerank.errors import MissingPrerequisiteError
 
-__all__ = ["check_serve_extra"]
+__all__ = ["check_serving_extra"]
 
-#: Packages of the extra `serve` that the server imports.
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+#: Packages of the extras that the servers import.
+_PACKAGES = {
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "mcp": ("fastapi", "uvicorn", "prometheus_client", "mcp"),
+}
 
 
-def check_serve_extra() -> None:
-    """Check that the packages of the extra `serve` are installed.
+def check_serving_extra(extra: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Args:
+        extra: ``serve`` or ``mcp``.
 
     Raises:
         MissingPrerequisiteError: A package is missing.
     """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
         raise MissingPrerequisiteError(
             f"The server needs {', '.join(missing)}, and they are not installed",
-            remedy="Run: pip install 'listrank[serve]'",
+            remedy=f"Run: pip install 'listrank[{extra}]'",
         )

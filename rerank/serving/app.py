@@ -21,6 +21,8 @@ from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import ClientLeftError
 from rerank.serving.fair_queue import QueueFullError
 from rerank.serving.key_check import KeyCheck
+from rerank.serving.playground_routes import add_playground_routes
+from rerank.serving.playground_service import PlaygroundService
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.rerank_routes import add_rerank_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
@@ -33,14 +35,19 @@ _CLIENT_LEFT = 499
 
 
 def create_server_app(
-    service: RankingService, keys: ServerKeys | None = None, *, search: CollectionSearch | None = None
+    service: RankingService,
+    keys: ServerKeys | None = None,
+    *,
+    search: CollectionSearch | None = None,
+    has_playground: bool = True,
 ) -> FastAPI:
     """Create the application.
 
     Args:
         service: Ranks documents.
         keys: The keys that clients may use; without any, everybody may use the server.
-        search: Searches a collection; None for no search endpoint.
+        search: Searches a collection; None for no search endpoint, and no search on the page.
+        has_playground: Whether there is a page at ``/``, whose users may choose methods that need many calls.
     """
     app = FastAPI(title="listrank", version=version("listrank"), lifespan=_lifespan(service), redirect_slashes=False)
     app.state.is_ready = False
@@ -48,6 +55,8 @@ def create_server_app(
     add_decision_routes(app, service)
     if search is not None:
         add_search_routes(app, service, search)
+    if has_playground:
+        add_playground_routes(app, PlaygroundService(service=service, search=search))
     _add_status_routes(app, service)
     _add_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)

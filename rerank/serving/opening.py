@@ -1,4 +1,4 @@
-"""Opens the application from settings: the model is checked now and loaded when the server starts."""
+"""Opens what a server needs from settings: the model is checked now and loaded when the server starts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
-
 from rerank.collections import open_collection
 from rerank.reranker import Reranker
-from rerank.serving.app import create_server_app
 from rerank.serving.fair_queue import FairQueue
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.search_routes import CollectionSearch
-from rerank.serving.server_keys import ServerKeys
 from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 
@@ -31,40 +27,51 @@ class ServedCollection:
     selector: str
     first_stage: str = "bm25"
 
+    def open(self) -> CollectionSearch:
+        """Open the collection and its first stage; the index is built if it does not exist.
 
-def create_ranking_service(reranker: Reranker, settings: ServerSettings | None = None) -> RankingService:
-    """Return a service for a reranker, with a queue and counters of its own."""
+        Raises:
+            RerankError: The collection, the first stage or a package does not exist.
+        """
+        return CollectionSearch.open(open_collection(self.selector), self.first_stage)
+
+
+def create_ranking_service(
+    reranker: Reranker, settings: ServerSettings | None = None, ranker: Mapping[str, Any] | None = None
+) -> RankingService:
+    """Return a service for a reranker, with a queue and counters of its own.
+
+    Args:
+        reranker: The reranker.
+        settings: Name and limits of the server.
+        ranker: Settings with which the reranker was opened, if they are known.
+    """
     settings = settings or ServerSettings()
     queue = FairQueue(settings.max_active, settings.max_waiting)
-    return RankingService(reranker=reranker, settings=settings, queue=queue, metrics=ServerMetrics(queue))
+    return RankingService(
+        reranker=reranker, settings=settings, queue=queue, metrics=ServerMetrics(queue), ranker=ranker or {}
+    )
 
 
-def open_server_app(
+def open_ranking_service(
     ranker: Mapping[str, Any],
     settings: ServerSettings,
-    keys: ServerKeys,
     *,
-    collection: ServedCollection | None = None,
     uses_cache: bool = False,
     max_total_tokens: int | None = None,
-) -> FastAPI:
-    """Open the reranker and the collection, and return the application.
+) -> RankingService:
+    """Open the reranker, and return a service for it.
 
     Args:
         ranker: Settings of the ranker, as for `Reranker.from_pretrained`.
         settings: Name and limits of the server.
-        keys: The keys that clients may use.
-        collection: The collection to search; None for no search endpoint.
         uses_cache: Whether repeated requests are answered from the user's cache of replies.
         max_total_tokens: Cap on the tokens of all rankings together; None for no cap.
 
     Raises:
-        RerankError: A setting is invalid, or the model, the collection or a package does not exist.
+        RerankError: A setting is invalid, or the model or a package does not exist.
     """
     reranker = Reranker.from_pretrained(**ranker)
     if uses_cache or max_total_tokens is not None:
         reranker = reranker.with_log(cache=uses_cache, max_total_tokens=max_total_tokens)
-    search = None
-    if collection is not None:
-        search = CollectionSearch.open(open_collection(collection.selector), collection.first_stage)
-    return create_server_app(create_ranking_service(reranker, settings), keys, search=search)
+    return create_ranking_service(reranker, settings, ranker)

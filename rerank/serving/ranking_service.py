@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rerank.errors import RerankError
 from rerank.judges import FAILURES
@@ -17,9 +18,27 @@ from rerank.serving.fair_queue import FairQueue
 from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
+from rerank.types import Query
 
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
 _NO_TIME = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedQuestion:
+    """The ranking of a question.
+
+    Attributes:
+        question: The question, with its documents cut to the limit that it names.
+        hits: The documents, best first.
+        spans: Evidence spans of all documents in their given order; None if there are none.
+        warnings: Windows that failed or were mended, a deadline that passed, and why there are no spans.
+    """
+
+    question: RerankQuestion
+    hits: Hits
+    spans: Sequence[tuple[EvidenceOfDocument, ...]] | None
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +50,51 @@ class RankingService:
         settings: Names and limits.
         queue: Gives turns to clients.
         metrics: Counters.
+        ranker: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
     """
 
     reranker: Reranker
     settings: ServerSettings
     queue: FairQueue
     metrics: ServerMetrics = field(repr=False)
+    ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def answer(self, question: RerankQuestion, client: str) -> RerankAnswer:
+        """Return the answer to a question, with relevance scores.
+
+        Args:
+            question: The question.
+            client: Name of the client, for fair turns.
+
+        Raises:
+            The errors of `rank`.
+        """
+        ranked = await self.rank(question, client)
+        hits, spans = ranked.hits, ranked.spans
+        scores, score_warnings = compute_relevance_scores(hits)
+        return RerankAnswer(
+            id=f"rerank-{uuid.uuid4().hex}",
+            model=self.settings.name,
+            question=ranked.question,
+            results=[
+                RankedDocument(
+                    index=hit.corpus_id, relevance_score=score, spans=None if spans is None else spans[hit.corpus_id]
+                )
+                for hit, score in zip(hits, scores, strict=True)
+            ],
+            tokens_in=hits.usage.tokens_in,
+            tokens_out=hits.usage.tokens_out,
+            tokens_cached=hits.usage.tokens_cached,
+            warnings=[*self._note_other_model(question), *ranked.warnings, *score_warnings],
+        )
+
+    async def rank(self, question: RerankQuestion, client: str, *, query: Query | None = None) -> RankedQuestion:
         """Rank the documents of a question.
 
         Args:
             question: The question.
             client: Name of the client, for fair turns.
+            query: The query as an object, which is then the query of all requests to the model.
 
         Raises:
             ApiError: The request exceeds a limit, or the model answered nothing at all.
@@ -54,31 +105,11 @@ class RankingService:
         deadline = None if seconds is None else time.monotonic() + seconds
         question = self._within_limits(question)
         async with self.queue.slot(client):
-            hits = await self._rank(question, deadline)
+            hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits)
-        scores, score_warnings = compute_relevance_scores(hits)
         self._count(hits, len(question.documents))
-        return RerankAnswer(
-            id=f"rerank-{uuid.uuid4().hex}",
-            model=self.settings.name,
-            question=question,
-            results=[
-                RankedDocument(
-                    index=hit.corpus_id, relevance_score=score, spans=None if spans is None else spans[hit.corpus_id]
-                )
-                for hit, score in zip(hits, scores, strict=True)
-            ],
-            tokens_in=hits.usage.tokens_in,
-            tokens_out=hits.usage.tokens_out,
-            tokens_cached=hits.usage.tokens_cached,
-            warnings=[
-                *hits.notes,
-                *_note_mended_windows(hits),
-                *self._note_other_model(question),
-                *score_warnings,
-                *warnings,
-            ],
-        )
+        warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
+        return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
         """Check the limits, and return the question with its documents cut to the limit that it names."""
@@ -101,9 +132,9 @@ class RankingService:
                 raise ApiError(413, f"Query and documents have {found} tokens; expected at most {most}")
         return replace(question, documents=documents)
 
-    async def _rank(self, question: RerankQuestion, deadline: float | None) -> Hits:
+    async def _rank(self, question: RerankQuestion, deadline: float | None, query: Query | None) -> Hits:
         hits = await self.reranker.arank(
-            question.query,
+            query or question.query,
             question.documents,
             scores=question.scores,
             top_k=question.top_n,
@@ -127,6 +158,7 @@ class RankingService:
                 self.reranker.evidence,
                 question.query,
                 question.documents,
+                unit=question.spans.unit,
                 threshold=question.spans.threshold,
                 max_spans=question.spans.max_spans,
             )

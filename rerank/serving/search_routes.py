@@ -15,7 +15,7 @@ from rerank.retrieval.base import Retriever
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.request_handling import handle_request
 from rerank.tasks.dialects.question import ApiBody, RerankQuestion
-from rerank.types import Query
+from rerank.types import Query, Ranking
 
 
 class SearchRequest(ApiBody):
@@ -55,17 +55,27 @@ class CollectionSearch:
     """A first stage over a loaded collection.
 
     Attributes:
-        name: Name of the collection.
+        corpus: The collection.
         retriever: The first stage.
     """
 
-    name: str
+    corpus: Corpus
     retriever: Retriever
 
     @classmethod
     def open(cls, corpus: Corpus, first_stage: str) -> CollectionSearch:
         """Open a first stage over a collection; its index is built if it does not exist."""
-        return cls(name=corpus.name, retriever=open_first_stage(first_stage, corpus))
+        return cls(corpus=corpus, retriever=open_first_stage(first_stage, corpus))
+
+    @property
+    def name(self) -> str:
+        """Name of the collection."""
+        return self.corpus.name
+
+    async def search(self, query: str, depth: int) -> Ranking:
+        """Return the first ``depth`` documents for a query."""
+        run = await asyncio.to_thread(self.retriever.search, [Query(id="search", text=query)], depth)
+        return run["search"]
 
 
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
@@ -73,15 +83,25 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
 
     @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
-        work = _search_and_rerank(service, search, body, request.state.client)
+        work = search_and_rerank(service, search, body, request.state.client)
         return await handle_request(request, service.metrics, work)
 
 
-async def _search_and_rerank(
+async def search_and_rerank(
     service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
 ) -> SearchResponse:
-    run = await asyncio.to_thread(search.retriever.search, [Query(id="search", text=body.query)], body.depth)
-    ranking = run["search"]
+    """Retrieve documents, rerank them, and return the best.
+
+    Args:
+        service: Ranks documents.
+        search: Searches the collection.
+        body: The request.
+        client: Name of the client, for fair turns.
+
+    Raises:
+        The errors of `RankingService.answer`.
+    """
+    ranking = await search.search(body.query, body.depth)
     question = RerankQuestion(
         query=body.query,
         documents=[document.full_text for document in ranking.docs],

@@ -17,7 +17,7 @@ from rerank.judges.attention.evidence import (
     EvidenceSpan,
     find_attention_judge_prefixes,
     map_attention_judge_passage,
-    score_attention_judge_sentences,
+    score_attention_judge_units,
     score_passage_by_attention,
     select_attention_judge_evidence,
 )
@@ -239,9 +239,9 @@ def test_prompts_that_change_passages_are_refused(body: str) -> None:
 def test_scores_are_shares_of_positive_finite_scores() -> None:
     text = "One. Two. Three."
     tokens = [(0, 1.0), (5, 2.0), (7, -5.0), (8, math.nan), (10, math.inf), (12, 1.0)]
-    assert [span.score for span in score_attention_judge_sentences(text, tokens)] == [0.25, 0.5, 0.25]
-    assert [span.score for span in score_attention_judge_sentences(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
-    assert score_attention_judge_sentences("", []) == ()
+    assert [span.score for span in score_attention_judge_units(text, tokens)] == [0.25, 0.5, 0.25]
+    assert [span.score for span in score_attention_judge_units(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
+    assert score_attention_judge_units("", []) == ()
 
 
 def spans(*scores: float) -> list[EvidenceSpan]:
@@ -258,6 +258,22 @@ def test_neighbours_above_the_threshold_are_merged() -> None:
     assert select_attention_judge_evidence(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
     (whole,) = select_attention_judge_evidence(spans(0.25, 0.25, 0.5), threshold=0.0)
     assert (whole.start, whole.end, whole.score) == (0, 29, 1.0)
+
+
+def test_words_have_shares_of_their_own_and_are_merged_above_a_threshold() -> None:
+    text = "Fleas jump  high, 跳蚤"
+    tokens = [(0, 1.0), (6, 2.0), (8, 1.0), (18, 4.0)]
+    words = score_attention_judge_units(text, tokens, "word")
+    assert [(text[word.start : word.end], word.score) for word in words] == [
+        ("Fleas", 0.125),
+        ("jump", 0.375),
+        ("high,", 0.0),
+        ("跳", 0.5),
+        ("蚤", 0.0),
+    ]
+    merged = select_attention_judge_evidence(words)
+    assert [(text[span.start : span.end], span.score) for span in merged] == [("Fleas jump", 0.5), ("跳", 0.5)]
+    assert select_attention_judge_evidence(words, threshold=None) == words
 
 
 def test_invalid_spans_and_settings_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.judges.attention.sentences import split_attention_judge_sentences
+from rerank.judges.attention.sentences import split_attention_judge_sentences, split_attention_judge_words
 
 
 def sentences(text: str) -> list[str]:
@@ -84,3 +84,14 @@ def test_every_character_except_white_space_is_in_one_sentence(text: str) -> Non
     assert {index for index, character in enumerate(text) if not character.isspace()} <= set(inside)
     for start, end in found:
         assert text[start:end].strip() == text[start:end] != ""
+
+
+@given(st.text())
+def test_words_cover_everything_but_white_space(text: str) -> None:
+    words = split_attention_judge_words(text)
+    assert "".join(text[start:end] for start, end in words) == "".join(text.split())
+
+
+def test_words_of_scripts_without_spaces_are_characters_with_their_marks() -> None:
+    text = "no 3.5% 雨天 ดีที่"
+    assert [text[start:end] for start, end in split_attention_judge_words(text)] == ["no", "3.5%", "雨", "天", "ดี", "ที่"]

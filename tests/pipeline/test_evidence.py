@@ -52,6 +52,10 @@ def test_threshold_and_number_of_spans() -> None:
     assert [len(spans) for spans in find_evidence(attention(fake), fake, QUERY, documents)] == [2]
     assert [len(spans) for spans in find_evidence(attention(fake), fake, QUERY, documents, threshold=0.5)] == [1]
     assert [len(spans) for spans in find_evidence(attention(fake), fake, QUERY, documents, max_spans=1)] == [1]
+    ((fleas, jump),) = find_evidence(
+        attention(fake), fake, QUERY, [Document(id="1", text="Fleas jump")], unit="word", threshold=None
+    )
+    assert (fleas.end, fleas.score, jump.start, jump.score) == (5, 1.0, 6, 0.0)
     before = len(fake.served)
     with raises(UsageError, "max_spans"):
         find_evidence(attention(fake), fake, QUERY, documents, max_spans=0)

@@ -27,11 +27,15 @@ def client() -> Iterator[Client]:
     opened: list[TestClient] = []
 
     def open_client(
-        reranker: Reranker | None = None, keys: tuple[str, ...] = (), search: Any = None, **settings: Any
+        reranker: Reranker | None = None,
+        keys: tuple[str, ...] = (),
+        search: Any = None,
+        has_playground: bool = True,
+        **settings: Any,
     ) -> TestClient:
         reranker = reranker or Reranker.from_pretrained("fake:reversed")
         service = create_ranking_service(reranker, ServerSettings(**{"name": "fake", **settings}))
-        app = create_server_app(service, ServerKeys.from_keys(keys), search=search)
+        app = create_server_app(service, ServerKeys.from_keys(keys), search=search, has_playground=has_playground)
         opened.append(TestClient(app, raise_server_exceptions=False).__enter__())
         return opened[-1]
 

@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
-from rerank.judges.attention.evidence import EvidenceSpan, find_attention_judge_prefixes, score_passage_by_attention
+from rerank.judges.attention.evidence import (
+    EvidenceSpan,
+    EvidenceUnit,
+    find_attention_judge_prefixes,
+    score_passage_by_attention,
+)
 from rerank.judges.attention.heads import HeadList, open_attention_heads
 from rerank.judges.base import (
     FAILURES,
@@ -164,18 +169,21 @@ class Attention(ListwiseJudge):
         """
         return self.request(window, per_token=True)
 
-    def evidence(self, window: Window, reply: Reply) -> tuple[tuple[EvidenceSpan, ...], ...]:
-        """Return the sentences of each document with their shares of the attention.
+    def evidence(
+        self, window: Window, reply: Reply, unit: EvidenceUnit = "sentence"
+    ) -> tuple[tuple[EvidenceSpan, ...], ...]:
+        """Return the sentences or words of each document with their shares of the attention.
 
-        `select_attention_judge_evidence` selects the best sentences.
+        `select_attention_judge_evidence` selects the best ones.
 
         Args:
             window: The window.
             reply: The reply to its `evidence_request`.
+            unit: What is scored: sentences or words.
 
         Returns:
-            For each document, in window order, the sentences of its text that the prompt shows. Text that was cut off
-            has no sentences.
+            For each document, in window order, the units of its text that the prompt shows. Text that was cut off has
+            none.
 
         Raises:
             PartialFailureError: There is no reply.
@@ -193,7 +201,7 @@ class Attention(ListwiseJudge):
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
         rows = read_task_token_scores(reply.text, reply.scores, len(window))
         return tuple(
-            score_passage_by_attention(document, passage, prefix, tokens)
+            score_passage_by_attention(document, passage, prefix, tokens, unit)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 

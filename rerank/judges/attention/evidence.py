@@ -1,8 +1,8 @@
-"""Evidence: find the sentences of a passage that receive attention from the query.
+"""Evidence: find the sentences or words of a passage that receive attention from the query.
 
 A prompt shows a passage on one line with a label and a title, with some brackets replaced, and possibly truncated. The
-functions here map the tokens of a prompt back to the original text of the document and add up their scores by sentence.
-Offsets are in Unicode code points of `Document.text`, start inclusive, end exclusive.
+functions here map the tokens of a prompt back to the original text of the document and add up their scores by sentence
+or word. Offsets are in Unicode code points of `Document.text`, start inclusive, end exclusive.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rerank.errors import DataError, UsageError
-from rerank.judges.attention.sentences import split_attention_judge_sentences
+from rerank.judges.attention.sentences import split_attention_judge_sentences, split_attention_judge_words
 from rerank.prompts.passages import collapse_passage_whitespace, passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document
 
 #: Minimum score of a span; the same as the default for Cohere's ``relevant_spans``.
 THRESHOLD = 0.1
+
+#: What a text is divided into before the attention of its parts is added up.
+EvidenceUnit = Literal["sentence", "word"]
+_SPLITTERS: Mapping[EvidenceUnit, Callable[[str], list[tuple[int, int]]]] = {
+    "sentence": split_attention_judge_sentences,
+    "word": split_attention_judge_words,
+}
 
 _WORD = re.compile(r"\S+")
 #: Code points of marks: a character that the query does not contain is used to find the passages in a prompt.
@@ -29,13 +37,13 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceSpan:
-    """One or more consecutive sentences of a document's text.
+    """One or more consecutive sentences or words of a document's text.
 
     Attributes:
         start: Offset of the first character, in code points of the text.
         end: Offset of the end (exclusive).
-        score: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing sentences
-            within a passage; they do not tell whether the passage is relevant.
+        score: Share of the passage's attention that the span receives, from 0 to 1. Shares allow comparing spans within
+            a passage; they do not tell whether the passage is relevant.
 
     Raises:
         DataError: The span is empty, or the score is not a share.
@@ -112,18 +120,19 @@ def map_attention_judge_passage(document: Document, shown: str) -> list[int | No
 
 
 def score_passage_by_attention(
-    document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]]
+    document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]], unit: EvidenceUnit = "sentence"
 ) -> tuple[EvidenceSpan, ...]:
-    """Score the sentences of a document from the tokens of its passage in a prompt.
+    """Score the sentences or words of a document from the tokens of its passage in a prompt.
 
     Args:
         document: The document.
         shown: The passage in the prompt, which may be truncated.
         prefix: The text that precedes the passage within its span.
         tokens: Pairs of the position of a token within the span and its score.
+        unit: What is scored: sentences or words.
 
     Returns:
-        All sentences of the document's text that the prompt shows, in order; the last one may be truncated.
+        All units of the document's text that the prompt shows, in order; the last one may be truncated.
     """
     positions = map_attention_judge_passage(document, shown)
     # A token may begin with the space before the passage.
@@ -135,69 +144,72 @@ def score_passage_by_attention(
         if offset < len(positions) and (position := positions[offset]) is not None
     ]
     end = next((position + 1 for position in reversed(positions) if position is not None), 0)
-    return score_attention_judge_sentences(document.text[:end], located)
+    return score_attention_judge_units(document.text[:end], located, unit)
 
 
-def score_attention_judge_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
-    """Divide a text into sentences and score them by the attention that their tokens receive.
+def score_attention_judge_units(
+    text: str, tokens: Sequence[tuple[int, float]], unit: EvidenceUnit = "sentence"
+) -> tuple[EvidenceSpan, ...]:
+    """Divide a text into sentences or words and score them by the attention that their tokens receive.
 
-    The score of a sentence is the sum of max(0, c_t) over its tokens, divided by the same sum over all tokens; it is 0
-    if no token has a positive score. Sums are not divided by the length of the sentence: means find planted sentences
+    The score of a unit is the sum of max(0, c_t) over its tokens, divided by the same sum over all tokens; it is 0
+    if no token has a positive score. Sums are not divided by the length of the unit: means find planted sentences
     about as often (docs/evidence.md), but only sums are shares.
 
     Args:
         text: The text, up to the point where it was truncated.
         tokens: Pairs of the position of a token's first character in the text and its score c_t.
+        unit: What is scored: sentences or words.
 
     Returns:
-        All sentences, in the order of the text.
+        All units, in the order of the text.
 
     >>> tokens = [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)]
-    >>> [span.score for span in score_attention_judge_sentences("It rains. It snows.", tokens)]
+    >>> [span.score for span in score_attention_judge_units("It rains. It snows.", tokens)]
     [0.75, 0.25]
     """
-    sentences = split_attention_judge_sentences(text)
-    starts = [start for start, _ in sentences]
-    sums = [0.0] * len(sentences)
+    units = _SPLITTERS[unit](text)
+    starts = [start for start, _ in units]
+    sums = [0.0] * len(units)
     for position, score in tokens:
         # NaN and infinity, which a model may return, count as no attention.
         sums[max(0, bisect_right(starts, position) - 1)] += score if 0 < score < math.inf else 0.0
     total = sum(sums)
     return tuple(
         EvidenceSpan(start=start, end=end, score=min(1.0, value / total) if total > 0 else 0.0)
-        for (start, end), value in zip(sentences, sums, strict=True)
+        for (start, end), value in zip(units, sums, strict=True)
     )
 
 
 def select_attention_judge_evidence(
-    sentences: Sequence[EvidenceSpan], *, threshold: float = THRESHOLD, max_spans: int | None = None
+    units: Sequence[EvidenceSpan], *, threshold: float | None = THRESHOLD, max_spans: int | None = None
 ) -> tuple[EvidenceSpan, ...]:
-    """Select the sentences with a high score and merge adjacent ones.
+    """Select the sentences or words with a high score and merge adjacent ones.
 
     Args:
-        sentences: All sentences of a passage, from `score_attention_judge_sentences`.
-        threshold: Minimum score of a sentence.
+        units: All units of a passage, from `score_attention_judge_units`.
+        threshold: Minimum score of a unit. None selects all units and does not merge them, for a map of the text.
         max_spans: Maximum number of spans; the spans with the highest scores are kept. None for all.
 
     Returns:
-        Spans in the order of the text. Adjacent selected sentences form one span; its score is the sum of theirs.
+        Spans in the order of the text. Adjacent selected units form one span; its score is the sum of theirs.
 
     Raises:
         UsageError: The threshold is not a share, or ``max_spans`` is below 1.
     """
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold!r}", expected="a share of the attention from 0 to 1")
     if max_spans is not None and max_spans < 1:
         raise UsageError(f"max_spans is {max_spans!r}", expected="a whole number from 1, or None for all")
     merged: list[EvidenceSpan] = []
     previous = -2
-    for index, sentence in enumerate(sentences):
-        if sentence.score < threshold:
+    for index, unit in enumerate(units):
+        if threshold is not None and unit.score < threshold:
             continue
-        if index == previous + 1:
+        if threshold is not None and index == previous + 1:
             last = merged.pop()
-            sentence = replace(last, end=sentence.end, score=min(1.0, last.score + sentence.score))
-        merged.append(sentence)
+            unit = replace(last, end=unit.end, score=min(1.0, last.score + unit.score))
+        merged.append(unit)
         previous = index
     best = sorted(merged, key=lambda span: -span.score)[:max_spans]
     return tuple(sorted(best, key=lambda span: span.start))

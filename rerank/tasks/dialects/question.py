@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,11 +18,13 @@ class SpanSettings:
     """Which evidence spans a client asks for.
 
     Attributes:
-        threshold: Minimum share of a document's attention that a sentence of a span receives.
+        threshold: Minimum share of a document's attention that a unit of a span receives; None makes every unit a span.
         max_spans: Maximum number of spans per document; None for all.
+        unit: What spans consist of.
     """
 
-    threshold: float = 0.1
+    threshold: float | None = 0.1
+    unit: Literal["sentence", "word"] = "sentence"
     max_spans: int | None = None
 
 

@@ -1,0 +1,120 @@
+"""MCP server: tools with which applications of language models rerank, search and compare runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import Field
+from starlette.applications import Starlette
+
+from rerank.serving.api_errors import api_error_from_exception
+from rerank.serving.key_check import KeyCheck
+from rerank.serving.ranking_service import RankingService
+from rerank.serving.run_comparison import RunFolders
+from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
+from rerank.serving.server_keys import ServerKeys
+from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
+from rerank.tasks.dialects.question import GivenDocument
+
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Name of the client in the queue: the server does not tell MCP clients apart.
+_CLIENT = "mcp"
+
+
+def create_mcp_server(
+    service: RankingService, *, search: CollectionSearch | None = None, runs: RunFolders | None = None
+) -> MCPServer[Any]:
+    """Create the server. It logs no arguments of tools, since they contain texts.
+
+    Args:
+        service: Ranks documents.
+        search: Searches a collection; None for no tool `search`.
+        runs: The folders of runs that may be compared; None for no tool `compare_runs`.
+    """
+    server: MCPServer[Any] = MCPServer("listrank", version=version("listrank"), log_level="WARNING")
+    _add_rerank_tool(server, service)
+    if search is not None:
+        _add_search_tool(server, service, search)
+    if runs is not None:
+        _add_compare_tool(server, runs)
+    return server
+
+
+def create_mcp_http_app(
+    server: MCPServer[Any], keys: ServerKeys, *, host: str = "127.0.0.1", max_body_bytes: int
+) -> Starlette:
+    """Return an application that serves the tools at ``/mcp`` by streamable HTTP.
+
+    Args:
+        server: The server.
+        keys: The keys that clients may use.
+        host: Address to listen on. On loopback, requests for other host names are refused.
+        max_body_bytes: Maximum size of a request body.
+    """
+    app = server.streamable_http_app(host=host, stateless_http=True, max_request_body_size=max_body_bytes)
+    app.add_middleware(KeyCheck, keys=keys)
+    return app
+
+
+def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
+    @server.tool()
+    async def rerank(
+        query: Annotated[str, Field(description="What the documents should be relevant to.")],
+        documents: Annotated[list[GivenDocument], Field(description="Texts, or objects with a field text.")],
+        top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
+    ) -> CohereResponse:
+        """Order documents by their relevance to a query, best first; index is the position in the given list."""
+        body = CohereRequest(query=query, documents=documents, top_n=top_n, return_documents=True)
+
+        async def answer() -> CohereResponse:
+            return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
+
+        return await _report_errors(answer())
+
+
+def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
+    @server.tool("search", description=f"Search the collection {search.name!r}, and rerank what was found.")
+    async def search_tool(
+        query: Annotated[str, Field(description="What to search for.")],
+        top_k: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
+        depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
+    ) -> SearchResponse:
+        body = SearchRequest(query=query, top_k=top_k, depth=depth)
+        return await _report_errors(search_and_rerank(service, search, body, _CLIENT))
+
+
+def _add_compare_tool(server: MCPServer[Any], runs: RunFolders) -> None:
+    folders = ", ".join(str(folder) for folder in runs.folders)
+
+    @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
+    async def compare_runs(
+        run_files: Annotated[list[str], Field(min_length=2, max_length=50, description="Run files in TREC format.")],
+        qrels_file: Annotated[str, Field(description="File of relevance judgments.")],
+        measures: Annotated[list[str] | None, Field(description="Measures such as nDCG@10, the default.")] = None,
+        test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
+    ) -> dict[str, Any]:
+        work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
+        return await _report_errors(work)
+
+
+async def _report_errors(work: Awaitable[T]) -> T:
+    """Return the result of ``work``, with errors in the form in which clients see them.
+
+    Raises:
+        ToolError: The work failed. The reason of an unexpected failure is only logged.
+    """
+    try:
+        return await work
+    except Exception as error:
+        answer = api_error_from_exception(error)
+        if answer.status == 500:
+            _LOG.error("A tool failed", exc_info=error)
+        raise ToolError(answer.message) from error

@@ -1,0 +1,170 @@
+"""The playground: a page at `/` on which people try the reranker, and the endpoints that only this page needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import Field
+
+from rerank.retrieval.base.given_documents import given_first_stage_query
+from rerank.serving.api_errors import ApiError
+from rerank.serving.playground_examples import command_example, curl_example, python_example
+from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
+from rerank.serving.request_handling import handle_request
+from rerank.tasks import Reply
+from rerank.tasks import Request as ModelRequest
+from rerank.tasks.dialects.question import ApiBody, GivenDocument, document_texts
+from rerank.types import Document, Ranking
+
+#: The page may only load its own files and call its own server, and no other page may show it in a frame.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_FILES = {
+    "/": ("playground.html", "text/html"),
+    "/playground.css": ("playground.css", "text/css"),
+    "/playground.js": ("playground.js", "text/javascript"),
+}
+#: Maximum number of calls whose prompts and completions are returned.
+_SHOWN_CALLS = 20
+
+
+class PlaygroundRequest(ApiBody):
+    """A ranking for the playground: of given documents, or of documents of the server's collection.
+
+    Attributes:
+        query: The query; if it is empty, the query of the collection with the id ``query_id``.
+        query_id: Id of a query of the collection.
+        documents: The documents; None to use the collection.
+        scores: First-stage scores of the documents, which must not increase; None for none.
+        ids: Ids of documents of the collection; None to search it.
+        depth: Number of documents to rank.
+        method: Name of the method; empty for the server's own.
+        heat: Whether to return which words drew attention.
+    """
+
+    query: str = ""
+    query_id: str = ""
+    documents: list[GivenDocument] | None = None
+    scores: list[float] | None = None
+    ids: list[str] | None = None
+    depth: int = Field(default=20, ge=1, le=1000)
+    method: str = ""
+    heat: bool = False
+
+
+def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
+    """Add the page and its endpoints to the application."""
+    for path, (name, kind) in _FILES.items():
+        app.add_api_route(path, _file_endpoint(name, kind), include_in_schema=False)
+
+    @app.get("/playground/settings", summary="What the playground offers")
+    def settings() -> dict[str, Any]:
+        search = playground.search
+        return {
+            "model": playground.service.settings.name,
+            "methods": playground.describe_methods(),
+            "collection": None if search is None else search.name,
+            "max_documents": playground.service.settings.max_documents,
+        }
+
+    @app.post("/playground/rank", summary="Rank for the playground")
+    async def rank(request: Request, body: PlaygroundRequest) -> dict[str, Any]:
+        return await handle_request(request, playground.service.metrics, _rank(playground, body, request))
+
+
+def _file_endpoint(name: str, kind: str) -> Any:
+    content = files(__package__).joinpath("playground", name).read_bytes()
+
+    async def send_file() -> Response:
+        return Response(content, media_type=kind, headers=_HEADERS)
+
+    return send_file
+
+
+async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request: Request) -> dict[str, Any]:
+    candidates = await _candidates(playground, body)
+    ranking = await playground.rank(candidates, body.method, request.state.client, heat=body.heat)
+    ranker = _shown_settings(playground, body.method)
+    has_key = "authorization" in request.headers
+    url = str(request.base_url).rstrip("/")
+    return {
+        **_describe_ranking(ranking),
+        "calls": [_describe_call(*call) for call in ranking.calls[:_SHOWN_CALLS]],
+        "examples": {
+            "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
+            "python": python_example(ranker, candidates),
+            "command": command_example(ranker, candidates),
+        },
+    }
+
+
+async def _candidates(playground: PlaygroundService, body: PlaygroundRequest) -> Ranking:
+    text = body.query or (await playground.query_text(body.query_id) if body.query_id else "")
+    if not text.strip():
+        found = f"The collection has no query {body.query_id!r}" if body.query_id else "The query is empty"
+        raise ApiError(422, f"{found}; expected a query")
+    query = given_first_stage_query(text)
+    if body.documents is None:
+        return await playground.candidates(query, body.ids, body.depth)
+    # Ids that clients give may repeat, so that the documents are numbered.
+    texts = enumerate(document_texts(body.documents[: body.depth]), 1)
+    documents = tuple(Document(id=str(number), text=text) for number, text in texts)
+    return Ranking(query, documents, tuple(body.scores or ())[: body.depth])
+
+
+def _shown_settings(playground: PlaygroundService, method: str) -> Mapping[str, Any]:
+    """Return the settings with which a method is opened, without an address that contains a password."""
+    named = {name: value for name, value in playground.service.ranker.items() if "@" not in str(value)}
+    return {**named, "method": method} if method else named
+
+
+def _describe_ranking(ranking: PlaygroundRanking) -> dict[str, Any]:
+    hits, spans = ranking.ranked.hits, ranking.ranked.spans
+    candidates, usage = ranking.candidates, hits.usage
+    return {
+        "query": candidates.query.text,
+        "documents": [
+            {
+                "id": document.id,
+                "text": document.full_text,
+                "score": candidates.scores[n] if candidates.scores else None,
+                "words": None if spans is None else [[span.start, span.end, span.score] for span in spans[n]],
+            }
+            for n, document in enumerate(candidates.docs)
+        ],
+        "results": [{"index": hit.corpus_id, "score": hit.score, "relevance": hit.relevance} for hit in hits],
+        "score_kind": hits.score_kind,
+        "usage": {
+            "calls": usage.calls,
+            "tokens_in": usage.tokens_in,
+            "tokens_out": usage.tokens_out,
+            "tokens_cached": usage.tokens_cached,
+        },
+        "seconds": ranking.seconds,
+        "cost": hits.cost,
+        "warnings": list(ranking.ranked.warnings),
+    }
+
+
+def _describe_call(request: ModelRequest, reply: Reply) -> dict[str, Any]:
+    return {
+        "task": type(request.task).__name__,
+        "prompt": [{"role": message.role, "content": message.content} for message in request.prompt],
+        "completion": reply.text,
+        "thoughts": reply.thoughts,
+        "scores": list(reply.scores[:100]),
+        "tokens_in": reply.tokens_in,
+        "tokens_out": reply.tokens_out,
+        "seconds": reply.seconds,
+        "finish": reply.finish,
+    }

@@ -1,0 +1,75 @@
+"""Comparison of run files for clients that name files: only files in the folders of the server are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import MissingResourceError
+from rerank.evaluation.compared_runs import score_compared_runs
+from rerank.evaluation.comparison import compare_evaluated_measures
+from rerank.evaluation.comparison_family import ComparisonOptions
+from rerank.io.run_files import read_qrels, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """The folders whose files clients may compare.
+
+    Attributes:
+        folders: The folders.
+
+    Raises:
+        MissingResourceError: A folder does not exist.
+    """
+
+    folders: Sequence[Path]
+
+    def __post_init__(self) -> None:
+        """Check the folders."""
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise MissingResourceError(f"{str(folder)!r} is not a folder", expected="a folder of run files")
+
+    def find(self, name: str) -> Path:
+        """Return the path of a file in the folders.
+
+        Args:
+            name: Its path, absolute or relative to one of the folders.
+
+        Raises:
+            MissingResourceError: There is no such file, or it is in no folder of the server, also through a link. The
+                message is the same, so that it does not tell which files exist elsewhere.
+        """
+        for folder in self.folders:
+            with suppress(OSError, ValueError):  # a name that is too long or contains a null character
+                path = (folder / name).resolve()
+                if path.is_relative_to(folder.resolve()) and path.is_file():
+                    return path
+        raise MissingResourceError(
+            f"{name!r} is no file in the folders of this server",
+            expected=f"a file in {', '.join(str(folder) for folder in self.folders)}",
+        )
+
+    def compare(self, runs: Sequence[str], qrels: str, measures: Sequence[str], test: str) -> dict[str, Any]:
+        """Compare runs pair by pair.
+
+        Args:
+            runs: Run files, which also name the runs.
+            qrels: File of relevance judgments.
+            measures: Names of measures.
+            test: Selector of the significance test.
+
+        Returns:
+            Means, differences, intervals and p-values, as of `rerank compare --format json`.
+
+        Raises:
+            RerankError: A file cannot be read, or a setting is invalid.
+        """
+        opened = [read_run(self.find(name), name=name) for name in runs]
+        compared = score_compared_runs(read_qrels(self.find(qrels)), opened, measures)
+        result = compare_evaluated_measures(compared.scores, compared.measures, ComparisonOptions(test=test))
+        return result.with_notes(compared.notes).to_dict()

@@ -51,6 +51,7 @@ class CallLog:
     Args:
         path: The SQLite file; created if it does not exist.
         readonly: Open an existing file and never write to it.
+        salvage: With ``readonly``: open also a file that was cut off, of which only a part can be read.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
@@ -58,9 +59,9 @@ class CallLog:
         StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False, salvage: bool = False) -> None:
         """Open or create the file."""
-        self.path, self._readonly = path, readonly
+        self.path, self._readonly, self._salvage = path, readonly, salvage
         self._source = _WITH_CHECKSUMS
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -93,6 +94,8 @@ class CallLog:
 
     def _prepare(self) -> None:
         if self._readonly:
+            if self._salvage:  # SQLite then takes the number of pages from the size of the file, not from its header
+                self._db.execute("PRAGMA writable_schema=ON")
             if not self._db.execute("PRAGMA table_info(calls)").fetchall():
                 raise sqlite3.DatabaseError("it has no table of calls")
             if not self._has_table("checksums"):
@@ -184,21 +187,22 @@ class CallLog:
         """Read row by row, past damaged pages of the file.
 
         Returns:
-            The rows that are whole, with all columns, and the number of damaged rows that were found.
+            The rows that are whole, with all columns, and the number of damaged rows that were found. How many rows are
+            on pages that cannot be read is not known.
         """
         rows: list[tuple[Any, ...]] = []
         damaged = 0
+        files = [path for suffix in ("", "-wal") if (path := Path(f"{self.path}{suffix}")).is_file()]
         # The largest row number may be on a damaged page; a row takes more than 64 bytes.
-        for number in range(1, self.path.stat().st_size // 64 + 1):
-            try:
-                rows += self._whole_row(number, self._source)
-            except DataError:
-                damaged += 1
-            except sqlite3.DatabaseError:
-                try:  # perhaps only the checksums cannot be read
-                    rows += self._whole_row(number, _WITHOUT_CHECKSUMS)
-                except (DataError, sqlite3.DatabaseError):
+        for number in range(1, sum(path.stat().st_size for path in files) // 64 + 1):
+            for source in (self._source, _WITHOUT_CHECKSUMS):  # perhaps only the checksums cannot be read
+                try:
+                    rows += self._whole_row(number, source)
+                except DataError:
                     damaged += 1
+                except sqlite3.DatabaseError:
+                    continue
+                break
         return rows, damaged
 
     def _whole_row(self, number: int, source: str) -> list[tuple[Any, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,22 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path) -> None:
         with raises(UsageError, "--out"):
             begin(RunFolder(tmp_path), document(), overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_file_named_as_a_call_log_does_not_make_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"openapi": "3.0"}')
+    (tmp_path / "calls.sqlite").write_text("notes about calls")
+    with raises(UsageError, tmp_path, "--out"):
+        begin(RunFolder(tmp_path), document(), overwrite=True)
+    with closing(sqlite3.connect(tmp_path / "others")) as database:
+        database.execute("CREATE TABLE telephone (calls)")
+    (tmp_path / "others").replace(tmp_path / "calls.sqlite")
+    with raises(UsageError, tmp_path, "--out"):
+        begin(RunFolder(tmp_path), document(), overwrite=True)
+    (tmp_path / "calls.sqlite").unlink()
+    with RunFolder(tmp_path).calls():
+        pass
+    begin(RunFolder(tmp_path), document(), overwrite=True)  # a run folder with a damaged spec.json
 
 
 def test_two_processes_do_not_share_a_folder(folder: RunFolder) -> None:

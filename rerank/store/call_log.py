@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -79,8 +79,8 @@ class CallLog:
         if self._connection is None:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
-            if not self._readonly and not self.path.exists():
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts and replies may be confidential
+            if not self._readonly:
+                _make_private(self.path)
             uri = _sqlite_uri(self.path, readonly=self._readonly)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             # Damaged text is found by its checksum; a decoding error would not name the row.
@@ -336,6 +336,16 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
     log = path.with_name(f"{path.name}-wal")
     is_complete = not log.exists() or not log.stat().st_size
     return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
+
+
+def _make_private(path: Path) -> None:
+    """Create a log that only its owner can read, or make an own one private; prompts and replies may be confidential."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):  # another process may have removed it, or the file system has no modes
+            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
+                file.chmod(0o600)
 
 
 def open_shared_call_cache() -> CallLog:

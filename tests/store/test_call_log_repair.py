@@ -111,4 +111,11 @@ def test_rows_of_older_versions_have_no_checksum(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_can_read_a_log(tmp_path: Path) -> None:
-    assert stat.S_IMODE(write_log(tmp_path, "one").stat().st_mode) == 0o600
+    path = write_log(tmp_path, "one")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)  # as earlier versions created it
+    with CallLog(path) as log:
+        put(log, "two")
+        files = list(tmp_path.glob("calls.sqlite*"))
+        assert len(files) == 3
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}

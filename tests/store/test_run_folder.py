@@ -151,6 +151,11 @@ def test_existing(tmp_path: Path, folder: RunFolder) -> None:
 def test_json_that_is_missing_or_broken(folder: RunFolder) -> None:
     with raises(MissingResourceError, "--resume"):
         folder.read_json("summary.json")
+    (folder.path / "summary.json").mkdir()
+    with raises(MissingResourceError, "summary.json", "folder") as caught:  # it is there, but cannot be read
+        folder.read_json("summary.json")
+    assert "--resume" not in str(caught.value)
+    (folder.path / "summary.json").rmdir()
     (folder.path / "summary.json").write_text("{")
     with raises(DataError, "JSON"):
         folder.read_json("summary.json")

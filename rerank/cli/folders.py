@@ -61,9 +61,10 @@ def verify_command(
     from rerank.store import RunFolder, repair_call_log
 
     if repair and (repaired := repair_call_log(RunFolder.existing(folder))).original is not None:
-        note = f"{folder}: {repaired.kept} calls are kept; the damaged log is {repaired.original.name}"
+        note = f"{folder}: {repaired.kept} calls are kept, {repaired.damaged} are damaged, others may be unreadable"
         result = {"folder": str(folder), "kept": repaired.kept, "damaged": repaired.damaged}
-        emit_output(result, form=form, text=lambda: print_note(f"{note}. Repeat the other calls with --resume"))
+        note += f"; the damaged log is {repaired.original.name}. Repeat the other calls with --resume"
+        emit_output(result, form=form, text=lambda: print_note(note))
         return
     rows = check(RunFolder.existing(folder))  # one row per difference
     result = {"folder": str(folder), "verified": not rows, "differences": rows}

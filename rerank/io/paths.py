@@ -26,7 +26,7 @@ def named_path_errors() -> Generator[None]:
         if error.errno not in _PATH_ERRORS:
             raise
         raise MissingResourceError(
-            f"{error_repr(error.filename)} cannot be read: {error.strerror}", remedy="Check the path"
+            f"{error_repr(error.filename)} cannot be used: {error.strerror}", remedy="Check the path"
         ) from error
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from rerank.errors import StorageError
+from rerank.errors import MissingResourceError, StorageError
 from rerank.io.atomic_folder import discard_folder, draft_folder, move_folder, sync_files
 from rerank.io.file_hashes import file_hash
 from rerank.io.temporary_paths import remove_leftover_folders
@@ -24,6 +24,17 @@ T = TypeVar("T")
 
 _MARKER = "marker.json"
 _PREFIX = ".building-"
+#: What reading a damaged or unreadable folder raises.
+_DAMAGE = (
+    OSError,
+    MissingResourceError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 @contextlib.contextmanager
@@ -62,7 +73,7 @@ def open_sealed_folder(
         try:
             _check_seal(folder, made_from)
             return load(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _DAMAGE as error:
             damage = f"{type(error).__name__}: {error}"
             warnings.warn(f"{folder} is damaged ({damage}) and is built again", stacklevel=2)
             with storage_errors(folder.parent):

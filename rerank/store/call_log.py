@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ class CallLog:
     Args:
         path: The SQLite file; created if it does not exist.
         readonly: Open an existing file and never write to it.
+        salvage: With ``readonly``: open also a file that was cut off, of which only a part can be read.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
@@ -58,9 +59,9 @@ class CallLog:
         StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False, salvage: bool = False) -> None:
         """Open or create the file."""
-        self.path, self._readonly = path, readonly
+        self.path, self._readonly, self._salvage = path, readonly, salvage
         self._source = _WITH_CHECKSUMS
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -78,8 +79,8 @@ class CallLog:
         if self._connection is None:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
-            if not self._readonly and not self.path.exists():
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts and replies may be confidential
+            if not self._readonly:
+                _make_private(self.path)
             uri = _sqlite_uri(self.path, readonly=self._readonly)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             # Damaged text is found by its checksum; a decoding error would not name the row.
@@ -93,6 +94,8 @@ class CallLog:
 
     def _prepare(self) -> None:
         if self._readonly:
+            if self._salvage:  # SQLite then takes the number of pages from the size of the file, not from its header
+                self._db.execute("PRAGMA writable_schema=ON")
             if not self._db.execute("PRAGMA table_info(calls)").fetchall():
                 raise sqlite3.DatabaseError("it has no table of calls")
             if not self._has_table("checksums"):
@@ -184,21 +187,22 @@ class CallLog:
         """Read row by row, past damaged pages of the file.
 
         Returns:
-            The rows that are whole, with all columns, and the number of damaged rows that were found.
+            The rows that are whole, with all columns, and the number of damaged rows that were found. How many rows are
+            on pages that cannot be read is not known.
         """
         rows: list[tuple[Any, ...]] = []
         damaged = 0
+        files = [path for suffix in ("", "-wal") if (path := Path(f"{self.path}{suffix}")).is_file()]
         # The largest row number may be on a damaged page; a row takes more than 64 bytes.
-        for number in range(1, self.path.stat().st_size // 64 + 1):
-            try:
-                rows += self._whole_row(number, self._source)
-            except DataError:
-                damaged += 1
-            except sqlite3.DatabaseError:
-                try:  # perhaps only the checksums cannot be read
-                    rows += self._whole_row(number, _WITHOUT_CHECKSUMS)
-                except (DataError, sqlite3.DatabaseError):
+        for number in range(1, sum(path.stat().st_size for path in files) // 64 + 1):
+            for source in (self._source, _WITHOUT_CHECKSUMS):  # perhaps only the checksums cannot be read
+                try:
+                    rows += self._whole_row(number, source)
+                except DataError:
                     damaged += 1
+                except sqlite3.DatabaseError:
+                    continue
+                break
         return rows, damaged
 
     def _whole_row(self, number: int, source: str) -> list[tuple[Any, ...]]:
@@ -332,6 +336,16 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
     log = path.with_name(f"{path.name}-wal")
     is_complete = not log.exists() or not log.stat().st_size
     return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
+
+
+def _make_private(path: Path) -> None:
+    """Create a log that only its owner can read, or make an own one private; prompts and replies may be confidential."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):  # another process may have removed it, or the file system has no modes
+            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
+                file.chmod(0o600)
 
 
 def open_shared_call_cache() -> CallLog:

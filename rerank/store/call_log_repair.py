@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rerank.errors import StorageError
+from rerank.errors import DataError, StorageError
 from rerank.store.call_log import CallLog
 from rerank.store.run_folder import RunFolder
 
@@ -41,21 +42,31 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
     """
     path = folder.path / "calls.sqlite"
     with folder.locked():
-        with folder.calls(readonly=True) as log:
+        try:
+            log = CallLog(path, readonly=True, salvage=True)
+        except DataError as error:
+            raise DataError(
+                error.found,
+                expected="a SQLite file of which SQLite can read the list of tables",
+                remedy="Move it and summary.json out of the folder; --resume then repeats all calls",
+            ) from error
+        with log:
             if log.is_whole():
                 return CallLogRepair(kept=len(log), damaged=0, original=None)
             rows, damaged = log.whole_rows()
         try:
             draft = path.with_name(".calls.sqlite.tmp")
-            draft.unlink(missing_ok=True)
+            for suffix in _BESIDE:
+                Path(f"{draft}{suffix}").unlink(missing_ok=True)
             with CallLog(draft) as repaired:
                 repaired.put_rows(rows)
             original = next(p for n in range(1, 1000) if not (p := path.with_name(f"calls.sqlite.damaged{n}")).exists())
             (folder.path / "summary.json").unlink(missing_ok=True)
-            for suffix in _BESIDE:
+            os.link(path, original)  # there is a calls.sqlite at any time, in case the process is killed
+            for suffix in _BESIDE[1:]:
                 if (old := Path(f"{path}{suffix}")).exists():
                     old.rename(f"{original}{suffix}")
-            draft.rename(path)
+            draft.replace(path)
         except OSError as error:
             raise StorageError(
                 f"The repaired call log cannot be written to {str(folder.path)!r}: {error.strerror or error}",

@@ -114,7 +114,7 @@ class RunFolder:
         """Check that the folder can be created, is empty or is a run folder; others are never changed.
 
         Args:
-            overwrite: Check also that this program wrote the spec.json of an existing folder.
+            overwrite: Check also that this program wrote the spec.json or the call log of an existing folder.
 
         Raises:
             UsageError: The folder contains other files.
@@ -128,7 +128,7 @@ class RunFolder:
                 expected="the path of a folder that exists or can be created",
                 remedy="Choose another --out",
             )
-        if overwrite and (self.path / "spec.json").is_file() and not (self.path / "calls.sqlite").is_file():
+        if overwrite and (self.path / "spec.json").is_file() and not self._has_call_log():
             try:
                 self.spec()
             except DataError as error:
@@ -145,6 +145,13 @@ class RunFolder:
                     expected="a run folder, an empty folder or a new one",
                     remedy="Choose another --out",
                 )
+
+    def _has_call_log(self) -> bool:
+        try:
+            with self.calls(readonly=True):
+                return True
+        except (DataError, MissingResourceError):
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -239,6 +246,8 @@ class RunFolder:
         try:
             content = read_json_object(path, f"file {name} of the run folder")
         except MissingResourceError as error:
+            if os.path.lexists(path):
+                raise
             raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
         if missing := [key for key in keys if key not in content]:
             raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")

@@ -36,7 +36,10 @@ def stored_calls(folder: Path) -> dict[str, tuple[Any, ...]]:
         return {row[0]: row for row in log.whole_rows()[0]}
 
 
-def test_a_damaged_call_log_is_noticed_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cut_off", "share"), [(False, 0.7), (True, 0.1)])
+def test_damage_of_a_call_log_is_noticed_and_what_is_whole_is_kept(
+    tmp_path: Path, *, cut_off: bool, share: float
+) -> None:
     finished_run(tmp_path / "whole")
     calls, run = stored_calls(tmp_path / "whole"), (tmp_path / "whole" / "run.trec").read_bytes()
     data = (tmp_path / "whole" / "calls.sqlite").read_bytes()
@@ -50,7 +53,7 @@ def test_a_damaged_call_log_is_noticed_and_what_is_whole_is_kept(tmp_path: Path)
         damaged = bytearray(data)
         for position in range(start, min(start + length, len(data))):
             damaged[position] = rng.randrange(256)
-        (folder / "calls.sqlite").write_bytes(damaged)
+        (folder / "calls.sqlite").write_bytes(data[:start] if cut_off else damaged)
         try:
             verify_run_folder(RunFolder(folder))
             repair = repair_call_log(RunFolder(folder))
@@ -66,7 +69,7 @@ def test_a_damaged_call_log_is_noticed_and_what_is_whole_is_kept(tmp_path: Path)
         assert (folder / "run.trec").read_bytes() == run, number
         assert repair.original is None or stored_calls(folder).keys() == calls.keys()
     assert len(kept_counts) >= 0.8 * scaled_count(200)
-    assert sum(kept_counts) >= 0.7 * len(kept_counts) * len(calls)
+    assert sum(kept_counts) >= share * len(kept_counts) * len(calls)
 
 
 def test_every_changed_byte_of_an_index_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

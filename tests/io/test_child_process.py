@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -34,6 +35,16 @@ def fill_memory_and_say_so() -> None:
 )
 def test_work_ends_if_it_stays_within_its_memory(work: Callable[[], object], ends: bool) -> None:
     assert ends_in_child_process(work) is ends
+
+
+def test_the_result_is_known_if_the_system_removes_children() -> None:
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert ends_in_child_process(fail)
+        assert not ends_in_child_process(fill_memory)
+        assert not ends_in_child_process(loop, seconds=0.2)
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
 
 
 def test_endless_work_is_stopped() -> None:

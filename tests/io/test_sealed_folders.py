@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,21 @@ def test_damaged_folder_is_made_anew(tmp_path: Path, damage: object) -> None:
         assert open_sealed_folder(folder, MADE, write, read) == "whole"
     assert open_sealed_folder(folder, MADE, never, read) == "whole"
     assert leftovers(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "index"
+    open_sealed_folder(folder, MADE, write, read)
+    opened, failures = Path.open, [OSError(errno.EIO, "Input/output error")]
+
+    def unreadable(path: Path, *args: Any, **options: Any) -> Any:
+        if path == folder / "a.txt" and failures:
+            raise failures.pop()
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    with pytest.warns(UserWarning, match="index is damaged .* built again"):
+        assert open_sealed_folder(folder, MADE, write, read) == "whole"
 
 
 def test_damage_that_building_does_not_mend_is_an_error(tmp_path: Path) -> None:

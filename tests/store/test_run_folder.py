@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,22 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
+def test_a_file_named_as_a_call_log_does_not_make_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"openapi": "3.0"}')
+    (tmp_path / "calls.sqlite").write_text("notes about calls")
+    with raises(UsageError, tmp_path, "--out"):
+        begin(RunFolder(tmp_path), document(), overwrite=True)
+    with closing(sqlite3.connect(tmp_path / "others")) as database:
+        database.execute("CREATE TABLE telephone (calls)")
+    (tmp_path / "others").replace(tmp_path / "calls.sqlite")
+    with raises(UsageError, tmp_path, "--out"):
+        begin(RunFolder(tmp_path), document(), overwrite=True)
+    (tmp_path / "calls.sqlite").unlink()
+    with RunFolder(tmp_path).calls():
+        pass
+    begin(RunFolder(tmp_path), document(), overwrite=True)  # a run folder with a damaged spec.json
+
+
 def test_two_processes_do_not_share_a_folder(folder: RunFolder) -> None:
     with folder.begin(document(), resume=True), raises(UsageError, "runs/one", "--out"):
         begin(RunFolder(folder.path), document(), resume=True)
@@ -133,6 +151,11 @@ def test_existing(tmp_path: Path, folder: RunFolder) -> None:
 def test_json_that_is_missing_or_broken(folder: RunFolder) -> None:
     with raises(MissingResourceError, "--resume"):
         folder.read_json("summary.json")
+    (folder.path / "summary.json").mkdir()
+    with raises(MissingResourceError, "summary.json", "folder") as caught:  # it is there, but cannot be read
+        folder.read_json("summary.json")
+    assert "--resume" not in str(caught.value)
+    (folder.path / "summary.json").rmdir()
     (folder.path / "summary.json").write_text("{")
     with raises(DataError, "JSON"):
         folder.read_json("summary.json")

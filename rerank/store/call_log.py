@@ -339,7 +339,7 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
 
 
 def _make_private(path: Path) -> None:
-    """Create a log that only its owner can read, or make an own one private; prompts and replies may be confidential."""
+    """Let only the owner read a log, which is created if it is missing; prompts and replies may be confidential."""
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     for suffix in ("", "-wal", "-shm"):

@@ -94,6 +94,7 @@ class RunFolder:
         Raises:
             UsageError: The folder contains another run, other files, or this run in an unfinished state although
                 ``resume`` is not set; or another process uses it.
+            DataError: The call log of an unfinished run is damaged.
             StorageError: The folder cannot be created.
         """
         self.check_path(overwrite=overwrite)
@@ -189,13 +190,20 @@ class RunFolder:
                 remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
-        if not self.finished and not resume:
-            with self.calls() as calls:
-                committed = len(calls)
-            raise UsageError(
-                f"{str(self.path)!r} contains this run, unfinished, with {committed} committed calls",
-                remedy="Pass --resume to continue, or --overwrite to start again",
-            )
+        if self.finished:
+            return
+        with self.calls() as calls:
+            if not resume:
+                raise UsageError(
+                    f"{str(self.path)!r} contains this run, unfinished, with {len(calls)} committed calls",
+                    remedy="Pass --resume to continue, or --overwrite to start again",
+                )
+            if not calls.is_whole():  # found now, before new calls are made
+                raise DataError(
+                    f"The call log {str(calls.path)!r} is damaged",
+                    expected="the replies that were committed",
+                    remedy=f"Keep what is whole with `rerank verify --repair {self.path}`, then continue with --resume",
+                )
 
     def _clear(self) -> None:
         for calls in self.path.glob("calls.sqlite*"):

@@ -49,6 +49,19 @@ def test_calls_that_no_request_matches_are_counted(cli: Cli, stopped: Path) -> N
     assert cli("verify", stopped).returncode == 0
 
 
+def test_a_damaged_log_is_found_before_new_calls_are_made(cli: Cli, stopped: Path) -> None:
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log, log:
+        log.execute("UPDATE calls SET text = 'another reply' WHERE rowid = 1")
+        before = log.execute("SELECT count(*) FROM calls").fetchone()
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 5
+    assert "--repair" in done.stderr
+    with closing(sqlite3.connect(stopped / "calls.sqlite")) as log:
+        assert log.execute("SELECT count(*) FROM calls").fetchone() == before
+    assert "calls" in cli("verify", "--repair", stopped).stderr
+    assert cli("run", "--resume", "--out", stopped).returncode == 0
+
+
 def test_without_out_nothing_is_read(cli: Cli, stopped: Path) -> None:
     done = cli("run", "--resume")
     assert done.returncode == 2

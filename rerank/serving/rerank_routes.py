@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import Discriminator, Tag
 
+from rerank.serving.api_errors import error_documentation
+from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.request_handling import handle_request
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 from rerank.tasks.dialects.common import CommonRequest, CommonResponse, CommonUsage
+from rerank.tasks.dialects.errors import CohereError, CommonError, SglangError, TeiError
 from rerank.tasks.dialects.question import RerankAnswer, RerankBody, RerankQuestion
 from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
 from rerank.tasks.dialects.sglang import SglangResult, sglang_results
@@ -38,14 +40,24 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
 
     async def answer(request: Request, body: RerankBody) -> RerankAnswer:
         work = service.answer(body.to_question(), request.state.client)
-        return await handle_request(request, service.metrics, work)
+        return await run_while_connected(request, work, timeout=service.settings.timeout)
 
-    @app.post("/v2/rerank", summary="Rerank as Cohere's version 2", response_model_exclude_none=True)
+    @app.post(
+        "/v2/rerank",
+        summary="Rerank as Cohere's version 2",
+        response_model_exclude_none=True,
+        responses=error_documentation(CohereError),
+    )
     async def rerank_v2(request: Request, body: CohereRequest) -> CohereResponse:
         return CohereResponse.from_answer(await answer(request, body))
 
-    @app.post("/rerank", summary="Rerank as Cohere's version 1, Jina, vLLM, Voyage or TEI")
-    @app.post("/v1/rerank", summary="Rerank as Cohere's version 1, Jina, vLLM, Voyage or TEI")
+    for_any: dict[str, Any] = {
+        "summary": "Rerank as Cohere's version 1, Jina, vLLM, Voyage or TEI",
+        "responses": error_documentation(CommonError, TeiError),
+    }
+
+    @app.post("/rerank", **for_any)
+    @app.post("/v1/rerank", **for_any)
     async def rerank_common(
         request: Request, response: Response, body: _AnyRequest
     ) -> CommonResponse | list[TeiResult]:
@@ -56,7 +68,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
             return tei_results(found)
         return CommonResponse.from_answer(found, repeats_documents=body.return_documents is True)
 
-    @app.post("/sglang/v1/rerank", summary="Rerank as SGLang")
+    @app.post("/sglang/v1/rerank", summary="Rerank as SGLang", responses=error_documentation(SglangError))
     async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
         found = await answer(request, body)
         _add_warnings_header(response, found.warnings)
@@ -66,20 +78,22 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     @app.post("/v1/score", summary="Scores of pairs, as vLLM")
     async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
         work = _score_pairs(service, body, request.state.client)
-        found, warnings = await handle_request(request, service.metrics, work)
+        found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
         _add_warnings_header(response, warnings)
         return found
 
 
 def _add_warnings_header(response: Response, warnings: Sequence[str]) -> None:
     if warnings:
-        response.headers[WARNINGS_HEADER] = "; ".join(warnings).encode("ascii", "replace").decode()[:1000]
+        line = " ".join("; ".join(warnings).split())  # a header is one line
+        response.headers[WARNINGS_HEADER] = "".join(c if " " <= c <= "~" else "?" for c in line)[:1000]
 
 
 async def _score_pairs(service: RankingService, body: ScoreRequest, client: str) -> tuple[ScoreResponse, list[str]]:
     """Rank the documents of each query, and return their scores in the order of the request, with the warnings."""
     by_query: dict[str, list[int]] = {}
     pairs = body.pairs()
+    service.check_documents(len(pairs))
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
     scores = [0.0] * len(pairs)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 
@@ -92,11 +92,12 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
         return {"status": "ok"}
 
     @app.get("/ready", summary="Whether the model is loaded and requests are accepted")
-    async def ready() -> JSONResponse:
-        is_ready = bool(app.state.is_ready)
-        return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
+    async def ready() -> dict[str, str]:
+        if not app.state.is_ready:
+            raise ApiError(503, "The model is not loaded")
+        return {"status": "ready"}
 
-    @app.get("/metrics", summary="Metrics in the format of Prometheus")
+    @app.get("/metrics", summary="Metrics in the format of Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 

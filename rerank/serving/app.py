@@ -12,7 +12,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 
@@ -97,7 +96,12 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
             raise ApiError(503, "The model is not loaded")
         return {"status": "ready"}
 
-    @app.get("/metrics", summary="Metrics in the format of Prometheus", response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        summary="Metrics in the format of Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 

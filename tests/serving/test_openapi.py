@@ -43,7 +43,7 @@ def test_schemathesis_finds_nothing(address: Callable[..., str], tmp_path: Path)
     config = Path(__file__).with_name("schemathesis.toml")
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config)]
     ended = subprocess.run(
-        [*command, "run", f"{url}/openapi.json", "--max-examples", "100", "--seed", "1", "--no-color"],
+        [*command, "run", f"{url}/openapi.json", "--max-examples", "50", "--seed", "1", "--no-color"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

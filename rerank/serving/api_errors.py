@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -123,11 +123,10 @@ def error_response(request: Request, error: ApiError) -> JSONResponse:
     return JSONResponse(body.model_dump(), error.status, dict(error.headers))
 
 
-def error_documentation(*bodies: type[ApiBody]) -> dict[int | str, dict[str, Any]]:
+def error_documentation(shape: Any) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of an endpoint for the OpenAPI description.
 
     Args:
-        *bodies: The shapes of the endpoint's errors.
+        shape: The body of the endpoint's errors, or a union of bodies.
     """
-    shape = Union[bodies]  # noqa: UP007 - the types are known at run time only
     return {status: {"model": shape, "description": description} for status, description in _DESCRIPTIONS.items()}

@@ -53,7 +53,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
 
     for_any: dict[str, Any] = {
         "summary": "Rerank as Cohere's version 1, Jina, vLLM, Voyage or TEI",
-        "responses": error_documentation(CommonError, TeiError),
+        "responses": error_documentation(CommonError | TeiError),
     }
 
     @app.post("/rerank", **for_any)

@@ -20,9 +20,9 @@ _LAST_ANSWERS = 3
 class _AnnouncingServer(uvicorn.Server):
     """A server that reports its address once it accepts requests, and answers all of them before it stops."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: FastAPI, grace: float) -> None:
         super().__init__(config)
-        self._announce, self._grace = announce, grace
+        self._announce, self._stopping, self._grace = announce, app.state.stopping, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -31,7 +31,7 @@ class _AnnouncingServer(uvicorn.Server):
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().call_later(self._grace, self.config.app.state.stopping.set)
+        asyncio.get_running_loop().call_later(self._grace, self._stopping.set)
         await super().shutdown(sockets)
 
 
@@ -74,6 +74,6 @@ def run_server(
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
-    server = _AnnouncingServer(config, announce, grace)
+    server = _AnnouncingServer(config, announce, app, grace)
     with sock:
         asyncio.run(server.serve(sockets=[sock]))

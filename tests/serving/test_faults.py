@@ -29,7 +29,7 @@ from tests.serving.conftest import Client, wait_for_line
 pytest.importorskip("fastapi")
 
 BODY = {"query": "q", "documents": ["a", "b", "c"]}
-PATHS = {
+PATHS: dict[str, dict[str, Any]] = {
     "/v2/rerank": BODY,
     "/rerank": BODY,
     "/sglang/v1/rerank": BODY,

@@ -8,6 +8,7 @@ LUCENE := .venv-lucene
 INTEGRATIONS := .venv-integrations
 CLIENTS := .venv-clients
 LANGCHAIN_COHERE := .venv-langchain-cohere
+API := .venv-api
 LOCK := .venv-lock
 BIN := $(VENV)/bin
 # Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
@@ -23,7 +24,7 @@ MEASURE ?=
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-clients test-browser test-attacks lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-clients test-api test-browser test-attacks lock check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +63,9 @@ test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rer
 test-browser: $(VENV)/.dev $(VENV)/.browser $(VENV)/.serve ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
 
+test-api: $(API)/.api ## schemathesis against the OpenAPI description of the server, in an environment of its own
+	$(API)/bin/python $(MEASURE) -m pytest -q tests/serving/test_openapi.py
+
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all
 	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m attack tests/attacks
 
@@ -86,7 +90,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(API) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -125,6 +129,12 @@ $(LANGCHAIN_COHERE)/.clients: tests/clients/requirements-langchain-cohere.txt
 $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients: pyproject.toml | $(LOCK)/.uv
 	$(PYTHON) -m venv $(@D)
 	$(LOCK)/bin/uv pip install --quiet --python $(@D)/bin/python -r $(filter %.txt,$^) -e '.[serve]'
+	@touch $@
+
+# Schemathesis brings much that nothing else needs.
+$(API)/.api: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(API)
+	$(API)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,dev]' 'schemathesis>=4.32,<5'
 	@touch $@
 
 # vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.

@@ -86,6 +86,9 @@ class LimitOptions:
     deadline_ms: Annotated[
         float | None, typer.Option(help="Time for a ranking if the request names none.", rich_help_panel=_LIMITS)
     ] = None
+    answer_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a request without an answer gets 504.", rich_help_panel=_LIMITS)
+    ] = 600.0
     max_total_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop calling the model after this many tokens.", rich_help_panel=_LIMITS)
     ] = None
@@ -102,6 +105,7 @@ class LimitOptions:
             max_waiting=self.max_waiting,
             max_active=self.max_active,
             deadline=None if self.deadline_ms is None else self.deadline_ms / 1000,
+            timeout=self.answer_timeout,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -19,6 +19,8 @@ from rerank.errors import (
     UsageError,
 )
 from rerank.serving.fair_queue import QueueFullError
+from rerank.tasks.dialects.errors import CohereError, CommonError, ErrorDetails, OpenaiError, SglangError, TeiError
+from rerank.tasks.dialects.question import ApiBody
 
 #: Status -> type, in the words of OpenAI's and vLLM's errors.
 _TYPES = {
@@ -31,6 +33,26 @@ _TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable",
     504: "timeout_error",
+}
+
+#: Status -> type of TEI; ``Backend`` for all others.
+_TEI_TYPES: Mapping[int, Literal["Validation", "Overloaded"]] = {
+    400: "Validation",
+    413: "Validation",
+    422: "Validation",
+    429: "Overloaded",
+}
+
+#: Status -> when it is answered. FastAPI itself answers 404 and 405.
+_DESCRIPTIONS = {
+    400: "The body is no JSON object",
+    401: "The key is missing or wrong",
+    413: "The body, the number of documents or of tokens exceeds a limit of the server",
+    422: "A field is missing or invalid",
+    429: "Too many requests are waiting; Retry-After says when to try again",
+    500: "The server failed unexpectedly",
+    503: "The model failed, or the server is stopping",
+    504: "The model did not answer in time",
 }
 
 
@@ -63,7 +85,7 @@ def api_error_from_exception(error: Exception) -> ApiError:
             return ApiError(429, str(error), {"Retry-After": str(error.retry_after)})
         case ContextOverflowError():
             return ApiError(413, str(error))
-        case UsageError() | DataError() | ValueError():
+        case UsageError() | DataError():
             return ApiError(422, str(error))
         case TimeoutError():
             return ApiError(504, str(error) or "The model did not answer in time")
@@ -74,7 +96,7 @@ def api_error_from_exception(error: Exception) -> ApiError:
     return ApiError(500, "The server failed unexpectedly; its log has the reason")
 
 
-def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> dict[str, Any]:
+def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
     """Return the body of an error in the shape that the clients of a path expect.
 
     Args:
@@ -83,20 +105,28 @@ def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> dict[str,
         is_tei: Whether the request is TEI's.
     """
     if is_tei:
-        kind = {413: "Validation", 422: "Validation", 400: "Validation", 429: "Overloaded"}.get(error.status, "Backend")
-        return {"error": error.message, "error_type": kind}
-    details = {"message": error.message, "type": error.type, "param": None, "code": error.status}
+        return TeiError(error=error.message, error_type=_TEI_TYPES.get(error.status, "Backend"))
+    details = ErrorDetails(message=error.message, type=error.type, code=error.status)
     if path.startswith("/sglang/"):
-        return {"object": "error", **details}
+        return SglangError(**details.model_dump())
     if path == "/v1/decisions":
-        return {"error": details}
+        return OpenaiError(error=details)
     if path == "/v2/rerank":
-        return {"message": error.message}
-    # Cohere reads `message`, Jina and Voyage `detail`, and vLLM `error`.
-    return {"message": error.message, "detail": error.message, "error": details}
+        return CohereError(message=error.message)
+    return CommonError(message=error.message, detail=error.message, error=details)
 
 
 def error_response(request: Request, error: ApiError) -> JSONResponse:
     """Return the response for an error, in the shape that fits the request."""
-    body = error_body(error, request.url.path, is_tei=getattr(request.state, "is_tei", False))
-    return JSONResponse(body, error.status, dict(error.headers))
+    # The path of the scope is the one that is routed; that of `request.url` depends on the header Host.
+    body = error_body(error, request.scope["path"], is_tei=getattr(request.state, "is_tei", False))
+    return JSONResponse(body.model_dump(), error.status, dict(error.headers))
+
+
+def error_documentation(shape: Any) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of an endpoint for the OpenAPI description.
+
+    Args:
+        shape: The body of the endpoint's errors, or a union of bodies.
+    """
+    return {status: {"model": shape, "description": description} for status, description in _DESCRIPTIONS.items()}

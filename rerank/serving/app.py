@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,27 +12,30 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Mount, Route
 
 from rerank.errors import RerankError
-from rerank.serving.api_errors import ApiError, api_error_from_exception, error_response
+from rerank.serving.api_errors import ApiError, api_error_from_exception, error_documentation, error_response
 from rerank.serving.body_limit import BodyLimit
 from rerank.serving.decision_routes import add_decision_routes
-from rerank.serving.disconnects import ClientLeftError
+from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
 from rerank.serving.fair_queue import QueueFullError
 from rerank.serving.key_check import KeyCheck
 from rerank.serving.playground_routes import add_playground_routes
 from rerank.serving.playground_service import PlaygroundService
 from rerank.serving.ranking_service import RankingService
+from rerank.serving.request_count import RequestCount
 from rerank.serving.rerank_routes import add_rerank_routes
+from rerank.serving.score_routes import add_score_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.server_keys import ServerKeys
+from rerank.tasks.dialects.errors import CommonError
 
 _LOG = logging.getLogger(__name__)
 
-#: Status of a request whose client left, as nginx logs it. Nobody receives it.
-_CLIENT_LEFT = 499
+#: Seconds for which a stopping server waits for a model that does not end its batch.
+_CLOSING = 10.0
 
 
 def create_server_app(
@@ -49,9 +53,19 @@ def create_server_app(
         search: Searches a collection; None for no search endpoint, and no search on the page.
         has_playground: Whether there is a page at ``/``, whose users may choose methods that need many calls.
     """
-    app = FastAPI(title="listrank", version=version("listrank"), lifespan=_lifespan(service), redirect_slashes=False)
+    app = FastAPI(
+        title="listrank",
+        version=version("listrank"),
+        lifespan=_lifespan(service),
+        redirect_slashes=False,
+        responses=error_documentation(CommonError),
+        docs_url=None,  # its page loads scripts of another site
+        redoc_url=None,
+    )
     app.state.is_ready = False
+    app.state.stopping = asyncio.Event()
     add_rerank_routes(app, service)
+    add_score_routes(app, service)
     add_decision_routes(app, service)
     if search is not None:
         add_search_routes(app, service, search)
@@ -61,6 +75,8 @@ def create_server_app(
     _add_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
     app.add_middleware(KeyCheck, keys=keys or ServerKeys())
+    paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
+    app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
     return app
 
 
@@ -71,7 +87,11 @@ def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
         app.state.is_ready = True
         yield
         app.state.is_ready = False
-        await service.reranker.aclose()
+        closing = threading.Thread(target=service.reranker.close, daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, _CLOSING)
+        if closing.is_alive():
+            _LOG.warning("The model did not end its batch within %g s; it is abandoned", _CLOSING)
 
     return lifespan
 
@@ -82,11 +102,17 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
         return {"status": "ok"}
 
     @app.get("/ready", summary="Whether the model is loaded and requests are accepted")
-    async def ready() -> JSONResponse:
-        is_ready = bool(app.state.is_ready)
-        return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
+    async def ready() -> dict[str, str]:
+        if not app.state.is_ready:
+            raise ApiError(503, "The model is not loaded")
+        return {"status": "ready"}
 
-    @app.get("/metrics", summary="Metrics in the format of Prometheus")
+    @app.get(
+        "/metrics",
+        summary="Metrics in the format of Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
@@ -114,7 +140,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientLeftError)
     async def client_left(request: Request, error: ClientLeftError) -> Response:
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT_STATUS)
 
     async def failed(request: Request, error: Exception) -> Response:
         answer = api_error_from_exception(error)
@@ -122,5 +148,5 @@ def _add_error_handlers(app: FastAPI) -> None:
             _LOG.error("A request to %s failed", request.url.path, exc_info=error)
         return error_response(request, answer)
 
-    for kind in (ApiError, QueueFullError, RerankError, ValueError, TimeoutError, MemoryError, Exception):
+    for kind in (ApiError, QueueFullError, RerankError, TimeoutError, MemoryError, Exception):
         app.add_exception_handler(kind, failed)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rerank.serving.api_errors import ApiError, error_response
+
+#: Bytes, as a multiple of the limit, and seconds for which a body that is too large is read and dropped. Most clients
+#: read an answer only when they have sent everything, and would report a broken connection instead of the 413.
+_DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
 class BodyLimit:
@@ -27,11 +34,11 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         message = f"The body is too large; expected at most {self._max_bytes} bytes"
+        headers = {"Connection": "close"}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
-            # The body is not read, so the connection cannot be used again.
-            error = ApiError(413, message, {"Connection": "close"})
-            await error_response(Request(scope), error)(scope, receive, send)
+            await self._drop_body(receive)
+            await error_response(Request(scope), ApiError(413, message, headers))(scope, receive, send)
             return
         read = 0
 
@@ -41,7 +48,20 @@ class BodyLimit:
             if received["type"] == "http.request":
                 read += len(received.get("body", b""))
                 if read > self._max_bytes:
-                    raise HTTPException(413, message, {"Connection": "close"})
+                    if received.get("more_body", False):
+                        await self._drop_body(receive)
+                    raise HTTPException(413, message, headers)
             return received
 
         await self._app(scope, receive_bounded, send)
+
+    async def _drop_body(self, receive: Receive) -> None:
+        """Read the rest of a body without keeping it, up to a limit of size and time."""
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DROPPING):
+                while dropped < _DROPPED_LIMITS * self._max_bytes:
+                    received = await receive()
+                    dropped += len(received.get("body", b""))
+                    if not received.get("more_body", False):
+                        return

@@ -73,10 +73,11 @@ class DecisionService:
         """Return the answers to all questions of a request, in their order.
 
         Raises:
-            ApiError: The backend gives no probabilities, or the input is too long.
+            ApiError: The backend gives no probabilities, or input and questions are too long.
             QueueFullError: Too many requests are waiting.
         """
         text = request.input_text()
+        await self.service.check_tokens([text] * len(request.questions))  # every question reads the whole input
         async with self.service.queue.slot(client):
             found = await asyncio.gather(*(self._answer(text, question) for question in request.questions))
         usage = Usage()

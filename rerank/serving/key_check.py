@@ -32,7 +32,7 @@ class KeyCheck:
         request = Request(scope)
         address = request.client.host if request.client else ""
         client = self._keys.client(request.headers.get("authorization", ""), address)
-        if client is None and request.url.path not in _OPEN_PATHS:
+        if client is None and scope["path"] not in _OPEN_PATHS:
             error = ApiError(
                 401, "The key is missing or wrong; expected Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
             )

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.api_errors import ApiError
+from rerank.serving.disconnects import run_while_connected
 from rerank.serving.playground_examples import command_example, curl_example, python_example
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
-from rerank.serving.request_handling import handle_request
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
 from rerank.tasks.dialects.question import ApiBody, GivenDocument, document_texts
@@ -79,7 +79,8 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
 
     @app.post("/playground/rank", summary="Rank for the playground")
     async def rank(request: Request, body: PlaygroundRequest) -> dict[str, Any]:
-        return await handle_request(request, playground.service.metrics, _rank(playground, body, request))
+        timeout = playground.service.settings.timeout
+        return await run_while_connected(request, _rank(playground, body, request), timeout=timeout)
 
 
 def _file_endpoint(name: str, kind: str) -> Any:

@@ -101,9 +101,9 @@ class RankingService:
             QueueFullError: Too many requests are waiting.
             RerankError: The request cannot be ranked.
         """
-        seconds = question.deadline or self.settings.deadline
+        seconds = self.settings.deadline if question.deadline is None else question.deadline
         deadline = None if seconds is None else time.monotonic() + seconds
-        question = self._within_limits(question)
+        question = await self._within_limits(question)
         async with self.queue.slot(client):
             hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits)
@@ -111,26 +111,44 @@ class RankingService:
         warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
-    def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
+    async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
         """Check the limits, and return the question with its documents cut to the limit that it names."""
-        count, limit = len(question.documents), self.settings.max_documents
-        if count > limit:
-            raise ApiError(413, f"The request has {count} documents; expected at most {limit}")
+        count = len(question.documents)
+        self.check_documents(count)
         if question.scores is not None and len(question.scores) != count:
             raise ApiError(
                 422, f"The request has {len(question.scores)} scores for {count} documents; expected as many"
             )
-        tokens, documents = self.reranker.backend.tokens, question.documents
+        documents = question.documents
         if question.max_document_tokens is not None:
-            documents = [tokens.cut(text, question.max_document_tokens) for text in documents]
-        texts = [question.query, *documents]
-        most = self.settings.max_request_tokens
-        # A token has at least one byte, so that most requests need not be counted.
-        if sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > most:
-            found = sum(tokens.lengths(texts))
-            if found > most:
-                raise ApiError(413, f"Query and documents have {found} tokens; expected at most {most}")
+            # A tokenizer cannot cut at numbers that a machine word cannot hold.
+            limit = min(question.max_document_tokens, self.settings.max_request_tokens)
+            cut = self.reranker.backend.tokens.cut
+            documents = await asyncio.to_thread(lambda: [cut(text, limit) for text in documents])
+        await self.check_tokens([question.query, *documents])
         return replace(question, documents=documents)
+
+    def check_documents(self, count: int) -> None:
+        """Check the number of documents of a request.
+
+        Raises:
+            ApiError: There are too many.
+        """
+        if count > self.settings.max_documents:
+            raise ApiError(413, f"The request has {count} documents; expected at most {self.settings.max_documents}")
+
+    async def check_tokens(self, texts: Sequence[str]) -> None:
+        """Check the number of tokens of a request. Large requests are counted in a thread, without holding up others.
+
+        Raises:
+            ApiError: There are too many.
+        """
+        most = self.settings.max_request_tokens
+        # A token has at least one byte, and a character at most four, so that most requests need not be counted.
+        if 4 * sum(map(len, texts)) > most:
+            found = sum(await asyncio.to_thread(self.reranker.backend.tokens.lengths, list(texts)))
+            if found > most:
+                raise ApiError(413, f"The request has {found} tokens; expected at most {most}")
 
     async def _rank(self, question: RerankQuestion, deadline: float | None, query: Query | None) -> Hits:
         hits = await self.reranker.arank(

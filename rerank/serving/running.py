@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from rerank.errors import UsageError
 
 #: Seconds for which a stopping server finishes accepted requests.
 GRACE = 30
+#: Seconds after them in which the remaining requests are answered with 503, before their connections are closed.
+_LAST_ANSWERS = 3
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """A server that reports its address once it accepts requests."""
+    """A server that reports its address once it accepts requests, and answers all of them before it stops."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)
-        self._announce = announce
+        self._announce, self._grace = announce, grace
+        #: Set when accepted requests are no longer waited for; only the application of `create_server_app` has it.
+        self._stopping: asyncio.Event | None = getattr(app.state, "stopping", None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -28,14 +32,25 @@ class _AnnouncingServer(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._stopping is not None:
+            asyncio.get_running_loop().call_later(self._grace, self._stopping.set)
+        await super().shutdown(sockets)
+
 
 def run_server(
-    app: Any, *, host: str, port: int, announce: Callable[[str], None], logs_requests: bool = False, grace: int = GRACE
+    app: Starlette,
+    *,
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    logs_requests: bool = False,
+    grace: int = GRACE,
 ) -> None:
     """Serve an application until SIGTERM or SIGINT; then finish accepted requests.
 
     Args:
-        app: The ASGI application.
+        app: The application.
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         announce: Called with the server's address once it accepts requests.
@@ -56,8 +71,12 @@ def run_server(
             remedy="Pass another --port; 0 picks a free one",
         ) from error
     config = uvicorn.Config(
-        app, log_level="warning", access_log=logs_requests, timeout_graceful_shutdown=grace, lifespan="on"
+        app,
+        log_level="warning",
+        access_log=logs_requests,
+        timeout_graceful_shutdown=grace + _LAST_ANSWERS,
+        lifespan="on",
     )
-    server = _AnnouncingServer(config, announce)
+    server = _AnnouncingServer(config, announce, app, grace)
     with sock:
         asyncio.run(server.serve(sockets=[sock]))

@@ -12,20 +12,20 @@ from pydantic import Field
 from rerank.collections.base.corpus import Corpus
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
+from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.request_handling import handle_request
-from rerank.tasks.dialects.question import ApiBody, RerankQuestion
+from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
 from rerank.types import Query, Ranking
 
 
 class SearchRequest(ApiBody):
     """A search: ``depth`` documents are retrieved and reranked, and ``top_k`` of them are returned."""
 
-    query: str
+    query: GivenText
     top_k: int = Field(default=10, ge=1, le=1000)
     depth: int = Field(default=100, ge=1, le=1000)
     return_documents: bool = True
-    instruction: str | None = None
+    instruction: GivenText | None = None
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
 
 
@@ -84,7 +84,7 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
     @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
         work = search_and_rerank(service, search, body, request.state.client)
-        return await handle_request(request, service.metrics, work)
+        return await run_while_connected(request, work, timeout=service.settings.timeout)
 
 
 async def search_and_rerank(

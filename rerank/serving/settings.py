@@ -19,6 +19,7 @@ class ServerSettings:
         max_waiting: Maximum number of requests that wait for their turn; further ones are refused with 429.
         max_active: Number of rankings in progress at the same time.
         deadline: Seconds for a ranking if the request names no deadline; None for no limit.
+        timeout: Seconds after which a request without an answer ends with 504, its wait for a turn included.
         logs_texts: Whether queries and documents of failed requests are logged.
 
     Raises:
@@ -32,6 +33,7 @@ class ServerSettings:
     max_waiting: int = 256
     max_active: int = 64
     deadline: float | None = None
+    timeout: float = 600.0
     logs_texts: bool = False
 
     def __post_init__(self) -> None:
@@ -43,3 +45,5 @@ class ServerSettings:
             raise UsageError(f"max_waiting is {self.max_waiting}", expected="at least 0")
         if self.deadline is not None and not self.deadline > 0:
             raise UsageError(f"The deadline is {self.deadline} s", expected="more than 0 seconds")
+        if not self.timeout > 0:
+            raise UsageError(f"The timeout is {self.timeout} s", expected="more than 0 seconds")

@@ -16,6 +16,15 @@ from rerank.serving.settings import ServerSettings
 Client = Callable[..., Any]
 
 
+def wait_for_line(service: Any, line: str) -> None:
+    """Wait until the metrics have a line; a request is counted just after its client has read the answer."""
+    for _ in range(200):
+        if line in service.metrics.exposition().decode():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{line} is not in {service.metrics.exposition().decode()}")
+
+
 @pytest.fixture
 def client() -> Iterator[Client]:
     """Return a function that opens a client of a server in this process."""

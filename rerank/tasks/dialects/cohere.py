@@ -9,6 +9,7 @@ from pydantic import Field
 from rerank.tasks.dialects.question import (
     ApiBody,
     GivenDocument,
+    GivenText,
     RerankAnswer,
     RerankBody,
     RerankQuestion,
@@ -29,7 +30,7 @@ class CohereRequest(RerankBody):
     """A request of version 2."""
 
     model: str = ""
-    query: str
+    query: GivenText
     documents: list[GivenDocument]
     top_n: int | None = Field(default=None, ge=1)
     max_tokens_per_doc: int | None = Field(default=None, ge=1)

@@ -13,6 +13,7 @@ from rerank.tasks.dialects.cohere import cohere_meta
 from rerank.tasks.dialects.question import (
     ApiBody,
     GivenDocument,
+    GivenText,
     RerankAnswer,
     RerankBody,
     RerankQuestion,
@@ -24,12 +25,12 @@ class CommonRequest(RerankBody):
     """A request. ``top_n`` 0 means all, as in vLLM; without ``return_documents``, ``results`` contain the texts."""
 
     model: str = ""
-    query: str
+    query: GivenText
     documents: list[GivenDocument]
     top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
-    instruction: str | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
+    instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
     max_tokens_per_doc: int | None = Field(default=None, ge=0)
 
     def to_question(self) -> RerankQuestion:

@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictStr
+from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
-from rerank.tasks.dialects.question import ApiBody
+from rerank.errors import DataError, error_repr
+from rerank.io.surrogates import replace_lone_surrogates
+from rerank.tasks.dialects.question import ApiBody, GivenText
 
 #: A value of a choice. A text and a boolean that read the same are different values.
-ChoiceValue = StrictStr | StrictBool
+ChoiceValue = Annotated[StrictStr, AfterValidator(replace_lone_surrogates)] | StrictBool
 
 
 class DecisionChoice(ApiBody):
     """One of the values of a choice question."""
 
     value: ChoiceValue
-    description: str | None = None
+    description: GivenText | None = None
 
 
 class DecisionLevel(ApiBody):
     """One of the levels of a score question, from the lowest up."""
 
-    label: str
-    description: str | None = None
+    label: GivenText
+    description: GivenText | None = None
 
 
 class PredicateQuestion(ApiBody):
     """A question that is true or false for the input."""
 
     type: Literal["predicate"]
-    instructions: str
-    name: str | None = None
+    instructions: GivenText
+    name: GivenText | None = None
 
 
 class ChoiceQuestion(ApiBody):
     """A question whose answer is one of several values."""
 
     type: Literal["choice"]
-    instructions: str
-    name: str | None = None
+    instructions: GivenText
+    name: GivenText | None = None
     choices: list[DecisionChoice] = Field(min_length=2, max_length=255)
 
 
@@ -47,8 +49,8 @@ class ScoreQuestion(ApiBody):
     """A question whose answer is a level of a scale."""
 
     type: Literal["score"]
-    instructions: str
-    name: str | None = None
+    instructions: GivenText
+    name: GivenText | None = None
     levels: list[DecisionLevel] = Field(min_length=2, max_length=255)
 
 
@@ -67,22 +69,22 @@ class DecisionRequest(ApiBody):
         """Return the input as one text, with the parts of messages one below the other.
 
         Raises:
-            ValueError: A part is not a text.
+            DataError: A part is not a text.
         """
-        return self.input if isinstance(self.input, str) else "\n".join(_part_text(part) for part in self.input)
-
-
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, list):
-        return "\n".join(map(_part_text, part))
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if isinstance(part, dict) and "content" in part:
-        return _part_text(part["content"])
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise ValueError(f"a part of the input of the type {kind!r}, and only texts are supported")
+        texts: list[str] = []
+        waiting: list[Any] = [self.input]  # a stack, since parts may be nested deeper than functions can be
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, dict):
+                part = part.get("text", part.get("content", part))
+            if isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, list):
+                waiting.extend(reversed(part))
+            else:
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise DataError(f"A part of the input has the type {error_repr(kind)}", expected="only texts")
+        return replace_lone_surrogates("\n".join(texts))
 
 
 class PredicateAnswer(ApiBody):

@@ -5,12 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from rerank.errors import DataError, error_repr
+from rerank.io.surrogates import replace_lone_surrogates
+
+#: A text of a request. JSON may contain half a character, which no tokenizer and no response can encode.
+GivenText = Annotated[str, AfterValidator(replace_lone_surrogates)]
 
 #: A document of a request: a text, or an object of fields.
-GivenDocument = str | dict[str, Any]
+GivenDocument = GivenText | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +151,7 @@ def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str
     without that by all fields that are texts.
 
     Raises:
-        ValueError: An object has no text.
+        DataError: An object has no text.
     """
     return [_document_text(document, rank_fields, position) for position, document in enumerate(documents)]
 
@@ -154,11 +160,12 @@ def _document_text(document: GivenDocument, rank_fields: Sequence[str] | None, p
     if isinstance(document, str):
         return document
     if not rank_fields and isinstance(document.get("text"), str):
-        return str(document["text"])
+        return replace_lone_surrogates(str(document["text"]))
     named: Mapping[str, Any] = {name: document.get(name) for name in rank_fields} if rank_fields else document
     lines = [
         f"{name}: {value}" for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""
     ]
     if not lines:
-        raise ValueError(f"document {position} has no text: its fields are {', '.join(document) or '(none)'}")
-    return "\n".join(lines)
+        found = f"Document {position} has no text: its fields are {error_repr(list(document), 200)}"
+        raise DataError(found, expected="a field that is a text or a number")
+    return replace_lone_surrogates("\n".join(lines))

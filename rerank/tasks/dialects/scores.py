@@ -6,11 +6,12 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
+from rerank.errors import DataError
 from rerank.tasks.dialects.common import CommonUsage
-from rerank.tasks.dialects.question import ApiBody
+from rerank.tasks.dialects.question import ApiBody, GivenText
 
 #: One text or several.
-Texts = str | list[str]
+Texts = GivenText | list[GivenText]
 
 
 class ScoreRequest(ApiBody):
@@ -26,20 +27,22 @@ class ScoreRequest(ApiBody):
     model: str = ""
     queries: Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
     documents: Texts = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
-    instruction: str | None = None
+    instruction: GivenText | None = None
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the pairs of query and document.
 
         Raises:
-            ValueError: There are neither one query nor as many queries as documents.
+            DataError: There are neither one query nor as many queries as documents.
         """
         queries = [self.queries] if isinstance(self.queries, str) else self.queries
         documents = [self.documents] if isinstance(self.documents, str) else self.documents
         if len(queries) == 1:
             queries = queries * len(documents)
         if len(queries) != len(documents):
-            raise ValueError(f"{len(queries)} queries and {len(documents)} documents: one query, or as many of both")
+            raise DataError(
+                f"{len(queries)} queries and {len(documents)} documents", expected="one query, or as many of both"
+            )
         return list(zip(queries, documents, strict=True))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rerank.tasks.dialects.question import ApiBody, RerankAnswer, RerankBody, RerankQuestion
+from rerank.tasks.dialects.question import ApiBody, GivenText, RerankAnswer, RerankBody, RerankQuestion
 
 
 class TeiRequest(RerankBody):
     """A request. ``truncate`` has no effect, since texts that are too long are always truncated."""
 
-    query: str
-    texts: list[str]
+    query: GivenText
+    texts: list[GivenText]
     raw_scores: bool = False
     return_text: bool = False
     truncate: bool | None = None

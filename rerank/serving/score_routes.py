@@ -1,0 +1,58 @@
+"""`/score`: scores of pairs of texts, as vLLM."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import FastAPI, Request, Response
+
+from rerank.serving.disconnects import run_while_connected
+from rerank.serving.ranking_service import RankingService
+from rerank.serving.rerank_routes import add_warnings_header
+from rerank.tasks.dialects.common import CommonUsage
+from rerank.tasks.dialects.question import RerankQuestion
+from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
+
+
+def add_score_routes(app: FastAPI, service: RankingService) -> None:
+    """Add the endpoint to the application."""
+
+    @app.post("/score", summary="Scores of pairs, as vLLM")
+    @app.post("/v1/score", summary="Scores of pairs, as vLLM")
+    async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
+        work = _score_pairs(service, body, request.state.client)
+        found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
+        add_warnings_header(response, warnings)
+        return found
+
+
+async def _score_pairs(service: RankingService, body: ScoreRequest, client: str) -> tuple[ScoreResponse, list[str]]:
+    """Rank the documents of each query, and return their scores in the order of the request, with the warnings."""
+    by_query: dict[str, list[int]] = {}
+    pairs = body.pairs()
+    service.check_documents(len(pairs))
+    for index, (query, _) in enumerate(pairs):
+        by_query.setdefault(query, []).append(index)
+    scores = [0.0] * len(pairs)
+    tokens_in = tokens_out = 0
+    warnings: dict[str, None] = {}
+    for query, indices in by_query.items():
+        question = RerankQuestion(
+            query=query,
+            documents=[pairs[index][1] for index in indices],
+            model=body.model,
+            instruction=body.instruction or "",
+        )
+        answer = await service.answer(question, client)
+        for result in answer.results:
+            scores[indices[result.index]] = result.relevance_score
+        tokens_in, tokens_out = tokens_in + answer.tokens_in, tokens_out + answer.tokens_out
+        warnings |= dict.fromkeys(answer.warnings)
+    response = ScoreResponse(
+        id=f"score-{time.time_ns():x}",
+        created=int(time.time()),
+        model=service.settings.name,
+        data=[PairScore(index=index, score=score) for index, score in enumerate(scores)],
+        usage=CommonUsage(prompt_tokens=tokens_in, total_tokens=tokens_in + tokens_out),
+    )
+    return response, list(warnings)

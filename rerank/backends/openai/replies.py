@@ -30,8 +30,7 @@ from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
-_THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
-_OPEN = "<think>"
+_OPEN, _CLOSE = "<think>", "</think>"
 _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
 #: Lower bound for log-probabilities. Servers write minus infinity in several ways, but sums need finite numbers.
 _LEAST = -1e4
@@ -116,6 +115,8 @@ def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bo
 
 def _choice_of_answer(answer: ServerAnswer) -> dict[str, Any]:
     """Return the only choice of an answer."""
+    if answer.unreadable:
+        raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
         raise _UnreadableReplyError(f"The answer contains {len(choices)} choices in place of one")
@@ -153,10 +154,9 @@ def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
     """Return answer and thoughts; the thoughts are in a separate field or before the answer."""
     text = _text_of_response(message.get("content"))
     separate = _text_of_response(message.get("reasoning_content")) or _text_of_response(message.get("reasoning"))
-    if (thought := _THOUGHT.match(text)) is not None:
-        return text[thought.end() :], separate or thought[1].strip()
-    if text.lstrip().startswith(_OPEN):  # unfinished thoughts
-        return "", separate or text.lstrip().removeprefix(_OPEN).strip()
+    head, closed, answer = text.partition(_CLOSE)
+    if closed or head.lstrip().startswith(_OPEN):  # if not closed, the thoughts are unfinished
+        return answer.lstrip(), separate or head.lstrip().removeprefix(_OPEN).strip()
     return text, separate
 
 

@@ -16,7 +16,7 @@ from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
-from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request, tasks_supported_by_backend
 from rerank.tasks.background_loop import run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
@@ -274,6 +274,9 @@ class AsyncLoggingBackend(LoggingBackend):
         try:
             reply = await self.backend.agenerate(request)
             self._keep({digest: request}, {digest: reply})
+        except CancelledAfterReplyError as cancelled:
+            self._keep({digest: request}, {digest: cancelled.reply})
+            raise
         finally:
             self._reserved -= reserved
             self._in_flight.pop(digest).set()

@@ -85,8 +85,8 @@ class LoggingBackend:
         return bool(getattr(self.backend, "shares_batches", False))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle backend, logs and cap; the usage is counted separately from here on."""
-        copied = ("backend", "log", "cache", "max_total_tokens", "usage")
+        """Pickle backend, logs, cap and sizes; the usage is counted separately from here on."""
+        copied = ("backend", "log", "cache", "max_total_tokens", "batch_characters", "usage")
         return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
 
     def close(self) -> None:
@@ -308,8 +308,9 @@ def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> Logging
     Args:
         backend: The backend.
         log: The call log.
-        options: Further fields of `LoggingBackend`.
+        options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the backend's.
     """
+    options = {"batch_characters": getattr(backend, "batch_characters", None), **options}
     if isinstance(backend, AsyncBackend):
         return AsyncLoggingBackend(backend=backend, log=log, **options)
     return LoggingBackend(backend=backend, log=log, **options)

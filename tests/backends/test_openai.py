@@ -339,6 +339,7 @@ class TestWeigh:
         (reply,), sent = ask(act, task=self.LETTERS)
         assert (reply.finish, reply.scores, len(sent)) == ("stop", (), 1)
         assert "logprobs" in reply.error
+        assert "--overwrite" in reply.error
 
     def test_a_server_that_refuses_likelihoods(self) -> None:
         (reply,), sent = ask(error(400, "logprobs are not supported with reasoning models"), task=self.LETTERS)

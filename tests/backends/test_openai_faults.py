@@ -329,6 +329,18 @@ def test_a_prompt_that_was_cut_without_a_word_is_not_parsed() -> None:
     assert (reply.text, reply.finish) == ("", "stop")
     assert "20 tokens" in reply.error
     assert "100 words" in reply.error
+    assert "--overwrite" in reply.error
+
+
+def test_half_characters_in_texts_are_replaced() -> None:
+    docs = tuple(Document(id=f"d{at}", title="\udc00", text=f"passage {at} \ud83d") for at in range(2))
+    with FaultyServer([said("[2] > [1]")]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        judge = open_judge("generate", backend, load_prompt("listwise"))
+        (verdict,) = judge_windows(judge, [Window(Query(id="q", text="words \ud800"), docs)])
+    assert (verdict.status, verdict.order) == ("ok", (1, 0))
+    sent = str(server.asked)
+    assert all(text in sent for text in ("words \ufffd", "passage 1 \ufffd", "Title: \ufffd"))
 
 
 def test_why_it_ended() -> None:

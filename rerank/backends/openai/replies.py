@@ -31,6 +31,8 @@ from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Reque
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 _OPEN, _CLOSE = "<think>", "</think>"
+#: Remedy for replies that cannot be read because of the server's settings, but are committed like all others.
+_ASK_AGAIN = "use a new --out or --overwrite, since --resume keeps this reply"
 _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
 #: Lower bound for log-probabilities. Servers write minus infinity in several ways, but sums need finite numbers.
 _LEAST = -1e4
@@ -146,7 +148,8 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
     if 0 < processed < words // 2:
         raise _UnreadableReplyError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
-            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size"
+            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size; "
+            f"then {_ASK_AGAIN}"
         )
 
 
@@ -209,7 +212,7 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise _UnreadableReplyError(
             "The server returns no log-probabilities (logprobs), which this method needs; use a method that generates "
-            "text, or run the model through transformers: --model hf:NAME"
+            f"text, or run the model through transformers: --model hf:NAME; if the server can return them, {_ASK_AGAIN}"
         ) from error
     if not listed or any(math.isnan(value) or value > 1e-3 for value in listed.values()):
         raise _UnreadableReplyError(f"Log-probabilities are missing, NaN or positive: {listed}")

@@ -23,6 +23,7 @@ class Echo:
     """Answers with the prompt; keeps its batches; fails where told to."""
 
     batch_size = 3
+    batch_characters: int | None = None
     costs_money = False
     identity: Mapping[str, str] = {"model": "echo"}
     tokens: TokenCounter = WordTokens(100)

@@ -19,7 +19,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import HeadList, attention_judge_model_identity
 from rerank.store.call_log import CallLog
-from rerank.store.logging_backend import LoggingBackend
+from rerank.store.logging_backend import log_calls
 from rerank.tasks import Reply
 from rerank.types import Qrels, Ranking, Run, Window
 
@@ -230,7 +230,7 @@ def _collect_head_attention_of_experiment(
             remedy="Use more queries or a larger --depth",
         )
     with CallLog(log) as calls:
-        backend = LoggingBackend(backend=prepared.backend, log=calls, on_reply=on_reply)
+        backend = log_calls(prepared.backend, calls, on_reply=on_reply)
         judge = cast(Attention, prepared.judge.with_backend(backend))
         windows = [Window(ranking.query, ranking.docs) for ranking, _ in useful]
         replies = judge.backend.generate([judge.request(window, per_head=True) for window in windows])

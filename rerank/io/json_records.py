@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerank.errors import DataError, error_repr
+from rerank.io.surrogates import replace_lone_surrogates
 from rerank.io.text_files import open_text_file
 from rerank.types import Document, Query
 
@@ -24,7 +25,6 @@ QUERY_IDS = ("id", "_id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query", "question")
 
 _Item = TypeVar("_Item", Document, Query)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 
@@ -117,7 +117,7 @@ def parse_json_text(value: object, where: str) -> str:
     """
     if not isinstance(value, str):
         raise DataError(f"{where}: {error_repr(value)}", expected="a string")
-    return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    return replace_lone_surrogates(value)
 
 
 def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:

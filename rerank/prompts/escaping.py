@@ -8,24 +8,35 @@ server. All functions here are idempotent and preserve the length of the text, s
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_letters
 
 #: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
 _OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
 _BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
 _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
 #: One or two capital letters on their own: every identifier of `make_prompt_identifiers`, whatever the tokenizer.
-_LETTERS = re.compile(r"(?<![A-Za-zＡ-Ｚａ-ｚ])[A-ZＡ-Ｚ]{1,2}(?![A-Za-zＡ-Ｚａ-ｚ])")
+_LETTERS = re.compile(r"(?<![A-Za-z])[A-Z]{1,2}(?![A-Za-z])")
+#: Full-width, circled, mathematical and other forms of letters that Unicode normalization replaces by one ASCII letter.
+_LETTER_FORMS = {
+    code: letter
+    for block in ((0x1D00, 0x1E00), (0x2070, 0x2500), (0xFF21, 0xFF5B), (0x1D400, 0x1D800), (0x1F100, 0x1F200))
+    for code in range(*block)
+    if (letter := unicodedata.normalize("NFKC", chr(code))) in (*ascii_letters,)
+}
 _NUMBER_OR_LETTERS = re.compile(f"{_NUMBER.pattern}|{_LETTERS.pattern}")
 
 #: Marks of turns, roles, thoughts and tool calls in published chat templates: ChatML, Llama 2 to 4, Mistral, Gemma,
-#: DeepSeek, Harmony, Phi, EXAONE, Seed and BERT. They are spelled as in `_ASCII_FORMS`.
+#: DeepSeek, Harmony, Phi, EXAONE, Seed, Command, StarCoder and BERT, in capital or small letters. They are spelled as
+#: in `_ASCII_FORMS`.
 _KNOWN_MARKS = (
     r"<\|[^\s<>|()]{1,64}\|?>",
     r"<[^\s<>|()]{1,64}\|>",
     r"\[\|[^\s\[\]|()]{1,64}\|\]",
-    r"</?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eot|eom|EOT|think|tool_calls?|tool_response|tools)>",
+    r"</?(?:s|(?:bos|eos|pad|unk|mask|sep|cls)(?:_token)?|sop|eop|eot|eom|think|tool_calls?|tool_response|tools)>",
+    r"<fim_(?:prefix|middle|suffix|pad)>",
     r"<(?:start|end)_of_(?:turn|image|utterance)>",
     r"<(?:extra_id_|unused|reserved_|SPECIAL_)\d{1,6}>",
     r"</?seed:\w{1,32}>",
@@ -82,7 +93,7 @@ def escape_passage_brackets(text: str, *, letters: bool = False) -> str:
     last = len(parts) - 1
     for index in range(0, last + 1, 2):
         before, after = parts[index - 1] if index else "", parts[index + 1] if index < last else ""
-        if not identifier.search(parts[index]) or (after != "" and after in _ROUND):
+        if not identifier.search(parts[index].translate(_LETTER_FORMS)) or (after != "" and after in _ROUND):
             continue
         opened = before != "" and before in _OPENING
         if opened:
@@ -115,4 +126,4 @@ def escape_turn_marks(text: str, own_marks: tuple[str, ...] = ()) -> str:
 def _turn_mark_pattern(own_marks: tuple[str, ...]) -> re.Pattern[str]:
     own = sorted({mark.translate(_ASCII_FORMS) for mark in own_marks}, key=len, reverse=True)
     # Some tokenizers convert texts to lower case before they look for their marks.
-    return re.compile("|".join([*(f"(?i:{re.escape(mark)})" for mark in own), *_KNOWN_MARKS]))
+    return re.compile("|".join([*map(re.escape, own), *_KNOWN_MARKS]), re.I)

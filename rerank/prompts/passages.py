@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rerank.errors import DataError
+from rerank.io.surrogates import replace_lone_surrogates
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 
@@ -18,12 +19,12 @@ _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 
 def collapse_passage_whitespace(text: str) -> str:
-    r"""Replace every run of white space by one space, so that a passage is a single line.
+    r"""Replace runs of white space by one space, so that a passage is a single line, and lone surrogates by U+FFFD.
 
     >>> collapse_passage_whitespace("  two \n lines\u2028")
     'two lines'
     """
-    return " ".join(text.split())
+    return replace_lone_surrogates(" ".join(text.split()))
 
 
 def passage_text(doc: Document) -> str:

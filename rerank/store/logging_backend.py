@@ -16,7 +16,7 @@ from rerank.io.forks import watch_forks
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
-from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
+from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request, tasks_supported_by_backend
 from rerank.tasks.background_loop import run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 from rerank.tasks.usage import Usage
@@ -85,8 +85,8 @@ class LoggingBackend:
         return bool(getattr(self.backend, "shares_batches", False))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle backend, logs and cap; the usage is counted separately from here on."""
-        copied = ("backend", "log", "cache", "max_total_tokens", "usage")
+        """Pickle backend, logs, cap and sizes; the usage is counted separately from here on."""
+        copied = ("backend", "log", "cache", "max_total_tokens", "batch_characters", "usage")
         return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
 
     def close(self) -> None:
@@ -274,6 +274,9 @@ class AsyncLoggingBackend(LoggingBackend):
         try:
             reply = await self.backend.agenerate(request)
             self._keep({digest: request}, {digest: reply})
+        except CancelledAfterReplyError as cancelled:
+            self._keep({digest: request}, {digest: cancelled.reply})
+            raise
         finally:
             self._reserved -= reserved
             self._in_flight.pop(digest).set()
@@ -305,8 +308,9 @@ def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> Logging
     Args:
         backend: The backend.
         log: The call log.
-        options: Further fields of `LoggingBackend`.
+        options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the backend's.
     """
+    options = {"batch_characters": getattr(backend, "batch_characters", None), **options}
     if isinstance(backend, AsyncBackend):
         return AsyncLoggingBackend(backend=backend, log=log, **options)
     return LoggingBackend(backend=backend, log=log, **options)

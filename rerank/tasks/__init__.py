@@ -20,7 +20,7 @@ from rerank.tasks.options import (
     resolve_task_context_size,
     task_backend_settings_folder,
 )
-from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
+from rerank.tasks.requests import AsyncBackend, Backend, CancelledAfterReplyError, Finish, Reply, Request, Sampling
 
 __all__ = [
     "DTYPES",
@@ -28,6 +28,7 @@ __all__ = [
     "AttentionTask",
     "Backend",
     "BackendOptions",
+    "CancelledAfterReplyError",
     "ContinuationTask",
     "CrossEncoderTask",
     "FileAddress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -148,6 +149,19 @@ class Reply:
         """Replace lone surrogates, which a model may generate and no log can store."""
         for name in ("text", "thoughts", "error"):
             object.__setattr__(self, name, replace_lone_surrogates(getattr(self, name)))
+
+
+class CancelledAfterReplyError(asyncio.CancelledError):
+    """Raised by an asynchronous backend that is cancelled while it repeats a request whose first reply was unreadable.
+
+    Args:
+        reply: The first reply, which has been billed.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        """Store the reply."""
+        super().__init__()
+        self.reply = reply
 
 
 @runtime_checkable

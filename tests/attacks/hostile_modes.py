@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from gzip import compress as _gzipped
 from typing import Any, Literal
 
 from tests.backends.faulty_server import Act, error, models, raw, said
@@ -18,6 +18,8 @@ Outcome = Literal["read", "empty", "refused", "error", "ends"]
 TEXT = "[3] > [1] > [2]"
 FINE = said(TEXT)
 DEEP = 5000
+#: Largest response that the command reads in these tests.
+MAX_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ _WHOLE = _HEAD + b"Content-Length: %d\r\n\r\n" % len(FINE.body) + FINE.body
 _CHUNK = b"%x\r\n%s\r\n" % (len(FINE.body), FINE.body)
 _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 _SSE = b'data: {"choices": [{"delta": {"content": "[1]"}}]}\n\ndata: [DONE]\n\n'
+_GZIP = {"Content-Encoding": "gzip"}
 _PLAIN = ("--retries", "1")
 #: No slow server is waited for longer.
 _SOON = ("--retries", "0", "--timeout", "0.25")
@@ -145,7 +148,10 @@ _SHAPES: Mapping[str, Act] = {
     "HTML": Act(body=b"<html><b>Welcome</b>\x1b[2J</html>", headers={"Content-Type": "text/html"}),
     "a stream of events": Act(body=_SSE, headers={"Content-Type": "text/event-stream"}),
     "half of the JSON": Act(body=FINE.body[:40]),
-    "gzip that is truncated": Act(body=gzip.compress(FINE.body)[:-20], headers={"Content-Encoding": "gzip"}),
+    "gzip that is truncated": Act(body=_gzipped(FINE.body)[:-20], headers=_GZIP),
+    "longer than is read": replace(FINE, body=FINE.body + b" " * MAX_BYTES),
+    "gzip that is longer than is read": Act(body=_gzipped(FINE.body + b" " * MAX_BYTES), headers=_GZIP),
+    "gzip in gzip": Act(body=_gzipped(_gzipped(FINE.body)), headers={"Content-Encoding": "gzip, gzip"}),
     "not UTF-8": Act(body=b"\xff\xfe\x00"),
     "a redirect without a status": replace(
         FINE, status=250, body=b"moved", headers={"Location": "http://other.example"}
@@ -158,7 +164,9 @@ _READ: Mapping[str, Act] = {
     "an unknown charset": _headers(Content_Type="application/json; charset=klingon"),
     "a charset that is no charset": _headers(Content_Type="application/json; charset=hex"),
     "a charset that fails": _headers(Content_Type="application/json; charset=undefined"),
-    "gzip": Act(body=gzip.compress(FINE.body), headers={"Content-Encoding": "gzip"}),
+    "gzip": Act(body=_gzipped(FINE.body), headers=_GZIP),
+    "deflate that is none": Act(body=b"\x00" * 50, headers={"Content-Encoding": "deflate"}),
+    "gzip that is none": replace(FINE, headers=_GZIP),
     "an unknown content encoding": _headers(Content_Encoding="rot13"),
     "a hundred headers": _headers(**{f"X_{n}": "x" * 100 for n in range(90)}),
     "informational responses first": _wire(
@@ -185,8 +193,6 @@ _BROKEN: Mapping[str, Act] = {
     "a status that is no number": _wire(b"HTTP/1.1 OK 200\r\n\r\n"),
     "a header without a colon": _wire(b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n"),
     "a header of a megabyte": _wire(b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n"),
-    "gzip that is none": Act(body=FINE.body, headers={"Content-Encoding": "gzip"}),
-    "deflate that is none": Act(body=b"\x00" * 50, headers={"Content-Encoding": "deflate"}),
     "an error with status 200": raw({"error": {"message": "overloaded \ud83d\x1b[2J", "code": ["a"]}}),
     "an error text with status 200": raw({"error": "overloaded"}),
     "overloaded (503)": error(503, "\ud83d" * 900),

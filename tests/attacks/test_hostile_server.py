@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.hostile_modes import FINE, LISTINGS, MODES, SCORES, Mode
+from tests.attacks.hostile_modes import FINE, LISTINGS, MAX_BYTES, MODES, SCORES, Mode
 from tests.backends.faulty_server import Act, FaultyServer, models, weighed
 from tests.cli.conftest import Cli, cli, own_folders
 
@@ -30,6 +30,7 @@ DOCS = 3
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.backends.openai.http.MAX_BYTES", MAX_BYTES)
     monkeypatch.setattr("rerank.backends.openai.retries.FIRST_WAIT", 0.0)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("RERANK_API_KEY", raising=False)

@@ -211,6 +211,11 @@ class TestThinking:
         (reply,), _ = ask(act, thinking=10)
         assert (reply.text, reply.thoughts) == (text, thoughts)
 
+    def test_are_found_in_linear_time(self) -> None:
+        text = " " * 200_000 + "[1]"
+        (reply,), _ = ask(said(text))
+        assert (reply.text, reply.thoughts) == (text, "")
+
     @pytest.mark.parametrize("act", [said("<think>hm [2]", "length"), said(None, "length", reasoning_content="hm [2]")])
     def test_without_an_end(self, act: Act) -> None:
         with pytest.warns(UserWarning, match="7 tokens .*--thinking-tokens") as warned:
@@ -334,6 +339,7 @@ class TestWeigh:
         (reply,), sent = ask(act, task=self.LETTERS)
         assert (reply.finish, reply.scores, len(sent)) == ("stop", (), 1)
         assert "logprobs" in reply.error
+        assert "--overwrite" in reply.error
 
     def test_a_server_that_refuses_likelihoods(self) -> None:
         (reply,), sent = ask(error(400, "logprobs are not supported with reasoning models"), task=self.LETTERS)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from rerank.backends.openai.address import Address
 from rerank.backends.openai.retries import FIRST_TRIES, TRIES
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
+from rerank.store import CallLog, log_calls
+from rerank.store.logging_backend import AsyncLoggingBackend
 from rerank.tasks import AsyncBackend, BackendOptions, Reply, Request, Sampling
 from rerank.tasks.background_loop import run_on_task_request_loop
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
@@ -49,6 +52,25 @@ class Waits(list[float]):
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
+
+
+def test_a_reply_without_content_is_committed_if_its_repetition_is_cancelled(tmp_path: Path) -> None:
+    with FaultyServer([said(None), NEVER]) as server, CallLog(tmp_path / "calls") as log:
+        logged = log_calls(connect(server), log)
+        assert isinstance(logged, AsyncLoggingBackend)
+
+        async def interrupted() -> None:
+            task = asyncio.create_task(logged.agenerate(request()))
+            while len(server.asked) < 2:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+
+        run_on_task_request_loop(interrupted())
+        assert (len(log), logged.usage.calls, len(server.asked)) == (1, 1, 2)
+        (reply,) = logged.generate([request()])
+        assert (reply.reused, bool(reply.error), len(server.asked)) == (True, True, 2)
 
 
 def connect(server: FaultyServer, **options: Any) -> Openai:

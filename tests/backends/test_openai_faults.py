@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import warnings
@@ -84,7 +85,6 @@ def test_a_proper_answer() -> None:
         error(529),
         Act(status=502, body=b"<html>Bad gateway</html>"),
         Act(body=FINE.body, headers={"Content-Length": "9999"}),
-        Act(body=FINE.body, headers={"Content-Encoding": "gzip"}),
         Act(close=True),
         raw({"error": {"message": "overloaded"}}),
     ],
@@ -147,6 +147,26 @@ class TestWithoutContent:
     def test_then_an_error(self, act: Act, then: Act) -> None:
         (reply,), _, _ = ask([act, then])
         assert (reply.finish, bool(reply.error)) == ("stop", True)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_reply_that_is_too_long_is_kept_without_its_text(compressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.backends.openai.http.MAX_BYTES", 5000)
+    body = FINE.body + b" " * 5000
+    act = Act(body=gzip.compress(body), headers={"Content-Encoding": "gzip"}) if compressed else Act(body=body)
+    (reply,), server, _ = ask([act])
+    assert (reply.text, reply.finish, bool(reply.error), len(server.asked)) == ("", "stop", True, 1)
+
+
+def test_content_that_was_compressed_several_times_is_not_inflated() -> None:
+    body = gzip.compress(gzip.compress(FINE.body + b" " * 2**20))
+    (reply,), server, _ = ask([Act(body=body, headers={"Content-Encoding": "gzip, gzip"})])
+    assert (reply.text, reply.finish, bool(reply.error), len(server.asked)) == ("", "stop", True, 2)
+
+
+def test_content_that_is_not_compressed_as_stated_is_read() -> None:
+    (reply,), _, _ = ask([replace(FINE, headers={"Content-Encoding": "gzip"})])
+    assert (reply.text, reply.error) == ("[2] > [1]", "")
 
 
 def test_as_many_choices_as_were_asked_for() -> None:
@@ -309,6 +329,18 @@ def test_a_prompt_that_was_cut_without_a_word_is_not_parsed() -> None:
     assert (reply.text, reply.finish) == ("", "stop")
     assert "20 tokens" in reply.error
     assert "100 words" in reply.error
+    assert "--overwrite" in reply.error
+
+
+def test_half_characters_in_texts_are_replaced() -> None:
+    docs = tuple(Document(id=f"d{at}", title="\udc00", text=f"passage {at} \ud83d") for at in range(2))
+    with FaultyServer([said("[2] > [1]")]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        judge = open_judge("generate", backend, load_prompt("listwise"))
+        (verdict,) = judge_windows(judge, [Window(Query(id="q", text="words \ud800"), docs)])
+    assert (verdict.status, verdict.order) == ("ok", (1, 0))
+    sent = str(server.asked)
+    assert all(text in sent for text in ("words \ufffd", "passage 1 \ufffd", "Title: \ufffd"))
 
 
 def test_why_it_ended() -> None:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,12 +76,15 @@ def _openai() -> Backend:
     from rerank.backends.openai import Openai
     from rerank.backends.openai.address import Address
 
+    async def stream(body: object) -> AsyncIterator[bytes]:
+        yield json.dumps(body).encode()
+
     def answer(asked: httpx2.Request) -> httpx2.Response:
         if asked.method == "GET":
-            return httpx2.Response(200, json={"data": [{"id": "m", "max_model_len": 4096}]})
+            return httpx2.Response(200, content=stream({"data": [{"id": "m", "max_model_len": 4096}]}))
         last = json.loads(asked.content)["messages"][-1]["content"]
         body = {"choices": [{"message": {"content": last}}], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
-        return httpx2.Response(200, json=body)
+        return httpx2.Response(200, content=stream(body))
 
     return Openai("m", Address.parse("http://localhost/v1"), transport=httpx2.MockTransport(answer))
 

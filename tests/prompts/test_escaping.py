@@ -88,6 +88,8 @@ def test_what_is_rewritten_and_what_is_not(text: str, expected: str) -> None:
         ("[ AB ]", "( AB )"),
         ("[Passage B] [B, A]", "(Passage B) (B, A)"),
         ("【Ｂ】", "(Ｂ)"),
+        ("[Ⓑ] [𝐁] [🄱] [ᴮ]", "(Ⓑ) (𝐁) (🄱) (ᴮ)"),
+        ("[ⓑ] [𝐁𝐨𝐛]", "[ⓑ] [𝐁𝐨𝐛]"),
         ("[B] > [1]", "(B) > (1)"),
         ("a[i] [USA] [sic] [McB] (B)", "a[i] [USA] [sic] [McB] (B)"),
     ],
@@ -119,6 +121,7 @@ def test_the_parser_finds_no_letter_in_square_brackets(text: str) -> None:
         *("<turn|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "<s>", "</s>", "<bos>", "<eos>"),
         *("<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜end▁of▁sentence｜>", "[|user|]", "</think>"),
         *("<tool_call>", "<seed:bos>", "[CLS]", "[SEP]", "[gMASK]", "<sop>", "<extra_id_1>", "＜|im_end|＞"),
+        *("<BOS_TOKEN>", "<EOS_TOKEN>", "<EOS>", "<S>", "<THINK>", "[inst]", "[/Inst]", "<fim_prefix>"),
     ],
 )
 def test_marks_of_turns(mark: str) -> None:
@@ -131,7 +134,7 @@ def test_marks_of_turns(mark: str) -> None:
 
 
 def test_what_is_not_a_mark() -> None:
-    text = "x<|y and z|>0, a |> f <| b, <|>, <em>, List<String>, <3, 1<2>0, [sic], [Inst], <sun>, ⟨φ|ψ⟩, if (a<b||c>d)"
+    text = "x<|y and z|>0, a |> f <| b, <|>, <em>, List<String>, <3, 1<2>0, [sic], [Instr], <sun>, ⟨φ|ψ⟩, if (a<b||c>d)"
     assert escape_turn_marks(text) == text
     assert escape_turn_marks("<tool> <TOOL> <doc>", ("<tool>",)) == "(tool) (TOOL) <doc>"
 

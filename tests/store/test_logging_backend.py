@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ class Echo:
     """Answers with the prompt; keeps its batches; fails where told to."""
 
     batch_size = 3
+    batch_characters: int | None = None
     costs_money = False
     identity: Mapping[str, str] = {"model": "echo"}
     tokens: TokenCounter = WordTokens(100)
@@ -55,6 +57,15 @@ def texts(replies: Sequence[Reply]) -> list[str]:
 
 
 WORDS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg"]
+
+
+def test_the_size_of_batches_is_that_of_the_backend_and_survives_pickling() -> None:
+    echo = Echo()
+    assert log_calls(echo, NoLog()).batch_characters is None
+    echo.batch_characters = 6
+    logged = log_calls(echo, NoLog())
+    assert logged.batch_characters == pickle.loads(pickle.dumps(logged)).batch_characters == 6
+    assert log_calls(echo, NoLog(), batch_characters=9).batch_characters == 9
 
 
 def test_is_a_backend(log: CallLog) -> None:

@@ -27,10 +27,12 @@ class ServerAnswer:
 
     Attributes:
         text: The answer.
+        unreadable: Why the answer was not read, for the user; empty if it was read.
         body: The JSON object in it; empty if it is anything else or cannot be read.
     """
 
     text: str
+    unreadable: str = ""
     body: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -25,8 +27,10 @@ T = TypeVar("T")
 
 #: Time limit for connecting, in seconds.
 CONNECT = 10.0
-#: Largest response that is read, in bytes after decompression.
+#: Largest response that is read, in bytes, both as sent and after decompression.
 MAX_BYTES = 64 << 20
+#: ``wbits`` of zlib for gzip.
+_GZIP = 31
 #: Headers that do not describe decompressed content.
 _OF_ENCODED_CONTENT = ("content-encoding", "content-length", "transfer-encoding")
 #: Seconds after which an idle connection is not used again. Uvicorn, which vLLM and SGLang use, closes it after 5 s.
@@ -126,19 +130,21 @@ class ServerConnection:
         return await make_retrying_sender(self.sleep, self.retries)(once)
 
     async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> ServerAnswer:
-        response = await self._respond(url, body, failures.key)
+        response, unreadable = await self._respond(url, body, failures.key)
         self.contacts += 1
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
         self.accepted = self.accepted or body is not None
-        return ServerAnswer(failures.mask(decode_server_response(response)))
+        return ServerAnswer(failures.mask(decode_server_response(response)), unreadable)
 
-    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx2.Response:
+    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> tuple[httpx2.Response, str]:
+        """Return a response with its content, and why the content was not read; empty if it was read."""
         method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
+        headers["Accept-Encoding"] = "gzip"
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 async with self._open().stream(method, url, json=body, headers=headers) as response:
-                    return await _read_limited_response(response, url)
+                    return await _read_limited_response(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
             raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
@@ -177,15 +183,28 @@ class ServerConnection:
         return self._client
 
 
-async def _read_limited_response(response: httpx2.Response, url: str) -> httpx2.Response:
-    """Return a response with its content, which must not fill the memory."""
+async def _read_limited_response(response: httpx2.Response) -> tuple[httpx2.Response, str]:
+    """Return a response with its content, which must not fill the memory, and why it was not read; empty if it was.
+
+    A response that is too long has been billed like any other, so it gets no content rather than an exception.
+    """
     content = bytearray()
-    async for part in response.aiter_bytes():
+    async for part in response.aiter_raw():  # not decoded by httpx2, which inflates whole chunks, several times over
         content += part
         if len(content) > MAX_BYTES:
-            raise RequestFailedError(f"{url} returned more than {MAX_BYTES >> 20} MB", tries=1)
+            break
+    if response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip"):
+        with suppress(zlib.error):  # content that is not gzip is read as it is
+            content = bytearray(zlib.decompressobj(_GZIP).decompress(content, MAX_BYTES + 1))
+    too_long = len(content) > MAX_BYTES
     headers = {name: value for name, value in response.headers.items() if name not in _OF_ENCODED_CONTENT}
-    return httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
+    read = httpx2.Response(
+        response.status_code,
+        headers=headers,
+        content=b"" if too_long else bytes(content),
+        request=response.request,
+    )
+    return read, f"{response.url} returned more than {MAX_BYTES >> 20} MB" if too_long else ""
 
 
 #: Tasks that close connections. They are stored here because event loops keep only weak references to tasks.

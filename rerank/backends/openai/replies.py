@@ -30,8 +30,9 @@ from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
-_THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
-_OPEN = "<think>"
+_OPEN, _CLOSE = "<think>", "</think>"
+#: Remedy for replies that cannot be read because of the server's settings, but are committed like all others.
+_ASK_AGAIN = "use a new --out or --overwrite, since --resume keeps this reply"
 _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
 #: Lower bound for log-probabilities. Servers write minus infinity in several ways, but sums need finite numbers.
 _LEAST = -1e4
@@ -116,6 +117,8 @@ def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bo
 
 def _choice_of_answer(answer: ServerAnswer) -> dict[str, Any]:
     """Return the only choice of an answer."""
+    if answer.unreadable:
+        raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
         raise _UnreadableReplyError(f"The answer contains {len(choices)} choices in place of one")
@@ -145,7 +148,8 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
     if 0 < processed < words // 2:
         raise _UnreadableReplyError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
-            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size"
+            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size; "
+            f"then {_ASK_AGAIN}"
         )
 
 
@@ -153,10 +157,9 @@ def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
     """Return answer and thoughts; the thoughts are in a separate field or before the answer."""
     text = _text_of_response(message.get("content"))
     separate = _text_of_response(message.get("reasoning_content")) or _text_of_response(message.get("reasoning"))
-    if (thought := _THOUGHT.match(text)) is not None:
-        return text[thought.end() :], separate or thought[1].strip()
-    if text.lstrip().startswith(_OPEN):  # unfinished thoughts
-        return "", separate or text.lstrip().removeprefix(_OPEN).strip()
+    head, closed, answer = text.partition(_CLOSE)
+    if closed or head.lstrip().startswith(_OPEN):  # if not closed, the thoughts are unfinished
+        return answer.lstrip(), separate or head.lstrip().removeprefix(_OPEN).strip()
     return text, separate
 
 
@@ -209,7 +212,7 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise _UnreadableReplyError(
             "The server returns no log-probabilities (logprobs), which this method needs; use a method that generates "
-            "text, or run the model through transformers: --model hf:NAME"
+            f"text, or run the model through transformers: --model hf:NAME; if the server can return them, {_ASK_AGAIN}"
         ) from error
     if not listed or any(math.isnan(value) or value > 1e-3 for value in listed.values()):
         raise _UnreadableReplyError(f"Log-probabilities are missing, NaN or positive: {listed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from rerank.backends.openai.retries import RequestFailedError, RequestRejectedEr
 from rerank.backends.openai.server import Server, is_same_server_model, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
-from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
+from rerank.tasks import CancelledAfterReplyError, ContinuationTask, PermutationTask, Reply, Request
 
 _SERVER_IS_GONE = "Start the server again, then use --resume; committed calls are kept"
 _FILTERED = ("content_filter", "content_policy_violation")
@@ -131,15 +132,19 @@ class _Exchange:
             RequestFailedError: No reply arrived.
             RequestRejectedError: The server refuses the request as invalid.
             BackendError: No request can be answered.
+            CancelledAfterReplyError: The caller was cancelled after a reply without content.
         """
         try:
             return await connection.ask(
                 "/chat/completions", built.body, read=lambda answer: self._read(answer, built), on_attempt=self._begin
             )
-        except (RequestFailedError, RequestRejectedError, BackendError):
+        except (RequestFailedError, RequestRejectedError, BackendError, asyncio.CancelledError) as error:
             if self._discarded is None:
                 raise
-            return replace(self._discarded, retries=self._attempts - 1)  # a reply has arrived, and no better one came
+            reply = replace(self._discarded, retries=self._attempts - 1)  # a reply has arrived, and no better one came
+            if isinstance(error, asyncio.CancelledError):
+                raise CancelledAfterReplyError(reply) from error
+            return reply
 
     def _begin(self) -> None:
         self._attempts += 1

@@ -56,7 +56,10 @@ def verify_command(
     ] = False,
     form: FormatOption = "text",
 ) -> None:
-    """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any."""
+    """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any.
+
+    Indexes of the run's collection in the cache folder are compared with the hashes that were stored with them.
+    """
     from rerank.experiment import verify_run_folder as check
     from rerank.store import RunFolder, repair_call_log
 
@@ -80,7 +83,13 @@ def verify_command(
     emit_output(result, form=form, text=show)
     if rows:
         names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
-        raise DataError(f"{folder} does not match its recorded replies: {names}", expected="no differences")
+        raise DataError(
+            f"{folder} is not as it was recorded: {names}",
+            expected="no differences",
+            remedy="The next search builds a damaged index again"
+            if any(row["what"] == "index" for row in rows)
+            else "",
+        )
 
 
 def parse_command(

@@ -191,7 +191,7 @@ def _rerank_into_folder(
                 tally.add(ranked)
                 if prepared.qrels:
                     rankings.append(ranked.ranking)
-        tally.unmatched_calls = log.set_aside_unused(backend.used)
+        tally.unmatched_calls = log.set_aside_unmatched(backend.used)
         return tally, backend.usage, Run(rankings, name=name)
 
 

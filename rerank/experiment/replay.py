@@ -19,6 +19,7 @@ from rerank.experiment.execute import run_tag_of_spec
 from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
 from rerank.experiment.spec import RunSpec
 from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranking_experiment, summarise_experiment
+from rerank.indexing.documents import damaged_corpus_indexes
 from rerank.io.run_files import write_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
@@ -115,7 +116,7 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
-    """Recompute every number of a finished run folder.
+    """Recompute every number of a finished run folder, and check the indexes of its collection that are in the cache.
 
     Returns:
         One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
@@ -146,6 +147,10 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
             )
             for key in known
         ),
+    ]
+    rows += [
+        _replay_difference_row(str(index), "index", "the hashes of its files", damage)
+        for index, damage in damaged_corpus_indexes(str(document.get("dataset", {}).get("fingerprint", "")))
     ]
     if scores is not None:
         stored_scores = folder.read_json("scores.json")

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError
 from rerank.io.paths import cache_dir
-from rerank.io.sealed_folders import open_sealed_folder, storage_errors
+from rerank.io.sealed_folders import damaged_sealed_folders, open_sealed_folder, storage_errors
 from rerank.types import Document
 
 _FORMAT = "1"
+_FINGERPRINT = re.compile("[0-9a-f]{16,128}")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _TEXTS, _OFFSETS, _ID_RANKS = "documents.jsonl", "offsets.npy", "id_ranks.npy"
 
@@ -81,12 +82,18 @@ def corpus_indexing_folder(corpus: Corpus) -> Path:
     Raises:
         DataError: The corpus's fingerprint is not a hash.
     """
-    if not re.fullmatch(r"[0-9a-f]{16,128}", corpus.fingerprint):
+    if not _FINGERPRINT.fullmatch(corpus.fingerprint):
         raise DataError(
             f"The collection {corpus.name!r} has the fingerprint {corpus.fingerprint!r}",
             expected="16 or more hexadecimal digits that change with its content",
         )
     return cache_dir("indexes", corpus.fingerprint)
+
+
+def damaged_corpus_indexes(fingerprint: str) -> list[tuple[Path, str]]:
+    """Return the damaged folders in the cache that were built from a corpus, and how each of them is damaged."""
+    is_valid = _FINGERPRINT.fullmatch(fingerprint)
+    return list(damaged_sealed_folders(cache_dir("indexes", fingerprint))) if is_valid else []
 
 
 def open_indexed_documents(corpus: Corpus) -> StoredDocuments:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,9 +109,18 @@ def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
         os.fsync(marker.fileno())
 
 
-def _check_seal(folder: Path, made_from: Mapping[str, str]) -> None:
+def damaged_sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each damaged folder in ``parent``, and how it is damaged; nothing is built or removed."""
+    for marker in sorted(parent.glob(f"[!.]*/{_MARKER}")):
+        try:
+            _check_seal(marker.parent)
+        except _DAMAGE as error:
+            yield marker.parent, f"{type(error).__name__}: {error}"
+
+
+def _check_seal(folder: Path, made_from: Mapping[str, str] | None = None) -> None:
     marker = json.loads((folder / _MARKER).read_text("utf-8"))
-    if marker["made_from"] != dict(made_from):
+    if made_from is not None and marker["made_from"] != dict(made_from):
         raise ValueError(f"it was made from {marker['made_from']}")
     for name, expected in marker["sizes"].items():
         if (size := (folder / name).stat().st_size) != expected:

@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS calls (
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
     seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
-#: Rows of calls that the run did not use. The table exists only in a log that has had such calls.
-_UNUSED_SCHEMA = "CREATE TABLE IF NOT EXISTS unused_calls (row INTEGER PRIMARY KEY)"
+#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
+_UNMATCHED_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
 #: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
 _CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 _INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
@@ -145,8 +145,8 @@ class CallLog:
             self._db.executemany(_INSERT, values)
             return [self._add_checksum(digest) for digest, _, _ in rows]
 
-    def set_aside_unused(self, used: RowSet) -> int:
-        """Record which calls the run did not use, so that `calls` omits them, and return their number.
+    def set_aside_unmatched(self, used: RowSet) -> int:
+        """Record which calls no request of the run matches, so that `calls` omits them, and return their number.
 
         An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
 
@@ -154,12 +154,12 @@ class CallLog:
             used: The row numbers of the calls that the run used.
         """
         with self._guard(), self._db:
-            unused = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
-            if unused or self._has_table("unused_calls"):
-                self._db.execute(_UNUSED_SCHEMA)
-                self._db.execute("DELETE FROM unused_calls")
-                self._db.executemany("INSERT INTO unused_calls VALUES (?)", unused)
-        return len(unused)
+            unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
+            if unmatched or self._has_table("unmatched_calls"):
+                self._db.execute(_UNMATCHED_SCHEMA)
+                self._db.execute("DELETE FROM unmatched_calls")
+                self._db.executemany("INSERT INTO unmatched_calls VALUES (?)", unmatched)
+        return len(unmatched)
 
     def calls(self) -> Iterator[Call]:
         """Yield the calls that the run used, in the order in which they were committed.
@@ -168,8 +168,9 @@ class CallLog:
             DataError: A row is damaged.
         """
         with self._guard():
-            used = "WHERE calls.rowid NOT IN (SELECT row FROM unused_calls)" if self._has_table("unused_calls") else ""
-            found = [self._parse(number, row) for number, row, _ in self._checked(f"{used} ORDER BY calls.rowid")]
+            unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
+            clause = f"WHERE calls.rowid NOT IN ({unmatched}) ORDER BY calls.rowid"
+            found = [self._parse(number, row) for number, row, _ in self._checked(clause)]
         yield from found
 
     def is_whole(self) -> bool:
@@ -268,15 +269,12 @@ class CallLog:
         """Close the file."""
         self.close()
 
-    def _has_optional_fields(self) -> bool:
-        return any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)"))
-
     def _has_table(self, name: str) -> bool:
         return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
     def _add_optional_fields(self) -> None:
         """Add the column ``more`` to a log of version 0.1, which lacks it."""
-        if not self._has_optional_fields():
+        if not any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)")):
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
     def _add_checksum(self, digest: str) -> int:
@@ -339,7 +337,7 @@ def _sqlite_uri(path: Path, *, readonly: bool) -> str:
 
 
 def _make_private(path: Path) -> None:
-    """Let only the owner read a log, which is created if it is missing; prompts and replies may be confidential."""
+    """Let only the owner read a log, which is created if it does not exist: prompts and replies may be confidential."""
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     for suffix in ("", "-wal", "-shm"):

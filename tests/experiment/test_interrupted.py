@@ -20,6 +20,7 @@ from rerank.store import RunFolder
 from tests.raising import raises
 
 Lists = Callable[..., RunSpec]
+COLLECTION = Path(__file__).parents[1] / "fixtures" / "v2d4cd24" / "inputs" / "collection"
 
 
 class Stopped(BaseException):
@@ -156,3 +157,14 @@ def test_the_environment_leaves_out_what_is_not_installed(monkeypatch: pytest.Mo
     assert found["numpy"]
     assert found["started"].endswith("+00:00")
     assert "no-such-distribution" not in found
+
+
+def test_verify_names_a_damaged_index_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = RunSpec.make({"collection": f"jsonl:{COLLECTION}", "model": "fake:perfect", "max_queries": 2, "depth": 5})
+    folder = RunFolder(run_experiment(spec, Execution(out=tmp_path / "run"))["folder"])
+    assert verify_run_folder(folder) == []
+    (marker,) = (tmp_path / "cache").rglob("bm25-*/marker.json")
+    file = next(path for path in sorted(marker.parent.iterdir()) if path != marker and path.stat().st_size)
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    assert [(row["file"], row["what"]) for row in verify_run_folder(folder)] == [(str(marker.parent), "index")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError
-from rerank.indexing.documents import corpus_indexing_folder, open_indexed_documents
+from rerank.indexing.documents import corpus_indexing_folder, damaged_corpus_indexes, open_indexed_documents
 from rerank.types import Document
 from tests.raising import raises
 
@@ -62,13 +62,16 @@ def test_fingerprint_that_is_no_hash(make_corpus: MakeCorpus, monkeypatch: pytes
     monkeypatch.setattr(type(corpus), "fingerprint", "../../etc")
     with pytest.raises(DataError):
         open_indexed_documents(corpus)
+    assert damaged_corpus_indexes("../../etc") == []
 
 
 def test_a_changed_record_is_found_and_written_again(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("one", "two")
     file = corpus_indexing_folder(corpus) / "documents-1" / "documents.jsonl"
     open_indexed_documents(corpus)
+    assert damaged_corpus_indexes(corpus.fingerprint) == []
     file.write_bytes(file.read_bytes().replace(b"two", b't"o'))
+    assert [folder for folder, _ in damaged_corpus_indexes(corpus.fingerprint)] == [file.parent]
     with pytest.warns(UserWarning, match="documents-1"):
         saved = open_indexed_documents(corpus)
     assert [document.text for document in (saved[0], saved[1])] == ["one", "two"]

@@ -53,14 +53,14 @@ def row_set(*rows: int) -> RowSet:
 def test_calls_that_a_run_does_not_use_are_kept_aside(tmp_path: Path) -> None:
     with CallLog(tmp_path / "c") as log:
         old, new = log.put([("x", request("one"), reply("old")), ("y", request("two"), reply("new"))], "m")
-        assert log.set_aside_unused(row_set(old, new)) == 0
-        assert not log._has_table("unused_calls")  # the file is as it was before there was such a table
-        assert log.set_aside_unused(row_set(new)) == 1
+        assert log.set_aside_unmatched(row_set(old, new)) == 0
+        assert not log._has_table("unmatched_calls")  # the file is as it was before there was such a table
+        assert log.set_aside_unmatched(row_set(new)) == 1
     with CallLog(tmp_path / "c", readonly=True) as log:
         assert [call.reply.text for call in log.calls()] == ["new"]
         assert len(log) == len(log.get(["x", "y"])) == 2
     with CallLog(tmp_path / "c") as log:
-        assert log.set_aside_unused(row_set(old, new)) == 0
+        assert log.set_aside_unmatched(row_set(old, new)) == 0
         assert len(list(log.calls())) == 2
 
 

@@ -151,6 +151,7 @@ _SHAPES: Mapping[str, Act] = {
     "gzip that is truncated": Act(body=_gzipped(FINE.body)[:-20], headers=_GZIP),
     "longer than is read": replace(FINE, body=FINE.body + b" " * MAX_BYTES),
     "gzip that is longer than is read": Act(body=_gzipped(FINE.body + b" " * MAX_BYTES), headers=_GZIP),
+    "deflate that is none": Act(body=b"\x00" * 50, headers={"Content-Encoding": "deflate"}),
     "gzip in gzip": Act(body=_gzipped(_gzipped(FINE.body)), headers={"Content-Encoding": "gzip, gzip"}),
     "not UTF-8": Act(body=b"\xff\xfe\x00"),
     "a redirect without a status": replace(
@@ -192,7 +193,6 @@ _BROKEN: Mapping[str, Act] = {
     "a status that is no number": _wire(b"HTTP/1.1 OK 200\r\n\r\n"),
     "a header without a colon": _wire(b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n"),
     "a header of a megabyte": _wire(b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n"),
-    "deflate that is none": Act(body=b"\x00" * 50, headers={"Content-Encoding": "deflate"}),
     "an error with status 200": raw({"error": {"message": "overloaded \ud83d\x1b[2J", "code": ["a"]}}),
     "an error text with status 200": raw({"error": "overloaded"}),
     "overloaded (503)": error(503, "\ud83d" * 900),

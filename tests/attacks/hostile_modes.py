@@ -151,6 +151,7 @@ _SHAPES: Mapping[str, Act] = {
     "gzip that is truncated": Act(body=_gzipped(FINE.body)[:-20], headers=_GZIP),
     "longer than is read": replace(FINE, body=FINE.body + b" " * MAX_BYTES),
     "gzip that is longer than is read": Act(body=_gzipped(FINE.body + b" " * MAX_BYTES), headers=_GZIP),
+    "deflate that is none": Act(body=b"\x00" * 50, headers={"Content-Encoding": "deflate"}),
     "gzip in gzip": Act(body=_gzipped(_gzipped(FINE.body)), headers={"Content-Encoding": "gzip, gzip"}),
     "not UTF-8": Act(body=b"\xff\xfe\x00"),
     "a redirect without a status": replace(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 from rerank.errors import UsageError
 from rerank.judges import FAILURES, PromptJudge
@@ -38,6 +39,8 @@ from rerank.tasks.dialects.decisions import (
 )
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Query, Window
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class DecisionService:
         text = request.input_text()
         await self.service.check_tokens([text] * len(request.questions))  # every question reads the whole input
         async with self.service.queue.slot(client):
-            found = await asyncio.gather(*(self._answer(text, question) for question in request.questions))
+            found = await self._answer_all(text, request.questions)
         usage = Usage()
         for _, replies in found:
             for reply in replies:
@@ -94,6 +97,14 @@ class DecisionService:
                 total_tokens=usage.tokens_in + usage.tokens_out,
             ),
         )
+
+    async def _answer_all(
+        self, text: str, questions: Sequence[DecisionQuestion]
+    ) -> list[tuple[DecisionAnswer, Sequence[Reply]]]:
+        if isinstance(self.service.reranker.backend, AsyncBackend):
+            return await _gather(self._answer(text, question) for question in questions)
+        # A batch in this process cannot be cancelled: a request that ends early leaves at most one behind.
+        return [await self._answer(text, question) for question in questions]
 
     async def _answer(self, text: str, question: DecisionQuestion) -> tuple[DecisionAnswer, Sequence[Reply]]:
         if isinstance(question, PredicateQuestion):
@@ -117,8 +128,18 @@ class DecisionService:
     async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
         backend = self.service.reranker.backend
         if isinstance(backend, AsyncBackend):
-            return list(await asyncio.gather(*map(backend.agenerate, requests)))
+            return await _gather(map(backend.agenerate, requests))
         return await asyncio.to_thread(backend.generate, requests)
+
+
+async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results. The first error ends the other works before it is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _option_text(option: DecisionChoice | DecisionLevel) -> str:

@@ -117,8 +117,8 @@ class DecisionService:
             query = Query(id="decision", text=text, instruction=question.instructions)
             texts = [_option_text(option) for option in options]
         window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
-        replies = await self._generate(judge.make_requests(window))
-        verdict = judge.verdict(window, replies)
+        replies = await self._generate(await asyncio.to_thread(judge.make_requests, window))
+        verdict = await asyncio.to_thread(judge.verdict, window, replies)
         if verdict.status == "error":
             raise ApiError(503, f"The model did not answer: {verdict.detail}")
         if verdict.status in FAILURES:

@@ -13,6 +13,7 @@ import pytest
 
 from rerank import Reranker
 from rerank.errors import BackendError
+from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from tests.judges.scripted import Scripted
 from tests.serving.conftest import Client
@@ -131,3 +132,23 @@ def test_a_model_in_this_process_works_on_one_question_at_a_time(client: Client)
 
     assert ask(client, [PREDICATE, CHOICE, SCORE], Knowing(reply=reply)).status_code == 200
     assert most == 1
+
+
+class ThreadOfTokens(WordTokens):
+    """Notes which threads count tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(4096)
+        self.threads: set[str] = set()
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        self.threads.add(threading.current_thread().name)
+        return super().lengths(texts)
+
+
+def test_prompts_are_built_outside_of_the_event_loop(client: Client) -> None:
+    backend = Knowing()
+    backend.tokens = tokens = ThreadOfTokens()
+    assert ask(client, [PREDICATE, CHOICE], backend).status_code == 200
+    assert tokens.threads
+    assert all(name.startswith("asyncio_") for name in tokens.threads), tokens.threads

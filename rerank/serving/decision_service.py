@@ -80,7 +80,12 @@ class DecisionService:
             QueueFullError: Too many requests are waiting.
         """
         text = request.input_text()
-        await self.service.check_tokens([text] * len(request.questions))  # every question reads the whole input
+        texts: list[str] = []
+        for question in request.questions:
+            options = _option_texts(question)
+            self.service.check_documents(len(options))
+            texts += [text, question.instructions, *options]  # every question reads the whole input
+        await self.service.check_tokens(texts)
         async with self.service.queue.slot(client):
             found = await self._answer_all(text, request.questions)
         usage = Usage()
@@ -110,12 +115,8 @@ class DecisionService:
         if isinstance(question, PredicateQuestion):
             judge, query, texts = self._predicate_judge, Query(id="decision", text=question.instructions), [text]
         else:
-            judge = self._choice_judge
-            options: Sequence[DecisionChoice | DecisionLevel] = (
-                question.choices if isinstance(question, ChoiceQuestion) else question.levels
-            )
+            judge, texts = self._choice_judge, _option_texts(question)
             query = Query(id="decision", text=text, instruction=question.instructions)
-            texts = [_option_text(option) for option in options]
         window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
         replies = await self._generate(await asyncio.to_thread(judge.make_requests, window))
         verdict = await asyncio.to_thread(judge.verdict, window, replies)
@@ -140,6 +141,14 @@ async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _option_texts(question: DecisionQuestion) -> list[str]:
+    """Return what the model reads of the options of a question; a predicate has none."""
+    if isinstance(question, PredicateQuestion):
+        return []
+    options = question.choices if isinstance(question, ChoiceQuestion) else question.levels
+    return [_option_text(option) for option in options]
 
 
 def _option_text(option: DecisionChoice | DecisionLevel) -> str:

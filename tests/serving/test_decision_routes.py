@@ -152,3 +152,18 @@ def test_prompts_are_built_outside_of_the_event_loop(client: Client) -> None:
     assert ask(client, [PREDICATE, CHOICE], backend).status_code == 200
     assert tokens.threads
     assert all(name.startswith("asyncio_") for name in tokens.threads), tokens.threads
+
+
+def test_limits_count_instructions_and_options(client: Client) -> None:
+    reranker = Reranker.from_backend(Knowing(), method="fullrank")
+    opened = client(reranker, max_documents=3, max_request_tokens=50)
+    long = "word " * 60
+    for question in (
+        {**PREDICATE, "instructions": long},
+        {**CHOICE, "choices": [{"value": long}, {"value": "x"}]},
+        {**SCORE, "levels": [{"label": "bad", "description": long}, {"label": "good"}]},
+        {**CHOICE, "choices": [{"value": str(n)} for n in range(4)]},
+    ):
+        response = opened.post("/v1/decisions", json={"input": "a text", "questions": [question]})
+        assert response.status_code == 413, response.text
+    assert opened.post("/v1/decisions", json={"input": "a text", "questions": [SCORE]}).status_code == 200

@@ -92,9 +92,17 @@ class DecisionService:
         for _, replies in found:
             for reply in replies:
                 usage.add(reply)
+        answers = [answer for answer, _ in found]
+        self.service.metrics.count_ranking(
+            documents=0,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_cached=usage.tokens_cached,
+            is_degraded=any(isinstance(answer, RefusalAnswer) for answer in answers),
+        )
         return DecisionResponse(
             model=self.service.settings.name,
-            answers=[answer for answer, _ in found],
+            answers=answers,
             usage=DecisionUsage(
                 input_tokens=usage.tokens_in,
                 input_tokens_details=InputTokens(cached_tokens=usage.tokens_cached),

@@ -167,3 +167,9 @@ def test_limits_count_instructions_and_options(client: Client) -> None:
         response = opened.post("/v1/decisions", json={"input": "a text", "questions": [question]})
         assert response.status_code == 413, response.text
     assert opened.post("/v1/decisions", json={"input": "a text", "questions": [SCORE]}).status_code == 200
+
+
+def test_tokens_are_counted(client: Client) -> None:
+    opened = client(Reranker.from_backend(Knowing(), method="fullrank"))
+    assert opened.post("/v1/decisions", json={"input": "a text", "questions": [PREDICATE, CHOICE]}).status_code == 200
+    assert 'rerank_tokens_total{kind="prompt"} 20.0' in opened.get("/metrics").text

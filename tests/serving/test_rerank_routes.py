@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,6 +128,24 @@ def test_scores_of_pairs(client: Client, body: dict[str, Any]) -> None:
     answer = post(client(), "/score", model="fake", **body)
     assert indices(answer["data"]) == [0, 1, 2]
     assert [row["score"] for row in answer["data"]] == [1 / 3, 1 / 2, 1]
+
+
+def test_scores_of_several_queries_are_no_order(client: Client) -> None:
+    opened = client()
+    several = opened.post("/score", json={"text_1": ["q1", "q2"], "text_2": ["a", "b"]})
+    assert [row["score"] for row in several.json()["data"]] == [1, 1]
+    assert "different queries cannot be compared" in several.headers["X-Rerank-Warnings"]
+    assert "shows the order" not in several.headers["X-Rerank-Warnings"]
+    one = opened.post("/score", json={"text_1": "q1", "text_2": ["a", "b"]})
+    assert "shows the order" in one.headers["X-Rerank-Warnings"]
+
+
+def test_the_queries_of_a_request_share_its_deadline(client: Client) -> None:
+    opened = client(Reranker.from_pretrained("fake-server:reversed,delay=5"), deadline=0.3)
+    started = time.monotonic()
+    queries = [f"q{n}" for n in range(10)]
+    opened.post("/score", json={"text_1": [*queries, *queries], "text_2": list("abcdefghijklmnopqrst")})
+    assert time.monotonic() - started < 2
 
 
 def test_calibrated_probabilities_of_clients_without_first_stage_scores(client: Client) -> None:

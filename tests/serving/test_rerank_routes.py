@@ -82,9 +82,11 @@ def test_tei(client: Client) -> None:
     assert [row["text"] for row in response.json()] == ["three", "two", "one"]
     assert scores_decrease(response.json(), "score")
     assert "1 / rank" in response.headers["X-Rerank-Warnings"]
-    error = opened.post("/rerank", json={"query": "q", "texts": DOCS, "scores": [1.0]})
-    assert error.status_code == 422
-    assert isinstance(error.json()["error"], str)
+    for body in ({"texts": DOCS, "scores": [1.0]}, {"texts": [1]}, {"texts": DOCS, "query": 5}):
+        error = opened.post("/rerank", json={"query": "q", **body})
+        assert error.status_code == 422
+        assert isinstance(error.json()["error"], str)
+        assert error.json()["error_type"] == "Validation"
 
 
 def test_sglang(client: Client) -> None:

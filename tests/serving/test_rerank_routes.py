@@ -69,6 +69,10 @@ def test_the_number_of_results(client: Client, name: str, count: int) -> None:
     assert len(post(client(), "/rerank", query="q", documents=DOCS, **{name: 0})["results"]) == 3
 
 
+def test_zero_results_are_all_in_version_2(client: Client) -> None:
+    assert indices(post(client(), "/v2/rerank", query="q", documents=DOCS, top_n=0)["results"]) == [2, 1, 0]
+
+
 def test_fields_of_an_object(client: Client) -> None:
     documents = [{"title": "t", "body": "b", "other": "o"}]
     answer = post(client(), "/v1/rerank", query="q", documents=documents, rank_fields=["body", "title"])

@@ -155,5 +155,6 @@ def serve_command(
     keys = ServerKeys.load(server.keys_file)
     service = open_served_ranker(settings, server, limits)
     app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
+    service.reranker.warm_up()  # a model that cannot be reached is an error of this command
     server.warn_if_open(has_keys=bool(keys.digests))
     run_server(app, host=server.host, port=server.port, announce=typer.echo, logs_requests=server.access_log)

@@ -141,6 +141,7 @@ def test_search_over_a_collection(command: Any, tmp_path: Path) -> None:
         (("--model", "fake:reversed", "--keys-file", "missing"), 4),
         (("--model", "fake:reversed", "--collection", "jsonl:missing.jsonl"), 4),
         (("--model", "fake:reversed", "--host", "203.0.113.1"), 2),
+        (("--method", "sliding", "--model", "openai:m", "--base-url", "http://127.0.0.1:9/v1"), 6),
     ],
 )
 def test_wrong_options(command: Any, arguments: tuple[str, ...], code: int) -> None:

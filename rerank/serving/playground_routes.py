@@ -34,8 +34,6 @@ _FILES = {
     "/playground.css": ("playground.css", "text/css"),
     "/playground.js": ("playground.js", "text/javascript"),
 }
-#: Maximum number of calls whose prompts and completions are returned.
-_SHOWN_CALLS = 20
 
 
 class PlaygroundRequest(ApiBody):
@@ -104,7 +102,7 @@ async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request:
     url = str(request.base_url).rstrip("/")
     return {
         **_describe_ranking(ranking),
-        "calls": [_describe_call(*call) for call in ranking.calls[:_SHOWN_CALLS]],
+        "calls": [_describe_call(*call) for call in ranking.calls],
         "examples": {
             "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
             "python": python_example(ranker, candidates),

@@ -22,8 +22,12 @@ from rerank.tasks.dialects.question import RerankQuestion, SpanSettings
 from rerank.types import Query, Ranking
 
 
+#: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
+_SHOWN_CALLS = 20
+
+
 class CallRecorder(NoLog):
-    """A log in memory that keeps the calls of rankings in progress, by their query objects.
+    """A log in memory that keeps the first calls of rankings in progress, by their query objects.
 
     Ids do not tell queries apart: all are the same, since random orders of some methods depend on them.
     """
@@ -42,9 +46,11 @@ class CallRecorder(NoLog):
             del self._calls[id(query)]
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
-        """Keep the calls for queries that are recorded; drop the others."""
+        """Keep the first calls for queries that are recorded; drop the others."""
         for _, request, reply in rows:
-            self._calls.get(id(request.window.query), []).append((request, reply))
+            calls = self._calls.get(id(request.window.query), [])
+            if len(calls) < _SHOWN_CALLS:
+                calls.append((request, reply))
         return super().put(rows, model)
 
 
@@ -55,7 +61,7 @@ class PlaygroundRanking:
     Attributes:
         ranked: The ranking; ``corpus_id`` of its hits are positions in ``candidates``.
         candidates: The documents before the ranking.
-        calls: The requests to the model and their replies.
+        calls: The first requests to the model and their replies.
         seconds: Wall-clock time.
     """
 

@@ -90,7 +90,7 @@ def test_a_ranking_with_its_prompt_and_completion(client: Client) -> None:
 
 
 def test_only_the_first_calls_are_kept(client: Client) -> None:
-    answer = rank(client(), method="pointwise", documents=[f"text {n}" for n in range(30)])
+    answer = rank(client(), method="pointwise", depth=30, documents=[f"text {n}" for n in range(30)])
     assert answer["usage"]["calls"] == 30
     assert len(answer["calls"]) == 20
 

@@ -89,7 +89,7 @@ class RankingService:
             tokens_in=hits.usage.tokens_in,
             tokens_out=hits.usage.tokens_out,
             tokens_cached=hits.usage.tokens_cached,
-            warnings=[*self._note_other_model(question), *ranked.warnings, *score_warnings],
+            warnings=[*self._note_other_model(question), *question.warnings, *ranked.warnings, *score_warnings],
         )
 
     async def rank(

@@ -93,6 +93,14 @@ def test_tei(client: Client) -> None:
         assert error.json()["error_type"] == "Validation"
 
 
+def test_what_tei_asks_for_in_vain_is_a_warning(client: Client) -> None:
+    opened = client()
+    for field, value in (("raw_scores", True), ("truncate", False)):
+        for asked in (value, not value):
+            response = opened.post("/rerank", json={"query": "q", "texts": DOCS, field: asked})
+            assert (f"{field}" in response.headers["X-Rerank-Warnings"]) == (asked is value)
+
+
 def test_sglang(client: Client) -> None:
     rows = post(client(), "/sglang/v1/rerank", query="q", documents=DOCS)
     assert indices(rows) == [2, 1, 0]

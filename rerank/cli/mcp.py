@@ -71,4 +71,5 @@ def mcp_command(*, settings: dict[str, Any], mcp: McpOptions, server: ServerOpti
             port=server.port,
             announce=lambda address: typer.echo(f"{address}/mcp"),
             logs_requests=server.access_log,
+            trusts_proxy=server.trust_proxy,
         )

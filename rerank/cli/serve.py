@@ -49,6 +49,14 @@ class ServerOptions:
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log one line per request.", rich_help_panel=_SERVER)
     ] = False
+    trust_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--trust-proxy",
+            help="Take addresses of clients from X-Forwarded-For of a proxy on this machine.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = False
 
     def open_search(self) -> CollectionSearch | None:
         """Open the collection to search, if there is one."""
@@ -155,5 +163,13 @@ def serve_command(
     keys = ServerKeys.load(server.keys_file)
     service = open_served_ranker(settings, server, limits)
     app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
+    service.reranker.warm_up()  # a model that cannot be reached is an error of this command
     server.warn_if_open(has_keys=bool(keys.digests))
-    run_server(app, host=server.host, port=server.port, announce=typer.echo, logs_requests=server.access_log)
+    run_server(
+        app,
+        host=server.host,
+        port=server.port,
+        announce=typer.echo,
+        logs_requests=server.access_log,
+        trusts_proxy=server.trust_proxy,
+    )

@@ -26,7 +26,7 @@ from rerank.serving.playground_routes import add_playground_routes
 from rerank.serving.playground_service import PlaygroundService
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.request_count import RequestCount
-from rerank.serving.rerank_routes import add_rerank_routes
+from rerank.serving.rerank_routes import SHARED_PATHS, add_rerank_routes, dialect_of_body
 from rerank.serving.score_routes import add_score_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.server_keys import ServerKeys
@@ -125,6 +125,7 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        request.state.is_tei = request.scope["path"] in SHARED_PATHS and dialect_of_body(error.body) == "tei"
         problem = error.errors()[0]
         # A body that is no JSON is a bad request; JSON with wrong fields cannot be processed.
         status = 400 if problem["type"] in ("json_invalid", "model_attributes_type") else 422

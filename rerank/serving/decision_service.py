@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 from rerank.errors import UsageError
 from rerank.judges import FAILURES, PromptJudge
@@ -38,6 +39,8 @@ from rerank.tasks.dialects.decisions import (
 )
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Query, Window
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,29 @@ class DecisionService:
             QueueFullError: Too many requests are waiting.
         """
         text = request.input_text()
-        await self.service.check_tokens([text] * len(request.questions))  # every question reads the whole input
+        texts: list[str] = []
+        for question in request.questions:
+            options = _option_texts(question)
+            self.service.check_documents(len(options))
+            texts += [text, question.instructions, *options]  # every question reads the whole input
+        await self.service.check_tokens(texts)
         async with self.service.queue.slot(client):
-            found = await asyncio.gather(*(self._answer(text, question) for question in request.questions))
+            found = await self._answer_all(text, request.questions)
         usage = Usage()
         for _, replies in found:
             for reply in replies:
                 usage.add(reply)
+        answers = [answer for answer, _ in found]
+        self.service.metrics.count_ranking(
+            documents=0,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_cached=usage.tokens_cached,
+            is_degraded=any(isinstance(answer, RefusalAnswer) for answer in answers),
+        )
         return DecisionResponse(
             model=self.service.settings.name,
-            answers=[answer for answer, _ in found],
+            answers=answers,
             usage=DecisionUsage(
                 input_tokens=usage.tokens_in,
                 input_tokens_details=InputTokens(cached_tokens=usage.tokens_cached),
@@ -95,19 +111,23 @@ class DecisionService:
             ),
         )
 
+    async def _answer_all(
+        self, text: str, questions: Sequence[DecisionQuestion]
+    ) -> list[tuple[DecisionAnswer, Sequence[Reply]]]:
+        if isinstance(self.service.reranker.backend, AsyncBackend):
+            return await _gather(self._answer(text, question) for question in questions)
+        # A batch in this process cannot be cancelled: a request that ends early leaves at most one behind.
+        return [await self._answer(text, question) for question in questions]
+
     async def _answer(self, text: str, question: DecisionQuestion) -> tuple[DecisionAnswer, Sequence[Reply]]:
         if isinstance(question, PredicateQuestion):
             judge, query, texts = self._predicate_judge, Query(id="decision", text=question.instructions), [text]
         else:
-            judge = self._choice_judge
-            options: Sequence[DecisionChoice | DecisionLevel] = (
-                question.choices if isinstance(question, ChoiceQuestion) else question.levels
-            )
+            judge, texts = self._choice_judge, _option_texts(question)
             query = Query(id="decision", text=text, instruction=question.instructions)
-            texts = [_option_text(option) for option in options]
         window = Window(query, tuple(Document(id=str(index), text=shown) for index, shown in enumerate(texts)))
-        replies = await self._generate(judge.make_requests(window))
-        verdict = judge.verdict(window, replies)
+        replies = await self._generate(await asyncio.to_thread(judge.make_requests, window))
+        verdict = await asyncio.to_thread(judge.verdict, window, replies)
         if verdict.status == "error":
             raise ApiError(503, f"The model did not answer: {verdict.detail}")
         if verdict.status in FAILURES:
@@ -117,8 +137,26 @@ class DecisionService:
     async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
         backend = self.service.reranker.backend
         if isinstance(backend, AsyncBackend):
-            return list(await asyncio.gather(*map(backend.agenerate, requests)))
+            return await _gather(map(backend.agenerate, requests))
         return await asyncio.to_thread(backend.generate, requests)
+
+
+async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results. The first error ends the other works before it is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _option_texts(question: DecisionQuestion) -> list[str]:
+    """Return what the model reads of the options of a question; a predicate has none."""
+    if isinstance(question, PredicateQuestion):
+        return []
+    options = question.choices if isinstance(question, ChoiceQuestion) else question.levels
+    return [_option_text(option) for option in options]
 
 
 def _option_text(option: DecisionChoice | DecisionLevel) -> str:

@@ -17,7 +17,7 @@ from rerank.serving.playground_service import PlaygroundRanking, PlaygroundServi
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
 from rerank.tasks.dialects.question import ApiBody, GivenDocument, document_texts
-from rerank.types import Document, Ranking
+from rerank.types import Document, Query, Ranking
 
 #: The page may only load its own files and call its own server, and no other page may show it in a frame.
 _HEADERS = {
@@ -34,8 +34,6 @@ _FILES = {
     "/playground.css": ("playground.css", "text/css"),
     "/playground.js": ("playground.js", "text/javascript"),
 }
-#: Maximum number of calls whose prompts and completions are returned.
-_SHOWN_CALLS = 20
 
 
 class PlaygroundRequest(ApiBody):
@@ -93,14 +91,18 @@ def _file_endpoint(name: str, kind: str) -> Any:
 
 
 async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request: Request) -> dict[str, Any]:
-    candidates = await _candidates(playground, body)
-    ranking = await playground.rank(candidates, body.method, request.state.client, heat=body.heat)
+    async def find(query: Query) -> Ranking:
+        return await _candidates(playground, body, query)
+
+    query = await _query(playground, body)
+    ranking = await playground.rank(query, find, body.method, request.state.client, heat=body.heat)
+    candidates = ranking.candidates
     ranker = _shown_settings(playground, body.method)
     has_key = "authorization" in request.headers
     url = str(request.base_url).rstrip("/")
     return {
         **_describe_ranking(ranking),
-        "calls": [_describe_call(*call) for call in ranking.calls[:_SHOWN_CALLS]],
+        "calls": [_describe_call(*call) for call in ranking.calls],
         "examples": {
             "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
             "python": python_example(ranker, candidates),
@@ -109,12 +111,15 @@ async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request:
     }
 
 
-async def _candidates(playground: PlaygroundService, body: PlaygroundRequest) -> Ranking:
+async def _query(playground: PlaygroundService, body: PlaygroundRequest) -> Query:
     text = body.query or (await playground.query_text(body.query_id) if body.query_id else "")
     if not text.strip():
         found = f"The collection has no query {body.query_id!r}" if body.query_id else "The query is empty"
         raise ApiError(422, f"{found}; expected a query")
-    query = given_first_stage_query(text)
+    return given_first_stage_query(text)
+
+
+async def _candidates(playground: PlaygroundService, body: PlaygroundRequest, query: Query) -> Ranking:
     if body.documents is None:
         return await playground.candidates(query, body.ids, body.depth)
     # Ids that clients give may repeat, so that the documents are numbered.

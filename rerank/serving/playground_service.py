@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,15 +15,19 @@ from rerank.judges.attention import Attention
 from rerank.methods import method_names, open_method
 from rerank.reranker import Reranker
 from rerank.serving.ranking_service import RankedQuestion, RankingService
-from rerank.serving.search_routes import CollectionSearch
+from rerank.serving.search_routes import CollectionSearch, with_candidates
 from rerank.store import NoLog, log_calls
 from rerank.tasks import Reply, Request
 from rerank.tasks.dialects.question import RerankQuestion, SpanSettings
 from rerank.types import Query, Ranking
 
 
+#: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
+_SHOWN_CALLS = 20
+
+
 class CallRecorder(NoLog):
-    """A log in memory that keeps the calls of rankings in progress, by their query objects.
+    """A log in memory that keeps the first calls of rankings in progress, by their query objects.
 
     Ids do not tell queries apart: all are the same, since random orders of some methods depend on them.
     """
@@ -42,9 +46,11 @@ class CallRecorder(NoLog):
             del self._calls[id(query)]
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
-        """Keep the calls for queries that are recorded; drop the others."""
+        """Keep the first calls for queries that are recorded; drop the others."""
         for _, request, reply in rows:
-            self._calls.get(id(request.window.query), []).append((request, reply))
+            calls = self._calls.get(id(request.window.query), [])
+            if len(calls) < _SHOWN_CALLS:
+                calls.append((request, reply))
         return super().put(rows, model)
 
 
@@ -55,7 +61,7 @@ class PlaygroundRanking:
     Attributes:
         ranked: The ranking; ``corpus_id`` of its hits are positions in ``candidates``.
         candidates: The documents before the ranking.
-        calls: The requests to the model and their replies.
+        calls: The first requests to the model and their replies.
         seconds: Wall-clock time.
     """
 
@@ -125,11 +131,14 @@ class PlaygroundService:
         queries = await asyncio.to_thread(corpus.queries) if isinstance(corpus, Collection) else []
         return next((query.text for query in queries if query.id == query_id), "")
 
-    async def rank(self, candidates: Ranking, method: str, client: str, *, heat: bool) -> PlaygroundRanking:
+    async def rank(
+        self, query: Query, find: Callable[[Query], Awaitable[Ranking]], method: str, client: str, *, heat: bool
+    ) -> PlaygroundRanking:
         """Rank documents.
 
         Args:
-            candidates: The documents and their query.
+            query: The query.
+            find: Returns the documents to rank, once the client has its turn.
             method: One of `methods`. Options are not accepted, since some name files.
             client: Name of the client, for fair turns.
             heat: Whether to find which words drew attention, by one more request.
@@ -141,16 +150,22 @@ class PlaygroundService:
         methods = await asyncio.to_thread(lambda: self.methods)
         if method not in methods:
             raise UnknownNameError("method", method, list(methods))
-        query, started = replace(candidates.query), time.monotonic()
+        query, started = replace(query), time.monotonic()
+        candidates = Ranking(query, ())
+
+        async def retrieve(question: RerankQuestion) -> RerankQuestion:
+            nonlocal candidates
+            candidates = await find(query)
+            return with_candidates(question, candidates)
+
         question = RerankQuestion(
             query=query.text,
-            documents=[document.full_text for document in candidates.docs],
-            scores=list(candidates.scores) or None,
+            documents=[],
             spans=SpanSettings(unit="word", threshold=None) if heat else None,
         )
         service = replace(self.service, reranker=methods[method])
         with self._recorder.record(query) as calls:
-            ranked = await service.rank(question, client, query=query)
+            ranked = await service.rank(question, client, query=query, retrieve=retrieve)
             return PlaygroundRanking(
                 ranked=ranked, candidates=candidates, calls=[*calls], seconds=time.monotonic() - started
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,9 @@ from rerank.serving.server_metrics import ServerMetrics
 from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
 from rerank.types import Query
+
+#: Adds the documents to a question, once it has its turn.
+Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
 _NO_TIME = 1e-3
@@ -59,17 +62,18 @@ class RankingService:
     metrics: ServerMetrics = field(repr=False)
     ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    async def answer(self, question: RerankQuestion, client: str) -> RerankAnswer:
+    async def answer(self, question: RerankQuestion, client: str, *, retrieve: Retrieve | None = None) -> RerankAnswer:
         """Return the answer to a question, with relevance scores.
 
         Args:
             question: The question.
             client: Name of the client, for fair turns.
+            retrieve: As for `rank`.
 
         Raises:
             The errors of `rank`.
         """
-        ranked = await self.rank(question, client)
+        ranked = await self.rank(question, client, retrieve=retrieve)
         hits, spans = ranked.hits, ranked.spans
         scores, score_warnings = compute_relevance_scores(hits)
         return RerankAnswer(
@@ -85,16 +89,19 @@ class RankingService:
             tokens_in=hits.usage.tokens_in,
             tokens_out=hits.usage.tokens_out,
             tokens_cached=hits.usage.tokens_cached,
-            warnings=[*self._note_other_model(question), *ranked.warnings, *score_warnings],
+            warnings=[*self._note_other_model(question), *question.warnings, *ranked.warnings, *score_warnings],
         )
 
-    async def rank(self, question: RerankQuestion, client: str, *, query: Query | None = None) -> RankedQuestion:
+    async def rank(
+        self, question: RerankQuestion, client: str, *, query: Query | None = None, retrieve: Retrieve | None = None
+    ) -> RankedQuestion:
         """Rank the documents of a question.
 
         Args:
             question: The question.
             client: Name of the client, for fair turns.
             query: The query as an object, which is then the query of all requests to the model.
+            retrieve: Adds the documents in the turn and the time of the question; None if it has them.
 
         Raises:
             ApiError: The request exceeds a limit, or the model answered nothing at all.
@@ -105,6 +112,8 @@ class RankingService:
         deadline = None if seconds is None else time.monotonic() + seconds
         question = await self._within_limits(question)
         async with self.queue.slot(client):
+            if retrieve is not None:
+                question = await self._within_limits(await retrieve(question))
             hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits)
         self._count(hits, len(question.documents))

@@ -20,18 +20,21 @@ from rerank.tasks.dialects.sglang import SglangResult, sglang_results
 from rerank.tasks.dialects.tei import TeiRequest, TeiResult, tei_results
 from rerank.tasks.dialects.zeroentropy import ZeroentropyResponse
 
+#: Paths of several dialects, whose bodies tell them apart.
+SHARED_PATHS = ("/rerank", "/v1/rerank")
+
 #: Header with the warnings of answers that have no place for them.
 WARNINGS_HEADER = "X-Rerank-Warnings"
 
 
-def _dialect_of_body(body: Any) -> Literal["tei", "common"]:
-    """TEI's requests have ``texts``, all others ``documents``."""
+def dialect_of_body(body: Any) -> Literal["tei", "common"]:
+    """Return the dialect of a request to the shared paths: TEI's requests have ``texts``, all others ``documents``."""
     is_tei = "texts" in body if isinstance(body, dict) else isinstance(body, TeiRequest)
     return "tei" if is_tei else "common"
 
 
 _AnyRequest = Annotated[
-    Annotated[CommonRequest, Tag("common")] | Annotated[TeiRequest, Tag("tei")], Discriminator(_dialect_of_body)
+    Annotated[CommonRequest, Tag("common")] | Annotated[TeiRequest, Tag("tei")], Discriminator(dialect_of_body)
 ]
 
 
@@ -60,8 +63,8 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
         "responses": error_documentation(CommonError | TeiError),
     }
 
-    @app.post("/rerank", **for_any)
-    @app.post("/v1/rerank", **for_any)
+    @app.post(SHARED_PATHS[0], **for_any)
+    @app.post(SHARED_PATHS[1], **for_any)
     async def rerank_common(
         request: Request, response: Response, body: _AnyRequest
     ) -> CommonResponse | list[TeiResult]:

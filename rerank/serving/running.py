@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ def run_server(
     port: int,
     announce: Callable[[str], None],
     logs_requests: bool = False,
+    trusts_proxy: bool = False,
     grace: int = GRACE,
 ) -> None:
     """Serve an application until SIGTERM or SIGINT; then finish accepted requests.
@@ -55,6 +57,7 @@ def run_server(
         port: Port to listen on; 0 picks a free one.
         announce: Called with the server's address once it accepts requests.
         logs_requests: Whether to log one line per request; it contains no text of queries or documents.
+        trusts_proxy: Whether addresses of clients are taken from X-Forwarded-For of a proxy on this machine.
         grace: Seconds for which a stopping server finishes accepted requests.
 
     Raises:
@@ -74,9 +77,12 @@ def run_server(
         app,
         log_level="warning",
         access_log=logs_requests,
+        proxy_headers=trusts_proxy,
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
+    if logs_requests:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
     with sock:
         asyncio.run(server.serve(sockets=[sock]))

@@ -6,12 +6,20 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
+from rerank.reranker.relevance_scores import RANK_BASED
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.rerank_routes import add_warnings_header
 from rerank.tasks.dialects.common import CommonUsage
 from rerank.tasks.dialects.question import RerankQuestion
 from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
+
+
+#: Warning of scores that are made from ranks among the documents of the same query.
+_RANKS_OF_QUERIES = (
+    "The scores of different queries cannot be compared: each is 1 / rank among the documents of its query, so that a "
+    "query with one document scores 1. The method has no calibration (rerank calibrate)."
+)
 
 
 def add_score_routes(app: FastAPI, service: RankingService) -> None:
@@ -34,6 +42,7 @@ async def _score_pairs(service: RankingService, body: ScoreRequest, client: str)
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
     scores = [0.0] * len(pairs)
+    seconds, started = service.settings.deadline, time.monotonic()
     tokens_in = tokens_out = 0
     warnings: dict[str, None] = {}
     for query, indices in by_query.items():
@@ -42,12 +51,15 @@ async def _score_pairs(service: RankingService, body: ScoreRequest, client: str)
             documents=[pairs[index][1] for index in indices],
             model=body.model,
             instruction=body.instruction or "",
+            deadline=None if seconds is None else seconds - (time.monotonic() - started),
         )
         answer = await service.answer(question, client)
         for result in answer.results:
             scores[indices[result.index]] = result.relevance_score
         tokens_in, tokens_out = tokens_in + answer.tokens_in, tokens_out + answer.tokens_out
         warnings |= dict.fromkeys(answer.warnings)
+    if len(by_query) > 1 and warnings.pop(RANK_BASED, "") is None:
+        warnings[_RANKS_OF_QUERIES] = None
     response = ScoreResponse(
         id=f"score-{time.time_ns():x}",
         created=int(time.time()),

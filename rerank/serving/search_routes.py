@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -78,6 +78,12 @@ class CollectionSearch:
         return run["search"]
 
 
+def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQuestion:
+    """Return a question about the documents that a first stage found."""
+    texts = [document.full_text for document in candidates.docs]
+    return replace(question, documents=texts, scores=list(candidates.scores) or None)
+
+
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
     """Add the endpoint to the application."""
 
@@ -101,16 +107,21 @@ async def search_and_rerank(
     Raises:
         The errors of `RankingService.answer`.
     """
-    ranking = await search.search(body.query, body.depth)
+    ranking = Ranking(Query(id="search", text=body.query), ())
+
+    async def retrieve(question: RerankQuestion) -> RerankQuestion:
+        nonlocal ranking
+        ranking = await search.search(body.query, body.depth)
+        return with_candidates(question, ranking)
+
     question = RerankQuestion(
         query=body.query,
-        documents=[document.full_text for document in ranking.docs],
+        documents=[],
         top_n=body.top_k,
-        scores=list(ranking.scores) or None,
         instruction=body.instruction or "",
         deadline=None if body.deadline_ms is None else body.deadline_ms / 1000,
     )
-    answer = await service.answer(question, client)
+    answer = await service.answer(question, client, retrieve=retrieve)
     results = []
     for result in answer.results:
         document = ranking.docs[result.index]

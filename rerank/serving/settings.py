@@ -20,7 +20,6 @@ class ServerSettings:
         max_active: Number of rankings in progress at the same time.
         deadline: Seconds for a ranking if the request names no deadline; None for no limit.
         timeout: Seconds after which a request without an answer ends with 504, its wait for a turn included.
-        logs_texts: Whether queries and documents of failed requests are logged.
 
     Raises:
         UsageError: A limit is below its minimum.
@@ -34,7 +33,6 @@ class ServerSettings:
     max_active: int = 64
     deadline: float | None = None
     timeout: float = 600.0
-    logs_texts: bool = False
 
     def __post_init__(self) -> None:
         """Check the limits."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from rerank import Reranker
+from rerank.errors import BackendError
+from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from tests.judges.scripted import Scripted
 from tests.serving.conftest import Client
@@ -81,3 +86,90 @@ def test_errors(client: Client) -> None:
         assert response.json()["error"]["message"]
     picture = [{"type": "input_image", "image_url": "data:,"}]
     assert ask(client, [PREDICATE], input=picture).status_code == 422
+
+
+class Remote(Knowing):
+    """Answers over a network; the first question fails, and the others take longer."""
+
+    def __init__(self, ended: list[str]) -> None:
+        super().__init__()
+        self._ended = ended
+
+    async def agenerate(self, request: Request) -> Reply:
+        if "snow" in " ".join(message.content for message in request.prompt):
+            raise BackendError("the key is rejected")
+        try:
+            await asyncio.sleep(30)
+        finally:
+            self._ended.append("cancelled")
+        return _growing(request)
+
+    def close(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_an_error_ends_the_other_questions(client: Client) -> None:
+    ended: list[str] = []
+    response = ask(client, [CHOICE, SCORE, PREDICATE], Remote(ended))
+    assert response.status_code == 503
+    assert "the key is rejected" in response.text
+    assert ended == ["cancelled"] * 2
+
+
+def test_a_model_in_this_process_works_on_one_question_at_a_time(client: Client) -> None:
+    working, most = 0, 0
+
+    def reply(request: Request) -> Reply:
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        time.sleep(0.05)
+        working -= 1
+        return _growing(request)
+
+    assert ask(client, [PREDICATE, CHOICE, SCORE], Knowing(reply=reply)).status_code == 200
+    assert most == 1
+
+
+class ThreadOfTokens(WordTokens):
+    """Notes which threads count tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(4096)
+        self.threads: set[str] = set()
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        self.threads.add(threading.current_thread().name)
+        return super().lengths(texts)
+
+
+def test_prompts_are_built_outside_of_the_event_loop(client: Client) -> None:
+    backend = Knowing()
+    backend.tokens = tokens = ThreadOfTokens()
+    assert ask(client, [PREDICATE, CHOICE], backend).status_code == 200
+    assert tokens.threads
+    assert all(name.startswith("asyncio_") for name in tokens.threads), tokens.threads
+
+
+def test_limits_count_instructions_and_options(client: Client) -> None:
+    reranker = Reranker.from_backend(Knowing(), method="fullrank")
+    opened = client(reranker, max_documents=3, max_request_tokens=50)
+    long = "word " * 60
+    for question in (
+        {**PREDICATE, "instructions": long},
+        {**CHOICE, "choices": [{"value": long}, {"value": "x"}]},
+        {**SCORE, "levels": [{"label": "bad", "description": long}, {"label": "good"}]},
+        {**CHOICE, "choices": [{"value": str(n)} for n in range(4)]},
+    ):
+        response = opened.post("/v1/decisions", json={"input": "a text", "questions": [question]})
+        assert response.status_code == 413, response.text
+    assert opened.post("/v1/decisions", json={"input": "a text", "questions": [SCORE]}).status_code == 200
+
+
+def test_tokens_are_counted(client: Client) -> None:
+    opened = client(Reranker.from_backend(Knowing(), method="fullrank"))
+    assert opened.post("/v1/decisions", json={"input": "a text", "questions": [PREDICATE, CHOICE]}).status_code == 200
+    assert 'rerank_tokens_total{kind="prompt"} 20.0' in opened.get("/metrics").text

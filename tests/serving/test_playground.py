@@ -89,6 +89,12 @@ def test_a_ranking_with_its_prompt_and_completion(client: Client) -> None:
     assert 'rerank_requests_ended_total{path="/playground/rank",status="200"} 1.0' in opened.get("/metrics").text
 
 
+def test_only_the_first_calls_are_kept(client: Client) -> None:
+    answer = rank(client(), method="pointwise", depth=30, documents=[f"text {n}" for n in range(30)])
+    assert answer["usage"]["calls"] == 30
+    assert len(answer["calls"]) == 20
+
+
 def test_simultaneous_rankings_get_their_own_calls(client: Client) -> None:
     opened = client(Reranker.from_pretrained("fake-server:reversed,delay=0.3,concurrency=8"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +69,10 @@ def test_the_number_of_results(client: Client, name: str, count: int) -> None:
     assert len(post(client(), "/rerank", query="q", documents=DOCS, **{name: 0})["results"]) == 3
 
 
+def test_zero_results_are_all_in_version_2(client: Client) -> None:
+    assert indices(post(client(), "/v2/rerank", query="q", documents=DOCS, top_n=0)["results"]) == [2, 1, 0]
+
+
 def test_fields_of_an_object(client: Client) -> None:
     documents = [{"title": "t", "body": "b", "other": "o"}]
     answer = post(client(), "/v1/rerank", query="q", documents=documents, rank_fields=["body", "title"])
@@ -81,9 +86,19 @@ def test_tei(client: Client) -> None:
     assert [row["text"] for row in response.json()] == ["three", "two", "one"]
     assert scores_decrease(response.json(), "score")
     assert "1 / rank" in response.headers["X-Rerank-Warnings"]
-    error = opened.post("/rerank", json={"query": "q", "texts": DOCS, "scores": [1.0]})
-    assert error.status_code == 422
-    assert isinstance(error.json()["error"], str)
+    for body in ({"texts": DOCS, "scores": [1.0]}, {"texts": [1]}, {"texts": DOCS, "query": 5}):
+        error = opened.post("/rerank", json={"query": "q", **body})
+        assert error.status_code == 422
+        assert isinstance(error.json()["error"], str)
+        assert error.json()["error_type"] == "Validation"
+
+
+def test_what_tei_asks_for_in_vain_is_a_warning(client: Client) -> None:
+    opened = client()
+    for field, value in (("raw_scores", True), ("truncate", False)):
+        for asked in (value, not value):
+            response = opened.post("/rerank", json={"query": "q", "texts": DOCS, field: asked})
+            assert (f"{field}" in response.headers["X-Rerank-Warnings"]) == (asked is value)
 
 
 def test_sglang(client: Client) -> None:
@@ -127,6 +142,24 @@ def test_scores_of_pairs(client: Client, body: dict[str, Any]) -> None:
     answer = post(client(), "/score", model="fake", **body)
     assert indices(answer["data"]) == [0, 1, 2]
     assert [row["score"] for row in answer["data"]] == [1 / 3, 1 / 2, 1]
+
+
+def test_scores_of_several_queries_are_no_order(client: Client) -> None:
+    opened = client()
+    several = opened.post("/score", json={"text_1": ["q1", "q2"], "text_2": ["a", "b"]})
+    assert [row["score"] for row in several.json()["data"]] == [1, 1]
+    assert "different queries cannot be compared" in several.headers["X-Rerank-Warnings"]
+    assert "shows the order" not in several.headers["X-Rerank-Warnings"]
+    one = opened.post("/score", json={"text_1": "q1", "text_2": ["a", "b"]})
+    assert "shows the order" in one.headers["X-Rerank-Warnings"]
+
+
+def test_the_queries_of_a_request_share_its_deadline(client: Client) -> None:
+    opened = client(Reranker.from_pretrained("fake-server:reversed,delay=5"), deadline=0.3)
+    started = time.monotonic()
+    queries = [f"q{n}" for n in range(10)]
+    opened.post("/score", json={"text_1": [*queries, *queries], "text_2": list("abcdefghijklmnopqrst")})
+    assert time.monotonic() - started < 2
 
 
 def test_calibrated_probabilities_of_clients_without_first_stage_scores(client: Client) -> None:

@@ -141,6 +141,7 @@ def test_search_over_a_collection(command: Any, tmp_path: Path) -> None:
         (("--model", "fake:reversed", "--keys-file", "missing"), 4),
         (("--model", "fake:reversed", "--collection", "jsonl:missing.jsonl"), 4),
         (("--model", "fake:reversed", "--host", "203.0.113.1"), 2),
+        (("--method", "sliding", "--model", "openai:m", "--base-url", "http://127.0.0.1:9/v1"), 6),
     ],
 )
 def test_wrong_options(command: Any, arguments: tuple[str, ...], code: int) -> None:
@@ -148,3 +149,12 @@ def test_wrong_options(command: Any, arguments: tuple[str, ...], code: int) -> N
     assert line == ""
     assert process.wait(timeout=30) == code
     assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(("options", "address"), [((), "127.0.0.1"), (("--trust-proxy",), "203.0.113.7")])
+def test_addresses_of_a_proxy_are_trusted_if_asked(command: Any, options: tuple[str, ...], address: str) -> None:
+    process, url = command("--model", "fake:reversed", "--access-log", *options)
+    httpx2.get(f"{url}/health", headers={"X-Forwarded-For": "203.0.113.7"})
+    process.terminate()
+    stdout, stderr = process.communicate(timeout=30)
+    assert f"{address}:" in stdout + stderr

@@ -27,12 +27,12 @@ class RelevantSpans(ApiBody):
 
 
 class CohereRequest(RerankBody):
-    """A request of version 2."""
+    """A request of version 2. ``top_n`` 0 means all, as in the other dialects."""
 
     model: str = ""
     query: GivenText
     documents: list[GivenDocument]
-    top_n: int | None = Field(default=None, ge=1)
+    top_n: int | None = Field(default=None, ge=0)
     max_tokens_per_doc: int | None = Field(default=None, ge=1)
     return_documents: bool = False
     relevant_spans: RelevantSpans | None = None
@@ -50,7 +50,7 @@ class CohereRequest(RerankBody):
             query=self.query,
             documents=document_texts(self.documents),
             model=self.model,
-            top_n=self.top_n,
+            top_n=self.top_n or None,
             returns_documents=self.return_documents,
             scores=self.scores,
             max_document_tokens=self.max_tokens_per_doc,

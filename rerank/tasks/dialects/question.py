@@ -49,6 +49,7 @@ class RerankQuestion:
         max_document_tokens: Maximum number of tokens of a document; None for the ranker's own limit.
         deadline: Seconds for the whole ranking; None for the server's own limit.
         spans: Which evidence spans to add; None for none.
+        warnings: What the client asks for in vain.
     """
 
     query: str
@@ -61,6 +62,7 @@ class RerankQuestion:
     max_document_tokens: int | None = None
     deadline: float | None = None
     spans: SpanSettings | None = None
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from rerank.tasks.dialects.question import ApiBody, GivenText, RerankAnswer, Rer
 
 
 class TeiRequest(RerankBody):
-    """A request. ``truncate`` has no effect, since texts that are too long are always truncated."""
+    """A request. Texts that are too long are always truncated, at the end, and scores are never raw."""
 
     query: GivenText
     texts: list[GivenText]
@@ -19,12 +19,18 @@ class TeiRequest(RerankBody):
 
     def to_question(self) -> RerankQuestion:
         """Return the content of the request."""
+        warnings = []
+        if self.raw_scores:
+            warnings.append("raw_scores has no effect: the server has no raw scores that clients could compare")
+        if self.truncate is False:
+            warnings.append("truncate: false has no effect: texts that are too long are truncated")
         return RerankQuestion(
             query=self.query,
             documents=self.texts,
             returns_documents=self.return_text,
             scores=self.scores,
             deadline=self.deadline,
+            warnings=warnings,
         )
 
 

@@ -143,7 +143,7 @@ class ThreadOfTokens(WordTokens):
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         self.threads.add(threading.current_thread().name)
-        return super().lengths(texts)
+        return super().lengths(list(texts))
 
 
 def test_prompts_are_built_outside_of_the_event_loop(client: Client) -> None:

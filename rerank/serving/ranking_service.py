@@ -26,6 +26,9 @@ Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
 _NO_TIME = 1e-3
 
+#: Warning of answers whose deadline left no time for evidence spans.
+_LATE_SPANS = "relevant_spans is absent: the deadline has passed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedQuestion:
@@ -34,13 +37,13 @@ class RankedQuestion:
     Attributes:
         question: The question, with its documents cut to the limit that it names.
         hits: The documents, best first.
-        spans: Evidence spans of all documents in their given order; None if there are none.
+        spans: Evidence spans of the documents in `hits`, by their positions; None if there are none.
         warnings: Windows that failed or were mended, a deadline that passed, and why there are no spans.
     """
 
     question: RerankQuestion
     hits: Hits
-    spans: Sequence[tuple[EvidenceOfDocument, ...]] | None
+    spans: Mapping[int, tuple[EvidenceOfDocument, ...]] | None
     warnings: Sequence[str]
 
 
@@ -115,7 +118,7 @@ class RankingService:
             if retrieve is not None:
                 question = await self._within_limits(await retrieve(question))
             hits = await self._rank(question, deadline, query)
-            spans, warnings = await self._find_spans(question, hits)
+            spans, warnings = await self._find_spans(question, hits, deadline)
         self._count(hits, len(question.documents))
         warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
@@ -175,26 +178,33 @@ class RankingService:
         return hits
 
     async def _find_spans(
-        self, question: RerankQuestion, hits: Hits
-    ) -> tuple[Sequence[tuple[EvidenceOfDocument, ...]] | None, list[str]]:
-        """Return the evidence spans of all documents in their given order, or None and the reason."""
+        self, question: RerankQuestion, hits: Hits, deadline: float | None
+    ) -> tuple[Mapping[int, tuple[EvidenceOfDocument, ...]] | None, list[str]]:
+        """Return the evidence spans of the hits by their positions, or None and the reason."""
         if question.spans is None or not hits:
             return None, []
+        shown = sorted(hit.corpus_id for hit in hits)
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            return None, [_LATE_SPANS]
         try:
-            found = await asyncio.to_thread(
+            work = asyncio.to_thread(
                 self.reranker.evidence,
                 question.query,
-                question.documents,
+                [question.documents[position] for position in shown],
                 unit=question.spans.unit,
                 threshold=question.spans.threshold,
                 max_spans=question.spans.max_spans,
             )
+            found = await asyncio.wait_for(work, remaining)
+        except TimeoutError:
+            return None, [_LATE_SPANS]
         except RerankError as error:
             return None, [f"relevant_spans is absent: {error}"]
-        return [
-            tuple(EvidenceOfDocument(start=span.start, end=span.end, score=span.score) for span in spans)
-            for spans in found
-        ], []
+        return {
+            position: tuple(EvidenceOfDocument(start=span.start, end=span.end, score=span.score) for span in spans)
+            for position, spans in zip(shown, found, strict=True)
+        }, []
 
     def _note_other_model(self, question: RerankQuestion) -> list[str]:
         if question.model in ("", self.settings.name):

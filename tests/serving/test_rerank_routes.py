@@ -13,6 +13,7 @@ import pytest
 from rerank import Reranker
 from rerank.backends.fake import Fake
 from rerank.calibration import fit_calibration
+from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.tasks import Reply, Request
 from tests.calibration.synthetic import make_collection
 from tests.serving.conftest import Client
@@ -285,3 +286,23 @@ def test_status_pages(client: Client) -> None:
         "rerank_documents_total 3.0",
     ):
         assert line in text
+
+
+def test_spans_of_shown_documents_within_the_deadline(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+
+    def evidence(reranker: Reranker, query: str, documents: Sequence[str], **options: Any) -> list[tuple[EvidenceSpan]]:
+        asked.append(documents)
+        time.sleep(0.3)
+        return [(EvidenceSpan(start=0, end=len(document), score=1.0),) for document in documents]
+
+    monkeypatch.setattr(Reranker, "evidence", evidence)
+    opened = client()
+    body = {"query": "q", "documents": DOCS, "top_n": 2, "relevant_spans": {"mode": "enabled"}}
+    found = post(opened, "/v2/rerank", **body)["results"]
+    assert asked == [["two", "three"]]
+    assert [(row["index"], row["relevant_spans"][0]["end"]) for row in found] == [(2, 5), (1, 3)]
+    late = post(opened, "/v2/rerank", **body, deadline_ms=200)
+    assert [row["index"] for row in late["results"]] == [2, 1]
+    assert "relevant_spans" not in late["results"][0]
+    assert "relevant_spans is absent: the deadline has passed" in late["meta"]["warnings"]

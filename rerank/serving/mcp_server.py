@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
@@ -19,10 +18,10 @@ from rerank.serving.ranking_service import RankingService
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.server_keys import ServerKeys
+from rerank.serving.unexpected_errors import log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 from rerank.tasks.dialects.question import GivenDocument
 
-_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Name of the client in the queue: the server does not tell MCP clients apart.
@@ -116,5 +115,5 @@ async def _report_errors(work: Awaitable[T]) -> T:
     except Exception as error:
         answer = api_error_from_exception(error)
         if answer.status == 500:
-            _LOG.error("A tool failed", exc_info=error)
-        raise ToolError(answer.message) from error
+            log_unexpected_error("A tool", error)
+        raise ToolError(answer.message) from None  # the cause may contain texts, and the SDK logs it

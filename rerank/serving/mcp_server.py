@@ -43,7 +43,7 @@ def create_mcp_server(
     if search is not None:
         _add_search_tool(server, service, search)
     if runs is not None:
-        _add_compare_tool(server, runs)
+        _add_compare_tool(server, runs, service.settings.timeout)
     return server
 
 
@@ -76,7 +76,7 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
         async def answer() -> CohereResponse:
             return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
 
-        return await _report_errors(answer())
+        return await _report_errors(answer(), service.settings.timeout)
 
 
 def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
@@ -87,10 +87,10 @@ def _add_search_tool(server: MCPServer[Any], service: RankingService, search: Co
         depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
     ) -> SearchResponse:
         body = SearchRequest(query=query, top_k=top_k, depth=depth)
-        return await _report_errors(search_and_rerank(service, search, body, _CLIENT))
+        return await _report_errors(search_and_rerank(service, search, body, _CLIENT), service.settings.timeout)
 
 
-def _add_compare_tool(server: MCPServer[Any], runs: RunFolders) -> None:
+def _add_compare_tool(server: MCPServer[Any], runs: RunFolders, timeout: float) -> None:
     folders = ", ".join(str(folder) for folder in runs.folders)
 
     @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
@@ -101,17 +101,18 @@ def _add_compare_tool(server: MCPServer[Any], runs: RunFolders) -> None:
         test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
     ) -> dict[str, Any]:
         work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
-        return await _report_errors(work)
+        return await _report_errors(work, timeout)
 
 
-async def _report_errors(work: Awaitable[T]) -> T:
-    """Return the result of ``work``, with errors in the form in which clients see them.
+async def _report_errors(work: Awaitable[T], timeout: float) -> T:
+    """Return the result of ``work`` within ``timeout`` seconds, with errors in the form in which clients see them.
 
     Raises:
         ToolError: The work failed. The reason of an unexpected failure is only logged.
     """
     try:
-        return await work
+        async with asyncio.timeout(timeout):
+            return await work
     except Exception as error:
         answer = api_error_from_exception(error)
         if answer.status == 500:

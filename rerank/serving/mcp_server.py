@@ -113,7 +113,7 @@ async def _report_errors(work: Awaitable[T], timeout: float) -> T:
     try:
         async with asyncio.timeout(timeout):
             return await work
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - clients get any error
         answer = api_error_from_exception(error)
         if answer.status == 500:
             log_unexpected_error("A tool", error)

@@ -21,7 +21,6 @@ from rerank.tasks import Reply, Request
 from rerank.tasks.dialects.question import RerankQuestion, SpanSettings
 from rerank.types import Query, Ranking
 
-
 #: Maximum number of calls of a ranking whose prompts and completions are kept and shown.
 _SHOWN_CALLS = 20
 

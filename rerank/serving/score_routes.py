@@ -14,7 +14,6 @@ from rerank.tasks.dialects.common import CommonUsage
 from rerank.tasks.dialects.question import RerankQuestion
 from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
 
-
 #: Warning of scores that are made from ranks among the documents of the same query.
 _RANKS_OF_QUERIES = (
     "The scores of different queries cannot be compared: each is 1 / rank among the documents of its query, so that a "

@@ -30,6 +30,7 @@ from rerank.serving.rerank_routes import SHARED_PATHS, add_rerank_routes, dialec
 from rerank.serving.score_routes import add_score_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.server_keys import ServerKeys
+from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
 from rerank.tasks.dialects.errors import CommonError
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def create_server_app(
     _add_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
     app.add_middleware(KeyCheck, keys=keys or ServerKeys())
+    app.add_middleware(UnexpectedErrors)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
     app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
     return app
@@ -146,8 +148,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> Response:
         answer = api_error_from_exception(error)
         if answer.status == 500:
-            _LOG.error("A request to %s failed", request.url.path, exc_info=error)
+            log_unexpected_error(f"A request to {request.scope['path']}", error)
         return error_response(request, answer)
 
-    for kind in (ApiError, QueueFullError, RerankError, TimeoutError, MemoryError, Exception):
+    for kind in (ApiError, QueueFullError, RerankError, TimeoutError, MemoryError):
         app.add_exception_handler(kind, failed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
@@ -19,10 +18,10 @@ from rerank.serving.ranking_service import RankingService
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.server_keys import ServerKeys
+from rerank.serving.unexpected_errors import log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 from rerank.tasks.dialects.question import GivenDocument
 
-_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Name of the client in the queue: the server does not tell MCP clients apart.
@@ -44,7 +43,7 @@ def create_mcp_server(
     if search is not None:
         _add_search_tool(server, service, search)
     if runs is not None:
-        _add_compare_tool(server, runs)
+        _add_compare_tool(server, runs, service.settings.timeout)
     return server
 
 
@@ -77,7 +76,7 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
         async def answer() -> CohereResponse:
             return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
 
-        return await _report_errors(answer())
+        return await _report_errors(answer(), service.settings.timeout)
 
 
 def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
@@ -88,10 +87,10 @@ def _add_search_tool(server: MCPServer[Any], service: RankingService, search: Co
         depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
     ) -> SearchResponse:
         body = SearchRequest(query=query, top_k=top_k, depth=depth)
-        return await _report_errors(search_and_rerank(service, search, body, _CLIENT))
+        return await _report_errors(search_and_rerank(service, search, body, _CLIENT), service.settings.timeout)
 
 
-def _add_compare_tool(server: MCPServer[Any], runs: RunFolders) -> None:
+def _add_compare_tool(server: MCPServer[Any], runs: RunFolders, timeout: float) -> None:
     folders = ", ".join(str(folder) for folder in runs.folders)
 
     @server.tool(description=f"Test differences between runs for significance. Files are in: {folders}.")
@@ -102,19 +101,20 @@ def _add_compare_tool(server: MCPServer[Any], runs: RunFolders) -> None:
         test: Annotated[str, Field(description="Paired test: t, wilcoxon, sign, permutation or bootstrap.")] = "t",
     ) -> dict[str, Any]:
         work = asyncio.to_thread(runs.compare, run_files, qrels_file, measures or ["nDCG@10"], test)
-        return await _report_errors(work)
+        return await _report_errors(work, timeout)
 
 
-async def _report_errors(work: Awaitable[T]) -> T:
-    """Return the result of ``work``, with errors in the form in which clients see them.
+async def _report_errors(work: Awaitable[T], timeout: float) -> T:
+    """Return the result of ``work`` within ``timeout`` seconds, with errors in the form in which clients see them.
 
     Raises:
         ToolError: The work failed. The reason of an unexpected failure is only logged.
     """
     try:
-        return await work
-    except Exception as error:
+        async with asyncio.timeout(timeout):
+            return await work
+    except Exception as error:  # noqa: BLE001 - clients get any error
         answer = api_error_from_exception(error)
         if answer.status == 500:
-            _LOG.error("A tool failed", exc_info=error)
-        raise ToolError(answer.message) from error
+            log_unexpected_error("A tool", error)
+        raise ToolError(answer.message) from None  # the cause may contain texts, and the SDK logs it

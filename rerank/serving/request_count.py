@@ -38,8 +38,4 @@ class RequestCount:
                     status.append(str(message["status"]))
                 await send(message)
 
-            try:
-                await self._app(scope, receive, send_counted)
-            except Exception:
-                status.append("500")  # Starlette answers it outside of this wrapper
-                raise
+            await self._app(scope, receive, send_counted)

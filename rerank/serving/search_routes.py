@@ -30,14 +30,14 @@ class SearchRequest(ApiBody):
 
 
 class SearchResult(ApiBody):
-    """A document that was found."""
+    """A document that was found; a first stage that only orders gives it no score."""
 
     id: str
     title: str | None = None
     text: str | None = None
     relevance_score: float
     first_stage_rank: int
-    first_stage_score: float
+    first_stage_score: float | None = None
 
 
 class SearchResponse(ApiBody):
@@ -107,6 +107,7 @@ async def search_and_rerank(
     Raises:
         The errors of `RankingService.answer`.
     """
+    service.check_documents(body.depth)
     ranking = Ranking(Query(id="search", text=body.query), ())
 
     async def retrieve(question: RerankQuestion) -> RerankQuestion:
@@ -132,7 +133,7 @@ async def search_and_rerank(
                 text=document.text if body.return_documents else None,
                 relevance_score=result.relevance_score,
                 first_stage_rank=result.index + 1,
-                first_stage_score=ranking.scores[result.index] if ranking.scores else 1 / (result.index + 1),
+                first_stage_score=ranking.scores[result.index] if ranking.scores else None,
             )
         )
     return SearchResponse(

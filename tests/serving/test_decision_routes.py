@@ -141,7 +141,7 @@ class ThreadOfTokens(WordTokens):
         super().__init__(4096)
         self.threads: set[str] = set()
 
-    def lengths(self, texts: Sequence[str]) -> list[int]:
+    def lengths(self, texts: list[str]) -> list[int]:
         self.threads.add(threading.current_thread().name)
         return super().lengths(list(texts))
 

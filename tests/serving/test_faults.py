@@ -100,6 +100,36 @@ def test_a_model_that_fails(client: Client, path: str, fault: str) -> None:
     )
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_the_log_of_a_bug_has_its_place_and_no_texts(
+    client: Client, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(requests: Sequence[Request]) -> Any:
+        try:
+            raise ValueError("secret text")
+        except ValueError as error:
+            raise KeyError("secret text of a document") from error
+
+    assert client(Reranker.from_backend(Broken(fault))).post(path, json=PATHS[path]).status_code == 500
+    assert "builtins.KeyError" in caplog.text
+    assert "builtins.ValueError" in caplog.text
+    assert "in generate" in caplog.text
+    assert "secret text of" not in re.sub(r"raise .*", "", caplog.text)
+
+
+@pytest.mark.enable_socket
+def test_the_server_itself_logs_no_texts_of_a_bug(
+    address: Callable[..., str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    message = "".join(["secret", " ", "text"])  # a traceback shows the lines of the program
+    url, _ = serve(address, Reranker.from_backend(Broken(throw(KeyError(message)))))
+    assert httpx2.post(f"{url}/v2/rerank", json=BODY, timeout=20).status_code == 500
+    assert "builtins.KeyError" in caplog.text
+    printed = capfd.readouterr()
+    assert "secret text" not in caplog.text + printed.out + printed.err
+    assert "Traceback" not in printed.err
+
+
 def serve(address: Callable[..., str], reranker: Reranker, **settings: Any) -> tuple[str, Any]:
     from rerank.serving.app import create_server_app
     from rerank.serving.opening import create_ranking_service

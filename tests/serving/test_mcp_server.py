@@ -150,6 +150,16 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         assert "Traceback" not in message
 
 
+def test_tools_end_in_time(folder: Path) -> None:
+    server = make_server(folder, model="fake-server:reversed,delay=30", timeout=0.3)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("rerank", {"query": "q", "documents": DOCS}),
+        ("search", {"query": "falls"}),
+    ]
+    for message in run(errors(server, calls)):
+        assert "in time" in message
+
+
 def test_texts_are_not_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
         ("rerank", {"query": SECRET, "documents": [SECRET, SECRET]}),

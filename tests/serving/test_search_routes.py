@@ -66,3 +66,18 @@ def test_the_deadline_includes_the_search(client: Client) -> None:
     answer = opened.post("/v1/search", json={"query": "q", "deadline_ms": 400}).json()
     assert [row["id"] for row in answer["results"]] == ["d0", "d1", "d2"]
     assert any("deadline" in warning for warning in answer["meta"]["warnings"])
+
+
+@pytest.mark.parametrize(("scores", "shown"), [((3.0, 2.0, 1.0), [1, 2, 3]), ((), [None] * 3)])
+def test_scores_of_the_first_stage(client: Client, scores: tuple[float, ...], shown: list[float | None]) -> None:
+    opened = client(search=search_with(SlowRetriever(0, scores)))
+    answer = opened.post("/v1/search", json={"query": "q"}).json()
+    assert [row.get("first_stage_score") for row in answer["results"]] == shown
+
+
+def test_a_depth_above_the_limit_is_refused_before_the_search(client: Client) -> None:
+    retriever = SlowRetriever(0)
+    opened = client(search=search_with(retriever), max_documents=2)
+    assert opened.post("/v1/search", json={"query": "q", "depth": 3}).status_code == 413
+    assert retriever.searches == 0
+    assert opened.post("/v1/search", json={"query": "q", "depth": 2}).status_code == 200

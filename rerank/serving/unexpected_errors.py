@@ -1,0 +1,58 @@
+"""Unexpected errors: clients get 500, and the log gets the place of the bug without texts of clients."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rerank.serving.api_errors import api_error_from_exception, error_response
+
+_LOG = logging.getLogger(__name__)
+
+
+def log_unexpected_error(what: str, error: BaseException) -> None:
+    """Log the types and the frames of an error and its causes. Their messages may contain documents.
+
+    Args:
+        what: What failed.
+        error: The error.
+    """
+    parts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts += [f"{type(cause).__module__}.{type(cause).__qualname__}\n", *traceback.format_tb(cause.__traceback__)]
+        cause = cause.__cause__ or cause.__context__
+    _LOG.error("%s failed: %s", what, "".join(parts).rstrip())
+
+
+class UnexpectedErrors:
+    """An ASGI wrapper that answers unexpected errors, since the handlers of Starlette pass them on to uvicorn's log.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Store the argument."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and answer it with 500 if it fails."""
+        has_started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            log_unexpected_error(f"A request to {scope['path']}", error)
+            if not has_started:
+                await error_response(Request(scope), api_error_from_exception(error))(scope, receive, send)

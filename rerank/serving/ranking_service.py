@@ -120,7 +120,8 @@ class RankingService:
             hits = await self._rank(question, deadline, query)
             spans, warnings = await self._find_spans(question, hits, deadline)
         self._count(hits, len(question.documents))
-        warnings = [*hits.notes, *_note_mended_windows(hits), *warnings]
+        empty = [] if question.query.strip() else ["The query is empty, so the documents keep their order"]
+        warnings = [*empty, *hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:

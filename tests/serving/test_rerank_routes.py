@@ -204,6 +204,12 @@ def test_another_model_is_marked(client: Client) -> None:
     assert any("'rerank-v9'" in warning for warning in answer["meta"]["warnings"])
 
 
+def test_an_empty_query_is_marked(client: Client) -> None:
+    answer = post(client(), "/v2/rerank", query=" ", documents=DOCS)
+    assert indices(answer["results"]) == [0, 1, 2]
+    assert any("empty" in warning for warning in answer["meta"]["warnings"])
+
+
 def test_an_empty_list(client: Client) -> None:
     assert post(client(), "/v2/rerank", query="q", documents=[])["results"] == []
     assert client().post("/rerank", json={"query": "q", "texts": []}).json() == []

@@ -92,16 +92,20 @@ def open_client(url: str, clients: int) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(base_url=url, timeout=60, limits=limits)
 
 
-async def closed_loop(url: str, requests: int, clients: int) -> Counts:
-    """Each client sends its next request when it has the answer to the last one."""
+async def closed_loop(url: str, requests: int, clients: int, spread: float = 0.0) -> Counts:
+    """Each client sends its next request when it has the answer to the last one.
+
+    The clients start evenly over ``spread`` seconds. Otherwise they would stay in step, since all replies take as long.
+    """
     counts, numbers = Counts(), iter(range(requests))
     async with open_client(url, clients) as client:
 
-        async def work() -> None:
+        async def work(start: float) -> None:
+            await asyncio.sleep(start)
             for number in numbers:
                 await ask(client, number, counts)
 
-        await asyncio.gather(*(work() for _ in range(clients)))
+        await asyncio.gather(*(work(spread * index / clients) for index in range(clients)))
     return counts
 
 
@@ -197,7 +201,7 @@ def main() -> None:
     with served(model, options.clients) as (url, pid):
         first = asyncio.run(closed_loop(url, min(1000, options.requests), options.clients))
         before = resident_mb(pid)
-        counts = asyncio.run(closed_loop(url, options.requests, options.clients))
+        counts = asyncio.run(closed_loop(url, options.requests, options.clients, options.delay))
         grown = resident_mb(pid) - before
         rate = 0.0 if options.no_rate else rate_at_p99(url, options.delay, 25.0)
     figures = {

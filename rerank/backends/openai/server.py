@@ -78,13 +78,16 @@ def unknown_server_model_error(model: str, message: str, server: Server) -> Back
 def is_same_server_model(requested: str, answered: str) -> bool:
     """Return whether the model that answered is the requested one. It is if its name is unknown.
 
-    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway.
+    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway. Those
+    that serve one file, such as llama.cpp's, answer any requested name with the name of the file.
 
     >>> is_same_server_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_server_model("gpt-4o", "gpt-4o-mini")
     (True, False)
     """
     names = [name.lower().rpartition("/")[2] for name in (requested, answered)]
-    return not answered or re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?(\.gguf)?", names[1]) is not None
+    if not answered or names[1].endswith(".gguf"):
+        return True
+    return re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?", names[1]) is not None
 
 
 def _model_rows_of_server(answer: ServerAnswer) -> list[dict[str, Any]]:

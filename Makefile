@@ -79,7 +79,7 @@ lint: $(VENV)/.dev ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.hf $(VENV)/.dev ## mypy, strict
+types: $(VENV)/.hf $(VENV)/.mcp $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs ## build the documentation site into site/

@@ -37,7 +37,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DetailOptions:
-    """Options for scores of parts of the queries."""
+    """Options for what is shown beside the scores of all queries."""
 
     per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
@@ -47,6 +47,14 @@ class DetailOptions:
             "the columns query and group."
         ),
     ] = ""
+    bounds: Annotated[
+        bool | None,
+        typer.Option(
+            "--bounds/--no-bounds",
+            help="Show the judged fraction of the first documents, and what the measures could become if all were "
+            "judged. (default: for measures with thin judgments)",
+        ),
+    ] = None
 
     def check_format(self, form: str) -> None:
         """Check that a format can show the requested details."""
@@ -83,28 +91,36 @@ def evaluate_command(
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
     opened = read_named_runs(files, names or [])
-    results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
+    results = evaluation.evaluate_runs(judged, opened, measures, relevant=lowest)
     report = evaluation.evaluation_report(qrels, zip(map(str, files), results, strict=True), per_query=per_query)
     report["runs"] = [{**row, "name": run.name} for row, run in zip(report["runs"], opened, strict=True)]
+    coverage, covered = evaluation.cover_runs_by_judgments(judged, opened, results[0].measures, bounds=details.bounds)
+    report = evaluation.add_coverage_to_evaluation_report(report, coverage)
+    columns = [entry.columns(covered) for entry in coverage]
     if by:
         groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
 
     def show() -> None:
-        _print_evaluation(report, results[0].measures, list(results[0].values) if per_query else [])
+        _print_evaluation(report, results[0].measures, columns, list(results[0].values) if per_query else [])
         overlap = [evaluation_overlap_note(judged, run) for run in opened]
         grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
         for message in filter(None, (*_notes_on_evaluation(report, results[0], per_query), *overlap, grades)):
             print_note(message)
+        if covered and details.bounds is None:
+            print_note(
+                f"Thin judgments for {', '.join(covered)}: bounds are the values that judging all of a run's documents "
+                "could lead to; --no-bounds omits these columns"
+            )
 
     emit_output(
         report,
         form=form,
         text=show,
         rows="runs",
-        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen),
-        records=evaluation.evaluation_records(report) if form == "csv" else None,
+        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen, columns=columns),
+        records=evaluation.evaluation_records(report, covered) if form == "csv" else None,
     )
 
 
@@ -118,10 +134,15 @@ def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: b
     return notes
 
 
-def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
+def _print_evaluation(
+    report: Mapping[str, Any], names: Sequence[str], columns: Sequence[Mapping[str, str]], by_query: Sequence[str]
+) -> None:
     """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
     runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["name"], *_printed_evaluation_cells(r)] for r in runs])
+    print_table(
+        ["run", "queries", "missing", *names, *columns[0]],
+        [[r["name"], *_printed_evaluation_cells(r), *more.values()] for r, more in zip(runs, columns, strict=True)],
+    )
     if by_query:
         keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
         print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])

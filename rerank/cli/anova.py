@@ -14,7 +14,7 @@ from rerank.errors import UsageError
 
 def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
-    example = "Example: rerank anova dl19/ dl21/ --qrels dl19.txt --qrels dl21.txt -m nDCG@10"
+    example = "Example: rerank anova one/ two/ --qrels one.txt --qrels two.txt -m nDCG@10"
     app.command("anova", epilog=example)(anova_command)
 
 

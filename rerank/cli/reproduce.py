@@ -14,7 +14,7 @@ from rerank.errors import UsageError
 
 def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
-    example = "Example: rerank reproduce bm25.trec method.trec my-bm25.trec my-method.trec --qrels qrels.txt -m nDCG@10"
+    example = "Example: rerank reproduce a.trec b.trec again/a.trec again/b.trec --qrels qrels.txt -m nDCG@10"
     app.command("reproduce", epilog=example)(reproduce_command)
 
 

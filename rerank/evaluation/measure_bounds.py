@@ -134,21 +134,22 @@ def _bound_recall(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
 def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
     """Bound AP: if j unjudged documents are relevant, it is largest if they are the first ones, smallest if the last.
 
-    Both are tried for every j.
+    Both are computed for every j, by adding one document at a time to the sum of precisions. A new relevant document at
+    rank h adds its own precision, and 1 / r for every relevant document below it, at rank r.
     """
     known, _ = ranking.relevant(measure["rel"])
-    holes = np.flatnonzero(ranking.unjudged)
-    if not len(known):
-        return 0.0, 0.0
-    counts = np.arange(len(holes) + 1)
-    total = (ranking.judged >= measure["rel"]).sum() + counts  # (counts,) relevant documents
-    bounds = []
-    for order in (holes[::-1], holes):  # the last documents first for the lower bound
-        hits = np.repeat(known[None], len(counts), axis=0)  # (counts, ranks)
-        hits[:, order] = np.arange(len(holes)) < counts[:, None]
-        sums = (hits * hits.cumsum(axis=1) / np.arange(1, len(known) + 1)).sum(axis=1)
-        bounds.append(sums / np.maximum(total, 1))
-    return float(bounds[0].min()), float(bounds[1].max())
+    ranks = np.arange(1, len(known) + 1)
+    hits = known.cumsum()  # (ranks,) known relevant documents down to the rank
+    below = (known / ranks)[::-1].cumsum()[::-1]  # (ranks,) sum of 1 / r over known relevant documents from the rank on
+    base = float((known * hits / ranks).sum())
+    h, hits, below = ranks[ranking.unjudged], hits[ranking.unjudged], below[ranking.unjudged]
+    counts = np.arange(len(h) + 1)
+    first = (hits + counts[1:]) / h + below
+    last = ((hits + 1) / h + below)[::-1]
+    last += (1 / h[::-1]).cumsum() - 1 / h[::-1]  # the unjudged documents further below, which are relevant already
+    total = np.maximum((ranking.judged >= measure["rel"]).sum() + counts, 1)  # (counts,) relevant documents
+    lowest, highest = ((base + np.append(0.0, added.cumsum())) / total for added in (last, first))
+    return float(lowest.min()), float(highest.max())
 
 
 def _bound_ndcg(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
@@ -157,32 +158,33 @@ def _bound_ndcg(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
     Split gains into levels: a grade g is one unit on each of the levels 1 .. g. If a_t unjudged documents reach level
     t and J_t judged ones do, the ideal gains D(J_t + a_t) on this level, where D(n) is the sum of the first n discounts
     down to the cutoff. The list gains most if the documents are its first unjudged ones, U(a_t), and least if they are
-    its last ones, L(a_t).
+    its last ones, L(a_t). Levels with the same J_t are computed together.
 
     - Smallest value: since J_t falls with t and L is convex, all levels have the same a_t; every number is tried.
     - Largest value: find the largest q with max_a (DCG(a) - q * ideal(a)) >= 0 by the iteration of Dinkelbach
       (Management Science 1967). Each level is maximised alone; a_t then falls with t, as it must.
     """
-    cutoff = measure["cutoff"]
+    cutoff = min(measure["cutoff"], len(ranking.grades) + len(ranking.judged))
     discount = 1 / np.log2(np.arange(2, cutoff + 2))
     ideal = np.append(0.0, discount.cumsum())  # (cutoff + 1,) D(n)
     holes = discount[: len(ranking.grades)][ranking.unjudged]  # (holes,) discounts of the unjudged documents
     counts = np.arange(len(holes) + 1)
-    levels = np.arange(1, ranking.highest + 1)
+    levels = np.unique(np.append(ranking.judged[ranking.judged > 0], ranking.highest))
+    width = np.diff(levels, prepend=0)  # (levels,) number of levels with the same J_t
     reached = (ranking.judged[None] >= levels[:, None]).sum(axis=1)  # (levels,) J_t
     # (levels, counts) D(J_t + a)
     best = ideal[np.minimum(reached[:, None] + counts, cutoff)]
     gained = float(ranking.grades @ discount[: len(ranking.grades)])
     first, last = (np.append(0.0, row.cumsum()) for row in (holes, holes[::-1]))  # (counts,) U and L
-    wholes = best.sum(axis=0)
+    wholes = width @ best
     lowest = np.min(np.divide(gained + ranking.highest * last, wholes, out=np.ones(len(counts)), where=wholes > 0))
     if not wholes[0]:  # nothing is known to be relevant, so the value may be 0
         lowest = 0.0
     highest, previous = lowest, -1.0
     while highest > previous:
         chosen = np.argmax(first[None] - highest * best, axis=1)  # (levels,) a_t
-        whole = best[levels - 1, chosen].sum()
-        previous, highest = highest, float(gained + first[chosen].sum()) / whole if whole else highest
+        whole = width @ best[np.arange(len(levels)), chosen]
+        previous, highest = highest, (gained + width @ first[chosen]) / whole if whole else highest
     return float(lowest), float(previous)
 
 

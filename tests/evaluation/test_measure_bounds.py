@@ -46,6 +46,16 @@ def test_rbp_has_the_residual_of_moffat_and_zobel() -> None:
     }
 
 
+def test_deep_cutoffs_and_large_grades_need_no_large_arrays() -> None:
+    qrels = Qrels({"q": {"a": 2**30, "z": 1}})
+    bounds = bound_measures(qrels, run_of("x", "a"), ["nDCG@2147483647", "AP@2147483647"])
+    second = 1 / np.log2(3)
+    assert [row["q"] for row in bounds.values()] == [
+        pytest.approx((2**30 * second / (2**30 + second), 1)),
+        pytest.approx((1 / 4, 2 / 3)),
+    ]
+
+
 def test_measures_without_bounds_are_omitted() -> None:
     asked = ["nDCG", "AP", "RR", "Bpref", "RBP", "Judged@3", "nDCG(judged_only=True)@3", "nDCG(gains={1:2})@3", "P@1"]
     assert list(bound_measures(Qrels({"q": {"a": 1}}), run_of("a"), asked)) == ["P@1"]

@@ -29,6 +29,11 @@ from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
 from rerank.types import Qrels, Run
 
+_CAVEAT = (
+    "A document that only one group pooled is removed even if it would have been judged for another reason, so changes "
+    "may be overstated."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOutStudy:
@@ -127,22 +132,22 @@ def leave_groups_out(
     }
     rows, summary = [], []
     for name in names:
-        found = list(_rows_of_measure(gold[name], {g: m[name] for g, m in left_out.items()}, members))
-        for row in found:
-            docs = unique[row["group"]]
-            grades = [judged[topic][doc] for topic, ids in docs.items() for doc in ids]
-            row |= {"unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
+        found = [
+            {**row, **_count_documents(judged, unique[row["group"]], relevant)}
+            for row in _rows_of_measure(gold[name], {g: m[name] for g, m in left_out.items()}, members)
+        ]
         rows += sorted(found, key=lambda row: row["rank"])
         summary.append(_summary_of_rows(name, found))
-    pooled = len(pool) / sum(map(len, judged.values()))
-    notes = [
-        f"{pooled:.1%} of the judged documents are in the pool of these runs. A document that only one group pooled is "
-        "removed even if it would have been judged for another reason, so changes may be overstated.",
-        *note_study_judgments(judged, runs, names, relevant),
-    ]
+    pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
+    notes = [f"{pooled} {_CAVEAT}", *note_study_judgments(judged, runs, names, relevant)]
     return LeaveOutStudy(
         depth=depth, topics=len(judged), rows=tuple(rows), summary=tuple(summary), notes=tuple(dict.fromkeys(notes))
     )
+
+
+def _count_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]], relevant: int) -> dict[str, int]:
+    grades = [qrels[topic][doc] for topic, ids in docs.items() for doc in ids]
+    return {"unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
 
 
 def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
@@ -181,7 +186,7 @@ def _rows_of_measure(
                 "measure": gold.measure,
                 "run": gold.systems[run],
                 "group": group,
-                "unique": 0,
+                "unique": 0,  # counted later; the place decides the order of columns
                 "unique_relevant": 0,
                 "mean": float(before[run]),
                 "without": float(after[run]),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank.cli.output import TableFormatOption, emit_output
 from rerank.cli.run_files import expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerank.evaluation import ScoreMatrix
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -43,10 +47,7 @@ def anova_command(
 
     Each collection counts equally in means and differences, however many topics it has.
     """
-    from rerank.collections import open_collection_qrels
-    from rerank.evaluation.compared_runs import score_compared_runs
     from rerank.evaluation.comparison_family import ComparisonOptions
-    from rerank.evaluation.score_matrix import ScoreMatrix
     from rerank.evaluation.stratified_comparison import compare_over_collections
 
     if len(folders) != len(qrels):
@@ -54,6 +55,24 @@ def anova_command(
             f"{len(qrels)} times --qrels for {len(folders)} folders",
             expected="one --qrels per folder, in the order of the folders",
         )
+    matrices, notes = _score_collections(folders, qrels, measure, relevant)
+    result = compare_over_collections(matrices, ComparisonOptions(correction=correction, alpha=alpha), notes=notes)
+    emit_output(
+        result.to_dict(),
+        form=form,
+        text=lambda: typer.echo(result.to_table("text")),
+        rows="pairs",
+        table=result.to_table,
+    )
+
+
+def _score_collections(
+    folders: Sequence[Path], qrels: Sequence[str], measure: str, relevant: int | None
+) -> tuple[dict[str, ScoreMatrix], list[str]]:
+    """Return collection -> scores of its runs, and notes about them."""
+    from rerank.collections import open_collection_qrels
+    from rerank.evaluation import ScoreMatrix, score_compared_runs
+
     matrices, notes = {}, []
     for name, folder, selector in zip(short_run_names(folders), folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
@@ -63,11 +82,4 @@ def anova_command(
             raise UsageError(f"{measure!r} is {len(compared.measures)} measures", expected="one measure")
         matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
         notes += [f"{name}: {note}" for note in compared.notes]
-    result = compare_over_collections(matrices, ComparisonOptions(correction=correction, alpha=alpha), notes=notes)
-    emit_output(
-        result.to_dict(),
-        form=form,
-        text=lambda: typer.echo(result.to_table("text")),
-        rows="pairs",
-        table=result.to_table,
-    )
+    return matrices, notes

@@ -56,6 +56,13 @@ class DetailOptions:
         ),
     ] = None
 
+    def read_groups(self, qrels: str) -> dict[str, str]:
+        """Return query id -> group, from the file or the queries of the collection."""
+        from rerank.collections import read_query_field
+        from rerank.evaluation import read_query_groups
+
+        return read_query_groups(self.by) if Path(self.by).is_file() else read_query_field(qrels, self.by)
+
     def check_format(self, form: str) -> None:
         """Check that a format can show the requested details."""
         if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
@@ -82,37 +89,36 @@ def evaluate_command(
     With --format csv, --by and --per-query print one line per run and group, or per run and query.
     """
     from rerank import evaluation
-    from rerank.collections import open_collection_qrels, read_query_field
+    from rerank.collections import open_collection_qrels
     from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
 
-    by, per_query = details.by, details.per_query
     details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
-    lowest = lowest if relevant is None else relevant
+    lowest = relevant or lowest
     files = expand_run_arguments(runs)
     opened = read_named_runs(files, names or [])
     results = evaluation.evaluate_runs(judged, opened, measures, relevant=lowest)
-    report = evaluation.evaluation_report(qrels, zip(map(str, files), results, strict=True), per_query=per_query)
+    report = evaluation.evaluation_report(
+        qrels, zip(map(str, files), results, strict=True), per_query=details.per_query
+    )
     report["runs"] = [{**row, "name": run.name} for row, run in zip(report["runs"], opened, strict=True)]
     coverage, covered = evaluation.cover_runs_by_judgments(judged, opened, results[0].measures, bounds=details.bounds)
     report = evaluation.add_coverage_to_evaluation_report(report, coverage)
     columns = [entry.columns(covered) for entry in coverage]
-    if by:
-        groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
+    if details.by:
+        groups = details.read_groups(qrels)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
-        report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
+        report = evaluation.add_groups_to_evaluation_report(report, details.by, grouped)
 
     def show() -> None:
-        _print_evaluation(report, results[0].measures, columns, list(results[0].values) if per_query else [])
+        _print_evaluation(report, results[0].measures, columns, list(results[0].values) if details.per_query else [])
         overlap = [evaluation_overlap_note(judged, run) for run in opened]
         grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
-        for message in filter(None, (*_notes_on_evaluation(report, results[0], per_query), *overlap, grades)):
+        thin = covered if details.bounds is None else []
+        for message in filter(
+            None, (*_notes_on_evaluation(report, results[0], details.per_query, thin), *overlap, grades)
+        ):
             print_note(message)
-        if covered and details.bounds is None:
-            print_note(
-                f"Thin judgments for {', '.join(covered)}: bounds are the values that judging all of a run's documents "
-                "could lead to; --no-bounds omits these columns"
-            )
 
     emit_output(
         report,
@@ -124,9 +130,14 @@ def evaluate_command(
     )
 
 
-def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool) -> list[str]:
-    """Return notes on runs that lack queries, and on measures without the values per query that were asked for."""
+def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool, thin: Sequence[str]) -> list[str]:
+    """Return notes on runs that lack queries, on measures without values per query, and on thin judgments."""
     notes = []
+    if thin:
+        notes.append(
+            f"Thin judgments for {', '.join(thin)}: bounds are the values that judging all of a run's documents could "
+            "lead to; --no-bounds omits these columns"
+        )
     if missing := [r["name"] for r in report["runs"] if r["missing"]]:
         notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
     if per_query and scores.overall:

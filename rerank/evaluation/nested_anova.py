@@ -65,42 +65,15 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
     Raises:
         DataError: There are fewer than two collections or systems, or fewer than two topics in all collections.
     """
-    systems, collections = values[0].shape[1], len(values)
-    sizes = np.array([len(scores) for scores in values])
-    total = int(sizes.sum())
+    systems, collections, total = values[0].shape[1], len(values), sum(map(len, values))
     if systems < 2 or collections < 2 or total <= collections:
         raise DataError(
             f"{systems} systems, {collections} collections and {total} topics",
             expected="two systems, two collections, and more topics than collections",
         )
-    pooled = np.concatenate(values)
-    grand, of_system = pooled.mean(), pooled.mean(axis=0)
-    of_collection = np.array([scores.mean() for scores in values])
-    # (collections, systems) means
-    cells = np.array([scores.mean(axis=0) for scores in values])
-    of_topic = pooled.mean(axis=1)
-    nested = of_topic - np.repeat(of_collection, sizes)
-    interaction = cells - of_system - of_collection[:, None] + grand
-    rest = pooled - of_topic[:, None] - np.repeat(cells - of_collection[:, None], sizes, axis=0)
-    sums = {
-        "system": total * float(((of_system - grand) ** 2).sum()),
-        "collection": systems * float(sizes @ (of_collection - grand) ** 2),
-        "topic(collection)": systems * float((nested**2).sum()),
-        "system:collection": float(sizes @ (interaction**2).sum(axis=1)),
-        "error": float((rest**2).sum()),
+    rows = {
+        name: AnovaEffect(effect=name, ss=ss, df=df, ms=ss / df) for name, (ss, df) in _sums_of_squares(values).items()
     }
-    freedom = {
-        "system": systems - 1,
-        "collection": collections - 1,
-        "topic(collection)": total - collections,
-        "system:collection": (systems - 1) * (collections - 1),
-        "error": (systems - 1) * (total - collections),
-    }
-    smallest = _ROUNDING * float((pooled**2).sum())
-    rows = {}
-    for effect, ss in sums.items():
-        ss, df = (ss if ss > smallest else 0.0), freedom[effect]
-        rows[effect] = AnovaEffect(effect=effect, ss=ss, df=df, ms=ss / df)
     counts = dict.fromkeys(rows, total * systems) | {"collection": total}
     return tuple(
         row
@@ -108,6 +81,29 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
         else _compare_effect(row, rows["topic(collection)" if name == "collection" else "error"], counts[name])
         for name, row in rows.items()
     )
+
+
+def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
+    """Return effect -> sum of squares, 0 if it is a rounding error, and degrees of freedom."""
+    pooled = np.concatenate(values)
+    sizes = np.array([len(scores) for scores in values])
+    total, systems, collections = len(pooled), pooled.shape[1], len(values)
+    grand, of_system, of_topic = pooled.mean(), pooled.mean(axis=0), pooled.mean(axis=1)
+    of_collection = np.array([scores.mean() for scores in values])
+    # (collections, systems) means
+    cells = np.array([scores.mean(axis=0) for scores in values])
+    nested = of_topic - np.repeat(of_collection, sizes)
+    interaction = cells - of_system - of_collection[:, None] + grand
+    rest = pooled - of_topic[:, None] - np.repeat(cells - of_collection[:, None], sizes, axis=0)
+    sums = {
+        "system": (total * ((of_system - grand) ** 2).sum(), systems - 1),
+        "collection": (systems * (sizes @ (of_collection - grand) ** 2), collections - 1),
+        "topic(collection)": (systems * (nested**2).sum(), total - collections),
+        "system:collection": (sizes @ (interaction**2).sum(axis=1), (systems - 1) * (collections - 1)),
+        "error": ((rest**2).sum(), (systems - 1) * (total - collections)),
+    }
+    smallest = _ROUNDING * float((pooled**2).sum())
+    return {name: (float(ss) if ss > smallest else 0.0, df) for name, (ss, df) in sums.items()}
 
 
 def _compare_effect(row: AnovaEffect, error: AnovaEffect, count: int) -> AnovaEffect:

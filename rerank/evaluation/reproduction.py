@@ -27,6 +27,8 @@ from rerank.evaluation.tables import format_measure_score, format_p_value
 from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
 from rerank.types import Qrels, Run
 
+_ROLES = ("baseline", "advanced")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
@@ -140,36 +142,27 @@ def measure_reproduction(
     same = original.qrels == again.qrels
     topics = [tuple(entry.qrels) for entry in (original, original if same else again)]
     before, after = (evaluate_runs(entry.qrels, entry.runs, names) for entry in (original, again))
-    roles = ("baseline", "advanced")
+    scored = list(zip((before, after), topics, strict=True))
     values = {
-        (name, role): [
-            np.array([scores[place].by_measure(name)[topic] for topic in ids])
-            for scores, ids in zip((before, after), topics, strict=True)
-        ]
+        (name, role): [np.array([scores[place].by_measure(name)[topic] for topic in ids]) for scores, ids in scored]
         for name in names
-        for place, role in enumerate(roles)
+        for place, role in enumerate(_ROLES)
     }
-    pairs = zip(original.runs, again.runs, strict=True)
+    pairs = zip(_ROLES, original.runs, again.runs, strict=True) if same else ()
     return Reproduction(
         same_collection=same,
         depth=depth,
-        rows=tuple(
-            {"measure": name, "role": role, **_compare_scores(pair[0], pair[1], same)}
-            for (name, role), pair in values.items()
-        ),
-        orders=tuple(
-            {"role": role, **_compare_orders(*pair, original.qrels, depth, p)}
-            for role, pair in zip(roles, pairs if same else (), strict=False)
-        ),
+        rows=tuple({"measure": n, "role": r, **_compare_scores(*pair, same=same)} for (n, r), pair in values.items()),
+        orders=tuple({"role": role, **_compare_orders(x, y, original.qrels, depth, p)} for role, x, y in pairs),
         effects=tuple(
-            {"measure": name, **_compare_effects([fmean(part) for role in roles for part in values[name, role]])}
+            {"measure": name, **_compare_effects([fmean(part) for role in _ROLES for part in values[name, role]])}
             for name in names
         ),
         notes=tuple(_notes_on_experiments([(original, before), (again, after)], names)),
     )
 
 
-def _compare_scores(original: Floats, again: Floats, same: bool) -> dict[str, Any]:
+def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:
     """Return means, root mean square error and p-value of two (topics,) arrays, which are paired if ``same``."""
     from scipy.stats import ttest_ind
 

@@ -56,7 +56,7 @@ class DetailOptions:
         ),
     ] = None
 
-    def read_groups(self, qrels: str) -> dict[str, str]:
+    def read_groups(self, qrels: str) -> Mapping[str, str]:
         """Return query id -> group, from the file or the queries of the collection."""
         from rerank.collections import read_query_field
         from rerank.evaluation import read_query_groups
@@ -110,58 +110,59 @@ def evaluate_command(
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = evaluation.add_groups_to_evaluation_report(report, details.by, grouped)
 
-    def show() -> None:
-        _print_evaluation(report, results[0].measures, columns, list(results[0].values) if details.per_query else [])
-        overlap = [evaluation_overlap_note(judged, run) for run in opened]
-        grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
-        thin = covered if details.bounds is None else []
-        for message in filter(
-            None, (*_notes_on_evaluation(report, results[0], details.per_query, thin), *overlap, grades)
-        ):
-            print_note(message)
-
+    notes = [evaluation_overlap_note(judged, run) for run in opened]
+    notes.append("" if relevant is not None else measure_grade_note(judged, results[0].measures))
     emit_output(
         report,
         form=form,
-        text=show,
+        text=lambda: _print_evaluation(report, results[0], columns, details, notes),
         rows="runs",
         table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen, columns=columns),
         records=evaluation.evaluation_records(report, covered) if form == "csv" else None,
     )
 
 
-def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool, thin: Sequence[str]) -> list[str]:
-    """Return notes on runs that lack queries, on measures without values per query, and on thin judgments."""
-    notes = []
-    if thin:
-        notes.append(
-            f"Thin judgments for {', '.join(thin)}: bounds are the values that judging all of a run's documents could "
-            "lead to; --no-bounds omits these columns"
-        )
-    if missing := [r["name"] for r in report["runs"] if r["missing"]]:
-        notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
-    if per_query and scores.overall:
-        notes.append(f"Measures without per-query values: {', '.join(scores.overall)}")
-    return notes
-
-
 def _print_evaluation(
-    report: Mapping[str, Any], names: Sequence[str], columns: Sequence[Mapping[str, str]], by_query: Sequence[str]
+    report: Mapping[str, Any],
+    scores: Scores,
+    columns: Sequence[Mapping[str, str]],
+    details: DetailOptions,
+    notes: Sequence[str],
 ) -> None:
-    """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
-    runs = report["runs"]
+    """Print a table of the runs and, if requested, tables of the queries and of the query groups; then the notes.
+
+    Args:
+        report: The report.
+        scores: Scores of one of the runs.
+        columns: Columns about thin judgments: heading -> cell, per run.
+        details: What is printed.
+        notes: Notes on the judgments; empty ones are omitted.
+    """
+    runs, names = report["runs"], scores.measures
     print_table(
         ["run", "queries", "missing", *names, *columns[0]],
         [[r["name"], *_printed_evaluation_cells(r), *more.values()] for r, more in zip(runs, columns, strict=True)],
     )
-    if by_query:
+    if details.per_query and scores.values:
         keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
-        print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
+        rows = [[run, query, *map(format_number_cell, values.values())] for run, query, values in keys]
+        print_table(["run", "query", *scores.values], rows)
     if "by" in report:
         rows = [
             [r["name"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
         ]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
+    if missing := [r["name"] for r in runs if r["missing"]]:
+        print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
+    if details.per_query and scores.overall:
+        print_note(f"Measures without per-query values: {', '.join(scores.overall)}")
+    if columns[0] and details.bounds is None:
+        print_note(
+            "Thin judgments: bounds are the values that judging all of a run's documents could lead to; --no-bounds "
+            "omits these columns"
+        )
+    for note in filter(None, notes):
+        print_note(note)
 
 
 def _printed_evaluation_cells(row: Mapping[str, Any]) -> list[object]:

@@ -18,6 +18,7 @@ import numpy as np
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.pools import DEPTH, Pool, pool_runs
 from rerank.adjudication.ranking_similarity import (
+    invert_gold_or_cheap_ranking,
     rank_changes_from_gold_judgments,
     rank_systems_for_study,
     tau_with_gold_judgments,
@@ -130,11 +131,13 @@ def leave_groups_out(
         group: score_matrices_of_judged_pool(_without_documents(judged, docs), runs, names) if docs else gold
         for group, docs in unique.items()
     }
+    counts = {group: _count_documents(judged, docs, relevant) for group, docs in unique.items()}
     rows, summary = [], []
     for name in names:
         found = [
-            {**row, **_count_documents(judged, unique[row["group"]], relevant)}
-            for row in _rows_of_measure(gold[name], {g: m[name] for g, m in left_out.items()}, members)
+            row
+            for group, indices in members.items()
+            for row in _rows_of_group(gold[name], left_out[group][name], indices, {"group": group, **counts[group]})
         ]
         rows += sorted(found, key=lambda row: row["rank"])
         summary.append(_summary_of_rows(name, found))
@@ -170,31 +173,34 @@ def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels
     return Qrels(rows, name=qrels.name)
 
 
-def _rows_of_measure(
-    gold: ScoreMatrix, left_out: Mapping[str, ScoreMatrix], members: Mapping[str, Sequence[int]]
+def _rows_of_group(
+    gold: ScoreMatrix, reduced: ScoreMatrix, runs: Sequence[int], about: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all runs by one measure, without the counts of documents."""
-    before = gold.values.mean(axis=0)
+    """Yield the rows of a group's runs by one measure.
+
+    Args:
+        gold: Scores of all runs with all judgments.
+        reduced: Scores of all runs without the judgments of the group's documents.
+        runs: Indices of the group's runs.
+        about: The group and its numbers of documents.
+    """
+    before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
     ranked = rank_systems_for_study(before, gold.systems)
-    ranks = (np.argsort(ranked) + 1).tolist()
-    for group, matrix in left_out.items():
-        after = matrix.values.mean(axis=0)
-        falls = rank_changes_from_gold_judgments(ranked, rank_systems_for_study(after, gold.systems))
-        tau = tau_with_gold_judgments(before, after)
-        for run in members[group]:
-            yield {
-                "measure": gold.measure,
-                "run": gold.systems[run],
-                "group": group,
-                "unique": 0,  # counted later; the place decides the order of columns
-                "unique_relevant": 0,
-                "mean": float(before[run]),
-                "without": float(after[run]),
-                "difference": float(after[run] - before[run]),
-                "rank": ranks[run],
-                "fall": int(falls[run]),
-                "tau": tau,
-            }
+    ranks = invert_gold_or_cheap_ranking(ranked)
+    falls = rank_changes_from_gold_judgments(ranked, rank_systems_for_study(after, gold.systems))
+    tau = tau_with_gold_judgments(before, after)
+    for run in runs:
+        yield {
+            "measure": gold.measure,
+            "run": gold.systems[run],
+            **about,
+            "mean": float(before[run]),
+            "without": float(after[run]),
+            "difference": float(after[run] - before[run]),
+            "rank": int(ranks[run]) + 1,
+            "fall": int(falls[run]),
+            "tau": tau,
+        }
 
 
 def _summary_of_rows(measure: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
@@ -10,6 +12,7 @@ from rerank.adjudication import leave_groups_out
 from rerank.adjudication.run_groups import group_runs_by_name
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import evaluate_run
+from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -89,6 +92,22 @@ def test_scores_and_correlations_are_those_of_a_plain_implementation() -> None:
 def test_a_topic_that_loses_all_judgments_counts_as_zero() -> None:
     study = leave_groups_out(RUNS, Qrels({"q": {"z": 1}, "r": {"a": 1}}), ["RR@3"], depth=1)
     assert {row["run"]: row["without"] for row in study.rows} == {"x-1": 0.5, "x-2": 0.5, "y": 0.5}
+
+
+@pytest.mark.shared
+def test_the_figures_of_deep_learning_2019(shared: Path) -> None:
+    """The figures of docs/adjudication.md for single runs and for groups."""
+    files = sorted((shared / "data/trec_dl_runs/dl19/official").glob("*.gz"))
+    runs = [read_run(file, name=file.name) for file in files]
+    qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
+    prefixes = ("idst", "p_", "TUW19", "runid", "srchvrs", "bm25", "UNH", "ICT")
+    for groups, loss, fall, tau in (([], 0.10335, 4, 0.964), ([(p, f"{p}*") for p in prefixes], 0.13769, 8, 0.883)):
+        (row,) = leave_groups_out(runs, qrels, ["nDCG@10"], groups=groups, depth=10, relevant=2).summary
+        assert (row["largest_drop"], row["max_fall"], row["tau"]) == (
+            pytest.approx(loss, abs=1e-5),
+            fall,
+            pytest.approx(tau, abs=5e-4),
+        )
 
 
 def test_groups() -> None:

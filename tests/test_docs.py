@@ -118,6 +118,11 @@ def test_the_examples_of_the_help_texts_run(room: Path) -> None:
     next((room / "runs/demo").glob("fullrank-*")).rename(kept)
     for name, source in (("a.trec", "run"), ("b.trec", "first_stage"), ("qrels.txt", "qrels")):
         shutil.copy(kept / f"{source}.trec", room / name)
+    for folder in ("one", "two", "again"):
+        (room / folder).mkdir()
+        for name in ("a.trec", "b.trec"):
+            shutil.copy(room / name, room / folder / name)
+        shutil.copy(room / "qrels.txt", room / f"{folder}.txt")
     shutil.copy(room / "data/requests/rank_llm.jsonl", room / "lists.jsonl")
     run_page("docs/commands.md", room)
 

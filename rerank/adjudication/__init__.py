@@ -5,6 +5,7 @@ from __future__ import annotations
 from rerank.adjudication.agreement import Agreement
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import JudgingSequence, judge_pool_in_order, open_judging_order
+from rerank.adjudication.leave_out import LeaveOutStudy, leave_groups_out
 from rerank.adjudication.pair_categories import PairCategories
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.qrels_comparison import QrelsComparison, compare_with_gold_qrels
@@ -18,6 +19,7 @@ __all__ = [
     "AdjudicationStudy",
     "Agreement",
     "JudgingSequence",
+    "LeaveOutStudy",
     "PairCategories",
     "Pool",
     "Procedure",
@@ -26,6 +28,7 @@ __all__ = [
     "compare_with_gold_qrels",
     "cross_significance_procedures",
     "judge_pool_in_order",
+    "leave_groups_out",
     "open_judging_order",
     "pool_runs",
     "run_study",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from rerank.adjudication.pools import Bools, Floats
-from rerank.errors import UsageError
+from rerank.adjudication.run_groups import group_runs_by_name
 from rerank.evaluation import ScoreMatrix
 
 
@@ -37,22 +36,9 @@ class SystemRepeats:
             patterns: Pairs of the name of a system and a shell pattern, such as ``("gpt", "gpt-3.5*")``.
 
         Raises:
-            UsageError: A pattern matches fewer than two runs, or two patterns match the same run.
+            UsageError: A system has fewer than two runs, or the patterns of two systems match the same run.
         """
-        members: dict[str, list[int]] = {}
-        matched: dict[str, int] = {}
-        for index, name in enumerate(names):
-            found = [system for system, pattern in patterns if fnmatchcase(name, pattern)]
-            if len(found) > 1:
-                raise UsageError(f"Run {name!r} is a repeat of {' and of '.join(found)}", expected="one system per run")
-            members.setdefault(found[0] if found else name, []).append(index)
-            for system in found:
-                matched[system] = matched.get(system, 0) + 1
-        for system, pattern in patterns:
-            if matched.get(system, 0) < 2:
-                raise UsageError(
-                    f"{pattern!r} matches {matched.get(system, 0)} runs", expected=f"two or more repeats of {system}"
-                )
+        members = group_runs_by_name(names, patterns, fewest=2)
         return cls(names=tuple(names), systems=tuple(members), runs=tuple(map(tuple, members.values())))
 
     def contributed(self, pooled: Container[str]) -> Bools:

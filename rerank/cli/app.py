@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rerank.cli import (
+    anova,
     bench,
     calibrate,
     compare,
@@ -24,6 +25,7 @@ from rerank.cli import (
     power,
     prompts,
     qrels,
+    reproduce,
     robustness,
     run,
     serve,
@@ -73,7 +75,7 @@ def root_command(
 
 
 _RANKING = (demo, run, serve, mcp, robustness, heads)
-_MEASURING = (evaluate, compare, power, calibrate, bench, leaderboard, mteb, qrels)
+_MEASURING = (evaluate, compare, power, anova, reproduce, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register_cli_commands(app)

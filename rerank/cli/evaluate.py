@@ -37,7 +37,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DetailOptions:
-    """Options for scores of parts of the queries."""
+    """Options for what is shown beside the scores of all queries."""
 
     per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
@@ -47,6 +47,21 @@ class DetailOptions:
             "the columns query and group."
         ),
     ] = ""
+    bounds: Annotated[
+        bool | None,
+        typer.Option(
+            "--bounds/--no-bounds",
+            help="Show the judged fraction of the first documents, and what the measures could become if all were "
+            "judged. (default: for measures with thin judgments)",
+        ),
+    ] = None
+
+    def read_groups(self, qrels: str) -> Mapping[str, str]:
+        """Return query id -> group, from the file or the queries of the collection."""
+        from rerank.collections import read_query_field
+        from rerank.evaluation import read_query_groups
+
+        return read_query_groups(self.by) if Path(self.by).is_file() else read_query_field(qrels, self.by)
 
     def check_format(self, form: str) -> None:
         """Check that a format can show the requested details."""
@@ -74,62 +89,80 @@ def evaluate_command(
     With --format csv, --by and --per-query print one line per run and group, or per run and query.
     """
     from rerank import evaluation
-    from rerank.collections import open_collection_qrels, read_query_field
+    from rerank.collections import open_collection_qrels
     from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
 
-    by, per_query = details.by, details.per_query
     details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
-    lowest = lowest if relevant is None else relevant
+    lowest = relevant or lowest
     files = expand_run_arguments(runs)
     opened = read_named_runs(files, names or [])
-    results = [evaluation.evaluate_run(judged, run, measures, relevant=lowest) for run in opened]
-    report = evaluation.evaluation_report(qrels, zip(map(str, files), results, strict=True), per_query=per_query)
+    results = evaluation.evaluate_runs(judged, opened, measures, relevant=lowest)
+    report = evaluation.evaluation_report(
+        qrels, zip(map(str, files), results, strict=True), per_query=details.per_query
+    )
     report["runs"] = [{**row, "name": run.name} for row, run in zip(report["runs"], opened, strict=True)]
-    if by:
-        groups = evaluation.read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
+    coverage, covered = evaluation.cover_runs_by_judgments(judged, opened, results[0].measures, bounds=details.bounds)
+    report = evaluation.add_coverage_to_evaluation_report(report, coverage)
+    columns = [entry.columns(covered) for entry in coverage]
+    if details.by:
+        groups = details.read_groups(qrels)
         grouped = [evaluation.evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
-        report = evaluation.add_groups_to_evaluation_report(report, by, grouped)
+        report = evaluation.add_groups_to_evaluation_report(report, details.by, grouped)
 
-    def show() -> None:
-        _print_evaluation(report, results[0].measures, list(results[0].values) if per_query else [])
-        overlap = [evaluation_overlap_note(judged, run) for run in opened]
-        grades = "" if relevant is not None else measure_grade_note(judged, results[0].measures)
-        for message in filter(None, (*_notes_on_evaluation(report, results[0], per_query), *overlap, grades)):
-            print_note(message)
-
+    notes = [evaluation_overlap_note(judged, run) for run in opened]
+    notes.append("" if relevant is not None else measure_grade_note(judged, results[0].measures))
     emit_output(
         report,
         form=form,
-        text=show,
+        text=lambda: _print_evaluation(report, results[0], columns, details, notes),
         rows="runs",
-        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen),
-        records=evaluation.evaluation_records(report) if form == "csv" else None,
+        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen, columns=columns),
+        records=evaluation.evaluation_records(report, covered) if form == "csv" else None,
     )
 
 
-def _notes_on_evaluation(report: Mapping[str, Any], scores: Scores, per_query: bool) -> list[str]:
-    """Return notes on runs that lack queries, and on measures without the values per query that were asked for."""
-    notes = []
-    if missing := [r["name"] for r in report["runs"] if r["missing"]]:
-        notes.append(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
-    if per_query and scores.overall:
-        notes.append(f"Measures without per-query values: {', '.join(scores.overall)}")
-    return notes
+def _print_evaluation(
+    report: Mapping[str, Any],
+    scores: Scores,
+    columns: Sequence[Mapping[str, str]],
+    details: DetailOptions,
+    notes: Sequence[str],
+) -> None:
+    """Print a table of the runs and, if requested, tables of the queries and of the query groups; then the notes.
 
-
-def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
-    """Print a table of the runs and, if requested, a table of the queries and a table of the query groups."""
-    runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["name"], *_printed_evaluation_cells(r)] for r in runs])
-    if by_query:
+    Args:
+        report: The report.
+        scores: Scores of one of the runs.
+        columns: Columns about thin judgments: heading -> cell, per run.
+        details: What is printed.
+        notes: Notes on the judgments; empty ones are omitted.
+    """
+    runs, names = report["runs"], scores.measures
+    print_table(
+        ["run", "queries", "missing", *names, *columns[0]],
+        [[r["name"], *_printed_evaluation_cells(r), *more.values()] for r, more in zip(runs, columns, strict=True)],
+    )
+    if details.per_query and scores.values:
         keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
-        print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
+        rows = [[run, query, *map(format_number_cell, values.values())] for run, query, values in keys]
+        print_table(["run", "query", *scores.values], rows)
     if "by" in report:
         rows = [
             [r["name"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
         ]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
+    if missing := [r["name"] for r in runs if r["missing"]]:
+        print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
+    if details.per_query and scores.overall:
+        print_note(f"Measures without per-query values: {', '.join(scores.overall)}")
+    if columns[0] and details.bounds is None:
+        print_note(
+            "Thin judgments: bounds are the values that judging all of a run's documents could lead to; --no-bounds "
+            "omits these columns"
+        )
+    for note in filter(None, notes):
+        print_note(note)
 
 
 def _printed_evaluation_cells(row: Mapping[str, Any]) -> list[object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli import qrels_judge as judging
+from rerank.cli import qrels_leave_out as leave_out
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import (
     FormatOption,
@@ -49,6 +50,7 @@ def register_cli_commands(app: typer.Typer) -> None:
     qrels.command("compare", epilog=_COMPARE)(compare_qrels_command)
     qrels.command("pool", epilog=_POOL)(pool_command)
     judging.register_cli_commands(qrels)
+    leave_out.register_cli_commands(qrels)
     app.add_typer(qrels, name="qrels")
 
 

@@ -11,6 +11,8 @@ from rerank.evaluation.comparison import compare_evaluated_measures, compare_eva
 from rerank.evaluation.comparison_family import ComparisonOptions
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_run, evaluate_runs
+from rerank.evaluation.judgment_coverage import add_coverage_to_evaluation_report, cover_runs_by_judgments
+from rerank.evaluation.measure_bounds import bound_measures
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
@@ -27,12 +29,15 @@ __all__ = [
     "RunSummary",
     "ScoreMatrix",
     "Scores",
+    "add_coverage_to_evaluation_report",
     "add_groups_to_evaluation_report",
+    "bound_measures",
     "compare_all_runs",
     "compare_evaluated_measures",
     "compare_evaluated_runs",
     "compare_runs",
     "compare_with_baseline",
+    "cover_runs_by_judgments",
     "evaluate_by_group",
     "evaluate_run",
     "evaluate_runs",

@@ -88,8 +88,12 @@ def add_groups_to_evaluation_report(
     return {**report, "by": name, "runs": runs}
 
 
-def read_query_groups(path: str | Path) -> dict[str, str]:
+def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
     """Read a file with two columns, query id and group, separated by the first white space.
+
+    Args:
+        path: The file.
+        of: What is grouped, for messages.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -102,10 +106,8 @@ def read_query_groups(path: str | Path) -> dict[str, str]:
             if not fields:
                 continue
             if len(fields) != 2:
-                raise DataError(f"{path}:{number}: {line.strip()!r}", expected="a query id and its group")
+                raise DataError(f"{path}:{number}: {line.strip()!r}", expected=f"a {of} and its group")
             group = fields[1].strip()
             if groups.setdefault(fields[0], group) != group:
-                raise DataError(
-                    f"{path}:{number}: query {fields[0]!r} is in two groups", expected="one group per query"
-                )
+                raise DataError(f"{path}:{number}: {of} {fields[0]!r} is in two groups", expected=f"one group per {of}")
     return groups

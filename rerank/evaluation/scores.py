@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,8 +131,12 @@ def evaluation_report(
     return {"qrels": qrels_name, "grades": grade_use, "runs": runs}
 
 
-def evaluation_records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the flat rows of an evaluation report for CSV, with one key per measure.
+
+    Args:
+        report: The report.
+        covered: Measures whose judged fraction and bounds are in the rows of whole runs.
 
     Returns:
         One row per run and group of queries if the report has groups; otherwise one per run and query if it has values
@@ -145,5 +149,10 @@ def evaluation_records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         elif "per_query" in row:
             rows += [{"run": row["run"], "query": query, **values} for query, values in row["per_query"].items()]
         else:
-            rows.append({**row, **row["scores"]})
+            coverage = {}
+            for measure in covered:
+                coverage[f"{measure}_judged"] = row["judged"][measure]
+                if measure in row["bounds"]:
+                    coverage |= dict(zip((f"{measure}_low", f"{measure}_high"), row["bounds"][measure], strict=True))
+            rows.append({**row, **row["scores"], **coverage})
     return rows

@@ -36,7 +36,9 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
     )
 
 
-def table_of_evaluation(qrels: str, scores: Sequence[Scores], form: Form, *, digits: int = 4) -> str:
+def table_of_evaluation(
+    qrels: str, scores: Sequence[Scores], form: Form, *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
+) -> str:
     """Format a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
 
     Args:
@@ -44,7 +46,9 @@ def table_of_evaluation(qrels: str, scores: Sequence[Scores], form: Form, *, dig
         scores: Scores of at least one run, all with the same measures.
         form: Output format.
         digits: Number of decimals of the values.
+        columns: Further columns, one mapping of headings to cells per run.
     """
+    more = columns or [{}] * len(scores)
     measures, summaries = scores[0].measures, [entry.summary() for entry in scores]
     best = {measure: max(summary[measure] for summary in summaries) for measure in measures}
     rows: list[list[str | Cell]] = [
@@ -53,15 +57,18 @@ def table_of_evaluation(qrels: str, scores: Sequence[Scores], form: Form, *, dig
             str(len(entry.queries)),
             str(len(entry.missing)),
             *(Cell(format_measure_score(value, digits), "", value == best[m]) for m, value in summary.items()),
+            *added.values(),
         ]
-        for entry, summary in sorted(zip(scores, summaries, strict=True), key=lambda pair: -pair[1][measures[0]])
+        for entry, summary, added in sorted(zip(scores, summaries, more, strict=True), key=lambda t: -t[1][measures[0]])
     ]
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     legend = [
         f"Means over {len(scores[0].queries)} queries, judgments: {qrels}. Queries without a ranking score 0. "
         f"Bold: best value. Versions: {versions}."
     ]
-    return convert_tables_with_legend([Grid(["run", "queries", "missing", *measures], rows)], legend, [], form)
+    return convert_tables_with_legend(
+        [Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend, [], form
+    )
 
 
 def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:

@@ -41,7 +41,7 @@ def test_repeats_are_one_system_of_a_study() -> None:
 
 
 def test_patterns_that_do_not_fit() -> None:
-    with raises(UsageError, "1 runs"):
+    with raises(UsageError, "1 runs", "a"):
         SystemRepeats.match(["a1", "b1"], [("a", "a*")])
     with raises(UsageError, "'a1'"):
         SystemRepeats.match(["a1", "a2"], [("a", "a*"), ("b", "*1")])

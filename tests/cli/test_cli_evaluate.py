@@ -210,3 +210,21 @@ def test_eval_by_a_field_of_the_collection(cli: Cli, tmp_path: Path) -> None:
     flags = ("run.trec", "--qrels", "inquire-rerank:rows.jsonl", "-m", "INQUIRE_AP@100", "--by", "category")
     (run,) = json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"]
     assert run["groups"] == {"Species ID": {"queries": 1, "missing": 0, "scores": {"INQUIRE_AP@100": 1.0}}}
+
+
+def test_thin_judgments_are_shown(cli: Cli, tmp_path: Path) -> None:
+    few = [line for line in (tmp_path / "qrels.txt").read_text().splitlines() if " d1 " not in line]
+    (tmp_path / "few.txt").write_text("\n".join(few))
+    done = cli("eval", "good.trec", "bad.trec", "--qrels", "few.txt", "-m", "P@3")
+    head, good, _ = (line.split("\t") for line in done.stdout.splitlines())
+    assert head == ["run", "queries", "missing", "P@3", "judged@3", "P@3 bounds"]
+    assert good == ["good.trec", "5", "0", "0.3333", "0.6667", "[0.3333, 0.6667]"]
+    assert "--no-bounds" in done.stderr
+    without = cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--no-bounds")
+    assert without.stdout.splitlines()[0].split("\t") == ["run", "queries", "missing", "P@3"]
+    report = json.loads(cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--format", "json").stdout)
+    assert report["runs"][0]["judged"] == {"P@3": pytest.approx(2 / 3)}
+    assert report["runs"][0]["bounds"] == {"P@3": pytest.approx([1 / 3, 2 / 3])}
+    csv = cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--format", "csv").stdout
+    assert csv.splitlines()[0].endswith("P@3,P@3_judged,P@3_low,P@3_high")
+    assert "P@3 bounds" in cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--format", "markdown").stdout

@@ -70,7 +70,7 @@ def test_completion_of_a_command() -> None:
     code = "import sys; sys.argv[0] = 'rerank'; from rerank.cli import app; app(prog_name='rerank')"
     env = os.environ | {"_RERANK_COMPLETE": "complete_bash", "COMP_WORDS": "rerank re", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
-    assert done.stdout.split() == ["retrieve", "rerank", "replay"]
+    assert done.stdout.split() == ["retrieve", "rerank", "reproduce", "replay"]
 
 
 @pytest.mark.parametrize(

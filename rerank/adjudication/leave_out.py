@@ -1,0 +1,222 @@
+"""Leave-one-out studies of a pool: what judgments say about a run if its own group had not contributed to them.
+
+Every group in turn loses the judged documents that only its runs put into the pool, and all runs are scored again. A
+group whose runs fall shows how the judgments would treat a new system that is like them. Sources: Zobel, How reliable
+are the results of large-scale information retrieval experiments?, SIGIR 1998 (single runs); Voorhees, The philosophy of
+information retrieval evaluation, CLEF 2001 (all runs of a group, which resemble each other); Buckley et al., Bias and
+the limits of pooling for large collections, Information Retrieval 2007 (runs that fall although the mean is small).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.pools import DEPTH, Pool, pool_runs
+from rerank.adjudication.ranking_similarity import (
+    invert_gold_or_cheap_ranking,
+    rank_changes_from_gold_judgments,
+    rank_systems_for_study,
+    tau_with_gold_judgments,
+)
+from rerank.adjudication.run_groups import group_runs_by_name
+from rerank.adjudication.study_notes import note_study_judgments
+from rerank.errors import DataError
+from rerank.evaluation import ScoreMatrix, parse_measures
+from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
+from rerank.types import Qrels, Run
+
+_CAVEAT = (
+    "A document that only one group pooled is removed even if it would have been judged for another reason, so changes "
+    "may be overstated."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveOutStudy:
+    """Results of leaving groups out of a pool.
+
+    Attributes:
+        depth: Pool depth.
+        topics: Number of judged topics.
+        rows: One row per measure and run: ``measure``, ``run``, ``group``; ``unique`` and ``unique_relevant``, the
+            numbers of judged documents that only the group contributed; the run's mean with all judgments (``mean``)
+            and without those of the documents (``without``), ``difference`` (without minus mean); ``rank``, and
+            ``fall``, the number of ranks that the run loses among all runs; ``tau``, Kendall's tau of the rankings of
+            all runs by the two sets of judgments (None if all means are equal).
+        summary: One row per measure: ``measure``; ``mean_change`` and ``largest_drop``, the mean of the absolute
+            relative differences and the largest relative loss; ``max_fall``; ``lowest_tau`` of all groups; ``tau``
+            between the ranking by all judgments and the one in which every run is scored without its own group.
+        notes: Caveats for the reader.
+    """
+
+    depth: int
+    topics: int
+    rows: tuple[dict[str, Any], ...]
+    summary: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels leave-out --format json``."""
+        return {
+            "depth": self.depth,
+            "topics": self.topics,
+            "groups": len({row["group"] for row in self.rows}),
+            "summary": list(self.summary),
+            "rows": list(self.rows),
+            "notes": list(self.notes),
+        }
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        """Return a table with one row per measure and run, best first, and a statement of the summary."""
+        heads = ["measure", "run", "group", "unique", "relevant", "mean", "without", "change", "rank", "fall", "tau"]
+        rows = [
+            [
+                *(row[key] for key in ("measure", "run", "group")),
+                *(str(row[key]) for key in ("unique", "unique_relevant")),
+                *(f"{row[key]:.{digits}f}" for key in ("mean", "without")),
+                f"{row['difference']:+.{digits}f}",
+                *(str(row[key]) for key in ("rank", "fall")),
+                _cell_of_tau(row["tau"]),
+            ]
+            for row in self.rows
+        ]
+        legend = [
+            f"{row['measure']}, {self.topics} topics, pool depth {self.depth}: without the documents of its own group, "
+            f"the mean of a run changes by {row['mean_change']:.1%} on average and falls by at most "
+            f"{row['largest_drop']:.1%}; a run falls by at most {row['max_fall']} ranks; Kendall's tau is "
+            f"{_cell_of_tau(row['tau'])} if every run is scored without its group, and at least "
+            f"{_cell_of_tau(row['lowest_tau'])} if one group is left out for all runs."
+            for row in self.summary
+        ]
+        return convert_tables_with_legend([Grid(heads, rows, left=3)], legend, self.notes, form)
+
+
+def leave_groups_out(
+    runs: Sequence[Run],
+    qrels: Qrels,
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    groups: Sequence[tuple[str, str]] = (),
+    depth: int = DEPTH,
+    relevant: int = 1,
+) -> LeaveOutStudy:
+    """Score runs without the judgments of documents that only their group contributed to the pool.
+
+    Args:
+        runs: The runs that formed the pool, with different names.
+        qrels: The relevance judgments.
+        measures: Names of measures with per-query values.
+        groups: Pairs of a group and a shell pattern of the names of its runs; every other run is a group of its own.
+        depth: Number of documents that each run contributed per topic.
+        relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
+
+    Raises:
+        UsageError: A measure or the depth is wrong, a pattern matches no run, or two groups share a run.
+        DataError: There are fewer than two groups or two topics, or no document of the pool is judged.
+    """
+    names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
+    members = group_runs_by_name([run.name for run in runs], groups)
+    if len(members) < 2:
+        raise DataError(f"{len(members)} group of runs", expected="at least two groups, so that one can be left out")
+    judged = qrels.judged()
+    pool = pool_runs(runs, depth=depth, qrels=judged)
+    gold = score_matrices_of_judged_pool(judged, runs, names)
+    unique = {group: _documents_of_group_only(pool, indices) for group, indices in members.items()}
+    left_out = {
+        group: score_matrices_of_judged_pool(_without_documents(judged, docs), runs, names) if docs else gold
+        for group, docs in unique.items()
+    }
+    counts = {group: _count_documents(judged, docs, relevant) for group, docs in unique.items()}
+    rows, summary = [], []
+    for name in names:
+        found = [
+            row
+            for group, indices in members.items()
+            for row in _rows_of_group(gold[name], left_out[group][name], indices, {"group": group, **counts[group]})
+        ]
+        rows += sorted(found, key=lambda row: row["rank"])
+        summary.append(_summary_of_rows(name, found))
+    pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
+    notes = [f"{pooled} {_CAVEAT}", *note_study_judgments(judged, runs, names, relevant)]
+    return LeaveOutStudy(
+        depth=depth, topics=len(judged), rows=tuple(rows), summary=tuple(summary), notes=tuple(dict.fromkeys(notes))
+    )
+
+
+def _count_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]], relevant: int) -> dict[str, int]:
+    grades = [qrels[topic][doc] for topic, ids in docs.items() for doc in ids]
+    return {"unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
+
+
+def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
+    """Return topic -> documents that no other run contributed, given the indices of the group's runs."""
+    inside = np.isin(np.arange(len(pool.systems)), runs)
+    found = {}
+    for topic in pool.topics:
+        only = topic.retrieved[inside].any(axis=0) & ~topic.retrieved[~inside].any(axis=0)
+        if only.any():
+            found[topic.id] = [topic.docs[doc] for doc in np.flatnonzero(only)]
+    return found
+
+
+def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels:
+    """Return the judgments without some documents. A topic without judgments gets a placeholder with grade 0."""
+    rows = {topic: dict(grades) for topic, grades in qrels.items()}
+    for topic, ids in docs.items():
+        kept = {doc: grade for doc, grade in rows[topic].items() if doc not in set(ids)}
+        rows[topic] = kept or {"none": 0}
+    return Qrels(rows, name=qrels.name)
+
+
+def _rows_of_group(
+    gold: ScoreMatrix, reduced: ScoreMatrix, runs: Sequence[int], about: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a group's runs by one measure.
+
+    Args:
+        gold: Scores of all runs with all judgments.
+        reduced: Scores of all runs without the judgments of the group's documents.
+        runs: Indices of the group's runs.
+        about: The group and its numbers of documents.
+    """
+    before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
+    ranked = rank_systems_for_study(before, gold.systems)
+    ranks = invert_gold_or_cheap_ranking(ranked)
+    falls = rank_changes_from_gold_judgments(ranked, rank_systems_for_study(after, gold.systems))
+    tau = tau_with_gold_judgments(before, after)
+    for run in runs:
+        yield {
+            "measure": gold.measure,
+            "run": gold.systems[run],
+            **about,
+            "mean": float(before[run]),
+            "without": float(after[run]),
+            "difference": float(after[run] - before[run]),
+            "rank": int(ranks[run]) + 1,
+            "fall": int(falls[run]),
+            "tau": tau,
+        }
+
+
+def _summary_of_rows(measure: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    means, without = (np.array([row[key] for row in rows]) for key in ("mean", "without"))
+    scored = means > 0
+    relative = (without[scored] - means[scored]) / means[scored]
+    taus = [row["tau"] for row in rows if row["tau"] is not None]
+    return {
+        "measure": measure,
+        "mean_change": float(np.abs(relative).mean()) if scored.any() else 0.0,
+        "largest_drop": float(max(0.0, -relative.min(initial=0.0))),
+        "max_fall": max(row["fall"] for row in rows),
+        "lowest_tau": min(taus, default=None),
+        "tau": tau_with_gold_judgments(means, without),
+    }
+
+
+def _cell_of_tau(tau: float | None) -> str:
+    return "-" if tau is None else f"{tau:.3f}"

@@ -1,0 +1,98 @@
+"""`qrels leave-out`: score runs without the judgments that only they, or their group, led to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import TableFormatOption, emit_output
+from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs
+from rerank.errors import UsageError
+
+_EXAMPLE = "Example: rerank qrels leave-out a.trec b.trec --qrels qrels.txt --depth 10 -m nDCG@10"
+
+
+def register_cli_commands(group: typer.Typer) -> None:
+    """Add the command to the group `qrels`."""
+    group.command("leave-out", epilog=_EXAMPLE)(leave_out_command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOutOptions:
+    """Options for the pool and its groups."""
+
+    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP=PATTERN",
+            help="Runs that are left out together, as in idst='idst*', or a file with the columns run and group; "
+            "repeatable. (default: each run alone)",
+        ),
+    ] = None
+    relevant: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)"),
+    ] = None
+
+
+@expand_option_groups
+def leave_out_command(
+    options: LeaveOutOptions,
+    *,
+    runs: RunsArgument,
+    qrels: Annotated[
+        str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
+    ],
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
+    ] = None,
+    names: NamesOption = None,
+    form: TableFormatOption = "text",
+) -> None:
+    """Report what a run would score if it, or its group, had not contributed to the pool that was judged.
+
+    For each group, the judgments of documents that only its runs put into the pool are removed.
+    """
+    from rerank.adjudication.leave_out import leave_groups_out
+    from rerank.collections import open_collection_qrels
+
+    judged, lowest = open_collection_qrels(qrels)
+    study = leave_groups_out(
+        read_named_runs(expand_run_arguments(runs), names or []),
+        judged,
+        measures or ["nDCG@10"],
+        groups=_groups_of_option(options.group or []),
+        depth=options.depth,
+        relevant=options.relevant or lowest,
+    )
+    emit_output(
+        study.to_dict(),
+        form=form,
+        text=lambda: typer.echo(study.to_table("text")),
+        rows="rows",
+        table=study.to_table,
+    )
+
+
+def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of a group and a pattern. The names in a file are patterns that match nothing else."""
+    from glob import escape
+
+    from rerank.evaluation import read_query_groups
+
+    pairs = []
+    for text in texts:
+        group, _, pattern = text.partition("=")
+        if Path(text).is_file():
+            pairs += [(group, escape(run)) for run, group in read_query_groups(text, of="run").items()]
+        elif group and pattern:
+            pairs.append((group, pattern))
+        else:
+            raise UsageError(f"--group {text}", expected="GROUP=PATTERN, as in idst='idst*', or a file of groups")
+    return pairs

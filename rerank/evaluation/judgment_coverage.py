@@ -1,0 +1,93 @@
+"""How far a run's documents are judged, and what its measures could become with complete judgments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from rerank.evaluation.measure_bounds import bound_measures
+from rerank.evaluation.measures import is_summed_measure, parse_measures
+from rerank.evaluation.tables import format_confidence_interval
+from rerank.types import Qrels, Run
+
+#: Judgments are thin for a measure if a run has a smaller mean fraction of judged documents within the cutoff.
+THIN = 0.95
+#: Cutoff of the fraction of judged documents for measures without a cutoff.
+CUTOFF = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgmentCoverage:
+    """Coverage of one run by judgments.
+
+    Attributes:
+        cutoffs: Measure -> its cutoff, or `CUTOFF`.
+        judged: Measure -> mean fraction of judged documents among the first ``cutoff`` documents, over the judged
+            queries for which the run has documents; 1 if there are none.
+        bounds: Measure -> mean over all judged queries of its smallest and of its largest value under all completions
+            of the judgments (`bound_measures`); only measures whose bounds were computed.
+    """
+
+    cutoffs: Mapping[str, int]
+    judged: Mapping[str, float]
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def columns(self, measures: Sequence[str]) -> dict[str, str]:
+        """Return heading -> cell of the columns of a table, for some of the measures: fractions, then bounds."""
+        fractions = {f"judged@{self.cutoffs[name]}": f"{self.judged[name]:.4f}" for name in measures}
+        bounds = {
+            f"{name} bounds": format_confidence_interval(*self.bounds[name], 4)
+            for name in measures
+            if name in self.bounds
+        }
+        return {**fractions, **bounds}
+
+
+def cover_runs_by_judgments(
+    qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, bounds: bool | None = None
+) -> tuple[list[JudgmentCoverage], list[str]]:
+    """Compute how far runs are judged.
+
+    Args:
+        qrels: The relevance judgments.
+        runs: The runs.
+        measures: Measures, as ir_measures prints them. Counts and ``Judged`` are left out.
+        bounds: Compute the bounds of all measures or of none; None for the measures with thin judgments.
+
+    Returns:
+        One entry per run, and the measures whose bounds were to be computed.
+    """
+    parsed = [m for m in parse_measures(measures) if m.NAME != "Judged" and not is_summed_measure(str(m))]
+    cutoffs = {str(m): m.params.get("cutoff", CUTOFF) for m in parsed}
+    graded = qrels.judged()
+    judged = [{name: _mean_judged_fraction(graded, run, k) for name, k in cutoffs.items()} for run in runs]
+    thin = [name for name in cutoffs if any(row[name] < THIN for row in judged)]
+    chosen = thin if bounds is None else list(cutoffs) if bounds else []
+    coverage = []
+    for run, fractions in zip(runs, judged, strict=True):
+        found = bound_measures(qrels, run, chosen) if chosen else {}
+        means = {name: _mean_bounds(list(row.values())) for name, row in found.items()}
+        coverage.append(JudgmentCoverage(cutoffs=cutoffs, judged=fractions, bounds=means))
+    return coverage, chosen
+
+
+def add_coverage_to_evaluation_report(
+    report: Mapping[str, Any], coverage: Sequence[JudgmentCoverage]
+) -> dict[str, Any]:
+    """Add ``judged`` and ``bounds``, both measure -> value, to each run of an evaluation report."""
+    runs = [
+        {**row, "judged": dict(entry.judged), "bounds": {name: list(pair) for name, pair in entry.bounds.items()}}
+        for row, entry in zip(report["runs"], coverage, strict=True)
+    ]
+    return {**report, "runs": runs}
+
+
+def _mean_judged_fraction(graded: Qrels, run: Run, cutoff: int) -> float:
+    first = [(judged, run[query].docs[:cutoff]) for query, judged in graded.items() if query in run and len(run[query])]
+    return fmean(sum(doc.id in judged for doc in docs) / len(docs) for judged, docs in first) if first else 1.0
+
+
+def _mean_bounds(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return fmean(low for low, _ in values), fmean(high for _, high in values)

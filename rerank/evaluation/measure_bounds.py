@@ -1,0 +1,204 @@
+"""Bounds of measures under incomplete judgments: the values that judging a run's unjudged documents could lead to.
+
+The unjudged documents of a run within the measure's cutoff may have any grade from 0 to the highest grade of the
+judgments. The bounds are the smallest and the largest value over all these completions of the judgments; documents that
+the run does not retrieve within the cutoff keep the grade that they have, or 0. The width is the residual of Moffat and
+Zobel, Rank-biased precision for measurement of retrieval effectiveness, TOIS 2008, which they define for measures that
+can only rise with a grade. nDCG, AP and recall divide by an ideal that rises, too; their bounds take this into account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.evaluation.measures import parse_measures
+from rerank.types import Qrels, Ranking, Run
+
+if TYPE_CHECKING:
+    from ir_measures import Measure
+
+Floats = npt.NDArray[np.float64]
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PartlyJudgedRanking:
+    """The ranking of one query down to the cutoff of a measure.
+
+    Attributes:
+        grades: (ranks,) grades of the documents; 0 for unjudged documents and negative grades.
+        unjudged: (ranks,) whether the document is unjudged.
+        judged: (docs,) grades of all judged documents of the query, retrieved or not.
+        highest: Highest grade of the judgments of all queries.
+    """
+
+    grades: npt.NDArray[np.int64]
+    unjudged: npt.NDArray[np.bool_]
+    judged: npt.NDArray[np.int64]
+    highest: int
+
+    @classmethod
+    def of(
+        cls, ranking: Ranking | None, judged: Mapping[str, int], highest: int, cutoff: int | None
+    ) -> PartlyJudgedRanking:
+        """Look up the grades of the first documents of a ranking; None is a ranking without documents."""
+        docs = [doc.id for doc in ranking.docs[:cutoff]] if ranking is not None else []
+        return cls(
+            grades=np.array([max(0, judged.get(doc, 0)) for doc in docs], dtype=np.int64),
+            unjudged=np.array([doc not in judged for doc in docs], dtype=bool),
+            judged=np.array(list(judged.values()), dtype=np.int64),
+            highest=highest,
+        )
+
+    def relevant(self, grade: int) -> tuple[Floats, Floats]:
+        """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and those that may be."""
+        known = self.grades >= grade
+        return known.astype(np.float64), (known | self.unjudged).astype(np.float64)
+
+
+Formula = Callable[[PartlyJudgedRanking, "Measure"], Bounds]
+
+
+def has_bounds(measure: Measure) -> bool:
+    """Return whether the bounds of a measure are computed: those in `FORMULAS` with a cutoff, and RBP with ``rel``.
+
+    Deep ranks are hardly ever judged, so bounds of other measures without a cutoff would say nothing.
+    """
+    needed = "rel" if measure.NAME == "RBP" else "cutoff"
+    return measure.NAME in FORMULAS and needed in measure.params and not measure.params.keys() - {"cutoff", "rel", "p"}
+
+
+def bound_measures(
+    qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1
+) -> dict[str, dict[str, Bounds]]:
+    """Compute the bounds of the measures of a run.
+
+    Args:
+        qrels: The relevance judgments.
+        run: The run.
+        measures: Names of the measures, in a form that `parse_measures` reads. Those without bounds are omitted.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+
+    Returns:
+        Measure -> judged query -> smallest and largest value.
+
+    Raises:
+        UsageError: The name or a parameter of a measure is wrong.
+    """
+    graded = qrels.judged()
+    highest = max((grade for judged in graded.values() for grade in judged.values()), default=0)
+    bounds = {}
+    for measure in filter(has_bounds, parse_measures(measures, relevant=relevant)):
+        formula, cutoff = FORMULAS[str(measure.NAME)], measure.params.get("cutoff")
+        bounds[str(measure)] = {
+            query: formula(PartlyJudgedRanking.of(run.get(query), judged, max(1, highest), cutoff), measure)
+            for query, judged in graded.items()
+        }
+    return bounds
+
+
+def _bound_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    low, high = ranking.relevant(measure["rel"])
+    return float(low.sum()) / measure["cutoff"], float(high.sum()) / measure["cutoff"]
+
+
+def _bound_success(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    low, high = ranking.relevant(measure["rel"])
+    return float(low.any()), float(high.any())
+
+
+def _bound_reciprocal_rank(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    low, high = (1 / (1.0 + row.argmax()) if row.any() else 0.0 for row in ranking.relevant(measure["rel"]))
+    return low, high
+
+
+def _bound_rbp(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    """Bound RBP = (1 - p) * (sum over ranks r of p^(r - 1) * relevance). Ranks after the last document count as 0."""
+    weights = (1 - measure["p"]) * measure["p"] ** np.arange(len(ranking.grades))
+    low, high = ranking.relevant(measure["rel"])
+    return float(low @ weights), float(high @ weights)
+
+
+def _bound_recall(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    """Bound recall. A further relevant document counts above and below the line, which can only raise the fraction."""
+    low, high = ranking.relevant(measure["rel"])
+    total = int((ranking.judged >= measure["rel"]).sum())
+    return _fraction(low.sum(), total), _fraction(high.sum(), total + ranking.unjudged.sum())
+
+
+def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    """Bound AP: if j unjudged documents are relevant, it is largest if they are the first ones, smallest if the last.
+
+    Both are computed for every j, by adding one document at a time to the sum of precisions. A new relevant document at
+    rank h adds its own precision, and 1 / r for every relevant document below it, at rank r.
+    """
+    known, _ = ranking.relevant(measure["rel"])
+    ranks = np.arange(1, len(known) + 1)
+    hits = known.cumsum()  # (ranks,) known relevant documents down to the rank
+    below = (known / ranks)[::-1].cumsum()[::-1]  # (ranks,) sum of 1 / r over known relevant documents from the rank on
+    base = float((known * hits / ranks).sum())
+    h, hits, below = ranks[ranking.unjudged], hits[ranking.unjudged], below[ranking.unjudged]
+    counts = np.arange(len(h) + 1)
+    first = (hits + counts[1:]) / h + below
+    last = ((hits + 1) / h + below)[::-1]
+    last += (1 / h[::-1]).cumsum() - 1 / h[::-1]  # the unjudged documents further below, which are relevant already
+    total = np.maximum((ranking.judged >= measure["rel"]).sum() + counts, 1)  # (counts,) relevant documents
+    lowest, highest = ((base + np.append(0.0, added.cumsum())) / total for added in (last, first))
+    return float(lowest.min()), float(highest.max())
+
+
+def _bound_ndcg(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
+    """Bound nDCG, whose ideal list contains the documents that are assumed to be relevant.
+
+    Split gains into levels: a grade g is one unit on each of the levels 1 .. g. If a_t unjudged documents reach level
+    t and J_t judged ones do, the ideal gains D(J_t + a_t) on this level, where D(n) is the sum of the first n discounts
+    down to the cutoff. The list gains most if the documents are its first unjudged ones, U(a_t), and least if they are
+    its last ones, L(a_t). Levels with the same J_t are computed together.
+
+    - Smallest value: since J_t falls with t and L is convex, all levels have the same a_t; every number is tried.
+    - Largest value: find the largest q with max_a (DCG(a) - q * ideal(a)) >= 0 by the iteration of Dinkelbach
+      (Management Science 1967). Each level is maximised alone; a_t then falls with t, as it must.
+    """
+    cutoff = min(measure["cutoff"], len(ranking.grades) + len(ranking.judged))
+    discount = 1 / np.log2(np.arange(2, cutoff + 2))
+    ideal = np.append(0.0, discount.cumsum())  # (cutoff + 1,) D(n)
+    holes = discount[: len(ranking.grades)][ranking.unjudged]  # (holes,) discounts of the unjudged documents
+    counts = np.arange(len(holes) + 1)
+    levels = np.unique(np.append(ranking.judged[ranking.judged > 0], ranking.highest))
+    width = np.diff(levels, prepend=0)  # (levels,) number of levels with the same J_t
+    reached = (ranking.judged[None] >= levels[:, None]).sum(axis=1)  # (levels,) J_t
+    # (levels, counts) D(J_t + a)
+    best = ideal[np.minimum(reached[:, None] + counts, cutoff)]
+    gained = float(ranking.grades @ discount[: len(ranking.grades)])
+    first, last = (np.append(0.0, row.cumsum()) for row in (holes, holes[::-1]))  # (counts,) U and L
+    wholes = width @ best
+    lowest = np.min(np.divide(gained + ranking.highest * last, wholes, out=np.ones(len(counts)), where=wholes > 0))
+    if not wholes[0]:  # nothing is known to be relevant, so the value may be 0
+        lowest = 0.0
+    highest, previous = lowest, -1.0
+    while highest > previous:
+        chosen = np.argmax(first[None] - highest * best, axis=1)  # (levels,) a_t
+        whole = width @ best[np.arange(len(levels)), chosen]
+        previous, highest = highest, (gained + width @ first[chosen]) / whole if whole else highest
+    return float(lowest), float(previous)
+
+
+def _fraction(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+#: Name of a measure in ir_measures -> formula of its bounds.
+FORMULAS: dict[str, Formula] = {
+    "AP": _bound_average_precision,
+    "P": _bound_precision,
+    "R": _bound_recall,
+    "RBP": _bound_rbp,
+    "RR": _bound_reciprocal_rank,
+    "Success": _bound_success,
+    "nDCG": _bound_ndcg,
+}

@@ -1,0 +1,220 @@
+"""How well an experiment was reproduced: a baseline and an advanced run, and the two runs of the second experiment.
+
+The measures are those of Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer and Soboroff, How to measure the reproducibility
+of system-oriented IR experiments, SIGIR 2020. On the same collection, they compare documents, scores per topic and the
+effect; on another collection, only the effect and the distributions of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from rerank.errors import UsageError
+from rerank.evaluation.comparison import note_missing_queries, notes_on_judgments
+from rerank.evaluation.comparison_family import library_versions
+from rerank.evaluation.evaluator import evaluate_runs
+from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
+from rerank.evaluation.ranked_list_overlap import kendall_tau_union, rank_biased_overlap
+from rerank.evaluation.scores import Scores
+from rerank.evaluation.significance import paired_t
+from rerank.evaluation.significance.base import DECIMALS, Floats
+from rerank.evaluation.tables import format_measure_score, format_p_value
+from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
+from rerank.types import Qrels, Run
+
+_ROLES = ("baseline", "advanced")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """The runs of one experiment and the judgments of its collection."""
+
+    baseline: Run
+    advanced: Run
+    qrels: Qrels
+
+    @property
+    def runs(self) -> tuple[Run, Run]:
+        """Baseline and advanced run."""
+        return self.baseline, self.advanced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """Comparison of two experiments.
+
+    Attributes:
+        same_collection: Whether both experiments have the same judgments, so that topics are paired.
+        depth: Number of documents per topic of which the order is compared.
+        rows: Two rows per measure, for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse``
+            (root mean square error of the scores per topic; None on another collection) and ``p`` (two-sided t-test of
+            the two means, paired on the same collection; None if it cannot be computed).
+        orders: On the same collection, one row per role: mean over topics of ``ktu`` and ``rbo``.
+        effects: One row per measure: mean improvements ``improvement`` and ``improvement_again``, their ratio ``er``,
+            the relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. None if a divisor is 0.
+        notes: Caveats for the reader.
+    """
+
+    same_collection: bool
+    depth: int
+    rows: tuple[dict[str, Any], ...]
+    orders: tuple[dict[str, Any], ...]
+    effects: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank reproduce --format json``."""
+        return {
+            "same_collection": self.same_collection,
+            "depth": self.depth,
+            "effects": list(self.effects),
+            "rows": list(self.rows),
+            "orders": list(self.orders),
+            "versions": library_versions(),
+            "notes": list(self.notes),
+        }
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        """Return tables of effects, of scores and, on the same collection, of orders."""
+
+        def cells(row: dict[str, Any], *keys: str) -> list[str]:
+            return ["-" if row[key] is None else format_measure_score(row[key], digits) for key in keys]
+
+        effects = ("improvement", "improvement_again", "er", "ri", "ri_again", "dri")
+        grids = [
+            Grid(
+                ["measure", "improvement", "again", "ER", "RI", "RI again", "DeltaRI"],
+                [[row["measure"], *cells(row, *effects)] for row in self.effects],
+            ),
+            Grid(
+                ["measure", "run", "original", "again", "RMSE", "p"],
+                [
+                    [row["measure"], row["role"], *cells(row, "original", "again", "rmse"), format_p_value(row["p"])]
+                    for row in self.rows
+                ],
+                left=2,
+            ),
+        ]
+        if self.orders:
+            orders = [[row["role"], *cells(row, "ktu", "rbo")] for row in self.orders]
+            grids.append(Grid(["run", "tau union", "RBO"], orders))
+        kind = "the same collection, paired" if self.same_collection else "another collection, unpaired"
+        legend = [
+            f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
+            f"improvements, ideally 0. Orders: first {self.depth} documents."
+        ]
+        return convert_tables_with_legend(grids, legend, self.notes, form)
+
+
+def measure_reproduction(
+    original: Experiment,
+    again: Experiment,
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    relevant: int = 1,
+    depth: int = 1000,
+    p: float = 0.95,
+) -> Reproduction:
+    """Compare an experiment with its repetition.
+
+    Args:
+        original: The original experiment.
+        again: The second experiment. With the same judgments, topics are paired.
+        measures: Names of measures with per-query values.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        depth: Number of documents per topic of which the order is compared.
+        p: Persistence of rank-biased overlap.
+
+    Raises:
+        UsageError: A measure or an option is wrong.
+        DataError: A run shares no query with its judgments.
+    """
+    if depth < 2 or not 0 < p < 1:
+        raise UsageError(f"depth={depth}, p={p}", expected="a depth of 2 or more, and p between 0 and 1")
+    names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
+    for name in names:
+        check_measure_has_query_values(name)
+    same = original.qrels == again.qrels
+    topics = [tuple(entry.qrels) for entry in (original, original if same else again)]
+    before, after = (evaluate_runs(entry.qrels, entry.runs, names) for entry in (original, again))
+    scored = list(zip((before, after), topics, strict=True))
+    values = {
+        (name, role): [np.array([scores[place].by_measure(name)[topic] for topic in ids]) for scores, ids in scored]
+        for name in names
+        for place, role in enumerate(_ROLES)
+    }
+    pairs = zip(_ROLES, original.runs, again.runs, strict=True) if same else ()
+    return Reproduction(
+        same_collection=same,
+        depth=depth,
+        rows=tuple({"measure": n, "role": r, **_compare_scores(*pair, same=same)} for (n, r), pair in values.items()),
+        orders=tuple({"role": role, **_compare_orders(x, y, original.qrels, depth, p)} for role, x, y in pairs),
+        effects=tuple(
+            {"measure": name, **_compare_effects([fmean(part) for role in _ROLES for part in values[name, role]])}
+            for name in names
+        ),
+        notes=tuple(_notes_on_experiments([(original, before), (again, after)], names)),
+    )
+
+
+def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:
+    """Return means, root mean square error and p-value of two (topics,) arrays, which are paired if ``same``."""
+    from scipy.stats import ttest_ind
+
+    row: dict[str, Any] = {"original": float(original.mean()), "again": float(again.mean()), "rmse": None, "p": None}
+    if same:
+        differences = np.round(original - again, DECIMALS)
+        row["rmse"] = float(np.sqrt((differences**2).mean()))
+        if np.ptp(differences) or not differences.any():
+            row["p"] = paired_t(differences.tolist())
+    elif np.ptp(original) or np.ptp(again):
+        row["p"] = float(ttest_ind(original, again).pvalue)
+    return row
+
+
+def _compare_orders(original: Run, again: Run, qrels: Qrels, depth: int, p: float) -> dict[str, Any]:
+    """Return the means over the judged queries for which both runs have documents; None if no query has a value."""
+    lists = [
+        [[doc.id for doc in run[query].docs[:depth]] for run in (original, again)]
+        for query in qrels
+        if query in original and query in again
+    ]
+
+    def mean(similarity: Callable[[list[str], list[str]], float | None]) -> float | None:
+        found = [value for pair in lists if (value := similarity(*pair)) is not None]
+        return fmean(found) if found else None
+
+    return {"ktu": mean(kendall_tau_union), "rbo": mean(lambda a, b: rank_biased_overlap(a, b, p))}
+
+
+def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
+    """Return the row of effects.
+
+    Args:
+        means: Means of the baseline (original, again) and of the advanced run (original, again).
+    """
+    baseline, baseline_again, advanced, advanced_again = means
+    gain, gain_again = advanced - baseline, advanced_again - baseline_again
+    ri = gain / baseline if baseline else None
+    ri_again = gain_again / baseline_again if baseline_again else None
+    return {
+        "improvement": gain,
+        "improvement_again": gain_again,
+        "er": gain_again / gain if gain else None,
+        "ri": ri,
+        "ri_again": ri_again,
+        "dri": None if ri is None or ri_again is None else ri - ri_again,
+    }
+
+
+def _notes_on_experiments(
+    experiments: Sequence[tuple[Experiment, Sequence[Scores]]], names: Sequence[str]
+) -> Iterator[str]:
+    for entry, scores in experiments:
+        yield from notes_on_judgments(entry.qrels, entry.runs, names)
+        yield from note_missing_queries(scores)

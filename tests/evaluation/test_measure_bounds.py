@@ -1,0 +1,69 @@
+"""Bounds of measures, against all completions of the judgments."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from rerank.evaluation import evaluate_run
+from rerank.evaluation.measure_bounds import bound_measures
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+MEASURES = ["P@3", "Success@3", "RR@3", "R@3", "AP@3", "nDCG@3", "AP@4", "nDCG@4"]
+
+
+def run_of(*docs: str) -> Run:
+    scored = [(Document(id=doc, text=""), float(-rank)) for rank, doc in enumerate(docs)]
+    return Run([Ranking.from_scores(Query(id="q", text=""), scored)], name="run")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_are_the_extremes_of_all_completions(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    run = run_of(*(f"d{rank}" for rank in range(5)))
+    judged = {f"d{n}": int(chance.integers(0, 4)) for n in chance.permutation(9)[:5]} | {"other": 3}
+    for cutoff in (3, 4):
+        asked = [name for name in MEASURES if name.endswith(str(cutoff))]
+        holes = [f"d{rank}" for rank in range(cutoff) if f"d{rank}" not in judged]
+        values = [
+            evaluate_run(Qrels({"q": {**judged, **dict(zip(holes, grades, strict=True))}}), run, asked, relevant=2)
+            for grades in product(range(4), repeat=len(holes))
+        ]
+        bounds = bound_measures(Qrels({"q": judged}), run, asked, relevant=2)
+        assert list(bounds) == list(values[0].values)
+        for name, found in bounds.items():
+            reached = [entry.values[name]["q"] for entry in values]
+            assert found["q"] == pytest.approx((min(reached), max(reached))), (name, judged)
+
+
+def test_rbp_has_the_residual_of_moffat_and_zobel() -> None:
+    # ranks 2 and 4 are unjudged; p = 0.5: known .5, unknown .25 + .0625
+    qrels = Qrels({"q": {"a": 1, "c": 0, "b": -1}})
+    assert bound_measures(qrels, run_of("a", "b", "c", "d"), ["RBP(p=0.5,rel=1)"]) == {
+        "RBP(p=0.5,rel=1)": {"q": (0.5, 0.8125)}
+    }
+
+
+def test_deep_cutoffs_and_large_grades_need_no_large_arrays() -> None:
+    qrels = Qrels({"q": {"a": 2**30, "z": 1}})
+    bounds = bound_measures(qrels, run_of("x", "a"), ["nDCG@2147483647", "AP@2147483647"])
+    second = 1 / np.log2(3)
+    assert [row["q"] for row in bounds.values()] == [
+        pytest.approx((2**30 * second / (2**30 + second), 1)),
+        pytest.approx((1 / 4, 2 / 3)),
+    ]
+
+
+def test_measures_without_bounds_are_omitted() -> None:
+    asked = ["nDCG", "AP", "RR", "Bpref", "RBP", "Judged@3", "nDCG(judged_only=True)@3", "nDCG(gains={1:2})@3", "P@1"]
+    assert list(bound_measures(Qrels({"q": {"a": 1}}), run_of("a"), asked)) == ["P@1"]
+
+
+def test_queries_without_documents_or_relevant_documents() -> None:
+    qrels = Qrels({"q": {"a": 0}, "r": {"a": 2}})
+    bounds = bound_measures(qrels, run_of("a", "b"), ["nDCG@2", "AP@2", "R@2", "RR@2"])
+    assert {row["r"] for row in bounds.values()} == {(0.0, 0.0)}
+    found = {name: row["q"] for name, row in bounds.items()}
+    assert found == {"nDCG@2": pytest.approx((0, 1 / np.log2(3))), "AP@2": (0, 0.5), "R@2": (0, 1), "RR@2": (0, 0.5)}

@@ -1,0 +1,103 @@
+"""Reproduction measures against SciPy and the formulas of the paper; docs/conformance.md has those of repro_eval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_ind, ttest_rel
+
+from rerank.errors import DataError, UsageError
+from rerank.evaluation import evaluate_run
+from rerank.evaluation.ranked_list_overlap import kendall_tau_union, rank_biased_overlap
+from rerank.evaluation.reproduction import Experiment, measure_reproduction
+from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
+
+DOCS = [f"d{n}" for n in range(12)]
+
+
+def qrels_of(topics: int, seed: int) -> Qrels:
+    chance = np.random.default_rng(seed)
+    return Qrels({f"q{q}": {doc: int(chance.integers(0, 3)) for doc in DOCS} for q in range(topics)})
+
+
+def run_of(name: str, qrels: Qrels, noise: float, seed: int) -> Run:
+    chance = np.random.default_rng(seed)
+    rankings = []
+    for query, judged in qrels.items():
+        scored = [(Document(id=d, text=""), judged[d] + float(chance.normal(0, noise))) for d in DOCS]
+        rankings.append(Ranking.from_scores(Query(id=query, text=""), scored).top(8))
+    return Run(rankings, name=name)
+
+
+def experiment(qrels: Qrels, seed: int) -> Experiment:
+    return Experiment(
+        baseline=run_of(f"base {seed}", qrels, 3, seed), advanced=run_of(f"new {seed}", qrels, 1, seed + 1), qrels=qrels
+    )
+
+
+def scores(entry: Experiment, role: str) -> list[float]:
+    return [*evaluate_run(entry.qrels, getattr(entry, role), ["nDCG@5"]).values["nDCG@5"].values()]
+
+
+def test_the_same_collection() -> None:
+    qrels = qrels_of(9, 0)
+    original, again = experiment(qrels, 1), experiment(qrels, 11)
+    found = measure_reproduction(original, again, ["nDCG@5"], depth=6, p=0.8)
+    assert found.same_collection
+    for row in found.rows:
+        x, y = (np.array(scores(entry, row["role"])) for entry in (original, again))
+        assert (row["original"], row["again"]) == pytest.approx((x.mean(), y.mean()))
+        assert (row["rmse"], row["p"]) == pytest.approx((np.sqrt(((x - y) ** 2).mean()), ttest_rel(x, y).pvalue))
+    for row in found.orders:
+        pairs = [[getattr(e, row["role"])[q].doc_ids[:6] for e in (original, again)] for q in qrels]
+        assert row["ktu"] == pytest.approx(sum(kendall_tau_union(a, b) or 0 for a, b in pairs) / len(pairs))
+        assert row["rbo"] == pytest.approx(sum(rank_biased_overlap(a, b, 0.8) or 0 for a, b in pairs) / len(pairs))
+
+
+def test_effects() -> None:
+    first, second = qrels_of(9, 0), qrels_of(14, 5)
+    original, again = experiment(first, 1), experiment(second, 11)
+    (row,) = measure_reproduction(original, again, ["nDCG@5"]).effects
+    b, a, b2, a2 = (np.mean(scores(e, role)) for e in (original, again) for role in ("baseline", "advanced"))
+    assert row["er"] == pytest.approx((a2 - b2) / (a - b))
+    assert row["dri"] == pytest.approx((a - b) / b - (a2 - b2) / b2)
+
+
+def test_another_collection() -> None:
+    original, again = experiment(qrels_of(9, 0), 1), experiment(qrels_of(14, 5), 11)
+    found = measure_reproduction(original, again, ["nDCG@5"])
+    assert (found.same_collection, found.orders) == (False, ())
+    for row in found.rows:
+        x, y = (scores(entry, row["role"]) for entry in (original, again))
+        assert (row["rmse"], row["p"]) == (None, pytest.approx(ttest_ind(x, y).pvalue))
+    assert "another collection" in found.to_table("text")
+
+
+def test_an_exact_reproduction() -> None:
+    original = experiment(qrels_of(5, 0), 1)
+    shuffled = Qrels({query: original.qrels[query] for query in [*original.qrels][::-1]})
+    found = measure_reproduction(original, replace(original, qrels=shuffled), ["nDCG@5", "P@3"])
+    assert {(row["rmse"], row["p"]) for row in found.rows} == {(0.0, 1.0)}
+    assert [row["ktu"] for row in found.orders] == pytest.approx([1.0, 1.0])
+    assert [row["rbo"] for row in found.orders] == pytest.approx([1.0, 1.0])
+    assert [(row["er"], row["dri"]) for row in found.effects] == [(1.0, 0.0)] * 2
+
+
+def test_nothing_to_divide_by() -> None:
+    original = experiment(qrels_of(5, 0), 1)
+    found = measure_reproduction(replace(original, advanced=original.baseline), original, ["Success@8", "nDCG@5"])
+    assert [row["er"] for row in found.effects] == [None, None]
+    nothing = Qrels({query: dict.fromkeys(DOCS, 0) for query in original.qrels})
+    (row,) = measure_reproduction(replace(original, qrels=nothing), original, ["P@3"]).effects
+    assert (row["ri"], row["dri"]) == (None, None)
+
+
+def test_wrong_options() -> None:
+    original = experiment(qrels_of(5, 0), 1)
+    with raises(UsageError, "depth=1"):
+        measure_reproduction(original, original, depth=1)
+    with raises(DataError):
+        measure_reproduction(original, replace(original, qrels=Qrels({"other": {"d0": 1}})))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UsageError
 
-_AGREEMENT = "Example: rerank qrels agreement anna.txt ben.txt llm.txt --relevant 2 --relevant llm.txt=1"
-_ESTIMATE = "Example: rerank qrels estimate a.trec b.trec --people few.txt --predicted llm.txt --baseline a.trec"
+_AGREEMENT = "Example: rerank qrels agreement qrels.txt pydoc --relevant 1 --by-topic"
+_ESTIMATE = "Example: rerank qrels estimate a.trec b.trec --people qrels.txt --predicted pydoc --baseline a.trec"
 
 AlphaOption = Annotated[float, typer.Option(help="Intervals cover with 1 - alpha.")]
 
@@ -24,8 +26,10 @@ def register_cli_commands(group: typer.Typer) -> None:
     group.command("estimate", epilog=_ESTIMATE)(estimate_command)
 
 
-def agreement_command(
-    files: Annotated[list[str], typer.Argument(metavar="QRELS...", help="Qrels of two or more assessors.")],
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions:
+    """Options for the agreement of assessors and its intervals."""
+
     relevant: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,15 +37,49 @@ def agreement_command(
             help="Compare relevant with not relevant: lowest relevant grade, of one assessor or of all others; "
             "repeatable. (default: compare the grades, which must have the same meaning)",
         ),
-    ] = None,
+    ] = None
     weights: Annotated[
         Literal["none", "linear", "quadratic"],
         typer.Option(help="Disagreement weights of the kappas in the printed table."),
-    ] = "none",
-    by_topic: Annotated[bool, typer.Option("--by-topic", help="Also print alpha for every topic.")] = False,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples of topics for intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
-    alpha: AlphaOption = 0.05,
+    ] = "none"
+    by_topic: Annotated[bool, typer.Option("--by-topic", help="Also print alpha for every topic.")] = False
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples of topics for intervals.")] = 1000
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0
+    alpha: AlphaOption = 0.05
+
+    @property
+    def kappa(self) -> str:
+        """Name of the kappa with these weights."""
+        return "kappa" if self.weights == "none" else f"kappa_{self.weights}"
+
+    def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
+        """Return the lowest relevant grade of every assessor; None if no option is given.
+
+        Raises:
+            UsageError: A value is not a grade, an assessor does not exist, or one has no grade.
+        """
+        grades: dict[str, int] = {}
+        for text in self.relevant or ():
+            name, _, grade = text.rpartition("=")
+            if not grade.isdigit() or int(grade) < 1 or (name and name not in assessors):
+                raise UsageError(
+                    f"--relevant {text}", expected=f"GRADE or NAME=GRADE, with a name of {', '.join(assessors)}"
+                )
+            grades[name] = int(grade)
+        if not grades:
+            return None
+        if missing := [name for name in assessors if name not in grades and "" not in grades]:
+            raise UsageError(
+                f"No lowest relevant grade for {', '.join(missing)}", expected="--relevant GRADE for all assessors"
+            )
+        return [grades.get(name, grades.get("", 0)) for name in assessors]
+
+
+@expand_option_groups
+def agreement_command(
+    options: AgreementOptions,
+    *,
+    files: Annotated[list[str], typer.Argument(metavar="QRELS...", help="Qrels of two or more assessors.")],
     names: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,42 +96,22 @@ def agreement_command(
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.pairwise_decisions import check_significance_level
 
-    check_significance_level(alpha)
+    check_significance_level(options.alpha)
     assessors = names or short_run_names(list(map(Path, files)))
     if len(assessors) != len(files) or len(set(assessors)) != len(files):
         raise UsageError(f"Names {', '.join(assessors)} for {len(files)} files", expected="one different name per file")
-    lowest = _lowest_relevant_grades(relevant or [], assessors)
+    lowest = options.lowest_grades(assessors)
     judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}
-    content = AssessorPanel.from_qrels(judgments, lowest).to_dict(resamples=resamples, seed=seed, alpha=alpha)
-    kappa = "kappa" if weights == "none" else f"kappa_{weights}"
+    content = AssessorPanel.from_qrels(judgments, lowest).to_dict(
+        resamples=options.resamples, seed=options.seed, alpha=options.alpha
+    )
     emit_output(
         content,
         form=form,
-        text=lambda: _print_agreement(content, kappa, by_topic=by_topic),
+        text=lambda: _print_agreement(content, options.kappa, by_topic=options.by_topic),
         rows="pairs",
-        table=lambda chosen: _table_of_agreement(content, kappa, chosen),
+        table=lambda chosen: _table_of_agreement(content, options.kappa, chosen),
     )
-
-
-def _lowest_relevant_grades(texts: Sequence[str], assessors: Sequence[str]) -> list[int] | None:
-    """Return the lowest relevant grade of every assessor; None if no option is given.
-
-    Raises:
-        UsageError: A value is not a grade, an assessor does not exist, or one has no grade.
-    """
-    grades: dict[str, int] = {}
-    for text in texts:
-        name, _, grade = text.rpartition("=")
-        if not grade.isdigit() or int(grade) < 1 or (name and name not in assessors):
-            raise UsageError(
-                f"--relevant {text}", expected=f"GRADE or NAME=GRADE, with a name of {', '.join(assessors)}"
-            )
-        grades[name] = int(grade)
-    if not grades:
-        return None
-    if missing := [name for name in assessors if name not in grades and "" not in grades]:
-        raise UsageError(f"No lowest relevant grade for {', '.join(missing)}", remedy="Add --relevant GRADE for them")
-    return [grades.get(name, grades.get("", 0)) for name in assessors]
 
 
 def _format_interval_cell(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
@@ -145,20 +163,29 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
     print_note("--format csv, json or markdown has the intervals of the kappas")
 
 
-def estimate_command(
-    runs: RunsArgument,
-    people: Annotated[str, typer.Option(help="Qrels of a random sample of topics, judged by people.")],
-    predicted: Annotated[str, typer.Option(help="Qrels of all topics, judged by a model.")],
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Options for prediction-powered estimates."""
+
+    people: Annotated[str, typer.Option(help="Qrels of a random sample of topics, judged by people.")]
+    predicted: Annotated[str, typer.Option(help="Qrels of all topics, judged by a model.")]
     measures: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
-    ] = None,
+    ] = None
     relevant: Annotated[
         int | None, typer.Option(min=1, help="Lowest grade that counts as relevant in both qrels. (default: 1)")
-    ] = None,
+    ] = None
     baseline: Annotated[
         str | None, typer.Option(help="Name of a run: estimate the differences of the other runs from it.")
-    ] = None,
-    alpha: AlphaOption = 0.05,
+    ] = None
+    alpha: AlphaOption = 0.05
+
+
+@expand_option_groups
+def estimate_command(
+    options: EstimateOptions,
+    *,
+    runs: RunsArgument,
     names: NamesOption = None,
     form: TableFormatOption = "text",
 ) -> None:
@@ -170,16 +197,16 @@ def estimate_command(
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.pairwise_decisions import check_significance_level
 
-    check_significance_level(alpha)
-    judged, lowest = open_collection_qrels(people)
+    check_significance_level(options.alpha)
+    judged, lowest = open_collection_qrels(options.people)
     report = estimate_from_few_judgments(
         read_named_runs(expand_run_arguments(runs), names or []),
         judged,
-        open_collection_qrels(predicted)[0],
-        measures or ["nDCG@10"],
-        relevant=relevant or lowest,
-        baseline=baseline or "",
-        alpha=alpha,
+        open_collection_qrels(options.predicted)[0],
+        options.measures or ["nDCG@10"],
+        relevant=options.relevant or lowest,
+        baseline=options.baseline or "",
+        alpha=options.alpha,
     )
     content = report.to_dict()
     emit_output(

@@ -52,6 +52,8 @@ READ: list[tuple[str, int | None]] = [
     ("M score: 3\nT score: 2\n##Final Score: **1**", 1),
     ("##final score: score", None),
     ("##final score: 7", None),
+    ("1. Define the topic.\n2. Measure how well it matches.\n3. Determine the score", None),
+    ("1. Topic: fits.\n2. Trust: high.\n##final score: 3", 3),
     ('{"grade": 2}', 2),
     ('```json\n{"grade": "3"}\n```', 3),
     ('{"final_score": 1, "reason": "3 of 4 points"}', 1),

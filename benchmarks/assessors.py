@@ -5,8 +5,8 @@
 Topics are drawn with replacement, so that the topics at hand are the population and their mean is the true value. The
 first n topics of a sample count as judged by people and by the model, the others as judged by the model only. Coverage
 is the fraction of samples and systems (or pairs of systems) whose interval contains the true value; `_se` is its
-standard error over samples. `width`: mean width over that of people alone, good below 1. `error`: root mean square error of the
-prediction-powered estimate over that of people alone.
+standard error over samples. `width`: mean width over that of people alone, good below 1. `error`: root mean square
+error of the prediction-powered estimate over that of people alone.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rerank.adjudication.agreement import Agreement
+from rerank.adjudication.assessor_panel import AssessorPanel
 from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.few_judgments import estimate_from_few_judgments
 from rerank.adjudication.judging_sequence import JudgingSequence, judge_pool_in_order, open_judging_order
 from rerank.adjudication.pair_categories import PairCategories
 from rerank.adjudication.pools import Pool, pool_runs
@@ -17,6 +19,7 @@ __all__ = [
     "AdjudicationBudget",
     "AdjudicationStudy",
     "Agreement",
+    "AssessorPanel",
     "JudgingSequence",
     "PairCategories",
     "Pool",
@@ -25,6 +28,7 @@ __all__ = [
     "StudyDesign",
     "compare_with_gold_qrels",
     "cross_significance_procedures",
+    "estimate_from_few_judgments",
     "judge_pool_in_order",
     "open_judging_order",
     "pool_runs",

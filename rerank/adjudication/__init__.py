@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rerank.adjudication.agreement import Agreement
+from rerank.adjudication.assessor_panel import AssessorPanel
 from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.few_judgments import estimate_from_few_judgments
 from rerank.adjudication.judging_sequence import JudgingSequence, judge_pool_in_order, open_judging_order
 from rerank.adjudication.leave_out import LeaveOutStudy, leave_groups_out
 from rerank.adjudication.pair_categories import PairCategories
@@ -18,6 +20,7 @@ __all__ = [
     "AdjudicationBudget",
     "AdjudicationStudy",
     "Agreement",
+    "AssessorPanel",
     "JudgingSequence",
     "LeaveOutStudy",
     "PairCategories",
@@ -27,6 +30,7 @@ __all__ = [
     "StudyDesign",
     "compare_with_gold_qrels",
     "cross_significance_procedures",
+    "estimate_from_few_judgments",
     "judge_pool_in_order",
     "leave_groups_out",
     "open_judging_order",

@@ -43,14 +43,8 @@ class Agreement:
         (``quadratic``). Kappa is undefined if there are no documents, or if chance alone gives complete agreement.
         Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
         """
-        if not self.documents:
-            return None
-        observed = self.table / self.documents
-        # (grades, grades) fractions o and e of the formula
-        chance = np.outer(observed.sum(axis=1), observed.sum(axis=0))
-        cost = _kappa_disagreement_weights(self.grades, weights)
-        expected = float((cost * chance).sum())
-        return 1 - float((cost * observed).sum()) / expected if expected else None
+        kappa = float(cohen_kappa(self.table, self.grades, weights))
+        return None if np.isnan(kappa) else kappa
 
     def binary(self, relevant: int) -> Agreement:
         """Return the agreement on binary relevance. Grades of at least ``relevant`` become 1, lower grades become 0."""
@@ -75,6 +69,18 @@ class Agreement:
             "binary_overlap": binary.overlap,
             "binary_kappa": binary.kappa(),
         }
+
+
+def cohen_kappa(tables: Ints, grades: tuple[int, ...], weights: str) -> Floats:
+    """Compute `Agreement.kappa` for tables of shape (..., grades, grades). An undefined kappa is NaN."""
+    cost = _kappa_disagreement_weights(grades, weights)
+    documents = tables.sum(axis=(-2, -1))
+    # (...) sum w o and sum w e, both multiplied by the number of documents
+    observed = (cost * tables).sum(axis=(-2, -1))
+    rows, columns = tables.sum(axis=-1), tables.sum(axis=-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.einsum("...a,ab,...b->...", rows, cost, columns) / documents
+        return np.asarray(np.where(expected > 0, 1 - observed / expected, np.nan))
 
 
 def compute_assessor_agreement(

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.adjudication.agreement import Agreement, compute_assessor_agreement, topics_judged_by_both
+from rerank.adjudication.group_advantage import (
+    compute_group_advantage,
+    find_systems_of_group,
+    resample_group_advantage,
+)
 from rerank.adjudication.pair_categories import Codes
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
+from rerank.adjudication.pools import Bools
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
 from rerank.adjudication.study_notes import note_study_judgments, note_study_tests
+from rerank.adjudication.study_resampling import StudyResamples, study_figure_intervals
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
 from rerank.types import Qrels, Run
@@ -32,6 +39,7 @@ class QrelsComparison:
         other: Measure -> significance decisions with the other judgments.
         agreement: Agreement on the documents in both sets of judgments.
         relevant: Lowest grade that counts as relevant.
+        alpha: Significance level.
         notes: Caveats for the reader.
     """
 
@@ -43,6 +51,7 @@ class QrelsComparison:
     other: Mapping[str, SignificanceVerdicts]
     agreement: Agreement
     relevant: int
+    alpha: float = 0.05
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
@@ -53,18 +62,23 @@ class QrelsComparison:
             for procedure, codes in zip(self.procedures, self.other[measure].categorise_against(gold), strict=True)
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank qrels compare --format json``."""
-        results = []
-        for (measure, procedure), codes in self.codes().items():
-            about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
-            results.append(
-                {
-                    **about,
-                    **gold_judgment_comparison_row(codes, self.other[measure].compare_ranking(self.gold[measure])),
-                }
-            )
-        return {
+    def to_dict(self, *, resamples: int = 0, seed: int = 0, groups: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels compare --format json``.
+
+        Args:
+            resamples: Number of samples of topics and systems for intervals, as in a study; 0 for none.
+            seed: Seed of the samples.
+            groups: Pairs of the name of a group of systems and a shell pattern that matches their names, for the
+                advantage that the other judgments give them.
+
+        Raises:
+            UsageError: There is only one sample, or a pattern matches no run, or nearly all.
+        """
+        results = self._results()
+        if resamples:
+            for row, interval in zip(results, self._intervals(results, resamples, seed), strict=True):
+                row["interval"] = interval
+        content = {
             "topics": len(self.topics),
             "topics_left_out": self.left_out,
             "systems": len(self.systems),
@@ -73,6 +87,47 @@ class QrelsComparison:
             "agreement": self.agreement.to_dict(self.relevant),
             "results": results,
             "notes": list(self.notes),
+        }
+        if groups:
+            content["groups"] = [
+                self._advantage(name, find_systems_of_group(self.systems, name, pattern), measure, resamples, seed)
+                for name, pattern in groups
+                for measure in self.gold
+            ]
+        return content
+
+    def _results(self) -> list[dict[str, Any]]:
+        """Return one row per measure and procedure."""
+        results = []
+        for (measure, procedure), codes in self.codes().items():
+            about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
+            similarity = self.other[measure].compare_ranking(self.gold[measure])
+            results.append({**about, **gold_judgment_comparison_row(codes, similarity)})
+        return results
+
+    def _intervals(
+        self, results: Sequence[Mapping[str, Any]], resamples: int, seed: int
+    ) -> list[dict[str, list[float] | None]]:
+        """Return the intervals of every row of results."""
+        samples = StudyResamples.draw(self.gold, self.procedures, resamples=resamples, seed=seed, alpha=self.alpha)
+        drawn = [samples.evaluate(measure, verdicts, range(resamples)) for measure, verdicts in self.other.items()]
+        # rows and arrays have the same order: measures, and procedures within each measure
+        figures = (figures for of_measure in drawn for figures in of_measure)
+        return [study_figure_intervals(row, values, self.alpha) for row, values in zip(results, figures, strict=True)]
+
+    def _advantage(self, name: str, group: Bools, measure: str, resamples: int, seed: int) -> dict[str, Any]:
+        """Return the advantage of a group of systems by one measure."""
+        gold, other = self.gold[measure], self.other[measure]
+        low, high = resample_group_advantage(
+            gold.values, other.values, group, resamples=resamples, seed=seed, alpha=self.alpha
+        )
+        return {
+            "group": name,
+            "systems": int(group.sum()),
+            "measure": measure,
+            **compute_group_advantage(gold.means, other.means, group)._asdict(),
+            "ranks_interval": [low.ranks, high.ranks],
+            "score_interval": [low.score, high.score],
         }
 
 
@@ -103,9 +158,8 @@ def compare_with_gold_qrels(
     """
     topics = topics_judged_by_both(gold, other)
     if len(topics) < 2:
-        raise DataError(
-            f"{len(topics)} topics are judged by both {gold.name} and {other.name}", expected="at least 2 topics"
-        )
+        found = f"{len(topics)} topics are judged by both {gold.name} and {other.name}"
+        raise DataError(found, expected="at least 2 topics")
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     shared_qrels = [Qrels({topic: qrels[topic] for topic in topics}, name=qrels.name) for qrels in (gold, other)]
     matrices = [score_matrices_of_judged_pool(qrels, runs, names) for qrels in shared_qrels]
@@ -124,5 +178,6 @@ def compare_with_gold_qrels(
         other=other_verdicts,
         agreement=compute_assessor_agreement(gold, other),
         relevant=relevant,
+        alpha=alpha,
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -6,7 +6,7 @@ document adjudication methods, CIKM 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rerank.adjudication.budgets import AdjudicationBudget
@@ -56,7 +56,7 @@ def run_study(
     # any order gives the same result if the whole pool is judged
     everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),), resamples=0)
     whole = tuple(_walk_study_pool("docid", design.seed, everything, measurer, gold, None))
-    samples = StudyResamples.draw(gold, design) if design.resamples else None
+    samples = _draw_study_samples(gold, design) if design.resamples else None
     cells: list[StudyCell] = []
     for method, seed in design.walks:
         cells += _walk_study_pool(method, seed, design, measurer, gold, samples)
@@ -73,6 +73,12 @@ def run_study(
         cells=tuple(cells),
         whole=whole,
         notes=_note_study(design, pool, qrels, runs, measurer, cells, whole),
+    )
+
+
+def _draw_study_samples(gold: Mapping[str, SignificanceVerdicts], design: StudyDesign) -> StudyResamples:
+    return StudyResamples.draw(
+        gold, design.procedures, resamples=design.resamples, seed=design.seed, alpha=design.alpha
     )
 
 

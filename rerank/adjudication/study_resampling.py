@@ -22,7 +22,7 @@ from rerank.adjudication.significance_verdicts import (
     SignificanceVerdicts,
     gold_judgment_comparison_row,
 )
-from rerank.adjudication.study_design import StudyDesign
+from rerank.errors import UsageError
 from rerank.evaluation.significance import correct_p_values
 
 #: Figures of a study that get intervals.
@@ -54,19 +54,40 @@ class StudyResamples:
     alpha: float
 
     @classmethod
-    def draw(cls, gold: Mapping[str, SignificanceVerdicts], design: StudyDesign) -> StudyResamples:
-        """Draw ``design.resamples`` samples and test all pairs of systems with the gold judgments."""
-        rng = np.random.default_rng([design.seed, _SAMPLES])
+    def draw(
+        cls,
+        gold: Mapping[str, SignificanceVerdicts],
+        procedures: tuple[Procedure, ...],
+        *,
+        resamples: int,
+        seed: int,
+        alpha: float,
+    ) -> StudyResamples:
+        """Draw samples and test all pairs of systems with the gold judgments.
+
+        Args:
+            gold: Measure -> decisions with the gold judgments on all topics and systems.
+            procedures: Tests with their corrections.
+            resamples: Number of samples.
+            seed: Seed of the samples.
+            alpha: Significance level.
+
+        Raises:
+            UsageError: There is only one sample.
+        """
+        if resamples < 2:
+            raise UsageError(f"resamples={resamples}", expected="at least 2", remedy="Use 1000")
+        rng = np.random.default_rng([seed, _SAMPLES])
         topics, systems = next(iter(gold.values())).values.shape
         drawn = cls(
-            topics=rng.integers(topics, size=(design.resamples, topics)),
-            systems=np.stack([rng.permutation(systems)[: max(2, systems // 2)] for _ in range(design.resamples)]),
+            topics=rng.integers(topics, size=(resamples, topics)),
+            systems=np.stack([rng.permutation(systems)[: max(2, systems // 2)] for _ in range(resamples)]),
             gold={},
-            procedures=design.procedures,
-            alpha=design.alpha,
+            procedures=procedures,
+            alpha=alpha,
         )
         decisions = {
-            measure: [drawn._decide(index, verdicts) for index in range(design.resamples)]
+            measure: [drawn._decide(index, verdicts) for index in range(resamples)]
             for measure, verdicts in gold.items()
         }
         return replace(drawn, gold=decisions)

@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rerank.cli import qrels_assessors as assessors
+from rerank.cli import qrels_compare as comparing
 from rerank.cli import qrels_judge as judging
 from rerank.cli import qrels_leave_out as leave_out
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import (
-    FormatOption,
-    TableFormatOption,
-    emit_output,
-    format_number_cell,
-    print_note,
-    print_table,
+from rerank.cli.output import FormatOption, TableFormatOption, emit_output, print_note, print_table
+from rerank.cli.qrels_verdicts import (
+    VERDICT_COLUMNS,
+    ProcedureOptions,
+    format_procedure_cell,
+    format_verdict_cells,
+    parse_named_patterns,
+    print_qrels_notes,
+    table_of_qrels_study,
 )
 from rerank.cli.run import show_command_progress_bar
 from rerank.cli.run_files import (
     NamesOption,
     RunsArgument,
     expand_run_arguments,
-    read_named_runs,
     read_run_arguments,
     read_runs_and_pool,
 )
@@ -33,13 +36,11 @@ from rerank.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from rerank.adjudication.study_design import StudyDesign
-    from rerank.evaluation.comparison_family import ComparisonFamily
 
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
     "--out study"
 )
-_COMPARE = "Example: rerank qrels compare qrels.txt pydoc --runs a.trec b.trec -m nDCG@10 --test t --correction bh"
 _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 
 
@@ -47,46 +48,12 @@ def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
     qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
     qrels.command("study", epilog=_STUDY)(study_command)
-    qrels.command("compare", epilog=_COMPARE)(compare_qrels_command)
+    comparing.register_cli_commands(qrels)
+    assessors.register_cli_commands(qrels)
     qrels.command("pool", epilog=_POOL)(pool_command)
     judging.register_cli_commands(qrels)
     leave_out.register_cli_commands(qrels)
     app.add_typer(qrels, name="qrels")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProcedureOptions:
-    """Options for measures and significance tests. Most of them are repeatable."""
-
-    measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
-    ] = None
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. "
-            "(default: t)"
-        ),
-    ] = None
-    correction: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto "
-            "(none for Tukey's tests, otherwise holm); repeatable. (default: auto, as in rerank compare)"
-        ),
-    ] = None
-    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
-    relevant: Annotated[
-        int | None,
-        typer.Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)"),
-    ] = None
-
-    @property
-    def procedures(self) -> Any:
-        """All combinations of tests and corrections."""
-        from rerank.adjudication.significance_verdicts import cross_significance_procedures
-
-        return cross_significance_procedures(self.test or ["t"], self.correction or ["auto"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,51 +139,7 @@ def study_command(
         form=form,
         text=lambda: _print_study(content),
         rows="results",
-        table=lambda chosen: _study_table(content, families, chosen, ("method", "budget")),
-    )
-
-
-@expand_option_groups
-def compare_qrels_command(
-    procedure: ProcedureOptions,
-    *,
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="QRELS_A QRELS_B", help="Reference qrels, and the qrels to compare with them."),
-    ],
-    runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
-    names: NamesOption = None,
-    form: TableFormatOption = "text",
-) -> None:
-    """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
-
-    The agreement on common documents (Cohen's kappa) is also reported.
-    """
-    from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-    from rerank.collections import open_collection_qrels
-
-    procedures = procedure.procedures
-    if len(files) < 2:
-        raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
-    gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
-    reference, lowest = open_collection_qrels(gold)
-    result = compare_with_gold_qrels(
-        read_named_runs(expand_run_arguments([*runs, *map(Path, more)]), names or []),
-        reference,
-        open_collection_qrels(other)[0],
-        procedure.measures or ["nDCG@10"],
-        procedures=procedures,
-        relevant=procedure.relevant or lowest,
-        alpha=procedure.alpha,
-    )
-    families = [entry.family(result.gold, procedure.alpha) for entry in result.procedures]
-    content = {**result.to_dict(), "families": [family.to_dict() for family in families]}
-    emit_output(
-        content,
-        form=form,
-        text=lambda: _print_qrels_comparison(content),
-        rows="results",
-        table=lambda chosen: _study_table(content, families, chosen),
+        table=lambda chosen: table_of_qrels_study(content, families, chosen, ("method", "budget")),
     )
 
 
@@ -291,16 +214,8 @@ def _study_design_of_options(options: StudyOptions, procedure: ProcedureOptions)
         seeds=options.seeds,
         seed=options.seed,
         resamples=options.resamples,
-        repeats=_repeats_of_option(options.repeats or []),
+        repeats=parse_named_patterns("--repeats", options.repeats or []),
     )
-
-
-def _repeats_of_option(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    pairs = [text.partition("=") for text in texts]
-    for text, (system, _, pattern) in zip(texts, pairs, strict=True):
-        if not (system and pattern):
-            raise UsageError(f"--repeats {text}", expected="SYSTEM=PATTERN, as in gpt='gpt-3.5*'")
-    return tuple((system, pattern) for system, _, pattern in pairs)
 
 
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
@@ -314,36 +229,18 @@ def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(methods)
 
 
-_COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
-
-
-def _study_table(
-    content: dict[str, Any], families: Sequence[ComparisonFamily], form: Any, about: Sequence[str] = ()
-) -> str:
-    """Return the results as a table for a paper, with the tests in its caption."""
-    from rerank.io.table_formats import Grid, convert_tables_with_legend
-
-    rows = [
-        [*(str(r[key]) for key in about), r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)]
-        for r in content["results"]
-    ]
-    heads = [*about, "measure", "test", *(name.replace("_", " ") for name in _COLUMNS)]
-    legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
-    return convert_tables_with_legend([Grid(heads, rows, left=len(about) + 2)], legend, content["notes"], form)
-
-
 def _print_study(content: dict[str, Any]) -> None:
     for row in content["gold"]["all"]:
         print_note(
             f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
-            f"{_printed_procedure_cell(row)}, {content['gold']['topics']} topics"
+            f"{format_procedure_cell(row)}, {content['gold']['topics']} topics"
         )
     heads = ["method", "budget", "measure", "test"]
     cells = [
-        [r["method"], r["budget"], r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)]
+        [r["method"], r["budget"], r["measure"], format_procedure_cell(r), *format_verdict_cells(r)]
         for r in content["results"]
     ]
-    print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    print_table([*heads, *(name.replace("_", " ") for name in VERDICT_COLUMNS)], cells)
     for row in content.get("repeats", ()):
         print_note(
             f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "
@@ -354,45 +251,8 @@ def _print_study(content: dict[str, Any]) -> None:
             f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
             "json has the pairs with and without them (by_contribution)"
         )
-    _print_study_notes(content)
+    print_qrels_notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
         print_note("stochastic methods: means over seeds; --format json includes the spread")
     if not content["options"].get("resamples"):
         print_note("no intervals: --resamples 1000 adds them, and tests of the methods against each other")
-
-
-def _print_qrels_comparison(content: dict[str, Any]) -> None:
-    cells = [[r["measure"], _printed_procedure_cell(r), *_printed_study_cells(r)] for r in content["results"]]
-    print_table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
-    agreement = content["agreement"]
-    print_note(
-        f"{content['topics']} common topics ({content['topics_left_out']} topics omitted), {content['systems']} runs"
-    )
-    print_note(
-        f"{agreement['documents']} common documents: same grade {format_number_cell(agreement['overlap'], 3)}, kappa "
-        f"{format_number_cell(agreement['kappa'], 3)}, weighted (quadratic) "
-        f"{format_number_cell(agreement['kappa_quadratic'], 3)}"
-    )
-    print_note(
-        f"binary relevance (grade {content['relevant']} or higher): same "
-        f"{format_number_cell(agreement['binary_overlap'], 3)}, "
-        f"kappa {format_number_cell(agreement['binary_kappa'], 3)}"
-    )
-    _print_study_notes(content)
-
-
-def _print_study_notes(content: dict[str, Any]) -> None:
-    for text in content["notes"]:
-        print_note(f"note: {text}")
-
-
-def _printed_procedure_cell(row: dict[str, Any]) -> str:
-    return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
-
-
-def _printed_study_cells(row: dict[str, Any]) -> list[str]:
-    """Format the columns: counts as integers, means of counts with one decimal, rates with three decimals."""
-    return [
-        f"{row[name]:g}" if isinstance(row[name], int) else format_number_cell(row[name], 1 if name.isupper() else 3)
-        for name in _COLUMNS
-    ]

@@ -140,6 +140,45 @@ def test_two_sets_of_judgments(cli: Cli) -> None:
     assert "600 common documents: same grade 1.000, kappa 1.000" in text.stderr
 
 
+def test_intervals_and_groups_of_a_comparison(cli: Cli) -> None:
+    compare = ("qrels", "compare", "gold.txt", "other.txt", "--runs", "runs")
+    options = ("--resamples", "40", "--seed", "3", "--group", "first=s0*")
+    found = result(cli, *compare, *options)
+    (row,) = found["results"]
+    assert row["interval"]["tau"][0] <= row["tau"] <= row["interval"]["tau"][1]
+    (group,) = found["groups"]
+    assert (group["group"], group["systems"]) == ("first", 1)
+    assert group["score_interval"][0] < group["score_interval"][1]
+    assert found == result(cli, *compare, *options)
+    assert "first (1 runs)" in cli(*compare, *options).stderr
+
+
+def test_agreement_of_assessors(cli: Cli) -> None:
+    agreement = ("qrels", "agreement", "gold.txt", "other.txt", "--resamples", "50")
+    found = result(cli, *agreement)
+    assert (found["topics"], found["documents"], found["grades"]) == (30, 600, [0, 1, 2, 3])
+    assert found["pairs"][0]["kappa"] < found["pairs"][0]["kappa_quadratic"]
+    low, high = found["alpha"]["ordinal"]["interval"]
+    assert low < found["alpha"]["ordinal"]["value"] < high
+    assert len(found["by_topic"]) == 30
+    binary = result(cli, *agreement, "--name", "anna", "--name", "ben", "--relevant", "2", "--relevant", "ben=1")
+    assert (binary["assessors"], binary["relevant"], binary["grades"]) == (["anna", "ben"], [2, 1], [0, 1])
+    text = cli(*agreement, "--by-topic", "--weights", "linear")
+    assert text.stdout.startswith("kappa linear")
+    assert "q29" in text.stdout
+    assert "toprule" in cli(*agreement, "--format", "latex").stdout
+
+
+def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:
+    lines = (tmp_path / "gold.txt").read_text().splitlines()
+    (tmp_path / "few.txt").write_text("\n".join(line for line in lines if int(line.split()[0][1:]) % 3 == 0))
+    estimate = ("qrels", "estimate", "runs", "--people", "few.txt", "--predicted", "other.txt")
+    found = result(cli, *estimate, "--baseline", "s3.trec")
+    assert (found["topics_of_people"], found["topics_of_model_only"], len(found["rows"])) == (10, 20, 3)
+    assert all(0 <= row["weight"] <= 1 for row in found["rows"])
+    assert "Differences from s3.trec" in cli(*estimate, "--baseline", "s3.trec").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -154,6 +193,12 @@ def test_two_sets_of_judgments(cli: Cli) -> None:
         (("qrels", "study", "nowhere", "--qrels", "gold.txt"), 4, "nowhere"),
         (("qrels", "study", "runs/s0.trec", "--qrels", "gold.txt"), 5, "at least two systems"),
         (("qrels", "compare", "gold.txt", "--runs", "runs"), 2, "compare A B"),
+        (("qrels", "compare", "gold.txt", "other.txt", "--runs", "runs", "--group", "a=s*"), 2, "--resamples"),
+        (("qrels", "agreement", "gold.txt"), 2, "at least two"),
+        (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "eve=2"), 2, "--relevant eve=2"),
+        (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "gold=2"), 2, "other"),
+        (("qrels", "agreement", "gold.txt", "gold.txt", "--name", "a", "--name", "a"), 2, "different name"),
+        (("qrels", "estimate", "runs", "--people", "gold.txt", "--predicted", "other.txt"), 5, "random sample"),
         (("qrels", "pool", "runs", "--method", "mtf", "--out", "p.trec"), 2, "'mtf'"),
         ((*STUDY, "--alpha", "2"), 2, "alpha=2"),
         ((*STUDY, "--out", "gold.txt"), 6, "gold.txt"),

@@ -19,16 +19,19 @@ _LABELLED = re.compile(
     r"(?P<number>[+-]?\d+(?:\.\d+)?)(?![\w%])",
     re.I,
 )
+#: Numbers of the items of a list.
+_ITEM = re.compile(r"^[ \t]*\d+[.)][ \t]+(?=\S)", re.M)
 _NUMBER = re.compile(r"(?<![\w.,+-])(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
 
 
 def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     """Return the grade in a reply; None if the reply contains no grade.
 
-    The first number that is labelled as a grade, score or similar is the grade; if it is not on the scale, the reply
-    has no grade. Without such a label, the grade is the number at the start of the reply. If that is missing or not on
-    the scale, the grade is the only number in the reply that is on the scale. Numbers that describe the scale are
-    ignored.
+    The last number that is labelled as the final score is the grade, otherwise the first number that is labelled as a
+    grade, score or similar; if it is not on the scale, the reply has no grade. Without such a label, the grade is the
+    number at the start of the reply. If that is missing or not on the scale, the grade is the only number in the reply
+    that is on the scale. Numbers that describe the scale or count
+    the items of a list are ignored.
 
     Args:
         reply: Generated text without reasoning.
@@ -38,8 +41,12 @@ def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     2
     """
     text = _SCALE.sub(" ", reply)
-    if (labelled := _LABELLED.search(text)) is not None:
-        return _assessor_grade_on_scale(grades, labelled["number"])
+    if len(_ITEM.findall(text)) > 1:
+        text = _ITEM.sub("", text)
+    if labelled := list(_LABELLED.finditer(text)):
+        # UMBRELA's prompt asks for "##final score: 2", which may follow other scores
+        final = [match for match in labelled if text[: match.start()].rstrip(" _").lower().endswith("final")]
+        return _assessor_grade_on_scale(grades, (final[-1] if final else labelled[0])["number"])
     if (first := _FIRST.match(text)) is not None and (
         grade := _assessor_grade_on_scale(grades, first["number"])
     ) is not None:

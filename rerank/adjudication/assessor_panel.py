@@ -1,0 +1,214 @@
+"""Agreement of any number of assessors: kappa of every pair and Krippendorff's alpha, with intervals and by topic.
+
+Intervals come from the percentile bootstrap over topics: topics are drawn with replacement, and a topic brings all its
+judgments. Documents of one topic are not independent, so that samples of documents would give intervals that are too
+narrow. The assessors are fixed: an interval says what other topics could give, not what other assessors could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.adjudication.agreement import cohen_kappa
+from rerank.adjudication.krippendorff_alpha import ALPHA_LEVELS, count_grade_coincidences, krippendorff_alpha
+from rerank.adjudication.pools import Floats, Ints
+from rerank.errors import DataError, UsageError
+from rerank.types import UNJUDGED
+
+#: Fewest topics with which an interval is given: samples of fewer topics hardly vary.
+LEAST_TOPICS = 5
+#: Name of kappa in results -> its disagreement weights.
+KAPPAS: Mapping[str, str] = {"kappa": "none", "kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AssessorPanel:
+    """Judgments of several assessors, counted by topic.
+
+    Attributes:
+        assessors: Names of the assessors.
+        topics: Topics with a document that at least two assessors have judged.
+        grades: All grades that an assessor gave, ascending.
+        tables: (topics, assessors, assessors, grades, grades) number of documents by the grades of two assessors.
+        coincidences: (topics, grades, grades) coincidences of `count_grade_coincidences`.
+        documents: (topics,) number of documents that at least two assessors have judged.
+        relevant: Lowest relevant grade of each assessor if grades were replaced by 0 and 1, otherwise None.
+    """
+
+    assessors: tuple[str, ...]
+    topics: tuple[str, ...]
+    grades: tuple[int, ...]
+    tables: Ints
+    coincidences: Floats
+    documents: Ints
+    relevant: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_qrels(
+        cls, assessors: Mapping[str, Mapping[str, Mapping[str, int]]], relevant: Sequence[int] | None = None
+    ) -> AssessorPanel:
+        """Count the judgments of at least two assessors.
+
+        Args:
+            assessors: Name -> topic -> document -> grade. Documents with grade -1 are not judged.
+            relevant: For every assessor, the lowest grade that becomes 1; lower grades become 0. None keeps the grades,
+                which then must have the same meaning for all assessors.
+
+        Raises:
+            UsageError: There are fewer than two assessors, or another number of lowest grades.
+            DataError: No document was judged by two assessors.
+        """
+        if len(assessors) < 2:
+            raise UsageError(f"{len(assessors)} set of judgments", expected="at least two, one per assessor")
+        if relevant is not None and len(relevant) != len(assessors):
+            raise UsageError(f"{len(relevant)} lowest relevant grades", expected=f"{len(assessors)}, one per assessor")
+        lowest: Sequence[int | None] = relevant or [None] * len(assessors)
+        judgments = [_judged_grades(qrels, grade) for qrels, grade in zip(assessors.values(), lowest, strict=True)]
+        grades = tuple(sorted({g for qrels in judgments for judged in qrels.values() for g in judged.values()}))
+        marks = {
+            topic: _mark_grades([qrels.get(topic, {}) for qrels in judgments], grades)
+            for topic in dict.fromkeys(topic for qrels in judgments for topic in qrels)
+        }
+        documents = {topic: int((marked.sum(axis=(0, 2)) > 1).sum()) for topic, marked in marks.items()}
+        topics = tuple(topic for topic, count in documents.items() if count)
+        if not topics:
+            raise DataError("No document is judged by two assessors", expected="judgments of the same documents")
+        return cls(
+            assessors=tuple(assessors),
+            topics=topics,
+            grades=grades,
+            tables=np.stack([np.einsum("adg,bdh->abgh", marks[t], marks[t], optimize=True) for t in topics]),
+            coincidences=np.stack([count_grade_coincidences(marks[topic].sum(axis=0)) for topic in topics]),
+            documents=np.array([documents[topic] for topic in topics]),
+            relevant=None if relevant is None else tuple(relevant),
+        )
+
+    def kappas(self, weights: str = "none", topics: Ints | None = None) -> Floats:
+        """Return the (assessors, assessors) kappas of `cohen_kappa`; NaN if undefined.
+
+        Args:
+            weights: ``none``, ``linear`` or ``quadratic``.
+            topics: (topics,) how often each topic counts; None for once.
+        """
+        return cohen_kappa(_sum_over_topics(self.tables, topics), self.grades, weights)
+
+    def alphas(self, topics: Ints | None = None) -> Floats:
+        """Return the (levels,) alphas of `krippendorff_alpha` in the order of `ALPHA_LEVELS`; NaN if undefined.
+
+        Args:
+            topics: (topics,) how often each topic counts; None for once.
+        """
+        coincidences = _sum_over_topics(self.coincidences, topics)
+        return np.array([krippendorff_alpha(coincidences, self.grades, level) for level in ALPHA_LEVELS])
+
+    def to_dict(self, *, resamples: int = 1000, seed: int = 0, alpha: float = 0.05) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels agreement --format json``.
+
+        Args:
+            resamples: Number of bootstrap samples of topics; 0 for no intervals.
+            seed: Seed of the samples.
+            alpha: Intervals cover with 1 - alpha.
+        """
+        count = len(self.topics)
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+        kappas = {name: self.kappas(weights) for name, weights in KAPPAS.items()}
+        # (samples, assessors, assessors) for every kappa, and (samples, levels)
+        kappa_samples = {name: [self.kappas(weights, topics) for topics in drawn] for name, weights in KAPPAS.items()}
+        alpha_samples = [self.alphas(topics) for topics in drawn]
+        pairs = []
+        for a, b in combinations(range(len(self.assessors)), 2):
+            row = self._describe_pair(a, b)
+            for name, values in kappas.items():
+                row[name] = _number_or_none(values[a, b])
+                samples = [sample[a, b] for sample in kappa_samples[name]]
+                row[f"{name}_interval"] = _percentile_bounds(samples, row["topics"], alpha)
+            pairs.append(row)
+        alphas = {}
+        for index, (level, value) in enumerate(zip(ALPHA_LEVELS, self.alphas(), strict=True)):
+            bounds = _percentile_bounds([sample[index] for sample in alpha_samples], count, alpha)
+            alphas[level] = {"value": _number_or_none(value), "interval": bounds}
+        return {
+            "assessors": list(self.assessors),
+            "relevant": None if self.relevant is None else list(self.relevant),
+            "grades": list(self.grades),
+            "topics": count,
+            "documents": int(self.documents.sum()),
+            "alpha": alphas,
+            "pairs": pairs,
+            "by_topic": self._describe_topics(),
+            "confidence": 1 - alpha,
+            "resamples": resamples,
+            "seed": seed,
+        }
+
+    def _describe_pair(self, a: int, b: int) -> dict[str, Any]:
+        """Return the common documents of two assessors, and the fraction with equal grades."""
+        common = self.tables[:, a, b]
+        documents = int(common.sum())
+        same = int(np.trace(common.sum(axis=0)))
+        return {
+            "a": self.assessors[a],
+            "b": self.assessors[b],
+            "topics": int((common.sum(axis=(-2, -1)) > 0).sum()),
+            "documents": documents,
+            "overlap": same / documents if documents else None,
+        }
+
+    def _describe_topics(self) -> list[dict[str, Any]]:
+        """Return the documents and the alphas of every topic."""
+        return [
+            {
+                "topic": topic,
+                "documents": int(documents),
+                **{level: _number_or_none(v) for level, v in zip(ALPHA_LEVELS, self.alphas(only), strict=True)},
+            }
+            for topic, documents, only in zip(
+                self.topics, self.documents, np.eye(len(self.topics), dtype=np.int64), strict=True
+            )
+        ]
+
+
+def _sum_over_topics(counts: npt.NDArray[Any], topics: Ints | None) -> npt.NDArray[Any]:
+    """Sum counts of shape (topics, ...), each topic as often as ``topics`` says; None for once."""
+    return np.asarray(counts.sum(axis=0) if topics is None else np.tensordot(topics, counts, axes=1))
+
+
+def _judged_grades(qrels: Mapping[str, Mapping[str, int]], relevant: int | None) -> dict[str, dict[str, int]]:
+    """Return topic -> document -> grade, or 0 and 1 if a lowest relevant grade is given."""
+    return {
+        topic: {
+            doc: grade if relevant is None else int(grade >= relevant)
+            for doc, grade in judged.items()
+            if grade != UNJUDGED
+        }
+        for topic, judged in qrels.items()
+    }
+
+
+def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) -> Ints:
+    """Return (assessors, documents, grades) whether an assessor gave a document of one topic a grade."""
+    docs = {doc: index for index, doc in enumerate(dict.fromkeys(doc for judged in judgments for doc in judged))}
+    column = {grade: index for index, grade in enumerate(grades)}
+    marks = np.zeros((len(judgments), len(docs), len(grades)), dtype=np.int64)
+    for assessor, judged in enumerate(judgments):
+        for doc, grade in judged.items():
+            marks[assessor, docs[doc], column[grade]] = 1
+    return marks
+
+
+def _percentile_bounds(samples: Sequence[float], topics: int, alpha: float) -> list[float] | None:
+    """Return the bounds of an interval; None with few topics, or if most samples are undefined."""
+    defined = np.array([value for value in samples if not np.isnan(value)])
+    if topics < LEAST_TOPICS or len(defined) < max(2, len(samples) / 2):
+        return None
+    return [float(bound) for bound in np.quantile(defined, [alpha / 2, 1 - alpha / 2])]
+
+
+def _number_or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,147 @@
+"""Estimates for runs from people's judgments of a sample of topics and a model's judgments of all topics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.pools import Floats
+from rerank.errors import DataError, UnknownNameError
+from rerank.evaluation import Scores, evaluate_runs, parse_measures
+from rerank.evaluation.measures import check_measure_has_query_values
+from rerank.evaluation.prediction_powered import LEAST_JUDGED_TOPICS, estimate_prediction_powered_mean
+from rerank.evaluation.significance import student_t_interval
+from rerank.types import Qrels, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewJudgmentsReport:
+    """Prediction-powered estimates of means and differences.
+
+    Attributes:
+        people_topics: Topics judged by people and by the model.
+        model_topics: Topics judged only by the model.
+        left_out: Number of topics judged only by people.
+        baseline: Name of the baseline; empty for the means of the runs.
+        alpha: Intervals cover with 1 - alpha.
+        rows: One per measure and run.
+    """
+
+    people_topics: tuple[str, ...]
+    model_topics: tuple[str, ...]
+    left_out: int
+    baseline: str
+    alpha: float
+    rows: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels estimate --format json``."""
+        return {
+            "topics_of_people": len(self.people_topics),
+            "topics_of_model_only": len(self.model_topics),
+            "topics_left_out": self.left_out,
+            "baseline": self.baseline or None,
+            "confidence": 1 - self.alpha,
+            "rows": list(self.rows),
+        }
+
+
+def estimate_from_few_judgments(
+    runs: Sequence[Run],
+    people: Qrels,
+    model: Qrels,
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    relevant: int = 1,
+    baseline: str = "",
+    alpha: float = 0.05,
+) -> FewJudgmentsReport:
+    """Estimate the means of runs, or their differences from a baseline, by prediction-powered inference.
+
+    The topics that people judged must be a random sample of the topics. A run without documents for a topic scores 0.
+
+    Args:
+        runs: The runs.
+        people: People's judgments of some topics.
+        model: A model's judgments of all topics.
+        measures: Names of measures with values per query.
+        relevant: Lowest grade that counts as relevant in binary measures, in both sets of judgments.
+        baseline: Name of one of the runs.
+        alpha: Intervals cover with 1 - alpha.
+
+    Raises:
+        DataError: Too few topics are judged by both or by the model alone.
+        UnknownNameError: The baseline is not one of the runs.
+    """
+    names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
+    for name in names:
+        check_measure_has_query_values(name)
+    systems = [run.name for run in runs]
+    if baseline and baseline not in systems:
+        raise UnknownNameError("baseline", baseline, systems)
+    both, alone = _split_topics(people, model)
+    shared = Qrels({topic: people[topic] for topic in both}, name=people.name)
+    by_people, by_model = evaluate_runs(shared, runs, names), evaluate_runs(model, runs, names)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        values = [_scores_of_topics(*part, name) for part in ((by_people, both), (by_model, both), (by_model, alone))]
+        if baseline:
+            values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
+        rows += [row for row in _estimate_rows(name, systems, values, alpha) if row["run"] != baseline]
+    return FewJudgmentsReport(
+        people_topics=both,
+        model_topics=alone,
+        left_out=len(set(people) - set(model)),
+        baseline=baseline,
+        alpha=alpha,
+        rows=tuple(rows),
+    )
+
+
+def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the topics that both have judged, and those that only the model has judged."""
+    both, alone = (tuple(topic for topic in model if (topic in people) is judged) for judged in (True, False))
+    if len(both) < LEAST_JUDGED_TOPICS or len(alone) < 2:
+        raise DataError(
+            f"{len(both)} topics are judged by {people.name} and {model.name}, and {len(alone)} only by {model.name}",
+            expected=f"at least {LEAST_JUDGED_TOPICS} and 2",
+            remedy="Let the model judge all topics, and people a random sample of them",
+        )
+    return both, alone
+
+
+def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measure: str) -> Floats:
+    """Return the (topics, systems) scores."""
+    return np.array([[scores.by_measure(measure)[topic] for scores in evaluated] for topic in topics])
+
+
+def _estimate_rows(
+    measure: str, systems: Sequence[str], values: Sequence[Floats], alpha: float
+) -> list[dict[str, Any]]:
+    """Return one row per system.
+
+    Args:
+        measure: Name of the measure.
+        systems: Names of the systems.
+        values: Scores by people, by the model on the same topics, and by the model on the others; (topics, systems).
+        alpha: Intervals cover with 1 - alpha.
+    """
+    people, model, model_only = values
+    found = estimate_prediction_powered_mean(people, model, model_only, alpha=alpha)
+    model_means = np.concatenate([model, model_only]).mean(axis=0)
+    return [
+        {
+            "measure": measure,
+            "run": system,
+            "estimate": float(found.estimate[index]),
+            "interval": [float(found.estimate[index] + sign * found.half_width[index]) for sign in (-1, 1)],
+            "weight": float(found.weight[index]),
+            "people": float(people[:, index].mean()),
+            "people_interval": list(student_t_interval(people[:, index].tolist(), 1 - alpha)),
+            "model": float(model_means[index]),
+        }
+        for index, system in enumerate(systems)
+    ]

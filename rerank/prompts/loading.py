@@ -1,4 +1,4 @@
-"""Load prompts from YAML, with the keys of this project, of rank_llm and of umbrela."""
+"""Load prompts from YAML, with the keys of this project and of rank_llm."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ _KEYS = (
     *_SECTIONS,
     *_WITHOUT_EFFECT,
 )
-#: Beginning of the method of umbrela's prompts (Upadhyay et al., arXiv 2406.06519), such as ``qrel_zeroshot_bing``.
-_UMBRELA_METHOD = "qrel_"
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 
@@ -50,7 +48,7 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
         DataError: The text is not a YAML mapping, or a value is invalid.
         UnknownNameError: A key or placeholder is unknown; the message suggests similar ones.
     """
-    table = _convert_umbrela_prompt(_prompt_mapping(text, name))
+    table = _prompt_mapping(text, name)
     for key in table:
         if key not in _KEYS:
             raise UnknownNameError(f"key in prompt {name!r}:", str(key), _KEYS)
@@ -94,16 +92,6 @@ def _prompt_mapping(text: str, name: str) -> dict[Any, Any]:
     if not isinstance(table, dict):
         raise DataError(f"Prompt {name!r} contains a {type(table).__name__}", expected="a mapping of keys to texts")
     return table
-
-
-def _convert_umbrela_prompt(table: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the keys of one of umbrela's prompts as ours: there, one text holds the query and the passage."""
-    if not str(table.get("method")).startswith(_UMBRELA_METHOD) or not isinstance(table.get("prefix_user"), str):
-        return table
-    before, _, after = table["prefix_user"].partition("{passage}")
-    # a line break follows the body of a pointwise prompt
-    sections = {"prefix_user": None, "body": f"{before}{{candidate}}", "suffix": after.removeprefix("\n")}
-    return {**table, **sections, "method": "pointwise", "escape_brackets": False}
 
 
 def _prompt_template_method(table: dict[Any, Any], name: str) -> PromptMethod:

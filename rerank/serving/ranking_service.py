@@ -24,7 +24,7 @@ from rerank.types import Query
 Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
-_NO_TIME = 1e-3
+_NO_TIME = 1e-9
 
 #: Warning of answers whose deadline left no time for evidence spans.
 _LATE_SPANS = "relevant_spans is absent: the deadline has passed"

@@ -31,7 +31,8 @@ class ServerOptions:
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
     ] = 8080
     name: Annotated[
-        str | None, typer.Option(help="Name of the model in responses. (default: --model)", rich_help_panel=_SERVER)
+        str | None,
+        typer.Option(help="Name of the model in responses. (default: --model+--adapter)", rich_help_panel=_SERVER),
     ] = None
     keys_file: Annotated[
         Path | None,
@@ -121,7 +122,7 @@ def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limit
     """Return the service for the ranker of a command line."""
     from rerank.serving.opening import open_ranking_service
 
-    name = server.name or settings.get("model") or settings.get("adapter") or "listrank"
+    name = server.name or "+".join(filter(None, (settings.get("model"), settings.get("adapter")))) or "listrank"
     return open_ranking_service(
         settings, limits.settings(name), uses_cache=server.cache, max_total_tokens=limits.max_total_tokens
     )

@@ -191,9 +191,7 @@ class Driver:
         if state.closed:
             return
         open_window.replies[ticket.position] = reply
-        if reply.finish != "error":
-            # A reply from a log costs nothing again: it counts as a call without tokens.
-            state.usage.add(Reply() if reply.reused else reply, reused=reply.reused)
+        state.usage.add_answer(reply)
         replies = [received for received in open_window.replies if received is not None]
         if len(replies) == len(open_window.replies):
             self._judge_window(open_window, replies)

@@ -16,6 +16,7 @@ from rerank.judges.attention.evidence import (
     select_attention_judge_evidence,
 )
 from rerank.tasks import Backend
+from rerank.tasks.usage import Usage
 from rerank.types import Document, Query, Window
 
 
@@ -27,11 +28,13 @@ class EvidenceOptions(TypedDict, total=False):
         threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. With
             None, every unit is a span of its own, as for a map of the text.
         max_spans: Maximum number of spans per document; None, the default, for all.
+        usage: Totals to which the cost of the requests is added; None, the default, for no totals.
     """
 
     unit: EvidenceUnit
     threshold: float | None
     max_spans: int | None
+    usage: Usage | None
 
 
 def find_evidence(
@@ -51,7 +54,7 @@ def find_evidence(
         backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
+        **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
 
     Returns:
         One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
@@ -78,6 +81,9 @@ def find_evidence(
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
+    if (usage := options.get("usage")) is not None:
+        for reply in replies:
+            usage.add_answer(reply)
     return [
         select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)

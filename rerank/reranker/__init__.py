@@ -240,7 +240,7 @@ class Reranker(RunTransformer):
         Args:
             query: The query.
             documents: The documents.
-            **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
+            **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
 
         Returns:
             One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
@@ -362,9 +362,7 @@ class Reranker(RunTransformer):
         top_k = min((k for k in (top_k, self.top_k) if k), default=None)
         if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
             strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
-        return Ranker(
-            strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k, scores_single=True
-        )
+        return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k, scores_single=True)
 
     def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
         report = report_reranker_ranking(ranked, self.judge, asked.on_failure, asked.deadline)

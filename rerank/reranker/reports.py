@@ -51,6 +51,7 @@ def report_reranker_ranking(
     return RankingReport(
         windows=windows,
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
+        has_absolute_scores=ranked.score_kind is not None and ranked.score_kind.scope == "absolute",
         usage=ranked.usage,
         cost=compute_cost_by_model_name(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),

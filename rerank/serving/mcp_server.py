@@ -83,10 +83,10 @@ def _add_search_tool(server: MCPServer[Any], service: RankingService, search: Co
     @server.tool("search", description=f"Search the collection {search.name!r}, and rerank what was found.")
     async def search_tool(
         query: Annotated[str, Field(description="What to search for.")],
-        top_k: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
+        top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
         depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
     ) -> SearchResponse:
-        body = SearchRequest(query=query, top_k=top_k, depth=depth)
+        body = SearchRequest(query=query, top_n=top_n, depth=depth)
         return await _report_errors(search_and_rerank(service, search, body, _CLIENT), service.settings.timeout)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from rerank.collections.base.corpus import Corpus
 from rerank.retrieval import open_first_stage
@@ -19,10 +19,10 @@ from rerank.types import Query, Ranking
 
 
 class SearchRequest(ApiBody):
-    """A search: ``depth`` documents are retrieved and reranked, and ``top_k`` of them are returned."""
+    """A search: ``depth`` documents are retrieved and reranked, and ``top_n`` of them returned; 0 means all."""
 
     query: GivenText
-    top_k: int = Field(default=10, ge=1, le=1000)
+    top_n: int = Field(default=10, ge=0, le=1000, validation_alias=AliasChoices("top_n", "top_k"))
     depth: int = Field(default=100, ge=1, le=1000)
     return_documents: bool = True
     instruction: GivenText | None = None
@@ -118,7 +118,7 @@ async def search_and_rerank(
     question = RerankQuestion(
         query=body.query,
         documents=[],
-        top_n=body.top_k,
+        top_n=body.top_n or None,
         instruction=body.instruction or "",
         deadline=None if body.deadline_ms is None else body.deadline_ms / 1000,
     )

@@ -67,7 +67,7 @@ async def use_all_tools(server: Any, tools: set[str]) -> None:
         results = ranked.structured_content["results"]
         assert [row["index"] for row in results] == [2, 1]
         assert [row["document"]["text"] for row in results] == ["the sun shines", "rain falls"]
-        found = await client.call_tool("search", {"query": "falls snow", "top_k": 2})
+        found = await client.call_tool("search", {"query": "falls snow", "top_n": 2})
         assert [row["id"] for row in found.structured_content["results"]] == ["d1", "d0"]
         arguments = {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["RR@10"]}
         compared = await client.call_tool("compare_runs", arguments)
@@ -137,14 +137,14 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("rerank", {"query": "q", "documents": DOCS}),
         ("rerank", {"query": "q", "documents": [{}]}),
         ("rerank", {"query": "q"}),
-        ("search", {"query": "q", "top_k": 0}),
+        ("search", {"query": "q", "top_n": 0}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "a.trec"}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["nonsense"]}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "test": "nonsense"}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
     for message, part in zip(
-        found, ["at most 2", "no text", "documents", "top_k", "4 columns", "nonsense", "nonsense"], strict=True
+        found, ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense"], strict=True
     ):
         assert part in message
         assert "Traceback" not in message

@@ -17,6 +17,7 @@ from starlette.routing import Mount, Route
 
 from rerank.errors import RerankError
 from rerank.serving.api_errors import ApiError, api_error_from_exception, error_documentation, error_response
+from rerank.serving.body_errors import invalid_body_error
 from rerank.serving.body_limit import BodyLimit
 from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
@@ -128,13 +129,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         request.state.is_tei = request.scope["path"] in SHARED_PATHS and dialect_of_body(error.body) == "tei"
-        problem = error.errors()[0]
-        # A body that is no JSON is a bad request; JSON with wrong fields cannot be processed.
-        status = 400 if problem["type"] in ("json_invalid", "model_attributes_type") else 422
-        where = ".".join(map(str, problem["loc"])) + (
-            " is at this character" if problem["type"] == "json_invalid" else ""
-        )
-        return error_response(request, ApiError(status, f"{where}: {problem['msg']}"))
+        return error_response(request, invalid_body_error(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -159,7 +159,7 @@ class Driver:
         options = options or ListOptions()
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
-        strategy = options.strategy or self._strategy
+        strategy: Callable[[Ranking], Plan] = options.strategy or self._strategy
         if not has_query:
             strategy = _driver_plan_without_windows
         elif self._scores_single and len(shown) == 1:

@@ -9,16 +9,19 @@ from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import Field
 from starlette.applications import Starlette
 
 from rerank.serving.api_errors import api_error_from_exception
+from rerank.serving.host_check import HostCheck
 from rerank.serving.key_check import KeyCheck
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.server_keys import ServerKeys
-from rerank.serving.unexpected_errors import log_unexpected_error
+from rerank.serving.settings import ServerSettings
+from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 from rerank.tasks.dialects.question import GivenDocument
 
@@ -47,19 +50,24 @@ def create_mcp_server(
     return server
 
 
-def create_mcp_http_app(
-    server: MCPServer[Any], keys: ServerKeys, *, host: str = "127.0.0.1", max_body_bytes: int
-) -> Starlette:
+def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: ServerSettings | None = None) -> Starlette:
     """Return an application that serves the tools at ``/mcp`` by streamable HTTP.
 
     Args:
         server: The server.
-        keys: The keys that clients may use.
-        host: Address to listen on. On loopback, requests for other host names are refused.
-        max_body_bytes: Maximum size of a request body.
+        keys: The keys that clients may use; without any, requests to foreign host names are refused.
+        settings: Names of the server and its limit on bodies.
     """
-    app = server.streamable_http_app(host=host, stateless_http=True, max_request_body_size=max_body_bytes)
+    settings = settings or ServerSettings()
+    app = server.streamable_http_app(
+        stateless_http=True,
+        max_request_body_size=settings.max_body_bytes,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # `HostCheck` does it
+    )
     app.add_middleware(KeyCheck, keys=keys)
+    if not keys.digests:
+        app.add_middleware(HostCheck, names=settings.allowed_hosts)
+    app.add_middleware(UnexpectedErrors)
     return app
 
 

@@ -7,6 +7,7 @@ import time
 from fastapi import FastAPI, Request, Response
 
 from rerank.reranker.relevance_scores import RANK_BASED, compute_pair_scores
+from rerank.serving.api_errors import error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.rerank_routes import add_warnings_header
@@ -24,8 +25,8 @@ _RANKS_OF_QUERIES = (
 def add_score_routes(app: FastAPI, service: RankingService) -> None:
     """Add the endpoint to the application."""
 
-    @app.post("/score", summary="Scores of pairs, as vLLM")
-    @app.post("/v1/score", summary="Scores of pairs, as vLLM")
+    @app.post("/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
+    @app.post("/v1/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
     async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
         work = _score_pairs(service, body, request.state.client)
         found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)

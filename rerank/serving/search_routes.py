@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 from rerank.collections.base.corpus import Corpus
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
+from rerank.serving.api_errors import error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
@@ -87,7 +88,12 @@ def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQues
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
     """Add the endpoint to the application."""
 
-    @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
+    @app.post(
+        "/v1/search",
+        summary="Retrieve and rerank",
+        response_model_exclude_none=True,
+        responses=error_documentation(),
+    )
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
         work = search_and_rerank(service, search, body, request.state.client)
         return await run_while_connected(request, work, timeout=service.settings.timeout)

@@ -26,10 +26,11 @@ pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from rerank.serving.mcp_server import create_mcp_server
+from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
 from rerank.serving.opening import create_ranking_service
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch
+from rerank.serving.server_keys import ServerKeys
 from rerank.serving.settings import ServerSettings
 
 DOCS = ["snow falls", {"text": "rain falls"}, "the sun shines"]
@@ -216,8 +217,17 @@ def test_all_tools_over_http(http_address: Callable[[], str]) -> None:
     run(use())
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     assert httpx2.post(url, json=message).status_code == 401
-    headers = {"Authorization": "Bearer key", "Host": "evil.example", "Accept": "application/json, text/event-stream"}
-    assert httpx2.post(url, json=message, headers=headers).status_code == 421
+
+
+@pytest.mark.enable_socket
+def test_http_without_keys_refuses_foreign_host_names(address: Callable[..., str]) -> None:
+    server = create_mcp_server(create_ranking_service(Reranker.from_pretrained("fake:reversed")))
+    app = create_mcp_http_app(server, ServerKeys(), ServerSettings(allowed_hosts=("rerank.example",)))
+    url = f"{address(app)}/mcp"
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    for host, status in (("evil.example", 421), ("rerank.example", 200), ("localhost", 200)):
+        headers = {"Host": host, "Accept": "application/json, text/event-stream"}
+        assert httpx2.post(url, json=message, headers=headers).status_code == status
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

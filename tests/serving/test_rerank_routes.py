@@ -314,6 +314,12 @@ def test_keys(client: Client) -> None:
     assert opened.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/metrics", "/"])
+def test_head_is_answered_where_get_is(client: Client, path: str) -> None:
+    response = client().head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_status_pages(client: Client) -> None:
     opened = client()
     assert opened.get("/health").json() == {"status": "ok"}

@@ -46,8 +46,7 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are not truncated to the judge's limit on passages. If they do not fit in the context together, they are
-    divided among several prompts.
+    Documents are not truncated to the judge's limit on passages. Several prompts are sent if they do not fit in one.
 
     Args:
         judge: An attention judge.
@@ -77,15 +76,18 @@ def find_evidence(
     unit: EvidenceUnit = options.get("unit", "sentence")
     threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
     select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
-    # Ids do not matter here and may be repeated.
-    numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
-    windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
+    windows = judge.evidence_windows(Window(query, _numbered(documents))) if documents else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
-    if (usage := options.get("usage")) is not None:
-        for reply in replies:
-            usage.add_answer(reply)
+    usage = options.get("usage") or Usage()
+    for reply in replies:
+        usage.add_answer(reply)
     return [
         select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
         for units in judge.evidence(window, reply, unit)
     ]
+
+
+def _numbered(documents: Sequence[Document]) -> tuple[Document, ...]:
+    """Return the documents with their positions as ids: ids do not matter here and may be repeated."""
+    return tuple(replace(document, id=str(index)) for index, document in enumerate(documents))

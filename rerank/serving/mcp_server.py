@@ -23,7 +23,6 @@ from rerank.serving.server_keys import ServerKeys
 from rerank.serving.settings import ServerSettings
 from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
-from rerank.tasks.dialects.question import GivenDocument
 
 T = TypeVar("T")
 
@@ -75,11 +74,11 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
     @server.tool()
     async def rerank(
         query: Annotated[str, Field(description="What the documents should be relevant to.")],
-        documents: Annotated[list[GivenDocument], Field(description="Texts, or objects with a field text.")],
+        documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
         top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
     ) -> CohereResponse:
         """Order documents by their relevance to a query, best first; index is the position in the given list."""
-        body = CohereRequest(query=query, documents=documents, top_n=top_n, return_documents=True)
+        body = CohereRequest(query=query, documents=[*documents], top_n=top_n, return_documents=True)
 
         async def answer() -> CohereResponse:
             return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))

@@ -83,8 +83,8 @@ class _AnnouncingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish accepted requests after the first signal, and answer them with 503 after the second one."""
         stop = self._answer_at_once if self.should_exit else self._report_unfinished
-        self._captured_signals.append(sig)
-        self.should_exit = True
+        super().handle_exit(sig, frame)
+        self.force_exit = False  # it would leave requests without an answer
         asyncio.get_running_loop().call_soon_threadsafe(stop)  # a signal may interrupt anything, also logging
 
     def _report_unfinished(self) -> None:

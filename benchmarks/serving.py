@@ -170,10 +170,10 @@ def serve_shared_cost() -> None:
     from rerank import Reranker
     from rerank.serving.app import create_server_app
     from rerank.serving.opening import create_ranking_service
-    from rerank.serving.running import run_server
+    from rerank.serving.running import Listener, run_server
 
     app = create_server_app(create_ranking_service(Reranker.from_backend(SharedCost("reversed"), method="fullrank")))
-    run_server(app, host="127.0.0.1", port=0, announce=lambda line: print(line, flush=True))
+    run_server(app, Listener(), announce=lambda line: print(line, flush=True))
 
 
 def real_model_rate(model: str, requests: int) -> float:

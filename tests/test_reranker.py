@@ -140,6 +140,21 @@ def test_nothing_to_order_asks_nothing(documents: list[str]) -> None:
     assert sum(hits.windows.values()) == 0
 
 
+def test_a_single_document_gets_a_score_that_does_not_depend_on_others() -> None:
+    reranker = Reranker.from_backend(Fake("reversed"), method="pointwise")
+    (hit,) = reranker.rank("question", ["one text"])
+    assert hit.score is not None
+    assert [hits[0].score for hits in reranker.rank_many([("question", ["one text"])])] == [hit.score]
+    assert hit.score == {h.corpus_id: h.score for h in reranker.rank("question", ["other", "one text"])}[1]
+
+
+def test_a_single_document_is_not_judged_for_its_order() -> None:
+    reranker = Reranker.from_backend(Fake("reversed"), method="fullrank")
+    assert reranker.rank("question", ["one text"]).usage.calls == 0
+    pointwise = Reranker.from_backend(Fake("reversed"), method="pointwise")
+    assert pointwise.rank(" ", ["one text"]).usage.calls == 0
+
+
 @pytest.mark.parametrize("query", ["", "  \n"])
 def test_an_empty_query_keeps_the_order(query: str) -> None:
     backend = Fake("reversed")

@@ -161,6 +161,23 @@ def test_a_local_model_ends_at_the_next_batch_after_the_deadline() -> None:
     assert len(backend.batches) == 1
 
 
+@pytest.mark.parametrize("backend", [Fake("reversed"), FakeServer("reversed")])
+def test_a_deadline_that_passes_before_the_first_batch_asks_nothing(backend: Fake) -> None:
+    hits = Reranker.from_backend(backend, method="fullrank").rank("question", TEXTS, deadline=1e-6)
+    assert (order(hits), hits.expired, hits.usage.calls) == (list(range(20)), True, 0)
+    assert "deadline" in hits.notes[0]
+
+
+def test_a_complete_ranking_after_the_deadline_is_marked() -> None:
+    backend, reranker = local()
+    backend.delay = 0.3
+    backend.gate.set()
+    hits = reranker.rank("question", TEXTS[:4], deadline=0.2)
+    assert (order(hits), hits.expired) == ([3, 2, 1, 0], False)
+    assert "late" in hits.notes[0]
+    reranker.close()
+
+
 def test_a_cancelled_ranking_of_a_local_model_asks_nothing_more() -> None:
     backend, reranker = local()
 

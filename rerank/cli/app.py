@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rerank.cli import (
     anova,
@@ -33,6 +36,45 @@ from rerank.cli import (
     train,
     transfer,
 )
+from rerank.errors import UsageError, expected_value_of_fault
+
+
+class _RootGroup(TyperGroup):
+    """The root command. Wrong arguments raise errors of this package, which are printed in one line like all others."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the arguments of the root command."""
+        with _argument_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the arguments of a command and run it."""
+        with _argument_errors():
+            return super().invoke(ctx)
+
+
+#: Typer's base class of errors about arguments, whose module differs between versions.
+_ArgumentError: Any = typer.BadParameter.__base__
+
+
+@contextmanager
+def _argument_errors() -> Iterator[None]:
+    """Convert Typer's errors about arguments.
+
+    Raises:
+        UsageError: An argument or an option is wrong.
+    """
+    try:
+        yield
+    except _ArgumentError as error:
+        if not (message := error.format_message()):  # a group without a command, whose help has been printed
+            raise
+        command = error.ctx.command_path if error.ctx else "rerank"
+        # Typer passes on the words of pydantic.
+        found, _, reason = message.replace("Value error, ", "").partition(": Input should be ")
+        raise UsageError(
+            found, expected=expected_value_of_fault({"msg": reason}), remedy=f"Run: {command} -h"
+        ) from error
 
 
 def _normalize_command_line_flag(name: str) -> str:
@@ -42,6 +84,7 @@ def _normalize_command_line_flag(name: str) -> str:
 
 app = typer.Typer(
     name="rerank",
+    cls=_RootGroup,
     help="Rerank passages with large language models and measure whether the ranking improves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

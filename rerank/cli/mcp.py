@@ -51,7 +51,6 @@ def mcp_command(*, settings: dict[str, Any], mcp: McpOptions, server: ServerOpti
 
     check_serving_extra("mcp")
     from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
-    from rerank.serving.running import run_server
     from rerank.serving.server_keys import ServerKeys
 
     folders = mcp.run_folders()
@@ -63,13 +62,4 @@ def mcp_command(*, settings: dict[str, Any], mcp: McpOptions, server: ServerOpti
         if not mcp.http:
             tools.run("stdio")
             return
-        app = create_mcp_http_app(tools, keys, host=server.host, max_body_bytes=service.settings.max_body_bytes)
-        server.warn_if_open(has_keys=bool(keys.digests))
-        run_server(
-            app,
-            host=server.host,
-            port=server.port,
-            announce=lambda address: typer.echo(f"{address}/mcp"),
-            logs_requests=server.access_log,
-            trusts_proxy=server.trust_proxy,
-        )
+        server.run(create_mcp_http_app(tools, keys, service.settings), path="/mcp", has_keys=bool(keys.digests))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ from rerank.cli.output import print_note
 from rerank.cli.spec_options import with_ranker_command_options
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from rerank.serving.ranking_service import RankingService
     from rerank.serving.search_routes import CollectionSearch
     from rerank.serving.settings import ServerSettings
@@ -31,7 +34,8 @@ class ServerOptions:
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
     ] = 8080
     name: Annotated[
-        str | None, typer.Option(help="Name of the model in responses. (default: --model)", rich_help_panel=_SERVER)
+        str | None,
+        typer.Option(help="Name of the model in responses. (default: --model+--adapter)", rich_help_panel=_SERVER),
     ] = None
     keys_file: Annotated[
         Path | None,
@@ -58,6 +62,17 @@ class ServerOptions:
         ),
     ] = False
 
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name under which clients without keys reach the server, besides localhost; repeatable, * for all.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Most open connections; others get 503.", rich_help_panel=_SERVER)
+    ] = 512
+
     def open_search(self) -> CollectionSearch | None:
         """Open the collection to search, if there is one."""
         from rerank.serving.opening import ServedCollection
@@ -66,10 +81,35 @@ class ServerOptions:
             ServedCollection(selector=self.collection, first_stage=self.first_stage).open() if self.collection else None
         )
 
-    def warn_if_open(self, *, has_keys: bool) -> None:
-        """Print a note if everybody on the network may use the server."""
-        if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
-            print_note(f"Everybody who reaches {self.host} may use this server; RERANK_SERVER_KEYS requires keys")
+    def settings(self, limits: LimitOptions, name: str) -> ServerSettings:
+        """Return the settings of a server with this name if ``--name`` gives none."""
+        # Only this machine can be meant by the address that it listens on, and by its own name.
+        names = (*(self.allowed_host or ()), self.host, gethostname())
+        return replace(limits.settings(self.name or name), allowed_hosts=names)
+
+    def run(self, app: Starlette, *, has_keys: bool, path: str = "") -> None:
+        """Serve an application until a signal stops it. The address of ``path`` is printed when it is ready.
+
+        Args:
+            app: The application.
+            has_keys: Whether clients need keys; if not, and others may reach the server, a note says so.
+            path: The path of the application.
+        """
+        from rerank.serving.running import Listener, run_server
+
+        def announce(address: str) -> None:
+            if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
+                print_note(f"Everybody who reaches {self.host} may use this server; RERANK_SERVER_KEYS requires keys")
+            typer.echo(f"{address}{path}")
+
+        listener = Listener(
+            host=self.host,
+            port=self.port,
+            max_connections=self.max_connections,
+            logs_requests=self.access_log,
+            trusts_proxy=self.trust_proxy,
+        )
+        run_server(app, listener, announce=announce)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +157,17 @@ class LimitOptions:
         )
 
 
+def served_name(settings: Mapping[str, Any]) -> str:
+    """Return the name of a ranker in responses: the model and the adapter of the command line."""
+    return "+".join(filter(None, (settings.get("model"), settings.get("adapter")))) or "listrank"
+
+
 def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limits: LimitOptions) -> RankingService:
     """Return the service for the ranker of a command line."""
     from rerank.serving.opening import open_ranking_service
 
-    name = server.name or settings.get("model") or settings.get("adapter") or "listrank"
-    return open_ranking_service(
-        settings, limits.settings(name), uses_cache=server.cache, max_total_tokens=limits.max_total_tokens
-    )
+    named = server.settings(limits, served_name(settings))
+    return open_ranking_service(settings, named, uses_cache=server.cache, max_total_tokens=limits.max_total_tokens)
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -157,19 +200,10 @@ def serve_command(
 
     check_serving_extra("serve")
     from rerank.serving.app import create_server_app
-    from rerank.serving.running import run_server
     from rerank.serving.server_keys import ServerKeys
 
     keys = ServerKeys.load(server.keys_file)
     service = open_served_ranker(settings, server, limits)
     app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
     service.reranker.warm_up()  # a model that cannot be reached is an error of this command
-    server.warn_if_open(has_keys=bool(keys.digests))
-    run_server(
-        app,
-        host=server.host,
-        port=server.port,
-        announce=typer.echo,
-        logs_requests=server.access_log,
-        trusts_proxy=server.trust_proxy,
-    )
+    server.run(app, has_keys=bool(keys.digests))

@@ -3,41 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rerank.errors import UnknownNameError, UsageError
 from rerank.integrations.framework_reranker import FrameworkReranker
+from rerank.reranker.relevance_scores import compute_pair_scores
+
+
+class CrossEncoderOptions(TypedDict, total=False):
+    """Arguments of sentence-transformers' methods besides the texts, so that calls need not be changed.
+
+    Attributes:
+        batch_size: Accepted without effect: the model's own batch size applies.
+        show_progress_bar: Accepted without effect: there is no progress bar.
+        num_workers: Accepted without effect.
+        convert_to_numpy: Whether scores are numpy numbers (the default) or Python numbers, in a list.
+        convert_to_tensor: Whether scores are tensors of torch; takes precedence over ``convert_to_numpy``.
+    """
+
+    batch_size: int
+    show_progress_bar: bool | None
+    num_workers: int
+    convert_to_numpy: bool
+    convert_to_tensor: bool
 
 
 class RerankerCrossEncoder(FrameworkReranker):
     """A reranker with the methods ``rank`` and ``predict`` of `sentence_transformers.CrossEncoder`."""
 
+    def __init__(self, model: str | None = None, /, **fields: Any) -> None:
+        """Take the model by position, as sentence-transformers does, or by name."""
+        super().__init__(**fields if model is None else {"model": model, **fields})
+
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, return_documents: bool = False
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        **options: Unpack[CrossEncoderOptions],
     ) -> list[dict[str, Any]]:
-        """Return one mapping per document, best first, with ``corpus_id``, ``score`` and, if asked, ``text``."""
+        """Return one mapping per document, best first, with ``corpus_id``, ``score`` and, if asked, ``text``.
+
+        Raises:
+            UsageError: An option would change the scores.
+            UnknownNameError: There is no such option.
+        """
+        _check_options(options)
         return [
             {"corpus_id": position, "score": score, **({"text": documents[position]} if return_documents else {})}
             for position, score in self.rank_positions(query, documents, top_k)
         ]
 
-    def predict(self, sentences: Sequence[tuple[str, str]] | tuple[str, str]) -> NDArray[np.float64] | np.float64:
-        """Return the relevance score of each pair of a query and a document, in the order of the pairs.
+    def predict(
+        self, sentences: Sequence[tuple[str, str]] | tuple[str, str], **options: Unpack[CrossEncoderOptions]
+    ) -> Any:
+        """Return the score of each pair of a query and a document, in the order of the pairs.
 
-        The documents of a query are ranked together, and a single pair gets a single score. Without a calibration,
-        scores of different queries have no common scale. Every pair gets a score, whatever ``top_n`` and
+        The documents of a query are ranked together, and a single pair gets a single score. Scores are calibrated
+        probabilities, or else the method's own scores if these do not depend on other documents. Otherwise they are
+        1 / rank, and those of different queries have no common scale. Every pair gets a score, whatever ``top_n`` and
         ``threshold`` are.
+
+        Returns:
+            An array of shape (pairs,) or a number, in the form that the options ask for.
+
+        Raises:
+            UsageError: An option would change the scores.
+            UnknownNameError: There is no such option.
         """
+        _check_options(options)
         is_pair = len(sentences) > 0 and isinstance(sentences[0], str)
         pairs = cast(Sequence[tuple[str, str]], [sentences] if is_pair else sentences)
         rows: dict[str, list[int]] = {}
         for row, (query, _) in enumerate(pairs):
             rows.setdefault(query, []).append(row)
+        lists = list(self.open_reranker().rank_many((query, [pairs[row][1] for row in rows[query]]) for query in rows))
         scores = np.zeros(len(pairs))
-        lists = [(query, [pairs[row][1] for row in rows[query]]) for query in rows]
-        for query, positions in zip(rows, self.rank_many_positions(lists, is_cut=False), strict=True):
-            for position, score in positions:
-                scores[rows[query][position]] = score
-        return scores[0] if is_pair else scores
+        for query_rows, hits, hit_scores in zip(rows.values(), lists, compute_pair_scores(lists)[0], strict=True):
+            for hit, score in zip(hits, hit_scores, strict=True):
+                scores[query_rows[hit.corpus_id]] = score
+        found = scores[0] if is_pair else scores
+        if options.get("convert_to_tensor"):
+            import torch
+
+            return torch.as_tensor(found)
+        return found if options.get("convert_to_numpy", True) else found.tolist()
+
+
+def _check_options(options: CrossEncoderOptions) -> None:
+    for name in options:
+        if name in ("activation_fn", "activation_fct", "apply_softmax"):
+            raise UsageError(
+                f"{name} for a reranker",
+                expected="the scores as they are",
+                remedy="Pass calibration= in settings for probabilities",
+            )
+        if name not in CrossEncoderOptions.__annotations__:
+            raise UnknownNameError("option of a cross-encoder", name, list(CrossEncoderOptions.__annotations__))

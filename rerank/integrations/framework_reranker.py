@@ -133,17 +133,9 @@ class FrameworkReranker(BaseModel):
         reranker = await asyncio.to_thread(self.open_reranker)
         return _scored_positions(await reranker.arank(query, documents, **self._options(top_n)))
 
-    def rank_many_positions(
-        self, lists: Iterable[tuple[str, Sequence[DocumentLike]]], *, is_cut: bool = True
-    ) -> Iterator[RankedPositions]:
-        """Rank the documents of many queries, and yield the results in the order of the queries.
-
-        Args:
-            lists: Queries with their documents.
-            is_cut: Whether ``top_n`` and ``threshold`` apply.
-        """
-        options = self._options(None) if is_cut else {}
-        return map(_scored_positions, self.open_reranker().rank_many(lists, **options))
+    def rank_many_positions(self, lists: Iterable[tuple[str, Sequence[DocumentLike]]]) -> Iterator[RankedPositions]:
+        """Rank the documents of many queries, and yield the results in the order of the queries."""
+        return map(_scored_positions, self.open_reranker().rank_many(lists, **self._options(None)))
 
     def describe_model(self) -> str:
         """Return the name of the model."""

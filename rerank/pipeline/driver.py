@@ -75,6 +75,11 @@ class Ticket:
     position: int
     _window: _OpenWindow
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its ranking has ended, so that nobody waits for the reply."""
+        return self._window.owner.closed
+
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _OpenRanking:
@@ -116,6 +121,8 @@ class Driver:
         passages: Divides documents into passages for the judge; None shows whole documents.
         lookahead: Number of batches to render ahead, so that their requests can be sorted before they are handed out.
         sort_key: Sort key for rendered requests; None hands them out in the order of their windows.
+        scores_single: Whether a document that is alone in its list is judged, if its score does not depend on others.
+            Strategies yield no windows for it, since it has no order.
     """
 
     def __init__(
@@ -126,8 +133,10 @@ class Driver:
         passages: DocumentSplitter | None = None,
         lookahead: int = 1,
         sort_key: Callable[[Request], Any] | None = None,
+        scores_single: bool = False,
     ) -> None:
         """Start without rankings."""
+        self._scores_single = scores_single and judge.score_kind is not None and judge.score_kind.scope == "absolute"
         self._strategy, self._judge, self._passages = strategy, judge, passages
         self._lookahead, self._sort_key = lookahead, sort_key
         self._open: dict[int, _OpenRanking] = {}
@@ -150,12 +159,19 @@ class Driver:
         options = options or ListOptions()
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
+        strategy: Callable[[Ranking], Plan] = options.strategy or self._strategy
+        if not has_query:
+            strategy = _driver_plan_without_windows
+        elif self._scores_single and len(shown) == 1:
+            strategy = _driver_plan_for_single_document
         splitter = WindowSplitter()
-        plan = splitter(
-            (options.strategy or self._strategy)(shown) if has_query else _driver_plan_without_windows(shown)
-        )
         state = _OpenRanking(
-            key=next(self._keys), given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter
+            key=next(self._keys),
+            given=ranking,
+            shown=shown,
+            top_k=options.top_k,
+            plan=splitter(strategy(shown)),
+            splitter=splitter,
         )
         self._open[state.key] = state
         self._advance(state, None)
@@ -163,7 +179,7 @@ class Driver:
 
     def next_requests(self, n: int) -> list[Ticket]:
         """Return up to ``n`` requests that are due; fewer if the next ones depend on replies that are still missing."""
-        self._ready = deque(ticket for ticket in self._ready if not ticket._window.owner.closed)
+        self._ready = deque(ticket for ticket in self._ready if not ticket.is_closed)
         if len(self._ready) < n:
             self._render(n)
         return [self._ready.popleft() for _ in range(min(n, len(self._ready)))]
@@ -175,9 +191,7 @@ class Driver:
         if state.closed:
             return
         open_window.replies[ticket.position] = reply
-        if reply.finish != "error":
-            # A reply from a log costs nothing again: it counts as a call without tokens.
-            state.usage.add(Reply() if reply.reused else reply, reused=reply.reused)
+        state.usage.add_answer(reply)
         replies = [received for received in open_window.replies if received is not None]
         if len(replies) == len(open_window.replies):
             self._judge_window(open_window, replies)
@@ -322,6 +336,12 @@ class Driver:
 def _driver_plan_without_windows(ranking: Ranking) -> Plan:
     """Return a plan that judges no windows and keeps the order."""
     yield from ()
+    return ranking
+
+
+def _driver_plan_for_single_document(ranking: Ranking) -> Plan:
+    """Return a plan that judges the whole list as one window, for the score of its only document."""
+    yield [Window(ranking.query, ranking.docs)]
     return ranking
 
 

@@ -16,6 +16,7 @@ from rerank.judges.attention.evidence import (
     select_attention_judge_evidence,
 )
 from rerank.tasks import Backend
+from rerank.tasks.usage import Usage
 from rerank.types import Document, Query, Window
 
 
@@ -27,11 +28,13 @@ class EvidenceOptions(TypedDict, total=False):
         threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. With
             None, every unit is a span of its own, as for a map of the text.
         max_spans: Maximum number of spans per document; None, the default, for all.
+        usage: Totals to which the cost of the requests is added; None, the default, for no totals.
     """
 
     unit: EvidenceUnit
     threshold: float | None
     max_spans: int | None
+    usage: Usage | None
 
 
 def find_evidence(
@@ -43,15 +46,14 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are not truncated to the judge's limit on passages. If they do not fit in the context together, they are
-    divided among several prompts.
+    Documents are not truncated to the judge's limit on passages. Several prompts are sent if they do not fit in one.
 
     Args:
         judge: An attention judge.
         backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
+        **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
 
     Returns:
         One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
@@ -74,12 +76,18 @@ def find_evidence(
     unit: EvidenceUnit = options.get("unit", "sentence")
     threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
     select_attention_judge_evidence((), threshold=threshold, max_spans=max_spans)  # checks the settings
-    # Ids do not matter here and may be repeated.
-    numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
-    windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
+    windows = judge.evidence_windows(Window(query, _numbered(documents))) if documents else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
+    usage = options.get("usage") or Usage()
+    for reply in replies:
+        usage.add_answer(reply)
     return [
         select_attention_judge_evidence(units, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
         for units in judge.evidence(window, reply, unit)
     ]
+
+
+def _numbered(documents: Sequence[Document]) -> tuple[Document, ...]:
+    """Return the documents with their positions as ids: ids do not matter here and may be repeated."""
+    return tuple(replace(document, id=str(index)) for index, document in enumerate(documents))

@@ -43,14 +43,15 @@ async def drive_ranking_over_network(
     deadline = options.deadline if options else None
     try:
         while True:
-            for ticket in driver.next_requests(backend.batch_size - len(tasks)):
-                tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
-            if not tasks:
-                break
+            tickets = driver.next_requests(backend.batch_size - len(tasks))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                driver.expire(key)
+            if left != 0:  # rendering takes time; what cannot be answered by the deadline is not sent
+                for ticket in tickets:
+                    tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
+            if tasks:
+                done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks or not done:
+                driver.expire(key)  # without effect if the ranking has finished
                 break
             if any(task.exception() for task in done):  # other requests may be billed: await and log them
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())

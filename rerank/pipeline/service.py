@@ -131,7 +131,9 @@ class LocalService:
         lane = lanes.popleft()
         lanes.append(lane)
         try:
-            if tickets := lane.driver.next_requests(self._batch_size):
+            tickets = lane.driver.next_requests(self._batch_size)
+            self._drop_ended(lane)  # while a ranking waited and its prompts were rendered, its deadline may have passed
+            if tickets := [ticket for ticket in tickets if not ticket.is_closed]:
                 replies = self._backend.generate([ticket.request for ticket in tickets])
                 for ticket, reply in zip(tickets, replies, strict=True):
                     lane.driver.put(ticket, reply)

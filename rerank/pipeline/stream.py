@@ -82,23 +82,32 @@ class Ranker:
         judge: Makes the requests of a window and reads the replies.
         passages: Divides documents into passages for the judge; None shows whole documents.
         top_k: Number of documents to rerank; the others keep their input order. None for all.
+        scores_single: Whether a document that is alone in its list is judged for its score, as in `Driver`.
     """
 
     strategy: Strategy
     judge: Judge
     passages: DocumentSplitter | None = None
     top_k: int | None = None
+    scores_single: bool = False
 
     def driver(self, backend: Backend) -> Driver:
         """Return a driver without rankings; prompts for a model in this process are sorted by length or beginning."""
         if isinstance(backend, AsyncBackend):
-            return Driver(self.strategy, self.judge, passages=self.passages)
+            return self.arrival_driver()
         order = driver_sort_key_by_prefix if getattr(backend, "caches_prefixes", False) else driver_sort_key_by_length
-        return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=order)
+        return Driver(
+            self.strategy,
+            self.judge,
+            passages=self.passages,
+            lookahead=LOOKAHEAD,
+            sort_key=order,
+            scores_single=self.scores_single,
+        )
 
     def arrival_driver(self) -> Driver:
         """Return a driver without rankings that hands out requests in order of arrival, as a service needs."""
-        return Driver(self.strategy, self.judge, passages=self.passages)
+        return Driver(self.strategy, self.judge, passages=self.passages, scores_single=self.scores_single)
 
 
 def drive_ranking_stream(

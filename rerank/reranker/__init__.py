@@ -160,8 +160,9 @@ class Reranker(RunTransformer):
         """Rank documents for a query.
 
         Ids do not affect the ranking and may repeat. A document without an id gets its position as id. The position of
-        a hit in the input is ``hit.corpus_id``. An empty query keeps the input order. If a window failed or the
-        deadline passed, ``hits.notes`` says so, and one warning without texts is logged.
+        a hit in the input is ``hit.corpus_id``. An empty query keeps the input order. A single document is judged if
+        its score does not depend on other documents. If a window failed or the deadline passed, ``hits.notes`` says
+        so, and one warning without texts is logged.
 
         Args:
             query: The query.
@@ -239,7 +240,7 @@ class Reranker(RunTransformer):
         Args:
             query: The query.
             documents: The documents.
-            **options: ``unit``, ``threshold`` and ``max_spans``; see `EvidenceOptions`.
+            **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
 
         Returns:
             One tuple of spans per document, in the given order. A span has a start and an end, in code points of the
@@ -256,7 +257,8 @@ class Reranker(RunTransformer):
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""
         self.warm_up()
-        ranked_lists = drive_ranking_stream(run.values(), self._ranker(None), self.backend)
+        ranker = replace(self._ranker(None), scores_single=False)  # a run has no scores of the judge
+        ranked_lists = drive_ranking_stream(run.values(), ranker, self.backend)
         rankings = []
         for ranked in ranked_lists:
             report_reranker_ranking(ranked, self.judge, self.on_failure)
@@ -360,10 +362,10 @@ class Reranker(RunTransformer):
         top_k = min((k for k in (top_k, self.top_k) if k), default=None)
         if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
             strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
-        return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k)
+        return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k, scores_single=True)
 
     def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
-        report = report_reranker_ranking(ranked, self.judge, asked.on_failure)
+        report = report_reranker_ranking(ranked, self.judge, asked.on_failure, asked.deadline)
         positions = [int(doc.id) for doc in ranked.ranking.docs]
         relevance: Sequence[float | None] = [None] * len(positions)
         if self.calibration is not None and positions:

@@ -79,6 +79,7 @@ class RankingReport:
     Attributes:
         windows: Number of judged windows per status, such as ``ok`` or ``error``.
         score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge gives no scores.
+        has_absolute_scores: Whether scores can be compared with those of other lists.
         usage: Number of calls, tokens and seconds; replies from a cache count only as calls.
         cost: Cost in US dollars; None if the price is unknown.
         cut: How much was cut off the documents.
@@ -90,6 +91,7 @@ class RankingReport:
 
     windows: Mapping[str, int] = field(default_factory=dict)
     score_kind: str = ""
+    has_absolute_scores: bool = False
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
     cut: Cut = field(default_factory=Cut)

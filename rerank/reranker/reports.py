@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from rerank.errors import PartialFailureError
 from rerank.judges import FAILURES, PromptJudge
@@ -14,13 +15,16 @@ from rerank.reranker.hits import Cut, RankingReport
 _log = logging.getLogger("rerank.reranker")
 
 
-def report_reranker_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure) -> RankingReport:
+def report_reranker_ranking(
+    ranked: RankedList, judge: PromptJudge, on_failure: OnFailure, deadline: float | None = None
+) -> RankingReport:
     """Return the report on a ranking; if windows failed or the deadline passed, log one warning.
 
     Args:
         ranked: The ranking.
         judge: The judge of its windows.
         on_failure: What happens if a window failed.
+        deadline: `time.monotonic` value of the deadline; None for no deadline.
 
     Raises:
         PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
@@ -41,10 +45,13 @@ def report_reranker_ranking(ranked: RankedList, judge: PromptJudge, on_failure: 
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
     if ranked.ranking.query.instruction and not judge.template.takes_instruction:
         remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None
+    if deadline is not None and not ranked.expired and time.monotonic() > deadline:
+        remarks["The ranking is complete but late: the deadline passed during the last batch of the model"] = None
     model = judge.backend.identity.get("model", "")
     return RankingReport(
         windows=windows,
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
+        has_absolute_scores=ranked.score_kind is not None and ranked.score_kind.scope == "absolute",
         usage=ranked.usage,
         cost=compute_cost_by_model_name(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ _TYPES = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "request_too_large",
+    421: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable",
@@ -43,17 +44,20 @@ _TEI_TYPES: Mapping[int, Literal["Validation", "Overloaded"]] = {
     429: "Overloaded",
 }
 
-#: Status -> when it is answered. FastAPI itself answers 404 and 405.
+#: Status -> when an endpoint that ranks answers it. FastAPI itself answers 404 and 405.
 _DESCRIPTIONS = {
     400: "The body is no JSON object",
     401: "The key is missing or wrong",
     413: "The body, the number of documents or of tokens exceeds a limit of the server",
+    421: "The header Host or Origin names another host",
     422: "A field is missing or invalid",
     429: "Too many requests are waiting; Retry-After says when to try again",
     500: "The server failed unexpectedly",
-    503: "The model failed, or the server is stopping",
+    503: "The model failed, the server is stopping, or too many connections are open",
     504: "The model did not answer in time",
 }
+#: Statuses of endpoints that only read what the server knows.
+READING_ERRORS = (401, 421, 500, 503)
 
 
 @dataclass(eq=False)
@@ -123,10 +127,18 @@ def error_response(request: Request, error: ApiError) -> JSONResponse:
     return JSONResponse(body.model_dump(), error.status, dict(error.headers))
 
 
-def error_documentation(shape: Any) -> dict[int | str, dict[str, Any]]:
+def error_documentation(
+    shape: Any = CommonError, statuses: Iterable[int] = tuple(_DESCRIPTIONS)
+) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of an endpoint for the OpenAPI description.
 
     Args:
         shape: The body of the endpoint's errors, or a union of bodies.
+        statuses: The statuses of its errors; by default those of endpoints that ask the model.
     """
-    return {status: {"model": shape, "description": description} for status, description in _DESCRIPTIONS.items()}
+    return {status: {"model": shape, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def server_stopping_error() -> ApiError:
+    """Return the error for accepted requests that a stopping server does not finish."""
+    return ApiError(503, "The server is stopping; try again later", {"Retry-After": "10"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,15 +13,25 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 
 from rerank.errors import RerankError
-from rerank.serving.api_errors import ApiError, api_error_from_exception, error_documentation, error_response
+from rerank.serving.api_description import describe_server_access
+from rerank.serving.api_errors import (
+    READING_ERRORS,
+    ApiError,
+    api_error_from_exception,
+    error_documentation,
+    error_response,
+)
+from rerank.serving.body_errors import invalid_body_error
 from rerank.serving.body_limit import BodyLimit
 from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
 from rerank.serving.fair_queue import QueueFullError
+from rerank.serving.host_check import HostCheck
 from rerank.serving.key_check import KeyCheck
 from rerank.serving.playground_routes import add_playground_routes
 from rerank.serving.playground_service import PlaygroundService
@@ -31,12 +42,13 @@ from rerank.serving.score_routes import add_score_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.server_keys import ServerKeys
 from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
-from rerank.tasks.dialects.errors import CommonError
 
 _LOG = logging.getLogger(__name__)
 
 #: Seconds for which a stopping server waits for a model that does not end its batch.
 _CLOSING = 10.0
+#: Seconds between two looks at whether it has ended.
+_POLLING = 0.02
 
 
 def create_server_app(
@@ -59,11 +71,10 @@ def create_server_app(
         version=version("listrank"),
         lifespan=_lifespan(service),
         redirect_slashes=False,
-        responses=error_documentation(CommonError),
         docs_url=None,  # its page loads scripts of another site
         redoc_url=None,
     )
-    app.state.is_ready = False
+    app.state.is_ready = app.state.is_hurried = False
     app.state.stopping = asyncio.Event()
     add_rerank_routes(app, service)
     add_score_routes(app, service)
@@ -73,9 +84,14 @@ def create_server_app(
     if has_playground:
         add_playground_routes(app, PlaygroundService(service=service, search=search))
     _add_status_routes(app, service)
+    _add_head_routes(app)
     _add_error_handlers(app)
+    keys = keys or ServerKeys()
+    describe_server_access(app, has_keys=bool(keys.digests))
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
-    app.add_middleware(KeyCheck, keys=keys or ServerKeys())
+    app.add_middleware(KeyCheck, keys=keys)
+    if not keys.digests:
+        app.add_middleware(HostCheck, names=service.settings.allowed_hosts)
     app.add_middleware(UnexpectedErrors)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
     app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
@@ -91,19 +107,25 @@ def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
         app.state.is_ready = False
         closing = threading.Thread(target=service.reranker.close, daemon=True)
         closing.start()
-        await asyncio.to_thread(closing.join, _CLOSING)
-        if closing.is_alive():
+        end = time.monotonic() + _CLOSING
+        while closing.is_alive() and time.monotonic() < end and not app.state.is_hurried:
+            await asyncio.sleep(_POLLING)
+        if closing.is_alive() and not app.state.is_hurried:
             _LOG.warning("The model did not end its batch within %g s; it is abandoned", _CLOSING)
 
     return lifespan
 
 
 def _add_status_routes(app: FastAPI, service: RankingService) -> None:
-    @app.get("/health", summary="Whether the server runs")
+    @app.get("/health", summary="Whether the server runs", responses=error_documentation(statuses=(503,)))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", summary="Whether the model is loaded and requests are accepted")
+    @app.get(
+        "/ready",
+        summary="Whether the model is loaded and requests are accepted",
+        responses=error_documentation(statuses=(503,)),
+    )
     async def ready() -> dict[str, str]:
         if not app.state.is_ready:
             raise ApiError(503, "The model is not loaded")
@@ -113,28 +135,32 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
         "/metrics",
         summary="Metrics in the format of Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            **error_documentation(statuses=READING_ERRORS),
+        },
     )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models", summary="The model that answers")
+    @app.get("/v1/models", summary="The model that answers", responses=error_documentation(statuses=READING_ERRORS))
     async def models() -> dict[str, Any]:
         model = {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "listrank"}
         return {"object": "list", "data": [model]}
+
+
+def _add_head_routes(app: FastAPI) -> None:
+    """Answer HEAD wherever GET is answered, as HTTP demands; health checks use it."""
+    for route in list(app.routes):
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         request.state.is_tei = request.scope["path"] in SHARED_PATHS and dialect_of_body(error.body) == "tei"
-        problem = error.errors()[0]
-        # A body that is no JSON is a bad request; JSON with wrong fields cannot be processed.
-        status = 400 if problem["type"] in ("json_invalid", "model_attributes_type") else 422
-        where = ".".join(map(str, problem["loc"])) + (
-            " is at this character" if problem["type"] == "json_invalid" else ""
-        )
-        return error_response(request, ApiError(status, f"{where}: {problem['msg']}"))
+        return error_response(request, invalid_body_error(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

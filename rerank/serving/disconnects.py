@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from rerank.serving.api_errors import ApiError
+from rerank.serving.api_errors import ApiError, server_stopping_error
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ async def run_while_connected(request: Request, work: Coroutine[object, object, 
         if leaving.done():
             raise ClientLeftError
         if stopping.done():
-            raise ApiError(503, "The server is stopping; try again later", {"Retry-After": "10"})
+            raise server_stopping_error()
         raise ApiError(504, f"No answer after {timeout:g} s, counting the wait for a turn; send fewer documents")
     finally:
         leaving.cancel()

@@ -9,7 +9,7 @@ from rerank.serving.api_errors import ApiError, error_response
 from rerank.serving.server_keys import ServerKeys
 
 #: Paths that need no key: they tell whether the server runs, and the playground's own files contain no data.
-_OPEN_PATHS = frozenset({"/", "/health", "/ready", "/playground.css", "/playground.js"})
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/playground.css", "/playground.js"})
 
 
 class KeyCheck:
@@ -32,7 +32,7 @@ class KeyCheck:
         request = Request(scope)
         address = request.client.host if request.client else ""
         client = self._keys.client(request.headers.get("authorization", ""), address)
-        if client is None and scope["path"] not in _OPEN_PATHS:
+        if client is None and scope["path"] not in OPEN_PATHS:
             error = ApiError(
                 401, "The key is missing or wrong; expected Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
             )

@@ -9,18 +9,20 @@ from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import Field
 from starlette.applications import Starlette
 
 from rerank.serving.api_errors import api_error_from_exception
+from rerank.serving.host_check import HostCheck
 from rerank.serving.key_check import KeyCheck
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.server_keys import ServerKeys
-from rerank.serving.unexpected_errors import log_unexpected_error
+from rerank.serving.settings import ServerSettings
+from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
-from rerank.tasks.dialects.question import GivenDocument
 
 T = TypeVar("T")
 
@@ -47,19 +49,24 @@ def create_mcp_server(
     return server
 
 
-def create_mcp_http_app(
-    server: MCPServer[Any], keys: ServerKeys, *, host: str = "127.0.0.1", max_body_bytes: int
-) -> Starlette:
+def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: ServerSettings | None = None) -> Starlette:
     """Return an application that serves the tools at ``/mcp`` by streamable HTTP.
 
     Args:
         server: The server.
-        keys: The keys that clients may use.
-        host: Address to listen on. On loopback, requests for other host names are refused.
-        max_body_bytes: Maximum size of a request body.
+        keys: The keys that clients may use; without any, requests to foreign host names are refused.
+        settings: Names of the server and its limit on bodies.
     """
-    app = server.streamable_http_app(host=host, stateless_http=True, max_request_body_size=max_body_bytes)
+    settings = settings or ServerSettings()
+    app = server.streamable_http_app(
+        stateless_http=True,
+        max_request_body_size=settings.max_body_bytes,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # `HostCheck` does it
+    )
     app.add_middleware(KeyCheck, keys=keys)
+    if not keys.digests:
+        app.add_middleware(HostCheck, names=settings.allowed_hosts)
+    app.add_middleware(UnexpectedErrors)
     return app
 
 
@@ -67,11 +74,11 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
     @server.tool()
     async def rerank(
         query: Annotated[str, Field(description="What the documents should be relevant to.")],
-        documents: Annotated[list[GivenDocument], Field(description="Texts, or objects with a field text.")],
+        documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
         top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
     ) -> CohereResponse:
         """Order documents by their relevance to a query, best first; index is the position in the given list."""
-        body = CohereRequest(query=query, documents=documents, top_n=top_n, return_documents=True)
+        body = CohereRequest(query=query, documents=[*documents], top_n=top_n, return_documents=True)
 
         async def answer() -> CohereResponse:
             return CohereResponse.from_answer(await service.answer(body.to_question(), _CLIENT))
@@ -83,10 +90,10 @@ def _add_search_tool(server: MCPServer[Any], service: RankingService, search: Co
     @server.tool("search", description=f"Search the collection {search.name!r}, and rerank what was found.")
     async def search_tool(
         query: Annotated[str, Field(description="What to search for.")],
-        top_k: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
+        top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
         depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
     ) -> SearchResponse:
-        body = SearchRequest(query=query, top_k=top_k, depth=depth)
+        body = SearchRequest(query=query, top_n=top_n, depth=depth)
         return await _report_errors(search_and_rerank(service, search, body, _CLIENT), service.settings.timeout)
 
 

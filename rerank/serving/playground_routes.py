@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from rerank.retrieval.base.given_documents import given_first_stage_query
-from rerank.serving.api_errors import ApiError
+from rerank.serving.api_errors import READING_ERRORS, ApiError, error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.playground_examples import command_example, curl_example, python_example
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
@@ -65,7 +65,11 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
     for path, (name, kind) in _FILES.items():
         app.add_api_route(path, _file_endpoint(name, kind), include_in_schema=False)
 
-    @app.get("/playground/settings", summary="What the playground offers")
+    @app.get(
+        "/playground/settings",
+        summary="What the playground offers",
+        responses=error_documentation(statuses=READING_ERRORS),
+    )
     def settings() -> dict[str, Any]:
         search = playground.search
         return {
@@ -75,7 +79,7 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
             "max_documents": playground.service.settings.max_documents,
         }
 
-    @app.post("/playground/rank", summary="Rank for the playground")
+    @app.post("/playground/rank", summary="Rank for the playground", responses=error_documentation())
     async def rank(request: Request, body: PlaygroundRequest) -> dict[str, Any]:
         timeout = playground.service.settings.timeout
         return await run_while_connected(request, _rank(playground, body, request), timeout=timeout)

@@ -24,7 +24,7 @@ from rerank.types import Query
 Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 
 #: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
-_NO_TIME = 1e-3
+_NO_TIME = 1e-9
 
 #: Warning of answers whose deadline left no time for evidence spans.
 _LATE_SPANS = "relevant_spans is absent: the deadline has passed"
@@ -38,7 +38,8 @@ class RankedQuestion:
         question: The question, with its documents cut to the limit that it names.
         hits: The documents, best first.
         spans: Evidence spans of the documents in `hits`, by their positions; None if there are none.
-        warnings: Windows that failed or were mended, a deadline that passed, and why there are no spans.
+        warnings: What was asked for in vain, windows that failed or were mended, a deadline that passed, and why there
+            are no spans.
     """
 
     question: RerankQuestion
@@ -92,7 +93,7 @@ class RankingService:
             tokens_in=hits.usage.tokens_in,
             tokens_out=hits.usage.tokens_out,
             tokens_cached=hits.usage.tokens_cached,
-            warnings=[*self._note_other_model(question), *question.warnings, *ranked.warnings, *score_warnings],
+            warnings=[*ranked.warnings, *score_warnings],
         )
 
     async def rank(
@@ -121,7 +122,8 @@ class RankingService:
             spans, warnings = await self._find_spans(question, hits, deadline)
         self._count(hits, len(question.documents))
         empty = [] if question.query.strip() else ["The query is empty, so the documents keep their order"]
-        warnings = [*empty, *hits.notes, *_note_mended_windows(hits), *warnings]
+        asked = [*self._note_other_model(question), *question.warnings]
+        warnings = [*asked, *empty, *hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
@@ -196,6 +198,7 @@ class RankingService:
                 unit=question.spans.unit,
                 threshold=question.spans.threshold,
                 max_spans=question.spans.max_spans,
+                usage=hits.usage,
             )
             found = await asyncio.wait_for(work, remaining)
         except TimeoutError:

@@ -77,11 +77,11 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
         return sglang_results(await answer(request, body, response))
 
-    @app.post("/v1/reranking", summary="Rerank as Mixedbread")
+    @app.post("/v1/reranking", summary="Rerank as Mixedbread", responses=error_documentation())
     async def rerank_mixedbread(request: Request, response: Response, body: MixedbreadRequest) -> MixedbreadResponse:
         return MixedbreadResponse.from_answer(await answer(request, body, response))
 
-    @app.post("/v1/models/rerank", summary="Rerank as ZeroEntropy")
+    @app.post("/v1/models/rerank", summary="Rerank as ZeroEntropy", responses=error_documentation())
     async def rerank_zeroentropy(request: Request, response: Response, body: CommonRequest) -> ZeroentropyResponse:
         return ZeroentropyResponse.from_answer(await answer(request, body, response))
 

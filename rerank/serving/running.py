@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
 from rerank.errors import UsageError
+from rerank.serving.connection_limit import limited_http_protocol
+
+_LOG = logging.getLogger(__name__)
 
 #: Seconds for which a stopping server finishes accepted requests.
 GRACE = 30
@@ -18,14 +24,55 @@ GRACE = 30
 _LAST_ANSWERS = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Where and how a server accepts connections.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        max_connections: Maximum number of open connections.
+        logs_requests: Whether to log one line per request; it contains no text of queries or documents.
+        trusts_proxy: Whether addresses of clients are taken from X-Forwarded-For of a proxy on this machine.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    max_connections: int = 512
+    logs_requests: bool = False
+    trusts_proxy: bool = False
+
+    def open_socket(self) -> socket.socket:
+        """Return a socket that listens.
+
+        Raises:
+            UsageError: The address cannot be used.
+        """
+        try:
+            family, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        except (socket.gaierror, UnicodeError) as error:
+            raise UsageError(
+                f"The host {self.host!r} cannot be resolved: {getattr(error, 'strerror', error)}",
+                expected="an address or a name of this machine",
+                remedy="Pass --host 127.0.0.1 for programs of this machine, or --host 0.0.0.0 for the network",
+            ) from error
+        try:
+            return socket.create_server(address, family=family, backlog=2048)
+        except OSError as error:
+            is_foreign = error.errno == errno.EADDRNOTAVAIL
+            raise UsageError(
+                f"Cannot listen on {self.host}:{self.port}: {error.strerror or error}",
+                expected="an address of this machine" if is_foreign else "a free port of this machine",
+                remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free one",
+            ) from error
+
+
 class _AnnouncingServer(uvicorn.Server):
     """A server that reports its address once it accepts requests, and answers all of them before it stops."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)
-        self._announce, self._grace = announce, grace
-        #: Set when accepted requests are no longer waited for; only the application of `create_server_app` has it.
-        self._stopping: asyncio.Event | None = getattr(app.state, "stopping", None)
+        self._announce, self._app, self._grace = announce, app, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -33,55 +80,53 @@ class _AnnouncingServer(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Finish accepted requests after the first signal, and answer them with 503 after the second one."""
+        stop = self._answer_at_once if self.should_exit else self._report_unfinished
+        super().handle_exit(sig, frame)
+        self.force_exit = False  # it would leave requests without an answer
+        asyncio.get_running_loop().call_soon_threadsafe(stop)  # a signal may interrupt anything, also logging
+
+    def _report_unfinished(self) -> None:
+        if count := len(self.server_state.tasks):
+            requests = "1 request" if count == 1 else f"{count} requests"
+            _LOG.warning("Finishing %s, for up to %g s; Ctrl-C again stops at once", requests, self._grace)
+
+    def _answer_at_once(self) -> None:
+        self._app.state.is_hurried = True
+        for task in self.server_state.tasks:
+            task.cancel()  # `UnexpectedErrors` answers 503
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._stopping is not None:
-            asyncio.get_running_loop().call_later(self._grace, self._stopping.set)
+        # Only the application of `create_server_app` has the event: requests are then no longer waited for.
+        if (stopping := getattr(self._app.state, "stopping", None)) is not None:
+            asyncio.get_running_loop().call_later(self._grace, stopping.set)
         await super().shutdown(sockets)
 
 
-def run_server(
-    app: Starlette,
-    *,
-    host: str,
-    port: int,
-    announce: Callable[[str], None],
-    logs_requests: bool = False,
-    trusts_proxy: bool = False,
-    grace: int = GRACE,
-) -> None:
-    """Serve an application until SIGTERM or SIGINT; then finish accepted requests.
+def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], None], grace: int = GRACE) -> None:
+    """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends them at once.
 
     Args:
-        app: The application.
-        host: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
+        app: The application, which has the middleware `UnexpectedErrors`.
+        listener: Where and how it accepts connections.
         announce: Called with the server's address once it accepts requests.
-        logs_requests: Whether to log one line per request; it contains no text of queries or documents.
-        trusts_proxy: Whether addresses of clients are taken from X-Forwarded-For of a proxy on this machine.
         grace: Seconds for which a stopping server finishes accepted requests.
 
     Raises:
         UsageError: The address cannot be used.
     """
-    try:
-        sock = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
-    except OSError as error:
-        raise UsageError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}",
-            expected="a free port of this machine",
-            remedy="Pass another --port; 0 picks a free one",
-        ) from error
+    sock = listener.open_socket()
     config = uvicorn.Config(
         app,
+        http=limited_http_protocol(listener.max_connections),
         log_level="warning",
-        access_log=logs_requests,
-        proxy_headers=trusts_proxy,
+        access_log=listener.logs_requests,
+        proxy_headers=listener.trusts_proxy,
         timeout_graceful_shutdown=grace + _LAST_ANSWERS,
         lifespan="on",
     )
-    if logs_requests:
+    if listener.logs_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
     with sock:

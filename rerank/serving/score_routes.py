@@ -6,7 +6,8 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
-from rerank.reranker.relevance_scores import RANK_BASED
+from rerank.reranker.relevance_scores import RANK_BASED, compute_pair_scores
+from rerank.serving.api_errors import error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.rerank_routes import add_warnings_header
@@ -24,8 +25,8 @@ _RANKS_OF_QUERIES = (
 def add_score_routes(app: FastAPI, service: RankingService) -> None:
     """Add the endpoint to the application."""
 
-    @app.post("/score", summary="Scores of pairs, as vLLM")
-    @app.post("/v1/score", summary="Scores of pairs, as vLLM")
+    @app.post("/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
+    @app.post("/v1/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
     async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
         work = _score_pairs(service, body, request.state.client)
         found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
@@ -40,9 +41,8 @@ async def _score_pairs(service: RankingService, body: ScoreRequest, client: str)
     service.check_documents(len(pairs))
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
-    scores = [0.0] * len(pairs)
     seconds, started = service.settings.deadline, time.monotonic()
-    tokens_in = tokens_out = 0
+    found = []
     warnings: dict[str, None] = {}
     for query, indices in by_query.items():
         question = RerankQuestion(
@@ -52,11 +52,16 @@ async def _score_pairs(service: RankingService, body: ScoreRequest, client: str)
             instruction=body.instruction or "",
             deadline=None if seconds is None else seconds - (time.monotonic() - started),
         )
-        answer = await service.answer(question, client)
-        for result in answer.results:
-            scores[indices[result.index]] = result.relevance_score
-        tokens_in, tokens_out = tokens_in + answer.tokens_in, tokens_out + answer.tokens_out
-        warnings |= dict.fromkeys(answer.warnings)
+        ranked = await service.rank(question, client)
+        found.append(ranked.hits)
+        warnings |= dict.fromkeys(ranked.warnings)
+    scores = [0.0] * len(pairs)
+    list_scores, notes = compute_pair_scores(found)
+    for indices, hits, hit_scores in zip(by_query.values(), found, list_scores, strict=True):
+        for hit, score in zip(hits, hit_scores, strict=True):
+            scores[indices[hit.corpus_id]] = score
+    warnings |= dict.fromkeys(notes)
+    tokens_in, tokens_out = (sum(getattr(hits.usage, name) for hits in found) for name in ("tokens_in", "tokens_out"))
     if len(by_query) > 1 and warnings.pop(RANK_BASED, "") is None:
         warnings[_RANKS_OF_QUERIES] = None
     response = ScoreResponse(

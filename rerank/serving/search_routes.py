@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from rerank.collections.base.corpus import Corpus
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
+from rerank.serving.api_errors import error_documentation
 from rerank.serving.disconnects import run_while_connected
 from rerank.serving.ranking_service import RankingService
 from rerank.tasks.dialects.question import ApiBody, GivenText, RerankQuestion
@@ -19,10 +20,10 @@ from rerank.types import Query, Ranking
 
 
 class SearchRequest(ApiBody):
-    """A search: ``depth`` documents are retrieved and reranked, and ``top_k`` of them are returned."""
+    """A search: ``depth`` documents are retrieved and reranked, and ``top_n`` of them returned; 0 means all."""
 
     query: GivenText
-    top_k: int = Field(default=10, ge=1, le=1000)
+    top_n: int = Field(default=10, ge=0, le=1000, validation_alias=AliasChoices("top_n", "top_k"))
     depth: int = Field(default=100, ge=1, le=1000)
     return_documents: bool = True
     instruction: GivenText | None = None
@@ -87,7 +88,12 @@ def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQues
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
     """Add the endpoint to the application."""
 
-    @app.post("/v1/search", summary="Retrieve and rerank", response_model_exclude_none=True)
+    @app.post(
+        "/v1/search",
+        summary="Retrieve and rerank",
+        response_model_exclude_none=True,
+        responses=error_documentation(),
+    )
     async def search_collection(request: Request, body: SearchRequest) -> SearchResponse:
         work = search_and_rerank(service, search, body, request.state.client)
         return await run_while_connected(request, work, timeout=service.settings.timeout)
@@ -118,7 +124,7 @@ async def search_and_rerank(
     question = RerankQuestion(
         query=body.query,
         documents=[],
-        top_n=body.top_k,
+        top_n=body.top_n or None,
         instruction=body.instruction or "",
         deadline=None if body.deadline_ms is None else body.deadline_ms / 1000,
     )

@@ -19,6 +19,7 @@ class ServerSettings:
         max_waiting: Maximum number of requests that wait for their turn; further ones are refused with 429.
         max_active: Number of rankings in progress at the same time.
         deadline: Seconds for a ranking if the request names no deadline; None for no limit.
+        allowed_hosts: Names, besides ``localhost``, under which clients without keys reach the server; ``*`` for all.
         timeout: Seconds after which a request without an answer ends with 504, its wait for a turn included.
 
     Raises:
@@ -32,6 +33,7 @@ class ServerSettings:
     max_waiting: int = 256
     max_active: int = 64
     deadline: float | None = None
+    allowed_hosts: tuple[str, ...] = ()
     timeout: float = 600.0
 
     def __post_init__(self) -> None:

@@ -1,14 +1,15 @@
-"""Unexpected errors: clients get 500, and the log gets the place of the bug without texts of clients."""
+"""Ends of requests that no handler answers: bugs get 500 and a line in the log without texts, cancellation gets 503."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rerank.serving.api_errors import api_error_from_exception, error_response
+from rerank.serving.api_errors import api_error_from_exception, error_response, server_stopping_error
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class UnexpectedErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and answer it with 500 if it fails."""
+        """Pass a request on, and answer it with 500 if it fails, or with 503 if a stopping server cancels it."""
         has_started = False
 
         async def send_noting(message: Message) -> None:
@@ -50,9 +51,12 @@ class UnexpectedErrors:
 
         try:
             await self._app(scope, receive, send_noting)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if scope["type"] != "http":
                 raise
-            log_unexpected_error(f"A request to {scope['path']}", error)
+            if isinstance(error, asyncio.CancelledError):
+                error = server_stopping_error()
+            else:
+                log_unexpected_error(f"A request to {scope['path']}", error)
             if not has_started:
                 await error_response(Request(scope), api_error_from_exception(error))(scope, receive, send)

@@ -37,6 +37,11 @@ class Usage:
     served_models: dict[str, int] = field(default_factory=dict)
     fingerprints: dict[str, int] = field(default_factory=dict)
 
+    def add_answer(self, reply: Reply) -> None:
+        """Add what a reply costs now: one from a log counts as a call without tokens, a failed one not at all."""
+        if reply.finish != "error":
+            self.add(Reply() if reply.reused else reply, reused=reply.reused)
+
     def add(self, reply: Reply, *, reused: bool = False) -> None:
         """Add one reply to the totals."""
         self.calls += 1

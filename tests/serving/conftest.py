@@ -45,7 +45,7 @@ def client() -> Iterator[Client]:
         reranker = reranker or Reranker.from_pretrained("fake:reversed")
         service = create_ranking_service(reranker, ServerSettings(**{"name": "fake", **settings}))
         app = create_server_app(service, ServerKeys.from_keys(keys), search=search, has_playground=has_playground)
-        opened.append(TestClient(app, raise_server_exceptions=False).__enter__())
+        opened.append(TestClient(app, "http://127.0.0.1", raise_server_exceptions=False).__enter__())
         return opened[-1]
 
     yield open_client

@@ -197,13 +197,13 @@ def stopped(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[s
             "from rerank.backends.fake import Fake\n"
             "from rerank.serving.app import create_server_app\n"
             "from rerank.serving.opening import create_ranking_service\n"
-            "from rerank.serving.running import run_server\n"
+            "from rerank.serving.running import Listener, run_server\n"
             "class Hanging(Fake):\n"
             "    def generate(self, requests):\n"
             "        time.sleep(60)\n"
             f"service = create_ranking_service({model})\n"
             "say = lambda line: print(line, flush=True)\n"
-            "run_server(create_server_app(service), host='127.0.0.1', port=0, announce=say, grace=2)\n"
+            "run_server(create_server_app(service), Listener(), announce=say, grace=2)\n"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", program],

@@ -26,10 +26,11 @@ pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from rerank.serving.mcp_server import create_mcp_server
+from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
 from rerank.serving.opening import create_ranking_service
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch
+from rerank.serving.server_keys import ServerKeys
 from rerank.serving.settings import ServerSettings
 
 DOCS = ["snow falls", {"text": "rain falls"}, "the sun shines"]
@@ -67,7 +68,7 @@ async def use_all_tools(server: Any, tools: set[str]) -> None:
         results = ranked.structured_content["results"]
         assert [row["index"] for row in results] == [2, 1]
         assert [row["document"]["text"] for row in results] == ["the sun shines", "rain falls"]
-        found = await client.call_tool("search", {"query": "falls snow", "top_k": 2})
+        found = await client.call_tool("search", {"query": "falls snow", "top_n": 2})
         assert [row["id"] for row in found.structured_content["results"]] == ["d1", "d0"]
         arguments = {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["RR@10"]}
         compared = await client.call_tool("compare_runs", arguments)
@@ -137,14 +138,14 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("rerank", {"query": "q", "documents": DOCS}),
         ("rerank", {"query": "q", "documents": [{}]}),
         ("rerank", {"query": "q"}),
-        ("search", {"query": "q", "top_k": 0}),
+        ("search", {"query": "q", "top_n": 0}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "a.trec"}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["nonsense"]}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "test": "nonsense"}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
     for message, part in zip(
-        found, ["at most 2", "no text", "documents", "top_k", "4 columns", "nonsense", "nonsense"], strict=True
+        found, ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense"], strict=True
     ):
         assert part in message
         assert "Traceback" not in message
@@ -216,8 +217,17 @@ def test_all_tools_over_http(http_address: Callable[[], str]) -> None:
     run(use())
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     assert httpx2.post(url, json=message).status_code == 401
-    headers = {"Authorization": "Bearer key", "Host": "evil.example", "Accept": "application/json, text/event-stream"}
-    assert httpx2.post(url, json=message, headers=headers).status_code == 421
+
+
+@pytest.mark.enable_socket
+def test_http_without_keys_refuses_foreign_host_names(address: Callable[..., str]) -> None:
+    server = create_mcp_server(create_ranking_service(Reranker.from_pretrained("fake:reversed")))
+    app = create_mcp_http_app(server, ServerKeys(), ServerSettings(allowed_hosts=("rerank.example",)))
+    url = f"{address(app)}/mcp"
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    for host, status in (("evil.example", 421), ("rerank.example", 200), ("localhost", 200)):
+        headers = {"Host": host, "Accept": "application/json, text/event-stream"}
+        assert httpx2.post(url, json=message, headers=headers).status_code == status
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

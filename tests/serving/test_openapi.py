@@ -9,27 +9,48 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rerank import Reranker
+from rerank.serving.server_keys import ServerKeys
 from rerank.serving.settings import ServerSettings
 
 pytest.importorskip("fastapi")
 
 
-def test_every_endpoint_documents_its_errors() -> None:
+def describe(keys: tuple[str, ...]) -> dict[str, Any]:
     from rerank.serving.app import create_server_app
     from rerank.serving.opening import create_ranking_service
 
-    app = create_server_app(create_ranking_service(Reranker.from_pretrained("fake:reversed")))
-    for path, methods in app.openapi()["paths"].items():
-        for operation in methods.values():
+    service = create_ranking_service(Reranker.from_pretrained("fake:reversed"))
+    return create_server_app(service, ServerKeys.from_keys(keys)).openapi()
+
+
+@pytest.mark.parametrize(("keys", "check"), [((), "421"), (("key",), "401")])
+def test_every_endpoint_documents_the_errors_that_it_can_give(keys: tuple[str, ...], check: str) -> None:
+    of_model = {"200", "400", check, "413", "422", "429", "500", "503", "504"}
+    statuses = {"/health": {"200", "503"}, "/ready": {"200", "503"}}
+    for path, methods in describe(keys)["paths"].items():
+        for method, operation in methods.items():
             documented = operation["responses"]
-            for status in ("400", "401", "413", "422", "429", "500", "503", "504"):
+            others = of_model if method == "post" else {"200", check, "500", "503"}
+            assert set(documented) == statuses.get(path, others), path
+            for status in set(documented) - {"200"}:
                 schema = documented[status]["content"]["application/json"]["schema"]
                 assert "Error" in str(schema), (path, status)
                 assert "HTTPValidationError" not in str(schema), (path, status)
+
+
+def test_keys_are_declared_where_they_are_needed() -> None:
+    assert "security" not in (described := describe(()))
+    assert "securitySchemes" not in described["components"]
+    described = describe(("key",))
+    ((name, scheme),) = described["components"]["securitySchemes"].items()
+    assert (scheme, described["security"]) == ({"type": "http", "scheme": "bearer"}, [{name: []}])
+    of_paths = {path: next(iter(methods.values())).get("security") for path, methods in described["paths"].items()}
+    assert {path for path, security in of_paths.items() if security == []} == {"/health", "/ready"}
 
 
 @pytest.mark.enable_socket

@@ -96,10 +96,33 @@ def test_tei(client: Client) -> None:
 
 def test_what_tei_asks_for_in_vain_is_a_warning(client: Client) -> None:
     opened = client()
-    for field, value in (("raw_scores", True), ("truncate", False)):
-        for asked in (value, not value):
+    for field, value, default in (
+        ("raw_scores", True, False),
+        ("truncate", False, True),
+        ("truncation_direction", "Left", "Right"),
+    ):
+        for asked in (value, default):
             response = opened.post("/rerank", json={"query": "q", "texts": DOCS, field: asked})
             assert (f"{field}" in response.headers["X-Rerank-Warnings"]) == (asked is value)
+
+
+@pytest.mark.parametrize(
+    ("path", "documents"),
+    [
+        ("/v2/rerank", "documents"),
+        ("/rerank", "documents"),
+        ("/rerank", "texts"),
+        ("/sglang/v1/rerank", "documents"),
+        ("/v1/reranking", "input"),
+        ("/v1/models/rerank", "documents"),
+    ],
+)
+@pytest.mark.parametrize("field", ["instruction", "instruct"])
+def test_an_instruction_without_a_place_in_the_prompt_is_a_warning(
+    client: Client, path: str, documents: str, field: str
+) -> None:
+    response = client().post(path, json={"query": "q", documents: DOCS, field: "Prefer long texts"})
+    assert "no place for an instruction" in response.headers.get("X-Rerank-Warnings", response.text)
 
 
 def test_sglang(client: Client) -> None:
@@ -153,6 +176,20 @@ def test_scores_of_several_queries_are_no_order(client: Client) -> None:
     assert "shows the order" not in several.headers["X-Rerank-Warnings"]
     one = opened.post("/score", json={"text_1": "q1", "text_2": ["a", "b"]})
     assert "shows the order" in one.headers["X-Rerank-Warnings"]
+
+
+def test_scores_of_a_pointwise_method_do_not_depend_on_other_pairs(client: Client) -> None:
+    opened = client(Reranker.from_backend(Fake("reversed"), method="pointwise"))
+    pairs = {"text_1": ["q1", "q2"], "text_2": ["a", "b"]}
+    several = opened.post("/score", json=pairs)
+    assert "log-odds" in several.headers["X-Rerank-Warnings"]
+    assert several.json()["usage"]["prompt_tokens"] > 0
+    alone = [
+        post(opened, "/score", text_1=query, text_2=text)["data"][0]["score"]
+        for query, text in zip(*pairs.values(), strict=True)
+    ]
+    assert [row["score"] for row in several.json()["data"]] == alone
+    assert 1.0 not in alone
 
 
 def test_the_queries_of_a_request_share_its_deadline(client: Client) -> None:
@@ -277,6 +314,12 @@ def test_keys(client: Client) -> None:
     assert opened.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/metrics", "/"])
+def test_head_is_answered_where_get_is(client: Client, path: str) -> None:
+    response = client().head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_status_pages(client: Client) -> None:
     opened = client()
     assert opened.get("/health").json() == {"status": "ok"}
@@ -312,3 +355,12 @@ def test_spans_of_shown_documents_within_the_deadline(client: Client, monkeypatc
     assert [row["index"] for row in late["results"]] == [2, 1]
     assert "relevant_spans" not in late["results"][0]
     assert "relevant_spans is absent: the deadline has passed" in late["meta"]["warnings"]
+
+
+def test_tokens_of_the_request_for_spans_are_counted(client: Client) -> None:
+    opened = client(Reranker.from_backend(Fake("reversed"), method="icr"))
+    body = {"query": "q", "documents": DOCS}
+    ranked = post(opened, "/v2/rerank", **body)["meta"]["tokens"]["input_tokens"]
+    with_spans = post(opened, "/v2/rerank", **body, relevant_spans={"mode": "enabled"})
+    assert with_spans["results"][0]["relevant_spans"] is not None
+    assert with_spans["meta"]["tokens"]["input_tokens"] > ranked

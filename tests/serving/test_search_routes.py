@@ -81,3 +81,9 @@ def test_a_depth_above_the_limit_is_refused_before_the_search(client: Client) ->
     assert opened.post("/v1/search", json={"query": "q", "depth": 3}).status_code == 413
     assert retriever.searches == 0
     assert opened.post("/v1/search", json={"query": "q", "depth": 2}).status_code == 200
+
+
+@pytest.mark.parametrize(("asked", "count"), [({"top_n": 2}, 2), ({"top_k": 1}, 1), ({"top_n": 0}, 3), ({}, 3)])
+def test_the_number_of_results(client: Client, asked: dict[str, int], count: int) -> None:
+    opened = client(search=search_with(SlowRetriever(0)))
+    assert len(opened.post("/v1/search", json={"query": "q", **asked}).json()["results"]) == count

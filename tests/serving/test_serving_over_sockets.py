@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,12 +19,16 @@ import httpx2
 import pytest
 
 from rerank import Reranker
+from rerank.errors import UsageError
 from rerank.serving.settings import ServerSettings
+from tests.raising import raises
 
 pytest.importorskip("fastapi")
 
+from rerank.cli.serve import LimitOptions, ServerOptions, open_served_ranker, served_name
 from rerank.serving.app import create_server_app
 from rerank.serving.opening import create_ranking_service
+from rerank.serving.running import Listener
 
 pytestmark = pytest.mark.enable_socket
 
@@ -122,6 +127,67 @@ def test_the_command_finishes_accepted_requests_when_it_is_stopped(command: Any)
     assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize("model", ["fake-server:reversed,delay=20", "fake:reversed,delay=20"])
+def test_a_second_signal_answers_accepted_requests_at_once(command: Any, model: str) -> None:
+    process, url = command("--model", model)
+    headers = {"Authorization": "Bearer key"}
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(httpx2.post, f"{url}/v2/rerank", json=body(n), headers=headers, timeout=30) for n in range(2)
+        ]
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        assert "2 requests" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        for future in asked:
+            assert future.result().status_code == 503
+            assert "stopping" in future.result().json()["message"]
+    assert process.wait(timeout=10) == 130
+    assert process.stderr.read() == "Stopped.\n"
+
+
+def test_connections_above_the_limit_get_503(command: Any) -> None:
+    process, url = command("--model", "fake:reversed", "--max-connections", "2")
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as second:
+        time.sleep(0.3)
+        refused = httpx2.post(f"{url}/v2/rerank", json=body(1) | {"more": "x" * 10_000_000}, timeout=10)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.json()["error"]["type"] == "service_unavailable"
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")  # open connections are served
+        assert second.recv(100).startswith(b"HTTP/1.1 200")
+    time.sleep(0.3)
+    assert httpx2.get(f"{url}/health").status_code == 200
+    process.terminate()
+    assert process.communicate(timeout=10)[1].count("--max-connections") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("nosuch.invalid", ("resolved", "--host")), ("203.0.113.1", ("address of this machine", "--host"))],
+)
+def test_an_address_that_cannot_be_used(host: str, named: tuple[str, ...]) -> None:
+    with raises(UsageError, host, *named):
+        Listener(host=host).open_socket()
+
+
+def test_a_port_that_is_taken() -> None:
+    with Listener().open_socket() as taken:
+        port = taken.getsockname()[1]
+        with raises(UsageError, port, "--port"):
+            Listener(port=port).open_socket()
+
+
+def test_the_name_of_the_model_includes_the_adapter() -> None:
+    server = ServerOptions(host="0.0.0.0", allowed_host=["rerank.example"])
+    service = open_served_ranker({"model": "fake:reversed", "adapter": ""}, server, LimitOptions())
+    assert service.settings.name == "fake:reversed"
+    assert {"rerank.example", "0.0.0.0"} < set(service.settings.allowed_hosts)
+    assert served_name({"model": "base", "adapter": "lora"}) == "base+lora"
+    assert served_name({}) == "listrank"
+
+
 def test_search_over_a_collection(command: Any, tmp_path: Path) -> None:
     rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(["snow falls", "rain falls", "the sun shines"])]
     (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -141,6 +207,7 @@ def test_search_over_a_collection(command: Any, tmp_path: Path) -> None:
         (("--model", "fake:reversed", "--keys-file", "missing"), 4),
         (("--model", "fake:reversed", "--collection", "jsonl:missing.jsonl"), 4),
         (("--model", "fake:reversed", "--host", "203.0.113.1"), 2),
+        (("--model", "fake:reversed", "--host", "nosuch.invalid"), 2),
         (("--method", "sliding", "--model", "openai:m", "--base-url", "http://127.0.0.1:9/v1"), 6),
     ],
 )

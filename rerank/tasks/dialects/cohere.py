@@ -53,6 +53,7 @@ class CohereRequest(RerankBody):
             top_n=self.top_n or None,
             returns_documents=self.return_documents,
             scores=self.scores,
+            instruction=self.instruction or "",
             max_document_tokens=self.max_tokens_per_doc,
             deadline=self.deadline,
             spans=spans,

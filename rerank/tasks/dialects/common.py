@@ -30,7 +30,6 @@ class CommonRequest(RerankBody):
     top_n: int | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
-    instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
     max_tokens_per_doc: int | None = Field(default=None, ge=0)
 
     def to_question(self) -> RerankQuestion:

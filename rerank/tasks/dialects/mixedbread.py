@@ -36,6 +36,7 @@ class MixedbreadRequest(RerankBody):
             top_n=self.top_k,
             returns_documents=self.return_input,
             scores=self.scores,
+            instruction=self.instruction or "",
             deadline=self.deadline,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
 from rerank.errors import DataError, error_repr
 from rerank.io.surrogates import replace_lone_surrogates
@@ -126,15 +126,17 @@ class ApiBody(BaseModel):
 
 
 class RerankBody(ApiBody):
-    """Base class of the requests of all dialects, with the fields that only our server knows.
+    """Base class of the requests of all dialects, with the fields that our server knows in each.
 
     Attributes:
         deadline_ms: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
         scores: First-stage scores of the documents, in their order.
+        instruction: Description of what counts as relevant, also ``instruct`` as in Jina's and Qwen's clients.
     """
 
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
     scores: list[float] | None = None
+    instruction: GivenText | None = Field(default=None, validation_alias=AliasChoices("instruction", "instruct"))
 
     @abstractmethod
     def to_question(self) -> RerankQuestion:

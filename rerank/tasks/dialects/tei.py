@@ -24,11 +24,14 @@ class TeiRequest(RerankBody):
             warnings.append("raw_scores has no effect: the server has no raw scores that clients could compare")
         if self.truncate is False:
             warnings.append("truncate: false has no effect: texts that are too long are truncated")
+        if self.truncation_direction.lower() == "left":
+            warnings.append("truncation_direction has no effect: texts that are too long lose their end")
         return RerankQuestion(
             query=self.query,
             documents=self.texts,
             returns_documents=self.return_text,
             scores=self.scores,
+            instruction=self.instruction or "",
             deadline=self.deadline,
             warnings=warnings,
         )

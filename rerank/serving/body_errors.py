@@ -1,0 +1,90 @@
+"""Messages about invalid bodies: the field as the client wrote it, what it contains, and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+
+from rerank.errors import error_repr, expected_value_of_fault
+from rerank.serving.api_errors import ApiError
+
+#: Beginning of the type of pydantic's error -> what is expected, in the words of JSON.
+_EXPECTED = {
+    "string_": "a text",
+    "list_": "a list",
+    "dict_": "an object",
+    "model_": "an object",
+    "bool_": "true or false",
+    "int_": "a whole number",
+    "float_": "a number",
+    "missing": "a value",
+}
+
+
+def invalid_body_error(error: RequestValidationError, content_type: str | None) -> ApiError:
+    """Return the error for a body that cannot be read: 400 if it is no JSON object, and 422 if a field is wrong.
+
+    Args:
+        error: The error of FastAPI.
+        content_type: The header Content-Type of the request.
+    """
+    faults = error.errors()
+    if faults[0]["type"] == "json_invalid":
+        reason, position = faults[0]["ctx"]["error"], faults[0]["loc"][-1]
+        return ApiError(400, f"The body is no JSON: {reason} at character {position}; expected a JSON object")
+    if error.body is None:
+        return ApiError(400, "The request has no body; expected a JSON object")
+    if isinstance(error.body, bytes):  # only JSON is parsed
+        found = "The request has no Content-Type" if content_type is None else f"The Content-Type is {content_type!r}"
+        return ApiError(400, f"{found}; expected application/json")
+    return ApiError(422 if isinstance(error.body, dict) else 400, _describe_field(faults, error.body))
+
+
+def _describe_field(faults: Sequence[Mapping[str, Any]], body: Any) -> str:
+    """Describe the first wrong field. If it may have several types, all errors of the one that fits best count."""
+    paths = [_path_in_body(fault, body) for fault in faults]
+    # A type that fits the outside of a value fails deeper inside.
+    path = max((path for path in paths if path[: len(paths[0])] == paths[0]), key=len)
+    same = [fault for fault, other in zip(faults, paths, strict=True) if other == path]
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    found = "missing" if same[0]["type"] in ("missing", "union_tag_not_found") else _describe_value(same[0])
+    expected = " or ".join(dict.fromkeys(map(_expected_value, same)))
+    return f"{name or 'The body'} is {found}; expected {expected}"
+
+
+def _path_in_body(fault: Mapping[str, Any], body: Any) -> list[str | int]:
+    """Return the keys and positions that lead to a field, without the names of types that pydantic puts between."""
+    path: list[str | int] = []
+    value = body
+    for step in fault["loc"][1:]:
+        is_key = isinstance(value, dict) and step in value
+        if is_key or (isinstance(value, list) and isinstance(step, int)):
+            value = value[step]
+            path.append(step)
+    if fault["type"] == "missing":
+        path.append(fault["loc"][-1])
+    if "discriminator" in fault.get("ctx", {}):
+        path.append(fault["ctx"]["discriminator"].strip("'"))
+    return path
+
+
+def _describe_value(fault: Mapping[str, Any]) -> str:
+    value = fault.get("ctx", {}).get("tag", fault["input"])
+    if isinstance(value, list):
+        return f"a list of length {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return error_repr(value[:100] if isinstance(value, str) else value)
+
+
+def _expected_value(fault: Mapping[str, Any]) -> str:
+    context = fault.get("ctx", {})
+    if "discriminator" in context:
+        return f"one of {context['expected_tags']}" if "expected_tags" in context else "a type"
+    return next((text for kind, text in _EXPECTED.items() if fault["type"].startswith(kind)), None) or (
+        expected_value_of_fault(fault)
+    )

@@ -1,0 +1,77 @@
+"""A limit on the number of open connections; a connection above it gets 503."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from rerank.serving.api_errors import ApiError, error_body
+
+_LOG = logging.getLogger(__name__)
+
+#: Seconds after which a client above the limit should try again.
+_RETRY_AFTER = 1
+#: Seconds for which a refused connection stays open. Many clients read an answer only when they have sent everything.
+_REFUSING = 1.0
+#: Seconds between two messages in the log.
+_LOG_INTERVAL = 60.0
+
+
+def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol for one server, with at most this many open connections.
+
+    The limit of uvicorn itself, ``limit_concurrency``, leaves connections open and refuses the requests of all of them.
+    Up to as many refused connections wait for their end; further ones are closed without an answer.
+    """
+    refused: set[asyncio.Protocol] = set()
+    next_message = 0.0
+
+    class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            nonlocal next_message
+            if len(self.connections) < limit:
+                super().connection_made(transport)
+                return
+            if time.monotonic() >= next_message:
+                next_message = time.monotonic() + _LOG_INTERVAL
+                _LOG.warning("%d connections are open, and further ones get 503 (--max-connections)", limit)
+            if len(refused) < limit:
+                transport.set_protocol(_RefusedConnection(transport, refused))
+            else:
+                transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.transport is not None:  # else it was aborted above
+                super().connection_lost(exc)
+
+    return LimitedProtocol
+
+
+class _RefusedConnection(asyncio.Protocol):
+    """A connection whose request is answered with 503 before it is read."""
+
+    def __init__(self, transport: asyncio.Transport, refused: set[Any]) -> None:
+        self._transport, self._refused = transport, refused
+        self._end = asyncio.get_running_loop().call_later(_REFUSING, transport.close)
+        self._is_answered = False
+        refused.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_answered:
+            return
+        self._is_answered = True
+        error = ApiError(503, "Too many connections are open; try again later")
+        body = error_body(error, "").model_dump_json().encode()
+        self._transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\nRetry-After: %d\r\n\r\n%b" % (len(body), _RETRY_AFTER, body)
+        )
+        self._transport.write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        self._refused.discard(self)

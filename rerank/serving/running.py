@@ -11,6 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from rerank.errors import UsageError
+from rerank.tasks.background_loop import run_on_task_request_loop
 
 #: Seconds for which a stopping server finishes accepted requests.
 GRACE = 30
@@ -84,5 +85,7 @@ def run_server(
     if logs_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
-    with sock:
-        asyncio.run(server.serve(sockets=[sock]))
+    # Requests to models behind a network run on the background loop. The server runs there too, so that none of its
+    # rankings changes threads. Signals reach only the main thread.
+    with sock, server.capture_signals():
+        run_on_task_request_loop(server.serve(sockets=[sock]))

@@ -60,5 +60,5 @@ class CachedTokenCounter:
 
 
 def _size_of_counted_prompt(key: _Key, _: int) -> int:
-    texts = [key[0]] if key and isinstance(key[0], str) else [message.content for message in cast(Prompt, key)]
+    texts = [key[0]] if key and isinstance(key[0], str) else [message.content for message in key]
     return ENTRY_BYTES + sum(map(sys.getsizeof, texts))

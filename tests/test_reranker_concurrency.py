@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from rerank.backends.fake import Fake
 from rerank.backends.fake_server import FakeServer
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.tasks import Reply, Request
+from rerank.tasks.background_loop import run_on_task_request_loop
 from rerank.types import Plan, Ranking, Window
 from tests.raising import raises
 
@@ -86,7 +87,8 @@ def test_impossible_deadlines(deadline: float) -> None:
         Reranker.from_pretrained("fake:reversed").rank("question", TEXTS, deadline=deadline)
 
 
-def test_cancelling_a_coroutine_cancels_its_requests() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, run_on_task_request_loop], ids=["own loop", "background loop"])
+def test_cancelling_a_coroutine_cancels_its_requests(run: Callable[[Coroutine[None, None, None]], None]) -> None:
     backend = FakeServer("reversed", delay=30)
     reranker = Reranker.from_backend(backend)
 
@@ -100,7 +102,7 @@ def test_cancelling_a_coroutine_cancels_its_requests() -> None:
         while backend.in_progress:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(cancelled(), 10))
+    run(asyncio.wait_for(cancelled(), 10))
 
 
 @dataclass(eq=False)

@@ -26,6 +26,7 @@ __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
 _IDENTIFIER = rf"\[\s?[0-9]{{1,{MAX_DIGITS}}}\s?\]"
+_NUMBER = re.compile("[0-9]+")
 _REQUESTED_FORM = re.compile(rf"{_IDENTIFIER}(?:\s*>\s*{_IDENTIFIER})*")
 
 
@@ -88,6 +89,16 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     answer = extract_answer_without_thoughts(text)
     if labels is not None and not all(label.isdigit() for label in labels):
         answer = _number_reply_identifiers(answer, labels)
+    named = [int(number) for number in _NUMBER.findall(answer)] if _REQUESTED_FORM.fullmatch(answer) else []
+    if named and len(set(named)) == len(named) and 1 <= min(named) <= max(named) <= count:
+        order = tuple(number - 1 for number in named)
+        missing = tuple(sorted(set(range(count)).difference(order)))
+        return ParsedReply(order=order, missing=missing, status="partial" if missing else "ok")
+    return _interpret_permutation(answer, count)
+
+
+def _interpret_permutation(answer: str, count: int) -> ParsedReply:
+    """Parse an answer that does not have the requested form, or names passages twice or that do not exist."""
     interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(answer), count)
     if (
         interpretation is not None
@@ -98,22 +109,16 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
         interpretation = None  # "I cannot rank passages 1 to 3" names a passage but ranks none
     numbers = interpretation.numbers if interpretation else ()
     order = tuple(dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count))
-    named = set(order)
-    missing = tuple(position for position in range(count) if position not in named)
+    missing = tuple(sorted(set(range(count)).difference(order)))
     duplicates = _duplicate_reply_identifiers([number for number in numbers if 1 <= number <= count])
     unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
-    as_requested = not duplicates and not unknown and _REQUESTED_FORM.fullmatch(answer) is not None
     return ParsedReply(
         order=order,
         missing=missing,
         duplicates=duplicates,
         unknown=unknown,
-        status=_permutation_parse_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
-        detail="; ".join(
-            _describe_permutation_repairs(
-                interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested
-            )
-        ),
+        status=_permutation_parse_status(answer, order, missing, as_requested=not (count or answer)),
+        detail="; ".join(_describe_permutation_repairs(interpretation, duplicates, unknown, truncated=truncated)),
     )
 
 
@@ -143,13 +148,12 @@ def _describe_permutation_repairs(
     unknown: Sequence[int],
     *,
     truncated: bool,
-    as_requested: bool,
 ) -> list[str]:
     """Describe what was repaired, except missing identifiers, which are in `ParsedReply.missing`."""
     notes = []
-    if interpretation and interpretation.form != "brackets" and not as_requested:
+    if interpretation and interpretation.form != "brackets":
         notes.append(f"read from {interpretation.form}")
-    elif interpretation and not (as_requested or duplicates or unknown or truncated):
+    elif interpretation and not (duplicates or unknown or truncated):
         notes.append("ignored the text around the ranking")
     if duplicates:
         notes.append(f"dropped duplicates of {', '.join(map(str, duplicates))}")

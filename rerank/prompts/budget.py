@@ -25,6 +25,10 @@ from rerank.prompts.passages import (
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
 
+#: What the passage of a document depends on: its text, title and picture, and the fields of `PromptEscaping`. Strings
+#: remember their hash, and frozen dataclasses do not.
+_PassageKey = tuple[str, str, str, bool, bool]
+
 #: Number of estimated caps to try before bisection.
 _ESTIMATES = 6
 #: Maximum size of the memo of passages in bytes, and of the memo of prompts without passages in entries.
@@ -96,9 +100,7 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
-        self._texts: BoundedMemo[tuple[Document, PromptEscaping], str] = BoundedMemo(
-            _TEXTS_BYTES, _prompt_passage_cache_size
-        )
+        self._texts: BoundedMemo[_PassageKey, str] = BoundedMemo(_TEXTS_BYTES, _prompt_passage_cache_size)
         self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens
@@ -149,10 +151,10 @@ class PromptBudget:
 
     def _passage_texts(self, docs: Sequence[Document], escaping: PromptEscaping) -> list[str]:
         """Return the passages of documents. They are cached, since windows and rounds of a query share documents."""
-        keys = [(doc, escaping) for doc in docs]
+        keys = [(doc.text, doc.title, doc.image, escaping.brackets, escaping.letters) for doc in docs]
         texts = self._texts.get_all(keys)
-        missing = [key for key, text in zip(keys, texts, strict=True) if text is None]
-        new = {key: escaping.escape(passage_text(key[0]), self.turn_marks) for key in missing}
+        missing = {key: doc for key, doc, text in zip(keys, docs, texts, strict=True) if text is None}
+        new = {key: escaping.escape(passage_text(doc), self.turn_marks) for key, doc in missing.items()}
         self._texts.put_all(new.items())
         return [new[key] if text is None else text for key, text in zip(keys, texts, strict=True)]
 
@@ -269,5 +271,5 @@ class _Attempt:
         )
 
 
-def _prompt_passage_cache_size(key: tuple[Document, PromptEscaping], text: str) -> int:
-    return ENTRY_BYTES + sys.getsizeof(key[0].text) + sys.getsizeof(text)
+def _prompt_passage_cache_size(key: _PassageKey, text: str) -> int:
+    return ENTRY_BYTES + sys.getsizeof(key[0]) + sys.getsizeof(text)

@@ -60,5 +60,5 @@ class CachedTokenCounter:
 
 
 def _size_of_counted_prompt(key: _Key, _: int) -> int:
-    contents = (part.content if not isinstance(part, str | int) else part for part in key)
-    return ENTRY_BYTES + sum(sys.getsizeof(content) for content in contents)
+    texts = [key[0]] if key and isinstance(key[0], str) else [message.content for message in key]
+    return ENTRY_BYTES + sum(map(sys.getsizeof, texts))

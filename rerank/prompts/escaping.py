@@ -44,7 +44,10 @@ _KNOWN_MARKS = (
     r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK)\]",
     r"\[(?:CLS|SEP|MASK|PAD|UNK|BOS|EOS|[gs]MASK|UNUSED_TOKEN_\d{1,6})\]",
 )
-_MARK_START = re.compile(r"[<\[{＜﹤［｛]")
+_MARK_STARTS = r"<\[{＜﹤［｛"
+_MARK_START = re.compile(f"[{_MARK_STARTS}]")
+#: Most texts have none of these characters, and are escaped by a single search.
+_BRACKET_OR_MARK_START = re.compile(f"[{re.escape(_OPENING + _CLOSING + _ROUND)}{_MARK_STARTS}]")
 #: Full-width and small forms of ASCII characters, which tokenizers with Unicode normalization read as ASCII.
 _ASCII_FORMS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
 
@@ -68,6 +71,8 @@ class PromptEscaping:
             text: A query, a passage or an instruction of a query.
             own_marks: Marks of the model's tokenizer, in addition to those of published chat templates.
         """
+        if not _BRACKET_OR_MARK_START.search(text):
+            return text
         text = escape_turn_marks(text, own_marks)
         return escape_passage_brackets(text, letters=self.letters) if self.brackets else text
 

@@ -54,10 +54,12 @@ class BraceSection:
     ``{name}`` is a placeholder, ``{{`` and ``}}`` are braces.
 
     Attributes:
-        parts: Pairs of a literal text and the placeholder after it (None for no placeholder).
+        text: The source, a format string.
+        names: Names of the placeholders.
     """
 
-    parts: tuple[tuple[str, str | None], ...]
+    text: str
+    names: frozenset[str]
 
     @classmethod
     def compile(cls, text: str) -> BraceSection:
@@ -81,16 +83,11 @@ class BraceSection:
                     expected="only a name in braces",
                     remedy="Double the braces if they are meant as text",
                 )
-        return cls(tuple((literal, name) for literal, name, _, _ in parsed))
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Names of the placeholders in the section."""
-        return frozenset(name for _, name in self.parts if name is not None)
+        return cls(text, frozenset(name for _, name, _, _ in parsed if name is not None))
 
     def fill(self, values: Mapping[str, Any]) -> str:
         """Return the text with the values inserted unchanged."""
-        return "".join(literal + ("" if name is None else str(values[name])) for literal, name in self.parts)
+        return self.text.format_map(values)
 
 
 @dataclass(frozen=True, slots=True)

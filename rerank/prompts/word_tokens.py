@@ -8,6 +8,8 @@ from itertools import islice
 from rerank.prompts.base import Prompt
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+#: Kind of each ASCII character: part of a word, white space, or punctuation.
+_KINDS = "".join("w" if re.match(r"\w", char) else " " if char.isspace() else "p" for char in map(chr, range(128)))
 #: Additional tokens per turn, as in the chat templates of real models.
 _TURN = 4
 
@@ -34,7 +36,7 @@ class WordTokens:
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Return the number of words and punctuation marks of each text."""
-        return [sum(1 for _ in _WORD.finditer(text)) for text in texts]
+        return [_count_words(text) for text in texts]
 
     def picture_tokens(self, path: str) -> int:
         """Return 1, the token of the placeholder; the picture is not read."""
@@ -46,3 +48,11 @@ class WordTokens:
         if len(words) <= tokens:
             return text
         return text[: words[tokens - 1].end()] if tokens > 0 else ""
+
+
+def _count_words(text: str) -> int:
+    """Return the number of matches of `_WORD`, without creating them if the text is ASCII."""
+    if not text.isascii():
+        return len(_WORD.findall(text))
+    kinds = f" {text.translate(_KINDS)}"
+    return kinds.count(" w") + kinds.count("pw") + kinds.count("p")

@@ -43,7 +43,7 @@ from rerank.retrieval.base.stages import RunTransformer
 from rerank.store import NoLog, log_calls, open_shared_call_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
-from rerank.tasks.background_loop import submit_to_task_request_loop
+from rerank.tasks.background_loop import await_on_task_request_loop, submit_to_task_request_loop
 from rerank.types import Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
@@ -196,9 +196,12 @@ class Reranker(RunTransformer):
         batch, and the result is dropped.
         """
         asked = self._ask(query, documents, options)
-        is_warm = self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)
-        future = self._submit(asked) if is_warm else self._expired(asked)
-        return self._hits(asked, await asyncio.wrap_future(future))
+        if not (self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)):
+            return self._hits(asked, self._expired(asked).result())
+        if isinstance(self.backend, AsyncBackend):
+            work = self._rank_over_network(asked, self.backend)
+            return self._hits(asked, await await_on_task_request_loop(work))
+        return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
 
     def rank_many(
         self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], **options: Unpack[RankOptions]
@@ -343,18 +346,22 @@ class Reranker(RunTransformer):
         return future
 
     def _submit(self, asked: RankCall) -> Future[RankedList]:
-        ranker = self._ranker(asked.top_k)
         backend = self.backend
-        options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
         if isinstance(backend, AsyncBackend):
-            return submit_to_task_request_loop(
-                drive_ranking_over_network(asked.ranking, ranker.driver(backend), backend, options)
-            )
+            return submit_to_task_request_loop(self._rank_over_network(asked, backend))
         with self._opening:
             if self._service is None:
                 size = self.backend.batch_size
                 self._service = LocalService(self._ranker(None).arrival_driver, backend, batch_size=size)
-            return self._service.submit(asked.ranking, options)
+            return self._service.submit(asked.ranking, self._list_options(asked))
+
+    async def _rank_over_network(self, asked: RankCall, backend: AsyncBackend) -> RankedList:
+        driver = self._ranker(None).arrival_driver()
+        return await drive_ranking_over_network(asked.ranking, driver, backend, self._list_options(asked))
+
+    def _list_options(self, asked: RankCall) -> ListOptions:
+        ranker = self._ranker(asked.top_k)
+        return ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
 
     def _ranker(self, top_k: int | None) -> Ranker:
         """Return the ranker for this number of hits; a strategy that can stop early gets this number."""

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from rerank.errors import UsageError
 from rerank.serving.connection_limit import limited_http_protocol
+from rerank.tasks.background_loop import run_on_task_request_loop
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,8 +74,10 @@ class _AnnouncingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)
         self._announce, self._app, self._grace = announce, app, grace
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started and self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -85,7 +88,8 @@ class _AnnouncingServer(uvicorn.Server):
         stop = self._answer_at_once if self.should_exit else self._report_unfinished
         super().handle_exit(sig, frame)
         self.force_exit = False  # it would leave requests without an answer
-        asyncio.get_running_loop().call_soon_threadsafe(stop)  # a signal may interrupt anything, also logging
+        if self._loop is not None:  # signals arrive in the main thread and may interrupt anything, also logging
+            self._loop.call_soon_threadsafe(stop)
 
     def _report_unfinished(self) -> None:
         if count := len(self.server_state.tasks):
@@ -129,5 +133,7 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     if listener.logs_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
-    with sock:
-        asyncio.run(server.serve(sockets=[sock]))
+    # Requests to models behind a network run on the background loop. The server runs there too, so that none of its
+    # rankings changes threads. Signals reach only the main thread.
+    with sock, server.capture_signals():
+        run_on_task_request_loop(server.serve(sockets=[sock]))

@@ -16,12 +16,28 @@ from hypothesis import strategies as st
 from rerank.errors import UsageError
 from rerank.parsing import parse_permutation
 from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
+from rerank.parsing.interpreting import interpret_reply_identifiers
 from tests.raising import raises
 
 PIECES = st.from_regex(
     r"\A(\[|\]|\[[0-9]{1,2}\]| ?[><-] ?|, |\n|1\. |Passage 2|[0-9]|[{}:]|\"id\": 2|\"rank\"|</?think>)\Z"
 ) | st.sampled_from(["①", "²", "［３］", "sorry, I cannot", "and", "```", "9" * 120, "½", "\u2028", "\x00", "\ud800"])
 NOISE = st.text() | st.lists(PIECES, max_size=30).map("".join)
+
+
+@given(
+    numbers=st.lists(st.integers(1, 12), unique=True, min_size=1),
+    joint=st.sampled_from([" > ", ">", "\n> ", " >\u2028"]),
+    form=st.sampled_from(["[{}]", "[ {}]", "[{} ]", "[\n{}]"]),
+)
+def test_the_requested_form_is_read_as_any_other_text_would_be(numbers: list[int], joint: str, form: str) -> None:
+    text = joint.join(form.format(number) for number in numbers)
+    interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(text), 12)
+    assert interpretation is not None
+    assert not truncated
+    parsed = parse_permutation(text, 12)
+    assert tuple(position + 1 for position in parsed.order) == interpretation.numbers == tuple(numbers)
+    assert (parsed.status, parsed.detail) == ("ok" if len(numbers) == 12 else "partial", "")
 
 
 @settings(deadline=None)

@@ -17,6 +17,10 @@ from rerank.prompts.base import Prompt
 _PIECE = re.compile(r"[A-Z]?[a-z]+|\s*\n\s*|[ \t]{2,}|\S")
 #: Number of letters of a word per token.
 _LETTERS = 4
+#: The pieces, with words divided into tokens.
+_TOKEN = re.compile(rf"[A-Z][a-z]{{1,{_LETTERS - 1}}}|[a-z]{{1,{_LETTERS}}}|\s*\n\s*|[ \t]{{2,}}|\S")
+#: A character of three or four bytes, which counts as two tokens.
+_TWO_TOKENS = re.compile(r"[^\s\u0000-\u07ff]")
 #: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
 #: that many templates add).
 _TURN, _CHAT = 8, 48
@@ -68,8 +72,8 @@ def _openai_backend_token_estimates(text: str) -> Iterator[tuple[int, int]]:
 
 
 def estimate_openai_server_text_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text."""
-    return sum(cost for _, cost in _openai_backend_token_estimates(text))
+    """Estimate the number of tokens of a text: the sum of `_openai_backend_token_estimates`, in half the time."""
+    return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_TWO_TOKENS.findall(text)))
 
 
 def estimate_openai_server_prompt_tokens(prompt: Prompt) -> int:

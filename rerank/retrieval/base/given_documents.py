@@ -90,7 +90,10 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
     If the candidates have scores, the list is sorted by them, and ties keep the given order.
     """
     # Positions replace the ids, because ids may repeat or equal the position of another document.
-    numbered = [replace(candidate.document, id=str(position)) for position, candidate in enumerate(candidates)]
+    numbered = [
+        document if document.id == str(position) else replace(document, id=str(position))
+        for position, document in enumerate(candidate.document for candidate in candidates)
+    ]
     scores = [candidate.score for candidate in candidates if candidate.score is not None]
     if not scores:
         return Ranking(query, tuple(numbered))

@@ -53,6 +53,17 @@ def test_options_of_a_plugin_judge_are_all_written(monkeypatch: pytest.MonkeyPat
     assert given == "careful(constrain=True, identifiers=numbers, patience=4)"
 
 
+def test_the_weight_of_the_first_stage_is_written_where_it_counts() -> None:
+    texts = {
+        "likelihood": "likelihood()",
+        "likelihood,first_stage=0": "likelihood()",
+        "likelihood,first_stage=0.5": "likelihood(first_stage=0.5)",
+        "pick,first_stage=2": "pick(by=likelihood, first_stage=2)",
+    }
+    assert {text: judge_identity_in_pipeline(Selector.parse(text)) for text in texts} == texts
+    assert judge_identity_in_pipeline(Selector("attention")).endswith("first_stage=0.0)"), "as 2d4cd24 wrote it"
+
+
 def test_a_later_option_is_written_unless_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The value that reproduces 2d4cd24 decides, not today's default, and values are compared, not their texts."""
     monkeypatch.setattr(identity, "_FIRST_JUDGE_OPTIONS", {"attention": ("heads",)})

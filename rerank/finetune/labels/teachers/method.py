@@ -48,7 +48,7 @@ class Method:
     judged_only: ClassVar[bool] = False
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return True for cross-encoders and pointwise methods over the whole list, unless they add first-stage scores."""
+        """Return True for cross-encoders and pointwise methods over the whole list, without first-stage scores."""
         method = open_method(spec.method)
         judge = judges.get(method.judge.name)
         weight = convert_selector_options(method.judge.name, judge, method.judge.options).get("first_stage", 0.0)

@@ -260,6 +260,7 @@ def test_z_scores_have_mean_0_and_deviation_1_and_equal_scores_say_nothing() -> 
     assert window_z_scores([7.0, 7.0]) == [0.0, 0.0]
     assert window_z_scores([0.1, 0.1, 0.1]) == [0.0, 0.0, 0.0], "their mean is 0.10000000000000002"
     assert window_z_scores([1.0, 3.0, -math.inf]) == [-1.0, 1.0, -math.inf]
+    assert window_z_scores([-1e308, 1e308]) == [-1.0, 1.0]
     attention = (0.1, 0.4, 0.2)
     assert ordered(",first_stage=100", replace(WINDOW, scores=(7.0, 7.0, 7.0)), attention).order == (1, 2, 0)
 

@@ -375,6 +375,8 @@ def window_z_scores(scores: Sequence[float]) -> list[float]:
     [-1.0, 1.0, -inf]
     """
     finite = [score for score in scores if math.isfinite(score)]
+    if max(map(abs, finite), default=0.0) > 1e100:  # the squares could overflow
+        return window_z_scores([score / 1e200 for score in scores])
     mean, deviation = 0.0, 0.0
     if len(set(finite)) > 1:  # the rounded mean of equal scores may differ from them
         mean = sum(finite) / len(finite)

@@ -261,8 +261,11 @@ def _tables() -> Iterator[str]:
     yield "## Prompts"
     yield _table(("name", "what it is"), [[f"`{n}`", _about(n)] for n in prompt_names()])
     yield "## Models known by name"
-    cards = [[f"`{card.name}`", card.hub_id, card.licence, f"`{card.prompt}`"] for card in MODELS.values()]
-    yield _table(("name", "on the hub", "licence", "prompt"), cards)
+    cards = [
+        [f"`{card.name}`", card.hub_id, card.licence, f"`{card.prompt}`", card.recipe.get("method", "")]
+        for card in MODELS.values()
+    ]
+    yield _table(("name", "on the hub", "licence", "prompt", "`--method auto`"), cards)
 
 
 def _about(prompt: str) -> str:

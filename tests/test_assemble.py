@@ -10,10 +10,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from rerank.assemble import RankerConfig, RankerOptions, assemble_ranker
+from rerank.backends.fake import Fake
 from rerank.errors import UsageError
-from rerank.experiment.prepare import ranker_config_of_run
+from rerank.experiment.prepare import ranker_config_of_run, spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import Limits
+from rerank.models import MODELS, ModelPreset
 from rerank.tasks import BackendOptions
 
 INVALID: list[dict[str, Any]] = [
@@ -71,3 +73,53 @@ def test_defaults_are_those_of_the_backend_and_the_judge() -> None:
     assert {field.name for field in fields(Limits)} <= {field.name for field in fields(RankerConfig)}
     assert {field.name for field in fields(BackendOptions)} <= {field.name for field in fields(RankerConfig)}
     assert ranker_config_of_run(RunSpec(collection="pydoc")) == RankerConfig()
+
+
+RECIPE = dict(MODELS["smollm2-135m"].recipe)
+FULLRANK = {"method": "fullrank", "prompt": "auto", "max_passage_tokens": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, RECIPE),
+        ({"model": "smollm2-135m"}, RECIPE),
+        ({"model": "hf:smollm2-135m", "method": "auto"}, RECIPE),
+        ({"model": "vllm:smollm2-135m"}, RECIPE),
+        ({"prompt": "auto"}, {**RECIPE, "prompt": "auto"}),
+        (
+            {"prompt": "query_likelihood", "max_passage_tokens": 40},
+            {**RECIPE, "prompt": "query_likelihood", "max_passage_tokens": 40},
+        ),
+        ({"method": "fullrank"}, FULLRANK),
+        ({"method": "qlm"}, {**FULLRANK, "method": "qlm"}),
+        ({"model": "openai:smollm2-135m"}, FULLRANK),
+        ({"model": "org/another-model"}, FULLRANK),
+        ({"model": "fake:perfect"}, FULLRANK),
+    ],
+    ids=str,
+)
+def test_auto_is_the_recipe_of_the_preset_or_else_fullrank(settings: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert {name: getattr(RankerConfig.from_settings(settings), name) for name in expected} == expected
+    spec = spec_with_trained_defaults(RunSpec.make({"collection": "pydoc", **settings}))
+    assert {name: getattr(spec, name) for name in expected} == expected
+    assert spec_with_trained_defaults(spec) == spec
+    assert spec.recorded()["method"] == expected["method"]
+
+
+def test_the_method_of_an_adapter_precedes_the_recipe_of_its_model() -> None:
+    config = RankerConfig.from_settings({"adapter": "smollm2-135m-attention", "method": "auto"})
+    assert config.model == "smollm2-135m"
+    assert config.method.startswith("full:attention,")
+    assert config.max_passage_tokens == 64
+
+
+@pytest.mark.parametrize(
+    "preset", [preset for preset in MODELS.values() if preset.recipe], ids=lambda preset: preset.name
+)
+def test_recipes_can_be_used(preset: ModelPreset) -> None:
+    setup = assemble_ranker({"model": preset.name})
+    assert setup.config.method == preset.recipe["method"]
+    judge = setup.open_judge(Fake("perfect"))
+    assert judge.first_stage == 0.5
+    assert set(preset.recipe) <= {field.name for field in fields(RankerConfig)}

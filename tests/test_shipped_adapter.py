@@ -41,7 +41,7 @@ def test_with_scores_it_ranks_as_the_command_and_without_by_attention_alone(tmp_
         assert [str(hit.corpus_id) for hit in scored] == list(read_run(tmp_path / "run" / "run.trec")["q"].doc_ids)
         assert scored.notes == ()
         alone = reranker.rank(QUERY, TEXTS)
-    assert "only the attention counted" in alone.notes[0]
+    assert "only the judge's scores counted" in alone.notes[0]
     assert {alone[0].corpus_id, alone[1].corpus_id} == {1, 3}
     # Without first-stage scores the order is that of the judge's own scores; with them it is not.
     assert [hit.score for hit in alone] == sorted((hit.score or 0.0 for hit in alone), reverse=True)

@@ -19,7 +19,7 @@ from typing import Any, cast
 from rerank.assemble.config import (
     RankerConfig,
     RankerOptions,
-    assembly_defaults_of_adapter,
+    assembly_defaults,
     folder_of_ranker_settings,
 )
 from rerank.errors import UsageError
@@ -54,7 +54,7 @@ __all__ = [
     "RankerPlan",
     "RankerSetup",
     "assemble_ranker",
-    "assembly_defaults_of_adapter",
+    "assembly_defaults",
     "plan_ranker",
 ]
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from rerank.errors import UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.judges import Limits
-from rerank.models import model_settings_folder
+from rerank.models import model_settings_folder, recipe_of_model_folder
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.tasks import Backend, BackendOptions, ServerAddress
 
@@ -55,6 +55,8 @@ class RankerOptions(TypedDict, total=False):
 
 
 _Positive = Annotated[int, Field(ge=1)]
+#: What the method ``auto`` stands for if neither the adapter nor the model names one.
+DEFAULT_METHOD = "fullrank"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,9 @@ class RankerConfig:
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
         adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
-        method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
+        method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``. ``auto`` is
+            replaced by the method of the adapter or the trained model, by the recipe of the model preset, or else by
+            `DEFAULT_METHOD`.
         window_size: Number of documents per window, for strategies with windows.
         stride: Number of documents by which the window moves; half of ``window_size`` if only ``window_size`` is set.
         passes: Number of passes, for strategies that support several.
@@ -101,7 +105,7 @@ class RankerConfig:
     adapter: str | None = None
     adapter_dtype: Literal["auto", "float32"] = "auto"
     revision: str | None = None
-    method: str = "fullrank"
+    method: str = "auto"
     window_size: int | None = None
     stride: int | None = None
     passes: int | None = None
@@ -151,7 +155,9 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | assembly_defaults_of_adapter(values, backend))
+        if not config.adapter:
+            values["model"] = config.model
+        return cls._make(values | assembly_defaults(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -183,11 +189,14 @@ class RankerConfig:
         )
 
 
-def assembly_defaults_of_adapter(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
-    """Return an adapter's, or a trained or merged model's, settings for the keys that are missing in ``settings``.
+def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+    """Return the method, and the settings that come with it, for the keys that are missing in ``settings``.
+
+    They are those of the adapter, or of the trained or merged model, if its folder has settings; or else the recipe of
+    the model preset; or else `DEFAULT_METHOD`. If the method is given, prompt and limits of another one do not apply.
 
     Args:
-        settings: The given settings.
+        settings: The given settings; the method ``auto`` counts as missing.
         backend: The open backend of the model. It knows the folder that it was loaded from, whereas the model's name
             may not be a path, or may be the path of another folder.
 
@@ -195,8 +204,13 @@ def assembly_defaults_of_adapter(settings: Mapping[str, Any], backend: Backend |
         MissingResourceError: The adapter does not exist.
         DataError: The settings of the adapter or model cannot be read.
     """
-    folder = folder_of_ranker_settings(settings, backend)
-    return adapter_folder_defaults(folder, settings) if folder else {}
+    given = {key: value for key, value in settings.items() if (key, value) != ("method", "auto")}
+    folder = folder_of_ranker_settings(given, backend)
+    values = adapter_folder_defaults(folder, given) if folder else {}
+    if "method" in given or "method" in values:
+        return values
+    recipe = {"method": DEFAULT_METHOD, **recipe_of_model_folder(folder)}
+    return {key: value for key, value in recipe.items() if key not in given} | values
 
 
 def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
@@ -204,7 +218,7 @@ def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | No
 
     Args:
         settings: Settings of a ranker, of which only ``adapter`` and ``model`` are used.
-        backend: As in `assembly_defaults_of_adapter`.
+        backend: As in `assembly_defaults`.
 
     Raises:
         MissingResourceError: The adapter does not exist.

@@ -22,10 +22,10 @@ def demo_command(
     model: Annotated[str, typer.Option(help="Model of the reranker.")] = "smollm2-135m",
     form: FormatOption = "text",
 ) -> None:
-    """Rank Python's documentation with BM25 and a small language model, with and without a trained adapter."""
+    """Rank Python's documentation with BM25 and a small language model, and test which ranking is better."""
     from rerank.cli.data import pull_with_progress_bar
     from rerank.experiment import prepare_run
-    from rerank.experiment.demo import compare_demo_with_bm25, demo_experiment_specs
+    from rerank.experiment.demo import compare_demo_with_bm25, demo_experiment_specs, describe_demo_differences
     from rerank.experiment.execute import default_run_folder, run_tag_of_spec
     from rerank.experiment.spec import Execution
     from rerank.models import MODELS
@@ -43,12 +43,17 @@ def demo_command(
         folder = out / default_run_folder(prepared.spec, hash_run_folder_identity(prepared.identity())).name
         summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
     report = compare_demo_with_bm25(summaries)
-    content = report | {"comparison": report["comparison"].to_dict()}
-    emit_output(content, form=form, text=lambda: _print_demo_report(report, sample=not everything))
+    sentences = describe_demo_differences(report["comparison"])
+    content = report | {"comparison": report["comparison"].to_dict(), "differences": sentences}
+    emit_output(content, form=form, text=lambda: _print_demo_report(report, sentences, sample=not everything))
 
 
-def _print_demo_report(report: dict[str, Any], *, sample: bool) -> None:
+def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: bool) -> None:
     typer.echo(report["comparison"])
+    typer.echo("In words, with the corrected p-values:")
+    for sentence in sentences:
+        typer.echo(f"- {sentence}")
+    typer.echo()
     headers = ["run", "calls", "reused", "tokens in", "tokens out", "model seconds", "windows"]
     keys = ("run", "calls", "reused_calls", "tokens_in", "tokens_out")
     rows = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
-from rerank.evaluation import compare_runs
+from rerank.evaluation import Comparison, compare_runs
 from rerank.experiment.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Run
@@ -31,8 +31,25 @@ def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSp
     """
     queries = () if everything else DEMO_SAMPLE
     shared: dict[str, Any] = {"collection": "pydoc", "depth": DEPTH, "queries": queries, "measures": (MEASURE,)}
-    specs = [RunSpec(method=method, model=model, max_passage_tokens=PASSAGE_TOKENS, **shared) for method in METHODS]
-    return [*specs, RunSpec(adapter=ADAPTER, **shared)] if model == BASE else specs
+    full, sliding = (
+        RunSpec(method=method, model=model, max_passage_tokens=PASSAGE_TOKENS, **shared) for method in METHODS
+    )
+    if model != BASE:
+        return [full, sliding]
+    return [RunSpec(model=model, **shared), full, RunSpec(adapter=ADAPTER, **shared)]
+
+
+def describe_demo_differences(comparison: Comparison) -> list[str]:
+    """Return one sentence per pair of runs: which one is better, or that the difference is not significant."""
+    sentences = []
+    for pair in comparison.pairs:
+        a, b, difference, low, high = pair.a, pair.b, pair.difference, pair.low, pair.high
+        if difference < 0:
+            a, b, difference, low, high = b, a, -difference, -high, -low
+        how = "is significantly above" if pair.significant else "is not significantly different from"
+        p = "no p-value" if pair.p_adjusted is None else f"p = {pair.p_adjusted:.2g}"
+        sentences.append(f"{a} {how} {b}: {difference:+.3f} [{low:+.3f}, {high:+.3f}], {p}")
+    return sentences
 
 
 def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

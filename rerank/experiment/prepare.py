@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, assembly_defaults_of_adapter
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, assembly_defaults
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
@@ -99,9 +99,9 @@ def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
 
 
 def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
-    """Return the specification completed with the settings of its adapter or trained model."""
+    """Return the specification with its method, and with the settings of its adapter, trained model or model preset."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=assembly_defaults_of_adapter(given))
+    return spec.model_copy(update=assembly_defaults(given))
 
 
 def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.assemble import assembly_defaults_of_adapter
+from rerank.assemble import assembly_defaults
 from rerank.experiment.spec import LATER_KEYS, complete_spec_from_file
 from rerank.io.paths import named_path_errors
 from rerank.selector import Selector
@@ -42,7 +42,7 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     earlier = _earlier_spec_defaults(document["identity"].get("model", {}))
     values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
-    for name, value in assembly_defaults_of_adapter(named).items():
+    for name, value in assembly_defaults(named).items():
         if name not in given and _has_moved_files_on_resume(recorded.get(name), value):
             values[name] = value
     return values

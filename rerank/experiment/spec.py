@@ -72,8 +72,8 @@ class RunSpec(_Frozen):
     """Order in which the reranker gets the candidates."""
     seed: int = 0
     """Seed of the shuffle and of sampling."""
-    method: str = "fullrank"
-    """Name of a method, or ``strategy:judge``, with options of either, as in ``sliding,size=10,stride=5``."""
+    method: str = "auto"
+    """Name of a method, or ``strategy:judge``, with options as in ``sliding,size=10``; ``auto`` for the model's own."""
     window_size: int | None = None
     """Number of documents per window, for strategies with windows."""
     stride: int | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failed_judge_verdict, rank_window_by_score
+from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failed_judge_verdict
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import ContinuationTask, Reply, Request
@@ -28,6 +28,7 @@ class Logits(ListwiseJudge):
     needs = (ContinuationTask,)
     prompt = "listwise_letters"
     score_kind = IDENTIFIER_SCORES
+    sorts_by_score = True
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -45,4 +46,4 @@ class Logits(ListwiseJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing log-probability."""
-        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
+        return failed_judge_verdict(replies, len(window)) or self.rank_by_score(replies[0].scores, window)

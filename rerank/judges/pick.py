@@ -11,15 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rerank.errors import UsageError
-from rerank.judges.base import (
-    FAILURES,
-    IDENTIFIER_SCORES,
-    ListwiseJudge,
-    ScoreKind,
-    Verdict,
-    failed_judge_verdict,
-    rank_window_by_score,
-)
+from rerank.judges.base import FAILURES, IDENTIFIER_SCORES, ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.judges.generate import SPARE_TOKENS, judge_verdict_from_reply
 from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
@@ -64,6 +56,11 @@ class Pick(ListwiseJudge):
         return IDENTIFIER_SCORES if self._uses_likelihood else None
 
     @property
+    def sorts_by_score(self) -> bool:
+        """Whether the log-probabilities of the identifiers decide."""
+        return self._uses_likelihood
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
         return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
@@ -91,7 +88,7 @@ class Pick(ListwiseJudge):
         """Order the window by decreasing log-probability, or put the chosen document first."""
         count = len(window)
         if self._uses_likelihood:
-            return failed_judge_verdict(replies, count) or rank_window_by_score(replies[0].scores, count)
+            return failed_judge_verdict(replies, count) or self.rank_by_score(replies[0].scores, window)
         labels = make_prompt_identifiers("letters", count, self.backend.tokens)
         verdict = judge_verdict_from_reply(_close_pick_judge_bracket(replies[0]), count, depth=1, labels=labels)
         if verdict.status in FAILURES:

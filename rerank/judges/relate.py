@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict, rank_window_by_score
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.budget import FittedPrompt
@@ -36,6 +36,7 @@ class Relate(PromptJudge):
     needs = (CrossEncoderTask,)
     prompt = "pair"
     score_kind = ScoreKind("cross-encoder score", "absolute")
+    sorts_by_score = True
 
     def __post_init__(self) -> None:
         """Check that no other prompt is given, since it would have no effect."""
@@ -58,7 +59,7 @@ class Relate(PromptJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        return failed_judge_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
+        return failed_judge_verdict(replies, len(window)) or self.rank_by_score(replies[0].scores, window)
 
     def _fit_document(self, query: Query, doc: Document) -> FittedPrompt:
         """Return a prompt with the document, truncated to the part of the context that the query leaves free."""

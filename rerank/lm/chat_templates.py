@@ -1,10 +1,11 @@
-"""Render chats as text, also if the chat template lacks a system role or the tokenizer has no template."""
+"""Render chats as text, also if the chat template lacks a system role or the tokenizer has no template; texts stay."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -61,6 +62,8 @@ class ChatRenderer:
         prefix = reply_prefix_of_prompt(prompt)
         turns = prompt[:-1] if prefix else prompt
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
+        if turns and turns[0].role == "text":
+            return self._text_start + "".join(m.content for m in escaped)
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
@@ -76,6 +79,13 @@ class ChatRenderer:
                 expected="turns that alternate between user and assistant, after at most one system turn",
                 remedy="Change the prompt, or use another model",
             ) from error
+
+    @cached_property
+    def _text_start(self) -> str:
+        """The token at the start of texts, if the tokenizer adds one; chat templates contain it themselves."""
+        start = self._tokenizer.bos_token_id
+        is_added = self.has_template and start is not None and self._tokenizer("a")["input_ids"][:1] == [start]
+        return str(self._tokenizer.bos_token) if is_added else ""
 
     def escape(self, text: str) -> str:
         """Insert a space into each special token that is spelled out in a text."""

@@ -17,7 +17,15 @@ from rerank.io.paths import named_path_errors
 from rerank.lm.adapter_weights import check_weight_files
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
-from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
+from rerank.models.presets import (
+    MARKER,
+    MODELS,
+    ModelPreset,
+    is_model_downloaded,
+    list_models,
+    model_folder,
+    recipe_of_model_folder,
+)
 from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend, BackendOptions, task_backend_is_selectable
 from rerank.types import Qrels
@@ -34,6 +42,7 @@ __all__ = [
     "model_settings_folder",
     "open_model_backend",
     "prompt_for_model",
+    "recipe_of_model_folder",
     "resolve_model_name",
     "split_model_selector",
 ]

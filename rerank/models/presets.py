@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,9 @@ class ModelPreset:
         sha256: Hash of that file.
         size: Size of that file in bytes.
         kind: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
-        prompt: The shipped prompt that suits the model.
+        prompt: The shipped prompt that suits the model, for methods that have none of their own.
+        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`: the method,
+            and what was measured with it. Empty for models without one.
     """
 
     name: str
@@ -45,6 +48,7 @@ class ModelPreset:
     size: int
     kind: Literal["language", "embedding"] = "language"
     prompt: str = "listwise"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _read_model_presets() -> dict[str, ModelPreset]:
@@ -62,6 +66,11 @@ MODELS = _read_model_presets()
 def model_folder(name: str) -> Path:
     """Return the folder of a downloaded model, in the user's cache directory."""
     return user_cache_path("listrank") / "models" / name
+
+
+def recipe_of_model_folder(folder: Path | None) -> Mapping[str, Any]:
+    """Return the recipe of the preset whose files are in this folder; empty if there is no such preset."""
+    return next((preset.recipe for preset in MODELS.values() if model_folder(preset.name) == folder), {})
 
 
 def is_model_downloaded(name: str) -> bool:

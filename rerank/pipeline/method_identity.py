@@ -46,6 +46,8 @@ _FIRST_JUDGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 #: Judge -> option added after 2d4cd24 -> value, with the same meaning as in `_LATER_STRATEGY_OPTIONS`.
 _LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
+#: The same for options of the base class of judges; attention, which had its own before, still writes it.
+_LATER_OPTIONS_OF_ALL_JUDGES: Mapping[str, Any] = {"first_stage": 0.0}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
 
@@ -83,9 +85,8 @@ def judge_identity_in_pipeline(judge: Selector) -> str:
         if field.name in judge_specific_option_names(name)
     }
     values = defaults | convert_selector_options(judge.name, judge_class, judge.options)
-    written = _pipeline_identity_option_names(
-        values, _FIRST_JUDGE_OPTIONS.get(name, ()), _LATER_JUDGE_OPTIONS.get(name, {})
-    )
+    later = {**_LATER_OPTIONS_OF_ALL_JUDGES, **_LATER_JUDGE_OPTIONS.get(name, {})}
+    written = _pipeline_identity_option_names(values, _FIRST_JUDGE_OPTIONS.get(name, ()), later)
     texts = defaults | {key: str(value).rpartition("/")[2] for key, value in judge.options.items()}
     return _format_pipeline_identity(judge.name, {option: str(texts[option]) for option in written})
 
@@ -94,7 +95,7 @@ def _pipeline_identity_option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Return the names of the options to write: those in ``first``, then others whose value differs from ``later``."""
-    unchanged = {name for name, value in (later or {}).items() if values[name] == value}
+    unchanged = {name for name, value in (later or {}).items() if values.get(name) == value}
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, runtime_checkable
 
-Role = Literal["system", "user", "assistant"]
+#: Role of a turn. A prompt whose only turn is a ``text`` is not a chat: the model continues the text as it is. Servers
+#: that only take chats get it as a turn of the user.
+Role = Literal["system", "user", "assistant", "text"]
 
 #: Placeholder for a picture in the text of a turn (U+FFFC, object replacement character).
 PICTURE = "\ufffc"

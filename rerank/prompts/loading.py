@@ -31,6 +31,7 @@ _KEYS = (
     "reply_prefix",
     "examples",
     "shows",
+    "plain_text",
     *_SECTIONS,
     *_WITHOUT_EFFECT,
 )
@@ -64,9 +65,10 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
     reply_prefix = table.get("reply_prefix", "")
     if not isinstance(reply_prefix, str):
         raise _wrong_prompt_key_error(name, "reply_prefix", reply_prefix, "text")
-    escape = table.get("escape_brackets", True)
-    if not isinstance(escape, bool):
-        raise _wrong_prompt_key_error(name, "escape_brackets", escape, "true or false")
+    flags = {"escape_brackets": table.get("escape_brackets", True), "plain_text": table.get("plain_text", False)}
+    for key, value in flags.items():
+        if not isinstance(value, bool):
+            raise _wrong_prompt_key_error(name, key, value, "true or false")
     shows = table.get("shows", "text")
     if shows not in ("text", "pictures"):
         raise _wrong_prompt_key_error(name, "shows", shows, "'text' or 'pictures'")
@@ -74,10 +76,11 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
         name=name,
         method=_prompt_template_method(table, name),
         syntax=_prompt_template_syntax(table, name, sections),
-        escape_brackets=escape,
         reply_prefix=reply_prefix,
         pictures=shows == "pictures",
         examples=_examples_of_prompt(table, name),
+        escape_brackets=flags["escape_brackets"],
+        plain_text=flags["plain_text"],
         **sections,
     )
 

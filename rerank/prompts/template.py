@@ -84,10 +84,12 @@ class PromptTemplate:
         pictures: Whether documents are shown as pictures, at the positions of their passages.
         instruction: What counts as relevant, for prompts with a placeholder for it; an instruction of the query
             replaces it.
+        plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
 
     Raises:
         UnknownNameError: A placeholder is not available in its section.
-        DataError: The prompt does not show the passages or the query, or the turns do not alternate.
+        DataError: The prompt does not show the passages or the query, the turns do not alternate, or a plain text has
+            several turns.
     """
 
     name: str
@@ -104,6 +106,7 @@ class PromptTemplate:
     escape_brackets: bool = True
     pictures: bool = False
     instruction: str = ""
+    plain_text: bool = False
 
     def __post_init__(self) -> None:
         """Compile all sections and check that they show passages and query."""
@@ -133,7 +136,7 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for later in ("pictures", "instruction"):
+        for later in ("pictures", "instruction", "plain_text"):
             if not content[later]:
                 del content[later]  # so that older prompts keep their digests
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -179,6 +182,8 @@ class PromptTemplate:
             turns += self._query_turns(self._shared(example.query, example.passages, labels), enough)[0]
             turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
         query_turns, boundaries = self._query_turns(shared, names, scores)
+        if self.plain_text:
+            return RenderedPrompt([replace(turn, role="text") for turn in query_turns], boundaries)
         first = len(turns)
         turns += query_turns
         if self.reply_prefix:
@@ -304,6 +309,13 @@ class PromptTemplate:
         return names
 
     def _check_turns(self) -> None:
+        turns = (self.system, self.prefix_assistant, self.body_assistant, self.reply_prefix, self.examples)
+        if self.plain_text and (self.method != "pointwise" or self.pictures or any(turns)):
+            raise DataError(
+                f"Prompt {self.name!r} is plain text and has several turns or passages, or pictures",
+                expected="'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
+                remedy="Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
+            )
         if self.prefix_assistant and not self.prefix:
             raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or neither")
         if self.body_assistant and self.prefix and not self.prefix_assistant:

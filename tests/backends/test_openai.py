@@ -245,6 +245,10 @@ class TestBeginnings:
         assert [message["role"] for message in sent["messages"]] == ["system", "user"]
         assert reply.text == "[1] > [2]"
 
+    def test_plain_text_is_a_turn_of_the_user(self) -> None:
+        _, (sent,) = ask(said("[1]"), (Message("text", "Passage: a"),))
+        assert sent["messages"] == [{"role": "user", "content": "Passage: a"}]
+
     @pytest.mark.parametrize("owner", KINDS)
     def test_dropped_where_a_constraint_says_it(self, owner: str) -> None:
         _, (sent,) = ask(said("[3] > [1] > [2]"), BEGUN, THREE, owner=owner)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rerank.experiment.demo import demo_experiment_specs
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 DEMO = ("demo", "--model", "fake:reversed", "--out", "d")
 
@@ -19,6 +21,8 @@ def test_the_demo(cli: Cli) -> None:
     for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss", "fullrank: d/fullrank-fake-reversed-"):
         assert words in done.stdout
     assert "sliding: 24 calls for 12 queries, fake:reversed" in done.stderr
+    assert "- bm25 is significantly above fullrank: +0.2" in done.stdout
+    assert "- sliding is not significantly different from fullrank: +0.0" in done.stdout
     assert len(list(Path("d").glob("sliding-fake-reversed-*/run.trec"))) == 1
 
     again = cli(*DEMO, "--format", "json")  # from the folders
@@ -35,6 +39,12 @@ def test_all_questions(cli: Cli) -> None:
     report = json.loads(cli(*DEMO, "--all", "--format", "json").stdout)
     assert report["comparison"]["queries"] >= 60
     assert all(row["windows"]["ok"] == row["calls"] for row in report["costs"])
+
+
+def test_the_demo_of_the_embedded_model_has_its_default_and_one_flag_more() -> None:
+    default, fullrank, adapter = demo_experiment_specs(model="smollm2-135m")
+    assert (default.method, fullrank.method, adapter.adapter) == ("auto", "fullrank", "smollm2-135m-attention")
+    assert not {"method", "prompt", "max_passage_tokens"} & default.model_fields_set
 
 
 def test_the_model_is_got_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_help_has_examples_and_defaults(cli: Cli) -> None:
         assert "(default: 100)" in words
         assert "--spec" in words
         if command != "retrieve":  # which asks no model
-            assert "(default: fullrank)" in words
+            assert "(default: auto)" in words
             for flag in ("--device", "--dtype", "--batch-size", "--max-total-tokens"):
                 assert flag in words
 

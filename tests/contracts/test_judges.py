@@ -11,7 +11,9 @@ from functools import partial
 
 import pytest
 
+from rerank.errors import UsageError
 from rerank.judges import FAILURES, PromptJudge, Verdict, judges, open_judge
+from rerank.judges.base import window_z_scores
 from rerank.judges.generate import Generate
 from rerank.prompts import load_prompt
 from rerank.selector import Selector
@@ -28,6 +30,7 @@ from rerank.tasks import (
 from rerank.types import Window
 from tests.judges.scripted import Scripted, always, window
 from tests.judging import judge_windows
+from tests.raising import raises
 
 #: Every judge with its default options, and the options that change what it requests or how it reads replies.
 CASES = (
@@ -158,6 +161,39 @@ def check_requests(build: Build, selector: str) -> None:
         ]
 
 
+def check_first_stage(selector: str) -> None:
+    """A judge that sorts by score adds the first stage's; the others refuse it. The scores stay the judge's own."""
+    relevance = relevances(5, 3)
+    backend = backend_for(selector, partial(answer, relevance=relevance))
+    if not builder(selector)(backend).sorts_by_score:
+        with raises(UsageError, "first_stage=0.5"):
+            builder(f"{selector},first_stage=0.5")(backend)
+        return
+    for weight in ("-1", "nan", "inf"):
+        with raises(UsageError, f"first_stage={weight}"):
+            builder(f"{selector},first_stage={weight}")(backend)
+    given = replace(documents(5), scores=(4.0, 9.0, 1.0, 2.0, 3.0))
+    (alone,) = judge_windows(builder(selector)(backend), [given])
+    verdicts = {
+        weight: judge_windows(builder(f"{selector},first_stage={weight}")(backend), [given])[0]
+        for weight in ("0", "1e-9", "0.5", "1e9")
+    }
+    assert verdicts["0"] == verdicts["1e-9"] == alone
+    assert verdicts["1e9"].order == (1, 0, 4, 3, 2)
+    assert {verdict.scores for verdict in verdicts.values()} == {alone.scores}
+    mixed = builder(f"{selector},first_stage=0.5")(backend)
+    own, first = (
+        window_z_scores(mixed.scores_to_combine([*map(float, relevance.values())])),
+        window_z_scores(given.scores),
+    )
+    assert list(verdicts["0.5"].order) == sorted(range(5), key=lambda at: -(own[at] + 0.5 * first[at]))
+    (equal,) = judge_windows(mixed, [replace(given, scores=(0.1,) * 5)])
+    assert equal == alone
+    (without,) = judge_windows(mixed, [documents(5)])
+    assert (without.order, without.status) == (alone.order, "ok")
+    assert "first-stage scores" in without.detail
+
+
 def check_contract(build: Build, selector: str) -> None:
     """Check all that a judge promises."""
     check_requests(build, selector)
@@ -170,6 +206,7 @@ def check_contract(build: Build, selector: str) -> None:
 @pytest.mark.parametrize("selector", CASES)
 def test_every_judge_fulfils_the_contract(selector: str) -> None:
     check_contract(builder(selector), selector)
+    check_first_stage(selector)
 
 
 @dataclass(frozen=True, kw_only=True)

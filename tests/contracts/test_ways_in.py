@@ -25,7 +25,7 @@ from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
 from rerank.leaderboard.suites.suite import Suite
-from rerank.models import open_model_backend
+from rerank.models import MARKER, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.types import Document, Query, Window
@@ -34,6 +34,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "v2d4cd24" / "inputs"
 QUERY = "which text is about apples"
 #: The library names the query "0" and the documents by their position, and both are part of a digest.
 TEXTS = ["pears and plums", "apples in autumn", "a text about nothing", "apples, apples, apples", "the last one"]
+#: First-stage scores; only their order is known to mteb, which makes the same of them.
+SCORES = [1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5]
 COLLECTION = "requests:lists.jsonl,qrels=lists.qrels"
 
 #: What is sent, with the backend's identity, and the documents in the resulting order.
@@ -42,7 +44,7 @@ WayIn = Callable[[Mapping[str, Any], Path], list[str]]
 
 
 def from_python(settings: Mapping[str, Any], folder: Path) -> list[str]:
-    return [str(hit.corpus_id) for hit in Reranker.from_pretrained(**settings).rank(QUERY, TEXTS)]
+    return [str(hit.corpus_id) for hit in Reranker.from_pretrained(**settings).rank(QUERY, TEXTS, scores=SCORES)]
 
 
 def from_lazy_backend(settings: Mapping[str, Any], folder: Path) -> list[str]:
@@ -56,7 +58,9 @@ def from_open_backend(settings: Mapping[str, Any], folder: Path, *, lazy: bool =
     (folder / "elsewhere").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "elsewhere")  # where no folder has the name of the model
-        return [str(hit.corpus_id) for hit in Reranker.from_backend(backend, **ranking).rank(QUERY, TEXTS)]
+        return [
+            str(hit.corpus_id) for hit in Reranker.from_backend(backend, **ranking).rank(QUERY, TEXTS, scores=SCORES)
+        ]
 
 
 def spec_of(settings: Mapping[str, Any], **more: Any) -> RunSpec:
@@ -153,6 +157,7 @@ RANKERS: Mapping[str, Mapping[str, Any]] = {
     "fake": {"model": "fake:reversed", "method": "sliding", "window_size": 3},
     "sampling": {"model": "model", "temperature": 0.7, "seed": 5, "context_size": 1500, "min_passage_tokens": 2},
     "passages": {"model": "fake:reversed", "passages": "max,size=2,stride=1", "top_k": 3},
+    "preset": {"model": "smollm2-135m"},
     "top of the list": {"model": "fake:reversed", "method": "sliding", "window_size": 2, "stride": 1, "top_k": 2},
 }
 #: What the library sends per ranker, with its order.
@@ -161,10 +166,15 @@ EXPECTED: dict[str, Sent] = {}
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model, its adapter, both merged, and one list; ``tiny-adapter`` names the adapter."""
+    """A folder with a model, its adapter, both merged, and one list.
+
+    ``tiny-adapter`` names the adapter, and the model is also in the place of the preset ``smollm2-135m``.
+    """
     for name in ("model", "adapter", "merged"):
         shutil.copytree(FIXTURES / name, tmp_path / name)
     shutil.copytree(FIXTURES / "adapter", tmp_path / "shipped" / "tiny-adapter")
+    shutil.copytree(FIXTURES / "model", tmp_path / "cache" / "listrank" / "models" / "smollm2-135m")
+    (tmp_path / "cache" / "listrank" / "models" / "smollm2-135m" / MARKER).write_text("{}", encoding="utf-8")
     write_lists(tmp_path, "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -176,7 +186,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_lists(folder: Path, *queries: str) -> None:
     """Write lists of the same documents and their judgments, for queries with the same text."""
-    docs = [{"docid": str(n), "doc": text, "score": 100 - n} for n, text in enumerate(TEXTS)]
+    docs = [{"docid": str(n), "doc": text, "score": SCORES[n]} for n, text in enumerate(TEXTS)]
     rows = [json.dumps({"query": {"qid": query, "text": QUERY}, "candidates": docs}) for query in queries]
     qrels = [f"{query} 0 1 1\n{query} 0 3 2\n" for query in queries]
     (folder / "lists.jsonl").write_text("\n".join(rows), encoding="utf-8")

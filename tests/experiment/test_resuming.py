@@ -11,6 +11,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.experiment import resuming, spec
+from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.resuming import complete_resumed_spec
 from rerank.experiment.spec import LATER_KEYS, RunSpec
 from rerank.models.adapters import adapter_folder
@@ -50,6 +51,12 @@ def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
     """A default that has changed since the run began does not make its folder unusable."""
     folder = write_spec(tmp_path / "a", min_passage_tokens=48)
     assert RunSpec.make(complete_resumed_spec({}, folder)).min_passage_tokens == 48
+
+
+def test_a_run_keeps_its_method_when_the_default_of_its_model_has_changed(tmp_path: Path) -> None:
+    recorded = {"model": "smollm2-135m", "method": "fullrank", "prompt": "auto", "max_passage_tokens": None}
+    resumed = RunSpec.make(complete_resumed_spec({}, write_spec(tmp_path / "a", **recorded)))
+    assert spec_with_trained_defaults(resumed).model_dump(include={*recorded}) == recorded
 
 
 @pytest.mark.parametrize(

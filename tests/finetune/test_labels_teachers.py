@@ -146,6 +146,8 @@ def test_methods_that_score_documents_hand_their_scores_on(spec: Spec) -> None:
     assert made.labels[0].scores == pytest.approx((0, 1, 2, 0, 1, 2))
     assert ids(made) == ["2", "5", "1", "4", "0", "3"]
     assert Method().scored(spec(method="cross-encoder"))
+    assert Method().scored(spec(method="qlm,first_stage=0"))
+    assert not Method().scored(spec(method="qlm,first_stage=0.5"))
     assert not Method().scored(spec(method="sliding"))
     assert not Method().scored(spec(method="icr"))
 

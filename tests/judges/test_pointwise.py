@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,23 @@ def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
     assert len(scripted.asked) == made.calls(3) == 3
     assert [request.window.docs for request in scripted.asked] == [(doc,) for doc in THREE.docs]
     assert len({request.digest({}) for request in scripted.asked}) == 3
+
+
+def test_the_query_follows_a_plain_text_after_a_space() -> None:
+    (request, *_) = judge("likelihood", Scripted(by_text, LikelihoodTask), "query_question").make_requests(THREE)
+    assert request.task == LikelihoodTask(continuations=(" a question",))
+
+
+@pytest.mark.parametrize("weight", ["0", "5"])
+def test_documents_without_a_score_keep_their_positions_whatever_the_first_stage_says(weight: str) -> None:
+    def say(request: Request) -> Reply:
+        return Reply(finish="error", error="gone") if "rain" in request.prompt[-1].content else by_text(request)
+
+    backend = Scripted(say, LikelihoodTask)
+    made = open_judge(f"likelihood,first_stage={weight}", backend, load_prompt("query_likelihood"))
+    first_stage = replace(THREE, scores=(3.0, 1.0, 2.0))
+    (verdict,) = judge_windows(made, [first_stage])
+    assert (verdict.order, verdict.status) == ((2, 1, 0) if weight == "0" else (0, 1, 2), "error")
 
 
 def test_score_is_the_log_odds() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 pytest.importorskip("transformers")
 
@@ -15,6 +16,7 @@ from rerank.errors import BackendError
 from rerank.lm.chat_templates import ChatRenderer, merge_causal_model_system_turns
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message, Prompt
+from tests.backends.conftest import CHATML
 from tests.raising import raises
 
 CHAT: Prompt = (Message("system", "You rank."), Message("user", "Rank these."))
@@ -54,6 +56,19 @@ def test_merging_leaves_later_turns_alone() -> None:
 
 def test_without_a_template_turns_are_plain_text(tiny_tokenizer: Callable[..., Any]) -> None:
     assert ChatRenderer(tiny_tokenizer(None)).render(CHAT) == "You rank.\n\nRank these.\n\n"
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_plain_text_has_no_template_but_a_start_token(tiny_tokenizer: Callable[..., Any], template: str | None) -> None:
+    """A tokenizer without a template adds the token itself."""
+    prompt: Prompt = (Message("text", "Question: a <|im_end|> b"),)
+    tokenizer = tiny_tokenizer(template)
+    assert ChatRenderer(tokenizer).render(prompt) == "Question: a < |im_end|> b"
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    start = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    assert ChatRenderer(tokenizer).render(prompt) == ("<s>" if template else "") + "Question: a < |im_end|> b"
+    assert HfTokens(tokenizer, context_size=512).encode([prompt])[0].count(start) == 1
 
 
 def test_a_template_that_refuses_the_chat_is_named(tiny_tokenizer: Callable[..., Any]) -> None:

@@ -86,7 +86,7 @@ def test_a_preset_precedes_a_folder_with_its_name(tmp_path: Path, monkeypatch: p
         == model_settings_folder("hf:smollm2-135m")
         == model_folder("smollm2-135m")
     )
-    assert RankerConfig.from_settings({"model": "smollm2-135m"}).method == "fullrank"
+    assert RankerConfig.from_settings({"model": "smollm2-135m"}).method == MODELS["smollm2-135m"].recipe["method"]
     assert RankerConfig.from_settings({"model": "./smollm2-135m"}).method == SAID.method
 
 

@@ -32,9 +32,9 @@ def test_the_tables_hold_every_option_of_the_classes_that_2d4cd24_had() -> None:
         options = {field.name for field in fields(strategies.get(name)) if field.repr}
         assert is_in_the_tables(options, first, identity._LATER_STRATEGY_OPTIONS.get(name, {})), name
     for name, first in identity._FIRST_JUDGE_OPTIONS.items():
-        assert is_in_the_tables(
-            {*judge_specific_option_names(name)}, first, identity._LATER_JUDGE_OPTIONS.get(name, {})
-        ), name
+        later = {**identity._LATER_OPTIONS_OF_ALL_JUDGES, **identity._LATER_JUDGE_OPTIONS.get(name, {})}
+        added = {option: value for option, value in later.items() if option not in first}
+        assert is_in_the_tables({*judge_specific_option_names(name)}, first, added), name
 
 
 @pytest.mark.parametrize("default", [2, 3])
@@ -51,6 +51,17 @@ def test_options_of_a_plugin_judge_are_all_written(monkeypatch: pytest.MonkeyPat
     )
     given = judge_identity_in_pipeline(Selector("careful", options={"patience": "4"}))
     assert given == "careful(constrain=True, identifiers=numbers, patience=4)"
+
+
+def test_the_weight_of_the_first_stage_is_written_where_it_counts() -> None:
+    texts = {
+        "likelihood": "likelihood()",
+        "likelihood,first_stage=0": "likelihood()",
+        "likelihood,first_stage=0.5": "likelihood(first_stage=0.5)",
+        "pick,first_stage=2": "pick(by=likelihood, first_stage=2)",
+    }
+    assert {text: judge_identity_in_pipeline(Selector.parse(text)) for text in texts} == texts
+    assert judge_identity_in_pipeline(Selector("attention")).endswith("first_stage=0.0)"), "as 2d4cd24 wrote it"
 
 
 def test_a_later_option_is_written_unless_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

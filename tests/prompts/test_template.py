@@ -67,10 +67,33 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
         template = load_prompt(name)
         digests.add(template.digest)
         roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
+        if template.plain_text:
+            assert roles == ["text"]
+            continue
         turns = ["user", "assistant"] * len(roles)
         assert roles == turns[: len(roles)]
         assert roles[-1] == ("assistant" if template.reply_prefix else "user")
     assert len(digests) == len(prompt_names())
+
+
+def test_plain_text_is_one_text() -> None:
+    assert load_prompt("query_question").render("q", ["a [1] b"]) == (
+        Message("text", "Passage: a (1) b\nPlease write a question based on this passage.\nQuestion:"),
+    )
+    text = load_prompt("query_question")
+    assert replace(text, plain_text=False).digest != text.digest
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["method: listwise", "system_message: s", "prefix: p\nprefix_assistant: a", "reply_prefix: r", "shows: pictures"],
+)
+def test_plain_text_has_no_turns(more: str) -> None:
+    text = f"method: pointwise\nplain_text: true\nbody: '[{{rank}}] {{candidate}} {{query}}'\n{more}"
+    with raises(DataError, "plain text"):
+        prompt_template_from_yaml(
+            text.replace("method: pointwise\n", "" if "method" in more else "method: pointwise\n"), "p"
+        )
 
 
 def test_keys_of_rank_llm_single_turn() -> None:
@@ -218,7 +241,7 @@ def test_user_text_is_never_interpreted(query: str, passages: list[str], jinja: 
 def test_hostile_text_stays_text(text: str) -> None:
     for name in prompt_names():
         assert text in shown(load_prompt(name).render("q", [text]))
-        if name != "query_likelihood":  # the model is to guess the query
+        if name not in ("query_likelihood", "query_question"):  # the model is to guess the query
             assert text in shown(load_prompt(name).render(text, ["p"]))
 
 

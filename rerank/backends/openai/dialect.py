@@ -113,7 +113,9 @@ class Dialect:
 
     def _turns(self, prompt: Prompt, *, prefix: str) -> list[dict[str, str]]:
         end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
-        return [{"role": turn.role, "content": turn.content} for turn in prompt[:end]]
+        return [
+            {"role": "user" if turn.role == "text" else turn.role, "content": turn.content} for turn in prompt[:end]
+        ]
 
     def _optional_fields(self, sampling: Sampling) -> dict[str, Any]:
         """Return the fields for decoding settings; they override the model's and server's defaults if possible."""

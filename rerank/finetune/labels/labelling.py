@@ -11,6 +11,7 @@ from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, execute_run, prepare_run
 from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
 from rerank.experiment.estimate import estimate_run_cost
+from rerank.experiment.prepare import spec_with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.label_fusion import LabelFusion, check_teacher_names, missing_teacher_scores_error
 from rerank.finetune.labels.label_list import LabelList
@@ -122,6 +123,7 @@ def prepare_labelling(
     Raises:
         RerankError: The collection, the candidates or a teacher cannot be used.
     """
+    spec = spec_with_trained_defaults(spec)
     opened = {name: open_teacher(name) for name in plan.teachers}
     for name, teacher in opened.items():
         if len(opened) > 1 and plan.fusion.how != "rrf" and not teacher.scored(spec):

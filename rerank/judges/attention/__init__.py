@@ -26,8 +26,6 @@ from rerank.judges.base import (
     ScoreKind,
     Verdict,
     failed_judge_verdict,
-    rank_window_by_score,
-    window_z_scores,
 )
 from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_passage_whitespace
@@ -54,30 +52,22 @@ class Attention(ListwiseJudge):
             are not computed.
         calibrate: Subtract the attention from the null query, and drop tokens far below the mean of their passage.
         best_first: Show the first stage's best passage first instead of last.
-        first_stage: Weight of the first-stage score in the sum of attention and first-stage score. Both are z-scores
-            within the window; the logarithm of the attention is used if it is positive for all passages. Without
-            first-stage scores, only the attention is used, and the verdict's detail states this.
-
-    Raises:
-        UsageError: ``first_stage`` is negative.
     """
 
     needs = (AttentionTask,)
     request_options = frozenset({"heads", "layers"})
     prompt = "icr_qa"
+    sorts_by_score = True
 
     heads: str = ""
     layers: str = ""
     calibrate: bool = True
     best_first: bool = False
-    first_stage: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the options and read the heads, so that a missing file is reported before the first request."""
         super().__post_init__()
         parse_attention_layers(self.layers)
-        if self.first_stage < 0:
-            raise UsageError(f"first_stage={self.first_stage}", expected="a weight of at least 0")
         _ = self._heads
 
     @property
@@ -219,25 +209,16 @@ class Attention(ListwiseJudge):
         if failure is not None:
             return failure
         attention = replies[0].scores
-        verdict = self._rank(attention, window)
+        verdict = self.rank_by_score(attention, window)
         if verdict.status in FAILURES:
             return verdict
         # The scores in the verdict come from the model alone, even if the order includes first-stage scores.
         scores = attention if self.calibrate else tuple(math.log(a) if a > 0 else None for a in attention)
         return replace(verdict, scores=scores)
 
-    def _rank(self, scores: Sequence[float], window: Window) -> Verdict:
-        if not self.first_stage or len(scores) != len(window):
-            return rank_window_by_score(scores, len(window))
-        if not window.scores:
-            verdict = rank_window_by_score(scores, len(window))
-            return replace(verdict, detail="no first-stage scores were given, so only the attention counted")
-        # z(log s) + first_stage * z(first-stage score); the logarithm is used only if it is defined for all passages.
-        all_positive = all(score > 0 for score in scores)
-        attention = window_z_scores([math.log(score) for score in scores] if all_positive else scores)
-        first_stage = window_z_scores(window.scores)
-        combined = [a + self.first_stage * b for a, b in zip(attention, first_stage, strict=True)]
-        return rank_window_by_score(combined, len(window))
+    def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
+        """Return the logarithms of the attention if it is positive for all passages, else the attention itself."""
+        return [math.log(score) for score in scores] if all(score > 0 for score in scores) else scores
 
 
 def _reverse_window(window: Window) -> Window:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -122,10 +123,12 @@ class PromptJudge:
         backend: The backend that runs the requests.
         template: The prompt template.
         limits: Token budget and decoding settings.
+        first_stage: Weight of the first-stage score in the order of a window, for judges that sort by score.
 
     Raises:
-        UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, or
-            the limits contradict each other or exceed the context of the model.
+        UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, the
+            limits contradict each other or exceed the context of the model, or ``first_stage`` is negative, is not
+            finite, or is given to a judge that does not sort by score.
     """
 
     #: Types of tasks that the judge can use, the preferred type first.
@@ -138,15 +141,28 @@ class PromptJudge:
     backend: Backend
     template: PromptTemplate
     limits: Limits = field(default_factory=Limits)
+    first_stage: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the backend and the limits. Checks that need a tokenizer are deferred to the first request."""
+        self._check_first_stage_weight()
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
         check_judge_prompt_pictures(self.template, self.backend, model)
         check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
+
+    def _check_first_stage_weight(self) -> None:
+        if not 0 <= self.first_stage < math.inf:
+            raise UsageError(f"first_stage={self.first_stage}", expected="a finite weight of at least 0")
+        if self.first_stage and not self.sorts_by_score:
+            raise UsageError(
+                f"first_stage={self.first_stage} with the judge {plugin_name(type(self))!r}, which does not sort by a "
+                "score per document, to which the first stage's could be added",
+                expected="a judge that sorts by score, such as likelihood, score, logits or attention",
+                remedy="Omit first_stage, or use another method, such as qlm",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy, without budgets, whose tokenizers belong to a backend."""
@@ -203,6 +219,11 @@ class PromptJudge:
         """The meaning of the scores in the verdicts; None if they have no scores."""
         return None
 
+    @property
+    def sorts_by_score(self) -> bool:
+        """Whether the order of a window comes from `rank_by_score`, so that ``first_stage`` has an effect."""
+        return False
+
     @abstractmethod
     def make_requests(self, window: Window) -> list[Request]:
         """Return the requests for one window, with passages truncated so that they fit.
@@ -214,6 +235,36 @@ class PromptJudge:
     @abstractmethod
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the verdict on a window, given the replies to its requests."""
+
+    def rank_by_score(self, scores: Sequence[float], window: Window) -> Verdict:
+        """Order a window by z(score) + ``first_stage`` * z(first-stage score), or by the score alone.
+
+        Both are z-scores within the window. Infinite scores stay first or last, whatever the first stage says. Without
+        first-stage scores the judge's scores decide alone, and the verdict's detail states this.
+
+        Args:
+            scores: The judge's score of each document of the window.
+            window: The window, with first-stage scores if there are any.
+
+        Returns:
+            The verdict with the judge's own scores; its status is that of `rank_window_by_score`.
+        """
+        verdict = rank_window_by_score(scores, len(window))
+        if not self.first_stage or verdict.status in FAILURES:
+            return verdict
+        if not window.scores:
+            return replace(verdict, detail="no first-stage scores were given, so only the judge's scores counted")
+        combined = [
+            own + self.first_stage * first
+            for own, first in zip(
+                window_z_scores(self.scores_to_combine(scores)), window_z_scores(window.scores), strict=True
+            )
+        ]
+        return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
+
+    def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
+        """Return the scores whose z-scores are added to those of the first stage; the judge's own by default."""
+        return scores
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or how many of its documents fit in the context.
@@ -318,12 +369,19 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
 def window_z_scores(scores: Sequence[float]) -> list[float]:
     """Return (score - mean) / population standard deviation for each score; all 0 if the scores are equal.
 
-    >>> window_z_scores([1.0, 3.0])
-    [-1.0, 1.0]
+    Mean and deviation are those of the finite scores; infinite scores are returned unchanged.
+
+    >>> window_z_scores([1.0, 3.0, -math.inf])
+    [-1.0, 1.0, -inf]
     """
-    mean = sum(scores) / len(scores)
-    deviation = (sum((score - mean) ** 2 for score in scores) / len(scores)) ** 0.5
-    return [(score - mean) / deviation if deviation else 0.0 for score in scores]
+    finite = [score for score in scores if math.isfinite(score)]
+    if max(map(abs, finite), default=0.0) > 1e100:  # the squares could overflow
+        return window_z_scores([score / 1e200 for score in scores])
+    mean, deviation = 0.0, 0.0
+    if len(set(finite)) > 1:  # the rounded mean of equal scores may differ from them
+        mean = sum(finite) / len(finite)
+        deviation = (sum((score - mean) ** 2 for score in finite) / len(finite)) ** 0.5
+    return [score if math.isinf(score) else (score - mean) / deviation if deviation else 0.0 for score in scores]
 
 
 def failed_judge_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:

@@ -16,7 +16,8 @@ def make_judge_continuation_request(
     """Return a request for the log-probability of each continuation of a window's prompt.
 
     Passages are truncated so that the prompt and the longest continuation fit. The task is the first one that the
-    judge needs: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts.
+    judge needs: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. After a plain text, they
+    begin with a space.
 
     Args:
         judge: Supplies the backend, template, budget and limits.
@@ -27,6 +28,8 @@ def make_judge_continuation_request(
     Raises:
         ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
+    if judge.template.plain_text:
+        continuations = [f" {text}" for text in continuations]
     longest = max(judge.backend.tokens.lengths(list(continuations)), default=0)
     limits = judge.limits
     reply_tokens = longest + limits.thinking_tokens

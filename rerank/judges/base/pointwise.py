@@ -24,6 +24,7 @@ class PointwiseJudge(PromptJudge):
     """
 
     needs = (ContinuationTask,)
+    sorts_by_score = True
     #: Meaning of the score of a document, such as ``log-likelihood of the query``.
     score_name: ClassVar[str] = "score"
 
@@ -67,14 +68,16 @@ class PointwiseJudge(PromptJudge):
         ]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window by decreasing score; ties keep their order.
+        """Order the window with `rank_by_score`; ties keep their order.
 
         If documents have no score, they keep their positions, the others are ordered among the remaining positions, and
         the window counts as a failure.
         """
         expected = len(self.continuations(window.query))
         scored = [index for index, reply in enumerate(replies) if len(reply.scores) == expected]
-        verdict = rank_window_by_score([self.score(replies[index].scores) for index in scored], len(scored))
+        first_stage = tuple(window.scores[index] for index in scored if window.scores)
+        part = Window(window.query, tuple(window.docs[index] for index in scored), first_stage)
+        verdict = self.rank_by_score([self.score(replies[index].scores) for index in scored], part)
         failure = failed_judge_verdict(replies, len(window))
         if failure is None and len(scored) < len(window):
             failure = rank_window_by_score((), len(window))

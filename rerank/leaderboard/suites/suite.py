@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rerank.assemble import assembly_defaults
 from rerank.errors import UsageError
 from rerank.experiment.file_settings import settings_from_file
 from rerank.experiment.spec import RunSpec, Shuffle
@@ -91,8 +92,8 @@ class Suite(_Table):
     """Selectors of first stages."""
     depths: tuple[int, ...] = Field(default=(100,), min_length=1)
     """Numbers of candidates per query."""
-    methods: tuple[str, ...] = ("fullrank",)
-    """Methods. Every method is combined with every model."""
+    methods: tuple[str, ...] = ("auto",)
+    """Methods. Every method is combined with every model; ``auto`` is the method of the model."""
     models: tuple[str, ...] = ()
     """Models, in the form that ``--model`` accepts."""
     adapters: tuple[str, ...] = ()
@@ -167,7 +168,7 @@ class Suite(_Table):
             UnknownNameError: A method does not exist.
         """
         pairs: list[tuple[str, dict[str, Any]]] = [
-            (f"{method} {Path(model).name}", {**self.options, "method": method, "model": model})
+            (_suite_label({"method": method, "model": model}), {**self.options, "method": method, "model": model})
             for model, method in itertools.product(self.models, self.methods)
         ]
         pairs += [(Path(adapter).name, {"adapter": adapter}) for adapter in self.adapters]
@@ -181,7 +182,7 @@ class Suite(_Table):
                 )
             systems[name] = values
             checked = RunSpec.make({"collection": "none", **values})
-            if "method" in values or not checked.adapter:
+            if checked.method != "auto":
                 open_method(checked.method)
         return systems
 
@@ -275,10 +276,13 @@ def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote
 
 
 def _suite_label(values: Mapping[str, Any]) -> str:
-    if "adapter" in values and "method" not in values:
-        return Path(str(values["adapter"])).name
-    model = values.get("adapter", values.get("model", RunSpec.model_fields["model"].default))
-    return f"{values.get('method', RunSpec.model_fields['method'].default)} {Path(str(model)).name}"
+    spec = RunSpec.make({"collection": "none", **values})
+    if spec.adapter and spec.method == "auto":
+        return Path(spec.adapter).name
+    method = spec.method
+    if method == "auto":
+        method = spec.model_copy(update=assembly_defaults({"model": spec.model})).shown_method
+    return f"{method} {Path(spec.adapter or spec.model).name}"
 
 
 def _check_suite_keys(values: Mapping[str, Any]) -> None:

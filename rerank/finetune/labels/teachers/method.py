@@ -18,6 +18,7 @@ from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.relate import Relate
 from rerank.methods import open_method
 from rerank.pipeline.results import RerankOutcome
+from rerank.selector import convert_selector_options
 from rerank.store import RunFolder
 from rerank.types import Ranking
 
@@ -47,9 +48,11 @@ class Method:
     judged_only: ClassVar[bool] = False
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return True for cross-encoders and pointwise methods over the whole list."""
+        """Return True for cross-encoders and pointwise methods over the whole list, without first-stage scores."""
         method = open_method(spec.method)
-        return method.strategy.name == "full" and issubclass(judges.get(method.judge.name), Relate | PointwiseJudge)
+        judge = judges.get(method.judge.name)
+        weight = convert_selector_options(method.judge.name, judge, method.judge.options).get("first_stage", 0.0)
+        return method.strategy.name == "full" and issubclass(judge, Relate | PointwiseJudge) and not weight
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         """Execute the run and return its rankings.

@@ -127,6 +127,8 @@ class TrainingRun:
             lists=self._lists,
             length=self._steps * lists_per_step,
             documents=data.documents,
+            best=data.best,
+            hard=data.hard,
             shuffle=data.shuffle,
             seed=self._recipe.seed,
         )
@@ -169,8 +171,8 @@ class TrainingRun:
     @property
     def _packs(self) -> bool:
         """True if packed attention is required: several texts share a row, or a loss uses attention."""
-        pointwise = self._setup.method.judge.name == "score"
-        return self._readout is not None or self._recipe.training.batch_size > 1 or pointwise
+        several = self._recipe.training.batch_size > 1 or self._places.examples.is_pointwise
+        return self._readout is not None or several
 
     @property
     def _batches(self) -> FirstBatches:

@@ -14,12 +14,11 @@ if [ ! -s "$work/corpus/counts.json" ]; then
     (cd "$work/packages" && apt-get download $(sed -n 's/^package = "\(.*\)"/\1/p' "$here/sources.toml"))
     python "$here/corpus.py" --packages "$work/packages" --out "$work/corpus"
 fi
-python "$here/write_queries.py" --corpus "$work/corpus" --out "$work/queries" --count "${COUNT:-1600}"
+# Near-duplicates of test queries are left out, also of those that choose nothing here.
+lists=$data/msmarco_candidates/BM25/retrieve_results
+against=(--against "cranfield:$data/cranfield" --against "requests:${lists}_dl19.json.gz" --against "requests:${lists}_dl21.json.gz")
+python "$here/write_queries.py" --corpus "$work/corpus" --out "$work/queries" --count "${COUNT:-1600}" "${against[@]}"
 rerank label make --collection "jsonl:$work/queries" --depth 30 --teacher dense:all-minilm-l6-v2 --teacher bm25 \
     --fuse z-score -o "$work/labels.jsonl"
-# Also against the queries that choose nothing here, so that no list repeats them.
-rerank label check "$work/labels.jsonl" --collection "jsonl:$work/queries" \
-    --against "cranfield:$data/cranfield" \
-    --against "requests:$data/msmarco_candidates/BM25/retrieve_results_dl19.json.gz" \
-    --against "requests:$data/msmarco_candidates/BM25/retrieve_results_dl21.json.gz" | tee "$work/check.txt"
+rerank label check "$work/labels.jsonl" --collection "jsonl:$work/queries" "${against[@]}" | tee "$work/check.txt"
 python "$here/search.py" --work "$work" --data "$data" "$@"

@@ -1,10 +1,11 @@
 """Write a collection with queries: SmolLM2-135M-Instruct continues worked examples with a query for each passage.
 
-    python write_queries.py --corpus work/corpus --out work/queries --count 1600
+    python write_queries.py --corpus work/corpus --out work/queries --count 1600 --against cranfield:FOLDER
 
 Writes the replies to ``replies.jsonl`` as they come, and a collection of the queries whose passage BM25 ranks among its
-first 20 (docs.jsonl, queries.jsonl), as ``rerank label queries`` does. This script is five times as fast, since it
-computes the examples once and stops at the end of a line. A second call with the same --out continues the first.
+first 20 (docs.jsonl, queries.jsonl), as ``rerank label queries`` does, in a quarter of the CPU time, since it
+computes the examples once and stops at the end of a line. Queries that are near-duplicates of a query of ``--against``
+are left out, as ``rerank label split --drop-leaks`` does. A second call with the same --out continues the first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from rerank.collections import open_collection
+from rerank.finetune.labels.leaks import find_query_leaks
 from rerank.models import resolve_model_name
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
@@ -122,6 +124,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True, help="passages; more continue the same random order")
+    parser.add_argument("--against", action="append", default=[], help="collection of test queries; repeatable")
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args()
@@ -133,10 +136,15 @@ def main() -> None:
     queries = usable_queries(read_rows(given.out / "replies.jsonl"))
     run = open_first_stage("bm25", collection).search(queries, WITHIN)
     found = [query for query in queries if query.id in run[query.id].doc_ids]
+    tested = {f"{name} {query.id}": query.text for name in given.against for query in open_collection(name).queries()}
+    leaks = find_query_leaks({query.id: query.text for query in found}, tested)
+    leaked = {leak.train for leak in leaks}
+    found = [query for query in found if query.id not in leaked]
     shutil.copy(given.corpus / "docs.jsonl", given.out / "docs.jsonl")
     with (given.out / "queries.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"id": query.id, "text": query.text}) + "\n" for query in found)
     print(f"{given.count} passages, {len(queries)} queries, {len(found)} of them find their passage", flush=True)
+    print(f"left out as near-duplicates of test queries: {[(leak.train_text, leak.test_text) for leak in leaks]}")
 
 
 if __name__ == "__main__":

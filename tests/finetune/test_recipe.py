@@ -54,6 +54,7 @@ def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
         ({"training": {"step": 1}}, UnknownNameError, "steps"),
         ({"data": {}}, UsageError, "data.lists"),
         ({"data": {"lists": ["a"], "documents": 1}}, UsageError, "data.documents = 1"),
+        ({"data": {"lists": ["a"], "documents": 4, "best": 3, "hard": 2}}, UsageError, "best = 3 and hard = 2"),
         ({"data": {"lists": ["a"], "collection": ["b", "c"]}}, UsageError, "2 collections for 1 label files"),
         ({"losses": []}, UsageError, "losses"),
         ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "'lm', 'lm'"),

@@ -81,8 +81,7 @@ class DataTable(_Table):
     def _sample_holds_kept_documents(self) -> Self:
         if self.best + self.hard > self.documents:
             raise ValueError(
-                f"best = {self.best} and hard = {self.hard}, but documents = {self.documents}; expected documents to be "
-                "at least their sum"
+                f"best = {self.best} and hard = {self.hard}, documents = {self.documents}; expected at least their sum"
             )
         return self
 

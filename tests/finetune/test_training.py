@@ -88,7 +88,8 @@ def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Pa
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert all({"loss_distill", "loss_lm"} <= set(line) for line in lines if "loss" in line)
-    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=str(tmp_path / "out"), dtype="float32")
+    adapter = str(tmp_path / "out")
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=adapter, dtype="float32")
     summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
     assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
     assert json.loads((tmp_path / "run" / "spec.json").read_text())["spec"]["method"] == "qlm"

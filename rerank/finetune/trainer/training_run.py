@@ -137,7 +137,7 @@ class TrainingRun:
             try:
                 examples.make(replace(schedule, lists=[training_list], length=1)[0])
             except ContextOverflowError as error:
-                raise DataError(f"A training list does not fit the context: {error.found}", remedy=error.remedy) from error
+                raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
         return ScheduledExamples(schedule, examples)
 
     # Setup
@@ -170,7 +170,7 @@ class TrainingRun:
     @property
     def _packs(self) -> bool:
         """True if packed attention is required: several texts share a row, or a loss uses attention."""
-        return bool(self._readout) or self._recipe.training.batch_size > 1 or self._places.examples.is_pointwise
+        return self._readout is not None or self._recipe.training.batch_size > 1 or self._places.examples.is_pointwise
 
     @property
     def _batches(self) -> FirstBatches:

@@ -15,6 +15,8 @@ from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
 from tests.raising import raises
 
+RECIPES = Path(__file__).resolve().parents[2] / "training"
+
 LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
 
 
@@ -101,6 +103,11 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("seed = ")
     with raises(DataError, "TOML", "broken.toml"):
         read_recipe(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/recipe.toml")), ids=lambda path: path.parent.name)
+def test_the_recipes_beside_the_package_are_valid(path: Path) -> None:
+    make_training_components(read_recipe(path))
 
 
 def test_checking_a_recipe_imports_no_torch() -> None:

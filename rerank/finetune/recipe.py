@@ -16,9 +16,9 @@ from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 from rerank.experiment.file_settings import settings_from_file
 from rerank.io.settings_files import read_toml_file
 
-#: Source of the document scores of a `ListLoss`: the logits of the identifiers, or of the judge's words, at the
-#: position where the completion starts; the attention that each passage receives from the end of the prompt; or the
-#: logarithm of that attention.
+#: Source of the document scores of a `ListLoss`: the log-probabilities that the judge reads, which are those of the
+#: identifiers, of its words, or of the query; the attention that each passage receives from the end of the prompt; or
+#: the logarithm of that attention.
 ScoreSource = Literal["logits", "attention", "log-attention"]
 
 
@@ -66,11 +66,24 @@ class DataTable(_Table):
     collection: str | tuple[str, ...] = ""
     """Collection that contains the documents referenced by id: one for all label files, or one per file."""
     documents: int = Field(default=20, ge=2)
-    """Maximum number of documents per list; longer lists are subsampled at random in every epoch."""
+    """Maximum number of documents per list; longer lists are subsampled in every epoch."""
+    best: int = Field(default=0, ge=0)
+    """Number of documents that every sample contains because they are the best ones under the label."""
+    hard: int = Field(default=0, ge=0)
+    """Number of documents that every sample contains because they are ranked much lower under the label than in the
+    list. The list is in first-stage order unless it was shuffled. The other documents are drawn at random."""
     shuffle: bool = False
     """Show documents in random order instead of first-stage order."""
     max_lists: int | None = Field(default=None, ge=1)
     """Use only the first N lists."""
+
+    @model_validator(mode="after")
+    def _sample_holds_kept_documents(self) -> Self:
+        if self.best + self.hard > self.documents:
+            raise ValueError(
+                f"best = {self.best} and hard = {self.hard}, documents = {self.documents}; expected at least their sum"
+            )
+        return self
 
 
 class MethodTable(_Table):

@@ -124,6 +124,13 @@ ATTENTION = {
     "readout": {"layers": "1-1"},
 }
 
+#: A recipe's tables for the query likelihood judge, with a loss on scores and one on the best document's query.
+LIKELIHOOD = {
+    "method": {"method": "qlm", "prompt": "query_likelihood"},
+    "losses": [{"name": "distill"}, {"name": "lm", "weight": 0.2}],
+    "data": {"documents": 5, "best": 2, "hard": 1},
+}
+
 
 def validation(collection: Path, **more: Any) -> dict[str, Any]:
     """A recipe's table of a validation on a few queries."""

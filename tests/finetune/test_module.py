@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.backends.hf import Hf  # noqa: E402
+from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
 from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
 from rerank.finetune.losses.base import ListTarget  # noqa: E402
@@ -28,6 +29,7 @@ from rerank.prompts import load_prompt  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
 from tests.finetune.small import WORDS, byte_tokenizer  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 HEADS = [(layer, head) for layer in (1, 2) for head in range(4)]
 
@@ -113,6 +115,37 @@ def test_pointwise_scores_are_what_the_judge_says() -> None:
     assert seen.scores[0].tolist() == pytest.approx(said, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("query", ["lift of a wing", "jet", "a <|im_end|> of  two\nlines"])
+def test_query_likelihoods_are_what_the_judge_says(query: str) -> None:
+    asked = backend()
+    judge = judge_of(asked, "likelihood", "query_likelihood")
+    lists = [training_list(query=query), training_list(3, "heat and flow")]
+    seen = Seen()
+    read(asked, judge, lists, LossInputs(logits=True), seen)
+    for one, scores in zip(lists, seen.scores, strict=True):
+        assert scores.tolist() == pytest.approx([said for (said,) in judged(asked, judge, one)], rel=1e-4)
+
+
+def test_the_target_of_query_likelihood_is_the_query_after_the_best_document() -> None:
+    asked = backend()
+    judge = judge_of(asked, "likelihood", "query_likelihood")
+    example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
+    assert asked.tokens.text([token for _, token in example.target]) == "lift of a wing"
+    found = read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
+    (best,) = judged(asked, judge, training_list())[-1]
+    assert float(found["loss"].detach()) == pytest.approx(-best / len(example.target), rel=1e-4)
+
+
+def test_a_pointwise_judge_has_no_attention_and_only_the_likelihood_judge_a_target() -> None:
+    asked = backend()
+    for judge, inputs in (
+        (judge_of(asked, "likelihood", "query_likelihood"), LossInputs(attention=True)),
+        (judge_of(asked, "score", "pointwise"), LossInputs(tokens=True)),
+    ):
+        with raises(UsageError):
+            ExampleBuilder(judge, inputs)
+
+
 def test_letters_and_the_order_behind_them_in_one_pass() -> None:
     asked = backend()
     judge = judge_of(asked, "generate,identifiers=letters", "listwise_letters")
@@ -133,7 +166,7 @@ def test_the_lm_loss_is_transformers_own(prompt: str) -> None:
         example = ExampleBuilder(judge, LossInputs(tokens=True)).make(one)
         ids = torch.tensor([example.texts[0]])
         labels = ids.clone()
-        labels[:, : example.label + 1] = -100
+        labels[:, : example.target[0][0] + 1] = -100
         own.append(float(asked.model(input_ids=ids, labels=labels).loss.detach()))
     assert float(found["loss"].detach()) == pytest.approx(sum(own) / 2, rel=1e-5)
 
@@ -161,7 +194,7 @@ def test_only_the_label_gets_logits() -> None:
     example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
     read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
     handle.remove()
-    assert shapes == [(1, len(example.label_ranks), len(asked.tokens.tokenizer))]
+    assert shapes == [(1, len(example.target_ranks), len(asked.tokens.tokenizer))]
 
 
 def gradients(asked: Any, batches: Sequence[Sequence[TrainingExample]], *, again: bool) -> dict[str, Any]:
@@ -233,7 +266,7 @@ def test_a_sliding_window_is_kept() -> None:
     example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
     ids = torch.tensor([example.texts[0]])
     labels = ids.clone()
-    labels[:, : example.label + 1] = -100
+    labels[:, : example.target[0][0] + 1] = -100
     assert ids.shape[1] > 200
     own = float(asked.model(input_ids=ids, labels=labels).loss.detach())
     assert float(found["loss"].detach()) == pytest.approx(own, rel=1e-5)

@@ -15,6 +15,8 @@ from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
 from tests.raising import raises
 
+RECIPES = Path(__file__).resolve().parents[2] / "training"
+
 LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
 
 
@@ -54,6 +56,7 @@ def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
         ({"training": {"step": 1}}, UnknownNameError, "steps"),
         ({"data": {}}, UsageError, "data.lists"),
         ({"data": {"lists": ["a"], "documents": 1}}, UsageError, "data.documents = 1"),
+        ({"data": {"lists": ["a"], "documents": 4, "best": 3, "hard": 2}}, UsageError, "best = 3 and hard = 2"),
         ({"data": {"lists": ["a"], "collection": ["b", "c"]}}, UsageError, "2 collections for 1 label files"),
         ({"losses": []}, UsageError, "losses"),
         ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "'lm', 'lm'"),
@@ -100,6 +103,11 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("seed = ")
     with raises(DataError, "TOML", "broken.toml"):
         read_recipe(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/recipe.toml")), ids=lambda path: path.parent.name)
+def test_the_recipes_beside_the_package_are_valid(path: Path) -> None:
+    make_training_components(read_recipe(path))
 
 
 def test_checking_a_recipe_imports_no_torch() -> None:

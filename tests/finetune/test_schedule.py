@@ -50,3 +50,27 @@ def test_shuffled_lists_are_shown_in_other_orders() -> None:
 def test_another_seed_is_another_order() -> None:
     one, other = (schedule(seed=seed, length=40) for seed in (1, 2))
     assert [one[at].query.id for at in range(40)] != [other[at].query.id for at in range(40)]
+
+
+def test_the_best_and_the_hard_documents_are_in_every_sample() -> None:
+    docs = tuple(Document(id=f"d{at}") for at in range(8))
+    # d0 falls from rank 1 to 8 and d2 from 3 to 7; d6 and d7 are the best.
+    one = TrainingList(query=Query(id="q"), docs=docs, order=(7, 6, 1, 3, 4, 5, 2, 0))
+    cuts = [schedule(lists=[one], documents=5, best=2, hard=2, length=50)[at] for at in range(50)]
+    assert all({"d7", "d6", "d0", "d2"} <= {doc.id for doc in cut.docs} for cut in cuts)
+    assert all(len(cut) == 5 for cut in cuts)
+    assert {doc.id for cut in cuts for doc in cut.docs} == {doc.id for doc in docs}
+
+
+def test_a_sample_may_consist_of_kept_documents_and_short_lists_are_whole() -> None:
+    cuts = [schedule(documents=3, best=2, hard=1)[at] for at in range(12)]
+    assert {tuple(doc.id for doc in cut.docs) for cut in cuts} == {("d0", "d4", "d5")}
+    assert len(schedule(documents=9, best=2, hard=2)[0]) == 6
+
+
+def test_samples_without_kept_documents_are_those_of_earlier_versions() -> None:
+    assert [[doc.id for doc in schedule(shuffle=True)[at].docs] for at in range(3)] == [
+        ["d5", "d2", "d4"],
+        ["d3", "d5", "d1"],
+        ["d2", "d4", "d3"],
+    ]

@@ -30,7 +30,7 @@ from rerank.finetune.trainer import list_trainer  # noqa: E402
 from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
+from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
 
@@ -83,6 +83,18 @@ def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, coll
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 
 
+def test_query_likelihood_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, **LIKELIHOOD, validation=validation(collection))
+    result = train_adapter(asked, tmp_path / "out", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert all({"loss_distill", "loss_lm"} <= set(line) for line in lines if "loss" in line)
+    adapter = str(tmp_path / "out")
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=adapter, dtype="float32")
+    summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
+    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
+    assert json.loads((tmp_path / "run" / "spec.json").read_text())["spec"]["method"] == "qlm"
+
+
 def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(
         model,
@@ -117,10 +129,11 @@ def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_pat
         {},
         {"training": {"batch_size": 2, "accumulation": 1, "neftune": 5.0}, "adapter": {"name": "lora", "dropout": 0.1}},
         {**ATTENTION, "data": {"shuffle": True}},
+        LIKELIHOOD,
         {"adapter": {"name": "full"}, "optimizer": {"name": "galore", "rank": 4, "lr": 1e-3}},
         {"adapter": {"name": "full"}, "layers": {"name": "lisa", "n": 1, "every": 3}},
     ],
-    ids=["lora", "packed-noise", "attention", "full-galore", "lisa"],
+    ids=["lora", "packed-noise", "attention", "likelihood", "full-galore", "lisa"],
 )
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(
     model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]

@@ -16,10 +16,13 @@ from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.target_text import TargetTokens, render_target_order, tokenize_target_text
 from rerank.judges.attention import Attention
 from rerank.judges.base import PromptJudge
+from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.generate import Generate
+from rerank.judges.likelihood import Likelihood
 from rerank.judges.logits import Logits
 from rerank.judges.score import Score
 from rerank.lm.passage_spans import locate_passage_tokens
+from rerank.lm.permutation_grammar import tokenize_text_after
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers
@@ -43,9 +46,9 @@ class TrainingExample:
 
     Attributes:
         texts: Token ids of each text.
-        label: Position before the first target token; the model output at this position predicts that token. -1 if
-            there is no target.
-        label_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
+        target: (position, token) of each target token: the model output at the position predicts the token. Empty if
+            no loss uses tokens.
+        target_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
         terms: Terms of the logit score of each document; empty if no loss uses logits.
         passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
         rows: Start and end (exclusive) of the attention rows that are averaged.
@@ -55,8 +58,8 @@ class TrainingExample:
     """
 
     texts: tuple[tuple[int, ...], ...]
-    label: int = -1
-    label_ranks: tuple[int, ...] = ()
+    target: tuple[tuple[int, int], ...] = ()
+    target_ranks: tuple[int, ...] = ()
     terms: tuple[tuple[ScoreTerm, ...], ...] = ()
     passages: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, int] = (0, 0)
@@ -111,16 +114,16 @@ class ExampleBuilder:
         """Check that the judge supports the losses."""
         self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        listwise = isinstance(judge, Attention | Generate | Logits)
         name = plugin_name(type(judge))
-        if not listwise and not isinstance(judge, Score):
+        if not isinstance(judge, Attention | Generate | Likelihood | Logits | Score):
             raise UsageError(
                 f"Training for the judge {name!r} is not supported",
-                expected="one of: attention, generate, logits, score",
+                expected="one of: attention, generate, likelihood, logits, score",
             )
-        if not listwise and (inputs.tokens or inputs.attention):
+        if self.is_pointwise and (inputs.attention or (inputs.tokens and isinstance(judge, Score))):
             raise UsageError(
-                f"The judge {name!r} scores one document at a time, but a loss uses the target text or attention",
+                f"The judge {name!r} scores one document at a time, but a loss uses "
+                f"{'attention' if inputs.attention else 'the target text'}",
                 expected="losses on logits, such as margin-mse or ranknet",
             )
         if inputs.attention and isinstance(judge, Attention) and judge.calibrate:
@@ -130,6 +133,11 @@ class ExampleBuilder:
                 remedy="Set method = 'full:attention,calibrate=false'",
             )
 
+    @property
+    def is_pointwise(self) -> bool:
+        """True if an example has one text per document."""
+        return isinstance(self._judge, PointwiseJudge)
+
     def make(self, training_list: TrainingList) -> TrainingExample:
         """Build the example of one list.
 
@@ -138,23 +146,54 @@ class ExampleBuilder:
             DataError: The prompt cannot be rendered.
         """
         window = Window(training_list.query, training_list.docs)
-        example = self._pointwise(window) if isinstance(self._judge, Score) else self._listwise(window, training_list)
+        if self.is_pointwise:
+            example = self._pointwise(window, best=training_list.order[0])
+        else:
+            example = self._listwise(window, training_list)
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
-    def _pointwise(self, window: Window) -> TrainingExample:
-        """Build one text per document; the score is log P(yes) - log P(no), as in the judge."""
-        judge = cast(Score, self._judge)
-        texts, terms, length = [], [], 0
-        for request in judge.make_requests(window):
+    def _pointwise(self, window: Window, best: int) -> TrainingExample:
+        """Build one text per document; the score is the judge's.
+
+        The target of losses on tokens is the query after the prompt of the best document.
+
+        Args:
+            window: The query and its documents.
+            best: Position of the best document under the label.
+        """
+        texts: list[tuple[int, ...]] = []
+        terms: list[tuple[ScoreTerm, ...]] = []
+        length = 0
+        for request in cast(PointwiseJudge, self._judge).make_requests(window):
             rendered = self._tokens.render(request.prompt)
             ids = self._tokens.ids(rendered)
-            yes, no = (
-                self._next_token(rendered, ids, word) for word in cast(ContinuationTask, request.task).continuations
-            )
-            length += len(ids)
-            texts.append(tuple(ids))
-            terms.append(((length - 1, yes, 1.0), (length - 1, no, -1.0)))
-        return TrainingExample(texts=tuple(texts), terms=tuple(terms), ranks=())
+            text, score = self._score_terms(rendered, ids, cast(ContinuationTask, request.task).continuations)
+            texts.append(text)
+            terms.append(tuple((length + position, token, factor) for position, token, factor in score))
+            length += len(text)
+        example = TrainingExample(texts=tuple(texts), terms=tuple(terms), ranks=())
+        if self._inputs.tokens:
+            target = tuple((position, token) for position, token, _ in terms[best])
+            example = replace(example, target=target, target_ranks=(1,) * len(target))
+        return example
+
+    def _score_terms(
+        self, rendered: str, ids: Sequence[int], continuations: Sequence[str]
+    ) -> tuple[tuple[int, ...], list[ScoreTerm]]:
+        """Return the text of a document and the terms of its score: those of a single continuation, or of yes and no.
+
+        Args:
+            rendered: The rendered prompt.
+            ids: Its token ids.
+            continuations: The query, whose log-likelihood is the score; or yes and no, and the score is log P(yes) -
+                log P(no).
+        """
+        last = len(ids) - 1
+        if len(continuations) == 1:
+            tokens = tokenize_text_after(self._tokens.plain, rendered, self._tokens.chat.escape(continuations[0]))
+            return (*ids, *tokens[:-1]), [(last + offset, token, 1.0) for offset, token in enumerate(tokens)]
+        yes, no = (self._next_token(rendered, ids, word) for word in continuations)
+        return tuple(ids), [(last, yes, 1.0), (last, no, -1.0)]
 
     def _next_token(self, rendered: str, ids: Sequence[int], word: str) -> int:
         """Return the first token of the continuation ``word`` of a rendered prompt, whose token ids are ``ids``."""
@@ -185,7 +224,8 @@ class ExampleBuilder:
         self._check_length(len(ids) + len(label.ids), training_list)
         example = TrainingExample(texts=(ids,), ranks=())
         if self._inputs.tokens:
-            example = replace(example, texts=((*ids, *label.ids),), label=len(ids) - 1, label_ranks=label.ranks)
+            target = tuple((len(ids) - 1 + offset, token) for offset, token in enumerate(label.ids))
+            example = replace(example, texts=((*ids, *label.ids),), target=target, target_ranks=label.ranks)
         if self._inputs.logits:
             example = self._with_terms(example, rendered, [name_of[position] for position in range(n)], label, len(ids))
         if self._inputs.attention:

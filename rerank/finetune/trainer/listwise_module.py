@@ -195,8 +195,8 @@ class ListwiseModule(nn.Module):
         """Return the value of one loss for one example."""
         example = layout.examples[index]
         if term.loss.of == "tokens":
-            start, end = layout.labels[index]
-            ranks = torch.tensor(example.label_ranks, dtype=torch.float32, device=log_probs.device)
+            start, end = layout.targets[index]
+            ranks = torch.tensor(example.target_ranks, dtype=torch.float32, device=log_probs.device)
             return (term.loss.weights(ranks) * -log_probs[start:end]).mean()
         if term.source == "logits":
             # Score of a document: the sum of factor * log P(token) over its terms.
@@ -220,7 +220,7 @@ class _Layout:
         texts: Start and end (exclusive) of each text.
         positions: Positions whose logits are computed, in ascending order.
         pairs: The requested log-probabilities, shape (2, requested): indices into ``positions``, and tokens.
-        labels: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
+        targets: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
         scores: Start and end (exclusive) in ``pairs`` of the score terms of each example.
         regions: Attention region of each example.
     """
@@ -230,7 +230,7 @@ class _Layout:
     ) -> None:
         self.examples, self._device = examples, device
         self.texts: list[tuple[int, int]] = []
-        self.labels: list[tuple[int, int]] = []
+        self.targets: list[tuple[int, int]] = []
         self.scores: list[tuple[int, int]] = []
         self.regions: list[AttentionRegion] = []
         tokens = any(term.loss.of == "tokens" for term in losses)
@@ -244,9 +244,8 @@ class _Layout:
                 self.texts.append((length, length + len(text)))
                 length += len(text)
             if tokens:
-                label = example.texts[0][example.label + 1 :]
-                self.labels.append((len(pairs), len(pairs) + len(label)))
-                pairs += [(begin + example.label + offset, token) for offset, token in enumerate(label)]
+                self.targets.append((len(pairs), len(pairs) + len(example.target)))
+                pairs += [(begin + position, token) for position, token in example.target]
             if logits:
                 terms = [(begin + position, token) for document in example.terms for position, token, _ in document]
                 self.scores.append((len(pairs), len(pairs) + len(terms)))

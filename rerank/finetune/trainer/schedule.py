@@ -21,7 +21,10 @@ class ListSchedule:
     Attributes:
         lists: The lists; every epoch visits each of them once, in a new random order.
         length: Length of the sequence.
-        documents: Maximum number of documents per list; longer lists are subsampled at random at every visit.
+        documents: Maximum number of documents per list; longer lists are subsampled at every visit.
+        best: Number of documents that every sample contains: the best ones under the label.
+        hard: Number of further documents that every sample contains: those that are the most ranks lower under the
+            label than in the list. The other documents are drawn at random.
         shuffle: Show documents in random order.
         seed: Random seed.
     """
@@ -29,6 +32,8 @@ class ListSchedule:
     lists: Sequence[TrainingList]
     length: int
     documents: int
+    best: int = 0
+    hard: int = 0
     shuffle: bool
     seed: int
 
@@ -41,7 +46,15 @@ class ListSchedule:
         epoch, offset = divmod(index, len(self.lists))
         rng = random.Random(f"{self.seed}-{index}")
         position = _training_epoch_order(self.seed, epoch, len(self.lists))[offset]
-        return _augmented_training_list(self.lists[position], self.documents, self.shuffle, rng)
+        training_list = self.lists[position]
+        positions = list(range(len(training_list)))
+        if len(positions) > self.documents:
+            kept = _kept_training_documents(training_list, self.best, self.hard)
+            others = [position for position in positions if position not in kept]
+            positions = sorted([*kept, *rng.sample(others, self.documents - len(kept))])
+        if self.shuffle:
+            rng.shuffle(positions)
+        return select_training_documents(training_list, positions)
 
 
 @lru_cache(maxsize=4)
@@ -49,15 +62,11 @@ def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(random.Random(f"{seed}-epoch-{epoch}").sample(range(count), count))
 
 
-def _augmented_training_list(
-    training_list: TrainingList, documents: int, shuffle: bool, rng: random.Random
-) -> TrainingList:
-    positions = list(range(len(training_list)))
-    if len(positions) > documents:
-        positions = sorted(rng.sample(positions, documents))
-    if shuffle:
-        rng.shuffle(positions)
-    return select_training_documents(training_list, positions)
+def _kept_training_documents(training_list: TrainingList, best: int, hard: int) -> list[int]:
+    """Return the positions of the ``best`` documents under the label, and of the ``hard`` ones of the others."""
+    others = sorted(training_list.order[best:])
+    ranks = training_list.ranks
+    return [*training_list.order[:best], *sorted(others, key=lambda position: position - ranks[position])[:hard]]
 
 
 def select_training_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:

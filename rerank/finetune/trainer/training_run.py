@@ -127,6 +127,8 @@ class TrainingRun:
             lists=self._lists,
             length=self._steps * lists_per_step,
             documents=data.documents,
+            best=data.best,
+            hard=data.hard,
             shuffle=data.shuffle,
             seed=self._recipe.seed,
         )
@@ -135,8 +137,7 @@ class TrainingRun:
             try:
                 examples.make(replace(schedule, lists=[training_list], length=1)[0])
             except ContextOverflowError as error:
-                message = f"A training list does not fit the context: {error.found}"
-                raise DataError(message, remedy=error.remedy) from error
+                raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
         return ScheduledExamples(schedule, examples)
 
     # Setup
@@ -169,8 +170,7 @@ class TrainingRun:
     @property
     def _packs(self) -> bool:
         """True if packed attention is required: several texts share a row, or a loss uses attention."""
-        pointwise = self._setup.method.judge.name == "score"
-        return self._readout is not None or self._recipe.training.batch_size > 1 or pointwise
+        return self._readout is not None or self._recipe.training.batch_size > 1 or self._places.examples.is_pointwise
 
     @property
     def _batches(self) -> FirstBatches:

@@ -40,7 +40,6 @@ __all__ = [
     "write_run",
 ]
 
-_KNOWN_DOCUMENTS = 1 << 16
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
@@ -234,8 +233,10 @@ class _KnownDocuments(dict[str, Document]):
     Runs of one collection share most of their documents. They need less time and memory if they also share the objects.
     """
 
+    _limit = 1 << 16  # some 15 MB
+
     def __missing__(self, doc_id: str) -> Document:
-        if len(self) >= _KNOWN_DOCUMENTS:
+        if len(self) >= self._limit:
             self.clear()
         return self.setdefault(doc_id, Document(id=doc_id))
 

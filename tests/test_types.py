@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.types import Document, Qrels, Query, Ranking, Run, make_ranking_scores_strictly_decrease
+from rerank.types import (
+    Document,
+    Qrels,
+    Query,
+    Ranking,
+    Run,
+    make_ranking_scores_strictly_decrease,
+    ranking_score_to_float32,
+    ranking_scores_to_float32,
+)
 from tests.raising import raises
 
 QUERY = Query(id="q", text="words")
@@ -101,6 +110,11 @@ def test_strictly_decreasing_even_in_single_precision(values: list[float]) -> No
 def test_scores_that_differ_in_single_precision_stay_as_they_are(values: list[float]) -> None:
     ordered = sorted({value + 0.0 for value in values}, reverse=True)
     assert make_ranking_scores_strictly_decrease(ordered) == ordered
+
+
+@given(st.lists(st.floats(allow_nan=False)))
+def test_many_scores_are_rounded_as_each_alone(values: list[float]) -> None:
+    assert ranking_scores_to_float32(values) == [ranking_score_to_float32(value) for value in values]
 
 
 def test_strictly_decreasing_passes_zero() -> None:

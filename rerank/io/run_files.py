@@ -233,10 +233,10 @@ class _KnownDocuments(dict[str, Document]):
     Runs of one collection share most of their documents. They need less time and memory if they also share the objects.
     """
 
-    _limit = 1 << 16  # some 15 MB
+    limit = 1 << 16  # some 15 MB
 
     def __missing__(self, doc_id: str) -> Document:
-        if len(self) >= self._limit:
+        if len(self) >= self.limit:
             self.clear()
         return self.setdefault(doc_id, Document(id=doc_id))
 

@@ -161,8 +161,8 @@ def printed_commands(text: str) -> Iterator[str]:
             if _COMMAND.match(line.strip()) or line.strip().startswith("--"):  # the latter, if a backslash is missing
                 yield _NO_ARGUMENT.sub("", line.strip())
     for span in re.findall(r"`([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S)):
-        if _COMMAND.match(span):
-            yield _NO_ARGUMENT.sub("", " ".join(span.split()))
+        if _COMMAND.match(line := " ".join(span.split())):
+            yield _NO_ARGUMENT.sub("", line)
 
 
 @pytest.fixture(scope="module")

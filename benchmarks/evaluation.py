@@ -4,10 +4,10 @@
 
 All are measured in turns in one process; seconds are medians, ratios are ours / theirs of the CPU seconds, so small is
 good. `read`: files to runs, against a loop that splits lines into a dict without any check, and against ir_measures'
-reader. `read_one`: the same for a single file whose documents are not known yet. `loaded`: what is read to scores per
-query. `end_to_end`: files to scores, with the readers of each library (pytrec_eval: `parse_run`). `differences`: values
-per query that are not bit for bit those of ir_measures on the same order of documents. Without --runs, 61 runs of 43
-queries and 100 documents are made up, from a seed, as large as those of TREC DL 2019.
+reader. `read_with_documents`: the same if the documents of the runs are needed, too. `loaded`: what is read to scores
+per query. `end_to_end`: files to scores, with the readers of each library (pytrec_eval: `parse_run`). `differences`:
+values per query that are not bit for bit those of ir_measures on the same order of documents. Without --runs, 61 runs
+of 43 queries and 100 documents are made up, from a seed, as large as those of TREC DL 2019.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import pytrec_eval
 
 from rerank.cli.run_files import expand_run_arguments
 from rerank.evaluation import evaluate_runs, parse_measures
-from rerank.io import run_files
 from rerank.io.run_files import read_qrels, read_run, write_qrels
 from rerank.types import Qrels, Run
 
@@ -56,8 +55,10 @@ def main() -> None:
             ir_measures=lambda: [ir_measures_run(path) for path in paths],
         )
         runs, tables = [read_run(path) for path in paths], [plain_run(path) for path in paths]
-        result["read_one"] = in_turns(
-            options.repeat, ours=lambda: forget_and_read(paths[0]), plain=lambda: plain_run(paths[0])
+        result["read_with_documents"] = in_turns(
+            options.repeat,
+            ours=lambda: [[ranking.docs for ranking in read_run(path).values()] for path in paths],
+            plain=lambda: [plain_run(path) for path in paths],
         )
         for name, trec_names in MEASURES.items():
             result[f"loaded {name}"] = loaded(options.repeat, qrels, runs, tables, name.split(), trec_names)
@@ -104,12 +105,6 @@ def ir_measures_run(path: Path) -> Any:
 def open_plainly(path: Path) -> Any:
     """Open a text file that may be gzipped."""
     return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-
-
-def forget_and_read(path: Path) -> Run:
-    """Ours, when no file before this one had its documents."""
-    run_files._DOCUMENTS.clear()
-    return read_run(path)
 
 
 def library_evaluators(

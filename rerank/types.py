@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError
 
@@ -132,13 +132,14 @@ class Ranking:
     query: Query
     docs: tuple[Document, ...]
     scores: tuple[float, ...] = ()
+    _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
         """Check the invariants."""
-        scores = list(self.scores)
+        ids, scores = self.doc_ids, list(self.scores)
         if (
-            len(scores) not in (0, len(self.docs))
-            or len({doc.id for doc in self.docs}) < len(self.docs)
+            len(scores) not in (0, len(ids))
+            or len(set(ids)) < len(ids)
             or not all(map(math.isfinite, scores))
             or scores != sorted(scores, reverse=True)  # one pass if they are sorted
         ):
@@ -171,6 +172,27 @@ class Ranking:
                     expected="scores that do not increase",
                 )
 
+    if not TYPE_CHECKING:  # type checkers would allow any attribute
+
+        def __getattr__(self, name: str) -> object:
+            """Create the documents of a ranking that was made from ids, when they are first needed."""
+            if name != "docs":
+                raise AttributeError(name)
+            object.__setattr__(self, "docs", tuple([Document(id=doc_id) for doc_id in self._ids]))
+            return self.docs
+
+    @classmethod
+    def from_ids(cls, query: Query, doc_ids: Sequence[str], scores: Sequence[float]) -> Ranking:
+        """Build a ranking of documents whose ids alone are known, best first.
+
+        The documents are created when they are first needed: most runs that are read are only evaluated.
+        """
+        ranking = cls.__new__(cls)
+        for name, value in (("query", query), ("scores", tuple(scores)), ("_ids", tuple(doc_ids))):
+            object.__setattr__(ranking, name, value)
+        ranking.__post_init__()
+        return ranking
+
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
         """Sort documents by score with the tie-breaking rule of `ranking_tie_sort_key`."""
@@ -191,17 +213,17 @@ class Ranking:
 
     def __len__(self) -> int:
         """Return the number of documents."""
-        return len(self.docs)
+        return len(self._ids or self.docs)
 
     @property
     def doc_ids(self) -> tuple[str, ...]:
         """The ids of the documents, best first."""
-        return tuple([doc.id for doc in self.docs])  # half the time of a generator
+        return self._ids or tuple([doc.id for doc in self.docs])
 
     @property
     def written_scores(self) -> tuple[float, ...]:
         """The scores; reciprocal ranks if the list has none, since run files need some."""
-        return self.scores or tuple(1.0 / rank for rank in range(1, len(self.docs) + 1))
+        return self.scores or tuple(1.0 / rank for rank in range(1, len(self) + 1))
 
     def reorder(self, start: int, order: Order) -> Ranking:
         """Permute the documents at ``start .. start + len(order) - 1``; scores stay with their positions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import struct
@@ -91,6 +92,33 @@ def test_duplicates_rising_scores_and_unequal_lengths_are_refused() -> None:
         Ranking(QUERY, (a, b), (1.0, 2.0))
     with raises(DataError, "1 documents", "2 scores"):
         Ranking(QUERY, (a,), (1.0, 2.0))
+
+
+def test_a_ranking_of_ids_is_one_of_documents_without_text() -> None:
+    query, names, values = Query(id="q"), ("b", "a", "c"), (3.0, 2.0, 2.0)
+
+    def lazy() -> Ranking:
+        return Ranking.from_ids(query, names, values)
+
+    plain = Ranking(query, tuple(Document(id=name) for name in names), values)
+    assert lazy() == plain
+    assert hash(lazy()) == hash(plain)
+    assert repr(lazy()) == repr(plain)
+    assert pickle.loads(pickle.dumps(lazy())) == plain
+    assert copy.copy(lazy()) == plain
+    assert lazy().top(2) == plain.top(2)
+    assert lazy().reorder(0, (1, 0)) == plain.reorder(0, (1, 0))
+    assert lazy().reorder(0, (1, 0)).doc_ids == ("a", "b", "c")
+    assert lazy().without("a") == plain.without("a")
+    assert (len(lazy()), lazy().doc_ids, lazy().written_scores) == (3, names, values)
+    assert lazy().docs is not lazy().docs
+    assert (kept := lazy()).docs is kept.docs
+    assert Ranking.from_ids(query, (), ()) == Ranking(query, ())
+    with pytest.raises(AttributeError):
+        _ = lazy().documents  # type: ignore[attr-defined]
+    for bad_ids, bad_values in ((("a", "a"), (2.0, 1.0)), (("a", "b"), (1.0, 2.0)), (("a",), (math.inf,))):
+        with raises(DataError, "'q'"):
+            Ranking.from_ids(query, bad_ids, bad_values)
 
 
 def test_equal_texts_are_two_documents() -> None:

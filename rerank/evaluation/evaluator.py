@@ -146,7 +146,7 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
 
 def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
     """Return document -> score, for as many documents as there are scores."""
-    return dict(zip(_escape_document_ids([doc.id for doc in ranking.docs[: len(scores)]]), scores, strict=False))
+    return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
 
 
 def _escape_document_ids(ids: Sequence[str]) -> Sequence[str]:

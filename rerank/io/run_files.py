@@ -20,7 +20,6 @@ from rerank.errors import DataError, MissingResourceError
 from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.types import (
-    Document,
     Qrels,
     Query,
     Ranking,
@@ -100,7 +99,7 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
     with open_text_file(path) as text:
         for query, together in groupby(_split_rows(text, 1), key=lambda row: row[1][0] if row[1] else ""):
             (scores,) = _parse_trec_scores(together, path).values()
-            yield Ranking(Query(id=query), tuple(map(_DOCUMENTS.__getitem__, scores)), tuple(scores.values()))
+            yield Ranking.from_ids(Query(id=query), tuple(scores), tuple(scores.values()))
 
 
 def write_run(run: Run, target: str | Path | TextIO) -> None:
@@ -227,28 +226,11 @@ def _split_rows(lines: Iterable[str], first: int) -> Iterator[_Row]:
     return enumerate(map(str.split, lines), first)
 
 
-class _KnownDocuments(dict[str, Document]):
-    """Documents without text by id, which are created when first asked for and forgotten when there are too many.
-
-    Runs of one collection share most of their documents. They need less time and memory if they also share the objects.
-    """
-
-    limit = 1 << 16  # some 15 MB
-
-    def __missing__(self, doc_id: str) -> Document:
-        if len(self) >= self.limit:
-            self.clear()
-        return self.setdefault(doc_id, Document(id=doc_id))
-
-
-_DOCUMENTS = _KnownDocuments()
-
-
 def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:
     """Return the ranking of one query; pairs of score and id compare by the rule of `ranking_tie_sort_key`."""
     ranked = sorted(zip(scores.values(), scores, strict=True), reverse=True)
     values, doc_ids = zip(*ranked, strict=True) if ranked else ((), ())
-    return Ranking(Query(id=query), tuple(map(_DOCUMENTS.__getitem__, doc_ids)), values)
+    return Ranking.from_ids(Query(id=query), doc_ids, values)
 
 
 def _wrong_columns_error(path: Path, row: _Row, expected: str) -> DataError:

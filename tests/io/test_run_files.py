@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io import run_files
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels, write_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
@@ -53,17 +52,6 @@ def test_errors_count_blank_lines(tmp_path: Path) -> None:
             read_run(save(tmp_path, text))
     with raises(DataError, f"{tmp_path / 'x.run'}:4"):
         read_qrels(save(tmp_path, "\nq 0 a 1\n\nq 0 b\n"))
-
-
-def test_files_share_documents_but_only_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path, "".join(f"q Q0 shared{n} 1 {n} t\n" for n in range(5)))
-    first, second = read_run(path)["q"], read_run(path)["q"]
-    assert all(one is other for one, other in zip(first.docs, second.docs, strict=True))
-    documents = run_files._KnownDocuments()
-    monkeypatch.setattr(documents, "limit", 3)
-    for n in range(10):
-        assert documents[str(n)] == Document(id=str(n))
-        assert len(documents) <= 3
 
 
 def test_what_follows_the_tag_is_ignored(tmp_path: Path) -> None:

@@ -147,28 +147,26 @@ class Ranking:
 
     def _raise_violated_invariant(self) -> None:
         """Raise an error that names the first document that violates an invariant."""
-        where = f"query {self.query.id!r}"
-        if self.scores and len(self.docs) != len(self.scores):
+        where, ids = f"query {self.query.id!r}", self.doc_ids
+        if self.scores and len(ids) != len(self.scores):
             raise DataError(
-                f"{len(self.docs)} documents with {len(self.scores)} scores in {where}",
-                expected="one per document, or none",
+                f"{len(ids)} documents with {len(self.scores)} scores in {where}", expected="one per document, or none"
             )
         seen: set[str] = set()
-        for doc in self.docs:
-            if doc.id in seen:
-                raise DataError(f"Document {doc.id!r} occurs twice in the list of {where}", expected="each id once")
-            seen.add(doc.id)
-        for doc, score in zip(self.docs, self.scores, strict=False):
+        for doc_id in ids:
+            if doc_id in seen:
+                raise DataError(f"Document {doc_id!r} occurs twice in the list of {where}", expected="each id once")
+            seen.add(doc_id)
+        for doc_id, score, above in zip(ids, self.scores, (math.inf, *self.scores), strict=False):
             if not math.isfinite(score):
                 raise DataError(
-                    f"Score {score} of document {doc.id!r} in {where}",
+                    f"Score {score} of document {doc_id!r} in {where}",
                     expected="a finite number",
                     remedy="Remove the document or give it a finite score",
                 )
-        for doc, above, below in zip(self.docs[1:], self.scores, self.scores[1:], strict=False):
-            if below > above:
+            if score > above:
                 raise DataError(
-                    f"Score {below} of document {doc.id!r} in {where} is above the preceding score {above}",
+                    f"Score {score} of document {doc_id!r} in {where} is above the preceding score {above}",
                     expected="scores that do not increase",
                 )
 

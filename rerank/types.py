@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError
 
@@ -77,6 +78,12 @@ def ranking_score_to_float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
+def ranking_scores_to_float32(values: Iterable[float]) -> list[float]:
+    """Round many scores as `ranking_score_to_float32` rounds one, in a quarter of the time."""
+    rounded = array("f", values).tolist()  # numbers that are too large become infinite
+    return rounded if all(map(math.isfinite, rounded)) else [*map(ranking_score_to_float32, rounded)]
+
+
 def _next_ranking_score_below(value: float) -> float:
     """Return the largest single-precision number less than ``value``, itself a single-precision number."""
     # IEEE 754 numbers of one sign are ordered like their bits read as integers: the next number differs by 1.
@@ -125,33 +132,64 @@ class Ranking:
     query: Query
     docs: tuple[Document, ...]
     scores: tuple[float, ...] = ()
+    _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
         """Check the invariants."""
-        where = f"query {self.query.id!r}"
-        if self.scores and len(self.docs) != len(self.scores):
+        ids, scores = self.doc_ids, list(self.scores)
+        if (
+            len(scores) not in (0, len(ids))
+            or len(set(ids)) < len(ids)
+            or not all(map(math.isfinite, scores))
+            or scores != sorted(scores, reverse=True)  # one pass if they are sorted
+        ):
+            self._raise_violated_invariant()
+
+    def _raise_violated_invariant(self) -> None:
+        """Raise an error that names the first document that violates an invariant."""
+        where, ids = f"query {self.query.id!r}", self.doc_ids
+        if self.scores and len(ids) != len(self.scores):
             raise DataError(
-                f"{len(self.docs)} documents with {len(self.scores)} scores in {where}",
-                expected="one per document, or none",
+                f"{len(ids)} documents with {len(self.scores)} scores in {where}", expected="one per document, or none"
             )
         seen: set[str] = set()
-        for doc in self.docs:
-            if doc.id in seen:
-                raise DataError(f"Document {doc.id!r} occurs twice in the list of {where}", expected="each id once")
-            seen.add(doc.id)
-        for doc, score in zip(self.docs, self.scores, strict=False):
+        for doc_id in ids:
+            if doc_id in seen:
+                raise DataError(f"Document {doc_id!r} occurs twice in the list of {where}", expected="each id once")
+            seen.add(doc_id)
+        for doc_id, score, above in zip(ids, self.scores, (math.inf, *self.scores), strict=False):
             if not math.isfinite(score):
                 raise DataError(
-                    f"Score {score} of document {doc.id!r} in {where}",
+                    f"Score {score} of document {doc_id!r} in {where}",
                     expected="a finite number",
                     remedy="Remove the document or give it a finite score",
                 )
-        for doc, above, below in zip(self.docs[1:], self.scores, self.scores[1:], strict=False):
-            if below > above:
+            if score > above:
                 raise DataError(
-                    f"Score {below} of document {doc.id!r} in {where} is above the preceding score {above}",
+                    f"Score {score} of document {doc_id!r} in {where} is above the preceding score {above}",
                     expected="scores that do not increase",
                 )
+
+    if not TYPE_CHECKING:  # type checkers would allow any attribute
+
+        def __getattr__(self, name: str) -> object:
+            """Create the documents of a ranking that was made from ids, when they are first needed."""
+            if name != "docs":
+                raise AttributeError(name)
+            object.__setattr__(self, "docs", tuple([Document(id=doc_id) for doc_id in self._ids]))
+            return self.docs
+
+    @classmethod
+    def from_ids(cls, query: Query, doc_ids: Sequence[str], scores: Sequence[float]) -> Ranking:
+        """Build a ranking of documents whose ids alone are known, best first.
+
+        The documents are created when they are first needed: most runs that are read are only evaluated.
+        """
+        ranking = cls.__new__(cls)
+        for name, value in (("query", query), ("scores", tuple(scores)), ("_ids", tuple(doc_ids))):
+            object.__setattr__(ranking, name, value)
+        ranking.__post_init__()
+        return ranking
 
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
@@ -173,17 +211,17 @@ class Ranking:
 
     def __len__(self) -> int:
         """Return the number of documents."""
-        return len(self.docs)
+        return len(self._ids or self.docs)
 
     @property
     def doc_ids(self) -> tuple[str, ...]:
         """The ids of the documents, best first."""
-        return tuple(doc.id for doc in self.docs)
+        return self._ids or tuple([doc.id for doc in self.docs])
 
     @property
     def written_scores(self) -> tuple[float, ...]:
         """The scores; reciprocal ranks if the list has none, since run files need some."""
-        return self.scores or tuple(1.0 / rank for rank in range(1, len(self.docs) + 1))
+        return self.scores or tuple(1.0 / rank for rank in range(1, len(self) + 1))
 
     def reorder(self, start: int, order: Order) -> Ranking:
         """Permute the documents at ``start .. start + len(order) - 1``; scores stay with their positions.

@@ -153,6 +153,57 @@ def commands(command: Any) -> Iterator[Any]:
         yield from commands(inner)
 
 
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:rerank|python \S+\.py)(?: |$)")
+#: What a shell, not the command, would read, a result or remark on the same line, and placeholders.
+_NO_ARGUMENT = re.compile(r" (?:\||>|2>|&|;|#|<|\() ?.*| \.\.\.|(?<=\S) {3,}\S.*")
+_CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException, of which typer has a private copy
+
+
+def printed_commands(text: str) -> Iterator[str]:
+    """Every command of ours and every script of ours with its arguments, in blocks and in running text."""
+    for block in re.finditer(r"^[ ]*```(?:bash|text|console)?\n(.*?)^[ ]*```$", text, re.M | re.S):
+        for line in re.sub(r"\s*\\\n\s*", " ", block[1]).splitlines():
+            if _COMMAND.match(line.strip()) or line.strip().startswith("--"):  # the latter, if a backslash is missing
+                yield _NO_ARGUMENT.sub("", line.strip())
+    for span in re.findall(r"`([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S)):
+        if _COMMAND.match(line := " ".join(span.split())):
+            yield _NO_ARGUMENT.sub("", line)
+
+
+@pytest.fixture(scope="module")
+def parser_only() -> Any:
+    """The command line, with commands that do nothing once their arguments are parsed."""
+    command = typer.main.get_command(app)
+    for inner in commands(command):
+        if not hasattr(inner, "commands"):
+            inner.callback = lambda **_: None
+    return command
+
+
+def why_command_fails(line: str, command: Any) -> str:
+    """Return the parser's message about a printed command; placeholders may stand for missing arguments."""
+    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+    if words[0].startswith("--") or any("|" in word for word in words):
+        return "not one command: a backslash is missing, or | stands for a choice"
+    if words[0] == "python":
+        script = ROOT / words[1]
+        known = set(_FLAG.findall(script.read_text("utf-8"))) if script.is_file() else set()
+        unknown = {word.partition("=")[0] for word in words[2:] if word.startswith("--")} - known
+        return ", ".join(sorted(unknown)) if known or not unknown else f"{words[1]} has no options"
+    try:
+        command.main(words[1:], standalone_mode=False)
+    except _CLICK_ERROR as error:
+        mentioned = ("BadOptionUsage", "MissingParameter", "NoArgsIsHelpError")  # without arguments
+        return "" if type(error).__name__ in mentioned else error.format_message()
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_printed_command_is_accepted(page: str, parser_only: Any) -> None:
+    found = {line: why_command_fails(line, parser_only) for line in printed_commands(text_of(page))}
+    assert {line: why for line, why in found.items() if why} == {}
+
+
 def test_flags_that_are_named_exist() -> None:
     known = {"--help"}
     for command in commands(typer.main.get_command(app)):
@@ -185,3 +236,12 @@ def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
         True,
         False,
     ]
+
+
+def test_a_printed_command_that_would_fail_is_found(parser_only: Any) -> None:
+    text = (
+        "```text\nrerank run --no-such 1\nrerank nothing\nrerank run --method a|b\nrerank run\n    --method a\n```\n"
+        "`python benchmarks/decoding.py\n--no-such` `rerank eval --qrels`"
+    )
+    found = [bool(why_command_fails(line, parser_only)) for line in printed_commands(text)]
+    assert found == [True, True, True, False, True, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import struct
@@ -11,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.types import Document, Qrels, Query, Ranking, Run, make_ranking_scores_strictly_decrease
+from rerank.types import (
+    Document,
+    Qrels,
+    Query,
+    Ranking,
+    Run,
+    make_ranking_scores_strictly_decrease,
+    ranking_score_to_float32,
+    ranking_scores_to_float32,
+)
 from tests.raising import raises
 
 QUERY = Query(id="q", text="words")
@@ -84,6 +94,33 @@ def test_duplicates_rising_scores_and_unequal_lengths_are_refused() -> None:
         Ranking(QUERY, (a,), (1.0, 2.0))
 
 
+def test_a_ranking_of_ids_is_one_of_documents_without_text() -> None:
+    query, names, values = Query(id="q"), ("b", "a", "c"), (3.0, 2.0, 2.0)
+
+    def lazy() -> Ranking:
+        return Ranking.from_ids(query, names, values)
+
+    plain = Ranking(query, tuple(Document(id=name) for name in names), values)
+    assert lazy() == plain
+    assert hash(lazy()) == hash(plain)
+    assert repr(lazy()) == repr(plain)
+    assert pickle.loads(pickle.dumps(lazy())) == plain
+    assert copy.copy(lazy()) == plain
+    assert lazy().top(2) == plain.top(2)
+    assert lazy().reorder(0, (1, 0)) == plain.reorder(0, (1, 0))
+    assert lazy().reorder(0, (1, 0)).doc_ids == ("a", "b", "c")
+    assert lazy().without("a") == plain.without("a")
+    assert (len(lazy()), lazy().doc_ids, lazy().written_scores) == (3, names, values)
+    assert lazy().docs is not lazy().docs
+    assert (kept := lazy()).docs is kept.docs
+    assert Ranking.from_ids(query, (), ()) == Ranking(query, ())
+    with pytest.raises(AttributeError):
+        _ = lazy().documents  # type: ignore[attr-defined]
+    for bad_ids, bad_values in ((("a", "a"), (2.0, 1.0)), (("a", "b"), (1.0, 2.0)), (("a",), (math.inf,))):
+        with raises(DataError, "'q'"):
+            Ranking.from_ids(query, bad_ids, bad_values)
+
+
 def test_equal_texts_are_two_documents() -> None:
     ranking = Ranking.from_order(QUERY, [Document(id="a", text="same"), Document(id="b", text="same")])
     assert ranking.doc_ids == ("a", "b")
@@ -101,6 +138,11 @@ def test_strictly_decreasing_even_in_single_precision(values: list[float]) -> No
 def test_scores_that_differ_in_single_precision_stay_as_they_are(values: list[float]) -> None:
     ordered = sorted({value + 0.0 for value in values}, reverse=True)
     assert make_ranking_scores_strictly_decrease(ordered) == ordered
+
+
+@given(st.lists(st.floats(allow_nan=False)))
+def test_many_scores_are_rounded_as_each_alone(values: list[float]) -> None:
+    assert ranking_scores_to_float32(values) == [ranking_score_to_float32(value) for value in values]
 
 
 def test_strictly_decreasing_passes_zero() -> None:

@@ -2,19 +2,21 @@
 
 Every judged query counts: a judged query for which the run has no documents scores 0. Queries without judgments are
 excluded. Both kinds of queries are listed in the scores. Documents are evaluated in the order of the ranking, even if
-their scores are tied. The definitions of the measures in `benchmark_measures` depend on ties and unjudged queries, so
-only these measures receive the original scores and all queries of the run.
+their scores are tied, and only down to the largest cutoff if all measures have one. The definitions of the measures in
+`benchmark_measures` depend on ties and unjudged queries, so only these measures receive the original scores and all
+queries of the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
-from rerank.types import Qrels, Ranking, Run, make_ranking_scores_strictly_decrease
+from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -57,7 +59,7 @@ _MAX_GDEVAL_GRADE = 4
 class _Evaluator:
     """Evaluator that prepares judgments and measures once and then scores several runs.
 
-    Ids are replaced by substitutes, because some providers of ir_measures cut query ids at a dash or at white space.
+    Queries are numbered, because some providers of ir_measures cut query ids at a dash; ids of documents are escaped.
     """
 
     def __init__(self, qrels: Qrels, measures: Sequence[Measure]) -> None:
@@ -66,18 +68,20 @@ class _Evaluator:
         self._qrels = qrels
         self._measures = measures
         _check_grades_of_gdeval(qrels, measures)
-        # substitutes: queries are numbered, judged documents are d0, d1, ..., other documents u0, u1, ...
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
-        self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
         # ir_measures would count pooled documents without a judgment as judged
-        graded, pooled = (self._with_substituted_ids(source) for source in (qrels.judged(), qrels))
+        graded, pooled = (
+            {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in source.items()}
+            for source in (qrels.judged(), qrels)
+        )
         self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
         self._parts = [
-            _ir_evaluator(group, pooled if group[0].NAME == _OF_POOL else graded)
+            (_ir_evaluator(group, pooled if group[0].NAME == _OF_POOL else graded), _depth_of_measures(group))
             for group in _groups_of_measures([m for m in measures if m not in own])
         ]
+        self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
 
     def scores(self, run: Run) -> Scores:
         """Evaluate one run."""
@@ -87,58 +91,44 @@ class _Evaluator:
                 f"(queries {_first_evaluated_query_ids(self._qrels)})",
                 remedy="Use judgments of the same queries",
             )
-        # strictly decreasing scores keep the order of the documents when they are converted to C floats
-        scored = {
-            self._queries[query]: self._scored(ranking, make_ranking_scores_strictly_decrease(ranking.written_scores))
-            for query, ranking in run.items()
-            if len(ranking) and query in self._queries
-        }
-        values: dict[tuple[str, str], float] = {}
-        for evaluator in self._parts if scored else ():
+        # scores that keep the order of the documents when they are converted to C floats, for up to 2^24 documents
+        by_rank = [-float(rank) for rank in range(max(map(len, run.values()), default=0))]
+        found = {self._queries[query]: run[query] for query in run if query in self._queries and len(run[query])}
+        values: dict[str, dict[str, float]] = {name: {} for name in self._names.values()}
+        for evaluator, depth in self._parts if found else ():
+            scored = {key: _scores_by_escaped_id(ranking, by_rank[:depth]) for key, ranking in found.items()}
             for metric in evaluator.iter_calc(scored):
-                values[str(metric.measure), metric.query_id] = float(metric.value)
+                values[self._names[id(metric.measure)]][metric.query_id] = float(metric.value)
         overall = self._measure_own(run, values)
         return Scores(
             run=run.name,
             values={
                 name: self._counted.get(name)
-                or {query: values.get((name, key), 0.0) for query, key in self._queries.items()}
-                for name in map(str, self._measures)
+                or {query: values[name].get(key, 0.0) for query, key in self._queries.items()}
+                for name in self._names.values()
                 if name not in overall
             },
             overall=overall,
             queries=tuple(self._qrels),
-            missing=tuple(query for query, key in self._queries.items() if key not in scored),
+            missing=tuple(query for query, key in self._queries.items() if key not in found),
             unjudged=tuple(query for query in run if query not in self._queries),
         )
 
-    def _measure_own(self, run: Run, values: dict[tuple[str, str], float]) -> dict[str, float]:
+    def _measure_own(self, run: Run, values: dict[str, dict[str, float]]) -> dict[str, float]:
         """Add the per-query values of the benchmark measures to ``values`` and return their whole-run values."""
         if self._own is None:
             return {}
         scored = {
-            self._queries.get(query, f"u{n}"): self._scored(ranking, ranking.written_scores)
+            self._queries.get(query, f"u{n}"): _scores_by_escaped_id(ranking, ranking.written_scores)
             for n, (query, ranking) in enumerate(run.items())
             if len(ranking)
         }
         result = self._own.calc(scored)
         for metric in result.per_query:
-            values[str(metric.measure), metric.query_id] = float(metric.value)
+            values[str(metric.measure)][metric.query_id] = float(metric.value)
         return {
             str(m): float(result.aggregated[m]) for m in self._measures if why_measure_needs_whole_run(m)
         }  # in the order of the requested measures
-
-    def _with_substituted_ids(self, qrels: Qrels) -> dict[str, dict[str, int]]:
-        return {
-            self._queries[query]: _qrels_safe_for_pytrec_eval(
-                {self._docs[query][doc]: grade for doc, grade in judged.items()}
-            )
-            for query, judged in qrels.items()
-        }
-
-    def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
-        known = self._docs.get(ranking.query.id, {})
-        return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
 
 
 def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
@@ -154,13 +144,33 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
                 )
 
 
-def _qrels_safe_for_pytrec_eval(judged: dict[str, int]) -> dict[str, int]:
-    """Return a query's judgments in a form that does not crash pytrec_eval.
+def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
+    """Return document -> score, for as many documents as there are scores."""
+    return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
+
+
+def _escape_document_ids(ids: Sequence[str]) -> Sequence[str]:
+    """Return ids that all providers of ir_measures can read: printable ASCII without white space.
+
+    Almost all ids are such; ``%`` and percent-encoding mark the others. Different ids stay different.
+    """
+    if _is_plain("".join(ids)) and all(ids):
+        return ids
+    return [name if name and _is_plain(name) else f"%{quote(name, safe='', errors='surrogatepass')}" for name in ids]
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text and "%" not in text
+
+
+def _qrels_safe_for_pytrec_eval(judged: Mapping[str, int]) -> dict[str, int]:
+    """Return a query's judgments with escaped ids, in a form that does not crash pytrec_eval.
 
     Version 0.5.11 reads invalid memory if all grades of a query are negative. In that case, a document with grade 0 is
     added that no run can contain. It changes no measure: without relevant documents, all measures are 0.
     """
-    return judged if max(judged.values(), default=-1) >= 0 else {**judged, "none": 0}
+    escaped = dict(zip(_escape_document_ids(list(judged)), judged.values(), strict=True))
+    return escaped if max(judged.values(), default=-1) >= 0 else {**escaped, "%%": 0}
 
 
 def _first_evaluated_query_ids(ids: Iterable[str]) -> str:
@@ -190,6 +200,12 @@ def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     alone = [m for m in selected if m.params.keys() & {"gains", "judged_only"} or m.NAME == _OF_POOL]
     together = [m for m in selected if m not in alone]
     return [*([together] if together else []), *([m] for m in alone)]
+
+
+def _depth_of_measures(measures: Sequence[Measure]) -> int | None:
+    """Return how many documents per query the measures depend on: the largest cutoff, or None for all."""
+    cutoffs = [m.params["cutoff"] for m in measures if "cutoff" in m.params and not m.params.get("judged_only")]
+    return max(cutoffs) if len(cutoffs) == len(measures) else None
 
 
 def _ir_evaluator(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 
+import ir_measures
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.evaluation import Scores, evaluate_run, evaluate_runs, evaluation_report, table_of_scores
+from rerank.evaluation import (
+    Scores,
+    evaluate_run,
+    evaluate_runs,
+    evaluation_report,
+    parse_measures,
+    table_of_scores,
+)
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -158,6 +166,37 @@ def test_ids_of_any_kind() -> None:
     assert scores.values["nDCG@10"]["PLAIN-2"] == 1.0
     assert scores.values["RR@10"] == {"PLAIN-2": 1.0, "x 2": 0.5}
     assert scores.values["Judged@1"] == {"PLAIN-2": 1.0, "x 2": 0.0}
+
+
+def test_ids_that_programs_would_confuse_stay_different() -> None:
+    ids = ["a b", "a\0b", "a\0c", "\ud800", "%", "%%", "%25", "a%20b", "a/b", "a/ b", "", " ", "none", "中", "a\n"]
+    measures = ["AP", "nDCG@10", "RR@20", "Judged@20", "ERR@20"]
+    for position, doc in enumerate(ids):
+        scores = evaluate_run(Qrels({"q": {doc: 1}}), run(ranking("q", *ids)), measures)
+        plain = evaluate_run(
+            Qrels({"q": {f"d{position}": 1}}), run(ranking("q", *(f"d{n}" for n in range(15)))), measures
+        )
+        assert scores.values == plain.values
+
+
+MEASURES_WITH_CUTOFF = [
+    *("P@3", "P(rel=2)@3", "RR@3", "AP@3", "nDCG@3", "nDCG(dcg='exp-log2')@3", "R@3", "Judged@3", "Success@3", "ERR@3"),
+    *("P(judged_only=True)@3", "nDCG(judged_only=True)@3", "nDCG(gains={1:3})@3"),
+]
+
+
+def test_documents_below_all_cutoffs_change_nothing() -> None:
+    """They are not passed on, unless unjudged documents are to be skipped: the values are those of the library."""
+    qrels = {"1": {"a": 2, "b": 0, "c": 1, "d": 1, "e": 2}, "2": {"a": 1}}
+    docs = {"1": ["u", "c", "v", "b", "a", "w", "e"], "2": ["x", "y", "z", "a"]}
+    mine = run(*(ranking(query, *found) for query, found in docs.items()))
+    whole = {query: {doc: 9.0 - rank for rank, doc in enumerate(found)} for query, found in docs.items()}
+    for name in MEASURES_WITH_CUTOFF:
+        (measure,) = parse_measures([name])
+        expected = {metric.query_id: metric.value for metric in ir_measures.iter_calc([measure], qrels, whole)}
+        assert evaluate_run(Qrels(qrels), mine, [name]).values[name] == expected, name
+    together = evaluate_run(Qrels(qrels), mine, [*MEASURES_WITH_CUTOFF, "R@5"])
+    assert together.values["R@5"] == {"1": 0.5, "2": 1.0}
 
 
 @pytest.mark.parametrize("measure", ["RBP(rel=1)", "alpha_nDCG@10", "Accuracy", "ERR_IA@20"])

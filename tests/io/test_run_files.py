@@ -46,6 +46,14 @@ def test_gzip_and_blank_lines(tmp_path: Path) -> None:
     assert ids(read_run(path)) == {"q1": ("a", "b"), "q2": ("c",)}
 
 
+def test_errors_count_blank_lines(tmp_path: Path) -> None:
+    for text in ("\n\nq Q0 a 1 2 t\n \nq Q0 b 2\n", "\n\nq a 1\n\nq b\n"):
+        with raises(DataError, f"{tmp_path / 'x.run'}:5"):
+            read_run(save(tmp_path, text))
+    with raises(DataError, f"{tmp_path / 'x.run'}:4"):
+        read_qrels(save(tmp_path, "\nq 0 a 1\n\nq 0 b\n"))
+
+
 def test_what_follows_the_tag_is_ignored(tmp_path: Path) -> None:
     run = read_run(save(tmp_path, "q Q0 a 1 2 my tag\nq Q0 b 2 1 my\n"))
     assert ids(run) == {"q": ("a", "b")}

@@ -181,10 +181,7 @@ class Ranking:
 
     @classmethod
     def from_ids(cls, query: Query, doc_ids: Sequence[str], scores: Sequence[float]) -> Ranking:
-        """Build a ranking of documents whose ids alone are known, best first.
-
-        The documents are created when they are first needed: most runs that are read are only evaluated.
-        """
+        """Build a ranking from ids, best first; documents are created when needed, as most runs are only evaluated."""
         ranking = cls.__new__(cls)
         for name, value in (("query", query), ("scores", tuple(scores)), ("_ids", tuple(doc_ids))):
             object.__setattr__(ranking, name, value)

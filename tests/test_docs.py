@@ -188,9 +188,9 @@ def why_command_fails(line: str, command: Any) -> str:
         return "not one command: a backslash is missing, or | stands for a choice"
     if words[0] == "python":
         script = ROOT / words[1]
-        known = set(_FLAG.findall(script.read_text("utf-8"))) if script.is_file() else set()
-        unknown = {word.partition("=")[0] for word in words[2:] if word.startswith("--")} - known
-        return ", ".join(sorted(unknown)) if known or not unknown else f"{words[1]} has no options"
+        known = _FLAG.findall(script.read_text("utf-8")) if script.is_file() else []
+        unknown = [flag for flag in _FLAG.findall(" ".join(words[2:])) if flag not in known]
+        return ", ".join(unknown) if script.is_file() else f"no script {words[1]}"
     try:
         command.main(words[1:], standalone_mode=False)
     except (UsageError, _CLICK_ERROR) as error:
@@ -215,9 +215,7 @@ def test_flags_that_are_named_exist() -> None:
         others = {"--strict"} if page == "CONTRIBUTING.md" else set()  # mypy's
         if page == "docs/log.md" or page.startswith("docs/decisions/"):  # commands of benchmarks
             others = {
-                flag
-                for script in (ROOT / "benchmarks").glob("*.py")
-                for flag in _FLAG.findall(script.read_text("utf-8"))
+                flag for path in (ROOT / "benchmarks").glob("*.py") for flag in _FLAG.findall(path.read_text("utf-8"))
             }
         assert named - known - others == set(), page
 

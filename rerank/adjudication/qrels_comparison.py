@@ -31,8 +31,8 @@ class QrelsComparison:
     """Results of comparing two sets of judgments.
 
     Attributes:
-        topics: Topics in both sets of judgments. Only these topics are evaluated.
-        left_out: Number of topics in only one of the sets.
+        topics: Topics judged in both sets. Only these topics are evaluated.
+        left_out: Number of other topics.
         systems: Names of the runs.
         procedures: Tests with their corrections.
         gold: Measure -> significance decisions with the gold judgments.
@@ -171,7 +171,7 @@ def compare_with_gold_qrels(
     notes += [note for qrels in shared_qrels for note in note_study_judgments(qrels, runs, names, relevant)]
     return QrelsComparison(
         topics=topics,
-        left_out=len(set(gold) ^ set(other)),
+        left_out=len({*gold, *other}) - len(topics),
         systems=tuple(run.name for run in runs),
         procedures=tuple(procedures),
         gold=gold_verdicts,

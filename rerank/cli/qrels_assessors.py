@@ -239,4 +239,4 @@ def _table_of_estimates(content: Mapping[str, Any], form: Any) -> str:
         f"{content['topics_of_model_only']} only by the model ({content['topics_left_out']} topics omitted)."
     ]
     heads = ["run", "measure", "estimate", "people only", "model only", "weight of the model"]
-    return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, [], form)
+    return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, content["notes"], form)

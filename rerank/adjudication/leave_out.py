@@ -88,7 +88,7 @@ class LeaveOutStudy:
         legend = [
             f"{row['measure']}, {self.topics} topics, pool depth {self.depth}: without the documents of its own group, "
             f"the mean of a run changes by {row['mean_change']:.1%} on average and falls by at most "
-            f"{row['largest_drop']:.1%}; a run falls by at most {row['max_fall']} ranks; Kendall's tau is "
+            f"{row['largest_drop']:.1%}; the most ranks that a run loses: {row['max_fall']}; Kendall's tau is "
             f"{_cell_of_tau(row['tau'])} if every run is scored without its group, and at least "
             f"{_cell_of_tau(row['lowest_tau'])} if one group is left out for all runs."
             for row in self.summary

@@ -145,6 +145,8 @@ def _table_of_agreement(content: Mapping[str, Any], kappa: str, form: Any) -> st
 
 
 def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> None:
+    from rerank.adjudication.assessor_panel import LEAST_TOPICS
+
     print_table([kappa.replace("_", " "), *content["assessors"]], _kappa_matrix(content, kappa, intervals=False))
     levels = content["alpha"]
     if content["relevant"] is not None:
@@ -156,11 +158,14 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
             for row in content["by_topic"]
         ]
         print_table(["topic", "documents", *levels], rows)
-    print_note(
-        f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors; intervals: "
-        f"{content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
-    )
-    print_note("--format csv, json or markdown has the intervals of the kappas")
+    print_note(f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors")
+    if all(found["interval"] is None for found in levels.values()):
+        print_note(f"No intervals: they need {LEAST_TOPICS} topics, grades that differ, and samples (--resamples)")
+    else:
+        print_note(
+            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}; "
+            "--format csv, json or markdown has those of the kappas"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

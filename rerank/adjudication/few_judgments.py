@@ -85,19 +85,14 @@ def estimate_from_few_judgments(
     for name in names:
         check_measure_has_query_values(name)
     systems = [run.name for run in runs]
-    if baseline and baseline not in systems:
-        raise UnknownNameError("baseline", baseline, systems)
-    if baseline and len(systems) < 2:
-        raise DataError(f"The baseline {baseline!r} is the only run", expected="at least one other run")
+    _check_baseline_of_estimates(baseline, systems)
     both, alone = _split_topics(people, model)
     shared = Qrels({topic: people[topic] for topic in both}, name=people.name)
     by_people, by_model = evaluate_runs(shared, runs, names), evaluate_runs(model, runs, names)
     rows: list[dict[str, Any]] = []
     for name in names:
         values = [_scores_of_topics(*part, name) for part in ((by_people, both), (by_model, both), (by_model, alone))]
-        if baseline:
-            values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
-        rows += [row for row in _estimate_rows(name, systems, values, alpha) if row["run"] != baseline]
+        rows += _estimate_rows(name, systems, values, baseline, alpha)
     notes = [note for qrels in (shared, model) for note in note_study_judgments(qrels, runs, names, relevant)]
     return FewJudgmentsReport(
         people_topics=both,
@@ -108,6 +103,13 @@ def estimate_from_few_judgments(
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _check_baseline_of_estimates(baseline: str, systems: Sequence[str]) -> None:
+    if baseline and baseline not in systems:
+        raise UnknownNameError("baseline", baseline, systems)
+    if baseline and len(systems) < 2:
+        raise DataError(f"The baseline {baseline!r} is the only run", expected="at least one other run")
 
 
 def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -131,16 +133,19 @@ def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measur
 
 
 def _estimate_rows(
-    measure: str, systems: Sequence[str], values: Sequence[Floats], alpha: float
+    measure: str, systems: Sequence[str], values: Sequence[Floats], baseline: str, alpha: float
 ) -> list[dict[str, Any]]:
-    """Return one row per system.
+    """Return one row per system except the baseline.
 
     Args:
         measure: Name of the measure.
         systems: Names of the systems.
         values: Scores by people, by the model on the same topics, and by the model on the others; (topics, systems).
+        baseline: Name of the system from which differences are estimated; empty for the scores themselves.
         alpha: Intervals cover with 1 - alpha.
     """
+    if baseline:
+        values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
     people, model, model_only = values
     found = estimate_prediction_powered_mean(people, model, model_only, alpha=alpha)
     model_means = np.concatenate([model, model_only]).mean(axis=0)
@@ -156,4 +161,5 @@ def _estimate_rows(
             "model": float(model_means[index]),
         }
         for index, system in enumerate(systems)
+        if system != baseline
     ]

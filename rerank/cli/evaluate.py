@@ -162,9 +162,7 @@ def _print_evaluation(
         print_note(note)
 
 
-def _notes_on_coverage(
-    report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions
-) -> Iterator[str]:
+def _notes_on_coverage(report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions) -> Iterator[str]:
     """Yield what the columns about thin judgments are, and which measures have no bounds."""
     bounded = report["runs"][0]["bounds"]
     if columns and details.bounds is None:

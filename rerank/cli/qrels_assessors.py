@@ -163,8 +163,8 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
         print_note(f"No intervals: they need {LEAST_TOPICS} topics, grades that differ, and samples (--resamples)")
     else:
         print_note(
-            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}; "
-            "--format csv, json or markdown has those of the kappas"
+            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
+            "; --format csv, json or markdown has those of the kappas"
         )
 
 
@@ -196,7 +196,7 @@ def estimate_command(
 ) -> None:
     """Estimate measures from people's judgments of few topics and a model's judgments of all (prediction-powered).
 
-    The estimate has no bias, whatever the model's errors are, if the topics that people judged are a random sample.
+    The topics that people judged must be a random sample. Then the model's errors are corrected, whatever they are.
     """
     from rerank.adjudication.few_judgments import estimate_from_few_judgments
     from rerank.collections import open_collection_qrels

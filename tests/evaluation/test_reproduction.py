@@ -101,7 +101,7 @@ def test_equal_means_of_different_scores_have_no_effect() -> None:
 
     def run(name: str, *relevant: int) -> Run:
         lists = (
-            Ranking.from_order(Query(id=query, text=""), [Document(id=f"d{3 - n + rank}", text="") for rank in range(5)])
+            Ranking.from_order(Query(id=query, text=""), [Document(id=f"d{3 - n + i}", text="") for i in range(5)])
             for query, n in zip(qrels, relevant, strict=True)
         )
         return Run(lists, name=name)

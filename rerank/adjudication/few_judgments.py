@@ -10,9 +10,9 @@ import numpy as np
 
 from rerank.adjudication.agreement import judged_topics
 from rerank.adjudication.pools import Floats
-from rerank.adjudication.study_notes import note_study_judgments
 from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation import Scores, evaluate_runs, parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.evaluation.prediction_powered import LEAST_JUDGED_TOPICS, estimate_prediction_powered_mean
 from rerank.evaluation.significance import student_t_interval
@@ -93,7 +93,7 @@ def estimate_from_few_judgments(
     for name in names:
         values = [_scores_of_topics(*part, name) for part in ((by_people, both), (by_model, both), (by_model, alone))]
         rows += _estimate_rows(name, systems, values, baseline, alpha)
-    notes = [note for qrels in (shared, model) for note in note_study_judgments(qrels, runs, names, relevant)]
+    notes = [note for qrels in (shared, model) for note in notes_on_judgments(qrels, runs, names, relevant)]
     return FewJudgmentsReport(
         people_topics=both,
         model_topics=alone,

@@ -24,9 +24,9 @@ from rerank.adjudication.ranking_similarity import (
     tau_with_gold_judgments,
 )
 from rerank.adjudication.run_groups import group_runs_by_name
-from rerank.adjudication.study_notes import note_study_judgments
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
 from rerank.types import Qrels, Run
 
@@ -142,7 +142,7 @@ def leave_groups_out(
         rows += sorted(found, key=lambda row: row["rank"])
         summary.append(_summary_of_rows(name, found))
     pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
-    notes = [f"{pooled} {_CAVEAT}", *note_study_judgments(judged, runs, names, relevant)]
+    notes = [f"{pooled} {_CAVEAT}", *notes_on_judgments(judged, runs, names, relevant)]
     return LeaveOutStudy(
         depth=depth, topics=len(judged), rows=tuple(rows), summary=tuple(summary), notes=tuple(dict.fromkeys(notes))
     )

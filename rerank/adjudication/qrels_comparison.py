@@ -19,10 +19,11 @@ from rerank.adjudication.pair_categories import Codes
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.pools import Bools
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
-from rerank.adjudication.study_notes import note_study_judgments, note_study_tests
+from rerank.adjudication.study_notes import note_study_tests
 from rerank.adjudication.study_resampling import StudyResamples, study_figure_intervals
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.types import Qrels, Run
 
 
@@ -168,7 +169,7 @@ def compare_with_gold_qrels(
         for row in matrices
     )
     notes = list(note_study_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
-    notes += [note for qrels in shared_qrels for note in note_study_judgments(qrels, runs, names, relevant)]
+    notes += [note for qrels in shared_qrels for note in notes_on_judgments(qrels, runs, names, relevant)]
     return QrelsComparison(
         topics=topics,
         left_out=len({*gold, *other}) - len(topics),

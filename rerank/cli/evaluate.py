@@ -90,7 +90,7 @@ def evaluate_command(
     """
     from rerank import evaluation
     from rerank.collections import open_collection_qrels
-    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
+    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 
     details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
@@ -112,6 +112,7 @@ def evaluate_command(
 
     notes = [evaluation_overlap_note(judged, run) for run in opened]
     notes.append("" if relevant is not None else measure_grade_note(judged, results[0].measures))
+    notes.append(relevance_threshold_note(judged, results[0].measures))
     emit_output(
         report,
         form=form,

@@ -6,7 +6,8 @@ Topics are drawn with replacement, so that the topics at hand are the population
 first n topics of a sample count as judged by people and by the model, the others as judged by the model only. Coverage
 is the fraction of samples and systems (or pairs of systems) whose interval contains the true value; `_se` is its
 standard error over samples. `width`: mean width over that of people alone, good below 1. `error`: root mean square
-error of the prediction-powered estimate over that of people alone.
+error of the prediction-powered estimate over that of people alone. `bias`: absolute mean error of the estimate over its
+root mean square error, mean over systems; `bias_people` is that of people alone, all of which is sampling error.
 """
 
 from __future__ import annotations
@@ -62,18 +63,22 @@ def figures(people: Floats, model: Floats, n: int, resamples: int, seed: int) ->
     true = people.mean(axis=0)
     covered: dict[str, list[float]] = {kind: [] for kind in KINDS}
     widths: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    errors: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    errors: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
     for found in sample(people, model, n, resamples, seed):
         for kind, (estimate, half) in found.items():
             covered[kind].append(float((np.abs(estimate - true) <= half + 1e-12).mean()))
             widths[kind].append(float(half.mean()))
-            errors[kind].append(float(((estimate - true) ** 2).mean()))
+            errors[kind].append(estimate - true)
     numbers = {}
     for kind in KINDS:
         numbers[f"coverage_{kind}"] = float(np.mean(covered[kind]))
         numbers[f"coverage_{kind}_se"] = float(np.std(covered[kind], ddof=1) / resamples**0.5)
         numbers[f"width_{kind}"] = float(np.mean(widths[kind]) / np.mean(widths["people"]))
-    numbers["error"] = float((np.mean(errors["t"]) / np.mean(errors["people"])) ** 0.5)
+    # (systems,) mean and mean square of the errors
+    means, squares = ({k: np.mean(np.array(errors[k]) ** power, axis=0) for k in KINDS} for power in (1, 2))
+    numbers["error"] = float((squares["t"].mean() / squares["people"].mean()) ** 0.5)
+    for name, kind in (("bias", "t"), ("bias_people", "people")):
+        numbers[name] = float((np.abs(means[kind]) / np.sqrt(squares[kind])).mean())
     return numbers
 
 

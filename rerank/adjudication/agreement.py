@@ -97,8 +97,14 @@ def compute_assessor_agreement(
 
 
 def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
-    """Return the topics that have judgments in both sets, in the order of the first set."""
-    return tuple(topic for topic in first if topic in second)
+    """Return the topics that have judged documents in both sets, in the order of the first set."""
+    others = set(judged_topics(second))
+    return tuple(topic for topic in judged_topics(first) if topic in others)
+
+
+def judged_topics(qrels: Qrels) -> tuple[str, ...]:
+    """Return the topics with a judged document. A pool of documents with grade -1 is a topic yet to be judged."""
+    return tuple(topic for topic, judged in qrels.items() if set(judged.values()) - {UNJUDGED})
 
 
 def _grade_pairs(

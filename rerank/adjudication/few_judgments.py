@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rerank.adjudication.agreement import judged_topics
 from rerank.adjudication.pools import Floats
 from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation import Scores, evaluate_runs, parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.evaluation.prediction_powered import LEAST_JUDGED_TOPICS, estimate_prediction_powered_mean
 from rerank.evaluation.significance import student_t_interval
@@ -24,10 +26,11 @@ class FewJudgmentsReport:
     Attributes:
         people_topics: Topics judged by people and by the model.
         model_topics: Topics judged only by the model.
-        left_out: Number of topics judged only by people.
+        left_out: Number of topics that the model did not judge.
         baseline: Name of the baseline; empty for the means of the runs.
         alpha: Intervals cover with 1 - alpha.
         rows: One per measure and run.
+        notes: Caveats for the reader.
     """
 
     people_topics: tuple[str, ...]
@@ -36,6 +39,7 @@ class FewJudgmentsReport:
     baseline: str
     alpha: float
     rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of ``rerank qrels estimate --format json``."""
@@ -46,6 +50,7 @@ class FewJudgmentsReport:
             "baseline": self.baseline or None,
             "confidence": 1 - self.alpha,
             "rows": list(self.rows),
+            "notes": list(self.notes),
         }
 
 
@@ -73,37 +78,46 @@ def estimate_from_few_judgments(
         alpha: Intervals cover with 1 - alpha.
 
     Raises:
-        DataError: Too few topics are judged by both or by the model alone.
+        DataError: Too few topics are judged by both or by the model alone, or the baseline is the only run.
         UnknownNameError: The baseline is not one of the runs.
     """
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     for name in names:
         check_measure_has_query_values(name)
     systems = [run.name for run in runs]
-    if baseline and baseline not in systems:
-        raise UnknownNameError("baseline", baseline, systems)
+    _check_baseline_of_estimates(baseline, systems)
     both, alone = _split_topics(people, model)
     shared = Qrels({topic: people[topic] for topic in both}, name=people.name)
     by_people, by_model = evaluate_runs(shared, runs, names), evaluate_runs(model, runs, names)
     rows: list[dict[str, Any]] = []
     for name in names:
         values = [_scores_of_topics(*part, name) for part in ((by_people, both), (by_model, both), (by_model, alone))]
-        if baseline:
-            values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
-        rows += [row for row in _estimate_rows(name, systems, values, alpha) if row["run"] != baseline]
+        rows += _estimate_rows(name, systems, values, baseline, alpha)
+    notes = [note for qrels in (shared, model) for note in notes_on_judgments(qrels, runs, names, relevant)]
     return FewJudgmentsReport(
         people_topics=both,
         model_topics=alone,
-        left_out=len(set(people) - set(model)),
+        left_out=len({*people, *model}) - len(both) - len(alone),
         baseline=baseline,
         alpha=alpha,
         rows=tuple(rows),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _check_baseline_of_estimates(baseline: str, systems: Sequence[str]) -> None:
+    if baseline and baseline not in systems:
+        raise UnknownNameError("baseline", baseline, systems)
+    if baseline and len(systems) < 2:
+        raise DataError(f"The baseline {baseline!r} is the only run", expected="at least one other run")
 
 
 def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the topics that both have judged, and those that only the model has judged."""
-    both, alone = (tuple(topic for topic in model if (topic in people) is judged) for judged in (True, False))
+    by_people = set(judged_topics(people))
+    both, alone = (
+        tuple(topic for topic in judged_topics(model) if (topic in by_people) is judged) for judged in (True, False)
+    )
     if len(both) < LEAST_JUDGED_TOPICS or len(alone) < 2:
         raise DataError(
             f"{len(both)} topics are judged by {people.name} and {model.name}, and {len(alone)} only by {model.name}",
@@ -119,16 +133,19 @@ def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measur
 
 
 def _estimate_rows(
-    measure: str, systems: Sequence[str], values: Sequence[Floats], alpha: float
+    measure: str, systems: Sequence[str], values: Sequence[Floats], baseline: str, alpha: float
 ) -> list[dict[str, Any]]:
-    """Return one row per system.
+    """Return one row per system except the baseline.
 
     Args:
         measure: Name of the measure.
         systems: Names of the systems.
         values: Scores by people, by the model on the same topics, and by the model on the others; (topics, systems).
+        baseline: Name of the system from which differences are estimated; empty for the scores themselves.
         alpha: Intervals cover with 1 - alpha.
     """
+    if baseline:
+        values = [scores - scores[:, [systems.index(baseline)]] for scores in values]
     people, model, model_only = values
     found = estimate_prediction_powered_mean(people, model, model_only, alpha=alpha)
     model_means = np.concatenate([model, model_only]).mean(axis=0)
@@ -144,4 +161,5 @@ def _estimate_rows(
             "model": float(model_means[index]),
         }
         for index, system in enumerate(systems)
+        if system != baseline
     ]

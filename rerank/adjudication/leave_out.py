@@ -24,9 +24,9 @@ from rerank.adjudication.ranking_similarity import (
     tau_with_gold_judgments,
 )
 from rerank.adjudication.run_groups import group_runs_by_name
-from rerank.adjudication.study_notes import note_study_judgments
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
 from rerank.types import Qrels, Run
 
@@ -88,7 +88,7 @@ class LeaveOutStudy:
         legend = [
             f"{row['measure']}, {self.topics} topics, pool depth {self.depth}: without the documents of its own group, "
             f"the mean of a run changes by {row['mean_change']:.1%} on average and falls by at most "
-            f"{row['largest_drop']:.1%}; a run falls by at most {row['max_fall']} ranks; Kendall's tau is "
+            f"{row['largest_drop']:.1%}; the most ranks that a run loses: {row['max_fall']}; Kendall's tau is "
             f"{_cell_of_tau(row['tau'])} if every run is scored without its group, and at least "
             f"{_cell_of_tau(row['lowest_tau'])} if one group is left out for all runs."
             for row in self.summary
@@ -142,7 +142,7 @@ def leave_groups_out(
         rows += sorted(found, key=lambda row: row["rank"])
         summary.append(_summary_of_rows(name, found))
     pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
-    notes = [f"{pooled} {_CAVEAT}", *note_study_judgments(judged, runs, names, relevant)]
+    notes = [f"{pooled} {_CAVEAT}", *notes_on_judgments(judged, runs, names, relevant)]
     return LeaveOutStudy(
         depth=depth, topics=len(judged), rows=tuple(rows), summary=tuple(summary), notes=tuple(dict.fromkeys(notes))
     )

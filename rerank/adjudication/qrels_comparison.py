@@ -19,10 +19,11 @@ from rerank.adjudication.pair_categories import Codes
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.pools import Bools
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, gold_judgment_comparison_row
-from rerank.adjudication.study_notes import note_study_judgments, note_study_tests
+from rerank.adjudication.study_notes import note_study_tests
 from rerank.adjudication.study_resampling import StudyResamples, study_figure_intervals
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.types import Qrels, Run
 
 
@@ -31,8 +32,8 @@ class QrelsComparison:
     """Results of comparing two sets of judgments.
 
     Attributes:
-        topics: Topics in both sets of judgments. Only these topics are evaluated.
-        left_out: Number of topics in only one of the sets.
+        topics: Topics judged in both sets. Only these topics are evaluated.
+        left_out: Number of other topics.
         systems: Names of the runs.
         procedures: Tests with their corrections.
         gold: Measure -> significance decisions with the gold judgments.
@@ -168,10 +169,10 @@ def compare_with_gold_qrels(
         for row in matrices
     )
     notes = list(note_study_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
-    notes += [note for qrels in shared_qrels for note in note_study_judgments(qrels, runs, names, relevant)]
+    notes += [note for qrels in shared_qrels for note in notes_on_judgments(qrels, runs, names, relevant)]
     return QrelsComparison(
         topics=topics,
-        left_out=len(set(gold) ^ set(other)),
+        left_out=len({*gold, *other}) - len(topics),
         systems=tuple(run.name for run in runs),
         procedures=tuple(procedures),
         gold=gold_verdicts,

@@ -22,13 +22,15 @@ def group_runs_by_name(
         Name of the group -> indices of its runs, in the order of the runs.
 
     Raises:
-        UsageError: A group has too few runs, or the patterns of two groups match the same run.
+        UsageError: A group has too few runs or the name of a run outside it, or two groups match the same run.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         found = list(dict.fromkeys(group for group, pattern in patterns if fnmatchcase(name, pattern)))
         if len(found) > 1:
             raise UsageError(f"Run {name!r} belongs to {' and to '.join(found)}", expected="one group per run")
+        if not found and any(name == group for group, _ in patterns):
+            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="another name")
         members.setdefault(found[0] if found else name, []).append(index)
     for group, pattern in patterns:
         matched = sum(fnmatchcase(name, pattern) for name in names)

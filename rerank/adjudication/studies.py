@@ -15,9 +15,10 @@ from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_notes import note_study_budgets, note_study_judgments, note_study_pool, note_study_tests
+from rerank.adjudication.study_notes import note_study_budgets, note_study_pool, note_study_tests
 from rerank.adjudication.study_resampling import StudyResamples
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
+from rerank.evaluation.comparison import notes_on_judgments
 from rerank.types import Qrels, Run
 
 #: Function that is called with the method after every walk. The walks are listed in `StudyDesign.walks`.
@@ -94,7 +95,7 @@ def _note_study(
     """Return all caveats, each of them once."""
     notes = [
         *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *note_study_judgments(qrels, runs, measurer.names, design.relevant),
+        *notes_on_judgments(qrels, runs, measurer.names, design.relevant),
         *note_study_pool(pool, qrels.judged(), whole, depth=design.depth, relevant=design.relevant),
         *note_study_budgets(cells, len(pool.topics)),
     ]

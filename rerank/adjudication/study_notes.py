@@ -8,9 +8,8 @@ from rerank.adjudication.pools import Pool
 from rerank.adjudication.significance_verdicts import Procedure
 from rerank.adjudication.study_results import StudyCell
 from rerank.evaluation import ScoreMatrix
-from rerank.evaluation.comparison import notes_on_judgments
 from rerank.evaluation.pairwise_decisions import list_caveats_of_test
-from rerank.types import Qrels, Run
+from rerank.types import Qrels
 
 #: A study with fewer pairs of systems than this gets a note.
 FEW_PAIRS = 10
@@ -27,14 +26,6 @@ def note_study_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Proce
             yield from list_caveats_of_test(matrix, procedure.significance_test, procedure.correction, alpha)
     if pairs < FEW_PAIRS:
         yield f"Only {pairs} {'pair' if pairs == 1 else 'pairs'} of systems: fractions of pairs are unreliable."
-
-
-def note_study_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], relevant: int) -> Iterator[str]:
-    """Yield warnings about runs without a judged document, and the lowest grade that counts as relevant."""
-    yield from notes_on_judgments(qrels, runs, measures)
-    highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
-    if relevant > highest:
-        yield f"No document in {qrels.name} is relevant: grades from {relevant} count, and the highest is {highest}."
 
 
 def note_study_pool(

@@ -74,7 +74,10 @@ def _score_collections(
     from rerank.evaluation import ScoreMatrix, score_compared_runs
 
     matrices, notes = {}, []
-    for name, folder, selector in zip(short_run_names(folders), folders, qrels, strict=True):
+    names = short_run_names(folders)
+    if len(set(names)) < len(names):
+        raise UsageError(f"Folders {', '.join(map(str, folders))}", expected="a different folder per collection")
+    for name, folder, selector in zip(names, folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
         runs = read_named_runs(expand_run_arguments([folder]))
         compared = score_compared_runs(judged, runs, [measure], relevant=relevant or lowest)

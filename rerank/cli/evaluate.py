@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,7 +90,7 @@ def evaluate_command(
     """
     from rerank import evaluation
     from rerank.collections import open_collection_qrels
-    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
+    from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 
     details.check_format(form)
     judged, lowest = open_collection_qrels(qrels)
@@ -112,6 +112,7 @@ def evaluate_command(
 
     notes = [evaluation_overlap_note(judged, run) for run in opened]
     notes.append("" if relevant is not None else measure_grade_note(judged, results[0].measures))
+    notes.append(relevance_threshold_note(judged, results[0].measures))
     emit_output(
         report,
         form=form,
@@ -156,13 +157,21 @@ def _print_evaluation(
         print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
     if details.per_query and scores.overall:
         print_note(f"Measures without per-query values: {', '.join(scores.overall)}")
-    if columns[0] and details.bounds is None:
-        print_note(
-            "Thin judgments: bounds are the values that judging all of a run's documents could lead to; --no-bounds "
-            "omits these columns"
-        )
+    for note in _notes_on_coverage(report, columns[0], details):
+        print_note(note)
     for note in filter(None, notes):
         print_note(note)
+
+
+def _notes_on_coverage(report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions) -> Iterator[str]:
+    """Yield what the columns about thin judgments are, and which measures have no bounds."""
+    bounded = report["runs"][0]["bounds"]
+    if columns and details.bounds is None:
+        yield "Thin judgments: judged@k is the fraction of judged documents; --no-bounds omits the added columns"
+    if bounded:
+        yield "Bounds are the values that judging all of a run's unjudged documents could lead to"
+    if details.bounds and (without := [name for name in report["runs"][0]["scores"] if name not in bounded]):
+        yield f"No bounds are computed for {', '.join(without)}"
 
 
 def _printed_evaluation_cells(row: Mapping[str, Any]) -> list[object]:

@@ -145,6 +145,8 @@ def _table_of_agreement(content: Mapping[str, Any], kappa: str, form: Any) -> st
 
 
 def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> None:
+    from rerank.adjudication.assessor_panel import LEAST_TOPICS
+
     print_table([kappa.replace("_", " "), *content["assessors"]], _kappa_matrix(content, kappa, intervals=False))
     levels = content["alpha"]
     if content["relevant"] is not None:
@@ -156,11 +158,14 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
             for row in content["by_topic"]
         ]
         print_table(["topic", "documents", *levels], rows)
-    print_note(
-        f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors; intervals: "
-        f"{content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
-    )
-    print_note("--format csv, json or markdown has the intervals of the kappas")
+    print_note(f"{content['topics']} topics and {content['documents']} documents judged by two or more assessors")
+    if all(found["interval"] is None for found in levels.values()):
+        print_note(f"No intervals: they need {LEAST_TOPICS} topics, grades that differ, and samples (--resamples)")
+    else:
+        print_note(
+            f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
+            "; --format csv, json or markdown has those of the kappas"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +196,7 @@ def estimate_command(
 ) -> None:
     """Estimate measures from people's judgments of few topics and a model's judgments of all (prediction-powered).
 
-    The estimate has no bias, whatever the model's errors are, if the topics that people judged are a random sample.
+    The topics that people judged must be a random sample. Then the model's errors are corrected, whatever they are.
     """
     from rerank.adjudication.few_judgments import estimate_from_few_judgments
     from rerank.collections import open_collection_qrels
@@ -239,4 +244,4 @@ def _table_of_estimates(content: Mapping[str, Any], form: Any) -> str:
         f"{content['topics_of_model_only']} only by the model ({content['topics_left_out']} topics omitted)."
     ]
     heads = ["run", "measure", "estimate", "people only", "model only", "weight of the model"]
-    return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, [], form)
+    return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, content["notes"], form)

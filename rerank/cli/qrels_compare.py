@@ -135,8 +135,8 @@ def _print_qrels_comparison(content: dict[str, Any]) -> None:
     )
     for row in content.get("groups", ()):
         print_note(
-            f"{row['group']} ({row['systems']} runs), {row['measure']}: rises by {row['ranks']:.1f} ranks "
-            f"[{row['ranks_interval'][0]:.1f}, {row['ranks_interval'][1]:.1f}]; score {row['score']:+.4f} "
-            f"[{row['score_interval'][0]:+.4f}, {row['score_interval'][1]:+.4f}] against that expected of other runs"
+            f"{row['group']} (runs: {row['systems']}), {row['measure']}: ranks gained {row['ranks']:+.1f} "
+            f"[{row['ranks_interval'][0]:+.1f}, {row['ranks_interval'][1]:+.1f}]; score above the one expected from "
+            f"other runs {row['score']:+.4f} [{row['score_interval'][0]:+.4f}, {row['score_interval'][1]:+.4f}]"
         )
     print_qrels_notes(content)

@@ -37,7 +37,7 @@ def reproduce_command(
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)"),
+        typer.Option(min=1, help="Lowest grade that counts as relevant. (default: that of --qrels, or 1)"),
     ] = None,
     depth: Annotated[int, typer.Option(min=2, help="Number of documents whose order is compared.")] = 1000,
     form: TableFormatOption = "text",

@@ -18,7 +18,7 @@ from rerank.evaluation.comparison_family import ComparisonOptions, missing_topic
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.comparison_set import ComparisonSet
 from rerank.evaluation.evaluator import evaluate_runs
-from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note
+from rerank.evaluation.grade_notes import evaluation_overlap_note, measure_grade_note, relevance_threshold_note
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.pairwise_decisions import (
     PairwiseDecisions,
@@ -75,13 +75,11 @@ def compare_runs(
     return replace(comparison, notes=(*comparison.notes, *notes_on_judgments(qrels, runs, names)))
 
 
-def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
-    """Return notes on runs without a judged document, and on measures that do not say which grades are relevant."""
-    return [
-        note
-        for note in (*(evaluation_overlap_note(qrels, run) for run in runs), measure_grade_note(qrels, measures))
-        if note
-    ]
+def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], relevant: int = 1) -> list[str]:
+    """Return notes on runs without a judged document, and on grades that are or are not relevant."""
+    overlaps = (evaluation_overlap_note(qrels, run) for run in runs)
+    grades = measure_grade_note(qrels, measures), relevance_threshold_note(qrels, measures, relevant)
+    return [note for note in (*overlaps, *grades) if note]
 
 
 def compare_evaluated_runs(

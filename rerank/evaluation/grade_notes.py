@@ -47,6 +47,21 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
     )
 
 
+def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
+    """Return a warning if a lowest relevant grade is above all grades, so that scores are 0; otherwise an empty string.
+
+    Args:
+        qrels: The relevance judgments.
+        names: Names of the measures, as ir_measures prints them.
+        relevant: Lowest grade that counts as relevant elsewhere.
+    """
+    highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
+    thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]
+    if (lowest := max([relevant, *thresholds])) <= highest:
+        return ""
+    return f"No document in {qrels.name} is relevant at grade {lowest} or higher: the highest grade is {highest}."
+
+
 def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
     """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
     shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import DataError
-from rerank.evaluation.significance.base import Floats
+from rerank.evaluation.significance.base import Floats, clip_p_values
 
 #: Sums of squares below this fraction of the total are rounding errors.
 _ROUNDING = 1e-14
@@ -114,5 +114,5 @@ def _compare_effect(row: AnovaEffect, error: AnovaEffect, count: int) -> AnovaEf
         return replace(row, error=error.effect)
     f = row.ms / error.ms
     explained = row.df * (f - 1)
-    p = float(f_distribution.sf(f, row.df, error.df))
+    p = float(clip_p_values(np.array([f_distribution.sf(f, row.df, error.df)]))[0])
     return replace(row, error=error.effect, f=f, p=p, omega_squared=explained / (explained + count))

@@ -46,7 +46,8 @@ def estimate_prediction_powered_mean(
     With people's scores y and the model's scores f, the estimate is mean_n(y) + w (mean_N(f) - mean_n(f)). For a given
     weight w it has no bias, whatever the model's errors are, if the n topics are a random sample of all topics. Its
     variance is w^2 var_N(f) / N + var_n(y - w f) / n. This is smallest for the weight
-    cov_n(y, f) / ((1 + n / N) var_{n+N}(f)), which is limited to 0 to 1.
+    cov_n(y, f) / ((1 + n / N) var_{n+N}(f)), which is limited to 0 to 1. Since it is estimated from the same topics, it
+    gives the estimate a bias of order 1 / n if the scores are skewed.
 
     The published interval is ``normal``. It holds for large n; with few topics it is too narrow, since it takes both
     variances and the weight as known. ``t`` divides the squared residuals by n - 2, as in a regression on f, and uses

@@ -97,7 +97,7 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: A line has no group, or a query is in two groups.
+        DataError: A line has no group, a query is in two groups, or the file is empty.
     """
     groups: dict[str, str] = {}
     with open_text_file(path) as stream:
@@ -110,4 +110,6 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
             group = fields[1].strip()
             if groups.setdefault(fields[0], group) != group:
                 raise DataError(f"{path}:{number}: {of} {fields[0]!r} is in two groups", expected=f"one group per {of}")
+    if not groups:
+        raise DataError(f"{path} is empty", expected=f"a {of} and its group per line")
     return groups

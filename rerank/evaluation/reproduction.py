@@ -106,7 +106,7 @@ class Reproduction:
         kind = "the same collection, paired" if self.same_collection else "another collection, unpaired"
         legend = [
             f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
-            f"improvements, ideally 0. Orders: first {self.depth} documents."
+            f"improvements, ideally 0.{f' Orders: first {self.depth} documents.' if self.orders else ''}"
         ]
         return convert_tables_with_legend(grids, legend, self.notes, form)
 
@@ -199,7 +199,8 @@ def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
         means: Means of the baseline (original, again) and of the advanced run (original, again).
     """
     baseline, baseline_again, advanced, advanced_again = means
-    gain, gain_again = advanced - baseline, advanced_again - baseline_again
+    # a gain that is a rounding error of equal means must not be a divisor
+    gain, gain_again = round(advanced - baseline, DECIMALS), round(advanced_again - baseline_again, DECIMALS)
     ri = gain / baseline if baseline else None
     ri_again = gain_again / baseline_again if baseline_again else None
     return {

@@ -104,7 +104,7 @@ class ScoreMatrix:
                 )
             columns.append([row[topic] for topic in topics])
         if len(topics) == 1:
-            raise DataError("The runs have 1 judged query", expected="at least 2 judged queries to compare runs")
+            raise DataError(f"The runs have 1 judged query, {topics[0]!r}", expected="at least 2 to compare runs")
         values = np.array(columns, dtype=np.float64).reshape(len(columns), len(topics)).T
         return cls(measure=measure, topics=topics, systems=tuple(entry.run for entry in scores), values=values)
 

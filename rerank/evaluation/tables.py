@@ -66,6 +66,11 @@ def table_of_evaluation(
         f"Means over {len(scores[0].queries)} queries, judgments: {qrels}. Queries without a ranking score 0. "
         f"Bold: best value. Versions: {versions}."
     ]
+    if more[0]:
+        legend.append(
+            "judged@k: fraction of judged documents among the first k; bounds: smallest and largest value that judging "
+            "the others could lead to."
+        )
     return convert_tables_with_legend(
         [Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend, [], form
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from rerank.adjudication.agreement import compute_assessor_agreement, topics_judged_by_both
+from rerank.adjudication.agreement import compute_assessor_agreement, judged_topics, topics_judged_by_both
 from rerank.types import Qrels
 
 A = {"q1": {"a": 0, "b": 1, "c": 2, "d": 3, "only": 1}, "q2": {"e": 2, "f": 2}, "q3": {"x": 1}}
@@ -44,3 +44,9 @@ def test_nothing_in_common_and_nothing_to_disagree_on() -> None:
 def test_documents_without_a_judgment_do_not_count() -> None:
     found = compute_assessor_agreement({"q": {"a": 1, "b": -1, "c": 0}}, {"q": {"a": 1, "b": 1, "c": -1}})
     assert found.documents == 1
+
+
+def test_a_pool_without_a_judgment_is_no_judged_topic() -> None:
+    pooled = Qrels({"q1": {"a": -1, "b": -1}, "q2": {"a": -1, "b": 0}, "q3": {}})
+    assert judged_topics(pooled) == ("q2",)
+    assert topics_judged_by_both(Qrels(A), pooled) == ("q2",)

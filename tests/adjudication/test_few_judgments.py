@@ -58,6 +58,22 @@ def test_a_difference_is_estimated_from_differences() -> None:
     assert single["run"] == "good"
 
 
+def test_topics_that_are_only_pooled_are_not_judged_by_people() -> None:
+    runs, people, model = made()
+    few = {topic: people[topic] for topic in list(people)[:8]}
+    waiting = {topic: dict.fromkeys(judged, -1) for topic, judged in people.items() if topic not in few}
+    report = estimate_from_few_judgments(runs, Qrels({**few, **waiting}), model)
+    assert report == estimate_from_few_judgments(runs, Qrels(few), model)
+
+
+def test_a_threshold_above_the_grades_of_the_model_is_noted() -> None:
+    runs, people, model = made()
+    few = Qrels({t: {d: 2 * g for d, g in people[t].items()} for t in list(people)[:8]}, name="people")
+    report = estimate_from_few_judgments(runs, few, Qrels(dict(model), name="model"), ["P@5"], relevant=2)
+    assert [row["weight"] for row in report.rows] == [0, 0]
+    assert any("model" in note for note in report.notes)
+
+
 def test_wrong_input() -> None:
     runs, people, model = made()
     with pytest.raises(DataError):
@@ -66,3 +82,5 @@ def test_wrong_input() -> None:
         estimate_from_few_judgments(runs, Qrels({"q1": people["q1"]}), model)
     with pytest.raises(UnknownNameError):
         estimate_from_few_judgments(runs, Qrels({t: people[t] for t in list(people)[:8]}), model, baseline="other")
+    with pytest.raises(DataError):
+        estimate_from_few_judgments(runs[:1], Qrels({t: people[t] for t in list(people)[:8]}), model, baseline="good")

@@ -45,3 +45,5 @@ def test_patterns_that_do_not_fit() -> None:
         SystemRepeats.match(["a1", "b1"], [("a", "a*")])
     with raises(UsageError, "'a1'"):
         SystemRepeats.match(["a1", "a2"], [("a", "a*"), ("b", "*1")])
+    with raises(UsageError, "'b'"):
+        SystemRepeats.match(["a1", "a2", "b"], [("b", "a*")])

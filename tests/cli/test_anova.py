@@ -56,6 +56,8 @@ def test_tables(cli: Cli) -> None:
 def test_folders_and_judgments_that_do_not_fit(cli: Cli, tmp_path: Path) -> None:
     assert cli(*FLAGS[:-4], "-m", "nDCG@5").returncode == 2
     assert cli(*FLAGS[:-2], "-m", "P_5,10").returncode == 2
+    same = cli("anova", "one", "one", "two", *("--qrels", "one.txt") * 2, "--qrels", "two.txt")
+    assert (same.returncode, "one, one, two" in same.stderr) == (2, True)
     (tmp_path / "two" / "s1.trec").unlink()
     done = cli(*FLAGS)
     assert (done.returncode, "s1.trec" in done.stderr) == (5, True)

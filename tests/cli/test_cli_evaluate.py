@@ -220,6 +220,8 @@ def test_thin_judgments_are_shown(cli: Cli, tmp_path: Path) -> None:
     assert head == ["run", "queries", "missing", "P@3", "judged@3", "P@3 bounds"]
     assert good == ["good.trec", "5", "0", "0.3333", "0.6667", "[0.3333, 0.6667]"]
     assert "--no-bounds" in done.stderr
+    deep = cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "-m", "AP", "--bounds")
+    assert "No bounds are computed for AP" in deep.stderr
     without = cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--no-bounds")
     assert without.stdout.splitlines()[0].split("\t") == ["run", "queries", "missing", "P@3"]
     report = json.loads(cli("eval", "good.trec", "--qrels", "few.txt", "-m", "P@3", "--format", "json").stdout)

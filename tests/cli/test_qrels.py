@@ -150,7 +150,7 @@ def test_intervals_and_groups_of_a_comparison(cli: Cli) -> None:
     assert (group["group"], group["systems"]) == ("first", 1)
     assert group["score_interval"][0] < group["score_interval"][1]
     assert found == result(cli, *compare, *options)
-    assert "first (1 runs)" in cli(*compare, *options).stderr
+    assert "first (runs: 1)" in cli(*compare, *options).stderr
 
 
 def test_agreement_of_assessors(cli: Cli) -> None:
@@ -167,6 +167,8 @@ def test_agreement_of_assessors(cli: Cli) -> None:
     assert text.stdout.startswith("kappa linear")
     assert "q29" in text.stdout
     assert "toprule" in cli(*agreement, "--format", "latex").stdout
+    assert "seed 0" in text.stderr
+    assert "--resamples" in cli("qrels", "agreement", "gold.txt", "other.txt", "--resamples", "0").stderr
 
 
 def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rerank.evaluation import compare_runs
-from rerank.evaluation.grade_notes import describe_grade_use, evaluation_overlap_note, measure_grade_note
+from rerank.evaluation.grade_notes import (
+    describe_grade_use,
+    evaluation_overlap_note,
+    measure_grade_note,
+    relevance_threshold_note,
+)
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 GRADED = Qrels({"q": {"a": 3, "b": 1}, "p": {"a": 0, "b": 2}})
@@ -42,6 +47,13 @@ def test_nothing_to_beware_of() -> None:
     assert measure_grade_note(GRADED, ["nDCG@10", "AP(rel=2)", "NumRet"]) == ""
     assert measure_grade_note(Qrels({"q": {"a": 1}}), ["AP"]) == ""
     assert measure_grade_note(Qrels({}), ["AP"]) == ""
+
+
+def test_a_threshold_above_all_grades() -> None:
+    assert "grade 4" in relevance_threshold_note(GRADED, ["AP", "P(rel=4)@5"])
+    assert "grade 4" in relevance_threshold_note(GRADED, ["nDCG@10"], 4)
+    assert relevance_threshold_note(GRADED, ["AP(rel=3)", "nDCG@10", "NumRet"], 3) == ""
+    assert "grade 1" in relevance_threshold_note(Qrels({"q": {"a": 0, "b": -1}}), ["nDCG@10"])
 
 
 def test_compare_tells() -> None:

@@ -34,6 +34,14 @@ def cases() -> list[tuple[Any, Any]]:
     return found
 
 
+def test_p_is_never_0() -> None:
+    """The p-value of a huge effect is too small for a float."""
+    noise = np.random.default_rng(0).normal(0, 1e-4, (2, 200, 4))
+    system, *_ = analyse_nested_variance([part + np.arange(4) for part in noise])
+    assert system.p is not None
+    assert 0 < system.p < 1e-300
+
+
 @pytest.mark.parametrize(("values", "reference"), cases())
 def test_r_gives_the_same(values: Any, reference: Any) -> None:
     for row in analyse_nested_variance(values):

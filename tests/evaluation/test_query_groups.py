@@ -78,6 +78,7 @@ def test_groups_from_a_file(tmp_path: Path) -> None:
     for text, named in (
         ("1\n", ("groups.tsv:1", "'1'")),
         ("1 a\n1 b\n", ("groups.tsv:2", "'1'")),
+        ("\n", ("groups.tsv",)),
     ):
         path.write_text(text)
         with raises(DataError, *named):

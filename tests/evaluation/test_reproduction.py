@@ -95,6 +95,23 @@ def test_nothing_to_divide_by() -> None:
     assert (row["ri"], row["dri"]) == (None, None)
 
 
+def test_equal_means_of_different_scores_have_no_effect() -> None:
+    """In floating point, the sum of .1 and .2 is not that of .3 and 0."""
+    qrels = Qrels({query: {f"d{n}": 1 for n in range(3)} for query in ("q0", "q1")})
+
+    def run(name: str, *relevant: int) -> Run:
+        lists = (
+            Ranking.from_order(Query(id=query, text=""), [Document(id=f"d{3 - n + i}", text="") for i in range(5)])
+            for query, n in zip(qrels, relevant, strict=True)
+        )
+        return Run(lists, name=name)
+
+    original = Experiment(baseline=run("a", 1, 2), advanced=run("b", 3, 0), qrels=qrels)
+    again = replace(original, advanced=run("c", 3, 3))
+    (row,) = measure_reproduction(original, again, ["P@10"]).effects
+    assert (row["improvement"], row["er"]) == (0.0, None)
+
+
 def test_wrong_options() -> None:
     original = experiment(qrels_of(5, 0), 1)
     with raises(UsageError, "depth=1"):

@@ -30,8 +30,7 @@ def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     The last number that is labelled as the final score is the grade, otherwise the first number that is labelled as a
     grade, score or similar; if it is not on the scale, the reply has no grade. Without such a label, the grade is the
     number at the start of the reply. If that is missing or not on the scale, the grade is the only number in the reply
-    that is on the scale. Numbers that describe the scale or count
-    the items of a list are ignored.
+    that is on the scale. Numbers that describe the scale or number the items of a list are ignored.
 
     Args:
         reply: Generated text without reasoning.

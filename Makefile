@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+COMPILE := $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url
 
 # The share of all attacks that `make test-attacks` tries.
 ATTACKS ?= 0.1
@@ -69,9 +71,14 @@ test-api: $(API)/.api ## schemathesis against the OpenAPI description of the ser
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all
 	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m attack tests/attacks
 
-lock: $(LOCK)/.uv ## write requirements.lock: the versions of constraints.txt with the hashes of their files
-	$(LOCK)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11.5 --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url constraints.txt --output-file requirements.lock
+# Versions and hashes in a lock stay while they fit; a lock that was deleted is made anew with the newest versions.
+lock: $(LOCK)/.uv ## write requirements.lock and locks/: versions of all packages with the hashes of their files
+	$(COMPILE) --no-deps constraints.txt --output-file requirements.lock
+	$(COMPILE) -c constraints.txt --extra langchain --extra llama-index --extra haystack --extra pyterrier --extra dspy \
+		pyproject.toml tests/integrations/requirements.txt --output-file locks/integrations.lock
+	$(COMPILE) -c constraints.txt --extra lucene --extra dev --excludes locks/excluded.txt \
+		pyproject.toml --output-file locks/lucene.lock
+	$(COMPILE) -c tests/vllm/requirements.txt --extra vllm pyproject.toml --output-file locks/vllm.lock
 
 check: lint types ## everything that is checked without running it
 

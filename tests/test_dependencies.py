@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 LICENCES = tomllib.loads((ROOT / "licences.toml").read_text(encoding="utf-8"))
 
 #: Which build of torch fits is chosen at installation.
@@ -55,17 +56,17 @@ def pins(name: str) -> dict[str, str]:
 
 
 def direct(extras: Iterable[str]) -> list[Requirement]:
-    texts = [*PROJECT["dependencies"], *(text for name in extras for text in PROJECT["optional-dependencies"][name])]
+    texts = [*PROJECT["dependencies"], *(text for name in extras for text in EXTRAS[name])]
     return [requirement for text in texts if (requirement := Requirement(text)).name != PROJECT["name"]]
 
 
 def extras_of(lock: str) -> set[str]:
-    return SEPARATE.get(lock) or PROJECT["optional-dependencies"].keys() - set().union(*SEPARATE.values())
+    return SEPARATE.get(lock) or EXTRAS.keys() - set().union(*SEPARATE.values())
 
 
 def installed() -> Iterator[Distribution]:
     """Yield the installed packages that the base package and its extras need, directly or not."""
-    waiting, seen = direct(PROJECT["optional-dependencies"]), set()
+    waiting, seen = direct(EXTRAS), set()
     while waiting:
         requirement = waiting.pop()
         key = canonicalize_name(requirement.name), frozenset(requirement.extras)
@@ -148,7 +149,7 @@ def agrees(metadata: Any, listed: str) -> bool:
 
 @pytest.mark.parametrize("library", PRIVATE)
 def test_private_parts_that_are_used_exist_and_the_library_has_an_upper_bound(library: str) -> None:
-    bounds = [part.operator for needed in direct(PROJECT["optional-dependencies"]) if needed.name == library for part in needed.specifier]
+    bounds = [part.operator for needed in direct(EXTRAS) if needed.name == library for part in needed.specifier]
     assert "<" in bounds, f"an upper bound of {library} in pyproject.toml"
     if not find_spec(library):
         pytest.skip(f"{library} is not installed")

@@ -132,18 +132,18 @@ $(LOCK)/.uv:
 	$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
-# Pyserini brings much that nothing else needs; the second command adds torch, which the lock leaves out.
-$(LUCENE)/.lucene: locks/lucene.lock pyproject.toml constraints.txt
+# Pyserini brings much that nothing else needs; the last command adds torch, which the lock leaves out.
+$(LUCENE)/.lucene: locks/lucene.lock pyproject.toml constraints.txt $(LOCK)/.uv
 	$(PYTHON) -m venv $(LUCENE)
-	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/lucene.lock
+	$(LOCK)/bin/uv pip install --quiet --python $(LUCENE)/bin/python --no-deps --require-hashes -r locks/lucene.lock
 	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
 	@touch $@
 
 # The frameworks bring much that nothing else needs.
-$(INTEGRATIONS)/.integrations: locks/integrations.lock pyproject.toml
+$(INTEGRATIONS)/.integrations: locks/integrations.lock pyproject.toml $(LOCK)/.uv
 	$(PYTHON) -m venv $(INTEGRATIONS)
-	$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/integrations.lock
-	$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps --require-hashes -r locks/integrations.lock
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps -e .
 	@touch $@
 
 # pip needs minutes to find versions of all clients that fit each other, uv seconds.

@@ -10,21 +10,28 @@ CLIENTS := .venv-clients
 LANGCHAIN_COHERE := .venv-langchain-cohere
 API := .venv-api
 LOCK := .venv-lock
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 # Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
 DATA ?= ../shared/data
 RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+COMPILE := $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url
 
 # The share of all attacks that `make test-attacks` tries.
 ATTACKS ?= 0.1
+# The extra, the tests and their mark of `make test-lowest`.
+EXTRA ?= dev
+TESTS ?= tests
+MARKED ?=
 # Options of Python before `-m pytest`: .ci/run measures coverage with MEASURE="-m coverage run".
 MEASURE ?=
 # One worker of pytest-xdist per core. `make test WORKERS=0` runs everything in one process, for a debugger.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-clients test-api test-browser test-attacks lock check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-integrations test-clients test-api test-browser test-attacks test-lowest lock check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,9 +58,11 @@ test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environmen
 
 test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environment of their own, and a JDK from 21 up
 	$(LUCENE)/bin/python $(MEASURE) -m pytest -q -m lucene tests/retrieval
+	$(LUCENE)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
 	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations
+	$(INTEGRATIONS)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 # Warnings of the clients are theirs.
 test-clients: $(CLIENTS)/.clients $(LANGCHAIN_COHERE)/.clients ## clients of rerank APIs against `rerank serve`, in two environments of their own
@@ -69,9 +78,22 @@ test-api: $(API)/.api ## schemathesis against the OpenAPI description of the ser
 test-attacks: $(VENV)/.hf $(VENV)/.dev ## hostile servers, files, texts and signals; ATTACKS=1 tries all
 	ATTACKS=$(ATTACKS) $(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m attack tests/attacks
 
-lock: $(LOCK)/.uv ## write requirements.lock: the versions of constraints.txt with the hashes of their files
-	$(LOCK)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11.5 --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url constraints.txt --output-file requirements.lock
+# Old versions warn beside new ones. Older test clients of Starlette need httpx.
+test-lowest: $(LOCK)/.uv ## TESTS with the lowest versions that pyproject.toml allows of what the base and EXTRA name
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOCK)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[$(EXTRA)]'
+	$(LOCK)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
+		httpx hypothesis pytest pytest-socket pytest-xdist statsmodels
+	$(LOWEST)/bin/python -m pytest -q -W default $(if $(MARKED),-m $(MARKED)) $(TESTS)
+
+# Versions and hashes in a lock stay while they fit; a lock that was deleted is made anew with the newest versions.
+lock: $(LOCK)/.uv ## write requirements.lock and locks/: versions of all packages with the hashes of their files
+	$(COMPILE) --no-deps constraints.txt --output-file requirements.lock
+	$(COMPILE) -c constraints.txt --extra langchain --extra llama-index --extra haystack --extra pyterrier --extra dspy \
+		pyproject.toml tests/integrations/requirements.txt --output-file locks/integrations.lock
+	$(COMPILE) -c constraints.txt --extra lucene --extra dev --excludes locks/excluded.txt \
+		pyproject.toml --output-file locks/lucene.lock
+	$(COMPILE) -c tests/vllm/requirements.txt --extra vllm pyproject.toml --output-file locks/vllm.lock
 
 check: lint types ## everything that is checked without running it
 
@@ -90,7 +112,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(API) $(LOCK) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) $(INTEGRATIONS) $(CLIENTS) $(LANGCHAIN_COHERE) $(API) $(LOCK) $(LOWEST) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -110,17 +132,18 @@ $(LOCK)/.uv:
 	$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
-# Pyserini brings much that nothing else needs.
-$(LUCENE)/.lucene: pyproject.toml constraints.txt
+# Pyserini brings much that nothing else needs; the last command adds torch, which the lock leaves out.
+$(LUCENE)/.lucene: locks/lucene.lock pyproject.toml constraints.txt $(LOCK)/.uv
 	$(PYTHON) -m venv $(LUCENE)
+	$(LOCK)/bin/uv pip install --quiet --python $(LUCENE)/bin/python --no-deps --require-hashes -r locks/lucene.lock
 	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
 	@touch $@
 
-# The frameworks bring much that nothing else needs. uv takes seconds to find versions of all that fit, and pip minutes.
-$(INTEGRATIONS)/.integrations: tests/integrations/requirements.txt pyproject.toml constraints.txt $(LOCK)/.uv
+# The frameworks bring much that nothing else needs.
+$(INTEGRATIONS)/.integrations: locks/integrations.lock pyproject.toml $(LOCK)/.uv
 	$(PYTHON) -m venv $(INTEGRATIONS)
-	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python -c constraints.txt \
-		-r tests/integrations/requirements.txt -e .
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps --require-hashes -r locks/integrations.lock
+	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps -e .
 	@touch $@
 
 # pip needs minutes to find versions of all clients that fit each other, uv seconds.
@@ -137,10 +160,13 @@ $(API)/.api: pyproject.toml constraints.txt
 	$(API)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,dev]' 'schemathesis>=4.32,<5'
 	@touch $@
 
-# vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.
-$(VLLM)/.vllm: tests/vllm/requirements.txt pyproject.toml
+# vLLM pins its own torch and transformers. The build for processors has the versions of the lock, but not its files. Two
+# packages that it brings do not load beside the CPU build of that torch.
+$(VLLM)/.vllm: tests/vllm/requirements.txt locks/vllm.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt -e .
+	sed '/--hash=/d; s/ \\$$//' locks/vllm.lock >$(VLLM)/versions.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VLLM)/versions.txt \
+		-r tests/vllm/requirements.txt -e .
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -18,12 +18,18 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 LICENCES = tomllib.loads((ROOT / "licences.toml").read_text(encoding="utf-8"))
 
-#: Extras that have an environment of their own, whose further packages are neither locked nor listed.
-_SEPARATE = {"vllm", "lucene", "langchain", "llama-index", "haystack", "pyterrier", "dspy"}
-#: Which build of torch fits is chosen at installation; pip and setuptools come with the environment.
-_UNPINNED = {"torch", "torchvision", "torchaudio", "triton", "pip", "setuptools"}
+#: Which build of torch fits is chosen at installation.
+_UNPINNED = {"torch", "torchvision"}
+#: The extras whose packages a lock of their own has; requirements.lock has those of all others.
+SEPARATE = {
+    "locks/integrations.lock": {"langchain", "llama-index", "haystack", "pyterrier", "dspy"},
+    "locks/lucene.lock": {"lucene"},
+    "locks/vllm.lock": {"vllm"},
+}
+LOCKS = ["requirements.lock", *SEPARATE]
 
 #: Private parts of libraries that the library code uses: distribution -> owner -> names.
 PRIVATE = {
@@ -49,15 +55,18 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(match[1]): match[2] for match in found if match}
 
 
-def direct() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"]
-    texts = [*PROJECT["dependencies"], *(text for name in extras.keys() - _SEPARATE for text in extras[name])]
+def direct(extras: Iterable[str]) -> list[Requirement]:
+    texts = [*PROJECT["dependencies"], *(text for name in extras for text in EXTRAS[name])]
     return [requirement for text in texts if (requirement := Requirement(text)).name != PROJECT["name"]]
+
+
+def extras_of(lock: str) -> set[str]:
+    return SEPARATE.get(lock) or EXTRAS.keys() - set().union(*SEPARATE.values())
 
 
 def installed() -> Iterator[Distribution]:
     """Yield the installed packages that the base package and its extras need, directly or not."""
-    waiting, seen = direct(), set()
+    waiting, seen = direct(EXTRAS), set()
     while waiting:
         requirement = waiting.pop()
         key = canonicalize_name(requirement.name), frozenset(requirement.extras)
@@ -79,10 +88,11 @@ def is_unpinned(name: str) -> bool:
     return name in _UNPINNED or name.startswith(("nvidia-", "cuda-"))
 
 
-def test_every_dependency_has_a_lower_bound_and_a_pinned_version_within_its_range() -> None:
-    pinned = pins("constraints.txt")
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_dependency_has_a_lower_bound_and_a_pinned_version_within_its_range(lock: str) -> None:
+    pinned = pins(lock)
     stubs = {"types-pyyaml", "scipy-stubs"}
-    for requirement in direct():
+    for requirement in direct(extras_of(lock)):
         name = canonicalize_name(requirement.name)
         assert name in stubs or any(part.operator == ">=" for part in requirement.specifier), requirement
         assert is_unpinned(name) or requirement.specifier.contains(pinned[name], prereleases=True), requirement
@@ -90,22 +100,29 @@ def test_every_dependency_has_a_lower_bound_and_a_pinned_version_within_its_rang
 
 def test_every_package_that_is_needed_is_pinned() -> None:
     needed = {canonicalize_name(found.name) for found in installed()}
-    assert not {name for name in needed - pins("constraints.txt").keys() if not is_unpinned(name)}
+    assert not {name for name in needed - set().union(*map(pins, LOCKS)) if not is_unpinned(name)}
 
 
-def test_the_lock_has_the_pinned_versions_with_hashes() -> None:
-    assert pins("requirements.lock") == pins("constraints.txt"), "run: make lock"
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_have_hashes_and_no_addresses(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
     entries = re.split(r"\n(?=\w)", text.strip())
     assert all("--hash=sha256:" in entry for entry in entries)
     assert "://" not in text
 
 
-def test_the_list_of_licences_is_complete_and_all_are_allowed() -> None:
-    listed = LICENCES["packages"]
-    assert listed.keys() == pins("constraints.txt").keys() | {"torch", "torchvision"}
-    for name, expression in listed.items():
-        assert set(re.split(r" AND | OR ", expression)) <= set(LICENCES["allowed"]), name
+def test_the_locks_have_the_pinned_versions() -> None:
+    pinned = pins("constraints.txt")
+    assert pins("requirements.lock") == pinned, "run: make lock"
+    for lock in ("locks/integrations.lock", "locks/lucene.lock"):
+        assert {name: found for name, found in pins(lock).items() if pinned.get(name, found) != found} == {}, lock
+
+
+def test_the_list_of_licences_is_complete_and_says_what_those_that_are_not_permissive_ask_for() -> None:
+    listed, notes = LICENCES["packages"], LICENCES["notes"]
+    assert listed.keys() == set().union(*map(pins, LOCKS))
+    used = {part for expression in listed.values() for part in re.split(r" AND | OR |[()]", expression) if part}
+    assert used - set(LICENCES["allowed"]) == notes.keys()
 
 
 def test_the_metadata_of_installed_packages_agree_with_the_list_of_licences() -> None:
@@ -121,17 +138,18 @@ def agrees(metadata: Any, listed: str) -> bool:
     if expression := metadata.get("License-Expression"):
         return str(expression) == listed
     words = {
-        "Apache": "apache", "BSD": "bsd", "ISC": "isc", "MIT": "mit", "MPL": "mpl|mozilla", "PSF": "python software",
+        "Apache": "apache", "BSD": "bsd", "CC0": "cc0", "ISC": "isc", "MIT": "mit", "MPL": "mpl|mozilla",
+        "NVIDIA": "nvidia|proprietary", "PSF": "psf|python software", "Unlicense": "unlicense",
     }  # fmt: skip
     classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License")]
     stated = "\n".join([(metadata.get("License") or "").partition("\n")[0], *classifiers])
     families = {family for family, pattern in words.items() if re.search(rf"\b({pattern})\b", stated, re.I)}
-    return any(family in listed for family in families)
+    return not stated.strip() or any(family in listed for family in families)
 
 
 @pytest.mark.parametrize("library", PRIVATE)
 def test_private_parts_that_are_used_exist_and_the_library_has_an_upper_bound(library: str) -> None:
-    bounds = [part.operator for needed in direct() if needed.name == library for part in needed.specifier]
+    bounds = [part.operator for needed in direct(EXTRAS) if needed.name == library for part in needed.specifier]
     assert "<" in bounds, f"an upper bound of {library} in pyproject.toml"
     if not find_spec(library):
         pytest.skip(f"{library} is not installed")

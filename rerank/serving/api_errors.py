@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -118,6 +119,17 @@ def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
     if path == "/v2/rerank":
         return CohereError(message=error.message)
     return CommonError(message=error.message, detail=error.message, error=details)
+
+
+def routing_error(request: Request, error: HTTPException) -> ApiError | None:
+    """Return the error for a path or a method that the server does not have; None if the routing found the endpoint."""
+    path, headers = request.scope["path"], dict(error.headers or {})
+    if error.status_code == 404:
+        expected = "an endpoint that GET /openapi.json lists; /v1/search needs --collection"
+        return ApiError(404, f"There is no {path} on this server; expected {expected}", headers)
+    if error.status_code == 405:
+        return ApiError(405, f"The method is {request.method}; expected {headers['Allow']} for {path}", headers)
+    return None
 
 
 def error_response(request: Request, error: ApiError) -> JSONResponse:

@@ -121,15 +121,16 @@ def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
     return CommonError(message=error.message, detail=error.message, error=details)
 
 
-def routing_error(request: Request, error: HTTPException) -> ApiError | None:
-    """Return the error for a path or a method that the server does not have; None if the routing found the endpoint."""
+def api_error_from_http(request: Request, error: HTTPException) -> ApiError:
+    """Return the error for one of Starlette, such as that the server does not have a path or a method."""
     path, headers = request.scope["path"], dict(error.headers or {})
+    found = error.detail
     if error.status_code == 404:
-        expected = "an endpoint that GET /openapi.json lists; /v1/search needs --collection"
-        return ApiError(404, f"There is no {path} on this server; expected {expected}", headers)
-    if error.status_code == 405:
-        return ApiError(405, f"The method is {request.method}; expected {headers['Allow']} for {path}", headers)
-    return None
+        listed = "an endpoint that GET /openapi.json lists (/v1/search needs --collection)"
+        found = f"There is no {path} on this server; expected {listed}"
+    elif error.status_code == 405:
+        found = f"The method is {request.method}; expected {headers['Allow']} for {path}"
+    return ApiError(error.status_code, found, headers)
 
 
 def error_response(request: Request, error: ApiError) -> JSONResponse:

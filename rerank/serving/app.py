@@ -23,9 +23,9 @@ from rerank.serving.api_errors import (
     READING_ERRORS,
     ApiError,
     api_error_from_exception,
+    api_error_from_http,
     error_documentation,
     error_response,
-    routing_error,
 )
 from rerank.serving.body_errors import invalid_body_error, unreadable_body_error
 from rerank.serving.body_limit import BodyLimit
@@ -166,7 +166,9 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        answer = routing_error(request, error) or unreadable_body_error(error.__cause__)
+        # FastAPI answers 400 only if reading the body failed for another reason than the syntax of JSON.
+        is_unreadable = error.status_code == 400
+        answer = unreadable_body_error(error.__cause__) if is_unreadable else api_error_from_http(request, error)
         return error_response(request, answer)
 
     @app.exception_handler(ClientLeftError)

@@ -87,5 +87,7 @@ def test_a_body_that_no_json_reader_accepts(client: Client, body: bytes, named: 
 def test_a_path_or_method_that_does_not_exist_names_what_does(client: Client) -> None:
     served = client()
     unknown, wrong = served.post("/v1/search", json={"query": "a"}), served.get("/v2/rerank")
-    assert unknown.status_code == 404 and "--collection" in unknown.json()["message"]
-    assert wrong.status_code == 405 and wrong.json()["message"].endswith("expected POST for /v2/rerank")
+    assert unknown.status_code == 404
+    assert "--collection" in unknown.json()["message"]
+    assert wrong.status_code == 405
+    assert wrong.json()["message"].endswith("expected POST for /v2/rerank")

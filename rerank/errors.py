@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -76,8 +77,11 @@ def expected_value_of_fault(fault: Mapping[str, Any]) -> str:
     'at least 1'
     >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
     'a valid integer'
+    >>> expected_value_of_fault({"msg": "List should have at least 2 items after validation, not 1"})
+    'at least 2 items'
     """
-    text = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]
+    text = str(fault["msg"]).removeprefix("Value error, ").partition(", unable")[0].partition(" after validation")[0]
+    text = re.sub(r"^(Input|List|Tuple|Dictionary|String) should (be|have) ", "", text)
     bounds = {"greater than or equal to": "at least", "less than or equal to": "at most", "greater than": "more than"}
     for words, bound in bounds.items():
         text = text.replace(words, bound)

@@ -132,10 +132,14 @@ class LimitOptions:
         int, typer.Option(min=1, help="Rankings in progress at the same time.", rich_help_panel=_LIMITS)
     ] = 64
     deadline_ms: Annotated[
-        float | None, typer.Option(help="Time for a ranking if the request names none.", rich_help_panel=_LIMITS)
+        float | None,
+        typer.Option(min=0.001, help="Time for a ranking if the request names none.", rich_help_panel=_LIMITS),
     ] = None
     answer_timeout: Annotated[
-        float, typer.Option(help="Seconds after which a request without an answer gets 504.", rich_help_panel=_LIMITS)
+        float,
+        typer.Option(
+            min=0.001, help="Seconds after which a request without an answer gets 504.", rich_help_panel=_LIMITS
+        ),
     ] = 600.0
     max_total_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop calling the model after this many tokens.", rich_help_panel=_LIMITS)

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, error_repr
 from rerank.integrations.framework_reranker import FrameworkReranker
 from rerank.reranker.relevance_scores import compute_pair_scores
 
@@ -71,15 +71,17 @@ class RerankerCrossEncoder(FrameworkReranker):
             An array of shape (pairs,) or a number, in the form that the options ask for.
 
         Raises:
-            UsageError: An option would change the scores.
+            UsageError: An option would change the scores, or a pair is none.
             UnknownNameError: There is no such option.
         """
         _check_options(options)
         is_pair = len(sentences) > 0 and isinstance(sentences[0], str)
         pairs = cast(Sequence[tuple[str, str]], [sentences] if is_pair else sentences)
         rows: dict[str, list[int]] = {}
-        for row, (query, _) in enumerate(pairs):
-            rows.setdefault(query, []).append(row)
+        for row, pair in enumerate(pairs):
+            if len(pair) != 2:
+                raise UsageError(f"Pair {row} is {error_repr(pair)}", expected="a query and a document")
+            rows.setdefault(pair[0], []).append(row)
         lists = list(self.open_reranker().rank_many((query, [pairs[row][1] for row in rows[query]]) for query in rows))
         scores = np.zeros(len(pairs))
         for query_rows, hits, hit_scores in zip(rows.values(), lists, compute_pair_scores(lists)[0], strict=True):

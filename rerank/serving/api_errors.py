@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -118,6 +119,18 @@ def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
     if path == "/v2/rerank":
         return CohereError(message=error.message)
     return CommonError(message=error.message, detail=error.message, error=details)
+
+
+def api_error_from_http(request: Request, error: HTTPException) -> ApiError:
+    """Return the error for one of Starlette, such as that the server does not have a path or a method."""
+    path, headers = request.scope["path"], dict(error.headers or {})
+    found = error.detail
+    if error.status_code == 404:
+        listed = "an endpoint that GET /openapi.json lists (/v1/search needs --collection)"
+        found = f"There is no {path} on this server; expected {listed}"
+    elif error.status_code == 405:
+        found = f"The method is {request.method}; expected {headers['Allow']} for {path}"
+    return ApiError(error.status_code, found, headers)
 
 
 def error_response(request: Request, error: ApiError) -> JSONResponse:

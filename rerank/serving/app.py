@@ -23,10 +23,11 @@ from rerank.serving.api_errors import (
     READING_ERRORS,
     ApiError,
     api_error_from_exception,
+    api_error_from_http,
     error_documentation,
     error_response,
 )
-from rerank.serving.body_errors import invalid_body_error
+from rerank.serving.body_errors import invalid_body_error, unreadable_body_error
 from rerank.serving.body_limit import BodyLimit
 from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
@@ -74,7 +75,7 @@ def create_server_app(
         docs_url=None,  # its page loads scripts of another site
         redoc_url=None,
     )
-    app.state.is_ready = app.state.is_hurried = False
+    app.state.is_ready = app.state.is_hurried = app.state.is_model_busy = False
     app.state.stopping = asyncio.Event()
     add_rerank_routes(app, service)
     add_score_routes(app, service)
@@ -110,7 +111,8 @@ def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
         end = time.monotonic() + _CLOSING
         while closing.is_alive() and time.monotonic() < end and not app.state.is_hurried:
             await asyncio.sleep(_POLLING)
-        if closing.is_alive() and not app.state.is_hurried:
+        app.state.is_model_busy = closing.is_alive()
+        if app.state.is_model_busy and not app.state.is_hurried:
             _LOG.warning("The model did not end its batch within %g s; it is abandoned", _CLOSING)
 
     return lifespan
@@ -164,8 +166,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        found = f"{request.method} {request.url.path}: {error.detail}"
-        return error_response(request, ApiError(error.status_code, found, dict(error.headers or {})))
+        # FastAPI answers 400 only if reading the body failed for another reason than the syntax of JSON.
+        is_unreadable = error.status_code == 400
+        answer = unreadable_body_error(error.__cause__) if is_unreadable else api_error_from_http(request, error)
+        return error_response(request, answer)
 
     @app.exception_handler(ClientLeftError)
     async def client_left(request: Request, error: ClientLeftError) -> Response:

@@ -42,6 +42,24 @@ def invalid_body_error(error: RequestValidationError, content_type: str | None) 
     return ApiError(422 if isinstance(error.body, dict) else 400, _describe_field(faults, error.body))
 
 
+def unreadable_body_error(cause: BaseException | None) -> ApiError:
+    """Return the error for a body that no JSON reader accepts, although its syntax may be right.
+
+    Args:
+        cause: Why reading it failed.
+    """
+    match cause:
+        case UnicodeDecodeError():
+            reason = f"byte {cause.start} is no UTF-8"
+        case RecursionError():
+            reason = "it is nested too deeply"
+        case ValueError():
+            reason = "a number has too many digits"
+        case _:
+            reason = "it ended early"
+    return ApiError(400, f"The body cannot be read: {reason}; expected a JSON object in UTF-8")
+
+
 def _describe_field(faults: Sequence[Mapping[str, Any]], body: Any) -> str:
     """Describe the first wrong field. If it may have several types, all errors of the one that fits best count."""
     paths = [_path_in_body(fault, body) for fault in faults]

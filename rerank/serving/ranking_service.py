@@ -122,6 +122,8 @@ class RankingService:
             spans, warnings = await self._find_spans(question, hits, deadline)
         self._count(hits, len(question.documents))
         empty = [] if question.query.strip() else ["The query is empty, so the documents keep their order"]
+        if retrieve is not None and not question.documents:
+            empty = ["The first stage found no document for this query"]
         asked = [*self._note_other_model(question), *question.warnings]
         warnings = [*asked, *empty, *hits.notes, *_note_mended_windows(hits), *warnings]
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class _AnnouncingServer(uvicorn.Server):
         super().__init__(config)
         self._announce, self._app, self._grace = announce, app, grace
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.last_signal: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -87,6 +89,7 @@ class _AnnouncingServer(uvicorn.Server):
         """Finish accepted requests after the first signal, and answer them with 503 after the second one."""
         stop = self._answer_at_once if self.should_exit else self._report_unfinished
         super().handle_exit(sig, frame)
+        self.last_signal = sig
         self.force_exit = False  # it would leave requests without an answer
         if self._loop is not None:  # signals arrive in the main thread and may interrupt anything, also logging
             self._loop.call_soon_threadsafe(stop)
@@ -94,7 +97,7 @@ class _AnnouncingServer(uvicorn.Server):
     def _report_unfinished(self) -> None:
         if count := len(self.server_state.tasks):
             requests = "1 request" if count == 1 else f"{count} requests"
-            _LOG.warning("Finishing %s, for up to %g s; Ctrl-C again stops at once", requests, self._grace)
+            _LOG.warning("Finishing %s, for up to %g s; a second signal stops at once", requests, self._grace)
 
     def _answer_at_once(self) -> None:
         self._app.state.is_hurried = True
@@ -110,6 +113,8 @@ class _AnnouncingServer(uvicorn.Server):
 
 def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], None], grace: int = GRACE) -> None:
     """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends them at once.
+
+    If the model is still in a batch then, the signal ends the process, without the finalizers of Python.
 
     Args:
         app: The application, which has the middleware `UnexpectedErrors`.
@@ -137,3 +142,7 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     # rankings changes threads. Signals reach only the main thread.
     with sock, server.capture_signals():
         run_on_task_request_loop(server.serve(sockets=[sock]))
+        if server.last_signal is not None and getattr(app.state, "is_model_busy", False):
+            # While Python shuts down, native code of the batch would be made to end its thread, and abort the process.
+            signal.signal(server.last_signal, signal.SIG_DFL)
+            signal.raise_signal(server.last_signal)

@@ -31,10 +31,14 @@ class ServerKeys:
 
         Raises:
             MissingResourceError: The file cannot be read.
-            DataError: The file contains no key.
+            DataError: The file contains no key, or the variable only separators.
         """
         if file is None:
-            return cls.from_keys(os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split())
+            given = os.environ.get(KEYS_VARIABLE, "")
+            keys = given.replace(",", " ").split()
+            if given and not keys:
+                raise DataError(f"{KEYS_VARIABLE} contains no key", expected="keys separated by commas")
+            return cls.from_keys(keys)
         try:
             keys = Path(file).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:

@@ -27,6 +27,11 @@ def test_predict_ranks_the_documents_of_each_query() -> None:
     assert isinstance(MODEL.predict([]), np.ndarray)
 
 
+def test_a_pair_of_one_text_is_an_error() -> None:
+    with raises(UsageError, "Pair 1"):
+        MODEL.predict([("q", "a"), ("q",)])  # type: ignore[list-item]
+
+
 def test_scores_of_a_pointwise_method_do_not_depend_on_other_pairs() -> None:
     model = RerankerCrossEncoder("fake:reversed", settings={"method": "pointwise"})
     first, second = model.predict([("q", "a"), ("r", "b")])

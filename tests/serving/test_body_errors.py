@@ -39,6 +39,12 @@ CHOICE = (
             "questions[0].type is 'no'; expected one of 'predicate', 'choice', 'score'",
         ),
         ("/v1/decisions", b'{"input": "a", "questions": [{}]}', "questions[0].type is missing; expected a type"),
+        (
+            "/v1/decisions",
+            b'{"input": "a", "questions": []}',
+            "questions is a list of length 0; expected at least 1 item",
+        ),
+        ("/score", b'{"text_1": "a"}', "text_2 is missing; expected a value"),
         ("/rerank", b"[1]", "The body is a list of length 1; expected an object"),
         ("/rerank", b'{"query": ', "The body is no JSON: Expecting value at character 10; expected a JSON object"),
         ("/rerank", b"", "The request has no body; expected a JSON object"),
@@ -62,3 +68,26 @@ def test_a_body_that_does_not_say_that_it_is_json(client: Client, headers: dict[
     assert response.status_code == 400
     assert named in response.json()["message"]
     assert "application/json" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"query": "\xff", "documents": ["a"]}', "byte 11 is no UTF-8"),
+        (b'{"query": "a", "documents": ["a"], "top_n": ' + b"1" * 5000 + b"}", "too many digits"),
+        (b'{"query": ' + b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_a_body_that_no_json_reader_accepts(client: Client, body: bytes, named: str) -> None:
+    response = client().post("/v2/rerank", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert named in response.json()["message"]
+
+
+def test_a_path_or_method_that_does_not_exist_names_what_does(client: Client) -> None:
+    served = client()
+    unknown, wrong = served.post("/v1/search", json={"query": "a"}), served.get("/v2/rerank")
+    assert unknown.status_code == 404
+    assert "--collection" in unknown.json()["message"]
+    assert wrong.status_code == 405
+    assert wrong.json()["message"].endswith("expected POST for /v2/rerank")

@@ -245,3 +245,19 @@ def test_sigterm_under_load(stopped: Any, model: str, allowed: set[int]) -> None
     assert sum(statuses.values()) == 32
     assert statuses.keys() <= allowed, statuses
     assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.enable_socket
+def test_a_second_ctrl_c_ends_the_process_while_the_model_is_in_a_batch(stopped: Any) -> None:
+    """Shutting down Python would abort it there: the native code of a real model cannot end its thread."""
+    process, url = stopped("Reranker.from_backend(Hanging('reversed'))")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx2.post, f"{url}/v2/rerank", json=BODY, timeout=30)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert answer.result(timeout=30).status_code == 503
+    _, messages = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in messages

@@ -21,8 +21,8 @@ from rerank.serving.search_routes import CollectionSearch
 class SlowRetriever:
     """Finds the same documents for every query, and notes how many searches work at the same time."""
 
-    def __init__(self, seconds: float, scores: tuple[float, ...] = ()) -> None:
-        self._seconds, self._scores = seconds, scores
+    def __init__(self, seconds: float, scores: tuple[float, ...] = (), count: int = 3) -> None:
+        self._seconds, self._scores, self._count = seconds, scores, count
         self._lock = threading.Lock()
         self.working = self.most = self.searches = 0
 
@@ -34,7 +34,7 @@ class SlowRetriever:
         time.sleep(self._seconds)
         with self._lock:
             self.working -= 1
-        documents = tuple(Document(id=f"d{n}", text=f"text {n}") for n in range(3))[:depth]
+        documents = tuple(Document(id=f"d{n}", text=f"text {n}") for n in range(self._count))[:depth]
         return Run([Ranking(query, documents, self._scores) for query in queries], name="slow")
 
 
@@ -73,6 +73,13 @@ def test_scores_of_the_first_stage(client: Client, scores: tuple[float, ...], sh
     opened = client(search=search_with(SlowRetriever(0, scores)))
     answer = opened.post("/v1/search", json={"query": "q"}).json()
     assert [row.get("first_stage_score") for row in answer["results"]] == shown
+
+
+def test_a_search_that_finds_nothing_says_so(client: Client) -> None:
+    opened = client(search=search_with(SlowRetriever(0, count=0)))
+    answer = opened.post("/v1/search", json={"query": "q"}).json()
+    assert answer["results"] == []
+    assert any("no document" in warning for warning in answer["meta"]["warnings"])
 
 
 def test_a_depth_above_the_limit_is_refused_before_the_search(client: Client) -> None:

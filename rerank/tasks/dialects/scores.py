@@ -25,8 +25,8 @@ class ScoreRequest(ApiBody):
     """
 
     model: str = ""
-    queries: Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
-    documents: Texts = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
+    queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
+    documents: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
     instruction: GivenText | None = None
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -122,7 +122,7 @@ class Connection:
             address = urlsplit(self.url)
             self._streams = await asyncio.open_connection(address.hostname, address.port)
         reader, writer = self._streams
-        head = f"POST /v2/rerank HTTP/1.1\r\nHost: loopback\r\nContent-Length: {len(content)}\r\n"
+        head = f"POST /v2/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
         writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + content)
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         length = next(line for line in headers if line.startswith("content-length:")).partition(":")[2]
@@ -288,6 +288,8 @@ def main() -> None:
     if not figures["complete"]:
         print(f"Ended after {options.minutes:g} minutes; the figures are of what was measured by then", flush=True)
     print(json.dumps(figures))
+    if figures["lost"] or figures["crossed"]:
+        sys.exit("Answers were lost or crossed")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ TIMEOUT = 60.0
 #: Seconds of one batch of the model whose batch costs as much as one request, and of measuring it.
 BATCH_SECONDS, BATCHES_SECONDS = 0.05, 4.0
 #: Requests per second at which the search for the highest rate starts and ends, and the factor between rates.
-LOWEST_RATE, HIGHEST_RATE, RATE_STEP = 5.0, 2000.0, 1.25
+LOWEST_RATE, HIGHEST_RATE, RATE_STEP = 20.0, 2000.0, 1.25
 #: Seconds and requests per rate, at least; a 99th percentile of fewer requests would be their maximum.
 RATE_SECONDS, RATE_REQUESTS = 10.0, 200
 

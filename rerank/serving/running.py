@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -59,7 +60,7 @@ class Listener:
                 remedy="Pass --host 127.0.0.1 for programs of this machine, or --host 0.0.0.0 for the network",
             ) from error
         try:
-            return socket.create_server(address, family=family, backlog=2048)
+            listening = socket.create_server(address, family=family, backlog=2048)
         except OSError as error:
             is_foreign = error.errno == errno.EADDRNOTAVAIL
             raise UsageError(
@@ -67,6 +68,10 @@ class Listener:
                 expected="an address of this machine" if is_foreign else "a free port of this machine",
                 remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free one",
             ) from error
+        # Connections inherit it. asyncio sets it only for sockets that name their protocol; without it, the body of an
+        # answer would wait up to 40 ms until the client has confirmed the head.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -81,6 +86,8 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: collections of garbage while requests wait need not look at it
         if self.started and self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -33,3 +34,12 @@ def test_the_server_shares_the_loop_of_requests_to_models_and_stops_at_a_signal(
         [sys.executable, "-u", "-c", SCRIPT, signal], capture_output=True, text=True, timeout=60, check=False
     )
     assert found.stdout.split() == ["rerank-background-loop", "stopped"]
+
+
+def test_answers_are_sent_without_waiting_for_confirmations() -> None:
+    from rerank.serving.running import Listener
+
+    with Listener().open_socket() as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

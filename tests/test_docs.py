@@ -171,13 +171,13 @@ def printed_commands(text: str) -> Iterator[str]:
             yield _NO_ARGUMENT.sub("", line)
 
 
-@pytest.fixture(scope="module")
-def parser_only() -> Any:
+@pytest.fixture
+def parser_only(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command line, with commands that do nothing once their arguments are parsed."""
     command = typer.main.get_command(app)
     for inner in commands(command):
         if not hasattr(inner, "commands"):
-            inner.callback = lambda **_: None
+            monkeypatch.setattr(inner, "callback", lambda **_: None)
     return command
 
 

@@ -103,7 +103,7 @@ def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
 
 
 def judged_topics(qrels: Qrels) -> tuple[str, ...]:
-    """Return the topics with a judged document. A pool of documents with grade -1 is a topic yet to be judged."""
+    """Return the topics with a judged document. A topic whose documents all have grade -1 has not been judged yet."""
     return tuple(topic for topic, judged in qrels.items() if set(judged.values()) - {UNJUDGED})
 
 

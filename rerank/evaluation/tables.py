@@ -42,7 +42,7 @@ def table_of_evaluation(
     """Format a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
 
     Args:
-        qrels: Name of the judgments, as given by the user.
+        qrels: Name of the judgments, as given by the user; the caption has its last part, without folders.
         scores: Scores of at least one run, all with the same measures.
         form: Output format.
         digits: Number of decimals of the values.
@@ -63,8 +63,8 @@ def table_of_evaluation(
     ]
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     legend = [
-        f"Means over {len(scores[0].queries)} queries, judgments: {qrels}. Queries without a ranking score 0. "
-        f"Bold: best value. Versions: {versions}."
+        f"Means over {len(scores[0].queries)} queries, judgments: {qrels.rpartition('/')[2]}. "
+        f"Queries without a ranking score 0. Bold: best value. Versions: {versions}."
     ]
     if more[0]:
         legend.append(

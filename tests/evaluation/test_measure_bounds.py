@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rerank.evaluation import evaluate_run
+from rerank.evaluation import evaluate_run, evaluate_runs
 from rerank.evaluation.measure_bounds import bound_measures
+from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 MEASURES = ["P@3", "Success@3", "RR@3", "R@3", "AP@3", "nDCG@3", "AP@4", "nDCG@4"]
@@ -67,3 +69,36 @@ def test_queries_without_documents_or_relevant_documents() -> None:
     assert {row["r"] for row in bounds.values()} == {(0.0, 0.0)}
     found = {name: row["q"] for name, row in bounds.items()}
     assert found == {"nDCG@2": pytest.approx((0, 1 / np.log2(3))), "AP@2": (0, 0.5), "R@2": (0, 1), "RR@2": (0, 0.5)}
+
+
+@pytest.mark.shared
+def test_bounds_of_two_runs_do_not_decide_their_order(shared: Path) -> None:
+    """The figures of docs/measures.md: pairs of later runs of DL 2019 whose order judgments can turn."""
+    files = sorted((shared / "data/trec_dl_runs/dl19/extra").glob("*.gz"))
+    qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
+    runs = [read_run(file, name=file.name) for file in files]
+    unjudged = [
+        {q: {doc.id for doc in run[q].docs[:10]} - judged.keys() for q, judged in qrels.items() if q in run}
+        for run in runs
+    ]
+    bounds = [bound_measures(qrels, run, ["nDCG@10"])["nDCG@10"].values() for run in runs]
+    lowest, highest = (np.array([[pair[end] for pair in each] for each in bounds]).mean(axis=1) for end in (0, 1))
+
+    def means(completed: Qrels, chosen: list[Run]) -> list[float]:
+        return [scores.mean("nDCG@10") for scores in evaluate_runs(completed, chosen, ["nDCG@10"])]
+
+    def can_turn(low: int, high: int) -> bool:
+        for others in ({}, unjudged[high]):  # all unjudged documents of the lower run are relevant, or only its own
+            docs = {q: unjudged[low].get(q, set()) - others.get(q, set()) for q in qrels}
+            completed = Qrels({q: {**judged, **dict.fromkeys(docs[q], 3)} for q, judged in qrels.items()})
+            below, above = means(completed, [runs[low], runs[high]])
+            if below > above:
+                return True
+        return False
+
+    order = np.argsort(means(qrels, runs), kind="stable")
+    pairs = [(int(low), int(high)) for low, high in combinations(order, 2)]
+    overlapping = [pair for pair in pairs if highest[pair[0]] >= lowest[pair[1]]]
+    turned = [pair for pair in pairs if can_turn(*pair)]
+    assert (len(pairs), len(overlapping)) == (276, 162)
+    assert (len(set(turned) & set(overlapping)), len(set(turned) - set(overlapping))) == (157, 32)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers.processors import TemplateProcessing
 
 pytest.importorskip("transformers")
+
+from tokenizers.processors import TemplateProcessing
 
 from rerank.errors import BackendError
 from rerank.lm.chat_templates import ChatRenderer, merge_causal_model_system_turns

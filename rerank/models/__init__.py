@@ -76,11 +76,20 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
     Args:
         selector: The model, as in ``--model``; empty if it is not known.
         folder: The folder that the model is read from; None for a model on the hub.
+
+    Raises:
+        UsageError: The model is a published reranker that cannot be run here.
     """
     recipe = recipe_of_model_folder(folder)
     if recipe or not selector or not hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load"):
         return recipe  # the text of a reranker's prompt cannot be sent to a server of chats
     preset = reranker_preset_of_model(selector)
+    if preset and not preset.recipe:
+        raise UsageError(
+            f"Model {selector!r} is a reranker of the family {preset.family!r}: {preset.note}",
+            expected="a reranker that this version can run; `rerank models --all` lists them with their methods",
+            remedy="Use another model, or serve it with vLLM, or give --method to use it in another way",
+        )
     return preset.recipe if preset else {}
 
 

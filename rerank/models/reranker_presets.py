@@ -81,11 +81,12 @@ class RerankerPreset:
     Attributes:
         name: The name that users type as ``--model``.
         family: Name of the family, which is that of its file.
-        kind: How it scores: ``cross-encoder``, ``yes-no``, ``sequence-to-sequence``, ``listwise`` or another.
+        kind: How it scores: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
         hub_id: Id of the model on the hub.
         licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
-        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`.
         recognise: How the model is recognised.
+        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`; empty if the
+            model cannot be run here, for the reason in ``note``.
         source: The file from which prompt and score were read; None if it could not be read.
         verified: Whether a test compares prompt and score with the source.
         paper: The publication, or the address of the announcement.
@@ -101,8 +102,8 @@ class RerankerPreset:
     kind: str
     hub_id: str
     licence: str
-    recipe: Mapping[str, Any]
     recognise: Recognition
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     source: PromptSource | None = None
     verified: bool = False
     paper: str = ""
@@ -169,8 +170,8 @@ def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) 
     text = " ".join(names).lower()
 
     def similarity(preset: RerankerPreset) -> int:
-        own = preset.hub_id.rpartition("/")[2].lower()
-        return len(own) if own in text else 0
+        own = (preset.name, preset.hub_id.rpartition("/")[2].lower())
+        return max((len(name) for name in own if name in text), default=0)
 
     return max(found, key=similarity, default=None)
 
@@ -206,7 +207,7 @@ def list_rerankers() -> list[dict[str, Any]]:
             "source": preset.source.address if preset.source else "",
             "verified": preset.verified,
             "hub_id": preset.hub_id,
-            "method": preset.recipe["method"],
+            "method": preset.recipe.get("method", ""),
             "prompt": preset.recipe.get("prompt", ""),
             "parameters": preset.parameters,
             "open": preset.open,

@@ -106,6 +106,22 @@ def test_folders_are_recognised_by_name_and_class(tmp_path: Path) -> None:
     assert names == ["qwen3-reranker-4b", "qwen3-reranker-8b", "qwen3-reranker-0.6b", None, None, None]
 
 
+def test_folders_are_recognised_by_their_content(tmp_path: Path) -> None:
+    """A folder that was renamed still has its class and its chat template."""
+    layers = save_config(tmp_path / "a", architectures=["LayerWiseMiniCPMForCausalLM"])
+    in_file, in_settings, other_class = (
+        save_config(tmp_path / name, architectures=[f"{kind}ForCausalLM"])
+        for name, kind in (("b", "Qwen3"), ("c", "Qwen3"), ("d", "Llama"))
+    )
+    template = "{{ 'Judge whether the Document meets the requirements based on the Query and the Instruct provided.' }}"
+    for folder in (in_file, other_class):
+        (Path(folder) / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (Path(in_settings) / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+    found = [recognise_reranker(folder) for folder in (layers, in_file, in_settings, other_class)]
+    families = [preset and preset.family for preset in found]
+    assert families == ["bge-reranker-layerwise", "qwen3-reranker", "qwen3-reranker", None]
+
+
 def test_a_folder_takes_precedence_over_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(save_config(tmp_path / "zerank-2"))
     (folder / "model.safetensors").touch()

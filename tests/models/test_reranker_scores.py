@@ -208,6 +208,9 @@ PAIRS = {
     "mxbai-rerank-xsmall-v1": "DebertaV2",
     "gte-reranker-modernbert-base": "ModernBert",
     "granite-embedding-reranker-english-r2": "ModernBert",
+    "ruri-v3-reranker-310m": "ModernBert",
+    "mmarco-mMiniLMv2-L12-H384-v1": "XLMRoberta",
+    "monobert-large-msmarco": "Bert",
 }
 
 
@@ -221,7 +224,8 @@ def test_cross_encoders_score_the_plain_pair(name: str, tmp_path: Path) -> None:
 
     folder, kind = save(tmp_path / name), PAIRS[name]
     sizes: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    sizes |= {"vocab_size": len(WORDS), "max_position_embeddings": 64, "num_labels": 1, "pad_token_id": 0}
+    labels = 2 if name.startswith("monobert") else 1
+    sizes |= {"vocab_size": len(WORDS), "max_position_embeddings": 64, "num_labels": labels, "pad_token_id": 0}
     torch.manual_seed(0)
     model_config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForSequenceClassification")(model_config).eval()
@@ -231,5 +235,11 @@ def test_cross_encoders_score_the_plain_pair(name: str, tmp_path: Path) -> None:
     (verdict,) = judge_windows(judge, [Window(Query(id="q", text="w1 w2"), docs)])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        logits = [model(**tokenizer("w1 w2", doc.text, return_tensors="pt")).logits.item() for doc in docs]
-    assert verdict.scores == pytest.approx(logits, abs=1e-4)
+        logits = [model(**tokenizer("w1 w2", doc.text, return_tensors="pt")).logits[0] for doc in docs]
+    if labels == 2:  # pygaggle: the log-softmax of the second label
+        expected = [float(row.log_softmax(0)[1]) for row in logits]
+        assert torch.nn.functional.logsigmoid(torch.tensor(verdict.scores)).tolist() == pytest.approx(
+            expected, abs=1e-4
+        )
+    else:
+        assert verdict.scores == pytest.approx([float(row[0]) for row in logits], abs=1e-4)

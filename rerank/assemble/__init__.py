@@ -238,7 +238,8 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
 def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     """Warn if a published reranker does not get the judge and the prompt with which it was trained.
 
-    Nothing else would show it: the scores of Qwen3-Reranker, for example, are close to random without its template.
+    Nothing else would show it: users of Qwen3-Reranker report scores that are almost random without its template
+    (github.com/vllm-project/vllm, issues 20478 and 21681).
     """
     preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
     if preset is None or not preset.recipe:

@@ -45,7 +45,7 @@ _RERANKERS = """# Rerankers by name
 
 A published reranker was trained with one prompt and one way to score. Used in another way it still returns scores,
 but they can be close to random, and nothing shows it
-([reports about Qwen3-Reranker](https://github.com/vllm-project/vllm/issues/20478)). Presets hold what the authors
+([reports about Qwen3-Reranker](https://github.com/vllm-project/vllm/issues/21681)). Presets hold what the authors
 use, so that the name is sufficient:
 
 <!-- not run: downloads a model -->

@@ -187,7 +187,7 @@ ASSEMBLING = {
     *(
         "rerank.judges.open_judge",
         "rerank.judges.check_judge_runs_on_backend",
-        "rerank.judges.check_judge_prompt_pictures",
+        "rerank.judges.check_judge_prompt_runs_on_backend",
     ),
     *("rerank.models.open_model_backend", "rerank.models.backend_class_of_model", "rerank.models.prompt_for_model"),
     *("rerank.strategies.open_strategy", "rerank.judges.judges.build", "rerank.strategies.strategies.build"),

@@ -27,13 +27,19 @@ from rerank.io.paths import named_path_errors
 from rerank.judges import (
     Limits,
     PromptJudge,
-    check_judge_prompt_pictures,
+    check_judge_prompt_runs_on_backend,
     check_judge_runs_on_backend,
     judges,
     open_judge,
 )
 from rerank.methods import Method, open_method
-from rerank.models import backend_class_of_model, check_model_files, open_model_backend, prompt_for_model
+from rerank.models import (
+    backend_class_of_model,
+    check_model_files,
+    open_model_backend,
+    prompt_for_model,
+    reranker_preset_of_model,
+)
 from rerank.pipeline.method_identity import (
     judge_identity_in_pipeline,
     passages_identity_text,
@@ -127,7 +133,7 @@ class RankerSetup(RankerPlan):
         """
         backend = backend_class_of_model(self.config.model, self.method.backend)
         check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
-        check_judge_prompt_pictures(self.template, backend, self.config.model)
+        check_judge_prompt_runs_on_backend(self.template, backend, self.config.model)
         check_model_files(self.config.model, self.config.backend_options(), self.method.backend)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
@@ -218,6 +224,7 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
         )
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
     prompt = method_prompt or prompt_for_model(plan.config.model, plan.config.prompt)
+    _warn_of_other_recipe(plan, prompt)
     return RankerSetup(
         config=plan.config,
         method=plan.method,
@@ -226,6 +233,30 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
         prompt=prompt,
         template=load_prompt(prompt),
     )
+
+
+def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
+    """Warn if a published reranker does not get the judge and the prompt with which it was trained.
+
+    Nothing else would show it: the scores of Qwen3-Reranker, for example, are close to random without its template.
+    """
+    preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
+    if preset is None:
+        return
+    published = open_method(preset.recipe["method"])
+    own_prompt = preset.recipe.get("prompt", published.own_prompt)
+    if plan.method.judge != published.judge or (own_prompt and prompt != own_prompt):
+        _log.warning(
+            "Model %s is a reranker of the family %s, which was trained for --method %s%s; its scores with --method %s "
+            "and prompt %s may be close to random. Omit --method and --prompt to use the preset %s",
+            plan.config.model,
+            preset.family,
+            preset.recipe["method"],
+            f" --prompt {own_prompt}" if own_prompt else "",
+            plan.config.method,
+            prompt,
+            preset.name,
+        )
 
 
 #: Flags that set options of a strategy: option -> flag, for messages.

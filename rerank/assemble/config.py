@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from rerank.errors import UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.judges import Limits
-from rerank.models import model_settings_folder, recipe_of_model_folder
+from rerank.models import model_settings_folder, recipe_of_model
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.tasks import Backend, BackendOptions, ServerAddress
 
@@ -193,7 +193,8 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     """Return the method, and the settings that come with it, for the keys that are missing in ``settings``.
 
     They are those of the adapter, or of the trained or merged model, if its folder has settings; or else the recipe of
-    the model preset; or else `DEFAULT_METHOD`. If the method is given, prompt and limits of another one do not apply.
+    the preset of the model or reranker; or else `DEFAULT_METHOD`. If the method is given, prompt and limits of another
+    one do not apply.
 
     Args:
         settings: The given settings; the method ``auto`` counts as missing.
@@ -209,7 +210,7 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     values = adapter_folder_defaults(folder, given) if folder else {}
     if "method" in given or "method" in values:
         return values
-    recipe = {"method": DEFAULT_METHOD, **recipe_of_model_folder(folder)}
+    recipe = {"method": DEFAULT_METHOD, **recipe_of_model(settings.get("model") or "", folder)}
     return {key: value for key, value in recipe.items() if key not in given} | values
 
 

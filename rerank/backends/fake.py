@@ -26,6 +26,7 @@ from rerank.tasks import (
     CrossEncoderTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Reply,
     Request,
@@ -67,7 +68,7 @@ class Fake:
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask, CrossEncoderTask}
     )
     #: Pictures are accepted, since replies depend on the window, not on the prompt.
     sees_pictures: ClassVar[bool] = True

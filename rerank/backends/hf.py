@@ -26,6 +26,7 @@ from rerank.tasks import (
     ContinuationTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Reply,
     Request,
@@ -58,7 +59,7 @@ class Hf(LocalModel):
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask}
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask}
     )
     #: Calls cost time but no money, so they are stored only in the run folder.
     costs_money = False

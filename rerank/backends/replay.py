@@ -12,6 +12,7 @@ from rerank.tasks import (
     CrossEncoderTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Reply,
     Request,
@@ -68,7 +69,7 @@ class Replay:
     """
 
     tasks = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask, CrossEncoderTask}
     )
     #: Pictures are accepted, since the prompt is ignored.
     sees_pictures = True

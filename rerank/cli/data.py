@@ -38,12 +38,29 @@ def collections_command(
     emit_output(about, form=form, text=lambda: print_table(["", selector], about.items()))
 
 
-def list_models_command(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the models that can be referenced by name, and whether they are downloaded."""
+def list_models_command(
+    context: typer.Context,
+    rerankers: Annotated[
+        bool, typer.Option("--all", help="List the published rerankers that have a preset instead.")
+    ] = False,
+    form: FormatOption = "text",
+) -> None:
+    """List the models that can be referenced by name, and whether they are downloaded.
+
+    With --all, list rerankers: family, kind, licence, source of the prompt, and whether it was verified.
+    """
     if context.invoked_subcommand:
         return
-    from rerank.models import list_models
+    from rerank.models import list_models, list_rerankers
 
+    if rerankers:
+        presets, keys = (
+            list_rerankers(),
+            ("name", "family", "kind", "licence", "verified", "hub_id", "method", "prompt"),
+        )
+        cells = [[row[key] for key in keys] for row in presets]
+        emit_output({"models": presets}, form=form, text=lambda: print_table(keys, cells), rows="models")
+        return
     rows = list_models()
     emit_output({"models": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="models")
 

@@ -13,7 +13,7 @@ from rerank.judges.base import (
     PromptJudge,
     Status,
     Verdict,
-    check_judge_prompt_pictures,
+    check_judge_prompt_runs_on_backend,
 )
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
@@ -28,7 +28,7 @@ __all__ = [
     "PromptJudge",
     "Status",
     "Verdict",
-    "check_judge_prompt_pictures",
+    "check_judge_prompt_runs_on_backend",
     "check_judge_runs_on_backend",
     "judge_specific_option_names",
     "judges",

@@ -64,6 +64,8 @@ class ChatRenderer:
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
         if turns and turns[0].role == "text":
             return self._text_start + "".join(m.content for m in escaped)
+        if turns and turns[0].role == "verbatim":  # its marks of turns are meant; those in passages are escaped already
+            return self._text_start + "".join(m.content for m in turns) + prefix
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
@@ -102,7 +104,7 @@ class ChatRenderer:
         Returns:
             Character offsets in the rendered text. Positions in turns that the template omits or rewrites are left out.
         """
-        contents = [self.escape(turn.content) for turn in prompt]
+        contents = [turn.content if turn.role == "verbatim" else self.escape(turn.content) for turn in prompt]
         starts = _find_causal_model_turns(contents, text)
         located = []
         for turn, offset in positions:

@@ -17,7 +17,15 @@ from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
 from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
-from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
+from rerank.tasks import (
+    AttentionTask,
+    ContinuationTask,
+    GenerationTask,
+    LikelihoodTask,
+    LogitTask,
+    PermutationTask,
+    Reply,
+)
 
 #: Number of characters at the end of a prompt that are tokenized again with the text that follows; no token is longer.
 _TAIL = 32
@@ -74,7 +82,8 @@ def _score_causal_model_continuations(
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
     prefixes = _load_job_prefixes(jobs, cache)
-    rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes)
+    as_logits = jobs[0].task_type is LogitTask
+    rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes, as_logits=as_logits)
     return [
         replace(make_causal_model_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
         for job, row, prefix in zip(jobs, rows, prefixes, strict=True)
@@ -97,6 +106,7 @@ TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCach
     PermutationTask: _decode_causal_model_permutations,
     ContinuationTask: _score_causal_model_continuations,
     LikelihoodTask: _score_causal_model_continuations,
+    LogitTask: _score_causal_model_continuations,
     AttentionTask: _score_causal_model_attention,
 }
 

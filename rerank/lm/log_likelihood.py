@@ -33,6 +33,7 @@ def compute_log_likelihoods(
     *,
     pad: int = 0,
     prefixes: Sequence[CachedPrefix] = (),
+    as_logits: bool = False,
 ) -> list[list[float]]:
     """Compute the natural-log probability of each continuation given its prompt.
 
@@ -48,6 +49,7 @@ def compute_log_likelihoods(
         pad: Any token id; it is masked.
         prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
             first token.
+        as_logits: Whether to return logits before the softmax, for continuations of a single token.
 
     Returns:
         One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
@@ -70,7 +72,7 @@ def compute_log_likelihoods(
                 [continuations[index] for index in simple],
                 [prefixes[index] for index in simple],
             )
-            scores = _score_continuations_in_prefill(model, rows, pad, packed=cpu_kernel)
+            scores = _score_continuations_in_prefill(model, rows, pad, packed=cpu_kernel, as_logits=as_logits)
             for index, row in zip(simple, scores, strict=True):
                 results[index] = row
         for index in sorted(set(nonempty) - set(simple)):
@@ -93,7 +95,9 @@ class _Rows:
     prefixes: Sequence[CachedPrefix]
 
 
-def _score_continuations_in_prefill(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
+def _score_continuations_in_prefill(
+    model: Any, rows: _Rows, pad: int, *, packed: bool, as_logits: bool = False
+) -> list[list[float]]:
     """Score rows whose continuations have at most one token after their common prefix."""
     shared = [_shared_tokens(texts) for texts in rows.continuations]
     inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
@@ -108,7 +112,7 @@ def _score_continuations_in_prefill(model: Any, rows: _Rows, pad: int, *, packed
     results = []
     for row, texts in zip(logits, rows.continuations, strict=True):
         # (shared + 1, vocabulary): the position before each shared token, and the one after the last.
-        logs = row.log_softmax(dim=-1)
+        logs = row if as_logits else row.log_softmax(dim=-1)
         results.append([_sum_log_softmax_entries(logs, text) for text in texts])
     return results
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from rerank.models.presets import (
     model_folder,
     recipe_of_model_folder,
 )
+from rerank.models.reranker_presets import RerankerPreset, list_rerankers, recognise_reranker, reranker_presets
 from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend, BackendOptions, task_backend_is_selectable
 from rerank.types import Qrels
@@ -38,11 +40,13 @@ __all__ = [
     "backend_class_of_model",
     "is_model_downloaded",
     "list_models",
+    "list_rerankers",
     "model_folder",
     "model_settings_folder",
     "open_model_backend",
     "prompt_for_model",
-    "recipe_of_model_folder",
+    "recipe_of_model",
+    "reranker_preset_of_model",
     "resolve_model_name",
     "split_model_selector",
 ]
@@ -60,12 +64,33 @@ def prompt_for_model(model: str, prompt: str = "auto") -> str:
     return MODELS[name].prompt if name in MODELS else "listwise"
 
 
+def reranker_preset_of_model(selector: str) -> RerankerPreset | None:
+    """Return the preset of a published reranker, whatever backend runs it; None for other models."""
+    _, name = split_model_selector(selector)
+    return None if name in MODELS else recognise_reranker(name)
+
+
+def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
+    """Return the settings of the method ``auto`` for a model; empty if none are known.
+
+    Args:
+        selector: The model, as in ``--model``; empty if it is not known.
+        folder: The folder that the model is read from; None for a model on the hub.
+    """
+    recipe = recipe_of_model_folder(folder)
+    if recipe or not selector or not hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load"):
+        return recipe  # the text of a reranker's prompt cannot be sent to a server of chats
+    preset = reranker_preset_of_model(selector)
+    return preset.recipe if preset else {}
+
+
 @named_path_errors()
 def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
     Args:
-        name: The name of a preset, a folder, or ``owner/model`` on the hub.
+        name: The name of a preset, a folder, or ``owner/model`` on the hub. A folder takes precedence over the preset
+            of a reranker, which stands for its id on the hub.
 
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
@@ -88,6 +113,8 @@ def resolve_model_name(name: str) -> Path | str:
         )
     if path.is_dir():
         return _checked_model_folder(path)
+    if name in reranker_presets():
+        return reranker_presets()[name].hub_id
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -95,7 +122,7 @@ def resolve_model_name(name: str) -> Path | str:
     if _HUB_ID.fullmatch(name):
         return name
     _check_not_a_backend(name)
-    raise UnknownNameError("model", name, [*MODELS, *_FAKES])
+    raise UnknownNameError("model", name, [*MODELS, *reranker_presets(), *_FAKES])
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, runtime_checkable
 
-#: Role of a turn. A prompt whose only turn is a ``text`` is not a chat: the model continues the text as it is. Servers
-#: that only take chats get it as a turn of the user.
-Role = Literal["system", "user", "assistant", "text"]
+#: Role of a turn. A prompt whose first turn is a ``text`` is not a chat: the model continues the text as it is. Servers
+#: that only take chats get it as a turn of the user. A ``verbatim`` text contains the model's own marks of turns.
+Role = Literal["system", "user", "assistant", "text", "verbatim"]
 
 #: Placeholder for a picture in the text of a turn (U+FFFC, object replacement character).
 PICTURE = "\ufffc"

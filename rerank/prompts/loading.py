@@ -23,18 +23,9 @@ _SECTIONS = {
 }
 #: rank_llm's settings for parsing replies. They are accepted but have no effect, since our parser reads every reply.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
-_KEYS = (
-    "method",
-    "description",
-    "template",
-    "escape_brackets",
-    "reply_prefix",
-    "examples",
-    "shows",
-    "plain_text",
-    *_SECTIONS,
-    *_WITHOUT_EFFECT,
-)
+#: Keys that are fields of the template with the same name -> type of their value.
+_SIMPLE = {"escape_brackets": bool, "plain_text": bool, "verbatim": bool, "reply_prefix": str, "instruction": str}
+_KEYS = ("method", "description", "template", "examples", "shows", *_SIMPLE, *_SECTIONS, *_WITHOUT_EFFECT)
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 
@@ -62,13 +53,6 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
         if not isinstance(table[key], str):
             raise _wrong_prompt_key_error(name, key, table[key], "text")
         sections[section] = table[key]
-    reply_prefix = table.get("reply_prefix", "")
-    if not isinstance(reply_prefix, str):
-        raise _wrong_prompt_key_error(name, "reply_prefix", reply_prefix, "text")
-    flags = {"escape_brackets": table.get("escape_brackets", True), "plain_text": table.get("plain_text", False)}
-    for key, value in flags.items():
-        if not isinstance(value, bool):
-            raise _wrong_prompt_key_error(name, key, value, "true or false")
     shows = table.get("shows", "text")
     if shows not in ("text", "pictures"):
         raise _wrong_prompt_key_error(name, "shows", shows, "'text' or 'pictures'")
@@ -76,13 +60,20 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
         name=name,
         method=_prompt_template_method(table, name),
         syntax=_prompt_template_syntax(table, name, sections),
-        reply_prefix=reply_prefix,
         pictures=shows == "pictures",
         examples=_examples_of_prompt(table, name),
-        escape_brackets=flags["escape_brackets"],
-        plain_text=flags["plain_text"],
+        **_simple_prompt_keys(table, name),
         **sections,
     )
+
+
+def _simple_prompt_keys(table: dict[Any, Any], name: str) -> dict[str, Any]:
+    """Return the keys that are fields of the template with the same name: texts and flags."""
+    values = {key: table[key] for key in _SIMPLE if key in table}
+    for key, value in values.items():
+        if not isinstance(value, _SIMPLE[key]):
+            raise _wrong_prompt_key_error(name, key, value, "text" if _SIMPLE[key] is str else "true or false")
+    return values
 
 
 def _prompt_mapping(text: str, name: str) -> dict[Any, Any]:

@@ -85,6 +85,8 @@ class PromptTemplate:
         instruction: What counts as relevant, for prompts with a placeholder for it; an instruction of the query
             replaces it.
         plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
+        verbatim: Whether the prompt is the exact text that the model was trained with, including marks of turns. No
+            line breaks are added, and no chat template is applied.
 
     Raises:
         UnknownNameError: A placeholder is not available in its section.
@@ -107,6 +109,7 @@ class PromptTemplate:
     pictures: bool = False
     instruction: str = ""
     plain_text: bool = False
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         """Compile all sections and check that they show passages and query."""
@@ -136,7 +139,7 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for later in ("pictures", "instruction", "plain_text"):
+        for later in ("pictures", "instruction", "plain_text", "verbatim"):
             if not content[later]:
                 del content[later]  # so that older prompts keep their digests
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -185,7 +188,7 @@ class PromptTemplate:
         if self.plain_text:
             return RenderedPrompt([replace(turn, role="text") for turn in query_turns], boundaries)
         first = len(turns)
-        turns += query_turns
+        turns += [replace(turn, role="verbatim") for turn in query_turns] if self.verbatim else query_turns
         if self.reply_prefix:
             turns.append(Message("assistant", self.reply_prefix))
         return RenderedPrompt(turns, ((first + turn, position) for turn, position in boundaries))
@@ -280,7 +283,8 @@ class PromptTemplate:
         return tuple(spans), position + len(suffix) - len(suffix.lstrip())
 
     def _line(self, text: str) -> str:
-        return f"{text}\n" if self.method in ("listwise", "pointwise") and text and not text.endswith("\n") else text
+        is_completed = self.method in ("listwise", "pointwise") and not self.verbatim
+        return f"{text}\n" if is_completed and text and not text.endswith("\n") else text
 
     def _scores(self, scores: Sequence[float] | None, count: int) -> Sequence[float]:
         if scores is None or len(scores) != count:
@@ -315,6 +319,12 @@ class PromptTemplate:
                 f"Prompt {self.name!r} is plain text and has several turns or passages, or pictures",
                 expected="'method: pointwise' and, of the sections, only 'prefix', 'body' and 'suffix'",
                 remedy="Put the beginning of the reply at the end of 'suffix', or remove 'plain_text'",
+            )
+        if self.verbatim and (self.plain_text or self.pictures or any(turns[:3]) or self.examples):
+            raise DataError(
+                f"Prompt {self.name!r} is verbatim and has several turns, examples or pictures, or is plain text",
+                expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
+                remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
             )
         if self.prefix_assistant and not self.prefix:
             raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or neither")

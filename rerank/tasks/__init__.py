@@ -6,10 +6,12 @@ from rerank.tasks.kinds import (
     CrossEncoderTask,
     GenerationTask,
     LikelihoodTask,
+    LogitTask,
     PermutationTask,
     Task,
     task_backend_is_selectable,
     task_backend_sees_pictures,
+    task_backend_takes_verbatim,
     tasks_supported_by_backend,
 )
 from rerank.tasks.options import (
@@ -35,6 +37,7 @@ __all__ = [
     "Finish",
     "GenerationTask",
     "LikelihoodTask",
+    "LogitTask",
     "PermutationTask",
     "Reply",
     "Request",
@@ -45,5 +48,6 @@ __all__ = [
     "task_backend_is_selectable",
     "task_backend_sees_pictures",
     "task_backend_settings_folder",
+    "task_backend_takes_verbatim",
     "tasks_supported_by_backend",
 ]

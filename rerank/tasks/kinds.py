@@ -72,6 +72,13 @@ class LikelihoodTask(ContinuationTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogitTask(ContinuationTask):
+    """Logits of single tokens at the end of the prompt, before the softmax, as rerankers with one word are trained."""
+
+    format_name: ClassVar[str] = "Logit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
     """Attention that each passage receives from the end of the prompt; the reply has one score per passage.
 
@@ -125,7 +132,9 @@ class CrossEncoderTask:
     format_name: ClassVar[str] = "Relate"
 
 
-Task = GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | AttentionTask | CrossEncoderTask
+Task = (
+    GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | LogitTask | AttentionTask | CrossEncoderTask
+)
 
 
 def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
@@ -137,6 +146,14 @@ def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
 def task_backend_sees_pictures(backend: Any) -> bool:
     """Return whether a backend (or its class) accepts prompts with pictures; false if not stated."""
     return bool(getattr(backend, "sees_pictures", False))
+
+
+def task_backend_takes_verbatim(backend: Any) -> bool:
+    """Return whether a backend (or its class) accepts texts with marks of turns; true if not stated.
+
+    Servers of chats and vision-language models apply their own chat template to the text.
+    """
+    return bool(getattr(backend, "takes_verbatim", True))
 
 
 def task_backend_is_selectable(backend: Any) -> bool:

@@ -67,8 +67,8 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
         template = load_prompt(name)
         digests.add(template.digest)
         roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
-        if template.plain_text:
-            assert roles == ["text"]
+        if template.plain_text or template.verbatim:
+            assert roles == ["text" if template.plain_text else "verbatim"]
             continue
         turns = ["user", "assistant"] * len(roles)
         assert roles == turns[: len(roles)]

@@ -54,6 +54,8 @@ class Openai:
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
+    #: Servers render chats with the template of their model.
+    takes_verbatim = False
 
     def __init__(
         self,

@@ -50,6 +50,8 @@ class Vlm(Hf):
     )
     #: Whether prompts may show pictures.
     sees_pictures: ClassVar[bool] = True
+    #: Chats are rendered with the template of the processor.
+    takes_verbatim: ClassVar[bool] = False
     classes: ClassVar[tuple[str, str]] = ("AutoModelForImageTextToText", "AutoProcessor")
 
     def __init__(

@@ -24,7 +24,14 @@ from rerank.judges.base.verdicts import (
 from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, task_backend_sees_pictures, tasks_supported_by_backend
+from rerank.tasks import (
+    Backend,
+    Reply,
+    Request,
+    task_backend_sees_pictures,
+    task_backend_takes_verbatim,
+    tasks_supported_by_backend,
+)
 from rerank.types import Window
 
 __all__ = [
@@ -39,7 +46,7 @@ __all__ = [
     "ScoreKind",
     "Status",
     "Verdict",
-    "check_judge_prompt_pictures",
+    "check_judge_prompt_runs_on_backend",
     "failed_judge_verdict",
     "rank_window_by_score",
     "window_z_scores",
@@ -135,7 +142,7 @@ class PromptJudge:
         self._check_first_stage_weight()
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
-        check_judge_prompt_pictures(self.template, self.backend, model)
+        check_judge_prompt_runs_on_backend(self.template, self.backend, model)
         check_prompt_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
@@ -295,12 +302,19 @@ class PromptJudge:
 IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
 
 
-def check_judge_prompt_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
-    """Check that a backend, or its class before a model is loaded, accepts the pictures of a prompt.
+def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, model: str) -> None:
+    """Check that a backend, or its class before a model is loaded, accepts a prompt.
 
     Raises:
-        UsageError: The prompt shows pictures, and the backend does not state that it supports them.
+        UsageError: The prompt shows pictures, and the backend does not state that it supports them; or the prompt is
+            verbatim, and the backend applies a chat template of its own.
     """
+    if template.verbatim and not task_backend_takes_verbatim(backend):
+        raise UsageError(
+            f"The prompt {template.name!r} contains its marks of turns, and the backend of {model!r} adds its own",
+            expected="a backend that runs the text as it is, such as hf or vllm",
+            remedy="Use --model hf:NAME or vllm:NAME, or another prompt",
+        )
     if template.pictures and not task_backend_sees_pictures(backend):
         raise UsageError(
             f"The prompt {template.name!r} shows pictures, and model {model!r} reads text only",

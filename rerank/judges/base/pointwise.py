@@ -11,7 +11,7 @@ from rerank.errors import UsageError
 from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict, rank_window_by_score
 from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.registry import plugin_name
-from rerank.tasks import ContinuationTask, Reply, Request
+from rerank.tasks import ContinuationTask, LogitTask, Reply, Request
 from rerank.types import Query, Window
 
 
@@ -60,12 +60,30 @@ class PointwiseJudge(PromptJudge):
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request per document, with its passage truncated so that it fits."""
         continuations = self.continuations(window.query)
+        self._check_words(continuations)
         return [
             make_judge_continuation_request(
                 self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations
             )
             for index, doc in enumerate(window.docs)
         ]
+
+    def _check_words(self, words: Sequence[str]) -> None:
+        """Check that words are single tokens, if the judge reads logits or the prompt is that of a trained reranker.
+
+        Raises:
+            UsageError: The tokenizer divides a word into several tokens.
+        """
+        task = self.needs[0]
+        if not (task is LogitTask or (task is ContinuationTask and self.template.verbatim)):
+            return
+        for word, length in zip(words, self.backend.tokens.lengths(list(words)), strict=True):
+            if length != 1:
+                raise UsageError(
+                    f"The word {word!r} has {length} tokens in the tokenizer of {self.backend.identity.get('model')!r}",
+                    expected=f"a single token, whose logit the judge {plugin_name(type(self))!r} reads",
+                    remedy="Check that the model is of the family for which the prompt was made, or use another method",
+                )
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window with `rank_by_score`; ties keep their order.

@@ -1,0 +1,219 @@
+"""Presets of published rerankers: how a model is recognised, and the method and the prompt that its authors use.
+
+``rerank/models/rerankers/`` has one TOML file per family. Its top level holds what the models share, and each table of
+``models`` adds to it or replaces it. Nothing is downloaded here: the weights are read from a folder or from the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+#: Prefix of the folders of models in the cache of huggingface_hub: ``models--owner--name/snapshots/COMMIT``.
+_CACHE_PREFIX = "models--"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSource:
+    """The file from which the prompt and the score of a preset were read.
+
+    Attributes:
+        repository: ``owner/name`` on GitHub.
+        commit: The commit, 40 hexadecimal digits.
+        path: Path of the file in the repository.
+        licence: SPDX identifier of the licence of the repository.
+    """
+
+    repository: str
+    commit: str
+    path: str
+    licence: str
+
+    @property
+    def address(self) -> str:
+        """The permanent address of the file."""
+        return f"https://github.com/{self.repository}/blob/{self.commit}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognition:
+    """How a model is recognised.
+
+    Attributes:
+        hub: Patterns of hub ids, such as ``*/Qwen3-Reranker-*``; case is ignored. The names of folders are compared
+            with the part after the slash.
+        excluded: Patterns of names that belong to conversions with another architecture or another prompt.
+        architectures: Classes that the configuration of a folder may name; empty if any class is accepted.
+        config: Keys of ``config.json`` and their values, which are sufficient whatever the name is.
+    """
+
+    hub: Sequence[str]
+    excluded: Sequence[str] = ()
+    architectures: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def matches_name(self, name: str) -> bool:
+        """Return whether a hub id, or the name of a folder, has one of the patterns."""
+        lower = name.lower()
+        patterns = self.hub if "/" in name else [pattern.rpartition("/")[2] for pattern in self.hub]
+        return _matches_any(lower, patterns) and not _matches_any(lower, self.excluded)
+
+    def matches_config(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the configuration of a model has all values of `config`; false if there are none."""
+        return bool(self.config) and all(config.get(key) == value for key, value in self.config.items())
+
+    def accepts_architecture(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the class that a configuration names is accepted."""
+        return not self.architectures or bool(set(self.architectures) & set(config.get("architectures") or ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankerPreset:
+    """A published reranker.
+
+    Attributes:
+        name: The name that users type as ``--model``.
+        family: Name of the family, which is that of its file.
+        kind: How it scores: ``cross-encoder``, ``yes-no``, ``sequence-to-sequence``, ``listwise`` or another.
+        hub_id: Id of the model on the hub.
+        licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
+        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`.
+        recognise: How the model is recognised.
+        source: The file from which prompt and score were read; None if it could not be read.
+        verified: Whether a test compares prompt and score with the source.
+        paper: The publication, or the address of the announcement.
+        year: Year of the release.
+        parameters: Number of parameters in millions; None if it is not stated.
+        open: Whether the weights can be downloaded.
+        note: What users need to know, such as a package that the model needs.
+        published: Figures of others, each with value, measure, collection, first stage, depth and who measured it.
+    """
+
+    name: str
+    family: str
+    kind: str
+    hub_id: str
+    licence: str
+    recipe: Mapping[str, Any]
+    recognise: Recognition
+    source: PromptSource | None = None
+    verified: bool = False
+    paper: str = ""
+    year: int | None = None
+    parameters: float | None = None
+    open: bool = True
+    note: str = ""
+    published: Sequence[Mapping[str, Any]] = ()
+
+
+@cache
+def reranker_presets() -> Mapping[str, RerankerPreset]:
+    """Return all presets: name -> preset, sorted by family."""
+    folder = files("rerank.models") / "rerankers"
+    tables = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
+    presets = [
+        preset
+        for table in tables
+        for preset in _read_reranker_family(table.name.removesuffix(".toml"), table.read_text(encoding="utf-8"))
+    ]
+    return {preset.name: preset for preset in presets}
+
+
+def _read_reranker_family(family: str, text: str) -> Iterator[RerankerPreset]:
+    """Yield the presets of one file."""
+    table = tomllib.loads(text)
+    models = table.pop("models")
+    for model in models:
+        values = {**table, **model}
+        values["recognise"] = Recognition(**values["recognise"])
+        values["source"] = PromptSource(**values["source"]) if "source" in values else None
+        yield RerankerPreset(family=family, **values)
+
+
+def recognise_reranker(model: str | Path) -> RerankerPreset | None:
+    """Return the preset of a model; None if it belongs to no known family.
+
+    Args:
+        model: Name of a preset, hub id or folder. A folder is recognised by its name, by the name that its
+            configuration states, or by a mark in its configuration.
+
+    Returns:
+        The preset of this model, or, if only the family is known, the most similar one of the family.
+    """
+    presets, name = reranker_presets(), str(model)
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if name in presets:
+            return presets[name]
+        return _most_similar_preset([name], (p for p in presets.values() if p.recognise.matches_name(name)))
+    config = _read_model_config(folder)
+    names = [*_names_of_model_folder(folder), *filter(None, [config.get("_name_or_path")])]
+    found = (
+        preset
+        for preset in presets.values()
+        if preset.recognise.matches_config(config)
+        or (any(map(preset.recognise.matches_name, names)) and preset.recognise.accepts_architecture(config))
+    )
+    return _most_similar_preset(names, found)
+
+
+def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
+    """Return the preset with the longest name that one of the names contains, or else the first one."""
+    text = " ".join(names).lower()
+
+    def similarity(preset: RerankerPreset) -> int:
+        own = preset.hub_id.rpartition("/")[2].lower()
+        return len(own) if own in text else 0
+
+    return max(found, key=similarity, default=None)
+
+
+def _names_of_model_folder(folder: Path) -> list[str]:
+    """Return the name of a folder, and the hub id if the folder is in the cache of huggingface_hub."""
+    absolute = folder.absolute()
+    cached = [part.removeprefix(_CACHE_PREFIX) for part in absolute.parts if part.startswith(_CACHE_PREFIX)]
+    return [absolute.name, *(part.replace("--", "/") for part in cached)]
+
+
+def _read_model_config(folder: Path) -> Mapping[str, Any]:
+    """Return the configuration of a model; empty if it cannot be read, which is reported when the model is loaded."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _matches_any(lower: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(lower, pattern.lower()) for pattern in patterns)
+
+
+def list_rerankers() -> list[dict[str, Any]]:
+    """Return one row per preset of a reranker, with the address of the source and the method."""
+    return [
+        {
+            "name": preset.name,
+            "family": preset.family,
+            "kind": preset.kind,
+            "licence": preset.licence,
+            "source": preset.source.address if preset.source else "",
+            "verified": preset.verified,
+            "hub_id": preset.hub_id,
+            "method": preset.recipe["method"],
+            "prompt": preset.recipe.get("prompt", ""),
+            "parameters": preset.parameters,
+            "open": preset.open,
+            "year": preset.year,
+            "paper": preset.paper,
+            "note": preset.note,
+            "published": list(preset.published),
+        }
+        for preset in reranker_presets().values()
+    ]

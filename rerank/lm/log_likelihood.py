@@ -35,20 +35,18 @@ def compute_log_likelihoods(
     prefixes: Sequence[CachedPrefix] = (),
     as_logits: bool = False,
 ) -> list[list[float]]:
-    """Compute the natural-log probability of each continuation given its prompt.
+    """Compute the natural-log probability of each continuation given its prompt, or its logit.
 
     Prompts with a single continuation, or whose continuations differ only in their last token, share one forward pass.
     Other continuations share the KV cache of their prompt. Logits are computed only at the needed positions, but for
-    the whole vocabulary, because log-probabilities need the normaliser. This takes about 1% of the time of a batch on a
-    CPU. The output head and the log-softmax are in float32 for any data type of the model.
+    the whole vocabulary, because log-probabilities need the normaliser. The output head is in float32.
 
     Args:
         model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
         continuations: Token ids, any number of lists per row. The empty continuation has probability 1.
         pad: Any token id; it is masked.
-        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
-            first token.
+        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute whole prompts.
         as_logits: Whether to return logits before the softmax, for continuations of a single token.
 
     Returns:

@@ -44,7 +44,7 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
     for key in table:
         if key not in _KEYS:
             raise UnknownNameError(f"key in prompt {name!r}:", str(key), _KEYS)
-    sections: dict[str, str] = {}
+    sections: dict[str, Any] = {}
     for key, section in _SECTIONS.items():
         if table.get(key) is None:
             continue

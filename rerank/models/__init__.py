@@ -74,14 +74,15 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
     """Return the settings of the method ``auto`` for a model; empty if none are known.
 
     Args:
-        selector: The model, as in ``--model``; empty if it is not known.
-        folder: The folder that the model is read from; None for a model on the hub.
+        selector: The model, as in ``--model``, or its adapter; empty if it is not known.
+        folder: The folder that the model or the adapter is read from; None for one on the hub.
     """
     recipe = recipe_of_model_folder(folder)
-    if recipe or not selector or not hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load"):
-        return recipe  # the text of a reranker's prompt cannot be sent to a server of chats
-    preset = reranker_preset_of_model(selector)
-    return preset.recipe if preset else {}
+    preset = None if recipe or not selector else reranker_preset_of_model(selector)
+    if preset is None:
+        return recipe
+    is_local = hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")
+    return preset.recipe if is_local or preset.served else {}
 
 
 @named_path_errors()

@@ -248,7 +248,9 @@ def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: st
         )
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
 
-    class RankingModel(transformers.Qwen3PreTrainedModel):  # type: ignore[misc]
+    base: Any = transformers.Qwen3PreTrainedModel
+
+    class RankingModel(base):  # type: ignore[misc]
         """Qwen 3 without an output head, and the projector, under the names that the weights have."""
 
         def __init__(self, config: Any) -> None:

@@ -181,7 +181,7 @@ def _interpret_json_objects(text: str) -> list[Interpretation]:
             _parse_reply_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")
         ]
     if isinstance(payload, dict):
-        scored = [{"id": key, "score": value} for key, value in payload.items() if _BRACKETED.fullmatch(key)]
+        scored: Any = [{"id": key, "score": value} for key, value in payload.items() if _BRACKETED.fullmatch(key)]
         payload = scored or next((value for value in payload.values() if isinstance(value, list)), None)
     rows = payload if isinstance(payload, list) and all(isinstance(row, dict) for row in payload) else []
     if rows and all(_number_in_reply_object(row, _RANK_KEYS) is not None for row in rows):

@@ -56,7 +56,7 @@ def vectors(folder: Path, query: str, passages: tuple[str, ...]) -> tuple[Any, A
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(render_ranking_prompt(query, passages), return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        model = Qwen3Model.from_pretrained(folder, dtype="float32").eval()
+        model: Any = Qwen3Model.from_pretrained(folder, dtype="float32")
         states = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         hidden = torch.relu(states @ weights["projector.0.weight"].T) @ weights["projector.2.weight"].T
     passage, asked = (tokenizer.convert_tokens_to_ids(mark) for mark in (jina.PASSAGE, jina.QUERY))

@@ -109,6 +109,6 @@ def test_reasons_are_part_of_the_reply() -> None:
 
 
 def test_options_are_checked() -> None:
-    for options in ({"group": 0}, {"repeats": 0}):
+    for group, repeats in ((0, 1), (1, 0)):
         with raises(UsageError, "at least 1"):
-            rate(Scripted(always(Reply())), **options)
+            rate(Scripted(always(Reply())), group=group, repeats=repeats)

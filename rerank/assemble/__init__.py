@@ -241,11 +241,13 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     Nothing else would show it: the scores of Qwen3-Reranker, for example, are close to random without its template.
     """
     preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
-    if preset is None:
+    if preset is None or not preset.recipe:
         return
     published = open_method(preset.recipe["method"])
     own_prompt = preset.recipe.get("prompt", published.own_prompt)
-    if plan.method.judge != published.judge or (own_prompt and prompt != own_prompt):
+    judge = plan.method.judge
+    is_published = judge.name == published.judge.name and published.judge.options.items() <= judge.options.items()
+    if not is_published or (own_prompt and prompt != own_prompt):
         _log.warning(
             "Model %s is a reranker of the family %s, which was trained for --method %s%s; its scores with --method %s "
             "and prompt %s may be close to random. Omit --method and --prompt to use the preset %s",

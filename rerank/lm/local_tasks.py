@@ -155,7 +155,12 @@ def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
 
 
 def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
-    """Return the token ids of all continuations of a job."""
+    """Return the token ids of all continuations of a job.
+
+    Words whose logits are read are tokenized alone, as rerankers do; they come from the method and may be special.
+    """
+    if job.task_type is LogitTask:
+        return [tokens.plain(text) for text in job.task.continuations]
     end = end_of_rendered_prompt(tokens, job)
     return [_tokenize_after_prompt(tokens, end, text) for text in job.task.continuations]
 

@@ -76,13 +76,21 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
     Args:
         selector: The model, as in ``--model``, or its adapter; empty if it is not known.
         folder: The folder that the model or the adapter is read from; None for one on the hub.
+
+    Raises:
+        UsageError: The model is a published reranker that cannot be run here.
     """
     recipe = recipe_of_model_folder(folder)
     preset = None if recipe or not selector else reranker_preset_of_model(selector)
-    if preset is None:
+    if preset is None or not (preset.served or hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")):
         return recipe
-    is_local = hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")
-    return preset.recipe if is_local or preset.served else {}
+    if not preset.recipe:
+        raise UsageError(
+            f"Model {selector!r} is a reranker of the family {preset.family!r}: {preset.note}",
+            expected="a reranker that this version can run; `rerank models --all` lists them with their methods",
+            remedy="Use another model, or serve it with vLLM, or give --method to use it in another way",
+        )
+    return preset.recipe
 
 
 @named_path_errors()

@@ -52,12 +52,14 @@ class Recognition:
         excluded: Patterns of names that belong to conversions with another architecture or another prompt.
         architectures: Classes that the configuration of a folder may name; empty if any class is accepted.
         config: Keys of ``config.json`` and their values, which are sufficient whatever the name is.
+        template: A text in the chat template of the folder, which is sufficient for an accepted architecture.
     """
 
     hub: Sequence[str]
     excluded: Sequence[str] = ()
     architectures: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    template: str = ""
 
     def matches_name(self, name: str) -> bool:
         """Return whether a hub id, or the name of a folder, has one of the patterns."""
@@ -65,13 +67,13 @@ class Recognition:
         patterns = self.hub if "/" in name else [pattern.rpartition("/")[2] for pattern in self.hub]
         return _matches_any(lower, patterns) and not _matches_any(lower, self.excluded)
 
-    def matches_config(self, config: Mapping[str, Any]) -> bool:
-        """Return whether the configuration of a model has all values of `config`; false if there are none."""
-        return bool(self.config) and all(config.get(key) == value for key, value in self.config.items())
-
-    def accepts_architecture(self, config: Mapping[str, Any]) -> bool:
-        """Return whether the class that a configuration names is accepted."""
-        return not self.architectures or bool(set(self.architectures) & set(config.get("architectures") or ()))
+    def matches_folder(self, names: Sequence[str], config: Mapping[str, Any], template: str) -> bool:
+        """Return whether the folder of a model is recognised by a name, its configuration or its chat template."""
+        if self.config and all(config.get(key) == value for key, value in self.config.items()):
+            return True
+        is_accepted = not self.architectures or bool(set(self.architectures) & set(config.get("architectures") or ()))
+        has_template = bool(self.template) and self.template in template
+        return is_accepted and (has_template or any(map(self.matches_name, names)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +83,12 @@ class RerankerPreset:
     Attributes:
         name: The name that users type as ``--model``.
         family: Name of the family, which is that of its file.
-        kind: How it scores: ``cross-encoder``, ``yes-no``, ``sequence-to-sequence``, ``listwise`` or another.
+        kind: How it scores: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
         hub_id: Id of the model on the hub.
         licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
-        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`.
         recognise: How the model is recognised.
+        recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`; empty if the
+            model cannot be run here, for the reason in ``note``.
         source: The file from which prompt and score were read; None if it could not be read.
         verified: Whether a test compares prompt and score with the source.
         paper: The publication, or the address of the announcement.
@@ -102,8 +105,8 @@ class RerankerPreset:
     kind: str
     hub_id: str
     licence: str
-    recipe: Mapping[str, Any]
     recognise: Recognition
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     source: PromptSource | None = None
     verified: bool = False
     paper: str = ""
@@ -155,15 +158,11 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
         if name in presets:
             return presets[name]
         return _most_similar_preset([name], (p for p in presets.values() if p.recognise.matches_name(name)))
-    config = _read_model_config(folder)
-    names = [*_names_of_model_folder(folder), *filter(None, [config.get("_name_or_path")])]
-    found = (
-        preset
-        for preset in presets.values()
-        if preset.recognise.matches_config(config)
-        or (any(map(preset.recognise.matches_name, names)) and preset.recognise.accepts_architecture(config))
+    config, template = _read_json_file(folder / "config.json"), _read_chat_template(folder)
+    names = [*_names_of_model_folder(folder), str(config.get("_name_or_path", ""))]
+    return _most_similar_preset(
+        names, (p for p in presets.values() if p.recognise.matches_folder(names, config, template))
     )
-    return _most_similar_preset(names, found)
 
 
 def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
@@ -171,8 +170,8 @@ def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) 
     text = " ".join(names).lower()
 
     def similarity(preset: RerankerPreset) -> int:
-        own = preset.hub_id.rpartition("/")[2].lower()
-        return len(own) if own in text else 0
+        own = (preset.name, preset.hub_id.rpartition("/")[2].lower())
+        return max((len(name) for name in own if name in text), default=0)
 
     return max(found, key=similarity, default=None)
 
@@ -184,13 +183,21 @@ def _names_of_model_folder(folder: Path) -> list[str]:
     return [absolute.name, *(part.replace("--", "/") for part in cached)]
 
 
-def _read_model_config(folder: Path) -> Mapping[str, Any]:
-    """Return the configuration of a model; empty if it cannot be read, which is reported when the model is loaded."""
+def _read_json_file(path: Path) -> Mapping[str, Any]:
+    """Return an object in a model's folder; empty if it cannot be read, which is reported when the model is loaded."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return config if isinstance(config, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_chat_template(folder: Path) -> str:
+    """Return the source of the chat template in a model's folder; empty if there is none."""
+    try:
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return str(_read_json_file(folder / "tokenizer_config.json").get("chat_template", ""))
 
 
 def _matches_any(lower: str, patterns: Sequence[str]) -> bool:
@@ -208,7 +215,7 @@ def list_rerankers() -> list[dict[str, Any]]:
             "source": preset.source.address if preset.source else "",
             "verified": preset.verified,
             "hub_id": preset.hub_id,
-            "method": preset.recipe["method"],
+            "method": preset.recipe.get("method", ""),
             "prompt": preset.recipe.get("prompt", ""),
             "parameters": preset.parameters,
             "open": preset.open,

@@ -23,6 +23,7 @@ from rerank.tasks import (
     Backend,
     ContinuationTask,
     CrossEncoderTask,
+    FusionTask,
     GenerationTask,
     PermutationTask,
     Reply,
@@ -82,8 +83,8 @@ def answer(request: Request, relevance: Relevance) -> Reply:
             return Reply(text=" > ".join(items[position] for position in ranked[:count]))
         case GenerationTask() if "JSON" in request.prompt[-1].content:
             return Reply(text=json.dumps({f"[{index}]": score for index, score in enumerate(scores, start=1)}))
-        case GenerationTask():
-            has_letters = "[A]" in request.prompt[-1].content + request.prompt[-2].content
+        case GenerationTask() | FusionTask():
+            has_letters = "[A]" in "".join(turn.content for turn in request.prompt[-2:])
             labels = [chr(ord("A") + index) if has_letters else str(index + 1) for index in range(len(scores))]
             return Reply(text=" > ".join(f"[{labels[position]}]" for position in ranked))
         case AttentionTask() | CrossEncoderTask():

@@ -22,6 +22,7 @@ FAMILIES = (
     "first",
     "grouprank",
     "jina-reranker-v3",
+    "lit5",
     "rank-k",
     "rank-mistral",
     "rank-r1",
@@ -41,7 +42,8 @@ NAMES = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.nam
 @NAMES
 def test_prompt_and_preset_come_from_the_same_source(preset: RerankerPreset) -> None:
     """The prompt itself is compared with this source in tests/prompts/test_published_prompts.py."""
-    name = preset.recipe.get("prompt", "jina_v3")
+    prompt = preset.recipe.get("prompt", open_method(preset.recipe["method"]).prompt)
+    name = prompt or "jina_v3"  # which its backend inserts
     published = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
     assert preset.verified
     assert preset.source is not None
@@ -56,7 +58,7 @@ def test_the_recipe_is_a_ranker(preset: RerankerPreset) -> None:
     for row in preset.published:
         assert {*row} == {"value", "measure", "collection", "first_stage", "depth", "measured_by"}
         assert 0 < row["value"] < 1
-    assert method.judge.name in ("generate", "logits", "pick", "rate", "relate", "score")
+    assert method.judge.name in ("fuse", "generate", "logits", "pick", "rate", "relate", "score")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,8 @@ def test_the_recipe_is_a_ranker(preset: RerankerPreset) -> None:
         ("ielabgroup/Rank-R1-32B-v0.2", "rank-r1-32b-v0.2"),
         ("liuwenhan/reasonrank-7B", "reasonrank-7b"),
         ("lwhlwh/reasonrank-8B", "reasonrank-8b"),
+        ("castorini/LiT5-Distill-large", "lit5-distill-large"),
+        ("castorini/LiT5-Distill-large-v2", "lit5-distill-large-v2"),
         ("jinaai/jina-reranker-v3", "jina-reranker-v3"),
         ("rankgpt-qwen2.5-7b", "rankgpt-qwen2.5-7b"),
         ("Qwen/Qwen2.5-7B-Instruct", ""),

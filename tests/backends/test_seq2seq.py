@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +47,10 @@ def make_t5(kind: str = "T5") -> Any:
 
 
 def make_backend() -> Seq2seq:
-    return Seq2seq.from_loaded(make_t5(), make_t5_tokenizer())
+    folder = Path(tempfile.mkdtemp())
+    make_t5().save_pretrained(folder)
+    make_t5_tokenizer().save_pretrained(folder)
+    return Seq2seq.load(folder)
 
 
 def ask(text: str, *words: str, task: Any = ContinuationTask) -> Request:

@@ -77,6 +77,22 @@ def test_models_in_all_formats(cli: Cli) -> None:
     assert cli("models").stdout.splitlines()[0] == "name\tkind\thub_id\tlicence\tpulled"
 
 
+def test_all_rerankers_are_listed(cli: Cli) -> None:
+    rows = [json.loads(line) for line in cli("models", "--all", "--format", "jsonl").stdout.splitlines()]
+    contract = {"name", "family", "kind", "licence", "source", "verified"}
+    assert all(contract <= row.keys() for row in rows)
+    assert {"qwen3-reranker-0.6b", "bge-reranker-v2-m3", "monot5-base"} <= {row["name"] for row in rows}
+    table = cli("models", "--all").stdout.splitlines()
+    assert table[0].split("\t")[:5] == ["name", "family", "kind", "licence", "verified"]
+    assert len(table) == len(rows) + 1
+
+
+def test_rerankers_are_not_pulled(cli: Cli) -> None:
+    done = cli("models", "pull", "qwen3-reranker-0.6b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Qwen/Qwen3-Reranker-0.6B" in done.stderr
+
+
 def test_a_model_that_is_there_is_not_pulled_again(cli: Cli) -> None:
     folder = model_folder("smollm2-135m")
     folder.mkdir(parents=True)

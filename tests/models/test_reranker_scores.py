@@ -152,6 +152,13 @@ def test_instructions_are_where_the_source_puts_them(name: str, kind: str, text:
     assert backend.tokens.render(judge.make_requests(make_window("Find facts."))[0].prompt) == text
 
 
+def test_titles_are_shown_without_other_words(tmp_path: Path) -> None:
+    judge = open_judge_of(save_causal_model(tmp_path / "bge-reranker-v2-gemma", "Gemma"))
+    backend: Any = judge.backend
+    window = Window(Query(id="q", text="q"), (Document(id="d", title="Fleas", text="They bite."),))
+    assert backend.tokens.render(judge.make_requests(window)[0].prompt) == bge("q", "Fleas They bite.")
+
+
 def test_marks_in_passages_cannot_end_a_turn(tmp_path: Path) -> None:
     judge = open_judge_of(save_causal_model(tmp_path / "zerank-2", "Qwen3"))
     backend: Any = judge.backend

@@ -12,7 +12,7 @@ from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_ver
 from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask, LogitTask, Reply, Request
-from rerank.types import Query, Window
+from rerank.types import Document, Query, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +63,14 @@ class PointwiseJudge(PromptJudge):
         self._check_words(continuations)
         return [
             make_judge_continuation_request(
-                self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations
+                self, Window(window.query, (self._shown(doc),), window.scores[index : index + 1]), continuations
             )
             for index, doc in enumerate(window.docs)
         ]
+
+    def _shown(self, doc: Document) -> Document:
+        """Return the document; published rerankers were trained on title and text without words between them."""
+        return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
 
     def _check_words(self, words: Sequence[str]) -> None:
         """Check that words are single tokens, if the judge reads logits or the prompt is that of a trained reranker.

@@ -74,7 +74,7 @@ in every [prompt](prompts.md). Pointwise rerankers and cross-encoders read the t
 joined by a space.
 
 The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights, as stated on the
-hub; check them there before you rely on them.
+hub (`licence not stated` also where the statement could not be read); check them there before you rely on them.
 """
 _PUBLISHED = """
 ## Published figures
@@ -282,7 +282,11 @@ def _rerankers() -> str:
         ]
         for row in rows
     ]
-    notes = [f"- `{row['name']}`: {row['note']}." for row in rows if row["note"] and row["method"]]
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"] and row["method"]:
+            noted.setdefault(row["note"], []).append(f"`{row['name']}`")
+    notes = [f"- {', '.join(names)}: {note}." for note, names in noted.items()]
     keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
     figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
     figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")

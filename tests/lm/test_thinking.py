@@ -88,10 +88,10 @@ def test_an_order_can_be_thought_about(hf: Hf) -> None:
         assert reply.steps >= 8
 
 
-def test_after_a_plain_text_that_opens_the_thoughts_the_answer_follows_the_closing_tag(hf: Hf) -> None:
+def test_after_a_verbatim_prompt_the_answer_follows_the_closing_tag(hf: Hf) -> None:
     tokens: Any = hf.tokens
     request = Request(
-        prompt=(Message("text", "Is it relevant?\n<think>"),),
+        prompt=(Message("verbatim", "Is it relevant?\n<think>"),),
         sampling=Sampling(max_tokens=1, thinking=64),
         task=ContinuationTask(continuations=(" true", " false")),
     )

@@ -180,7 +180,9 @@ def tiny(kind: str) -> Any:
     from rerank.backends.hf import Hf
     from tests.backends.conftest import make_model, make_tokenizer
 
-    return Hf.from_loaded(make_model(kind, max_position_embeddings=8192), make_tokenizer())
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([" true", " false"])  # single tokens, as in the tokenizers of the real models
+    return Hf.from_loaded(make_model(kind, max_position_embeddings=8192, vocab_size=264), tokenizer)
 
 
 @pytest.mark.parametrize(("name", "kind"), TINY.items())

@@ -241,7 +241,7 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     Nothing else would show it: the scores of Qwen3-Reranker, for example, are close to random without its template.
     """
     preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
-    if preset is None or not preset.recipe:
+    if preset is None or not preset.recipe or not preset.recognise.hub:  # without patterns, it was not trained to rank
         return
     published = open_method(preset.recipe["method"])
     own_prompt = preset.recipe.get("prompt", published.own_prompt)

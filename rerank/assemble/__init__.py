@@ -250,7 +250,8 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     if not is_published or (own_prompt and prompt != own_prompt):
         _log.warning(
             "Model %s is a reranker of the family %s, which was trained for --method %s%s; its scores with --method %s "
-            "and prompt %s may be close to random. Omit --method and --prompt to use the preset %s",
+            "and prompt %s may be close to random. To use the preset %s, run the weights here (--model hf:NAME, "
+            "vllm:NAME or a folder) without --method and --prompt",
             plan.config.model,
             preset.family,
             preset.recipe["method"],

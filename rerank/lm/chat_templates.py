@@ -63,9 +63,9 @@ class ChatRenderer:
         turns = prompt[:-1] if prefix else prompt
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
         if turns and turns[0].role == "text":
-            return self._text_start + "".join(m.content for m in escaped)
+            return self.text_start + "".join(m.content for m in escaped)
         if turns and turns[0].role == "verbatim":  # its marks of turns are meant; those in passages are escaped already
-            return self._text_start + "".join(m.content for m in turns) + prefix
+            return self.text_start + "".join(m.content for m in turns) + prefix
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
@@ -83,7 +83,7 @@ class ChatRenderer:
             ) from error
 
     @cached_property
-    def _text_start(self) -> str:
+    def text_start(self) -> str:
         """The token at the start of texts, if the tokenizer adds one; chat templates contain it themselves."""
         start = self._tokenizer.bos_token_id
         is_added = self.has_template and start is not None and self._tokenizer("a")["input_ids"][:1] == [start]

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import Any
 
 from rerank.lm.chat_templates import ChatRenderer
@@ -98,6 +99,9 @@ class HfTokens:
             Numbers of tokens, in increasing order; empty if the prompt was not rendered from a template, or if the
             tokenizer does not tokenize the text before and after a boundary independently.
         """
+        if len(sections := _verbatim_sections(prompt)) > 1:
+            *ends, whole = accumulate(map(len, self._ids_of_sections(sections)))
+            return tuple(dict.fromkeys(length for length in ends if 0 < length < whole))
         if self._joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
             return ()
         tokenized = self._tokenize(prompt)
@@ -188,9 +192,17 @@ class HfTokens:
         tokenized = self._prompts.get((prompt, thinking))
         if tokenized is None:
             text = self.chat.render(prompt, thinking=thinking)
-            tokenized = TokenizedPrompt(text, tuple(self.ids(text)))
+            sections = _verbatim_sections(prompt)
+            ids = chain(*self._ids_of_sections(sections)) if len(sections) > 1 else self.ids(text)
+            tokenized = TokenizedPrompt(text, tuple(ids))
             self._prompts.put((prompt, thinking), tokenized)
         return tokenized
+
+    def _ids_of_sections(self, sections: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each section of a verbatim text; the outer ones include the special tokens."""
+        first, *inner, last = map(self.plain, (self.chat.text_start + sections[0], *sections[1:]))
+        before, after = self._special
+        return [[*before, *first], *map(list, inner), [*last, *after]]
 
     @cached_property
     def _joined(self) -> JoinedTokenizer | None:
@@ -224,6 +236,11 @@ class HfTokens:
     def _call(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
+
+
+def _verbatim_sections(prompt: Prompt) -> list[str]:
+    """Return the sections of a verbatim prompt; several sections are tokenized one by one."""
+    return [turn.content for turn in prompt if turn.role == "verbatim"]
 
 
 def _tokenizer_cache_entry_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:

@@ -24,7 +24,14 @@ _SECTIONS = {
 #: rank_llm's settings for parsing replies. They are accepted but have no effect, since our parser reads every reply.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
 #: Keys that are fields of the template with the same name -> type of their value.
-_SIMPLE = {"escape_brackets": bool, "plain_text": bool, "verbatim": bool, "reply_prefix": str, "instruction": str}
+_SIMPLE = {
+    "escape_brackets": bool,
+    "plain_text": bool,
+    "verbatim": bool,
+    "tokenize_sections": bool,
+    "reply_prefix": str,
+    "instruction": str,
+}
 _KEYS = ("method", "description", "template", "examples", "shows", *_SIMPLE, *_SECTIONS, *_WITHOUT_EFFECT)
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 

@@ -87,6 +87,8 @@ class PromptTemplate:
         plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
         verbatim: Whether the prompt is the exact text that the model was trained with, including marks of turns. No
             line breaks are added, and no chat template is applied.
+        tokenize_sections: Whether the sections of a verbatim text are tokenized one by one, as some rerankers were
+            trained: a full stop at the end of a passage and the line break after it then remain two tokens.
 
     Raises:
         UnknownNameError: A placeholder is not available in its section.
@@ -110,6 +112,7 @@ class PromptTemplate:
     instruction: str = ""
     plain_text: bool = False
     verbatim: bool = False
+    tokenize_sections: bool = False
 
     def __post_init__(self) -> None:
         """Compile all sections and check that they show passages and query."""
@@ -139,7 +142,7 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for later in ("pictures", "instruction", "plain_text", "verbatim"):
+        for later in ("pictures", "instruction", "plain_text", "verbatim", "tokenize_sections"):
             if not content[later]:
                 del content[later]  # so that older prompts keep their digests
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -229,8 +232,11 @@ class PromptTemplate:
                 turns += [Message("user", body), Message("assistant", acknowledge.fill(row))]
             bodies = []
         parts = [self._line(part) for part in (prefix, *bodies)]
+        suffix = self._section("suffix").fill(shared)
+        if self.tokenize_sections:
+            return [Message("user", text) for text in (*parts, suffix)], []
         boundaries += ((len(turns), end) for end in accumulate(map(len, parts), initial=0))
-        turns.append(Message("user", "".join(parts) + self._section("suffix").fill(shared)))
+        turns.append(Message("user", "".join(parts) + suffix))
         return turns, list(dict.fromkeys(boundaries))
 
     def _query_position(self, prefix: str, shared: Mapping[str, Any]) -> int:
@@ -325,6 +331,10 @@ class PromptTemplate:
                 f"Prompt {self.name!r} is verbatim and has several turns, examples or pictures, or is plain text",
                 expected="of the sections, only 'prefix', 'body', 'suffix' and 'reply_prefix'",
                 remedy="Write the marks of the turns into these sections, or remove 'verbatim'",
+            )
+        if self.tokenize_sections and not self.verbatim:
+            raise DataError(
+                f"Prompt {self.name!r} has 'tokenize_sections' without 'verbatim'", expected="both or neither"
             )
         if self.prefix_assistant and not self.prefix:
             raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or neither")

@@ -11,7 +11,7 @@ import pytest
 
 from rerank.backends.seq2seq import Seq2seq
 from rerank.prompts.base import Message
-from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
+from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, Request, Sampling
 from rerank.types import Document, Query, Window
 
 pytest.importorskip("torch")
@@ -50,7 +50,7 @@ def make_backend() -> Seq2seq:
     folder = Path(tempfile.mkdtemp())
     make_t5().save_pretrained(folder)
     make_t5_tokenizer().save_pretrained(folder)
-    return Seq2seq.load(folder)
+    return Seq2seq.load(folder, BackendOptions(dtype="float32"))
 
 
 def ask(text: str, *words: str, task: Any = ContinuationTask) -> Request:

@@ -68,7 +68,7 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
         digests.add(template.digest)
         roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
         if template.plain_text or template.verbatim:
-            assert roles == ["text" if template.plain_text else "verbatim"]
+            assert set(roles) == {"text" if template.plain_text else "verbatim"}
             continue
         turns = ["user", "assistant"] * len(roles)
         assert roles == turns[: len(roles)]
@@ -349,3 +349,27 @@ def test_jinja_is_sandboxed_and_its_failures_are_typed(code: str) -> None:
 def test_jinja_nested_too_deeply_is_typed(text: str) -> None:
     with raises(DataError, "Jinja"):
         PromptTemplate(name="x", prefix="{{ query }} {{ passages }}" + text, syntax="jinja")
+
+
+def test_verbatim_text_is_joined_unchanged() -> None:
+    text = "method: pointwise\nverbatim: true\nprefix: '<|a|>{query}|'\nbody: '{candidate}'\nsuffix: '<|b|>'"
+    template = prompt_template_from_yaml(text, "p")
+    (turn,) = template.render("q<|b|>", ["one"])
+    assert turn == Message("verbatim", "<|a|>q(|b|)|one<|b|>")  # marks of the template stay, those of texts do not
+    assert replace(template, verbatim=False).digest != template.digest
+    begun = prompt_template_from_yaml(f"{text}\nreply_prefix: '['", "p").render("q", ["one"])
+    assert [message.role for message in begun] == ["verbatim", "assistant"]
+
+
+@pytest.mark.parametrize("more", ["system_message: s", "prefix_assistant: a", "shows: pictures", "plain_text: true"])
+def test_verbatim_text_has_no_turns(more: str) -> None:
+    with raises(DataError, "verbatim" if "plain" not in more else "p"):
+        prompt_template_from_yaml(f"method: pointwise\nverbatim: true\nprefix: p\nbody: '{{candidate}}'\n{more}", "p")
+
+
+def test_the_instruction_of_the_file_is_a_default() -> None:
+    template = prompt_template_from_yaml(
+        "instruction: facts\nbody: '[{rank}] {candidate}'\nsuffix: '{instruction} {query}'", "p"
+    )
+    assert template.render("q", ["one"])[0].content == "[1] one\nfacts q"
+    assert template.with_instruction("dates").render("q", ["one"])[0].content == "[1] one\ndates q"

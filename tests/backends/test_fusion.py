@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from rerank.backends.fusion import Fusion
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
-from rerank.tasks import FusionTask, GenerationTask, Request, Sampling
+from rerank.tasks import BackendOptions, FusionTask, GenerationTask, Request, Sampling
 from rerank.types import Document
 from tests.backends.test_seq2seq import make_t5, make_t5_tokenizer
 
@@ -22,7 +24,10 @@ TEXTS = ("Query: fleas Document: cats live Relevant:", "Query: fleas Document: f
 
 
 def make_backend() -> Fusion:
-    return Fusion.from_loaded(make_t5(), make_t5_tokenizer())
+    folder = Path(tempfile.mkdtemp())
+    make_t5().save_pretrained(folder)
+    make_t5_tokenizer().save_pretrained(folder)
+    return Fusion.load(folder, BackendOptions(dtype="float32"))
 
 
 def request(*texts: str, max_tokens: int = 6, task: Any = FusionTask()) -> Request:  # noqa: B008 - frozen and empty

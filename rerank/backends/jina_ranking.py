@@ -110,6 +110,8 @@ class JinaRanking(LocalModel):
         self._model, self._identity = model, dict(identity)
         self._marks = added[_PASSAGE_MARK], added[_QUERY_MARK]
         self._block = options.batch_size or DEFAULT_BLOCK
+        if self._block != DEFAULT_BLOCK:  # passages of one pass affect each other's scores
+            self._identity["passages_per_pass"] = str(self._block)
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, self._identity.get("model", ""))
         self._tokens = RankingTokens(tokenizer, context_size=size)

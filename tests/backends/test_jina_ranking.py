@@ -75,9 +75,9 @@ def test_scores_are_the_cosines_of_the_projected_states(folder: Path, loaded: Ji
 
 
 def test_blocks_are_compared_with_the_weighted_mean_of_the_querys_vectors(folder: Path) -> None:
-    (reply,) = JinaRanking.load(folder, BackendOptions(dtype="float32", device="cpu", batch_size=3)).generate(
-        [request(*PASSAGES)]
-    )
+    backend = JinaRanking.load(folder, BackendOptions(dtype="float32", device="cpu", batch_size=3))
+    assert backend.identity["passages_per_pass"] == "3"
+    (reply,) = backend.generate([request(*PASSAGES)])
     first, second = (vectors(folder, QUERY, part) for part in (PASSAGES[:3], PASSAGES[3:]))
     weights = [(1 + max(cosines(*block))) / 2 for block in (first, second)]
     query = (weights[0] * first[1] + weights[1] * second[1]) / sum(weights)

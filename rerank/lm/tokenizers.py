@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any
 
+from rerank.errors import BackendError
 from rerank.lm.chat_templates import ChatRenderer
 from rerank.lm.joined_tokens import JoinedTokenizer, token_starts
 from rerank.lm.token_joints import CARRIER
@@ -199,9 +200,19 @@ class HfTokens:
         return tokenized
 
     def _ids_of_sections(self, sections: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each section of a verbatim text; the outer ones include the special tokens."""
+        """Return the token ids of each section of a verbatim text; the outer ones include the special tokens.
+
+        Raises:
+            BackendError: The tokenizer changes texts, or adds special tokens inside them.
+        """
+        try:
+            before, after = self._special
+        except LookupError as error:
+            raise BackendError(
+                f"The sections of a prompt cannot be tokenized one by one: {error}",
+                expected="a tokenizer of the family that the prompt was made for",
+            ) from error
         first, *inner, last = map(self.plain, (self.chat.text_start + sections[0], *sections[1:]))
-        before, after = self._special
         return [[*before, *first], *map(list, inner), [*last, *after]]
 
     @cached_property

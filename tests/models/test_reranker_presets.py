@@ -165,6 +165,13 @@ def test_the_method_of_the_preset_is_no_warning(settings: dict[str, Any], caplog
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("model", ["openai:Qwen/Qwen3-Reranker-0.6B", "vlm:Qwen/Qwen3-Reranker-0.6B"])
+def test_backends_with_a_chat_template_refuse_the_prompt(model: str) -> None:
+    setup = assemble_ranker({"model": model, "method": "pointwise,yes=yes,no=no", "prompt": "qwen3_reranker"})
+    with raises(UsageError, "qwen3_reranker", model):
+        setup.check_backend()
+
+
 def test_rerankers_that_cannot_be_run_are_refused_with_the_reason() -> None:
     for name, preset in PRESETS.items():
         if not preset.recipe:

@@ -14,6 +14,7 @@ import pytest
 from rerank.assemble import assemble_ranker
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
+from rerank.models.reranker_presets import recognise_reranker, reranker_presets
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_model, make_tokenizer
 from tests.backends.test_seq2seq import make_t5, make_t5_tokenizer
@@ -174,17 +175,18 @@ def test_a_tokenizer_without_the_words_is_refused(tmp_path: Path) -> None:
         open_judge_of(folder).make_requests(make_window())
 
 
-@pytest.mark.parametrize(("name", "kind"), [("monot5-base-msmarco", "T5"), ("InRanker-base", "T5")])
-def test_prompts_and_scores_of_encoder_decoder_models(name: str, kind: str, tmp_path: Path) -> None:
-    check_encoder_decoder(tmp_path / name, kind, ("▁false", "▁true"))
+#: Folder name -> class of the model, and the tokens of a negative and a positive answer.
+SEQ2SEQ = {
+    "monot5-base-msmarco": ("T5", ["▁false", "▁true"]),
+    "InRanker-base": ("T5", ["▁false", "▁true"]),
+    "mt5-base-mmarco-v2": ("MT5", ["▁no", "▁yes"]),
+}
 
 
-def test_mt5_answers_yes_or_no(tmp_path: Path) -> None:
-    check_encoder_decoder(tmp_path / "mt5-base-mmarco-v2", "MT5", ("▁no", "▁yes"))
-
-
-def check_encoder_decoder(folder: Path, kind: str, pieces: tuple[str, str]) -> None:
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_prompts_and_scores_of_encoder_decoder_models(name: str, tmp_path: Path) -> None:
     """Compare with pygaggle: log-softmax over the two logits of the first step, of which the second is the score."""
+    folder, (kind, pieces) = tmp_path / name, SEQ2SEQ[name]
     make_t5(kind).save_pretrained(folder)
     make_t5_tokenizer().save_pretrained(folder)
     judge = open_judge_of(folder)
@@ -199,7 +201,7 @@ def check_encoder_decoder(folder: Path, kind: str, pieces: tuple[str, str]) -> N
         with torch.inference_mode():
             inputs = tokenizer(text, return_tensors="pt")
             step = backend.model(input_ids=inputs["input_ids"], decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
-        expected.append(step[tokenizer.convert_tokens_to_ids(list(pieces))].log_softmax(0)[1].exp().item())
+        expected.append(step[tokenizer.convert_tokens_to_ids(pieces)].log_softmax(0)[1].exp().item())
     (verdict,) = judge_windows(judge, [window])
     assert torch.sigmoid(torch.tensor(verdict.scores)).tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -250,3 +252,10 @@ def test_cross_encoders_score_the_plain_pair(name: str, tmp_path: Path) -> None:
         )
     else:
         assert verdict.scores == pytest.approx([float(row[0]) for row in logits], abs=1e-4)
+
+
+def test_every_verified_pointwise_family_is_checked_here() -> None:
+    kinds = {"cross-encoder", "yes-no", "word-logit", "sequence-to-sequence"}
+    verified = {preset.family for preset in reranker_presets().values() if preset.verified and preset.kind in kinds}
+    checked = [preset for name in (*CAUSAL, *SEQ2SEQ, *PAIRS) if (preset := recognise_reranker(f"owner/{name}"))]
+    assert verified <= {preset.family for preset in checked}

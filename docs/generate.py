@@ -58,8 +58,14 @@ of them. The weights come from the hub when they are first used, or from a folde
 
 A model is recognised by the name of a preset, by its hub id (fine-tuned models too, if the name is kept), and in a
 folder by the folder's name, the class in `config.json` or the chat template. If a recognised model gets another
-method or another prompt, a warning names the preset. A server of chats (`openai:NAME`) applies a template of its own,
-so that the prompt of a preset cannot be sent to it; the warning is then the same.
+method or another prompt, a warning names the preset. An adapter is recognised instead of its base model.
+
+A server of chats (`openai:NAME`) applies a template of its own. It gets the preset if its prompt is a chat, as that of
+RankZephyr or ReasonRank; prompts that contain marks of turns, and scores after thoughts (Rank1), need a local model.
+
+The limits are those of the authors. Where they count words or characters, the limit in tokens is about as long: 4/3
+tokens per word, or a quarter per character. Reasoning models think before they answer, up to the length that their
+authors use: 2,000 to 8,000 tokens per call, which takes most of the time.
 
 *Verified* means that a test compares the prompt with the text that the cited source makes, byte for byte, and the
 scores of a small model of the same class with the formula of the source. It says nothing about quality. Models that
@@ -69,7 +75,7 @@ in every [prompt](prompts.md). Pointwise rerankers and cross-encoders read the t
 joined by a space.
 
 The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights, as stated on the
-hub; check them there before you rely on them.
+hub (`licence not stated` also where the statement could not be read); check them there before you rely on them.
 """
 _PUBLISHED = """
 ## Published figures
@@ -277,7 +283,11 @@ def _rerankers() -> str:
         ]
         for row in rows
     ]
-    notes = [f"- `{row['name']}`: {row['note']}." for row in rows if row["note"] and row["method"]]
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"] and row["method"]:
+            noted.setdefault(row["note"], []).append(f"`{row['name']}`")
+    notes = [f"- {', '.join(names)}: {note}." for note, names in noted.items()]
     keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
     figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
     figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")

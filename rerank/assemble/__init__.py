@@ -242,7 +242,7 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
     (github.com/vllm-project/vllm, issues 20478 and 21681).
     """
     preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
-    if preset is None or not preset.recipe:
+    if preset is None or not preset.recipe or not preset.recognise.hub:  # without patterns, it was not trained to rank
         return
     published = open_method(preset.recipe["method"])
     own_prompt = preset.recipe.get("prompt", published.own_prompt)

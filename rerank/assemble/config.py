@@ -210,7 +210,7 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     values = adapter_folder_defaults(folder, given) if folder else {}
     if "method" in given or "method" in values:
         return values
-    recipe = {"method": DEFAULT_METHOD, **recipe_of_model(settings.get("model") or "", folder)}
+    recipe = {"method": DEFAULT_METHOD, **recipe_of_model(given.get("adapter") or given.get("model") or "", folder)}
     return {key: value for key, value in recipe.items() if key not in given} | values
 
 

@@ -24,6 +24,7 @@ from rerank.tasks import (
     AttentionTask,
     ContinuationTask,
     CrossEncoderTask,
+    FusionTask,
     GenerationTask,
     LikelihoodTask,
     LogitTask,
@@ -68,7 +69,16 @@ class Fake:
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask, CrossEncoderTask}
+        {
+            GenerationTask,
+            FusionTask,
+            PermutationTask,
+            ContinuationTask,
+            LikelihoodTask,
+            LogitTask,
+            AttentionTask,
+            CrossEncoderTask,
+        }
     )
     #: Pictures are accepted, since replies depend on the window, not on the prompt.
     sees_pictures: ClassVar[bool] = True
@@ -148,7 +158,7 @@ class Fake:
         elif isinstance(request.task, AttentionTask) and request.task.per_token:
             positions, scores = self._score_words(request, request.task, rng)
             reply = Reply(text=format_task_token_positions(positions), scores=scores, tokens_in=tokens_in)
-        elif not isinstance(request.task, GenerationTask | PermutationTask):
+        elif not isinstance(request.task, GenerationTask | FusionTask | PermutationTask):
             shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
         else:

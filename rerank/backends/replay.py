@@ -10,6 +10,7 @@ from rerank.tasks import (
     AttentionTask,
     ContinuationTask,
     CrossEncoderTask,
+    FusionTask,
     GenerationTask,
     LikelihoodTask,
     LogitTask,
@@ -69,7 +70,16 @@ class Replay:
     """
 
     tasks = frozenset(
-        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, LogitTask, AttentionTask, CrossEncoderTask}
+        {
+            GenerationTask,
+            FusionTask,
+            PermutationTask,
+            ContinuationTask,
+            LikelihoodTask,
+            LogitTask,
+            AttentionTask,
+            CrossEncoderTask,
+        }
     )
     #: Pictures are accepted, since the prompt is ignored.
     sees_pictures = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
 from rerank.parsing import parse_permutation
@@ -27,7 +28,7 @@ class Generate(ListwiseJudge):
         identifiers: ``numbers``, with which published models were trained, or ``letters`` of one token each.
     """
 
-    needs = (PermutationTask, GenerationTask)
+    needs: ClassVar[tuple[type[Any], ...]] = (PermutationTask, GenerationTask)
 
     constrain: bool = True
     identifiers: Alphabet = "numbers"

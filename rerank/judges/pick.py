@@ -14,7 +14,7 @@ from rerank.errors import UsageError
 from rerank.judges.base import FAILURES, IDENTIFIER_SCORES, ListwiseJudge, ScoreKind, Verdict, failed_judge_verdict
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.judges.generate import SPARE_TOKENS, judge_verdict_from_reply
-from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
+from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
@@ -27,21 +27,31 @@ class Pick(ListwiseJudge):
 
     Attributes:
         by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
-            ``generation`` lets the model generate one identifier, with constrained decoding if the backend supports
-            it; this document comes first, and the others keep their order.
+            ``generation`` lets the model generate one identifier; this document comes first, and the others keep their
+            order.
+        constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
+            that were trained to write more, such as tags, need false; the completion is then parsed.
+        identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
 
     Raises:
-        UsageError: The backend does not support this way of choosing.
+        UsageError: The backend does not support this way of choosing, or likelihoods of numbers are asked for.
     """
 
     needs = (ContinuationTask, PermutationTask, GenerationTask)
     prompt = "pick"
 
     by: Literal["likelihood", "generation"] = "likelihood"
+    constrain: bool = True
+    identifiers: Alphabet = "letters"
 
     def __post_init__(self) -> None:
-        """Check that the backend supports the way of choosing."""
+        """Check that the backend and the identifiers allow this way of choosing."""
         super().__post_init__()
+        if self._uses_likelihood and self.identifiers == "numbers":
+            raise UsageError(
+                "identifiers=numbers with by=likelihood, but numbers may have several tokens",
+                expected="letters, or by=generation",
+            )
         tasks = (ContinuationTask,) if self._uses_likelihood else (PermutationTask, GenerationTask)
         if not any(map(self.supports, tasks)):
             model = self.backend.identity.get("model", "")
@@ -63,11 +73,13 @@ class Pick(ListwiseJudge):
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
+        if self.identifiers == "numbers":
+            return {}
         return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request that asks for the most relevant document."""
-        labels = make_prompt_identifiers("letters", len(window), self.backend.tokens)
+        labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         if self._uses_likelihood:
             return [
                 make_judge_continuation_request(
@@ -81,7 +93,8 @@ class Pick(ListwiseJudge):
         sampling = Sampling(
             max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking
         )
-        task = PermutationTask(items=items, count=1) if self.supports(PermutationTask) else GenerationTask()
+        constrained = self.constrain and self.supports(PermutationTask)
+        task = PermutationTask(items=items, count=1) if constrained else GenerationTask()
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
@@ -89,7 +102,7 @@ class Pick(ListwiseJudge):
         count = len(window)
         if self._uses_likelihood:
             return failed_judge_verdict(replies, count) or self.rank_by_score(replies[0].scores, window)
-        labels = make_prompt_identifiers("letters", count, self.backend.tokens)
+        labels = make_prompt_identifiers(self.identifiers, count, self.backend.tokens)
         verdict = judge_verdict_from_reply(_close_pick_judge_bracket(replies[0]), count, depth=1, labels=labels)
         if verdict.status in FAILURES:
             return verdict

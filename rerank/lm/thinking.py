@@ -43,7 +43,9 @@ def decode_thoughts_into_jobs(generate: ThoughtGenerator, tokens: HfTokens, jobs
 
 
 def _close_thought(job: Job) -> str:
-    return f"{CLOSE}\n\n{job.reply_prefix}"
+    """Return the closing tag and what follows it; nothing is added to a verbatim prompt."""
+    between = "" if job.request.prompt[0].role == "verbatim" else "\n\n"
+    return f"{CLOSE}{between}{job.reply_prefix}"
 
 
 def _open_thought(tokens: HfTokens, job: Job) -> Job:

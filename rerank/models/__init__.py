@@ -75,23 +75,23 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
     """Return the settings of the method ``auto`` for a model; empty if none are known.
 
     Args:
-        selector: The model, as in ``--model``; empty if it is not known.
-        folder: The folder that the model is read from; None for a model on the hub.
+        selector: The model, as in ``--model``, or its adapter; empty if it is not known.
+        folder: The folder that the model or the adapter is read from; None for one on the hub.
 
     Raises:
         UsageError: The model is a published reranker that cannot be run here.
     """
     recipe = recipe_of_model_folder(folder)
-    if recipe or not selector or not hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load"):
-        return recipe  # the text of a reranker's prompt cannot be sent to a server of chats
-    preset = reranker_preset_of_model(selector)
-    if preset and not preset.recipe:
+    preset = None if recipe or not selector else reranker_preset_of_model(selector)
+    if preset is None or not (preset.served or hasattr(BACKENDS.get(split_model_selector(selector)[0]), "load")):
+        return recipe
+    if not preset.recipe:
         raise UsageError(
             f"Model {selector!r} is a reranker of the family {preset.family!r}: {preset.note}",
             expected="a reranker that this version can run; `rerank models --all` lists them with their methods",
             remedy="Use another model, or serve it with vLLM, or give --method to use it in another way",
         )
-    return preset.recipe if preset else {}
+    return preset.recipe
 
 
 @named_path_errors()

@@ -95,6 +95,7 @@ class RerankerPreset:
         year: Year of the release.
         parameters: Number of parameters in millions; None if it is not stated.
         open: Whether the weights can be downloaded.
+        served: Whether the recipe also suits servers, which render chats and return no logits.
         note: What users need to know, such as a package that the model needs.
         published: Figures of others, each with value, measure, collection, first stage, depth and who measured it.
     """
@@ -112,6 +113,7 @@ class RerankerPreset:
     year: int | None = None
     parameters: float | None = None
     open: bool = True
+    served: bool = False
     note: str = ""
     published: Sequence[Mapping[str, Any]] = ()
 

@@ -48,6 +48,7 @@ _ID_KEYS = (
 _RANK_KEYS = ("rank", "position", "place")
 _SCORE_KEYS = ("score", "relevance", "relevance_score")
 _NUMBER = re.compile(r"\d{1,100}")
+_BRACKETED = re.compile(r"\[\s?\d{1,100}\s?\]")
 
 
 def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation | None, bool]:
@@ -165,7 +166,10 @@ def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) 
 
 
 def _interpret_json_objects(text: str) -> list[Interpretation]:
-    """Interpret a JSON list of objects, or one object per line. Sort by rank or score if all objects have one."""
+    """Interpret a JSON list of objects, one object per line, or an object that maps identifiers in brackets to scores.
+
+    Sort by rank or score if all objects have one.
+    """
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return []
@@ -177,7 +181,8 @@ def _interpret_json_objects(text: str) -> list[Interpretation]:
             _parse_reply_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")
         ]
     if isinstance(payload, dict):
-        payload = next((value for value in payload.values() if isinstance(value, list)), None)
+        scored: Any = [{"id": key, "score": value} for key, value in payload.items() if _BRACKETED.fullmatch(key)]
+        payload = scored or next((value for value in payload.values() if isinstance(value, list)), None)
     rows = payload if isinstance(payload, list) and all(isinstance(row, dict) for row in payload) else []
     if rows and all(_number_in_reply_object(row, _RANK_KEYS) is not None for row in rows):
         rows = sorted(rows, key=lambda row: _number_in_reply_object(row, _RANK_KEYS) or 0.0)

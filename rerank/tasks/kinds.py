@@ -20,6 +20,16 @@ class GenerationTask:
     format_name: ClassVar[str] = "Write"
 
 
+@dataclass(frozen=True, slots=True)
+class FusionTask:
+    """Generation of one text from several, which an encoder reads separately: each turn of the prompt is one text.
+
+    Source: fusion in the decoder, Izacard and Grave, EACL 2021, arXiv 2007.01282.
+    """
+
+    format_name: ClassVar[str] = "Fuse"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermutationTask:
     """Constrained generation of a permutation without repeated identifiers; the reply contains its text.
@@ -133,7 +143,14 @@ class CrossEncoderTask:
 
 
 Task = (
-    GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | LogitTask | AttentionTask | CrossEncoderTask
+    GenerationTask
+    | FusionTask
+    | PermutationTask
+    | ContinuationTask
+    | LikelihoodTask
+    | LogitTask
+    | AttentionTask
+    | CrossEncoderTask
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from rerank.tasks import (
     Backend,
     ContinuationTask,
     CrossEncoderTask,
+    FusionTask,
     GenerationTask,
     PermutationTask,
     Reply,
@@ -39,6 +41,7 @@ CASES = (
     "generate,identifiers=letters",
     "generate,constrain=false,identifiers=letters",
     "pick,by=generation",
+    "pick,by=generation,constrain=false,identifiers=numbers",
     "attention,calibrate=false",
     "attention,best_first=true",
 )
@@ -48,7 +51,7 @@ def chooses_best(selector: str) -> bool:
     """Return whether a judge moves only the best document; its test module says so with ``CHOOSES_BEST = True``."""
     module = f"tests.judges.test_{Selector.parse(selector).name.replace('-', '_')}"
     own = importlib.util.find_spec(module) and getattr(importlib.import_module(module), "CHOOSES_BEST", False)
-    return bool(own) or selector == "pick,by=generation"
+    return bool(own) or selector.startswith("pick,by=generation")
 
 
 Build = Callable[[Backend], PromptJudge]
@@ -78,8 +81,10 @@ def answer(request: Request, relevance: Relevance) -> Reply:
     match request.task:
         case PermutationTask(items=items, count=count):
             return Reply(text=" > ".join(items[position] for position in ranked[:count]))
-        case GenerationTask():
-            has_letters = "[A]" in request.prompt[-1].content + request.prompt[-2].content
+        case GenerationTask() if "JSON" in request.prompt[-1].content:
+            return Reply(text=json.dumps({f"[{index}]": score for index, score in enumerate(scores, start=1)}))
+        case GenerationTask() | FusionTask():
+            has_letters = "[A]" in "".join(turn.content for turn in request.prompt[-2:])
             labels = [chr(ord("A") + index) if has_letters else str(index + 1) for index in range(len(scores))]
             return Reply(text=" > ".join(f"[{labels[position]}]" for position in ranked))
         case AttentionTask() | CrossEncoderTask():

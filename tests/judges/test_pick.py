@@ -76,6 +76,25 @@ def test_generation_without_constraint_is_read(text: str, order: tuple[int, ...]
     assert scripted.asked[0].task == GenerationTask()
 
 
+@pytest.mark.parametrize(
+    ("text", "order", "status"),
+    [
+        ("<think>\n[1] is about snow.</think>\n<answer>[3]</answer>", (2, 0, 1), "ok"),
+        ("<think>[1] or [2]?</think> <answer>the best is [2]</answer>", (1, 0, 2), "repaired"),
+        ("<answer>[3", (0, 1, 2), "empty"),  # may have been the beginning of [30]
+        ("<think>[3] is", (0, 1, 2), "empty"),
+        ("<think></think><answer>[9]</answer>", (0, 1, 2), "empty"),
+    ],
+)
+def test_numbers_in_tags_are_read_as_rank_r1_writes_them(text: str, order: tuple[int, ...], status: str) -> None:
+    scripted = Scripted(always(Reply(text=text, finish="length")), PermutationTask, GenerationTask)
+    made = open_judge("pick,by=generation,constrain=false,identifiers=numbers", scripted, load_prompt("rank_r1"))
+    (verdict,) = judge_windows(made, [THREE])
+    assert (verdict.order, verdict.status) == (order, status)
+    assert scripted.asked[0].task == GenerationTask()
+    assert "\n[3] about hail\n" in scripted.asked[0].prompt[-1].content
+
+
 @pytest.mark.parametrize("by", ["likelihood", "generation"])
 def test_a_reply_that_never_came_keeps_the_order(by: str) -> None:
     scripted = Scripted(always(Reply(finish="error", error="[B] is gone")), ContinuationTask, PermutationTask)
@@ -100,6 +119,8 @@ def test_a_backend_that_cannot_is_refused_with_the_way_that_it_can(by: str, task
 def test_options_are_checked() -> None:
     with raises(UsageError, "likelihood, generation"):
         open_judge("pick,by=luck", Fake("perfect"), PICK)
+    with raises(UsageError, "identifiers=numbers", "by=generation"):
+        open_judge("pick,identifiers=numbers", Fake("perfect"), PICK)
     with raises(UnknownNameError, "'pick'", "'bye'", "'by'"):
         open_judge("pick,bye=generation", Fake("perfect"), PICK)
 

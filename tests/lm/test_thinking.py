@@ -88,6 +88,18 @@ def test_an_order_can_be_thought_about(hf: Hf) -> None:
         assert reply.steps >= 8
 
 
+def test_after_a_verbatim_prompt_the_answer_follows_the_closing_tag(hf: Hf) -> None:
+    tokens: Any = hf.tokens
+    request = Request(
+        prompt=(Message("verbatim", "Is it relevant?\n<think>"),),
+        sampling=Sampling(max_tokens=1, thinking=64),
+        task=ContinuationTask(continuations=(" true", " false")),
+    )
+    job = Job(index=0, request=request, prompt=tokens.encode([request.prompt])[0], sampling=request.sampling)
+    (thought,) = decode_thoughts_into_jobs(lambda jobs: [(list(tokens.plain(" so be it")), False)], tokens, [job])
+    assert tokens.text(thought.prompt, special=True).endswith("Is it relevant?\n<think> so be it</think>")
+
+
 def test_likelihoods_are_those_after_the_thought(hf: Hf) -> None:
     task = ContinuationTask(continuations=("A", "B"))
     (plain,) = hf.generate([asked(0, task)])

@@ -157,6 +157,13 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     # JSON
     ('{"ranking": [2, 1, 3]}', 3, [2, 1, 3], "repaired"),
     ('```json\n{"ranking": ["[2]", "[1]"]}\n```', 2, [2, 1], "repaired"),
+    ('{"[1]": 5, "[2]": 3, "[3]": 8}', 3, [3, 1, 2], "repaired"),
+    ('<answer>\n```json\n{"[1]": 0, "[2]": 3.5}\n```\n</answer>', 3, [2, 1], "partial"),
+    # the forms in which published rerankers reply
+    ("<think>\n[1] is off topic.\n</think>\n<answer> [2] > [1] > [3] </answer>", 3, [2, 1, 3], "ok"),
+    ("<think>[1]</think> <answer>[2] > [1] > [3", 3, [2, 1], "partial"),
+    ("[3] > [2] = [1]", 3, [3, 2, 1], "repaired"),
+    ("[PASSAGE2, PASSAGE3, PASSAGE1]", 3, [2, 3, 1], "repaired"),
     ('{"reason": "[1] is older than [2] is", "ranking": [2, 1, 3]}', 3, [2, 1, 3], "repaired"),
     ('[{"id": 1, "rank": 2}, {"id": 2, "rank": 1}]', 2, [2, 1], "repaired"),
     ('[{"passage": "[1]", "score": 0.1}, {"passage": "[2]", "score": 0.9}]', 2, [2, 1], "repaired"),

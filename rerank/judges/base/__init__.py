@@ -256,6 +256,25 @@ class PromptJudge:
         ]
         return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
 
+    def rank_scored_documents(self, scores: Sequence[float | None], window: Window) -> Verdict:
+        """Order the documents that have a score with `rank_by_score`; those without one (None) keep their positions.
+
+        The status is ``partial`` if some documents have no score, and ``empty`` if none has one.
+        """
+        rated = {position: score for position, score in enumerate(scores) if score is not None}
+        first_stage = tuple(window.scores[position] for position in rated if window.scores)
+        part = Window(window.query, tuple(window.docs[position] for position in rated), first_stage)
+        verdict = self.rank_by_score([*rated.values()], part)
+        if len(rated) == len(window):
+            return verdict
+        order, positions = list(range(len(window))), [*rated]
+        for position, best in zip(positions, verdict.order, strict=True):
+            order[position] = positions[best]
+        detail = f"{len(window) - len(rated)} of {len(window)} documents without a score"
+        if not rated:
+            return Verdict(order=tuple(order), status="empty", detail=detail)
+        return Verdict(order=tuple(order), status="partial", detail=detail, scores=tuple(scores))
+
     def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
         """Return the scores whose z-scores are added to those of the first stage; the judge's own by default."""
         return scores

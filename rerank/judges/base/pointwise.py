@@ -96,18 +96,12 @@ class PointwiseJudge(PromptJudge):
         the window counts as a failure.
         """
         expected = len(self.continuations(window.query))
-        scored = [index for index, reply in enumerate(replies) if len(reply.scores) == expected]
-        first_stage = tuple(window.scores[index] for index in scored if window.scores)
-        part = Window(window.query, tuple(window.docs[index] for index in scored), first_stage)
-        verdict = self.rank_by_score([self.score(replies[index].scores) for index in scored], part)
+        scores = [self.score(reply.scores) if len(reply.scores) == expected else None for reply in replies]
+        verdict = self.rank_scored_documents(scores, window)
         failure = failed_judge_verdict(replies, len(window))
-        if failure is None and len(scored) < len(window):
+        if failure is None and None in scores:
             failure = rank_window_by_score((), len(window))
         if failure is None:
             return verdict
-        # Scored documents are put into the positions that they had, best first; the others keep their positions.
-        order = list(range(len(window)))
-        for position, best in zip(scored, verdict.order, strict=True):
-            order[position] = scored[best]
-        detail = f"{len(window) - len(scored)} of {len(window)} documents without a score: {failure.detail}"
-        return replace(failure, order=tuple(order), detail=detail)
+        missing = f"{scores.count(None)} of {len(window)} documents without a score"
+        return replace(failure, order=verdict.order, detail=f"{missing}: {failure.detail}")

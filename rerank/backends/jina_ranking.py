@@ -1,0 +1,277 @@
+"""The backend ``jina_ranking``: scores all passages of a query in one forward pass of jina-reranker-v3.
+
+Source: Wang, Li and Xiao 2025, arXiv 2509.25085 ("last but not late interaction"), and the authors' ``modeling.py``, of
+which only the formula is used: no code of the model's repository is run. Each passage, and the query after them, ends
+with a special token. The hidden states at these tokens are projected, and the score of a passage is the cosine of its
+vector and that of the query. Torch and transformers are imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from rerank.errors import BackendError, DataError, UsageError
+from rerank.lm.loading import (
+    causal_model_origin,
+    make_causal_model_identity,
+    named_loading_errors,
+    pick_device,
+    pick_dtype,
+    quiet_transformers,
+    require_torch,
+)
+from rerank.lm.model_process import LocalModel, require_model_process
+from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.prompts import load_prompt
+from rerank.prompts.base import Prompt, TokenCounter
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_task_context_size
+
+#: Maximum number of passages per forward pass, as in the authors' code.
+DEFAULT_BLOCK = 125
+_ARCHITECTURE = "JinaForRanking"
+_PASSAGE_MARK, _QUERY_MARK = "<|embed_token|>", "<|rerank_token|>"
+#: Width of the vectors that are compared.
+_PROJECTED = 512
+
+
+class RankingTokens(HfTokens):
+    """A token counter for prompts whose first turn is the query and whose further turns are passages.
+
+    Args:
+        tokenizer: The tokenizer.
+        context_size: Maximum number of tokens of one forward pass.
+    """
+
+    def __init__(self, tokenizer: Any, *, context_size: int) -> None:
+        """Count the tokens of the text around query and passages."""
+        super().__init__(tokenizer, context_size=context_size)
+        none, one, two = self.lengths([render_ranking_prompt("", [""] * count) for count in (0, 1, 2)])
+        #: Tokens around the query, and tokens around each passage; the number of a passage may have three digits.
+        self.fixed, self.per_passage = none, max(one - none, two - one) + 3
+
+    def count(self, prompt: Prompt) -> int:
+        """Return an upper bound of the tokens of a query and its passages; the text has the query twice."""
+        if not prompt:
+            return 0
+        query, *passages = self.lengths([message.content for message in prompt])
+        return self.fixed + 2 * query + sum(passages) + self.per_passage * max(1, len(passages))
+
+
+class _Vectors(NamedTuple):
+    """Vectors of one block, in float32: (passages, 512) and (512,)."""
+
+    passages: Any
+    query: Any
+
+
+class JinaRanking(LocalModel):
+    """A backend that runs jina-reranker-v3 and models of the same class.
+
+    More passages than fit in one forward pass are divided into blocks. The query then has one vector per block; their
+    mean, weighted by max over the block's passages of (1 + cosine) / 2, is compared with all passages, as in the
+    authors' code. Texts are not truncated: a request with a pair longer than the context gets a reply with
+    ``finish="error"``.
+
+    Args:
+        model: The model in evaluation mode on its device, with the attributes ``model`` and ``projector``.
+        tokenizer: Its tokenizer.
+        identity: Name, hash or revision, and dtype of the model.
+        options: Backend options, of which batch size (passages per block) and context size are used; None for the
+            defaults.
+
+    Raises:
+        DataError: The tokenizer lacks a special token of the model.
+        UsageError: The model does not state its context size, and none is given.
+    """
+
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
+    costs_money = False
+    #: One request at a time, since each request already contains a list of passages.
+    batch_size = 1
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
+    ) -> None:
+        """Wrap a model that is already loaded. To load one by name, use `load`."""
+        require_model_process()
+        options = options or BackendOptions()
+        added = tokenizer.get_added_vocab()
+        for mark in (_PASSAGE_MARK, _QUERY_MARK):
+            if mark not in added:
+                raise DataError(
+                    f"The tokenizer of {identity.get('model', '')!r} lacks the token {mark}",
+                    expected="the tokenizer of the model, which has it as a special token",
+                    remedy="Download the model again",
+                )
+        self._model, self._identity = model, dict(identity)
+        self._marks = added[_PASSAGE_MARK], added[_QUERY_MARK]
+        self._block = options.batch_size or DEFAULT_BLOCK
+        if self._block != DEFAULT_BLOCK:  # passages of one pass affect each other's scores
+            self._identity["passages_per_pass"] = str(self._block)
+        stated = stated_context_size(model, tokenizer)
+        size = resolve_task_context_size(stated, options, self._identity.get("model", ""))
+        self._tokens = RankingTokens(tokenizer, context_size=size)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
+        """Load a model from a folder or from the hub; only safetensors weights are read, and no code.
+
+        Args:
+            name: A folder with the files of the model, or an id on the hub.
+            options: How to load and run the model.
+
+        Raises:
+            MissingPrerequisiteError: Torch or transformers are not installed.
+            MissingResourceError: The model does not exist.
+            UsageError: The model has another class, or an option does not fit this machine or model.
+            DataError: The weights are damaged or incomplete.
+        """
+        options = options or BackendOptions()
+        for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
+            if value:
+                raise UsageError(
+                    f"{flag} {value} with the backend jina_ranking", expected="no adapter and no device map"
+                )
+        device = pick_device(options.device)
+        dtype = pick_dtype(options.dtype, device)
+        with quiet_transformers(), named_loading_errors(name, device):
+            model, tokenizer = _load_ranking_model(name, options, device=device, dtype=dtype)
+        commit = getattr(model.config, "_commit_hash", None)
+        identity = make_causal_model_identity(name, options, dtype, commit=commit)
+        backend = cls(model, tokenizer, identity=identity, options=options)
+        backend.set_source(name, options)
+        return backend
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Name, hash or revision, and dtype."""
+        return self._identity
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """The token counter. The context size limits each forward pass."""
+        return self._tokens
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to all requests, in order, with one cosine per passage.
+
+        Raises:
+            BackendError: The model failed for a reason other than memory.
+            UsageError: This process was forked after a model was used.
+        """
+        require_model_process()
+        with self._lock:
+            return [self._reply(request) for request in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        from rerank.lm.decoding import is_out_of_memory
+
+        started = time.perf_counter()
+        if not isinstance(request.task, CrossEncoderTask):
+            task = type(request.task).__name__
+            return Reply(finish="error", error=f"The backend jina_ranking scores passages; it does not support {task}")
+        query, *passages = [message.content for message in request.prompt]
+        longest = max((self._tokens.count((request.prompt[0], turn)) for turn in request.prompt[1:]), default=0)
+        if longest > self._tokens.context_size:
+            error = f"A pair needs {longest} tokens, and the context holds at most {self._tokens.context_size}"
+            return Reply(tokens_in=longest, finish="error", error=error)
+        texts = [render_ranking_prompt(query, block) for block in self._blocks(query, passages)]
+        rows = [self._tokens.ids(text) for text in texts]
+        tokens = sum(map(len, rows))
+        try:
+            with quiet_transformers():
+                scores = _combine_blocks([self._run_block(row) for row in rows])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise BackendError(f"The model failed on {len(passages)} passages: {error}") from error
+            advice = "lower --batch-size, the number of passages per forward pass"
+            return Reply(
+                tokens_in=tokens, finish="error", error=f"Out of memory on {max(map(len, rows))} tokens; {advice}"
+            )
+        return Reply(scores=scores, tokens_in=tokens, seconds=time.perf_counter() - started)
+
+    def _blocks(self, query: str, passages: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the passages in blocks that fit in the context."""
+        (asked,), lengths = self._tokens.lengths([query]), self._tokens.lengths([*passages])
+        available = self._tokens.context_size - self._tokens.fixed - 2 * asked
+        block: list[str] = []
+        left = available
+        for passage, length in zip(passages, lengths, strict=True):
+            needed = length + self._tokens.per_passage
+            if block and (len(block) == self._block or needed > left):
+                yield block
+                block, left = [], available
+            block.append(passage)
+            left -= needed
+        if block:
+            yield block
+
+    def _run_block(self, ids: Sequence[int]) -> _Vectors:
+        torch, _ = require_torch()
+        row = torch.tensor([ids], device=self._model.device)
+        with torch.inference_mode():
+            states = self._model.model(input_ids=row, use_cache=False).last_hidden_state[0]
+            passages, query = (self._model.projector(states[row[0] == mark]).float() for mark in self._marks)
+        return _Vectors(passages, query[0])
+
+
+def render_ranking_prompt(query: str, passages: Sequence[str]) -> str:
+    """Return the text that the model reads; special tokens spelled out in query and passages are escaped."""
+    return load_prompt("jina_v3").render(query, passages)[0].content
+
+
+def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
+    """Return the cosine of each passage and the weighted mean of the query's vectors."""
+    torch, _ = require_torch()
+    if not blocks:
+        return ()
+    cosine = torch.nn.functional.cosine_similarity
+    weights = [(1 + cosine(block.passages, block.query[None]).max()) / 2 for block in blocks]
+    # A cosine does not depend on the length of a vector, so the weights need not be divided by their sum.
+    query = sum(weight * block.query for weight, block in zip(weights, blocks, strict=True))
+    return tuple(cosine(torch.cat([block.passages for block in blocks]), query[None]).tolist())
+
+
+def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> tuple[Any, Any]:
+    """Load model and tokenizer; the code in the model's repository is not needed."""
+    torch, transformers = require_torch()
+    origin = {**causal_model_origin(name, options), "trust_remote_code": False}
+    config = transformers.Qwen3Config.from_pretrained(name, **origin)
+    if _ARCHITECTURE not in (config.architectures or []):
+        raise UsageError(
+            f"Model {str(name)!r} is a {' or '.join(config.architectures or ['model of unknown class'])}",
+            expected=f"a model of the class {_ARCHITECTURE}, such as jinaai/jina-reranker-v3",
+            remedy="Use --method auto, or another method",
+        )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
+
+    base: Any = transformers.Qwen3PreTrainedModel
+
+    class RankingModel(base):  # type: ignore[misc]
+        """Qwen 3 without an output head, and the projector, under the names that the weights have."""
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            width = config.hidden_size
+            self.model = transformers.Qwen3Model(config)
+            self.projector = torch.nn.Sequential(
+                torch.nn.Linear(width, width // 2, bias=False),
+                torch.nn.ReLU(),
+                torch.nn.Linear(width // 2, _PROJECTED, bias=False),
+            )
+            self.post_init()
+
+    model, loaded = RankingModel.from_pretrained(
+        name, config=config, dtype=dtype, use_safetensors=True, device_map=device, output_loading_info=True, **origin
+    )
+    if loaded["missing_keys"]:
+        raise DataError(
+            f"The weights of {str(name)!r} lack {', '.join(sorted(loaded['missing_keys'])[:3])}",
+            expected="the weights of a Qwen 3 model, projector.0.weight and projector.2.weight",
+        )
+    return model.eval(), tokenizer

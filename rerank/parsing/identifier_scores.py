@@ -1,0 +1,32 @@
+"""Parse replies that give a score to each passage, such as ``{"[1]": 5, "[2]": 3}`` (GroupRank, arXiv 2511.11653)."""
+
+from __future__ import annotations
+
+import re
+
+from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
+from rerank.parsing.mentions import MAX_DIGITS
+
+#: An identifier as the key of a JSON object, and its score. A number at the very end may have lost digits.
+_SCORED = re.compile(
+    rf"""["']?\[?\s*(\d{{1,{MAX_DIGITS}}})\s*\]*["']?\s*:\s*["']?(-?\d{{1,9}}(?:\.\d{{1,9}})?)(?=["'\s,}}])"""
+)
+
+
+def parse_identifier_scores(text: str, count: int) -> dict[int, float]:
+    """Return the scores in the last JSON object of a reply; any text is allowed, and the object may be truncated.
+
+    Args:
+        text: The reply. Thoughts, and reasons in tags, are ignored.
+        count: Number of passages in the prompt.
+
+    Returns:
+        Position of a passage (from 0) -> its score. Identifiers that do not exist are dropped, and the last score of
+        an identifier counts.
+
+    >>> parse_identifier_scores('<reason>[2] is better</reason><answer>{"[1]": 3, "[2]": 8}</answer>', 2)
+    {0: 3.0, 1: 8.0}
+    """
+    _, opened, inside = normalize_reply_signs(extract_answer_without_thoughts(text)).rpartition("{")
+    pairs = ((int(number), float(score)) for number, score in _SCORED.findall(inside if opened else ""))
+    return {number - 1: score for number, score in pairs if 1 <= number <= count}

@@ -85,8 +85,9 @@ An adapter (Rank-R1, Setwise-SFT) needs its base model, as in
 _FACTS = """
 ## Sources of licences, sizes and years
 
-*Card* and *page on the hub* are copies of the model's page on huggingface.co, read on 2026-11-27 and of different ages. Abbreviated commits
-are those of the GitHub repository before them; *mteb* is embeddings-benchmark/mteb, `mteb/models/model_implementations`.
+*Card* and *page on the hub* are copies of the model's page on huggingface.co, of different ages, read on 2026-11-27.
+Abbreviated commits are those of the GitHub repository before them; *mteb* is embeddings-benchmark/mteb,
+`mteb/models/model_implementations`.
 """
 _PUBLISHED = """
 ## Published figures

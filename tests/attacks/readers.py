@@ -229,10 +229,10 @@ def _reply_text(path: Path) -> object:
 
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
-    from rerank.backends.openai.answers import ServerAnswer
+    from rerank.backends.base.request_retries import RequestFailedError
+    from rerank.backends.base.server_answers import ServerAnswer
     from rerank.backends.openai.dialect import ServerRequest
     from rerank.backends.openai.replies import parse_server_reply
-    from rerank.backends.openai.retries import RequestFailedError
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 

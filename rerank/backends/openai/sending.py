@@ -6,11 +6,11 @@ import asyncio
 import warnings
 from dataclasses import dataclass, replace
 
-from rerank.backends.openai.answers import ServerAnswer
+from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
+from rerank.backends.base.server_answers import ServerAnswer
+from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
-from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.replies import parse_server_reply, server_reply_satisfies_constraint
-from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, is_same_server_model, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt

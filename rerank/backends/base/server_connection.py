@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from rerank.backends.openai.address import Address, api_key_for_server
-from rerank.backends.openai.answers import ServerAnswer, decode_server_response
-from rerank.backends.openai.failures import FailureReader
-from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying_sender
+from rerank.backends.base.request_retries import (
+    FIRST_TRIES,
+    SLOW_TRIES,
+    TRIES,
+    RequestFailedError,
+    make_retrying_sender,
+)
+from rerank.backends.base.server_address import Address, api_key_for_server
+from rerank.backends.base.server_answers import ServerAnswer, decode_server_response
+from rerank.backends.base.server_failures import FailureReader
 from rerank.errors import BackendError
 
 T = TypeVar("T")
@@ -48,7 +54,7 @@ class ServerConnection:
     Attributes:
         address: The address of the server.
         timeout: Time limit of one attempt, in seconds.
-        retries: Maximum number of attempts after the first; None for the rules of `rerank.backends.openai.retries`.
+        retries: Maximum number of attempts after the first; None for the rules of `request_retries`.
         sleep: Function that waits between attempts.
         transport: Replacement for the network, for tests.
         contacts: Number of attempts that got a connection. While it is 0, requests get fewer attempts.
@@ -174,7 +180,7 @@ class ServerConnection:
                     limits=httpx2.Limits(
                         max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
                     ),
-                    verify=_openai_server_ssl_context() if encrypted else False,  # http needs no certificates
+                    verify=_server_ssl_context() if encrypted else False,  # http needs no certificates
                     trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
                     transport=self.transport,
                 ),
@@ -224,6 +230,6 @@ def _close_dropped_server_connection(client: httpx2.AsyncClient, loop: asyncio.A
 
 
 @cache
-def _openai_server_ssl_context() -> Any:
+def _server_ssl_context() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
     return httpx2.create_ssl_context()

@@ -36,6 +36,7 @@ __all__ = [
     "BackendOptions",
     "ModelPreset",
     "backend_class_of_model",
+    "default_method_of_model",
     "is_model_downloaded",
     "list_models",
     "model_folder",
@@ -131,6 +132,11 @@ def model_settings_folder(selector: str) -> Path | None:
     """
     name, argument = split_model_selector(selector)
     return _local_path_of_model(argument) if hasattr(BACKENDS.get(name), "load") else None
+
+
+def default_method_of_model(selector: str) -> str:
+    """Return the default method of a model's backend, for backends that support few tasks; empty for the others."""
+    return str(getattr(BACKENDS.get(split_model_selector(selector)[0]), "default_method", ""))
 
 
 def _local_path_of_model(name: str) -> Path:

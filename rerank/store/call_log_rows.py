@@ -51,6 +51,7 @@ def optional_call_log_fields(reply: Reply) -> str | None:
         "thoughts": reply.thoughts,
         "steps": reply.steps,
         "tokens_cached": reply.tokens_cached,
+        "search_units": reply.search_units,
         "error": reply.error,
         "retries": reply.retries,
         "served_model": reply.served_model,

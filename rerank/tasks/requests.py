@@ -119,6 +119,7 @@ class Reply:
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
         tokens_cached: Number of the prompt tokens that were taken from a cache instead of being computed.
+        search_units: Number of search units that an API bills instead of tokens.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
@@ -136,6 +137,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    search_units: float = 0.0
     seconds: float = 0.0
     steps: int = 0
     finish: Finish = "stop"
@@ -172,8 +174,9 @@ class Backend(Protocol):
     (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
     it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
     prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
-    several callers is faster than one batch per caller (false if missing); and ``settings_folder``, the folder of its
-    adapter or trained model with the settings that `Reranker.from_backend` uses.
+    several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
+    adapter or trained model with the settings that `Reranker.from_backend` uses; and ``default_method``, the method
+    that ``auto`` stands for.
     """
 
     @property

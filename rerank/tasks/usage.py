@@ -20,6 +20,7 @@ class Usage:
         steps: Forward passes after the prefill, if the backend reports them.
         truncated: Number of replies that ended at their token limit.
         tokens_cached: Prompt tokens that were taken from the model's cache instead of being computed.
+        search_units: Search units that APIs billed instead of tokens.
         retries: Number of attempts after the first that the replies took.
         served_models: Number of replies per model that answered, for servers that state its name.
         fingerprints: Number of replies per fingerprint, for servers that state one.
@@ -33,6 +34,7 @@ class Usage:
     steps: int = 0
     truncated: int = 0
     tokens_cached: int = 0
+    search_units: float = 0.0
     retries: int = 0
     served_models: dict[str, int] = field(default_factory=dict)
     fingerprints: dict[str, int] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Usage:
         self.steps += reply.steps
         self.truncated += reply.finish == "length"
         self.tokens_cached += reply.tokens_cached
+        self.search_units += reply.search_units
         self.retries += reply.retries
         for counts, name in ((self.served_models, reply.served_model), (self.fingerprints, reply.fingerprint)):
             if name:

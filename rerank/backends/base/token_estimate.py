@@ -24,6 +24,8 @@ _TWO_TOKENS = re.compile(r"[^\s\u0000-\u07ff]")
 #: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
 #: that many templates add).
 _TURN, _CHAT = 8, 48
+#: Additional tokens of a pair of query and passage: special tokens at both ends and between the texts.
+PAIR = 4
 
 
 class EstimatedTokens:
@@ -59,6 +61,15 @@ class EstimatedTokens:
                 return text[:end]
             end = stop
         return text
+
+
+class EstimatedPairTokens(EstimatedTokens):
+    """An `EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn a passage."""
+
+    def count(self, prompt: Prompt) -> int:
+        """Estimate the number of tokens of all pairs; a query alone is paired with an empty passage."""
+        query, *passages = self.lengths([message.content for message in prompt]) if prompt else [0]
+        return sum(query + passage + PAIR for passage in passages or [0])
 
 
 def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ docs/servers.md describes the APIs, their limits and the keys.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.api.providers import RERANK_APIS, RerankApi
@@ -59,6 +59,7 @@ class Api(ServerBackend["RerankApiClient"]):
         self._api, self._api_model = _parse_model_of_api(model)
         super().__init__(model, address, options=options, sleep=sleep, transport=transport)
         self._tokens = EstimatedPairTokens(self._context_size)
+        self._size = self._options.context_size
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Api:
@@ -72,11 +73,6 @@ class Api(ServerBackend["RerankApiClient"]):
         options = options or BackendOptions()
         api, _ = _parse_model_of_api(model)
         return cls(model, Address.parse(options.base_url, api.provider), options=options)
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """The API, the model's name there, and the server."""
-        return super().identity
 
     @property
     def tokens(self) -> TokenCounter:
@@ -97,7 +93,9 @@ class Api(ServerBackend["RerankApiClient"]):
         )
 
     def _context_size(self) -> int:
-        return self._options.context_size or run_on_task_request_loop(self.get_client().find_limits()).context_size
+        if self._size is None:
+            self._size = run_on_task_request_loop(self.get_client().find_limits()).context_size
+        return self._size
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:

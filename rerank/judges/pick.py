@@ -15,7 +15,7 @@ from rerank.judges.base import FAILURES, IDENTIFIER_SCORES, ListwiseJudge, Score
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.judges.generate import SPARE_TOKENS, judge_verdict_from_reply
 from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
-from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
+from rerank.tasks import ContinuationTask, DecisionTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 
@@ -34,7 +34,8 @@ class Pick(ListwiseJudge):
         UsageError: The backend does not support this way of choosing.
     """
 
-    needs = (ContinuationTask, PermutationTask, GenerationTask)
+    needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)
+    question = "choice"
     prompt = "pick"
 
     by: Literal["likelihood", "generation"] = "likelihood"
@@ -42,7 +43,7 @@ class Pick(ListwiseJudge):
     def __post_init__(self) -> None:
         """Check that the backend supports the way of choosing."""
         super().__post_init__()
-        tasks = (ContinuationTask,) if self._uses_likelihood else (PermutationTask, GenerationTask)
+        tasks = (ContinuationTask, DecisionTask) if self._uses_likelihood else (PermutationTask, GenerationTask)
         if not any(map(self.supports, tasks)):
             model = self.backend.identity.get("model", "")
             raise UsageError(

@@ -24,7 +24,7 @@ from rerank.judges.base.verdicts import (
 from rerank.prompts.budget import PromptBudget, check_prompt_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, task_backend_sees_pictures, tasks_supported_by_backend
+from rerank.tasks import Backend, QuestionType, Reply, Request, task_backend_sees_pictures, tasks_supported_by_backend
 from rerank.types import Window
 
 __all__ = [
@@ -120,6 +120,8 @@ class PromptJudge:
 
     #: Types of tasks that the judge can use, the preferred type first.
     needs: ClassVar[tuple[type[Any], ...]]
+    #: Type of the question that the judge asks if it uses a `DecisionTask`.
+    question: ClassVar[QuestionType] = "predicate"
     #: Options that affect the requests but not how replies are read.
     request_options: ClassVar[frozenset[str]] = frozenset()
     #: The shipped prompt that suits the judge; empty if any listwise prompt is suitable.

@@ -15,6 +15,7 @@ from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.backends.decisions.questions import MAX_QUESTIONS
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
+from rerank.prompts.identifiers import LETTER_IDENTIFIERS
 from rerank.tasks import BackendOptions, DecisionTask
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
@@ -23,6 +24,12 @@ if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server 
 
 #: Context size in tokens that is assumed for input and question together if the user states none.
 CONTEXT = 8192
+
+
+class DecisionTokens(EstimatedTokens):
+    """Estimated numbers of tokens. All letters can be identifiers, since a value need not be a single token."""
+
+    letters = LETTER_IDENTIFIERS
 
 
 class Decisions(ServerBackend["DecisionClient"]):
@@ -59,7 +66,7 @@ class Decisions(ServerBackend["DecisionClient"]):
     ) -> None:
         """Check the options, without connecting."""
         super().__init__(model, address, options=options, sleep=sleep, transport=transport)
-        self._tokens = EstimatedTokens(lambda: self._options.context_size or CONTEXT)
+        self._tokens = DecisionTokens(lambda: self._options.context_size or CONTEXT)
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Decisions:

@@ -22,6 +22,7 @@ from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
+    from rerank.backends.openai.batches import OpenaiBatches
     from rerank.backends.openai.client import ServerClient
 
 #: Default number of simultaneous requests.
@@ -144,6 +145,13 @@ class Openai:
             UsageError: The context size exceeds the server's, or the server lacks a capability.
         """
         return await await_on_task_request_loop(self._get_client().answer(request))
+
+    @property
+    def batches(self) -> OpenaiBatches:
+        """The batch interface of the server, which is first contacted when it is used."""
+        from rerank.backends.openai.batches import OpenaiBatches
+
+        return OpenaiBatches(self._get_client())
 
     def close(self) -> None:
         """Close the connections to the server; requests in progress fail, and a later request opens new connections."""

@@ -30,7 +30,7 @@ from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
-from rerank.tasks import Backend, Reply
+from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
 
@@ -82,11 +82,7 @@ def execute_run(
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
-    batched = None
-    if not folder.finished:  # errors in these steps come before the folder is created
-        if isinstance(prepared.backend, LazyBackend):
-            prepared.backend.warm_up()
-        batched = collect_requests_for_batches(prepared) if execution.provider_batch else None
+    batched = None if folder.finished else _prepare_calls(prepared, execution)  # its errors precede the folder
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished_experiment(prepared, folder)
@@ -174,6 +170,13 @@ def describe_environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _prepare_calls(prepared: PreparedRun, execution: Execution) -> dict[str, Request] | None:
+    """Load a local model, or return the requests to be sent in batches; None if none are."""
+    if isinstance(prepared.backend, LazyBackend):
+        prepared.backend.warm_up()
+    return collect_requests_for_batches(prepared) if execution.provider_batch else None
 
 
 def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> dict[str, Any]:

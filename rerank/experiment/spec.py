@@ -164,6 +164,8 @@ class Execution(_Frozen):
     """File written by `rerank calibrate`, to add probabilities of relevance; if omitted, the adapter's, if any."""
     retries: int | None = Field(default=None, ge=0)
     """Number of retries per request to a server; if omitted, 4 (1 if it is slow or was never reached)."""
+    provider_batch: bool = False
+    """Use the provider's batch interface: cheaper, answered within 24 hours; for methods with one round of calls."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     reuse: bool = True

@@ -128,6 +128,7 @@ class Reply:
         retries: Number of attempts after the first that the reply took.
         served_model: Name of the model that answered, if the server states it.
         fingerprint: The server's identifier of the configuration with which the model ran, if it states one.
+        is_batched: Whether the reply came through the provider's batch interface, for which other prices apply.
         reused: Whether the reply comes from a log or a cache of replies instead of the model.
     """
 
@@ -145,6 +146,7 @@ class Reply:
     retries: int = 0
     served_model: str = ""
     fingerprint: str = ""
+    is_batched: bool = False
     reused: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:

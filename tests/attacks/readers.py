@@ -97,7 +97,7 @@ def _price(path: Path) -> object:
 
     original, prices.model_price_file = prices.model_price_file, lambda: path
     try:
-        return prices.compute_cost_by_model_name("openai:gpt-4o", 1000, 1000)
+        return prices.find_model_prices("openai:gpt-4o")
     finally:
         prices.model_price_file = original
 

@@ -244,7 +244,11 @@ def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
         "retries": 2,
         "served_models": {"m-1": 2},
         "fingerprints": {"fp": 2},
+        "batched": {},
     }
+    usage.add(replace(reply, is_batched=True))
+    assert usage.batched == {"calls": 1, "tokens_in": 7, "tokens_out": 3, "tokens_cached": 4}
+    assert usage.cached_share == 12 / 21
 
 
 @pytest.mark.parametrize(("cap", "batches"), [(1000, [["a b c"]]), (999, [])])

@@ -20,6 +20,7 @@ from rerank.tasks.background_loop import run_on_task_request_loop
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.server_connection import ServerConnection
+    from rerank.backends.openai.batches import OpenaiBatches
     from rerank.backends.openai.client import ServerClient
 
 #: Context size in tokens that is assumed if neither the server nor the user states it.
@@ -77,6 +78,13 @@ class Openai(ServerBackend["ServerClient"]):
     def tokens(self) -> TokenCounter:
         """A token counter whose estimates are meant to be too high rather than too low."""
         return self._tokens
+
+    @property
+    def batches(self) -> OpenaiBatches:
+        """The batch interface of the server, which is first contacted when it is used."""
+        from rerank.backends.openai.batches import OpenaiBatches
+
+        return OpenaiBatches(self.get_client())
 
     def make_client(self, connection: ServerConnection) -> ServerClient:
         """Return a client that inspects the server at its first request."""

@@ -63,7 +63,7 @@ class ServerSession:
                 if not self._omit_refused_field(built, error):
                     return self._rejected_reply(error)
             else:
-                self._check(built, request, reply)
+                self.check_reply(built, request, reply)
                 return reply
 
     def _rejected_reply(self, error: RequestRejectedError) -> Reply:
@@ -81,7 +81,7 @@ class ServerSession:
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
 
-    def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
+    def check_reply(self, built: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""
         task = request.task
         if not self.has_warned_of_model and not is_same_server_model(self.dialect.model, reply.served_model):

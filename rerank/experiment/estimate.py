@@ -12,8 +12,8 @@ from typing import Any
 
 from rerank.experiment.collected_requests import collect_run_requests
 from rerank.experiment.prepare import PreparedRun
-from rerank.models.prices import compute_model_cost
-from rerank.tasks import Reply, Request
+from rerank.models.prices import compute_model_cost, estimate_search_units
+from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.usage import Usage
 
 
@@ -34,8 +34,11 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
 
     def count(request: Request) -> None:
         sampling = request.sampling
-        most = Reply(tokens_in=counter.count(request.prompt), tokens_out=sampling.max_tokens + sampling.thinking)
-        counted.add(most)
+        searches = 0
+        if isinstance(request.task, CrossEncoderTask):
+            searches = estimate_search_units(counter.lengths([message.content for message in request.prompt]))
+        tokens_out = sampling.max_tokens + sampling.thinking
+        counted.add(Reply(tokens_in=counter.count(request.prompt), tokens_out=tokens_out, search_units=searches))
 
     collect_run_requests(prepared, count, in_one_round=in_batches)
     calls = max(prepared.calls(), counted.calls) if counted.calls else 0
@@ -43,7 +46,7 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         math.ceil(tokens * calls / max(1, counted.calls)) for tokens in (counted.tokens_in, counted.tokens_out)
     )
     batched = {"tokens_in": tokens_in, "tokens_out": tokens_out} if in_batches else {}
-    most = Usage(tokens_in=tokens_in, tokens_out=tokens_out, batched=batched)
+    most = Usage(tokens_in=tokens_in, tokens_out=tokens_out, search_units=counted.search_units, batched=batched)
     return {
         "queries": prepared.lists.survey.queries,
         "calls": calls,

@@ -339,3 +339,29 @@ def test_a_run_with_its_log_cache_and_replay(cli: Cli, lists: tuple[str, ...]) -
     lines = Path("out/run.trec").read_text().splitlines()
     assert len(lines) == 48
     assert lines[0].split()[2] == "d0-11"
+
+
+def test_costs_are_known_before_and_after_a_run(cli: Cli, lists: tuple[str, ...], tmp_path: Path) -> None:
+    prices = tmp_path / "config" / "listrank" / "prices.toml"
+    prices.parent.mkdir(parents=True)
+    prices.write_text('["cohere/m"]\nsearch = 2.0\n["api:jina/m"]\ninput = 0.02\noutput = 0\n')
+    with open_server("cohere", [scored("cohere")]) as server:
+        flags = (*lists[:-2], "--model", "api:cohere/m", "--base-url", server.root, "--out", "out")
+        estimate = json.loads(cli("run", *flags, "--dry-run", "--format", "json").stdout)
+        assert not server.asked
+        assert (estimate["calls"], estimate["cost"]) == (4, pytest.approx(4 * 2.0 / 1000))
+        assert cli("run", *flags).returncode == 0
+    assert json.loads(Path("out/summary.json").read_text())["cost"] == pytest.approx(8 * 2.0 / 1000)
+    with open_server("jina", [scored("jina")]) as server:
+        flags = (*lists[:-2], "--model", "api:jina/m", "--base-url", server.root, "--out", "jina")
+        assert cli("run", *flags).returncode == 0
+    assert json.loads(Path("jina/summary.json").read_text())["cost"] == pytest.approx(4 * 77 * 0.02 / 1e6)
+
+
+def test_the_token_cap_holds(cli: Cli, lists: tuple[str, ...]) -> None:
+    with open_server("jina", [scored("jina")]) as server:
+        flags = (*lists[:-2], "--model", "api:jina/m", "--base-url", server.root, "--out", "out")
+        done = cli("run", *flags, "--max-total-tokens", 400, "--max-failure-rate", 1)
+        assert done.returncode == 0, done.stderr
+        assert 0 < len(server.asked) < 4
+    assert len(Path("out/run.trec").read_text().splitlines()) == 48

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.models.prices import compute_model_cost, find_model_prices, model_price_file
+from rerank.models.prices import compute_model_cost, estimate_search_units, find_model_prices, model_price_file
 from rerank.tasks.usage import Usage
 from tests.raising import raises
 
@@ -73,6 +73,22 @@ def test_cached_tokens_and_batches_have_their_own_prices(table: Path) -> None:
     prices = find_model_prices("m")
     assert prices is not None
     assert (prices.date, prices.source) == ("2026-11-27", "a page")
+
+
+def test_search_units_have_a_price(table: Path) -> None:
+    table.write_text('["cohere/m"]\nsearch = 2.5\n[both]\ninput = 1\noutput = 0\nsearch = 1\n')
+    assert compute_model_cost("api:cohere/m", Usage(tokens_in=9_000_000, search_units=40)) == pytest.approx(0.1)
+    assert compute_model_cost("cohere/m", Usage()) == 0
+    assert compute_model_cost("cohere/m", Usage(tokens_in=9)) is None  # the API stated no search units
+    assert compute_model_cost("both", Usage(tokens_in=1_000_000, search_units=1000)) == pytest.approx(2)
+    table.write_text("[m]\nsearch = -1\n")
+    with raises(DataError, "search"):
+        compute_model_cost("m", Usage())
+
+
+def test_estimated_search_units() -> None:
+    assert [estimate_search_units([10, *[100] * count]) for count in (1, 100, 101, 200)] == [1, 1, 2, 2]
+    assert estimate_search_units([10, *[500] * 100]) == 2
 
 
 def test_a_discount_that_is_not_stated_is_not_assumed(table: Path) -> None:

@@ -66,7 +66,8 @@ class RankerConfig:
     `from_settings` reports an invalid value as a UsageError, the constructor as a ValidationError of pydantic.
 
     Attributes:
-        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
+        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``api:API/NAME``, ``decisions:NAME``,
+            ``vllm:NAME`` or ``fake:KIND``.
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
         adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
@@ -93,7 +94,7 @@ class RankerConfig:
         deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
             its request.
         trust_remote_code: Run Python code from the model's repository.
-        base_url: Address of an OpenAI-compatible server.
+        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
         calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for

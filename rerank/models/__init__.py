@@ -214,7 +214,7 @@ def open_model_backend(
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
-            expected="--model openai:NAME, where NAME is the model's name on that server",
+            expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
             remedy="Change --model, or omit --base-url",
         )
     if hasattr(backend_type, "load"):  # loads weights

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from rerank import Reranker
@@ -18,7 +19,7 @@ from rerank.backends.base.server_address import Address
 from rerank.errors import BackendError, UnknownNameError, UsageError
 from rerank.models import open_model_backend
 from rerank.prompts.base import Message
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
+from rerank.tasks import BackendOptions, CrossEncoderTask, FileAddress, Reply, Request, Sampling
 from tests.backends.faulty_server import Act, FaultyServer, error, raw
 from tests.backends.rerank_servers import APIS, open_server, scored, without
 from tests.cli.conftest import Cli, cli, lists, own_folders
@@ -41,17 +42,19 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_backend() -> Api:
-    """Return a backend whose server gives every document the same score."""
-    import httpx2
-
-    def answer(asked: httpx2.Request) -> httpx2.Response:
-        documents = json.loads(asked.content)["documents"]
-        return httpx2.Response(
-            200, json={"results": [{"index": n, "relevance_score": 0.5} for n in range(len(documents))]}
-        )
-
+    """Return a backend whose server gives every document the same score; it can be pickled."""
     address = Address.parse("http://localhost", RERANK_APIS["cohere"].provider)
-    return Api("cohere/m", address, transport=httpx2.MockTransport(answer))
+    return Api("cohere/m", address, transport=httpx2.MockTransport(_answer_in_memory))
+
+
+def _answer_in_memory(asked: httpx2.Request) -> httpx2.Response:
+    documents = json.loads(asked.content)["documents"]
+    results = [{"index": index, "relevance_score": 0.5} for index in range(len(documents))]
+    return httpx2.Response(200, content=_stream({"results": results}))
+
+
+async def _stream(body: object) -> AsyncIterator[bytes]:
+    yield json.dumps(body).encode()
 
 
 def request(documents: Sequence[str] = DOCS) -> Request:
@@ -290,6 +293,17 @@ def test_the_key_is_that_of_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ask("jina", [scored("jina")])[1].keys == [""]
     monkeypatch.setenv("RERANK_API_KEY", "")
     assert ask("cohere", [scored("cohere")])[1].keys == [""]
+
+
+def test_a_key_is_not_sent_to_an_address_that_only_a_file_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINA_API_KEY", KEY)
+    foreign = FileAddress("https://elsewhere.example/v1", "spec.toml")
+    with raises(UsageError, "spec.toml"):
+        open_model_backend("api:jina/m", BackendOptions(base_url=foreign))
+    own = FileAddress("https://api.jina.ai", "spec.toml")
+    assert open_model_backend("api:jina/m", BackendOptions(base_url=own)).costs_money
+    monkeypatch.delenv("JINA_API_KEY")
+    open_model_backend("api:jina/m", BackendOptions(base_url=foreign))
 
 
 @pytest.mark.parametrize("status", [401, 402, 404])

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from rerank import Reranker
@@ -44,17 +45,18 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_backend() -> Decisions:
-    """Return a backend whose server answers every question."""
-    import httpx2
+    """Return a backend whose server answers every question; it can be pickled."""
+    address = Address.parse("http://localhost/v1")
+    return Decisions("m", address, transport=httpx2.MockTransport(_answer_in_memory))
 
-    async def stream(body: object) -> AsyncIterator[bytes]:
-        yield json.dumps(body).encode()
 
-    def answer(asked: httpx2.Request) -> httpx2.Response:
-        answers = [decide(n, question) for n, question in enumerate(json.loads(asked.content)["questions"])]
-        return httpx2.Response(200, content=stream({"model": "m", "answers": answers}))
+def _answer_in_memory(asked: httpx2.Request) -> httpx2.Response:
+    answers = [decide(n, question) for n, question in enumerate(json.loads(asked.content)["questions"])]
+    return httpx2.Response(200, content=_stream({"model": "m", "answers": answers}))
 
-    return Decisions("m", Address.parse("http://localhost/v1"), transport=httpx2.MockTransport(answer))
+
+async def _stream(body: object) -> AsyncIterator[bytes]:
+    yield json.dumps(body).encode()
 
 
 def connect(server: FaultyServer, **options: Any) -> Decisions:
@@ -113,6 +115,11 @@ def test_passages_that_come_first_are_the_input() -> None:
     _, server = ask(requests_of_judge("score", "decision_predicate", "text 1"), decided())
     assert server.asked[0]["input"][1]["content"] == "Input: text 1"
     assert server.asked[0]["questions"][0]["instructions"].startswith("Question: a question")
+
+
+def test_a_prompt_whose_passages_are_turns_is_refused() -> None:
+    with open_decision_server(decided()) as server, raises(UsageError, "listwise_multiturn"):
+        requests_of(open_judge("logits", connect(server), load_prompt("listwise_multiturn")), window("a", "b"))
 
 
 def test_a_grader_asks_for_a_score(monkeypatch: pytest.MonkeyPatch) -> None:

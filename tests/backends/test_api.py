@@ -238,12 +238,14 @@ def test_long_lists_are_sent_in_parts() -> None:
 
 
 def test_a_part_that_fails_leaves_the_list_without_scores() -> None:
-    documents = [f"text {n}" for n in range(40)]
-    with open_server("tei", [scored("tei"), error(400)]) as server:
-        backend = Api.connect("tei", BackendOptions(base_url=server.root, concurrency=1))
-        (reply,) = backend.generate([request(documents)])
-        backend.close()
-    assert (reply.scores, reply.finish, len(server.asked)) == ((), "error", 2)
+    documents = [f"text {n}" for n in range(100)]
+    filtered = error(400, code="content_filter")
+    for act, finish in ((error(400), "error"), (filtered, "refused"), (raw([]), "stop")):
+        with open_server("tei", [scored("tei"), act]) as server:
+            backend = Api.connect("tei", BackendOptions(base_url=server.root))
+            (reply,) = backend.generate([request(documents)])
+            backend.close()
+        assert (reply.scores, reply.finish, len(server.asked)) == ((), finish, 2)
 
 
 def test_parts_are_within_all_limits() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import warnings
 from collections.abc import Sequence
@@ -87,13 +86,14 @@ class RerankApiClient:
         if not isinstance(request.task, CrossEncoderTask):
             task = type(request.task).__name__
             return Reply(finish="error", error=f"A rerank API scores pairs; it does not support {task}")
-        started = time.perf_counter()
         query, *documents = request.prompt
         query_length, *lengths = self.tokens.lengths([message.content for message in request.prompt])
-        parts = split_documents_for_api(lengths, query_length + PAIR, await self.find_limits())
-        works = [self._score((query, *documents[part.start : part.stop])) for part in parts]
-        reply = _join_parts(await asyncio.gather(*works))
-        return replace(reply, seconds=time.perf_counter() - started)
+        replies: list[Reply] = []
+        for part in split_documents_for_api(lengths, query_length + PAIR, await self.find_limits()):
+            replies.append(await self._score((query, *documents[part.start : part.stop])))
+            if not replies[-1].scores:
+                break  # the list has no order without this part, and the others would be billed
+        return _join_parts(replies)
 
     async def _score(self, prompt: Prompt) -> Reply:
         """Return the reply to one part of a list, which follows the query."""
@@ -101,7 +101,7 @@ class RerankApiClient:
         body = self.api.make_body(self.model, query, documents, self.context_size)
         estimated, attempts = self.tokens.count(prompt), AttemptCount()
         async with self._limit:
-            contacts = self.connection.contacts
+            started, contacts = time.perf_counter(), self.connection.contacts
             try:
                 reply = await self.connection.ask(
                     self.api.endpoint_url(self.connection.address),
@@ -113,20 +113,18 @@ class RerankApiClient:
                 )
             except (RequestFailedError, RequestRejectedError) as error:
                 return reply_of_failed_request(error, model=self.model, is_silent=contacts == self.connection.contacts)
-        return replace(reply, retries=attempts.retries)
+            return replace(reply, retries=attempts.retries, seconds=time.perf_counter() - started)
 
 
 def _join_parts(parts: Sequence[Reply]) -> Reply:
-    """Return one reply for the parts of a list. A part that failed or cannot be read leaves the list without scores."""
-    bad = next((part for part in parts if part.finish == "error"), None)
-    bad = bad or next((part for part in parts if part.error), None)
-    return Reply(
-        scores=() if bad else tuple(score for part in parts for score in part.scores),
+    """Return one reply for the parts of a list, of which only the last one can be without scores."""
+    last = parts[-1] if parts else Reply()
+    return replace(
+        last,
+        scores=tuple(score for part in parts for score in part.scores) if last.scores else (),
         tokens_in=sum(part.tokens_in for part in parts),
         tokens_cached=sum(part.tokens_cached for part in parts),
         search_units=sum(part.search_units for part in parts),
+        seconds=sum(part.seconds for part in parts),
         retries=sum(part.retries for part in parts),
-        served_model=parts[0].served_model if parts else "",
-        finish=bad.finish if bad else "stop",
-        error=bad.error if bad else "",
     )

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +89,10 @@ class Irds:
     def qrels(self) -> Qrels:
         """Return the judgments, which are read once; empty if there are none."""
         return self._judged
+
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return the documents that must not be ranked for a query: BRIGHT's excluded ids."""
+        return self.qrels().excluded()
 
     @cached_property
     def _judged(self) -> Qrels:

@@ -72,8 +72,9 @@ class _Evaluator:
         # ir_measures would count pooled documents without a judgment as judged
         graded, pooled = (
             {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in source.items()}
-            for source in (qrels.judged(), qrels)
+            for source in (qrels.judged(), qrels.rankable())
         )
+        self._excluded = qrels.excluded()
         self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
@@ -84,7 +85,10 @@ class _Evaluator:
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
 
     def scores(self, run: Run) -> Scores:
-        """Evaluate one run."""
+        """Evaluate one run, without documents that must not be ranked for their query."""
+        if self._excluded:
+            lists = (ranking.without(*self._excluded.get(query, ())) for query, ranking in run.items())
+            run = Run(lists, name=run.name)
         if run and not any(query in self._queries for query in run):
             raise DataError(
                 f"Run {run.name!r} (queries {_first_evaluated_query_ids(run)}) shares no query with {self._qrels.name} "

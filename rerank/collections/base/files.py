@@ -145,6 +145,10 @@ class FileCollection:
         """Return the judgments, which are read once; empty if there are none."""
         return self._judged
 
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return the documents that the judgments exclude for a query, by grade `rerank.types.EXCLUDED`."""
+        return self.qrels().excluded()
+
     @cached_property
     def _judged(self) -> Qrels:
         return read_qrels(self.files.qrels[0]) if self.files.qrels else Qrels({}, name=self.name)

@@ -174,9 +174,14 @@ def _named_irds_errors(name: str) -> Generator[None]:
 
 
 def _default_irds_text(entry: Any, id_field: str) -> str:
-    """Return ir_datasets' default text or, if it defines none, the string fields other than id and title."""
+    """Return ir_datasets' default text or, if it defines none, the field ``text``, or else the other string fields.
+
+    The id and the title are omitted. BRIGHT's queries have fields beside their text that contain the answer.
+    """
     if hasattr(entry, "default_text"):
         return str(entry.default_text())
+    if isinstance(text := getattr(entry, "text", None), str):
+        return text
     fields = {key: value for key, value in entry._asdict().items() if isinstance(value, str)}
     return "\n".join(value for key, value in fields.items() if value and key not in (id_field, "title"))
 

@@ -310,8 +310,7 @@ class Run(Mapping[str, Ranking]):
 
 #: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
 UNJUDGED = -1
-#: Grade of documents that must not be ranked for a query: BRIGHT's excluded ids, as ir_datasets writes them. They are
-#: left out of candidate lists and of evaluation.
+#: Grade of documents that must not be ranked for a query, as ir_datasets writes BRIGHT's excluded ids.
 EXCLUDED = -100
 
 
@@ -351,20 +350,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
     def judged(self) -> Qrels:
         """Return the judgments without documents that were not judged or are excluded. All queries are kept."""
-        return self._without_grades(UNJUDGED, EXCLUDED)
-
-    def rankable(self) -> Qrels:
-        """Return the judgments without excluded documents. All queries are kept."""
-        return self._without_grades(EXCLUDED)
-
-    def excluded(self) -> dict[str, frozenset[str]]:
-        """Return query id -> ids of the documents that must not be ranked for it; queries without any are omitted."""
-        rows = {q: frozenset(doc for doc, g in grades.items() if g == EXCLUDED) for q, grades in self.items()}
-        return {query_id: doc_ids for query_id, doc_ids in rows.items() if doc_ids}
-
-    def _without_grades(self, *dropped: int) -> Qrels:
-        if not any(grade in grades.values() for grades in self.values() for grade in dropped):
-            return self
+        dropped = {UNJUDGED, EXCLUDED}
         rows = {q: {doc: g for doc, g in grades.items() if g not in dropped} for q, grades in self.items()}
         return Qrels(rows, name=self.name)
 

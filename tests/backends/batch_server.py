@@ -178,7 +178,8 @@ def _handler(server: BatchServer) -> type[BaseHTTPRequestHandler]:
             if path == "/models":
                 self._send(200, {"data": [{"id": "m", "owned_by": "somebody", "max_model_len": 8192}]})
             elif path.startswith("/files/") and path.endswith("/content"):
-                self._send_bytes(200, server.files[path.split("/")[2]])
+                content = server.files.get(path.split("/")[2])
+                self._send_bytes(404 if content is None else 200, content or b"{}")
             elif path == "/batches" and server.has_batches:
                 self._send(200, server.listing(parts.query))
             elif path.startswith("/batches/"):

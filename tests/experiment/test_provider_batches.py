@@ -16,7 +16,7 @@ import pytest
 
 from rerank.backends.openai import batches
 from rerank.errors import BackendError, DataError, UsageError
-from rerank.experiment import run_experiment, verify_run_folder
+from rerank.experiment import estimate_run_cost, prepare_run, run_experiment, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.models.prices import model_price_file
 from rerank.store import RunFolder
@@ -352,6 +352,32 @@ def test_methods_whose_calls_depend_on_each_other_are_refused(
         run(server, **more)
     assert not server.asked
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lost", ["files", "batches"])
+def test_results_that_the_provider_has_deleted(run: Run, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    with BatchServer() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(batches.OpenaiBatches, "collect" if lost == "files" else "wait", stop)
+            with pytest.raises(Killed):
+                run(server)
+        getattr(server, lost).clear()
+        if lost == "batches":
+            with raises(BackendError, "batch_0", "batches.json"):
+                run(server, resume=True)
+        else:
+            with pytest.warns(UserWarning, match="0 of 7 replies"):
+                assert run(server, resume=True)["complete"]
+            assert len(server.asked) == QUERIES
+
+
+def test_the_estimate_counts_the_discount(lists: Path) -> None:
+    model_price_file().parent.mkdir(parents=True)
+    model_price_file().write_text("[m]\ninput = 1\noutput = 10\nbatch = 0.5\n")
+    with BatchServer() as server:
+        prepared = prepare_run(spec_of(lists, server), Execution())
+        plain, half = estimate_run_cost(prepared), estimate_run_cost(prepared, in_batches=True)
+    assert half == {**plain, "cost": pytest.approx(plain["cost"] / 2)}
 
 
 def test_a_damaged_record(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,11 @@ class OpenaiBatches:
                 if failures == _FAILURES:
                     raise BackendError(f"The batch {batch_id} cannot be read: {error}", remedy=_LATER) from error
             except RequestRejectedError as error:
-                raise BackendError(f"The batch {batch_id} cannot be read: {error}", remedy=_LATER) from error
+                raise BackendError(
+                    f"The batch {batch_id} cannot be read: {error}",
+                    expected="the account that submitted it",
+                    remedy="To give the batch up, remove it from batches.json in the run folder, then use --resume",
+                ) from error
             else:
                 failures = 0
                 on_status(status)
@@ -154,8 +158,13 @@ class OpenaiBatches:
         as_sent = replace(session, dialect=replace(session.dialect, refused=set(status.omitted)))
         results = BatchReplies()
         for file in status.files:
-            question = self.client.connection.ask(f"/files/{file}/content", read=lambda answer: answer)
-            answer = await _answered_by_batch_interface(question)
+            try:
+                answer = await self.client.connection.ask(f"/files/{file}/content", read=lambda answer: answer)
+            except RequestFailedError as error:
+                raise BackendError(str(error), remedy=_LATER) from error
+            except RequestRejectedError as error:  # such as a file that the provider has deleted after 30 days
+                results.problems.append(f"The file {file} of the batch {status.id} cannot be read: {error}")
+                continue
             if answer.unreadable:
                 raise BackendError(f"The results of the batch {status.id} cannot be read: {answer.unreadable}")
             for line in filter(str.strip, answer.text.split("\n")):

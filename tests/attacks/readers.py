@@ -97,7 +97,7 @@ def _price(path: Path) -> object:
 
     original, prices.model_price_file = prices.model_price_file, lambda: path
     try:
-        return prices.compute_cost_by_model_name("openai:gpt-4o", 1000, 1000)
+        return prices.find_model_prices("openai:gpt-4o")
     finally:
         prices.model_price_file = original
 
@@ -229,10 +229,10 @@ def _reply_text(path: Path) -> object:
 
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
-    from rerank.backends.openai.answers import ServerAnswer
+    from rerank.backends.base.request_retries import RequestFailedError
+    from rerank.backends.base.server_answers import ServerAnswer
     from rerank.backends.openai.dialect import ServerRequest
     from rerank.backends.openai.replies import parse_server_reply
-    from rerank.backends.openai.retries import RequestFailedError
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 

@@ -82,7 +82,7 @@ def test_completion_of_a_command() -> None:
         (("run", "--collection", "pydock"), "Did you mean 'pydoc'?"),
         (("run", "--collection", "pydoc", "--method", "fulrank"), "Did you mean 'fullrank'"),
         (("run", "--collection", "pydoc", "--method", "slidin:generate"), "Did you mean 'sliding'?"),
-        (("run", "--collection", "pydoc", "--method", "sliding:generat"), "Did you mean 'generate'?"),
+        (("run", "--collection", "pydoc", "--method", "sliding:generat"), "Did you mean 'generate'"),
         (("run", "--collection", "pydoc", "--prompt", "listwize"), "Did you mean 'listwise'"),
         (("run", "--collection", "pydoc", "--dtype", "float8"), "'float16'"),
         (("run", "--collection", "pydoc", "--shuffle", "randm"), "'random'"),

@@ -28,16 +28,21 @@ class ServerAnswer:
     Attributes:
         text: The answer.
         unreadable: Why the answer was not read, for the user; empty if it was read.
-        body: The JSON object in it; empty if it is anything else or cannot be read.
+        value: The JSON value in it, such as a list; None if it cannot be read.
     """
 
     text: str
     unreadable: str = ""
-    body: dict[str, Any] = field(init=False)
+    value: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        """Decode the JSON object."""
-        object.__setattr__(self, "body", decode_json_object(self.text))
+        """Decode the JSON value."""
+        object.__setattr__(self, "value", _decode_json(self.text))
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object in the answer; empty if it is anything else or cannot be read."""
+        return object_in_answer(self.value)
 
 
 def decode_server_response(response: httpx2.Response) -> str:
@@ -47,13 +52,17 @@ def decode_server_response(response: httpx2.Response) -> str:
 
 def decode_json_object(text: str) -> dict[str, Any]:
     """Return the JSON object in a text, without lone surrogates; empty if it is anything else or cannot be read."""
+    return object_in_answer(_decode_json(text))
+
+
+def _decode_json(text: str) -> Any:
     try:
         body = json.loads(text, parse_int=_parse_json_integer)
         if "\\ud" in text or "\\uD" in text:  # an escaped surrogate, perhaps without its other half
             body = json.loads(replace_lone_surrogates(json.dumps(body, ensure_ascii=False)))
     except (ValueError, RecursionError):  # RecursionError: nested too deeply
-        return {}
-    return body if isinstance(body, dict) else {}
+        return None
+    return body
 
 
 def _parse_json_integer(digits: str) -> float:

@@ -13,19 +13,19 @@ from typing import Any
 
 import httpx2
 
-from rerank.backends.openai.address import KEYS, Address
-from rerank.backends.openai.answers import (
-    decode_json_object,
-    decode_server_response,
-    object_in_answer,
-    shorten_server_message,
-)
-from rerank.backends.openai.retries import (
+from rerank.backends.base.request_retries import (
     LONGEST_ASKED,
     TRIES,
     RequestFailedError,
     RequestRejectedError,
     parse_retry_after,
+)
+from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_answers import (
+    decode_json_object,
+    decode_server_response,
+    object_in_answer,
+    shorten_server_message,
 )
 from rerank.errors import BackendError
 
@@ -84,7 +84,7 @@ class FailureReader:
         return shorten_server_message(self.mask(text))
 
     def _unauthorised(self, message: str) -> BackendError:
-        names = " or ".join(KEYS)
+        names = " or ".join(self.address.provider.keys)
         if self.key:
             return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
         if not self.address.private:

@@ -13,10 +13,25 @@ from rerank.errors import DataError, UsageError, error_repr
 from rerank.io.settings_files import read_toml_file
 from rerank.tasks import FileAddress
 
-#: Environment variables that may contain the key; the first one that is set is used, even if it is empty.
-KEYS = ("RERANK_API_KEY", "OPENAI_API_KEY")
-BASE_URL = "OPENAI_BASE_URL"
-OPENAI = "https://api.openai.com/v1"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerProvider:
+    """Who runs a server: the address of the service, and the environment variables that concern it.
+
+    Attributes:
+        url: The provider's own address, which may get a key whoever names it; empty if users run the servers.
+        keys: Variables that may contain the key; the first one that is set is used, even if it is empty.
+        url_variable: Variable with another address; empty for none.
+    """
+
+    url: str = ""
+    keys: tuple[str, ...] = ("RERANK_API_KEY",)
+    url_variable: str = ""
+
+
+OPENAI = ServerProvider(
+    url="https://api.openai.com/v1", keys=("RERANK_API_KEY", "OPENAI_API_KEY"), url_variable="OPENAI_BASE_URL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +43,14 @@ class Address:
         name: Host, port and path, which identify the server.
         loopback: Whether the server is on this machine.
         file: The file that names the address, if it is a `FileAddress`; empty if the user named it.
+        provider: Who runs the server, which decides the key that it gets.
     """
 
     url: str
     name: str
     loopback: bool
     file: str = ""
+    provider: ServerProvider = OPENAI
 
     @property
     def private(self) -> bool:
@@ -47,13 +64,17 @@ class Address:
         return f"{parts.scheme}://{parts.netloc}"
 
     @classmethod
-    def parse(cls, text: str = "") -> Address:
-        """Parse an address. If it is empty, use the one in the environment or, without one, OpenAI's address.
+    def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
+        """Parse an address. If it is empty, use the one in the environment or, without one, the provider's own.
 
         Raises:
-            UsageError: The address is invalid, or contains a password or a key.
+            UsageError: The address is missing or invalid, or contains a password or a key.
         """
-        text = text or os.environ.get(BASE_URL, "") or OPENAI
+        text = text or os.environ.get(provider.url_variable, "") or provider.url
+        if not text:
+            raise UsageError(
+                "The address of the server is missing", expected="--base-url, such as http://localhost:8080"
+            )
         file = text.file if isinstance(text, FileAddress) else ""
         try:
             parts = urlsplit(text.strip().rstrip("/"))
@@ -64,7 +85,7 @@ class Address:
             raise UsageError(
                 "The address of the server contains more than a host, a port and a path",
                 expected="https://HOST/v1",
-                remedy=f"Put the key into the environment variable {KEYS[-1]}, not into --base-url",
+                remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into --base-url",
             )
         if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
@@ -73,7 +94,8 @@ class Address:
             )
         netloc = f"[{host}]" if ":" in host else host
         netloc += f":{port}" if port is not None else ""
-        return cls(f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}", _is_loopback_server(host), file)
+        url, name = f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}"
+        return cls(url, name, _is_loopback_server(host), file, provider)
 
 
 def api_key_for_server(address: Address) -> str:
@@ -82,20 +104,22 @@ def api_key_for_server(address: Address) -> str:
     Raises:
         UsageError: The key cannot be sent as a header, or only a file names the address (`key_configuration_file`).
     """
-    name = next((name for name in KEYS if name in os.environ), "")
+    provider = address.provider
+    name = next((name for name in provider.keys if name in os.environ), "")
     key = os.environ[name].strip() if name else ""
     # Checked here, since the HTTP library would show the key in its error message.
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             f"The environment variable {name} contains characters that no key has", remedy="Copy the key again"
         )
-    if key and address.private and address.file and address.url not in _addresses_allowed_for_keys():
+    if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
+        variable = provider.url_variable
+        in_environment = f"or set {variable} to it if the command has no --base-url, " if variable else ""
         raise UsageError(
             f"{address.file!r} names the server {address.url}, to which the key in {name} would be sent",
             expected="an address that you name yourself, since the file may come from somebody else",
-            remedy=f"If you trust it, pass --base-url {address.url}, or set {BASE_URL} to it if the command has no "
-            f"--base-url, or add it to key_addresses in {key_configuration_file()}. If the server needs no key, set "
-            f"{KEYS[0]} to nothing",
+            remedy=f"If you trust it, pass --base-url {address.url}, {in_environment}or add it to key_addresses in "
+            f"{key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to nothing",
         )
     if not key or address.private:
         return key
@@ -113,8 +137,8 @@ def key_configuration_file() -> Path:
     return platformdirs.user_config_path("listrank") / "config.toml"
 
 
-def _addresses_allowed_for_keys() -> set[str]:
-    """Return the addresses that may get a key whoever names them: OpenAI's, and those in environment and configuration.
+def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
+    """Return the addresses that may get a key whoever names them: the provider's own, and those that the user lists.
 
     Raises:
         DataError: The configuration is not TOML, or its ``key_addresses`` are not a list of texts.
@@ -126,7 +150,8 @@ def _addresses_allowed_for_keys() -> set[str]:
         raise DataError(
             f"key_addresses in {str(path)!r} is {error_repr(listed)}", expected='a list, as in ["https://HOST/v1"]'
         )
-    return {Address.parse(text).url for text in (OPENAI, os.environ.get(BASE_URL, ""), *listed)}
+    named = (provider.url, os.environ.get(provider.url_variable, ""), *listed)
+    return {Address.parse(text, provider).url for text in named if text}
 
 
 def _is_loopback_server(host: str) -> bool:

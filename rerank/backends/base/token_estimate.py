@@ -24,6 +24,8 @@ _TWO_TOKENS = re.compile(r"[^\s\u0000-\u07ff]")
 #: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
 #: that many templates add).
 _TURN, _CHAT = 8, 48
+#: Additional tokens of a pair of query and passage: special tokens at both ends and between the texts.
+PAIR = 4
 
 
 class EstimatedTokens:
@@ -44,16 +46,16 @@ class EstimatedTokens:
 
     def count(self, prompt: Prompt) -> int:
         """Estimate the number of tokens of a prompt, including those of the chat template."""
-        return estimate_openai_server_prompt_tokens(prompt)
+        return estimate_server_prompt_tokens(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Estimate the number of tokens of each text."""
-        return [estimate_openai_server_text_tokens(text) for text in texts]
+        return [estimate_server_text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
         end, spent = 0, 0
-        for stop, cost in _openai_backend_token_estimates(text):
+        for stop, cost in _server_token_estimates(text):
             spent += cost
             if spent > tokens:
                 return text[:end]
@@ -61,7 +63,16 @@ class EstimatedTokens:
         return text
 
 
-def _openai_backend_token_estimates(text: str) -> Iterator[tuple[int, int]]:
+class EstimatedPairTokens(EstimatedTokens):
+    """An `EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn a passage."""
+
+    def count(self, prompt: Prompt) -> int:
+        """Estimate the number of tokens of all pairs; a query alone is paired with an empty passage."""
+        query, *passages = self.lengths([message.content for message in prompt]) if prompt else [0]
+        return sum(query + passage + PAIR for passage in passages or [0])
+
+
+def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
     """Yield the end position and the estimated tokens of each piece."""
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -71,16 +82,16 @@ def _openai_backend_token_estimates(text: str) -> Iterator[tuple[int, int]]:
             yield match.end(), -(-len(piece.encode("utf-8", "surrogatepass")) // 2)
 
 
-def estimate_openai_server_text_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text: the sum of `_openai_backend_token_estimates`, in half the time."""
+def estimate_server_text_tokens(text: str) -> int:
+    """Estimate the number of tokens of a text: the sum of `_server_token_estimates`, in half the time."""
     return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_TWO_TOKENS.findall(text)))
 
 
-def estimate_openai_server_prompt_tokens(prompt: Prompt) -> int:
+def estimate_server_prompt_tokens(prompt: Prompt) -> int:
     """Estimate the number of tokens of a prompt, including those of the chat template."""
-    return _CHAT + sum(_TURN + estimate_openai_server_text_tokens(message.content) for message in prompt)
+    return _CHAT + sum(_TURN + estimate_server_text_tokens(message.content) for message in prompt)
 
 
-def estimate_minimum_openai_server_tokens(prompt: Prompt) -> int:
+def estimate_minimum_server_tokens(prompt: Prompt) -> int:
     """Return a lower bound of the number of tokens: one per word, since tokenizers do not join words."""
     return sum(len(message.content.split()) for message in prompt)

@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from rerank.backends.openai.address import Address, api_key_for_server
-from rerank.backends.openai.answers import ServerAnswer, decode_server_response
-from rerank.backends.openai.failures import FailureReader
-from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying_sender
+from rerank.backends.base.request_retries import (
+    FIRST_TRIES,
+    SLOW_TRIES,
+    TRIES,
+    RequestFailedError,
+    make_retrying_sender,
+)
+from rerank.backends.base.server_address import Address, api_key_for_server
+from rerank.backends.base.server_answers import ServerAnswer, decode_server_response
+from rerank.backends.base.server_failures import FailureReader
 from rerank.errors import BackendError
 
 T = TypeVar("T")
@@ -48,7 +54,7 @@ class ServerConnection:
     Attributes:
         address: The address of the server.
         timeout: Time limit of one attempt, in seconds.
-        retries: Maximum number of attempts after the first; None for the rules of `rerank.backends.openai.retries`.
+        retries: Maximum number of attempts after the first; None for the rules of `request_retries`.
         sleep: Function that waits between attempts.
         transport: Replacement for the network, for tests.
         contacts: Number of attempts that got a connection. While it is 0, requests get fewer attempts.
@@ -97,14 +103,18 @@ class ServerConnection:
         *,
         read: Callable[[ServerAnswer], T],
         on_attempt: Callable[[], None] = lambda: None,
+        upload: Mapping[str, Any] | None = None,
+        retries: int | None = None,
     ) -> T:
         """Send a request, with retries, and return the parsed answer.
 
         Args:
             path: Path after the server's base URL, or a complete URL.
-            body: JSON body of a POST request; None for a GET request.
+            body: JSON body of a POST request; None for a GET request, or for an upload.
             read: Parses the answer; raises `RequestFailedError` if another attempt may get a better one.
             on_attempt: Called before each attempt.
+            upload: The parts of a POST request with a form, in the form of httpx2's ``files``.
+            retries: Replaces the maximum number of attempts after the first.
 
         Raises:
             RequestFailedError: No attempt got a valid answer.
@@ -115,35 +125,37 @@ class ServerConnection:
         url = path if "://" in path else self.address.url + path
         failures = FailureReader(self.address, api_key_for_server(self.address))
         times_closed = self._times_closed
+        content = {"json": body} if upload is None else {"files": upload}
 
         async def once() -> T:
             on_attempt()
             try:
                 if times_closed == self._times_closed:
-                    return read(await self._once(url, body, failures))
+                    return read(await self._once(url, content, failures))
             except RequestFailedError as error:
                 if times_closed == self._times_closed:
                     error.args = (failures.redact(str(error)),)
                     raise error from None  # the cause may repeat the key, too
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
-        return await make_retrying_sender(self.sleep, self.retries)(once)
+        return await make_retrying_sender(self.sleep, self.retries if retries is None else retries)(once)
 
-    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> ServerAnswer:
-        response, unreadable = await self._respond(url, body, failures.key)
+    async def _once(self, url: str, content: Mapping[str, Any], failures: FailureReader) -> ServerAnswer:
+        response, unreadable = await self._respond(url, content, failures.key)
         self.contacts += 1
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
-        self.accepted = self.accepted or body is not None
+        self.accepted = self.accepted or any(part is not None for part in content.values())
         return ServerAnswer(failures.mask(decode_server_response(response)), unreadable)
 
-    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> tuple[httpx2.Response, str]:
+    async def _respond(self, url: str, content: Mapping[str, Any], key: str) -> tuple[httpx2.Response, str]:
         """Return a response with its content, and why the content was not read; empty if it was read."""
-        method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
+        method = "POST" if any(part is not None for part in content.values()) else "GET"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers["Accept-Encoding"] = "gzip"
         try:
             async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
-                async with self._open().stream(method, url, json=body, headers=headers) as response:
+                async with self._open().stream(method, url, headers=headers, **content) as response:
                     return await _read_limited_response(response)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
@@ -174,7 +186,7 @@ class ServerConnection:
                     limits=httpx2.Limits(
                         max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
                     ),
-                    verify=_openai_server_ssl_context() if encrypted else False,  # http needs no certificates
+                    verify=_server_ssl_context() if encrypted else False,  # http needs no certificates
                     trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
                     transport=self.transport,
                 ),
@@ -224,6 +236,6 @@ def _close_dropped_server_connection(client: httpx2.AsyncClient, loop: asyncio.A
 
 
 @cache
-def _openai_server_ssl_context() -> Any:
+def _server_ssl_context() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
     return httpx2.create_ssl_context()

@@ -87,7 +87,7 @@ def test_completion_of_a_command() -> None:
         (("run", "--collection", "pydoc", "--dtype", "float8"), "'float16'"),
         (("run", "--collection", "pydoc", "--shuffle", "randm"), "'random'"),
         (("run", "--collection", "jsonl:{data}/jsonl", "--first-stage", "bm52"), "Did you mean 'bm25'?"),
-        (("run", "--collection", "jsonl:{data}/jsonl", "--first-stage", "bm25,k=1"), "Did you mean 'k1'"),
+        (("run", "--collection", "jsonl:{data}/jsonl", "--first-stage", "bm25,kk1=1"), "Did you mean 'k1'"),
         (("run", "--collection", "jsonl:{data}/jsonl", "--model", "fake:revesed"), "Did you mean 'reversed'?"),
         (("run", "--collection", "jsonl:{data}/jsonl", "--model", "smollm-135m"), "Did you mean 'smollm2-135m'?"),
         (("run", "--collection", "jsonl:{data}/jsonl", "--model", "fake:stutter,sed=1"), "Did you mean 'seed'"),

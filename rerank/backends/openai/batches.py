@@ -60,8 +60,7 @@ class OpenaiBatches:
         part: dict[str, Request] = {}
         size = 0
         for digest, request in requests.items():
-            # The longest form of a character in JSON has 6 bytes.
-            bound = 6 * sum(len(message.content) for message in request.prompt) + 10_000
+            bound = sum(len(json.dumps(message.content)) for message in request.prompt) + 10_000
             if part and (len(part) == MOST_REQUESTS or size + bound > MOST_BYTES):
                 yield part
                 part, size = {}, 0
@@ -118,7 +117,8 @@ class OpenaiBatches:
         after = ""
         for _ in range(_PAGES):
             page = await self.client.connection.ask(f"/batches?limit=100{after}", read=lambda answer: answer.body)
-            rows = [object_in_answer(row) for row in page.get("data") or () if isinstance(page.get("data"), list)]
+            data = page.get("data")
+            rows = list(map(object_in_answer, data)) if isinstance(data, list) else []
             for row in rows:
                 if object_in_answer(row.get("metadata")).get(_KEY) == key:
                     return name_in_answer(row.get("id"))

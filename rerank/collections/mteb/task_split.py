@@ -254,10 +254,13 @@ def open_mteb_collection_split(
         if name not in known:
             raise UnknownNameError(f"{kind} of {task.metadata.name}:", name, map(str, known))
     data = task.dataset[subset][split]
-    drop_self, allowed = bool(task.ignore_identical_ids), None
+    drop_self = bool(task.ignore_identical_ids)
+    allowed: Mapping[str, Iterable[str]] = {}
+    lists, size = data.get("top_ranked") or {}, len(data["corpus"])
     # A retrieval task's own lists are no candidates: they contain the whole corpus without each query's excluded ids.
-    if task.metadata.type == "Retrieval" and getattr(task, "_previous_results_model_meta", None) is None:
-        data, allowed = {**data, "top_ranked": None}, data.get("top_ranked")
+    # Those of a task that was converted to reranking are short.
+    if task.metadata.type == "Retrieval" and all(2 * len(docs) > size for docs in lists.values()):
+        data, allowed = {**data, "top_ranked": None}, lists
     if candidates is not None:
         data = {**data, "top_ranked": candidates}
     return TaskSplit(task.metadata, subset, split, data, drop_self=drop_self, allowed=allowed)

@@ -13,12 +13,13 @@ for year in 19 21; do
     test -f "$qrels" || qrels="$qrels.gz"
     out="$runs/dl$year"
     test -f "$out/minilm-rrf.toml" || "$python" "$home/minilm_runs.py" --lists "$lists" --out "$out"
-    "$python" -m rerank run --collection "requests:$lists" --first-stage candidates --depth 100 --top-k 20 \
+    "$python" -m rerank run --collection "requests:$lists" --first-stage candidates --depth 20 \
         --model smollm2-135m --qrels "$qrels" --relevant 2 -m nDCG@10 --resume --out "$out/auto"
     cat >"$out/auto/card.toml" <<'CARD'
 name = "SmolLM2-135M, the default method, first 20"
 group = "listrank"
 first_stage = "BM25"
+before = "BM25"
 model = "SmolLM2-135M-Instruct"
 method = "auto: qlm,first_stage=0.5, first 20 only"
 parameters = 134.5e6

@@ -15,7 +15,7 @@ from rerank.leaderboard.plot_labels import PlotLabel, place_plot_labels
 WIDTH = 960
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 46
 #: Height of a plot of a few points, and what each further point adds to make room for its label.
-_HEIGHT, _FEW, _PER_POINT, _HIGHEST = 380, 12, 9, 820
+_HEIGHT, _FEW, _PER_POINT, _HIGHEST = 420, 12, 10, 900
 #: Longest label, in characters.
 _LABEL = 44
 #: If the ratio of the largest to the smallest cost exceeds this value, the scale is logarithmic.
@@ -205,13 +205,13 @@ class _Scale:
 def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the lower bound, the upper bound and the step of an axis, with a margin around the values."""
     low, high = min(values), max(values)
-    margin = max(0.02, 0.08 * (high - low))
-    return round_plot_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)
+    margin = max(0.01, 0.03 * (high - low))
+    return round_plot_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8)
 
 
-def round_plot_axis(low: float, high: float) -> tuple[float, float, float]:
-    """Return round bounds that contain two values, and the step between labels, for an axis of about five steps."""
-    raw = (high - low or 1.0) / 5
+def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
+    """Return round bounds that contain two values, and the distance of labels, for an axis of up to so many steps."""
+    raw = (high - low or 1.0) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step

@@ -83,7 +83,7 @@ def test_names_are_text_and_never_markup(folder: Path) -> None:
     assert HOSTILE not in "".join(content.values()).replace(content["tables/made-up-ndcg-10.csv"], "")
     elements = parsed(content["index.html"])
     assert all("alert" not in str(attributes.get("src")) for tag, attributes in elements.found if tag == "script")
-    assert sum(tag == "script" for tag, _ in elements.found) == 2
+    assert sum(tag == "script" for tag, _ in elements.found) == 3
     assert HOSTILE in elements.text
     data = called(next(text for name, text in content.items() if name.endswith("board.js")))
     assert data["queries"][3]["text"] == HOSTILE

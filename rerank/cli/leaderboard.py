@@ -173,7 +173,8 @@ def export_runs_command(
     team: Annotated[str, typer.Option(help="Name of the team for TIREx.")],
     repository: Annotated[str, typer.Option(help="Address of the repository with the code of the runs, for TIREx.")],
     qrels: Annotated[
-        str | None, typer.Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection.")
+        str | None,
+        typer.Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
 ) -> None:

@@ -161,7 +161,7 @@ class _BoardSource:
     entries: list[Entry]
     qrels: Qrels
     relevant: int
-    texts: Mapping[str, str]
+    texts: dict[str, str]
     notes: list[str]
 
 

@@ -58,7 +58,7 @@ class RunSelection(Card):
 
 
 class PublishedTable(BaseModel):
-    """Figures from a paper or repository of others. They were not measured here, so no column has them beside our means."""
+    """Figures from a paper or repository of others. They were not measured here, so no column mixes them with means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 

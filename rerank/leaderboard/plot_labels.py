@@ -21,7 +21,7 @@ class PlotLabel:
     """A label.
 
     Attributes:
-        x: The end of the text that is nearer to the point, so that the text cannot reach it if it is wider than estimated.
+        x: The end of the text that is nearer to the point, which even a text wider than estimated does not cover.
         y: The baseline of the text.
         anchor: ``end`` if the text is to the left of the point, otherwise ``start``.
         leader: End of a line from the point to the label; None for no line.
@@ -68,9 +68,7 @@ def place_plot_labels(
     """
     area = _Box(*frame)
     taken = [_Box(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points]
-    taken += [
-        _Box(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2) for (a, b), (c, d) in pairwise(line)
-    ]
+    taken += [_Box(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2) for (a, b), (c, d) in pairwise(line)]
     labels = []
     for (x, y), text in zip(points, texts, strict=True):
         size = (len(text) * CHARACTER, LINE)
@@ -94,7 +92,10 @@ def place_plot_labels(
 def _boxes_around_point(x: float, y: float, size: tuple[float, float], area: _Box) -> list[_Box]:
     """Return places for a label: beside the point, then on rings of increasing radius."""
     wide, high = size
-    boxes = [_Box(x + 8, y - high / 2, x + 8 + wide, y + high / 2), _Box(x - 8 - wide, y - high / 2, x - 8, y + high / 2)]
+    boxes = [
+        _Box(x + 8, y - high / 2, x + 8 + wide, y + high / 2),
+        _Box(x - 8 - wide, y - high / 2, x - 8, y + high / 2),
+    ]
     radius = 12.0
     while radius < max(area.right - area.left, area.bottom - area.top):
         for step in range(_DIRECTIONS):
@@ -102,8 +103,6 @@ def _boxes_around_point(x: float, y: float, size: tuple[float, float], area: _Bo
             # the edge of the box that faces the point is on the ring
             middle_x = x + math.cos(angle) * (radius + wide / 2)
             middle_y = y + math.sin(angle) * (radius + high / 2)
-            boxes.append(
-                _Box(middle_x - wide / 2, middle_y - high / 2, middle_x + wide / 2, middle_y + high / 2)
-            )
+            boxes.append(_Box(middle_x - wide / 2, middle_y - high / 2, middle_x + wide / 2, middle_y + high / 2))
         radius += 10
     return boxes

@@ -24,9 +24,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rerank.errors import DataError, StorageError, UsageError
+from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text_file
-from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
 from rerank.leaderboard.cost_plot import (

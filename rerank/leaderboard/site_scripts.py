@@ -55,7 +55,10 @@ def site_script_of_board(board: Board, folder: str) -> str:
             "measures": [table.measure for table in board.tables],
             "tables": [_site_tests_of_table(board, table) for table in board.tables],
             "values": [
-                [[round(row[query], _DIGITS) for query in queries] for row in (s.by_measure(t.measure) for s in board.scores)]
+                [
+                    [round(row[query], _DIGITS) for query in queries]
+                    for row in (s.by_measure(t.measure) for s in board.scores)
+                ]
                 for t in board.tables
             ],
         },
@@ -67,7 +70,7 @@ def _site_tests_of_table(board: Board, table: Standings) -> dict[str, Any]:
     decisions, test = table.decisions, Selector.parse(board.plan.test).name
     names = [entry.name for entry in board.entries]
     # the p-values of Dunnett's test and of max-t depend on all runs
-    repeats = bool(decisions and board.plan.baseline) and not is_baseline_test(test) and not decisions.family_wise
+    repeats = bool(board.plan.baseline and decisions and not decisions.family_wise and not is_baseline_test(test))
     return {
         "p": decisions.p_values()[0].tolist() if decisions else None,
         "correction": decisions.correction if decisions else "none",

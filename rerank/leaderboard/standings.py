@@ -107,7 +107,9 @@ def rank_board_runs(
     places = {index: place for place, index in enumerate(order, 1)}
     beats, marks, tested = _test_board_runs(scores, measure, options or ComparisonOptions(), baseline)
     decisions = tested.get("decisions")
-    gains, gain_rule = compare_with_first_stages(decisions, before) if decisions and before else ([None] * len(scores), "")
+    gains, gain_rule = (
+        compare_with_first_stages(decisions, before) if decisions and before else ([None] * len(scores), "")
+    )
     standings = tuple(
         Standing(
             place=places[index],

@@ -1,6 +1,6 @@
 """A run as a TIREx submission: a folder with run.txt and ir-metadata.yml.
 
-The metadata follow ir-metadata (ir-metadata.org) with the fields that the format ``run-with-metadata`` of tira requires.
+The metadata follow ir-metadata (ir-metadata.org) with the fields that tira's format ``run-with-metadata`` requires.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def folder_of_exported_run(name: str) -> str:
 
 def _ir_metadata(entry: Entry, team: str, collection: str, repository: str) -> dict[str, Any]:
     card = entry.card
-    first = {"name": card.first_stage, "method": card.first_stage}
+    first: dict[str, Any] = {"name": card.first_stage, "method": card.first_stage}
     reranker = {"name": card.name, "method": card.method or card.name, "model": card.model, "k": card.depth}
     stages = [first, {**reranker, "reranks": card.first_stage}] if card.first_stage else [reranker]
     described = ", ".join(filter(None, [card.method, card.model, card.first_stage and f"over {card.first_stage}"]))

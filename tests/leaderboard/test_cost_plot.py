@@ -22,7 +22,9 @@ from rerank.leaderboard.cost_plot import (
 
 def drawn_of(costs: list[float | None], means: list[float]) -> ScatterPlot | None:
     """The plot of runs with two topics."""
-    return layout_cost_plot(costs, [[mean / 2, 3 * mean / 2] for mean in means], [f"run {at}" for at in range(len(means))])
+    return layout_cost_plot(
+        costs, [[mean / 2, 3 * mean / 2] for mean in means], [f"run {at}" for at in range(len(means))]
+    )
 
 
 Numbers = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12)

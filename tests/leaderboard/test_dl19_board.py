@@ -1,4 +1,4 @@
-"""The boards of TREC Deep Learning, from recorded scores and from the shared data, against NIST's numbers and golden files."""
+"""The boards of TREC Deep Learning, from recorded scores and from runs, against NIST's numbers and golden files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_our_rows() -> None:
         found = published(year)
         ours = [entry.name for entry in found.entries if entry.card.group == OURS]
         assert len(ours) == 3
-        assert all(run.gain for entry, run in zip(found.entries, found.tables[0].runs, strict=True) if entry.name in ours)
+        assert all(
+            run.gain for entry, run in zip(found.entries, found.tables[0].runs, strict=True) if entry.name in ours
+        )
         assert {name: f"{means(found)[name]:.4f}" for name in expected} == expected
 
 

@@ -32,7 +32,10 @@ def test_labels_cover_no_label_no_point_and_no_line() -> None:
     boxes = [box(label, text) for label, text in zip(labels, texts, strict=True)]
     assert not any(overlap(a, b) for a, b in combinations(boxes, 2))
     assert all(left >= 0 and top >= 0 and right <= 900.1 and low <= 500.1 for left, top, right, low in boxes)
-    things = [(x - 4, y - 4, x + 4, y + 4) for x, y in points] + [(100.0, 399.0, 500.0, 401.0), (500.0, 199.0, 900.0, 201.0)]
+    things = [(x - 4, y - 4, x + 4, y + 4) for x, y in points] + [
+        (100.0, 399.0, 500.0, 401.0),
+        (500.0, 199.0, 900.0, 201.0),
+    ]
     assert not any(overlap(a, b) for a in boxes for b in things)
     assert any(label.leader for label in labels)
 

@@ -41,7 +41,10 @@ def test_the_board_of_the_scores_is_the_board_of_the_runs(made: Board, tmp_path:
     for table, other in zip(found.tables, made.tables, strict=True):
         rows = [line.split(",") for line in board_as_csv(made, other).splitlines()]
         seconds = rows[0].index("seconds_per_query")
-        without = [",".join([*row[:seconds], "seconds_per_query" if not at else "", *row[seconds + 1 :]]) for at, row in enumerate(rows)]
+        without = [
+            ",".join([*row[:seconds], "seconds_per_query" if not at else "", *row[seconds + 1 :]])
+            for at, row in enumerate(rows)
+        ]
         assert board_as_csv(found, table).splitlines() == without
 
 

@@ -231,7 +231,9 @@ def test_an_address_holds_the_whole_selection(page: Any) -> None:
 
 def test_unknown_names_in_an_address_are_ignored(page: Any, site: Path) -> None:
     page.goto("about:blank")
-    page.goto(f"{site.as_uri()}#made-up.stage=nowhere&made-up.run=nobody&made-up.measure=P@99&made-up.sort=-x&language=xx")
+    page.goto(
+        f"{site.as_uri()}#made-up.stage=nowhere&made-up.run=nobody&made-up.measure=P@99&made-up.sort=-x&language=xx"
+    )
     assert len(names(page)) == 6
 
 
@@ -244,7 +246,9 @@ def test_an_address_of_an_earlier_version(page: Any, site: Path) -> None:
 
 @pytest.mark.parametrize("correction", ["none", "bonferroni", "holm", "hochberg", "bh", "by"])
 def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, tmp_path: Path, correction: str) -> None:
-    found = board(files(tmp_path), correction=correction, baseline="good", test="wilcoxon" if correction == "by" else "t")
+    found = board(
+        files(tmp_path), correction=correction, baseline="good", test="wilcoxon" if correction == "by" else "t"
+    )
     site = write_site([found], tmp_path / "site")
     opened = chromium.new_page()
     opened.goto(site.as_uri())
@@ -262,8 +266,8 @@ def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, t
         told = opened.evaluate(
             """shown => {
               const found = numbers.retest(boards.get("made-up"), 0, shown);
-              return shown.map(run => [found.places.get(run), found.beats.get(run), found.beaten.get(run), found.tied.has(run),
-                found.gains.get(run) ?? null, found.marks.get(run) ?? ""]);
+              return shown.map(run => [found.places.get(run), found.beats.get(run), found.beaten.get(run),
+                found.tied.has(run), found.gains.get(run) ?? null, found.marks.get(run) ?? ""]);
             }""",
             list(subset),
         )
@@ -278,9 +282,13 @@ def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, t
 
 def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, site: Path) -> None:
     """The page was rewritten by its script when it was opened; without a script it is as it was built."""
-    read = "rows => rows.map(row => [row.dataset.run, row.className, ...[...row.children].map(cell => cell.textContent)])"
+    read = (
+        "rows => rows.map(row => [row.dataset.run, row.className, ...[...row.children].map(cell => cell.textContent)])"
+    )
     shown = page.locator("#made-up .runs tbody tr").evaluate_all(read)
-    points = page.locator("#made-up .front, #made-up .band").evaluate_all("all => all.map(one => one.getAttribute('points'))")
+    points = page.locator("#made-up .front, #made-up .band").evaluate_all(
+        "all => all.map(one => one.getAttribute('points'))"
+    )
     labels = page.locator("#made-up .point .name").evaluate_all("all => all.map(one => one.textContent)")
     context = page.context.browser.new_context(java_script_enabled=False)
     built = context.new_page()
@@ -294,8 +302,11 @@ def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, si
 
 
 def test_labels_and_bars_are_not_clipped(page: Any) -> None:
-    inside = """all => all.every(one => { const inner = one.getBoundingClientRect(), outer = one.closest("svg, td").getBoundingClientRect();
-      return inner.left >= outer.left - 1 && inner.right <= outer.right + 1 && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1; })"""
+    inside = """all => all.every(one => {
+      const inner = one.getBoundingClientRect(), outer = one.closest("svg, td").getBoundingClientRect();
+      return inner.left >= outer.left - 1 && inner.right <= outer.right + 1
+        && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+    })"""
     assert page.locator(f"{CHOSEN} svg text").evaluate_all(inside)
     assert page.locator(f"{CHOSEN} .bar i, {CHOSEN} .bar b").evaluate_all(inside)
     assert page.locator(f"{CHOSEN} [data-cost=tokens] .name").count() == 3

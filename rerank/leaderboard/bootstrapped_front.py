@@ -13,8 +13,9 @@ import numpy as np
 
 from rerank.evaluation.significance.base import Floats
 
-#: Number of bootstrap samples.
-DRAWS = 1000
+#: Largest and smallest number of bootstrap samples, and the number of topics drawn in all samples that is not exceeded
+#: between them, because the page repeats the bootstrap while its reader types.
+_MOST, _FEWEST, _DRAWN = 1000, 100, 1_000_000
 #: Fraction of the samples below and above the band.
 TAIL = 0.025
 
@@ -29,6 +30,7 @@ class BootstrappedFront:
         best: (levels,) the best mean of a run that costs at most this much.
         low: (levels,) lower bound of the central 95 % of the best means of the samples.
         high: (levels,) upper bound.
+        draws: Number of bootstrap samples.
         lowest: The lowest lower bound of the mean of a run, below which the band of no selection of runs reaches.
     """
 
@@ -37,6 +39,7 @@ class BootstrappedFront:
     best: Floats
     low: Floats
     high: Floats
+    draws: int
     lowest: float
 
 
@@ -49,19 +52,22 @@ def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront
     """
     levels, level_of_run = np.unique(np.asarray(costs, dtype=np.float64), return_inverse=True)
     # (runs, draws) means of the samples; the last column is the mean over the topics themselves
-    means = np.column_stack([values @ _count_sampled_topics(values.shape[1]).T / values.shape[1], values.mean(axis=1)])
+    counts = _count_sampled_topics(values.shape[1])
+    means = np.column_stack([values @ counts.T / values.shape[1], values.mean(axis=1)])
     highest = np.stack([means[level_of_run == level].max(axis=0) for level in range(len(levels))])
     envelope = np.maximum.accumulate(highest, axis=0)
     cheaper = np.vstack([np.full(means.shape[1], -np.inf), envelope[:-1]])
     on_front = (means == highest[level_of_run]) & (means > cheaper[level_of_run])
     ordered = np.sort(envelope[:, :-1], axis=1)
-    first = int(TAIL * DRAWS)
+    draws = len(counts)
+    first = int(TAIL * draws)
     return BootstrappedFront(
         shares=on_front[:, :-1].mean(axis=1),
         levels=levels,
         best=envelope[:, -1],
         low=ordered[:, first],
-        high=ordered[:, DRAWS - 1 - first],
+        high=ordered[:, draws - 1 - first],
+        draws=draws,
         lowest=float(np.sort(means[:, :-1], axis=1)[:, first].min()),
     )
 
@@ -69,8 +75,9 @@ def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront
 @cache
 def _count_sampled_topics(topics: int) -> Floats:
     """Return (draws, topics) numbers of times that each topic is in each sample."""
-    counts = np.zeros((DRAWS, topics))
-    for draw, topic in enumerate(sample_topics(topics, DRAWS * topics)):
+    draws = max(_FEWEST, min(_MOST, _DRAWN // topics))
+    counts = np.zeros((draws, topics))
+    for draw, topic in enumerate(sample_topics(topics, draws * topics)):
         counts[draw // topics, topic] += 1
     return counts
 

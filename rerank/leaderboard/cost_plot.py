@@ -53,6 +53,7 @@ class ScatterPlot:
         band: The central 95 % of the front of bootstrap samples of topics, as the points of a polygon.
         x_ticks: Positions and labels of the horizontal axis.
         y_ticks: Positions and labels of the vertical axis.
+        draws: Number of bootstrap samples.
         y_scale: The value at the upper edge, and SVG units per unit of the measure.
         unknown: Indexes of the runs with unknown cost.
         logarithmic: True if the cost axis is logarithmic.
@@ -65,6 +66,7 @@ class ScatterPlot:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     y_scale: tuple[float, float]
+    draws: int
     unknown: tuple[int, ...]
     logarithmic: bool
 
@@ -128,6 +130,7 @@ def layout_cost_plot(
         x_ticks=tuple(scale.ticks()),
         y_ticks=tuple((round(to_y(tick), 1), f"{tick:.2f}") for tick in ticks),
         y_scale=(high, down),
+        draws=drawn.draws,
         unknown=tuple(at for at, cost in enumerate(costs) if cost is None),
         logarithmic=scale.logarithmic,
     )

@@ -80,7 +80,7 @@ function setUp(section) {
         if (members.has(run)) updateRow(row, run, m, results);
       }
       updateRule(part, board, m, family, results[m]);
-      all(".pareto", part).forEach((figure) => updatePlot(figure, board, m, visible));
+      if (m === measure()) all(".pareto", part).forEach((figure) => updatePlot(figure, board, m, visible));
       if (m === measure()) form.querySelector(".count").textContent = `${shown.length} of ${many(board.runs.length, "run", "runs")}`;
     });
     applySort();

@@ -56,11 +56,12 @@ const numbers = (() => {
   }
 
   // Topics of the bootstrap samples by xorshift32 (Marsaglia 2003), as in bootstrapped_front.py. Returns [draws][topics] counts.
-  const DRAWS = 1000, TAIL = 0.025, sampled = new Map();
+  const TAIL = 0.025, sampled = new Map();
   function samples(topics) {
     if (!sampled.has(topics)) {
+      const draws = Math.max(100, Math.min(1000, Math.floor(1000000 / topics)));
       let state = 2463534242;
-      sampled.set(topics, Array.from({ length: DRAWS }, () => {
+      sampled.set(topics, Array.from({ length: draws }, () => {
         const counts = new Array(topics).fill(0);
         for (let at = 0; at < topics; at++) {
           state = (state ^ (state << 13)) >>> 0;
@@ -84,11 +85,11 @@ const numbers = (() => {
       highest.forEach((value, level) => best.push(level ? Math.max(best[level - 1], value) : value));
       return { best, on: means.map((mean, run) => mean === highest[levelOf[run]] && (levelOf[run] === 0 || mean > best[levelOf[run] - 1])) };
     };
-    const drawn = samples(topics).map(draw), whole = draw(new Array(topics).fill(1)), first = Math.floor(TAIL * DRAWS);
+    const drawn = samples(topics).map(draw), whole = draw(new Array(topics).fill(1)), draws = drawn.length, first = Math.floor(TAIL * draws);
     const bounds = levels.map((_, level) => drawn.map((one) => one.best[level]).sort((a, b) => a - b));
     return {
-      levels, best: whole.best, on: whole.on, low: bounds.map((row) => row[first]), high: bounds.map((row) => row[DRAWS - 1 - first]),
-      shares: costs.map((_, run) => drawn.filter((one) => one.on[run]).length / DRAWS),
+      levels, best: whole.best, on: whole.on, low: bounds.map((row) => row[first]), high: bounds.map((row) => row[draws - 1 - first]),
+      shares: costs.map((_, run) => drawn.filter((one) => one.on[run]).length / draws),
     };
   }
 

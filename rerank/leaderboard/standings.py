@@ -137,19 +137,21 @@ def _test_board_runs(
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
     test = "t" if is_baseline_test(options.test) else options.test
     comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
-    found = comparison.decisions.significant
+    # computed once, because gains and the page need them, too
+    decisions = replace(comparison.decisions, raw=comparison.decisions.p_values()[0])
+    found = decisions.significant
     marks: dict[str, str] = {}
     tested = {
         "pairs": len(found),
         "significant": int(found.sum()),
-        "rule": _tie_rule_of_standings(comparison.decisions),
+        "rule": _tie_rule_of_standings(decisions),
         "notes": comparison.notes,
-        "decisions": comparison.decisions,
+        "decisions": decisions,
     }
     if baseline:
-        versus = replace(options, test="dunnett" if comparison.decisions.family_wise else options.test)
+        versus = replace(options, test="dunnett" if decisions.family_wise else options.test)
         marks, tested["baseline_rule"] = _compare_with_baseline_of_board(scores, measure, baseline, versus)
-    return comparison.decisions.beats(), marks, tested
+    return decisions.beats(), marks, tested
 
 
 def _compare_with_baseline_of_board(

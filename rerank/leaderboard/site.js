@@ -45,7 +45,7 @@ function sortBy(table, key, direction) {
   heads[at].setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
   table.tBodies[0].append(...rows);
 }
-const BEST_FIRST = new Set(["mean", "low", "beats"]);
+const BEST_FIRST = new Set(["mean", "low", "gain", "other0", "other1", "other2", "judged", "beats"]);
 function sortable(table, kept) {
   all("thead th", table).forEach((head) => head.querySelector("button").addEventListener("click", () => {
     const now = head.getAttribute("aria-sort"), first = BEST_FIRST.has(head.dataset.key) ? -1 : 1;

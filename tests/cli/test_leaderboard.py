@@ -27,6 +27,7 @@ EXPORT = (
     "--out",
     "x",
 )
+PUBLISHED = str(Path(__file__).resolve().parents[2] / "eval" / "leaderboard" / "dl21.toml")
 BUILD = ("leaderboard", "build", "runs", "--qrels", "qrels.txt")
 
 
@@ -89,6 +90,14 @@ def test_wrong_input(words: tuple[str, ...], code: int, said: str, cli: Cli, tmp
     assert done.returncode == code
     assert said in done.stderr
     assert not (tmp_path / "site" / "index.html").exists()
+
+
+def test_published_boards_need_no_other_file(cli: Cli, tmp_path: Path) -> None:
+    done = cli("leaderboard", "build", "--board", PUBLISHED, "--out", "site", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (made,) = json.loads(done.stdout)["boards"]
+    assert (made["runs"], made["queries"]) == (4, 53)
+    assert len(list((tmp_path / "site" / "data").rglob("*.js"))) == 1
 
 
 def test_export(cli: Cli, tmp_path: Path) -> None:

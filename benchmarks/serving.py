@@ -35,6 +35,8 @@ from rerank.tasks import Reply, Request
 DOCUMENTS, WORDS = 20, 60
 #: Seconds after which a request counts as lost.
 TIMEOUT = 60.0
+#: Seconds without a request after which a connection is not used again: uvicorn closes it after 5.
+IDLE = 4.0
 #: Seconds of one batch of the model whose batch costs as much as one request, and of measuring it.
 BATCH_SECONDS, BATCHES_SECONDS = 0.05, 4.0
 #: Requests per second at which the search for the highest rate starts and ends, and the factor between rates.
@@ -103,6 +105,7 @@ class Connection:
 
     url: str
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = field(default=None, init=False)
+    _used: float = field(default=0.0, init=False)
 
     async def ask(self, number: int, counts: Counts) -> None:
         """Send a request and count its answer."""
@@ -118,6 +121,9 @@ class Connection:
         counts.add(number, time.perf_counter() - began, answer)
 
     async def _post(self, content: bytes) -> bytes | None:
+        if time.monotonic() - self._used > IDLE:
+            self.close()
+        self._used = time.monotonic()
         if self._streams is None:
             address = urlsplit(self.url)
             self._streams = await asyncio.open_connection(address.hostname, address.port)

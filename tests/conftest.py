@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# It keeps the class of sockets that it finds when it is imported, which in most tests is one that refuses.
+if importlib.util.find_spec("uvloop"):
+    import uvloop  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/"
 
 _EXPORT = (
-    "Example: rerank leaderboard export runs/ --qrels qrels.txt --task TRECDL2019 --collection "
-    "msmarco-passage/trec-dl-2019/judged --team me --repository https://example.org/code --out export/"
+    "Example: rerank leaderboard export runs/ --collection msmarco-passage/trec-dl-2019/judged --team me "
+    "--repository https://example.org/code --out export/"
 )
 
 

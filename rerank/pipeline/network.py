@@ -46,6 +46,13 @@ async def drive_ranking_over_network(
             tickets = driver.next_requests(backend.batch_size - len(tasks))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if left != 0:  # rendering takes time; what cannot be answered by the deadline is not sent
+                if len(tickets) == 1 and not tasks:  # without a task, which would have to wait for its turn on the loop
+                    (ticket,) = tickets
+                    if (reply := await _answer_in_time(backend, ticket, left)) is None:
+                        driver.expire(key)
+                        break
+                    driver.put(ticket, reply)
+                    continue
                 for ticket in tickets:
                     tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
             if tasks:
@@ -64,6 +71,17 @@ async def drive_ranking_over_network(
     if not isinstance(result, RankedList):
         raise result
     return result
+
+
+async def _answer_in_time(backend: AsyncBackend, ticket: Ticket, seconds: float | None) -> Reply | None:
+    """Return the reply to a request, or None if it takes longer than this number of seconds."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await backend.agenerate(ticket.request)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return None
 
 
 def rank_concurrently(

@@ -76,7 +76,6 @@ def create_server_app(
         redoc_url=None,
     )
     app.state.is_ready = app.state.is_hurried = app.state.is_model_busy = False
-    app.state.stopping = asyncio.Event()
     add_rerank_routes(app, service)
     add_score_routes(app, service)
     add_decision_routes(app, service)

@@ -1,4 +1,4 @@
-"""A limit on the number of open connections; a connection above it gets 503."""
+"""Limits of connections: on their number, and on the size of the head of a request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rerank.serving.api_errors import ApiError, error_body
 
@@ -19,10 +19,12 @@ _RETRY_AFTER = 1
 _REFUSING = 1.0
 #: Seconds between two messages in the log.
 _LOG_INTERVAL = 60.0
+#: Maximum number of bytes of an incomplete head, not counting those that arrived together with its beginning.
+_MAX_HEAD = 65_536
 
 
 def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol for one server, with at most this many open connections.
+    """Return uvicorn's protocol for one server, with at most this many open connections and limited heads.
 
     The limit of uvicorn itself, ``limit_concurrency``, leaves connections open and refuses the requests of all of them.
     Up to as many refused connections wait for their end; further ones are closed without an answer.
@@ -30,8 +32,10 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
     refused: set[asyncio.Protocol] = set()
     next_message = 0.0
 
-    class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes
-        def connection_made(self, transport: asyncio.Transport) -> None:
+    class LimitedProtocol(HttpToolsProtocol):
+        is_in_head, head_bytes = False, 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             nonlocal next_message
             if len(self.connections) < limit:
                 super().connection_made(transport)
@@ -47,6 +51,20 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             if self.transport is not None:  # else it was aborted above
                 super().connection_lost(exc)
+
+        def on_message_begin(self) -> None:
+            self.is_in_head, self.head_bytes = True, 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.is_in_head = False
+            super().on_headers_complete()
+
+        def data_received(self, data: bytes) -> None:
+            self.head_bytes += len(data) if self.is_in_head else 0
+            super().data_received(data)
+            if self.is_in_head and self.head_bytes > _MAX_HEAD:  # httptools would store a head of any size
+                self.send_400_response(f"The head of the request exceeds {_MAX_HEAD} bytes.")
 
     return LimitedProtocol
 

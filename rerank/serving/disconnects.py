@@ -1,4 +1,4 @@
-"""Ends the work for a request: its client leaves, the model takes too long, or the server stops."""
+"""Ends the work for a request if its client leaves or the model takes too long."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from rerank.serving.api_errors import ApiError, server_stopping_error
+from rerank.serving.api_errors import ApiError
 
 T = TypeVar("T")
 
@@ -21,38 +21,34 @@ class ClientLeftError(Exception):
 
 
 async def run_while_connected(request: Request, work: Coroutine[object, object, T], *, timeout: float) -> T:
-    """Return the result of ``work``; cancel it if the client leaves, time is up or the server stops.
+    """Return the result of ``work``; cancel it if the client leaves or time is up.
 
     Args:
-        request: The request, whose body has been read. The event ``stopping`` in the state of its application is set
-            if the server no longer waits for work.
+        request: The request, whose body has been read.
         work: What the client waits for.
         timeout: Maximum number of seconds.
 
     Raises:
         ClientLeftError: The client left.
-        ApiError: Time is up (504), or the server stops (503).
+        ApiError: Time is up (504).
     """
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_for_disconnect(request))
-    stopping = asyncio.ensure_future(request.app.state.stopping.wait())
     try:
-        await asyncio.wait({task, leaving, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if leaving.done():
-            raise ClientLeftError
-        if stopping.done():
-            raise server_stopping_error()
-        raise ApiError(504, f"No answer after {timeout:g} s, counting the wait for a turn; send fewer documents")
-    finally:
-        leaving.cancel()
-        stopping.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+        async with asyncio.timeout(timeout) as limit:
+            leaving = asyncio.create_task(_end_if_client_leaves(request, limit))
+            try:
+                return await work
+            finally:
+                leaving.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        if leaving.done() and not leaving.cancelled():
+            raise ClientLeftError from None
+        message = f"No answer after {timeout:g} s, counting the wait for a turn; send fewer documents"
+        raise ApiError(504, message) from None
 
 
-async def _wait_for_disconnect(request: Request) -> None:
+async def _end_if_client_leaves(request: Request, limit: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    limit.reschedule(0.0)

@@ -108,13 +108,14 @@ class _AnnouncingServer(uvicorn.Server):
 
     def _answer_at_once(self) -> None:
         self._app.state.is_hurried = True
+        self._end_requests()
+
+    def _end_requests(self) -> None:
         for task in self.server_state.tasks:
             task.cancel()  # `UnexpectedErrors` answers 503
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Only the application of `create_server_app` has the event: requests are then no longer waited for.
-        if (stopping := getattr(self._app.state, "stopping", None)) is not None:
-            asyncio.get_running_loop().call_later(self._grace, stopping.set)
+        asyncio.get_running_loop().call_later(self._grace, self._end_requests)
         await super().shutdown(sockets)
 
 
@@ -136,6 +137,7 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     config = uvicorn.Config(
         app,
         http=limited_http_protocol(listener.max_connections),
+        ws="none",
         log_level="warning",
         access_log=listener.logs_requests,
         proxy_headers=listener.trusts_proxy,

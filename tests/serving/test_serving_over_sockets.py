@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,14 @@ def test_the_command_finishes_accepted_requests_when_it_is_stopped(command: Any)
     assert "Traceback" not in process.stderr.read()
 
 
-@pytest.mark.parametrize("model", ["fake-server:reversed,delay=20", "fake:reversed,delay=20"])
-def test_a_second_signal_answers_accepted_requests_at_once(command: Any, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("fake-server:reversed,delay=20", 130, "Stopped.\n"),
+        ("fake:reversed,delay=20", -signal.SIGINT, ""),  # the model is in a batch, so the signal ends the process
+    ],
+)
+def test_a_second_signal_answers_accepted_requests_at_once(command: Any, model: str, code: int, message: str) -> None:
     process, url = command("--model", model)
     headers = {"Authorization": "Bearer key"}
     with ThreadPoolExecutor(2) as pool:
@@ -140,8 +147,28 @@ def test_a_second_signal_answers_accepted_requests_at_once(command: Any, model: 
         for future in asked:
             assert future.result().status_code == 503
             assert "stopping" in future.result().json()["message"]
-    assert process.wait(timeout=10) == 130
-    assert process.stderr.read() == "Stopped.\n"
+    assert process.wait(timeout=10) == code
+    assert process.stderr.read() == message
+
+
+def test_a_head_of_any_size_is_not_stored(command: Any) -> None:
+    process, url = command("--model", "fake:reversed")
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        answer = b""
+        for _ in range(100):
+            try:
+                connection.sendall(b"x" * 65_536)
+            except ConnectionError:
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("the server reads on")
+        with suppress(ConnectionError):
+            answer = connection.recv(1000)
+    assert not answer or answer.startswith(b"HTTP/1.1 400")
+    assert httpx2.get(f"{url}/health").status_code == 200
+    process.terminate()
 
 
 def test_connections_above_the_limit_get_503(command: Any) -> None:

@@ -92,6 +92,12 @@ def _board(path: Path) -> object:
     return [row.paths(path.parent) for row in read_board_config(path).runs]
 
 
+def _recorded_scores(path: Path) -> object:
+    from rerank.leaderboard.recorded_scores import read_recorded_scores
+
+    return read_recorded_scores(path)
+
+
 def _price(path: Path) -> object:
     from rerank.models import prices
 
@@ -324,8 +330,9 @@ def readers(scratch: Path) -> dict[str, Reader]:
         "run spec": Reader(read=_spec, files=_paths(INPUTS / "run.toml")),
         "suite": Reader(read=_suite, files=_paths(*sorted((ROOT / "eval" / "suites").glob("*.toml")))),
         "recipe": Reader(read=_recipe, files=_paths(*sorted((INPUTS / "recipes").glob("*.toml")))),
-        "card": Reader(read=_card, files=_paths(*sorted((ROOT / "eval/leaderboard/dl19").glob("*.toml"))[:3])),
-        "board": Reader(read=_board, files=_paths(ROOT / "eval/leaderboard/dl19.toml")),
+        "card": Reader(read=_card, files=_paths(*sorted((ROOT / "eval/leaderboard/dl19-cards").glob("*.toml"))[:3])),
+        "board": Reader(read=_board, files=_paths(ROOT / "eval/leaderboard/dl19-runs.toml")),
+        "recorded scores": Reader(read=_recorded_scores, files=_paths(ROOT / "eval/leaderboard/dl21.scores.json")),
         "prices": Reader(read=_price, files=_texts(prices_toml=_PRICES)),
         "prompt": Reader(read=_prompt, files=_paths(*sorted((ROOT / "rerank" / "prompts").glob("*.yaml")))),
         "heads": Reader(read=_heads, files=_paths(INPUTS / "heads.json")),

@@ -35,6 +35,7 @@ def test_figure_3_of_the_paper_cycles_are_tiers() -> None:
     assert [graph.count_better(position) for position in range(6)] == [0, 1, 1, 1, 4, 5]
     assert [graph.count_worse(position) for position in range(6)] == [5, 2, 2, 2, 1, 0]
     assert [graph.tier(position) for position in range(6)] == [0b1, 0b1110, 0b1110, 0b1110, 0b10000, 0b100000]
+    assert [graph.count_net_wins_in_tier(position) for position in range(6)] == [0, 1, 0, -1, 0, 0]
     assert all(map(graph.is_resolved, range(6)))
 
 

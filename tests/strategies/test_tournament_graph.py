@@ -33,9 +33,7 @@ def test_the_puzzle_of_25_horses_takes_seven_races(play: Play) -> None:
 
 
 @pytest.mark.parametrize(("selector", "calls"), [("", range(6, 8)), ("size=10", range(12, 16))])
-def test_calls_for_a_hundred_documents_are_those_of_the_papers_table_5(
-    play: Play, selector: str, calls: range
-) -> None:
+def test_calls_for_a_hundred_documents_are_those_of_the_papers_table_5(play: Play, selector: str, calls: range) -> None:
     for seed in range(20):
         played = play(f"tournament_graph,{selector}".rstrip(","), shuffled(100, seed))
         assert played.calls in calls
@@ -75,11 +73,19 @@ def test_a_judge_that_contradicts_itself_ends_too(play: Play, size: int, top_k: 
 
 
 def test_documents_in_a_cycle_are_tied_and_keep_their_order(play: Play) -> None:
-    """The second window contradicts the first one: 0 and 1 become a tier."""
+    """The second window contradicts the first one: 0 and 1 become a tier, in which each has won once."""
     answers = iter(([0, 1, 2], [1, 0, 2], [0, 1]))
     played = play("tournament_graph,size=3,top_k=4", range(4), lambda window: next(answers))
     assert played.rounds == [[[0, 1, 2]], [[0, 1, 3]], [[2, 3]]]
     assert played.result == [0, 1, 2, 3]
+
+
+def test_documents_in_a_cycle_are_sorted_by_their_wins(play: Play) -> None:
+    """3 > 2 > 1 > 0, then 1 > 3 > 2 > 4. In the tier of 1, 2 and 3, only 3 > 2 was never contradicted."""
+    answers = iter(([3, 2, 1, 0], [0, 2, 1, 3], [0, 1]))
+    played = play("tournament_graph,size=4,top_k=5", range(5), lambda window: next(answers))
+    assert played.rounds == [[[0, 1, 2, 3]], [[1, 2, 3, 4]], [[0, 4]]]
+    assert played.result == [3, 1, 2, 0, 4]
 
 
 @pytest.mark.parametrize(("selector", "message"), [("size=1", "size 1"), ("top_k=0", "top_k 0")])

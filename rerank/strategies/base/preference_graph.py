@@ -26,6 +26,8 @@ class PreferenceGraph:
         """Create a graph of ``n`` documents without edges."""
         self.above = [0] * n
         self.below = [0] * n
+        self._won = [0] * n  # the positions that a document was ranked above in some window
+        self._lost = [0] * n
 
     def add_window_order(self, positions: Sequence[int], depth: int) -> None:
         """Add the preferences of a judged window.
@@ -40,6 +42,14 @@ class PreferenceGraph:
             self._add_preference(better, worse)
         for worse in others:
             self._add_preference(ranked[-1], worse)
+        seen, unseen = 0, sum(1 << position for position in positions)
+        for position in ranked:
+            unseen ^= 1 << position
+            self._won[position] |= unseen
+            self._lost[position] |= seen
+            seen |= 1 << position
+        for position in others:
+            self._lost[position] |= seen
 
     def tier(self, position: int) -> int:
         """Return the set of documents that are tied with a document, including itself."""
@@ -52,6 +62,14 @@ class PreferenceGraph:
     def count_worse(self, position: int) -> int:
         """Return the number of documents known to be worse, without ties."""
         return (self.below[position] & ~self.tier(position)).bit_count()
+
+    def count_net_wins_in_tier(self, position: int) -> int:
+        """Return the number of tied documents that a document was ranked above, minus those it was ranked below.
+
+        This is the Copeland score within the tier. A tied document to which both applies counts as neither.
+        """
+        tier = self.tier(position)
+        return (self._won[position] & tier).bit_count() - (self._lost[position] & tier).bit_count()
 
     def is_resolved(self, position: int) -> bool:
         """Return whether the document's relation to every other document is known."""

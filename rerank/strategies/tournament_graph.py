@@ -24,9 +24,9 @@ class TournamentGraph:
     there are ``size`` documents that were never judged, the next window consists of them, so these windows are yielded
     at once.
 
-    The result is sorted by the number of better documents, then by input order. Documents that the judge ranks in a cycle
-    form a tier. They are tied in the paper, which suggests the first stage's scores to order them; here, the number of
-    comparisons won minus lost within the tier comes first.
+    The result is sorted by the number of better documents, then by input order. Documents that the judge ranks in a
+    cycle form a tier. They are tied in the paper, which suggests the first stage's scores to order them; here, the
+    number of comparisons won minus lost within the tier comes first.
 
     With a perfect judge, the first ``top_k`` documents are correct. For the ten best of n = 100, this takes 6 or 7
     calls with windows of 20, in 2 or 3 rounds, and 12 to 15 calls with windows of 10.

@@ -1,17 +1,19 @@
-"""Strategies with a simulated judge that orders windows as a real run does, with noise: quality and cost beside `sliding`.
+"""Strategies with a simulated judge that orders windows as a real run does, with errors: quality and cost.
 
     python benchmarks/strategies.py --lists retrieve_results_dl19.json.gz --qrels qrels.dl19-passage.txt \\
-        --oracle tirex_rankzephyr.run.gz tirex_rankgpt4o.run.gz --repeats gpt-3.5-turbo*.txt.gz [--seeds 100] [--markdown]
+        --oracle tirex_rankzephyr.run.gz tirex_rankgpt4o.run.gz --repeats gpt-3.5-turbo*.txt.gz \\
+        [--seeds 100] [--noise swaps] [--rate 0.065] [--markdown]
 
-The judge orders a window by the ranks of the oracle's run; documents that the run lacks come last, in input order. Then it
-errs, anew in every window. `rate` is the share of pairs among the first 20 documents of a list whose order differs
-between two repeats of one reranker. `swaps` swaps random neighbours until that share of the window's pairs is discordant
-(rounded at random). `places` adds normal noise to the ranks, whose standard deviation gives two noisy orders of the
-ranks 1 to 20 the same share: documents far apart are hardly ever confused. `none` is the oracle itself.
+The judge orders a window by the ranks of the oracle's run; documents that the run lacks come last, in input order. Then
+it errs, anew in every window. `rate` is the share of pairs among the first 20 documents of a list whose order differs
+between two repeats of one reranker, unless `--rate` is given. `swaps` swaps random neighbours until that share of the
+window's pairs is discordant (rounded at random), however far apart their ranks are. `places` adds normal noise to the
+ranks, whose standard deviation gives two noisy orders of the ranks 1 to 20 the same share: documents far apart are
+hardly ever confused. `none` is the oracle itself. `repeats` is the share that two sliding reranks by this judge have.
 
-`difference` is that of nDCG@10 to the first strategy, its interval (95 %, Student's t) is over queries, each query being the
-mean of all seeds; `seed_sd` is the standard deviation over seeds of the mean over queries. Cost is per query; `prompt` and
-`reply` are words and punctuation marks of the default prompt and of the identifiers, from the first seed.
+`difference` is that of nDCG@10 to the first strategy; its interval (95 %, Student's t) is over queries, each query
+being the mean of all seeds. `seed_sd` is the standard deviation over seeds of the mean over queries. Cost is per query;
+`prompt` and `reply` are words and punctuation marks of the default prompt and of the identifiers, from the first seed.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ STRATEGIES = (
 )
 MEASURE = "nDCG@10"
 HEAD = 20
+REPEATS = 5
 
 #: Returns the order of a window: positions, best first.
 Judge = Callable[[Window, random.Random], list[int]]
@@ -64,23 +67,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=Path, nargs="+", required=True, help="runs of one reranker over one input")
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--noise", nargs="+", default=("none", "swaps", "places"))
+    parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--markdown", action="store_true", help="also print tables")
     options = parser.parse_args()
     collection = open_collection(f"requests:{options.lists}")
     lists = list(open_first_stage("candidates", collection).search(collection.queries(), 100).values())
     qrels = read_qrels(options.qrels)
-    rate = disagreement([read_run(path) for path in options.repeats])
-    figures: dict[str, Any] = {"rate": rate, "sigma": sigma_of(rate), "seeds": options.seeds, "results": []}
+    measured = disagreement([read_run(path) for path in options.repeats])
+    rate = measured if options.rate is None else options.rate
+    figures: dict[str, Any] = {
+        "measured": measured,
+        "rate": rate,
+        "sigma": sigma_of(rate),
+        "seeds": options.seeds,
+        "results": [],
+    }
     for path in options.oracle:
         ranks = oracle_ranks(read_run(path), lists)
         for noise in options.noise:
             judge = make_judge(ranks, noise, figures)
             seeds = 1 if noise == "none" else options.seeds
             rows = compare([measure(s, lists, qrels, judge, seeds) for s in options.strategies], options.strategies)
-            figures["results"].append({"oracle": path.name, "noise": noise, "rows": rows})
+            again = [Run(play(open_strategy("sliding"), r, judge, seed)[0] for r in lists) for seed in range(REPEATS)]
+            row = {"oracle": path.name, "noise": noise, "repeats": disagreement(again), "rows": rows}
+            figures["results"].append(row)
             if options.markdown:
-                print(f"\n{path.name}, {noise}\n\n{markdown(rows)}", flush=True)
+                print(f"\n{path.name}, {noise}, repeats {row['repeats']:.3f}\n\n{markdown(rows)}", flush=True)
     figures["overlap"] = {path.name: overlap(read_run(path), lists) for path in options.oracle}
     print(json.dumps(figures))
 

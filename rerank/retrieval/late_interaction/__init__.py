@@ -70,17 +70,18 @@ class LateInteraction:
         for name in ("depth", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"Late interaction with {name}={value}", expected="a whole number of at least 1")
-        if isinstance(build_from_selector(first_stages, self.candidate_stage), LateInteraction):
+        (selector,) = self.nested_stages
+        if isinstance(build_from_selector(first_stages, selector), LateInteraction):
             raise UsageError(
                 f"Late interaction with candidates={self.candidates}",
                 expected="a first stage that searches, such as bm25",
             )
 
     @property
-    def candidate_stage(self) -> str:
+    def nested_stages(self) -> tuple[str]:
         """The selector of the candidates' first stage, without parentheses around it."""
         text = self.candidates.strip()
-        return text[1:-1].strip() if text[:1] + text[-1:] == "()" else text
+        return (text[1:-1].strip() if text[:1] + text[-1:] == "()" else text,)
 
     def over(self, corpus: Corpus) -> LateInteractionRetriever:
         """Open the first stage of the candidates, and load the model.
@@ -97,8 +98,9 @@ class LateInteraction:
 
         self.check_prerequisites()
         scorer = load_maxsim_scorer(locate_retrieval_model(self.model, kind="multi-vector"), self)
+        (selector,) = self.nested_stages
         # open_first_stage drops the query's own document, which must not take up a candidate's place
-        return LateInteractionRetriever(self, open_first_stage(self.candidate_stage, corpus), scorer)
+        return LateInteractionRetriever(self, open_first_stage(selector, corpus), scorer)
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed.
@@ -109,7 +111,8 @@ class LateInteraction:
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages(stage="late-interaction", faiss=False)
-        if isinstance(stage := build_from_selector(first_stages, self.candidate_stage), HasPrerequisites):
+        (selector,) = self.nested_stages
+        if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
             stage.check_prerequisites()
 
 

@@ -165,7 +165,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         ("depth=0", UsageError, "depth=0"),
         ("batch_size=0", UsageError, "batch_size=0"),
         ("candidates=bm52", UnknownNameError, "bm52"),
-        ("candidates=(late-interaction:m)", UsageError, "candidates"),
+        ("candidates=(bm25,b=2)", UsageError, "b=2"),
     ],
 )
 def test_options_that_cannot_work(options: str, error: type[Exception], message: str) -> None:

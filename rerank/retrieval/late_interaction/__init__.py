@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval import first_stages, open_first_stage, retriever_index_folders
+from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
 from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
 from rerank.selector import build_from_selector
@@ -49,7 +49,7 @@ class LateInteraction:
 
     Raises:
         UnknownNameError: The first stage of the candidates does not exist.
-        UsageError: A number is out of range, or the candidates are those of late interaction.
+        UsageError: A number is out of range, or an option of the candidates' first stage does not fit.
     """
 
     model: str
@@ -70,12 +70,7 @@ class LateInteraction:
         for name in ("depth", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"Late interaction with {name}={value}", expected="a whole number of at least 1")
-        (selector,) = self.nested_stages
-        if isinstance(build_from_selector(first_stages, selector), LateInteraction):
-            raise UsageError(
-                f"Late interaction with candidates={self.candidates}",
-                expected="a first stage that searches, such as bm25",
-            )
+        check_first_stage(*self.nested_stages)
 
     @property
     def nested_stages(self) -> tuple[str]:
@@ -98,9 +93,8 @@ class LateInteraction:
 
         self.check_prerequisites()
         scorer = load_maxsim_scorer(locate_retrieval_model(self.model, kind="multi-vector"), self)
-        (selector,) = self.nested_stages
         # open_first_stage drops the query's own document, which must not take up a candidate's place
-        return LateInteractionRetriever(self, open_first_stage(selector, corpus), scorer)
+        return LateInteractionRetriever(self, open_first_stage(*self.nested_stages, corpus), scorer)
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed.
@@ -111,8 +105,7 @@ class LateInteraction:
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages(stage="late-interaction", faiss=False)
-        (selector,) = self.nested_stages
-        if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
+        if isinstance(stage := build_from_selector(first_stages, *self.nested_stages), HasPrerequisites):
             stage.check_prerequisites()
 
 

@@ -61,7 +61,8 @@ class RunSpec(_Frozen):
     collection: str
     """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
-    """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``hybrid:A+B``, ``run:FILE``, ``candidates``."""
+    """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``late-interaction:MODEL``, ``hybrid:A+B``,
+    ``run:FILE``, ``candidates``."""
     depth: int = Field(default=100, ge=1)
     """Number of candidates per query."""
     max_queries: int | None = Field(default=None, ge=1)

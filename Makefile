@@ -12,9 +12,6 @@ API := .venv-api
 LOCK := .venv-lock
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
-# Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
-DATA ?= ../shared/data
-RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 COMPILE := $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
@@ -42,9 +39,9 @@ demo: $(VENV)/.hf ## rerank a sample of questions about Python's library with a 
 demo-all: $(VENV)/.hf ## the same with all questions
 	$(BIN)/rerank demo --all
 
-leaderboard: $(VENV)/.base ## build the board of TREC Deep Learning 2019 into build/leaderboard, of the files in DATA and of RUNS
-	$(BIN)/rerank leaderboard build $(RUNS) --board eval/leaderboard/dl19.toml --data $(DATA) \
-		--title "TREC Deep Learning 2019" --out build/leaderboard
+leaderboard: $(VENV)/.base ## build the boards of TREC Deep Learning 2019 and 2021 into build/leaderboard, from recorded scores
+	$(BIN)/rerank leaderboard build --board eval/leaderboard/dl19.toml --board eval/leaderboard/dl21.toml \
+		--title "TREC Deep Learning, passages" --out build/leaderboard
 
 test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
 	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal

@@ -252,9 +252,10 @@ class Ranking:
             )
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
-    def without(self, doc_id: str) -> Ranking:
-        """Return the list without one document, as BEIR's rule requires for a document with the query's id."""
-        left = [position for position, doc in enumerate(self.docs) if doc.id != doc_id]
+    def without(self, *doc_ids: str) -> Ranking:
+        """Return the list without these documents, as BEIR's rule requires for a document with the query's id."""
+        dropped = frozenset(doc_ids)
+        left = [position for position, doc in enumerate(self.docs) if doc.id not in dropped]
         scores = tuple(self.scores[position] for position in left) if self.scores else ()
         return Ranking(self.query, tuple(self.docs[position] for position in left), scores)
 
@@ -309,6 +310,8 @@ class Run(Mapping[str, Ranking]):
 
 #: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
 UNJUDGED = -1
+#: Grade of documents that must not be ranked for a query, as ir_datasets writes BRIGHT's excluded ids.
+EXCLUDED = -100
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):
@@ -316,7 +319,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
     Args:
         grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 means not relevant,
-            except that `UNJUDGED` means pooled but not judged.
+            except that `UNJUDGED` means pooled but not judged, and `EXCLUDED` that the document must not be ranked.
         name: Source of the judgments, for messages.
     """
 
@@ -346,10 +349,9 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         return len(self._grades)
 
     def judged(self) -> Qrels:
-        """Return the judgments without documents that were pooled but not judged. All queries are kept."""
-        if not any(UNJUDGED in grades.values() for grades in self.values()):
-            return self
-        rows = {q: {doc: g for doc, g in grades.items() if g != UNJUDGED} for q, grades in self.items()}
+        """Return the judgments without documents that were not judged or are excluded. All queries are kept."""
+        dropped = {UNJUDGED, EXCLUDED}
+        rows = {q: {doc: g for doc, g in grades.items() if g not in dropped} for q, grades in self.items()}
         return Qrels(rows, name=self.name)
 
     def __repr__(self) -> str:

@@ -26,9 +26,9 @@ import httpx2
 import openai
 
 from libraries.processes import Settings, added, import_seconds
-from rerank.backends.openai.address import Address
-from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.retries import RequestFailedError
+from rerank.backends.base.request_retries import RequestFailedError
+from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_connection import ServerConnection
 
 KEY = "sk-a-key-of-this-benchmark"
 REMOTE = "http://gpu.example/v1"

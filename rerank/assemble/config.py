@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from rerank.errors import UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.judges import Limits
-from rerank.models import model_settings_folder, recipe_of_model
+from rerank.models import default_method_of_model, model_settings_folder, recipe_of_model
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.tasks import Backend, BackendOptions, ServerAddress
 
@@ -55,7 +55,7 @@ class RankerOptions(TypedDict, total=False):
 
 
 _Positive = Annotated[int, Field(ge=1)]
-#: What the method ``auto`` stands for if neither the adapter nor the model names one.
+#: What the method ``auto`` stands for if neither the adapter nor the model nor its backend names one.
 DEFAULT_METHOD = "fullrank"
 
 
@@ -66,13 +66,14 @@ class RankerConfig:
     `from_settings` reports an invalid value as a UsageError, the constructor as a ValidationError of pydantic.
 
     Attributes:
-        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
+        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``api:API/NAME``, ``decisions:NAME``,
+            ``vllm:NAME`` or ``fake:KIND``.
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
         adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``. ``auto`` is
-            replaced by the method of the adapter or the trained model, by the recipe of the model preset, or else by
-            `DEFAULT_METHOD`.
+            replaced by the method of the adapter or the trained model, by the recipe of the model preset, by the
+            default of the backend, or else by `DEFAULT_METHOD`.
         window_size: Number of documents per window, for strategies with windows.
         stride: Number of documents by which the window moves; half of ``window_size`` if only ``window_size`` is set.
         passes: Number of passes, for strategies that support several.
@@ -93,7 +94,7 @@ class RankerConfig:
         deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
             its request.
         trust_remote_code: Run Python code from the model's repository.
-        base_url: Address of an OpenAI-compatible server.
+        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
         calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for
@@ -193,8 +194,8 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     """Return the method, and the settings that come with it, for the keys that are missing in ``settings``.
 
     They are those of the adapter, or of the trained or merged model, if its folder has settings; or else the recipe of
-    the preset of the model or reranker; or else `DEFAULT_METHOD`. If the method is given, prompt and limits of another
-    one do not apply.
+    the preset of the model or reranker; or else the default of the backend; or else `DEFAULT_METHOD`. If the method is
+    given, prompt and limits of another one do not apply.
 
     Args:
         settings: The given settings; the method ``auto`` counts as missing.
@@ -210,7 +211,9 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
     values = adapter_folder_defaults(folder, given) if folder else {}
     if "method" in given or "method" in values:
         return values
-    recipe = {"method": DEFAULT_METHOD, **recipe_of_model(given.get("adapter") or given.get("model") or "", folder)}
+    own = getattr(backend, "default_method", "") if backend else default_method_of_model(given.get("model", ""))
+    recipe = recipe_of_model(given.get("adapter") or given.get("model") or "", folder)
+    recipe = {"method": own or DEFAULT_METHOD, **recipe}
     return {key: value for key, value in recipe.items() if key not in given} | values
 
 

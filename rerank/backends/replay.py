@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import (
-    AttentionTask,
-    ContinuationTask,
-    CrossEncoderTask,
-    FusionTask,
-    GenerationTask,
-    LikelihoodTask,
-    LogitTask,
-    PermutationTask,
-    Reply,
-    Request,
-)
+from rerank.tasks import Reply, Request, Task
 
 #: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
 _NO_LIMIT = 1 << 40
@@ -69,18 +58,7 @@ class Replay:
         used: The recorded replies that were returned, by window and seed.
     """
 
-    tasks = frozenset(
-        {
-            GenerationTask,
-            FusionTask,
-            PermutationTask,
-            ContinuationTask,
-            LikelihoodTask,
-            LogitTask,
-            AttentionTask,
-            CrossEncoderTask,
-        }
-    )
+    tasks = frozenset(get_args(Task))
     #: Pictures are accepted, since the prompt is ignored.
     sees_pictures = True
     #: Users cannot select it by name, since it needs the calls of a run.

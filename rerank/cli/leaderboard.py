@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/"
 
+_EXPORT = (
+    "Example: rerank leaderboard export runs/ --collection msmarco-passage/trec-dl-2019/judged --team me "
+    "--repository https://example.org/code --out export/"
+)
+
 
 def register_cli_commands(app: typer.Typer) -> None:
     """Add the command group."""
@@ -29,6 +34,7 @@ def register_cli_commands(app: typer.Typer) -> None:
     group.command("check", epilog="Example: rerank leaderboard check card.toml --qrels qrels.txt")(
         check_submission_command
     )
+    group.command("export", epilog=_EXPORT)(export_runs_command)
     app.add_typer(group, name="leaderboard")
 
 
@@ -154,6 +160,45 @@ def check_submission_command(
     emit_output(submission.to_dict(), form=form, text=show)
     if submission.problems:
         raise submission_error(submission)
+
+
+def export_runs_command(
+    *,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Run folders, run files with cards, or folders that contain them."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the exported files.")],
+    collection: Annotated[str, typer.Option(help="Name of the test collection for TIREx, such as an ir_datasets id.")],
+    team: Annotated[str, typer.Option(help="Name of the team for TIREx.")],
+    repository: Annotated[str, typer.Option(help="Address of the repository with the code of the runs, for TIREx.")],
+    qrels: Annotated[
+        str | None,
+        typer.Option("--qrels", help="Judgments for mteb's scores: a file, or the selector of a collection."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of mteb; also write its result files. Needs --qrels.")] = None,
+) -> None:
+    """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
+    from rerank.collections import open_collection_qrels
+    from rerank.leaderboard.entries import find_board_entries
+    from rerank.leaderboard.tirex_export import write_tirex_submission
+    from rerank.mmteb.run_results import write_run_as_mteb_result
+    from rerank.types import Run
+
+    if bool(task) != bool(qrels):
+        raise UsageError("--task without --qrels" if task else "--qrels without --task", expected="both or none")
+    judgments = open_collection_qrels(qrels)[0] if qrels else None
+    entries, notes = find_board_entries(runs)
+    for note in notes:
+        print_note(f"note: {note}")
+    for entry in entries:
+        typer.echo(
+            write_tirex_submission(entry, out / "tirex", team=team, collection=collection, repository=repository)
+        )
+        if task and judgments is not None:
+            run = Run(entry.run.values(), name=entry.name)
+            identity = {"lists": entry.digest, "card": entry.card.model_dump(exclude_defaults=True)}
+            typer.echo(write_run_as_mteb_result(run, judgments, task, out / "mteb", identity=identity))
 
 
 def _board_plans_of_command_line(

@@ -30,7 +30,8 @@ class ModelLoadOptions:
         int | None, typer.Option(min=1, help="Number of prompts per batch.", rich_help_panel=PANEL)
     ] = None
     base_url: Annotated[
-        str | None, typer.Option(help="Address of the server for --model openai:NAME.", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(help="Address of the server of an openai:, api: or decisions: model.", rich_help_panel=PANEL),
     ] = None
 
     def options(self) -> BackendOptions:

@@ -27,6 +27,7 @@ from rerank.terminal_text import unstripped_output_stream
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
+    from rerank.tasks.batches import BatchStatus
     from rerank.types import Ranking, Run
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate calls, tokens and cost without calling the model.")]
@@ -61,7 +62,7 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
     check_run_folder(execution)
     prepared = prepare_run(spec, execution)
     if dry_run:
-        expected = estimate_run_cost(prepared)
+        expected = estimate_run_cost(prepared, in_batches=execution.provider_batch)
         emit_output(
             expected,
             form=form,
@@ -143,10 +144,22 @@ def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> di
 
     try:
         with show_command_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
-            return execute_run(prepared, execution, on_reply=on_reply)
+            return execute_run(prepared, execution, on_reply=on_reply, on_batch=_make_batch_printer())
     except KeyboardInterrupt:
         print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
         sys.exit(130)
+
+
+def _make_batch_printer() -> Callable[[BatchStatus], None]:
+    """Return a function that prints the state of a provider's batch whenever it has changed."""
+    seen: dict[str, BatchStatus] = {}
+
+    def show(status: BatchStatus) -> None:
+        if seen.get(status.id) != status:
+            print_note(f"batch {status.id}: {status.state}, {status.done} of {status.total} requests")
+        seen[status.id] = status
+
+    return show
 
 
 @contextmanager
@@ -201,7 +214,8 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
     """Print the cost and the folder of a run on stderr."""
     print_note(f"windows: {format_window_counts(summary['windows'])}")
     print_note(
-        f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
+        f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in"
+        f"{_cached_share_note(summary)}, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
     )
     if unmatched := summary.get("unmatched_calls"):
@@ -212,6 +226,11 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
     if summary["missing"]:
         print_note(f"{summary['missing']} judged queries have no ranking; they score 0")
     print_note(f"folder: {summary['folder']}")
+
+
+def _cached_share_note(summary: dict[str, Any]) -> str:
+    share = summary.get("cached_share", 0)  # missing in folders of older versions
+    return f" ({share:.0%} from a cache)" if share else ""
 
 
 def _printed_run_value_or_unknown(value: object) -> object:

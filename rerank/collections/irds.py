@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from rerank.collections.base.corpus import fetch_documents
 from rerank.collections.base.files import check_collection_language_code, check_collection_relevant_grade
 from rerank.collections.cranfield import cranfield_grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
+from rerank.io.excluded_documents import excluded_documents_of_qrels
 from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
 from rerank.io.smart_format import join_text_file_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -89,6 +90,10 @@ class Irds:
     def qrels(self) -> Qrels:
         """Return the judgments, which are read once; empty if there are none."""
         return self._judged
+
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return the documents that must not be ranked for a query: BRIGHT's excluded ids."""
+        return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
     def _judged(self) -> Qrels:
@@ -170,9 +175,14 @@ def _named_irds_errors(name: str) -> Generator[None]:
 
 
 def _default_irds_text(entry: Any, id_field: str) -> str:
-    """Return ir_datasets' default text or, if it defines none, the string fields other than id and title."""
+    """Return ir_datasets' default text or, if it defines none, the field ``text``, or else the other string fields.
+
+    The id and the title are omitted. BRIGHT's queries have fields beside their text that contain the answer.
+    """
     if hasattr(entry, "default_text"):
         return str(entry.default_text())
+    if isinstance(text := getattr(entry, "text", None), str):
+        return text
     fields = {key: value for key, value in entry._asdict().items() if isinstance(value, str)}
     return "\n".join(value for key, value in fields.items() if value and key not in (id_field, "title"))
 

@@ -23,6 +23,7 @@ from rerank.io.sgml import (
     remove_elements_from_sgml_text,
 )
 from rerank.io.smart_format import join_text_file_lines
+from rerank.io.text_files import open_text_file
 from rerank.io.trec_topics import check_trec_format_fields, read_trec_format_topics
 from rerank.types import Document, Query
 
@@ -32,14 +33,19 @@ _TITLES = ("title", "headline", "head", "hl", "doctitle", "ti", "ttl")
 _TEXTS = ("text", "body", "contents?", "abstract", "abst")
 #: Elements with ids and transfer headers, which are not part of the text of documents without a text element.
 _OTHER = ("docno", "docid", "id", "docoldno", "dochdr", "url")
+#: Names of the first column in a line that names the columns.
+_ID_COLUMNS = frozenset({"docno", "docid", "doc_id", "id", "_id", "pid", "corpus-id", "corpus_id"})
 
 
 class Trec(FileCollection):
-    """Documents in TREC's SGML or XML, topics (TREC, XML or tab-separated), qrels; each is optional and may be gzipped.
+    """Documents in SGML, XML or tab-separated lines, topics (TREC's, XML, tab-separated) and qrels; all are optional.
 
     A document is the content of <DOC>. Its title is TITLE, HEADLINE, HEAD, HL, DOCTITLE, TI or TTL; its text is the
     concatenation of TEXT, BODY, CONTENTS and ABSTRACT, or all other content if it has none of them. Tags are removed
-    and entities are decoded.
+    and entities are decoded. Tab-separated files have a document per line, as MS MARCO's: id and text, with a title or
+    with URL and title between them; a line that names the columns may come first.
+
+    Each file may be gzipped.
 
     Args:
         docs: A file, or a folder whose files are read recursively in the order of their names.
@@ -89,12 +95,9 @@ class Trec(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents, file by file."""
-        documents = (
-            (block.where, _parse_trec_document(block))
-            for path in self.files.docs
-            for block in read_sgml_file_blocks(path, ("doc",))
+        return check_unique_ids(
+            (pair for path in self.files.docs for pair in _read_documents_of_file(path)), "document"
         )
-        return check_unique_ids(documents, "document")
 
     def queries(self) -> list[Query]:
         """Return all topics in file order, each with the chosen fields on one line.
@@ -126,6 +129,31 @@ def _read_trec_documents(path: str) -> tuple[Path, ...]:
     if not files:
         raise MissingResourceError(f"The folder {path} has no files", expected="files with <DOC>")
     return files
+
+
+def _read_documents_of_file(path: Path) -> Iterator[tuple[str, Document]]:
+    """Yield the documents of a file with their places in it, for messages."""
+    with open_text_file(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    if "\t" not in first or first.lstrip().startswith("<"):
+        yield from ((block.where, _parse_trec_document(block)) for block in read_sgml_file_blocks(path, ("doc",)))
+        return
+    with open_text_file(path) as stream:
+        for number, line in enumerate(stream, 1):
+            columns = line.rstrip("\r\n").split("\t")
+            if line.strip() and not (line == first and columns[0].strip().lower() in _ID_COLUMNS):
+                yield (where := f"{path}:{number}"), _parse_tab_separated_document(columns, where)
+
+
+def _parse_tab_separated_document(columns: list[str], where: str) -> Document:
+    if not 2 <= len(columns) <= 4:
+        raise DataError(
+            f"{where}: {len(columns)} columns", expected="2 to 4: id, text; id, title, text; or id, URL, title, text"
+        )
+    title = columns[-2] if len(columns) > 2 else ""
+    return Document(
+        id=parse_json_id(columns[0].strip(), "document", where), title=title.strip(), text=columns[-1].strip()
+    )
 
 
 def _parse_trec_document(block: SgmlBlock) -> Document:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
+from rerank.io.excluded_documents import excluded_documents_of_qrels, qrels_without_excluded_documents
 from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class _Evaluator:
         # ir_measures would count pooled documents without a judgment as judged
         graded, pooled = (
             {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in source.items()}
-            for source in (qrels.judged(), qrels)
+            for source in (qrels.judged(), qrels_without_excluded_documents(qrels))
         )
+        self._excluded = excluded_documents_of_qrels(qrels)
         self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
@@ -84,7 +86,10 @@ class _Evaluator:
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
 
     def scores(self, run: Run) -> Scores:
-        """Evaluate one run."""
+        """Evaluate one run, without documents that must not be ranked for their query."""
+        if self._excluded:
+            lists = (ranking.without(*self._excluded.get(query, ())) for query, ranking in run.items())
+            run = Run(lists, name=run.name)
         if run and not any(query in self._queries for query in run):
             raise DataError(
                 f"Run {run.name!r} (queries {_first_evaluated_query_ids(run)}) shares no query with {self._qrels.name} "

@@ -60,7 +60,7 @@ def cover_runs_by_judgments(
         One entry per run, and the measures whose bounds were to be computed.
     """
     parsed = [m for m in parse_measures(measures) if m.NAME != "Judged" and not is_summed_measure(str(m))]
-    cutoffs = {str(m): m.params.get("cutoff", CUTOFF) for m in parsed}
+    cutoffs = {str(m): judged_cutoff(str(m)) for m in parsed}
     graded = qrels.judged()
     judged = [{name: _mean_judged_fraction(graded, run, k) for name, k in cutoffs.items()} for run in runs]
     thin = [name for name in cutoffs if any(row[name] < THIN for row in judged)]
@@ -71,6 +71,11 @@ def cover_runs_by_judgments(
         means = {name: _mean_bounds(list(row.values())) for name, row in found.items()}
         coverage.append(JudgmentCoverage(cutoffs=cutoffs, judged=fractions, bounds=means))
     return coverage, chosen
+
+
+def judged_cutoff(measure: str) -> int:
+    """Return the cutoff of a measure, or `CUTOFF` if it has none."""
+    return int(parse_measures([measure])[0].params.get("cutoff", CUTOFF))
 
 
 def add_coverage_to_evaluation_report(

@@ -8,67 +8,49 @@ approximate for later windows, whose documents depend on replies. Completion tok
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rerank.experiment.candidates import order_candidate_list_of_spec
+from rerank.experiment.collected_requests import collect_run_requests
 from rerank.experiment.prepare import PreparedRun
-from rerank.judges.base import OversizedWindow, PromptJudge, ScoreKind, Verdict
-from rerank.models.prices import compute_cost_by_model_name
-from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
-from rerank.prompts.base import TokenCounter
-from rerank.tasks import Reply, Request
-from rerank.types import Window
+from rerank.models.prices import compute_model_cost, estimate_search_units
+from rerank.tasks import CrossEncoderTask, Reply, Request
+from rerank.tasks.usage import Usage
 
 
-@dataclass(kw_only=True)
-class _CountingJudge:
-    """A judge that counts the requests of another judge, sends none, and keeps the order of every window."""
-
-    judge: PromptJudge
-    counter: TokenCounter
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-    @property
-    def score_kind(self) -> ScoreKind | None:
-        return None
-
-    def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        requests = self.judge.requests(window)
-        if isinstance(requests, OversizedWindow):
-            return requests
-        for request in requests:
-            self.calls += 1
-            self.tokens_in += self.counter.count(request.prompt)
-            self.tokens_out += request.sampling.max_tokens + request.sampling.thinking
-        return []  # nothing is sent
-
-    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        return Verdict(order=tuple(range(len(window))), status="ok")
-
-
-def estimate_run_cost(prepared: PreparedRun) -> dict[str, Any]:
+def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
+
+    Args:
+        prepared: The run.
+        in_batches: Whether its requests go through the provider's batch interface.
 
     Returns:
         ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.
+
+    Raises:
+        UsageError: ``in_batches`` is set, and a request depends on a reply.
     """
-    counting = _CountingJudge(judge=prepared.judge, counter=prepared.backend.tokens)
-    ranker = Ranker(strategy=prepared.setup.strategy, judge=counting, passages=prepared.setup.passages)
-    lists = (order_candidate_list_of_spec(ranking, prepared.spec) for ranking in prepared.lists)
-    for _ in drive_ranking_stream(lists, ranker, prepared.backend, Flow.of(prepared.backend)):
-        pass  # iterating runs the strategy, and the judge counts the requests
-    calls = max(prepared.calls(), counting.calls) if counting.calls else 0
+    counter, counted = prepared.backend.tokens, Usage()
+
+    def count(request: Request) -> None:
+        sampling = request.sampling
+        searches = 0
+        if isinstance(request.task, CrossEncoderTask):
+            searches = estimate_search_units(counter.lengths([message.content for message in request.prompt]))
+        tokens_out = sampling.max_tokens + sampling.thinking
+        counted.add(Reply(tokens_in=counter.count(request.prompt), tokens_out=tokens_out, search_units=searches))
+
+    collect_run_requests(prepared, count, in_one_round=in_batches)
+    calls = max(prepared.calls(), counted.calls) if counted.calls else 0
     tokens_in, tokens_out = (
-        math.ceil(tokens * calls / max(1, counting.calls)) for tokens in (counting.tokens_in, counting.tokens_out)
+        math.ceil(tokens * calls / max(1, counted.calls)) for tokens in (counted.tokens_in, counted.tokens_out)
     )
+    batched = {"tokens_in": tokens_in, "tokens_out": tokens_out} if in_batches else {}
+    most = Usage(tokens_in=tokens_in, tokens_out=tokens_out, search_units=counted.search_units, batched=batched)
     return {
         "queries": prepared.lists.survey.queries,
         "calls": calls,
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
-        "cost": compute_cost_by_model_name(prepared.spec.model, tokens_in, tokens_out),
+        "cost": compute_model_cost(prepared.spec.model, most),
     }

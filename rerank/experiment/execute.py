@@ -15,6 +15,7 @@ from typing import Any
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
+from rerank.experiment.provider_batches import OnBatch, answer_run_in_batches, collect_requests_for_batches
 from rerank.experiment.result_files import open_experiment_result_files
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import (
@@ -28,8 +29,8 @@ from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
-from rerank.store import RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
-from rerank.tasks import Backend, Reply
+from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
+from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
 
@@ -41,7 +42,11 @@ _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures"
 
 @named_path_errors()
 def run_experiment(
-    spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None
+    spec: RunSpec,
+    execution: Execution | None = None,
+    *,
+    on_reply: OnReply = lambda reply: None,
+    on_batch: OnBatch = lambda status: None,
 ) -> dict[str, Any]:
     """Prepare and execute a run and return its summary.
 
@@ -50,13 +55,23 @@ def run_experiment(
     """
     execution = execution or Execution()
     check_run_folder(execution)
-    return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply)
+    return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply, on_batch=on_batch)
 
 
 def execute_run(
-    prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = lambda reply: None
+    prepared: PreparedRun,
+    execution: Execution,
+    *,
+    on_reply: OnReply = lambda reply: None,
+    on_batch: OnBatch = lambda status: None,
 ) -> dict[str, Any]:
     """Execute a prepared run. If its folder already contains the finished run, only score it again.
+
+    Args:
+        prepared: The run.
+        execution: Where and how it is executed.
+        on_reply: Called with each reply.
+        on_batch: Called with every state of a batch at the provider.
 
     Returns:
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
@@ -66,16 +81,8 @@ def execute_run(
     name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
-    document = {
-        "hash": name,
-        "spec": prepared.spec.recorded(),
-        "identity": identity,
-        "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
-        "environment": describe_environment(),
-        "flow": flow.to_json(),
-    }
-    if isinstance(prepared.backend, LazyBackend) and not folder.finished:
-        prepared.backend.warm_up()  # before the folder is created, in case the model cannot be loaded
+    document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
+    batched = None if folder.finished else _prepare_calls(prepared, execution)  # its errors precede the folder
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished_experiment(prepared, folder)
@@ -86,7 +93,11 @@ def execute_run(
         folder.write_json("spec.json", folder.spec() | {"files": files})
         if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
             set_batching(flow.batch_size, reuse=flow.reuse)
-        tally, usage, result = _rerank_into_folder(prepared, execution, folder, on_reply, flow)
+
+        def in_batches(backend: LoggingBackend) -> None:
+            answer_run_in_batches(prepared, backend, folder, batched, on_batch)
+
+        tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, in_batches)
         queries = prepared.lists.survey.queries
         scores = _write_experiment_scores(prepared, folder, result)
         summary = {
@@ -161,10 +172,31 @@ def describe_environment() -> dict[str, str]:
     return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def _prepare_calls(prepared: PreparedRun, execution: Execution) -> dict[str, Request] | None:
+    """Load a local model, or return the requests to be sent in batches; None if none are."""
+    if isinstance(prepared.backend, LazyBackend):
+        prepared.backend.warm_up()
+    return collect_requests_for_batches(prepared) if execution.provider_batch else None
+
+
+def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "spec": prepared.spec.recorded(),
+        "identity": identity,
+        "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
+        "environment": describe_environment(),
+    }
+
+
 def _rerank_into_folder(
-    prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply, flow: Flow
+    prepared: PreparedRun,
+    execution: Execution,
+    folder: RunFolder,
+    flow: Flow,
+    on_reply: OnReply,
+    before: Callable[[LoggingBackend], None],
 ) -> tuple[RunTally, Usage, Run]:
-    """Rerank all lists and write the results.
+    """Rerank all lists and write the results; ``before`` may answer requests in advance.
 
     Returns:
         Counts over the lists, the cost of the calls, and the reranked run. The run is needed only for scoring, so it is
@@ -185,6 +217,7 @@ def _rerank_into_folder(
             batch_characters=flow.batch_characters,
             on_reply=on_reply,
         )
+        before(backend)
         with closing(_rank_experiment_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)

@@ -23,7 +23,7 @@ from rerank.experiment.candidates import (
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.paths import named_path_errors
 from rerank.judges import PromptJudge, judges
-from rerank.models.prices import compute_cost_by_model_name
+from rerank.models.prices import find_model_prices
 from rerank.reranker.calibrated import open_reranker_setup_calibration
 from rerank.retrieval import check_first_stage
 from rerank.tasks import Backend
@@ -134,7 +134,7 @@ def prepare_run(
     """
     spec = spec_with_trained_defaults(spec)
     setup = assemble_ranker(ranker_config_of_run(spec, execution))
-    compute_cost_by_model_name(spec.model, 0, 0)  # a broken price table is an error now, not after the last call
+    find_model_prices(spec.model)  # a broken price table is an error now, not after the last call
     if candidates:
         collection, qrels = candidates.collection, candidates.qrels
         found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)

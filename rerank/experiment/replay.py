@@ -173,7 +173,8 @@ def _recompute_summary(
     scores = score_reranking_experiment(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
     summary = summarise_experiment(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
     # These fields depend on interruptions, current prices, the model's caches, and texts, which are not recorded.
-    del summary["reused_calls"], summary["cost"], summary["tokens_cached"], summary["cut"]
+    for key in ("reused_calls", "cost", "prices", "tokens_cached", "cached_share", "cut"):
+        del summary[key]
     return summary, scores
 
 

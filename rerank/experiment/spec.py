@@ -61,7 +61,8 @@ class RunSpec(_Frozen):
     collection: str
     """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
-    """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``hybrid:A+B``, ``run:FILE``, ``candidates``."""
+    """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``late-interaction:MODEL``, ``hybrid:A+B``,
+    ``run:FILE``, ``candidates``."""
     depth: int = Field(default=100, ge=1)
     """Number of candidates per query."""
     max_queries: int | None = Field(default=None, ge=1)
@@ -85,7 +86,7 @@ class RunSpec(_Frozen):
     passages: str | None = None
     """Judge passages and combine their scores by ``max``, ``first`` or ``sum``, as in ``max,size=150,stride=75``."""
     model: str = "smollm2-135m"
-    """A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME``, or ``fake:KIND``."""
+    """A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``api:API/NAME``, or ``fake:KIND``."""
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
     adapter: str | None = None
@@ -97,7 +98,7 @@ class RunSpec(_Frozen):
     trust_remote_code: bool = Field(default=False, strict=True)
     """Allow Python code that comes with the model to run."""
     base_url: ServerAddress = None
-    """Address of an OpenAI-compatible server for ``--model openai:NAME``; if omitted, OPENAI_BASE_URL."""
+    """Address of the server for models ``openai:``, ``api:`` and ``decisions:``; if omitted, the provider's own."""
     prompt: str = "auto"
     """Name of a shipped prompt or path of a YAML file. ``auto`` selects the prompt for the method and the model."""
     min_passage_tokens: int = Field(default=32, ge=1)
@@ -164,6 +165,8 @@ class Execution(_Frozen):
     """File written by `rerank calibrate`, to add probabilities of relevance; if omitted, the adapter's, if any."""
     retries: int | None = Field(default=None, ge=0)
     """Number of retries per request to a server; if omitted, 4 (1 if it is slow or was never reached)."""
+    provider_batch: bool = False
+    """Use the provider's batch interface: cheaper, answered within 24 hours; for methods with one round of calls."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     reuse: bool = True

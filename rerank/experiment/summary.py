@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate_run
 from rerank.evaluation.grade_notes import evaluation_overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.models.prices import compute_cost_by_model_name
+from rerank.models.prices import find_model_prices
 from rerank.pipeline.results import RankedList, count_window_statuses_of_ranking
 from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
@@ -77,6 +77,7 @@ def summarise_experiment(
         queries: Number of queries, including those without candidates.
         scores: The result of `score_reranking_experiment`; None without relevance judgments.
     """
+    prices = find_model_prices(spec.model)
     return {
         "method": spec.shown_method,
         "model": spec.model,
@@ -91,7 +92,9 @@ def summarise_experiment(
         "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
         **vars(usage),
         **({"unmatched_calls": tally.unmatched_calls} if tally.unmatched_calls else {}),
-        "cost": compute_cost_by_model_name(spec.model, usage.tokens_in, usage.tokens_out),
+        "cached_share": usage.cached_share,
+        "cost": None if prices is None else prices.cost(usage),
+        "prices": None if prices is None else asdict(prices),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import bm25s
 
 Floats = NDArray[np.float32]
+
+_AVERAGE = "average_length.json"
 
 
 def write_inverted_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
@@ -67,6 +70,57 @@ def read_inverted_index(folder: Path, documents: int) -> bm25s.BM25:
     if index.scores["num_docs"] != documents or len(index.scores["indptr"]) != len(index.vocab_dict) + 1:
         raise ValueError("its files do not match each other")
     return index
+
+
+def document_frequency_in_index(index: bm25s.BM25, term: str) -> int:
+    """Return the number of documents with a term."""
+    column = index.vocab_dict.get(term)
+    starts = index.scores["indptr"]
+    return 0 if column is None else int(starts[column + 1] - starts[column])
+
+
+def weighted_document_scores(index: bm25s.BM25, weights: Mapping[str, float]) -> Floats:
+    """Return the sum over terms of their weight in the query times their BM25 weight in each document.
+
+    Args:
+        index: The index.
+        weights: Term -> weight in the query; terms that no document has are ignored.
+
+    Returns:
+        The scores, shape (documents,).
+    """
+    starts, documents, values = (index.scores[name] for name in ("indptr", "indices", "data"))
+    scores = np.zeros(index.scores["num_docs"], dtype=np.float32)
+    for term, weight in weights.items():
+        if (column := index.vocab_dict.get(term)) is not None:
+            part = slice(starts[column], starts[column + 1])
+            scores[documents[part]] += np.float32(weight) * values[part]
+    return scores
+
+
+def write_average_length(folder: Path, documents: Iterable[list[str]]) -> None:
+    """Write the average number of terms of those documents, given as lists of terms, that have any.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    count = total = 0
+    for terms in documents:
+        count, total = count + bool(terms), total + len(terms)
+    with storage_errors(folder):
+        (folder / _AVERAGE).write_text(json.dumps(total / max(1, count)), encoding="utf-8")
+
+
+def read_average_length(folder: Path) -> float:
+    """Read what `write_average_length` wrote.
+
+    Raises:
+        ValueError: It is not a number above 0.
+    """
+    length = float(json.loads((folder / _AVERAGE).read_text(encoding="utf-8")))
+    if not length > 0:
+        raise ValueError(f"the average length is {length}")
+    return length
 
 
 def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failed_judge_verdict
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.prompts.identifiers import make_prompt_identifiers, single_token_prompt_identifiers
-from rerank.tasks import ContinuationTask, Reply, Request
+from rerank.tasks import ContinuationTask, DecisionTask, Reply, Request
 from rerank.types import Window
 
 
@@ -25,7 +25,8 @@ class Logits(ListwiseJudge):
     needs one request and one forward pass.
     """
 
-    needs = (ContinuationTask,)
+    needs = (ContinuationTask, DecisionTask)
+    question = "choice"
     prompt = "listwise_letters"
     score_kind = IDENTIFIER_SCORES
     sorts_by_score = True

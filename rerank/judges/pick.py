@@ -15,7 +15,7 @@ from rerank.judges.base import FAILURES, IDENTIFIER_SCORES, ListwiseJudge, Score
 from rerank.judges.base.continuations import judge_identifier_continuations, make_judge_continuation_request
 from rerank.judges.generate import SPARE_TOKENS, judge_verdict_from_reply
 from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers, single_token_prompt_identifiers
-from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
+from rerank.tasks import ContinuationTask, DecisionTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 
@@ -37,7 +37,8 @@ class Pick(ListwiseJudge):
         UsageError: The backend does not support this way of choosing, or likelihoods of numbers are asked for.
     """
 
-    needs = (ContinuationTask, PermutationTask, GenerationTask)
+    needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)
+    question = "choice"
     prompt = "pick"
 
     by: Literal["likelihood", "generation"] = "likelihood"
@@ -52,7 +53,7 @@ class Pick(ListwiseJudge):
                 "identifiers=numbers with by=likelihood, but numbers may have several tokens",
                 expected="letters, or by=generation",
             )
-        tasks = (ContinuationTask,) if self._uses_likelihood else (PermutationTask, GenerationTask)
+        tasks = (ContinuationTask, DecisionTask) if self._uses_likelihood else (PermutationTask, GenerationTask)
         if not any(map(self.supports, tasks)):
             model = self.backend.identity.get("model", "")
             raise UsageError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rerank.errors import UsageError
 from rerank.judges.base.pointwise import PointwiseJudge
+from rerank.tasks import ContinuationTask, DecisionTask
 from rerank.types import Query
 
 
@@ -30,6 +31,7 @@ class Score(PointwiseJudge):
         UsageError: The words are empty or equal, or the prompt shows several passages.
     """
 
+    needs = (ContinuationTask, DecisionTask)
     prompt = "pointwise"
     score_name = "log-odds of relevance"
 

@@ -11,15 +11,16 @@ from typing import Any
 
 from rerank.collections import Collection, collections, open_collection, open_collection_qrels
 from rerank.collections.trec import Trec
-from rerank.errors import DataError
-from rerank.evaluation import Scores, evaluate_runs, parse_measures
+from rerank.errors import DataError, UsageError
+from rerank.evaluation import Scores, cover_runs_by_judgments, evaluate_runs, parse_measures
 from rerank.evaluation.grade_notes import measure_grade_note
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.leaderboard.board_config import BoardConfig
 from rerank.leaderboard.collection_filter import BoardCollection, select_entries_of_board
-from rerank.leaderboard.entries import Entry, find_board_entries
+from rerank.leaderboard.entries import Entry, entries_of_recorded_scores, find_board_entries
 from rerank.leaderboard.first_stage_labels import label_board_first_stages
-from rerank.leaderboard.first_stage_links import declared_board_first_stages, link_first_stages
+from rerank.leaderboard.first_stage_links import declared_board_first_stages, identical_board_lists, link_first_stages
+from rerank.leaderboard.recorded_scores import RecordedScores, digest_judgments, read_recorded_scores
 from rerank.leaderboard.standings import Standings, rank_board_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
@@ -32,35 +33,50 @@ class Board:
     Attributes:
         key: Name of the board in URLs and file names: lowercase letters, digits and dashes.
         plan: Configuration of the board.
-        qrels: The relevance judgments.
+        topics: Ids of the judged queries.
+        qrels: The relevance judgments; empty if all runs are recorded scores.
+        qrels_digest: Digest of the relevance judgments (`digest_judgments`).
         relevant: The lowest grade that binary measures count as relevant.
         queries: Query id -> text, for queries whose text is known.
         docs: Document id -> document; empty unless the configuration names a collection with texts.
         entries: The runs.
         before: Index of the run that each run reranked; None if it is not on the board.
+        identical: Indexes of the runs with the same lists as each run.
         scores: The scores of every run.
+        judged: Measure -> mean fraction of judged documents within its cutoff, for every run.
         tables: One table per measure.
         notes: Notes for readers that apply to all measures.
+        list_notes: Those of the notes that describe the lists or their sources and thus cannot be derived from scores.
     """
 
     key: str
     plan: BoardConfig
+    topics: tuple[str, ...]
     qrels: Qrels
+    qrels_digest: str
     relevant: int
     queries: Mapping[str, str]
     docs: Mapping[str, Document]
     entries: tuple[Entry, ...]
     before: tuple[int | None, ...]
+    identical: tuple[tuple[int, ...], ...]
     scores: tuple[Scores, ...]
+    judged: tuple[Mapping[str, float], ...]
     tables: tuple[Standings, ...]
     notes: tuple[str, ...]
+    list_notes: tuple[str, ...]
+
+    @property
+    def has_lists(self) -> bool:
+        """True if the lists of at least one run are known."""
+        return any(entry.recorded is None for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that ``rerank leaderboard build --format json`` prints for this board."""
         return {
             "board": self.key,
             "title": self.plan.title,
-            "queries": len(self.qrels),
+            "queries": len(self.topics),
             "runs": len(self.entries),
             "tables": [
                 {
@@ -70,6 +86,16 @@ class Board:
                     "tied": [self.entries[index].name for index in table.order if table.runs[index].tied],
                     "baseline": self.plan.baseline or None,
                     "marks": {self.entries[i].name: table.runs[i].mark for i in table.order if table.runs[i].mark},
+                    "gains": {
+                        self.entries[i].name: {"difference": round(gain.difference, 6), "significant": gain.significant}
+                        for i in table.order
+                        if (gain := table.runs[i].gain)
+                    },
+                    "judged": {
+                        self.entries[i].name: round(self.judged[i][table.measure], 6)
+                        for i in table.order
+                        if table.measure in self.judged[i]
+                    },
                     "means": {self.entries[index].name: round(table.runs[index].mean, 6) for index in table.order},
                 }
                 for table in self.tables
@@ -83,50 +109,120 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
 
     Args:
         plan: Configuration of the board.
-        home: Folder that contains the folder of cards.
+        home: Folder that contains the folder of cards and the recorded scores.
         data: Folder to which all other paths are relative; ``home`` if omitted.
         runs: Paths of additional runs.
 
     Raises:
-        UsageError: A measure has no per-query values.
+        UsageError: A measure has no per-query values or is not among the recorded scores, or runs have no judgments.
         DataError: There are no runs, or a file, card or value is invalid.
         MissingResourceError: A file does not exist.
     """
-    for measure in (names := [str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)]):
+    for measure in (str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)):
         check_measure_has_query_values(measure)
-    base = data or home
+    source = _read_board_source(plan, home, data or home, runs)
+    record, qrels = source.record, source.qrels
+    ranked = link_first_stages(source.entries)
+    relevant = plan.relevant or source.relevant
+    names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
+    scores, judged = _score_board_entries(ranked.entries, qrels, names, record)
+    note = measure_grade_note(qrels, names) if qrels else ""
+    known = record.notes if record else ()
+    list_notes = tuple(dict.fromkeys(filter(None, [*known, *ranked.notes, *source.notes, note])))
+    options = plan.comparison_options
+    return Board(
+        key=_board_entry_key(plan.title),
+        plan=plan,
+        topics=record.topics if record else tuple(qrels),
+        qrels=qrels,
+        qrels_digest=record.qrels if record else digest_judgments(qrels),
+        relevant=relevant,
+        queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | source.texts,
+        docs=_board_documents(plan, data or home, ranked.entries, qrels),
+        entries=ranked.entries,
+        before=ranked.before,
+        identical=identical_board_lists(ranked.entries),
+        scores=scores,
+        judged=judged,
+        tables=tuple(
+            rank_board_runs(scores, name, options=options, baseline=plan.baseline, before=ranked.before)
+            for name in names
+        ),
+        notes=(*_first_stage_note_of_board(ranked.entries), *list_notes),
+        list_notes=list_notes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BoardSource:
+    """What the files of a board contain: the runs of its collection, judgments, texts of queries, and notes."""
+
+    record: RecordedScores | None
+    entries: list[Entry]
+    qrels: Qrels
+    relevant: int
+    texts: dict[str, str]
+    notes: list[str]
+
+
+def _read_board_source(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> _BoardSource:
+    record = read_recorded_scores(home / plan.scores) if plan.scores else None
     entries, notes = _read_board_entries(plan, home, base, runs)
-    qrels, lowest = open_collection_qrels(_resolve_board_path(plan.qrels, base))
+    qrels, lowest = _open_board_judgments(plan, base, record, entries)
     opened = _open_board_queries(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
     entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
     entries, split = label_board_first_stages(entries)
+    if record:
+        entries = _unique_board_entries([*entries_of_recorded_scores(record, home / plan.scores), *entries])
     notes = [*others, *split, *notes]
     if not entries:
         raise DataError(
             " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
         )
-    ranked = link_first_stages(entries)
-    named = [Run(entry.run.values(), name=entry.name) for entry in ranked.entries]
-    relevant = plan.relevant or lowest
-    scores = tuple(evaluate_runs(qrels, named, plan.measures, relevant=relevant))
-    names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
-    note = measure_grade_note(qrels, names)
-    return Board(
-        key=_board_entry_key(plan.title),
-        plan=plan,
-        qrels=qrels,
-        relevant=relevant,
-        queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | texts,
-        docs=_board_documents(plan, base, ranked.entries, qrels),
-        entries=ranked.entries,
-        before=ranked.before,
-        scores=scores,
-        tables=tuple(
-            rank_board_runs(scores, name, options=plan.comparison_options, baseline=plan.baseline) for name in names
-        ),
-        notes=(*_first_stage_note_of_board(ranked.entries), *ranked.notes, *notes, *([note] if note else [])),
-    )
+    return _BoardSource(record=record, entries=entries, qrels=qrels, relevant=lowest, texts=texts, notes=notes)
+
+
+def _open_board_judgments(
+    plan: BoardConfig, base: Path, record: RecordedScores | None, entries: Sequence[Entry]
+) -> tuple[Qrels, int]:
+    """Return the judgments, and the lowest relevant grade. A board of recorded scores alone needs no judgments."""
+    if record and not entries:
+        return Qrels({}), record.relevant
+    if not plan.qrels:
+        raise UsageError(
+            f"{entries[0].name!r} joins a board of recorded scores, which contain no judgments",
+            expected="the judgments with which the scores were computed",
+            remedy="Pass --qrels",
+        )
+    qrels, lowest = open_collection_qrels(_resolve_board_path(plan.qrels, base))
+    if record and digest_judgments(qrels) != record.qrels:
+        raise DataError(
+            f"The judgments {plan.qrels!r} differ from those of the recorded scores {plan.scores!r}",
+            expected=f"judgments of {len(record.topics)} topics with the digest {record.qrels}",
+        )
+    return qrels, record.relevant if record else lowest
+
+
+def _score_board_entries(
+    entries: Sequence[Entry], qrels: Qrels, names: Sequence[str], record: RecordedScores | None
+) -> tuple[tuple[Scores, ...], tuple[Mapping[str, float], ...]]:
+    """Return the scores of every run, and its fraction of judged documents per measure."""
+    runs = [Run(entry.run.values(), name=entry.name) for entry in entries if not entry.recorded]
+    evaluated = iter(evaluate_runs(qrels, runs, names) if runs else ())
+    covered = iter(cover_runs_by_judgments(qrels, runs, names, bounds=False)[0] if runs else ())
+    scores, judged = [], []
+    for entry in entries:
+        if entry.recorded is None or record is None:
+            scores.append(next(evaluated))
+            judged.append(next(covered).judged)
+            continue
+        if absent := [name for name in names if name not in entry.recorded.scores]:
+            raise UsageError(f"The recorded scores lack {absent[0]}", expected=f"of {', '.join(entry.recorded.scores)}")
+        rows = {name: dict(zip(record.topics, entry.recorded.scores[name], strict=True)) for name in names}
+        scores.append(Scores(run=entry.name, values=rows, queries=record.topics, missing=entry.recorded.missing))
+        judged.append(entry.recorded.judged)
+    return tuple(scores), tuple(judged)
 
 
 def _read_board_entries(
@@ -139,7 +235,11 @@ def _read_board_entries(
         new, new_notes = find_board_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
         entries, notes = entries + new, notes + new_notes
     new, new_notes = find_board_entries(runs, cards=cards) if runs else ([], [])
-    entries, notes = entries + new, notes + new_notes
+    return _unique_board_entries(entries + new), notes + new_notes
+
+
+def _unique_board_entries(entries: list[Entry]) -> list[Entry]:
+    """Return the entries after checking that their names differ."""
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.name in seen:
@@ -148,7 +248,7 @@ def _read_board_entries(
                 remedy="Set different names in their cards",
             )
         seen[entry.name] = entry
-    return entries, notes
+    return entries
 
 
 def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
@@ -165,7 +265,7 @@ def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
 
 def _resolve_board_path(text: str, base: Path) -> str:
     """Return ``base / text`` if this path exists; otherwise return the text unchanged, because it is a selector."""
-    return str(base / text) if (base / text).exists() else text
+    return str(base / text) if text and (base / text).exists() else text
 
 
 def _names_board_collection(text: str) -> bool:
@@ -175,7 +275,7 @@ def _names_board_collection(text: str) -> bool:
 def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
     """Open the collection that contains the query texts: the configured one, or the collection of the judgments."""
     source = _resolve_board_path(plan.queries or plan.qrels, base)
-    if _names_board_collection(source):
+    if source and _names_board_collection(source):
         return open_collection(source)
     return Trec(topics=source) if plan.queries else None
 

@@ -15,9 +15,9 @@ Paths are relative to the data folder; the folder of cards is relative to the TO
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error, error_repr
 from rerank.evaluation import ComparisonOptions
@@ -57,6 +57,27 @@ class RunSelection(Card):
         return Card(**self.model_dump(exclude={"files"}, exclude_unset=True))
 
 
+class PublishedTable(BaseModel):
+    """Figures from a paper or repository of others. They were not measured here, so no column mixes them with means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    table: str = Field(min_length=1)
+    """Where the figures stand: a table of a paper, or a file of a repository and its version."""
+    measured_by: str = Field(min_length=1)
+    """Who measured them."""
+    measure: str = Field(min_length=1)
+    """Measure, as its source names it."""
+    first_stage: str = Field(min_length=1)
+    """First stage of the candidates; "not stated" if the source does not name it."""
+    depth: int | None = Field(default=None, ge=1)
+    """Number of candidates per query; if omitted, the source does not state it."""
+    url: str = ""
+    """Address of the source."""
+    figures: dict[str, float] = Field(min_length=1)
+    """Name of the reranker -> figure."""
+
+
 class BoardConfig(BaseModel):
     """Configuration of a board."""
 
@@ -70,8 +91,10 @@ class BoardConfig(BaseModel):
     """Type of search, such as "web search". Boards can be filtered by it on the page."""
     language: str = ""
     """One or several ISO 639 codes. Boards can be filtered by language on the page."""
-    qrels: str
-    """Relevance judgments: a file or the selector of a collection."""
+    qrels: str = ""
+    """Relevance judgments: a file or the selector of a collection. Optional for a board of recorded scores only."""
+    scores: str = ""
+    """File of recorded scores of runs (`rerank.leaderboard.recorded_scores`), relative to the board file."""
     queries: str = ""
     """Query texts: a topic file or the selector of a collection."""
     texts: str = ""
@@ -92,6 +115,14 @@ class BoardConfig(BaseModel):
     """Folder of cards. A card has the same file stem as its run file."""
     runs: tuple[RunSelection, ...] = ()
     """The runs."""
+    published: tuple[PublishedTable, ...] = ()
+    """Figures that others published, for a table of their own."""
+
+    @model_validator(mode="after")
+    def _has_judgments_or_scores(self) -> Self:
+        if not self.qrels and not self.scores:
+            raise ValueError("should have qrels, or recorded scores")
+        return self
 
     @property
     def comparison_options(self) -> ComparisonOptions:
@@ -112,7 +143,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
         plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})
     except ValidationError as error:
         problems += [
-            f"{'.'.join(map(str, fault['loc']))}: {describe_pydantic_error(fault)}"
+            f"{'.'.join(map(str, fault['loc'])) or 'its keys'}: {describe_pydantic_error(fault)}"
             for fault in error.errors()
             if fault["type"] != "extra_forbidden"
         ]
@@ -127,12 +158,13 @@ def _list_unknown_board_keys(values: dict[str, Any]) -> list[str]:
         for key in values
         if key not in BoardConfig.model_fields
     ]
-    rows = values.get("runs", ())
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict):
-            problems += [
-                f"[[runs]] {UnknownNameError('key', key, RunSelection.model_fields)}"
-                for key in row
-                if key not in RunSelection.model_fields
-            ]
+    for name, model in (("runs", RunSelection), ("published", PublishedTable)):
+        rows = values.get(name, ())
+        problems += [
+            f"[[{name}]] {UnknownNameError('key', key, model.model_fields)}"
+            for row in (rows if isinstance(rows, list) else ())
+            if isinstance(row, dict)
+            for key in row
+            if key not in model.model_fields
+        ]
     return problems

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,6 +35,12 @@ class Card(BaseModel):
     """The reranking model."""
     method: str = ""
     """The reranking method."""
+    parameters: float | None = Field(default=None, gt=0)
+    """Number of parameters of the model."""
+    weights: Literal["", "open", "closed"] = ""
+    """Whether the weights of the model can be downloaded: "open" or "closed"."""
+    year: int | None = Field(default=None, ge=1950, le=2100)
+    """Year in which the model or the run was published."""
     tokens: int | None = Field(default=None, ge=0)
     """Total number of prompt and completion tokens."""
     seconds: float | None = Field(default=None, ge=0)
@@ -45,6 +51,10 @@ class Card(BaseModel):
     """Number of queries over which tokens, seconds and cost are summed; if omitted, all queries of the run file."""
     reference: str = ""
     """Reference: a URL or a paper."""
+    source: str = ""
+    """Where the run file comes from: a URL or a description."""
+    licence: str = ""
+    """Licence of the run file, as its source states it. If omitted, the board says "licence not stated"."""
     note: str = ""
     """Note for readers."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")

@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-WIDTH, HEIGHT = 760, 380
-LEFT, RIGHT, TOP, BOTTOM = 52, 20, 16, 46
+import numpy as np
+
+from rerank.leaderboard.bootstrapped_front import bootstrap_front
+from rerank.leaderboard.plot_labels import PlotLabel, place_plot_labels
+
+WIDTH = 960
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 46
+#: Height of a plot of a few points, and what each further point adds to make room for its label.
+_HEIGHT, _FEW, _PER_POINT, _HIGHEST = 420, 12, 10, 900
+#: Longest label, in characters.
+_LABEL = 44
 #: If the ratio of the largest to the smallest cost exceeds this value, the scale is logarithmic.
 _WIDE = 20.0
 #: Costs up to this value are drawn as zero.
@@ -18,13 +28,18 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotPoint:
-    """A run in the plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner."""
+    """A run in the plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner.
+
+    ``share`` is the fraction of the bootstrap samples of topics in which the run is on the Pareto front.
+    """
 
     run: int
     x: float
     y: float
     front: bool
-    anchor: str
+    share: float
+    name: str
+    label: PlotLabel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +47,26 @@ class ScatterPlot:
     """A plot of effectiveness against cost.
 
     Attributes:
+        height: Height in SVG units; the width is `WIDTH`.
         points: One point per run with a known cost.
-        line: Points of the Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline.
+        line: Points of the Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
+        band: The central 95 % of the front of bootstrap samples of topics, as the points of a polygon.
         x_ticks: Positions and labels of the horizontal axis.
         y_ticks: Positions and labels of the vertical axis.
+        draws: Number of bootstrap samples.
+        y_scale: The value at the upper edge, and SVG units per unit of the measure.
         unknown: Indexes of the runs with unknown cost.
         logarithmic: True if the cost axis is logarithmic.
     """
 
+    height: int
     points: tuple[PlotPoint, ...]
     line: str
+    band: str
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    y_scale: tuple[float, float]
+    draws: int
     unknown: tuple[int, ...]
     logarithmic: bool
 
@@ -66,37 +89,87 @@ def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> li
     return front
 
 
-def layout_cost_plot(costs: Sequence[float | None], values: Sequence[float]) -> ScatterPlot | None:
+def layout_cost_plot(
+    costs: Sequence[float | None], values: Sequence[Sequence[float]], names: Sequence[str]
+) -> ScatterPlot | None:
     """Compute the layout of a plot. Return None if no cost is known.
 
     Args:
-        costs: Cost per query of each run, at least 0; None if the cost is unknown.
-        values: Effectiveness of each run.
+        costs: Cost of each run, at least 0; None if the cost is unknown.
+        values: Scores of each run per topic.
+        names: Names of the runs.
     """
-    known = [
-        (at, float(cost) if cost > _NOTHING else 0.0, values[at]) for at, cost in enumerate(costs) if cost is not None
-    ]
-    if not known:
+    runs = [at for at, cost in enumerate(costs) if cost is not None]
+    if not runs:
         return None
-    scale = _Scale([cost for _, cost, _ in known])
-    low, high, step = _cost_axis_span([value for _, _, value in known])
-    down = (HEIGHT - TOP - BOTTOM) / (high - low)
-    front = pareto_front_of_board([cost for _, cost, _ in known], [value for _, _, value in known])
-    points = []
-    for place, (at, cost, value) in enumerate(known):
-        x = scale.at(cost)
-        anchor = "end" if x > LEFT + 0.7 * (WIDTH - LEFT - RIGHT) else "start"
-        y = TOP + (high - value) * down
-        points.append(PlotPoint(run=at, x=round(x, 1), y=round(y, 1), front=place in front, anchor=anchor))
+    known = [float(cost) if cost > _NOTHING else 0.0 for cost in costs if cost is not None]
+    scores = np.array([values[at] for at in runs], dtype=np.float64)
+    means = scores.mean(axis=1).tolist()
+    scale = _Scale(known)
+    height = min(_HIGHEST, _HEIGHT + _PER_POINT * max(0, len(runs) - _FEW))
+    drawn = bootstrap_front(known, scores)
+    low, high, step = _cost_axis_span([*means, drawn.lowest, *drawn.high.tolist()])
+    down = (height - TOP - BOTTOM) / (high - low)
     ticks = [low + n * step for n in range(round((high - low) / step) + 1)]
+    to_y = partial(_plot_height_of_value, high=high, down=down, bottom=height - BOTTOM)
+    xs = [scale.at(cost) for cost in drawn.levels]
+    lower, upper, line = (_steps_of_front(xs, [*map(to_y, bound)]) for bound in (drawn.low, drawn.high, drawn.best))
     return ScatterPlot(
-        points=tuple(points),
-        line=" ".join(f"{points[place].x},{points[place].y}" for place in front),
+        height=height,
+        points=_label_plot_points(
+            runs,
+            [(round(scale.at(cost), 1), round(to_y(mean), 1)) for cost, mean in zip(known, means, strict=True)],
+            set(pareto_front_of_board(known, means)),
+            drawn.shares.tolist(),
+            names,
+            (LEFT + 2.0, TOP - 8.0, WIDTH - 2.0, height - BOTTOM - 2.0),
+            line,
+        ),
+        line=_format_plot_points(line),
+        band=_format_plot_points([*upper, *reversed(lower)]),
         x_ticks=tuple(scale.ticks()),
-        y_ticks=tuple((round(TOP + (high - tick) * down, 1), f"{tick:.2f}") for tick in ticks),
+        y_ticks=tuple((round(to_y(tick), 1), f"{tick:.2f}") for tick in ticks),
+        y_scale=(high, down),
+        draws=drawn.draws,
         unknown=tuple(at for at, cost in enumerate(costs) if cost is None),
         logarithmic=scale.logarithmic,
     )
+
+
+def _plot_height_of_value(value: float, *, high: float, down: float, bottom: float) -> float:
+    """Return the vertical coordinate of a value, within the frame."""
+    return min(bottom, max(float(TOP), TOP + (high - value) * down))
+
+
+def _label_plot_points(
+    runs: Sequence[int],
+    places: Sequence[tuple[float, float]],
+    front: set[int],
+    shares: Sequence[float],
+    names: Sequence[str],
+    area: tuple[float, float, float, float],
+    line: Sequence[tuple[float, float]],
+) -> tuple[PlotPoint, ...]:
+    """Return the points with their labels; those of the front get the nearest free places."""
+    order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
+    short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
+    # a label is as wide as its name with the share, which a filter can change
+    labels = place_plot_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
+    label_of = dict(zip(order, labels, strict=True))
+    return tuple(
+        PlotPoint(run=run, x=x, y=y, front=at in front, share=shares[at], name=short[at], label=label_of[at])
+        for at, (run, (x, y)) in enumerate(zip(runs, places, strict=True))
+    )
+
+
+def _steps_of_front(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the corners of a step function, which has the value of a cost up to the next cost, or the right edge."""
+    ends = [*xs[1:], float(WIDTH - RIGHT)]
+    return [corner for x, end, y in zip(xs, ends, ys, strict=True) for corner in ((x, y), (end, y))]
+
+
+def _format_plot_points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 class _Scale:
@@ -110,7 +183,7 @@ class _Scale:
             self.low, self.high = float(math.floor(math.log10(min(above)))), float(math.ceil(math.log10(max(above))))
             self.start = LEFT + (60 if self.zero else 10)
         else:
-            self.low, self.high, self.step = _round_cost_axis(0.0, max(above, default=1.0))
+            self.low, self.high, self.step = round_plot_axis(0.0, max(above, default=1.0))
             self.start = LEFT + 10
 
     def at(self, cost: float) -> float:
@@ -135,12 +208,13 @@ class _Scale:
 def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the lower bound, the upper bound and the step of an axis, with a margin around the values."""
     low, high = min(values), max(values)
-    margin = max(0.02, 0.08 * (high - low))
-    return _round_cost_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)
+    margin = max(0.01, 0.03 * (high - low))
+    return round_plot_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8)
 
 
-def _round_cost_axis(low: float, high: float) -> tuple[float, float, float]:
-    raw = (high - low or 1.0) / 5
+def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
+    """Return round bounds that contain two values, and the distance of labels, for an axis of up to so many steps."""
+    raw = (high - low or 1.0) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step

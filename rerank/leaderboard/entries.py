@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from rerank.collections.requests import Requests
@@ -14,6 +15,7 @@ from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
+from rerank.leaderboard.recorded_scores import RecordedRun, RecordedScores, digest_ranked_lists
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
@@ -47,7 +49,7 @@ class RunOrigin:
     judged: Qrels = field(default_factory=lambda: Qrels({}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A run of a leaderboard.
 
@@ -58,6 +60,7 @@ class Entry:
         first: The candidates that were reranked; None if the source is not a run folder.
         queries: Query id -> text, for queries whose text is in the source.
         origin: Provenance recorded in the run folder; None for a run file.
+        recorded: The recorded scores of a run whose lists are unknown; its ``run`` is empty. None for a run with lists.
     """
 
     card: Card
@@ -66,11 +69,17 @@ class Entry:
     first: Run | None = None
     queries: Mapping[str, str] = field(default_factory=dict)
     origin: RunOrigin | None = None
+    recorded: RecordedRun | None = None
 
     @property
     def name(self) -> str:
         """Name of the run on the leaderboard."""
         return self.card.name
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the lists (`digest_ranked_lists`); two runs with the same digest have identical lists."""
+        return self.recorded.lists if self.recorded else digest_ranked_lists(self.run)
 
     def per_query(self, total: float | None) -> float | None:
         """Return the value per query for a total of tokens, seconds or dollars; None if the total is unknown."""
@@ -110,6 +119,11 @@ def find_board_entries(
         else:
             entries.append(_entry_from_run_file(source, index.find(source).with_defaults(defaults or Card())))
     return _entries_with_unique_names(entries), notes
+
+
+def entries_of_recorded_scores(record: RecordedScores, source: Path) -> list[Entry]:
+    """Return the runs of a file of recorded scores."""
+    return [Entry(card=run.card, run=Run(()), source=source, recorded=run) for run in record.runs]
 
 
 def _paths_of_board_runs(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rerank.errors import UnknownNameError, UsageError
 from rerank.leaderboard.card import Card
 from rerank.leaderboard.entries import Entry
+from rerank.leaderboard.recorded_scores import digest_ranked_lists
 from rerank.types import Run
 
 #: Group of the first-stage runs that are read from run folders.
@@ -43,31 +44,31 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     """
     everything = list(entries)
     # a reranker that changed nothing equals its candidates but is not their source
-    sources = [
-        (_ranked_lists_of_entry(entry.run), index) for index, entry in enumerate(entries) if not _entry_reranks(entry)
-    ]
+    sources = {entry.digest: index for index, entry in reversed([*enumerate(entries)]) if not _entry_reranks(entry)}
     before: list[int | None] = []
     for entry in entries:
         if entry.card.before:
             before.append(_index_of_entry_before(entry, entries))
         elif entry.first is not None:
-            candidates = _ranked_lists_of_entry(entry.first)
-            index = next((index for lists, index in sources if lists == candidates), None)
-            if index is None:
-                index = len(everything)
+            candidates = digest_ranked_lists(entry.first)
+            if candidates not in sources:
+                sources[candidates] = len(everything)
                 everything.append(_make_first_stage_entry(entry, [other.name for other in everything]))
-                sources.append((candidates, index))
-            before.append(index)
+            before.append(sources[candidates])
         else:
             before.append(None)
     before += [None] * (len(everything) - len(entries))
     notes = [
         note
         for index, b in enumerate(before)
-        if b is not None
+        if b is not None and not everything[index].recorded and not everything[b].recorded
         for note in _compare_entry_with_first_stage(everything[index], everything[b])
     ]
-    loose = [entry for entry, b in zip(everything, before, strict=True) if b is None and entry.card.first_stage]
+    loose = [
+        entry
+        for entry, b in zip(everything, before, strict=True)
+        if b is None and entry.card.first_stage and not entry.recorded
+    ]
     return LinkedRuns(
         entries=tuple(everything), before=tuple(before), notes=(*notes, *_compare_first_stage_groups(loose))
     )
@@ -157,3 +158,13 @@ def _first_stage_deviations(stage: str, depth: int | None, group: Sequence[Entry
 
 def _format_board_deviation(count: int, one: str, more: str) -> str:
     return f"{count} {one if count == 1 else more}"
+
+
+def identical_board_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
+    """Return, for each run, the indexes of the other runs with the same documents in the same order for all queries."""
+    groups: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        groups.setdefault(entry.digest, []).append(index)
+    return tuple(
+        tuple(other for other in groups[entry.digest] if other != index) for index, entry in enumerate(entries)
+    )

@@ -2,9 +2,10 @@
 
 index.html             tables and plots of all boards; readable without JavaScript
 site.css               style of the page
+site_numbers.js        tests and Pareto fronts of the runs that a filter leaves
 site.js                sorting, filtering, and the view of single queries
 tables/                every table as CSV and LaTeX
-data/BOARD-HASH/       data for site.js: the scores of the board, and the ranked lists in one file per query
+data/BOARD-HASH/       data for site.js: the scores of the board, and the ranked lists, if known, in one file per query
 site.json              names of these files; a later build uses it to remove outdated files
 """
 
@@ -20,26 +21,36 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rerank.errors import DataError, StorageError, UsageError
+from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_cost_plot
+from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
+from rerank.leaderboard.cost_plot import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    ScatterPlot,
+    layout_cost_plot,
+    round_plot_axis,
+)
 from rerank.leaderboard.first_stage_links import declared_board_first_stages
 from rerank.leaderboard.site_scripts import site_script_of_board, site_script_of_lists
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
 
 _LIST = "site.json"
-#: Types of cost: key, axis label, column header, and factor that multiplies the value per query.
-COSTS = (
-    ("cost", "US dollars per 1,000 queries", "$ / 1,000 q.", 1000.0),
-    ("tokens", "tokens per query", "tokens / q.", 1.0),
-    ("seconds", "seconds per query", "s / q.", 1.0),
-)
 #: Valid names of files of the site. Other names in a manipulated list could refer to files outside the folder.
 _OURS = re.compile(r"(?:[\w-][\w.-]*/){0,2}[\w-][\w.-]*")
+#: Files of this package that are part of every site.
+_SHIPPED = ("site.css", "site_numbers.js", "site.js")
+#: Metadata whose columns are omitted if no run has them, and the keys of the types of cost.
+_COLUMNS, _COSTS = ("weights", "year"), tuple(kind for kind, *_ in COSTS)
 #: Minimum number of runs in a plot.
 _MIN_RUNS = 2
 
@@ -123,10 +134,10 @@ def check_site(out: Path) -> list[str]:
 def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
     """Return the contents of the site as file name -> text. index.html comes last."""
     package = files("rerank.leaderboard")
-    content = {name: (package / name).read_text(encoding="utf-8") for name in ("site.css", "site.js")}
+    content = {name: (package / name).read_text(encoding="utf-8") for name in _SHIPPED}
     views = []
     for board in boards:
-        lists = [site_script_of_lists(board, number) for number in range(len(board.qrels))]
+        lists = [site_script_of_lists(board, number) for number in range(len(board.topics) if board.has_lists else 0)]
         digest = hashlib.sha256(
             "".join([*lists, site_script_of_board(board, "")]).encode("utf-8", "replace")
         ).hexdigest()
@@ -152,14 +163,20 @@ def _render_site_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
 
     package = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ranges": format_rank_ranges, "amount": _format_site_amount, "address": _is_site_link}
+    environment.filters |= {
+        "ranges": format_rank_ranges,
+        "amount": _format_site_amount,
+        "figure": lambda value: f"{value:.3f}" if round(value, 3) == value else f"{value:g}",
+        "address": _is_site_link,
+        "path": lambda url: urlsplit(url).path.strip("/") or url,
+    }
     template = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
         views=views,
         costs=COSTS,
         version=version("listrank"),
-        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+        frame={"width": WIDTH, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         facets={name: _site_facet(views, name) for name in ("category", "language")},
     )
 
@@ -175,48 +192,44 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
         "folder": folder,
         "groups": sorted({card.group for card in cards if card.group}),
         "stages": sorted(declared_board_first_stages(board.entries)),
-        "costs": [_site_costs_of_run(board, index) for index in range(len(board.entries))],
-        "known": {kind: any(getattr(card, kind) is not None for card in cards) for kind, *_ in COSTS},
+        "weights": sorted({card.weights for card in cards if card.weights}),
+        "costs": [{kind: board_cost_of_run(entry, kind) for kind, *_ in COSTS} for entry in board.entries],
+        "known": {key: any(getattr(card, key) not in (None, "") for card in cards) for key in (*_COLUMNS, *_COSTS)},
         "tables": [
             {
+                "number": number,
                 "table": table,
                 "files": site_table_name(board, table),
                 "pictures": _site_cost_plots(board, table),
                 "bars": _site_interval_bars(table),
+                "judged": judged_cutoff(table.measure),
             }
-            for table in board.tables
+            for number, table in enumerate(board.tables)
         ],
     }
 
 
-def _site_interval_bars(table: Standings) -> list[dict[str, int]]:
-    """Return the mean and the interval bounds of every run, in percent of the column width.
+def _site_interval_bars(table: Standings) -> dict[str, Any]:
+    """Return the axis of the intervals, and the mean and the bounds of every run, in percent of the column width."""
+    low, high, step = round_plot_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
+    ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
 
-    The scale ignores the lowest 5 % of the runs; otherwise a single bad run would compress the bars of all others.
-    Values below the scale are clipped to 0.
-    """
-    order = table.order
-    shown = [table.runs[index] for index in order[: max(1, len(order) - len(order) // 20)]]
-    low, high = min(run.low for run in shown), max(run.high for run in table.runs)
-    times = 100 / (high - low) if high > low else 0.0
-    return [
-        {name: max(0, round((getattr(run, name) - low) * times)) for name in ("low", "mean", "high")}
-        for run in table.runs
-    ]
+    def percent(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2) if high > low else 50.0
 
-
-def _site_costs_of_run(board: Board, index: int) -> dict[str, float | None]:
-    entry = board.entries[index]
-    costs = {kind: entry.per_query(getattr(entry.card, kind)) for kind, *_ in COSTS}
-    return {kind: None if costs[kind] is None else costs[kind] * times for kind, _, _, times in COSTS}  # type: ignore[operator]
+    return {
+        "ticks": [(percent(tick), f"{tick:.1f}") for tick in ticks],
+        "runs": [{name: percent(getattr(run, name)) for name in ("low", "mean", "high")} for run in table.runs],
+    }
 
 
 def _site_cost_plots(board: Board, table: Standings) -> list[CostPlot]:
-    means = [standing.mean for standing in table.runs]
+    values = [list(scores.by_measure(table.measure).values()) for scores in board.scores]
+    names = [entry.name for entry in board.entries]
     plots = []
     for kind, axis, _, _ in COSTS:
-        costs = [_site_costs_of_run(board, index)[kind] for index in range(len(board.entries))]
-        drawn = layout_cost_plot(costs, means) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
+        costs = [board_cost_of_run(entry, kind) for entry in board.entries]
+        drawn = layout_cost_plot(costs, values, names) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
         if drawn is not None:
             plots.append(CostPlot(kind=kind, axis=axis, plot=drawn))
     return plots

@@ -10,8 +10,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rerank.evaluation.baseline_tests import is_baseline_test
+from rerank.evaluation.significance import TITLES
 from rerank.leaderboard.board import Board
+from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
+from rerank.leaderboard.standings import Standings
+from rerank.selector import Selector
 
+#: Decimals of the scores. The page only adds them up for bootstrap samples; tests use the p-values of the build.
+_DIGITS = 10
 #: Maximum number of documents per ranked list.
 KEPT = 100
 #: Maximum number of characters per document.
@@ -25,7 +32,7 @@ def site_script_of_board(board: Board, folder: str) -> str:
         board: The board.
         folder: Folder of the board's data files, relative to the page.
     """
-    queries = list(board.qrels)
+    queries = board.topics
     return _site_script_call(
         "listrankBoard",
         {
@@ -33,18 +40,47 @@ def site_script_of_board(board: Board, folder: str) -> str:
             "folder": folder,
             "kept": KEPT,
             "relevant": board.relevant,
+            "costs": {kind: [board_cost_of_run(entry, kind) for entry in board.entries] for kind, *_ in COSTS},
             "queries": [{"id": query, "text": board.queries.get(query, "")} for query in queries],
             "runs": [
-                {"name": entry.name, "before": before, "depth": entry.card.depth, "note": entry.card.note}
+                {
+                    "name": entry.name,
+                    "before": before,
+                    "depth": entry.card.depth,
+                    "note": entry.card.note,
+                    "lists": entry.recorded is None,
+                }
                 for entry, before in zip(board.entries, board.before, strict=True)
             ],
             "measures": [table.measure for table in board.tables],
+            "tables": [_site_tests_of_table(board, table) for table in board.tables],
             "values": [
-                [[round(row[query], 5) for query in queries] for row in (s.by_measure(t.measure) for s in board.scores)]
+                [
+                    [round(row[query], _DIGITS) for query in queries]
+                    for row in (s.by_measure(t.measure) for s in board.scores)
+                ]
                 for t in board.tables
             ],
         },
     )
+
+
+def _site_tests_of_table(board: Board, table: Standings) -> dict[str, Any]:
+    """Return what the page needs to repeat the tests of a table for some of the runs; see site_numbers.js."""
+    decisions, test = table.decisions, Selector.parse(board.plan.test).name
+    names = [entry.name for entry in board.entries]
+    # the p-values of Dunnett's test and of max-t depend on all runs
+    repeats = bool(board.plan.baseline and decisions and not decisions.family_wise and not is_baseline_test(test))
+    return {
+        "p": decisions.p_values()[0].tolist() if decisions else None,
+        "correction": decisions.correction if decisions else "none",
+        "title": TITLES[decisions.correction] if decisions else "",
+        "alpha": board.plan.alpha,
+        "familyWise": bool(decisions and decisions.family_wise),
+        "baseline": names.index(board.plan.baseline) if repeats else None,
+        "means": [run.mean for run in table.runs],
+        "places": [run.place for run in table.runs],
+    }
 
 
 def site_script_of_lists(board: Board, number: int) -> str:
@@ -54,7 +90,7 @@ def site_script_of_lists(board: Board, number: int) -> str:
         board: The board.
         number: Index of the query in the order of the judgments, from 0.
     """
-    query = list(board.qrels)[number]
+    query = board.topics[number]
     judged = board.qrels[query]
     places: dict[str, int] = {}
     lists: list[list[int] | None] = []

@@ -11,6 +11,7 @@ from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.grade_notes import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, student_t_interval
+from rerank.leaderboard.first_stage_gains import FirstStageGain, compare_with_first_stages
 
 _NO_TEST = "No test was run: there is only one run or one judged query."
 
@@ -29,6 +30,7 @@ class Standing:
         tied: True if the run with the best mean does not significantly outperform this run.
         missing: Number of judged queries for which the run has no list; they score 0.
         mark: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below, otherwise empty.
+        gain: The difference from the run's own first stage; None if that is not on the board or nothing was tested.
     """
 
     place: int
@@ -40,6 +42,7 @@ class Standing:
     tied: bool
     missing: int
     mark: str = ""
+    gain: FirstStageGain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Standings:
         significant: Number of significantly different pairs.
         rule: Description of the test; empty if no test was run.
         baseline_rule: Description of the test against the baseline; empty without a baseline.
+        gain_rule: Description of the test of the gains; empty if there are none.
+        decisions: The decisions for all pairs of runs; None if no test was run.
         notes: Notes on the validity of the results.
     """
 
@@ -65,6 +70,8 @@ class Standings:
     rule: str
     notes: tuple[str, ...]
     baseline_rule: str = ""
+    gain_rule: str = ""
+    decisions: PairwiseDecisions | None = None
 
     @property
     def order(self) -> list[int]:
@@ -73,7 +80,12 @@ class Standings:
 
 
 def rank_board_runs(
-    scores: Sequence[Scores], measure: str, *, options: ComparisonOptions | None = None, baseline: str = ""
+    scores: Sequence[Scores],
+    measure: str,
+    *,
+    options: ComparisonOptions | None = None,
+    baseline: str = "",
+    before: Sequence[int | None] = (),
 ) -> Standings:
     """Rank runs by their mean scores, and test every pair of runs for a significant difference.
 
@@ -84,6 +96,7 @@ def rank_board_runs(
             baseline, pairs are tested by t.
         baseline: Name of a run with which all others are also compared; empty for none. Tukey's tests are replaced by
             Dunnett's.
+        before: Index of the first stage of each run, with which it is also compared; None if it is not on the board.
 
     Raises:
         UsageError: The measure has no per-query values, or the test does not support the correction.
@@ -93,6 +106,10 @@ def rank_board_runs(
     order = sorted(range(len(scores)), key=lambda index: -means[index])
     places = {index: place for place, index in enumerate(order, 1)}
     beats, marks, tested = _test_board_runs(scores, measure, options or ComparisonOptions(), baseline)
+    decisions = tested.get("decisions")
+    gains, gain_rule = (
+        compare_with_first_stages(decisions, before) if decisions and before else ([None] * len(scores), "")
+    )
     standings = tuple(
         Standing(
             place=places[index],
@@ -102,12 +119,13 @@ def rank_board_runs(
             tied=index not in beats[order[0]],
             missing=len(entry.missing),
             mark=marks.get(entry.run, ""),
+            gain=gains[index],
             **_interval_of_standing(entry, measure, means[index]),
         )
         for index, entry in enumerate(scores)
     )
     reading = describe_grade_use(measure)
-    return Standings(measure=measure, reading=reading, runs=standings, **tested)
+    return Standings(measure=measure, reading=reading, runs=standings, gain_rule=gain_rule, **tested)
 
 
 def _test_board_runs(
@@ -119,18 +137,21 @@ def _test_board_runs(
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
     test = "t" if is_baseline_test(options.test) else options.test
     comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
-    found = comparison.decisions.significant
+    # computed once, because gains and the page need them, too
+    decisions = replace(comparison.decisions, raw=comparison.decisions.p_values()[0])
+    found = decisions.significant
     marks: dict[str, str] = {}
     tested = {
         "pairs": len(found),
         "significant": int(found.sum()),
-        "rule": _tie_rule_of_standings(comparison.decisions),
+        "rule": _tie_rule_of_standings(decisions),
         "notes": comparison.notes,
+        "decisions": decisions,
     }
     if baseline:
-        versus = replace(options, test="dunnett" if comparison.decisions.family_wise else options.test)
+        versus = replace(options, test="dunnett" if decisions.family_wise else options.test)
         marks, tested["baseline_rule"] = _compare_with_baseline_of_board(scores, measure, baseline, versus)
-    return comparison.decisions.beats(), marks, tested
+    return decisions.beats(), marks, tested
 
 
 def _compare_with_baseline_of_board(

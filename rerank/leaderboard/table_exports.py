@@ -1,12 +1,15 @@
-"""Export of the tables of a board as CSV, LaTeX, Markdown and HTML."""
+"""Export of a board: tables as CSV, LaTeX, Markdown and HTML, and recorded scores."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rerank.io.csv_tables import convert_rows_to_csv
 from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
 from rerank.leaderboard.board import Board
+from rerank.leaderboard.first_stage_gains import FirstStageGain
+from rerank.leaderboard.recorded_scores import FORMAT, RecordedRun
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 
 #: Mark of a standing -> value of the column ``versus_baseline``.
@@ -49,9 +52,50 @@ def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
                 "dollars_per_query": _format_board_value(entry.per_query(card.cost)),
                 "reference": card.reference,
                 "versus_baseline": _VERSUS[standing.mark],
+                **_gain_columns(board, standing.gain),
+                "judged": _format_board_value(board.judged[index].get(table.measure)),
+                "same_lists_as": "; ".join(board.entries[other].name for other in board.identical[index]),
+                "parameters": _format_board_value(card.parameters),
+                "weights": card.weights,
+                "year": _format_board_value(card.year),
+                "source": card.source,
+                "licence": card.licence or "licence not stated",
             }
         )
     return rows
+
+
+def _gain_columns(board: Board, gain: FirstStageGain | None) -> dict[str, Any]:
+    names = ("gain_over", "gain", "gain_low", "gain_high", "gain_p", "gain_significant")
+    if gain is None:
+        return dict.fromkeys(names, "")
+    numbers = (f"{value:.6f}" for value in (gain.difference, gain.low, gain.high))
+    return dict(
+        zip(names, (board.entries[gain.before].name, *numbers, f"{gain.p:.4g}", int(gain.significant)), strict=True)
+    )
+
+
+def board_as_recorded_scores(board: Board) -> str:
+    """Return the file of recorded scores from which the same tables can be built without the runs; one run per line.
+
+    Seconds are left out: they depend on the machine and on what else ran on it.
+    """
+    names = [entry.name for entry in board.entries]
+    runs = []
+    for index, (entry, scores, before) in enumerate(zip(board.entries, board.scores, board.before, strict=True)):
+        queries = entry.card.queries or len(entry.run) or None
+        known = {"run": "", "seconds": None, "queries": queries, "before": "" if before is None else names[before]}
+        run = RecordedRun(
+            card=entry.card.model_copy(update=known),
+            lists=entry.digest,
+            missing=scores.missing,
+            judged=dict(board.judged[index]),
+            scores={name: tuple(row[topic] for topic in board.topics) for name, row in scores.values.items()},
+        )
+        runs.append(json.dumps(run.model_dump(exclude_defaults=True), ensure_ascii=False))
+    head = {"format": FORMAT, "topics": board.topics, "relevant": board.relevant, "qrels": board.qrels_digest}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {**head, "notes": board.list_notes}.items()]
+    return "{\n" + ",\n".join(lines) + ',\n"runs": [\n' + ",\n".join(runs) + "\n]}\n"
 
 
 def board_as_latex(board: Board, table: Standings) -> str:
@@ -76,11 +120,17 @@ def board_table(board: Board, table: Standings, form: Form) -> str:
         interval = f"{standing.low:.4f}–{standing.high:.4f}"
         depth = "–" if entry.card.depth is None else str(entry.card.depth)
         stage = entry.card.first_stage or "–"
-        rows.append([str(standing.place), entry.name + mark, stage, depth, entry.card.model or "–", mean, interval])
-    heads = ["", "run", "first stage", "depth", "model", table.measure, "95% interval"]
+        gain = standing.gain
+        change = f"{gain.difference:+.4f}{'*' * gain.significant}" if gain else "–"
+        others = [f"{other.runs[index].mean:.4f}" for other in board.tables if other is not table]
+        row = [str(standing.place), entry.name + mark, stage, depth, entry.card.model or "–"]
+        rows.append([*row, mean, interval, change, *others])
+    others = [other.measure for other in board.tables if other is not table]
+    heads = ["", "run", "first stage", "depth", "model", table.measure, "95% interval", "gain", *others]
     legend = [
         f"{board.plan.title}, {len(board.qrels)} queries. Superscripts: runs that it significantly outperforms "
         f"({table.rule or 'no test was run'}). †: not significantly worse than the best run.",
+        *(f"{rule}." for rule in (table.gain_rule,) if rule),
         *([table.baseline_rule] if table.baseline_rule else []),
     ]
     return convert_tables_with_legend([Grid(heads, rows, left=5)], legend, [], form)

@@ -6,6 +6,7 @@ is loaded; its version is identified by the option ``revision``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from rerank.errors import DataError
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages
-from rerank.retrieval.hybrid import Hybrid, split_hybrid_stages
+from rerank.retrieval.base import HasNestedStages
 from rerank.selector import build_from_selector
 
 
@@ -35,17 +36,17 @@ def hash_mteb_model_contents(selector: str) -> dict[str, str]:
 
 
 def _option_texts_of_mteb_stage(stage: Any) -> Iterator[str]:
-    """Yield the values of all string options, including defaults, of a first stage or of the stages of a hybrid."""
-    if isinstance(stage, Hybrid):
-        for selector in split_hybrid_stages(stage.stages):
+    """Yield the values of all string options, including defaults, of a first stage and of those nested in it."""
+    if isinstance(stage, HasNestedStages):
+        for selector in stage.nested_stages:
             yield from _option_texts_of_mteb_stage(build_from_selector(first_stages, selector))
-        return
     yield from (getattr(stage, field.name) for field in fields(stage) if field.type in ("str", str))
 
 
 def _local_path_of_mteb_model(text: str) -> Path | None:
     path = model_folder(text) if text in MODELS else Path(text).expanduser() if text else None
-    return path if path is not None and path.exists() else None
+    # os.path, since the selectors of nested stages may be too long for a file name
+    return path if path is not None and os.path.exists(path) else None
 
 
 def _hash_mteb_model_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from rerank.errors import UsageError
 from rerank.mmteb.content_hashes import hash_mteb_model_contents
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.retrieval import first_stages, open_first_stage
+from rerank.retrieval.base.lists import ExcludingRetriever
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import Selector
 from rerank.types import make_ranking_scores_strictly_decrease
@@ -68,14 +69,17 @@ class MtebFirstStage:
             raise UsageError(
                 "search() was called before index()", remedy="Pass the model to mteb.evaluate, which calls both"
             )
-        if more.get("top_ranked") is not None:
+        allowed = more.get("top_ranked")
+        if allowed is not None and task_metadata.type != "Retrieval":
             raise UsageError(
                 f"The first stage {self.selector!r} received lists to rerank",
                 expected="a task without lists of its own",
                 remedy="Rerank them with MtebReranker",
             )
+        self._part.allowed = allowed or {}
         split = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": [], "queries": queries})
-        results = self._search.search(split.queries(), top_k)
+        search = ExcludingRetriever(retriever=self._search, excluded=self._part.excluded())
+        results = search.search(split.queries(), top_k)
         own = self._part.texts.own_ids
         return {
             str(split.own_queries[query_id]): {

@@ -39,6 +39,7 @@ __all__ = [
     "BackendOptions",
     "ModelPreset",
     "backend_class_of_model",
+    "default_method_of_model",
     "is_model_downloaded",
     "list_models",
     "list_rerankers",
@@ -173,6 +174,11 @@ def model_settings_folder(selector: str) -> Path | None:
     return _local_path_of_model(argument) if hasattr(BACKENDS.get(name), "load") else None
 
 
+def default_method_of_model(selector: str) -> str:
+    """Return the default method of a model's backend, for backends that support few tasks; empty for the others."""
+    return str(getattr(BACKENDS.get(split_model_selector(selector)[0]), "default_method", ""))
+
+
 def _local_path_of_model(name: str) -> Path:
     """Return the local path of a model, which need not exist: the folder of a preset, or the name as a path."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
@@ -248,7 +254,7 @@ def open_model_backend(
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
-            expected="--model openai:NAME, where NAME is the model's name on that server",
+            expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
             remedy="Change --model, or omit --base-url",
         )
     if hasattr(backend_type, "load"):  # loads weights

@@ -4,15 +4,27 @@ The table is ``prices.toml`` in the user's configuration folder:
 
     ["gpt-4o-mini"]
     input = 0.15        # US dollars per million prompt tokens
-    output = 0.60       # US dollars per million completion tokens, including thoughts
+    cached = 0.075      # per million prompt tokens that came from the provider's prompt cache; if omitted, as input
+    output = 0.60       # per million completion tokens, including thoughts
+    batch = 0.5         # factor for calls through the provider's batch interface; if omitted, 1
+    date = 2026-11-27   # the day on which the prices were read
+    source = "https://openai.com/api/pricing"
+
+APIs that bill searches instead of tokens have a price per search unit; ``input`` and ``output`` are then 0 if omitted:
+
+    ["cohere/rerank-v3.5"]
+    search = 2.0        # per thousand search units
 
 A row is named like the value of ``--model``. If there is no row ``openai:gpt-4o-mini``, row ``gpt-4o-mini`` is used.
-No prices are shipped, because they change more often than releases are made.
+A discount that the row does not state is not assumed, so the cost is then an upper bound. No prices are shipped,
+because they change more often than releases are made.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +32,60 @@ import platformdirs
 
 from rerank.errors import DataError
 from rerank.io.settings_files import read_toml_file
+from rerank.tasks.usage import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrices:
+    """The prices of one model, in US dollars per million tokens or per thousand search units.
+
+    Attributes:
+        input: Price of prompt tokens.
+        cached: Price of prompt tokens that came from the provider's prompt cache.
+        output: Price of completion tokens.
+        batch: Factor of all prices for calls through the provider's batch interface.
+        search: Price of a thousand search units.
+        date: The day on which the prices were read, as the user wrote it; empty if not stated.
+        source: Where they were read; empty if not stated.
+    """
+
+    input: float
+    cached: float
+    output: float
+    batch: float
+    search: float = 0.0
+    date: str = ""
+    source: str = ""
+
+    def cost(self, usage: Usage) -> float | None:
+        """Compute the cost of calls in US dollars. Cached tokens are a part of the prompt tokens, as with OpenAI.
+
+        Returns:
+            The cost; None if search units have a price and none were stated.
+        """
+        if self.search and usage.tokens_in and not usage.search_units:
+            return None
+        whole = self._price(usage.tokens_in, usage.tokens_cached, usage.tokens_out)
+        part = self._price(*(usage.batched.get(name, 0) for name in ("tokens_in", "tokens_cached", "tokens_out")))
+        return (whole - (1 - self.batch) * part) / 1e6 + usage.search_units * self.search / 1e3
+
+    def _price(self, tokens_in: int, tokens_cached: int, tokens_out: int) -> float:
+        cached = min(tokens_cached, tokens_in)
+        return (tokens_in - cached) * self.input + cached * self.cached + tokens_out * self.output
+
+
+#: Number of documents in a search unit, and of tokens of a pair above which a document counts as several (Cohere).
+SEARCH_DOCUMENTS, SEARCH_TOKENS = 100, 500
+
+
+def estimate_search_units(lengths: Sequence[int]) -> int:
+    """Estimate the search units of a request, given the numbers of tokens of its query and of each document.
+
+    >>> estimate_search_units([10, *[200] * 100]), estimate_search_units([10, *[600] * 100])
+    (1, 2)
+    """
+    query, *documents = lengths
+    return math.ceil(sum(math.ceil((query + length) / SEARCH_TOKENS) for length in documents) / SEARCH_DOCUMENTS)
 
 
 def model_price_file() -> Path:
@@ -27,16 +93,11 @@ def model_price_file() -> Path:
     return Path(platformdirs.user_config_dir("listrank")) / "prices.toml"
 
 
-def compute_cost_by_model_name(model: str, tokens_in: int, tokens_out: int) -> float | None:
-    """Compute the cost of tokens in US dollars.
+def find_model_prices(model: str) -> TokenPrices | None:
+    """Return the prices of a model; None if the price table has no row for it.
 
     Args:
         model: The model, in the form of ``--model``.
-        tokens_in: Number of prompt tokens.
-        tokens_out: Number of completion tokens.
-
-    Returns:
-        The cost; None if the price table has no row for the model.
 
     Raises:
         DataError: The price table is not TOML, or a price is not a number of at least 0.
@@ -49,16 +110,30 @@ def compute_cost_by_model_name(model: str, tokens_in: int, tokens_out: int) -> f
     if row is None:
         return None
     try:
-        prices = float(row["input"]), float(row["output"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        known = {"input": 0, "output": 0, "search": 0, **row} if "search" in row else {"search": 0, **row}
+        prices = {name: float(known[name]) for name in ("input", "output", "search")}
+        prices |= {name: float(row.get(name, other)) for name, other in (("cached", prices["input"]), ("batch", 1.0))}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _wrong_model_price_error(model, path, row) from error
-    if not all(math.isfinite(price) and price >= 0 for price in prices):
+    if not all(math.isfinite(price) and price >= 0 for price in prices.values()):
         raise _wrong_model_price_error(model, path, row)
-    return (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
+    return TokenPrices(**prices, date=str(row.get("date", "")), source=str(row.get("source", "")))
+
+
+def compute_model_cost(model: str, usage: Usage) -> float | None:
+    """Compute the cost of calls in US dollars; None if the price table has no row for the model.
+
+    Raises:
+        DataError: The price table is not TOML, or a price is not a number of at least 0.
+    """
+    prices = find_model_prices(model)
+    return None if prices is None else prices.cost(usage)
 
 
 def _wrong_model_price_error(model: str, path: Path, row: Any) -> DataError:
+    shown = dict(row) if isinstance(row, Mapping) else row
     return DataError(
-        f"The price of {model!r} in {str(path)!r} is {row!r}",
-        expected="two numbers, input and output, in US dollars per million tokens",
+        f"The price of {model!r} in {str(path)!r} is {shown!r}",
+        expected="numbers of at least 0: input and output, and optionally cached, in US dollars per million tokens; "
+        "or search, per thousand search units; optionally batch, a factor",
     )

@@ -17,6 +17,9 @@ from rerank.prompts.base import TokenCounter
 
 Alphabet = Literal["numbers", "letters"]
 
+#: All letters, then all pairs of letters.
+LETTER_IDENTIFIERS = (*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2)))
+
 
 def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
     """Return identifiers for ``count`` passages, without brackets.
@@ -56,8 +59,8 @@ def single_token_prompt_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
 def _find_prompt_identifier_letters(counter: Hashable) -> tuple[str, ...]:
     """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
     tokens = cast(TokenCounter, counter)
-    names = [*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2))]
     (bracket,) = tokens.lengths(["["])
-    opened, closed = tokens.lengths([f"[{name}" for name in names]), tokens.lengths([f"[{name}]" for name in names])
-    lengths = zip(names, opened, closed, strict=True)
+    opened = tokens.lengths([f"[{name}" for name in LETTER_IDENTIFIERS])
+    closed = tokens.lengths([f"[{name}]" for name in LETTER_IDENTIFIERS])
+    lengths = zip(LETTER_IDENTIFIERS, opened, closed, strict=True)
     return tuple(name for name, half, full in lengths if half == bracket + 1 and full == half + 1)

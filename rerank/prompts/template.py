@@ -271,7 +271,7 @@ class PromptTemplate:
             raise UsageError(
                 f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
                 expected="a 'body' that shows one passage, and all passages in one user turn",
-                remedy="Use --prompt icr_qa",
+                remedy="Omit --prompt to use the method's own prompt",
             )
         if self.shows_scores:
             raise UsageError(

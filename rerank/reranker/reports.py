@@ -7,7 +7,7 @@ import time
 
 from rerank.errors import PartialFailureError
 from rerank.judges import FAILURES, PromptJudge
-from rerank.models.prices import compute_cost_by_model_name
+from rerank.models.prices import compute_model_cost
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calls import OnFailure
 from rerank.reranker.hits import Cut, RankingReport
@@ -53,7 +53,7 @@ def report_reranker_ranking(
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
         has_absolute_scores=ranked.score_kind is not None and ranked.score_kind.scope == "absolute",
         usage=ranked.usage,
-        cost=compute_cost_by_model_name(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
+        cost=compute_model_cost(model, ranked.usage),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
         expired=ranked.expired,
         notes=(*degraded, *remarks),

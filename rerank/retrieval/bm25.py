@@ -9,18 +9,26 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
+from rerank.indexing.query_term_weights import (
+    lucene_inverse_document_frequency,
+    query_side_bm25_weights,
+    saturated_query_term_weights,
+)
 from rerank.indexing.text_analysis import Analyzer, make_text_analyzer
 from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
+#: Options on which the weights in the index do not depend (the segmenter is recorded with its version).
+_NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +45,12 @@ class Bm25:
         stop_words: ``auto`` (by the collection's language), ``none``, or a list's name in bm25s such as ``en_plus``.
         segmenter: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or
             ``pairs`` for character pairs, which are used for all other scripts without spaces.
+        query_weights: Weight of a term in the query: the number of its occurrences (``counts``), or its BM25 weight in
+            the query (``bm25``), for queries as long as documents.
+        k3: Saturation of the number of occurrences in the query; None for none.
 
     Raises:
-        UsageError: ``k1`` or ``b`` is out of range.
+        UsageError: ``k1``, ``b`` or ``k3`` is out of range, or ``k3`` is given for weights other than counts.
     """
 
     k1: float = 0.9
@@ -49,6 +60,8 @@ class Bm25:
     stemmer: str = "auto"
     stop_words: str = "auto"
     segmenter: Literal["auto", "pairs"] = "auto"
+    query_weights: Literal["counts", "bm25"] = "counts"
+    k3: float | None = None
 
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
@@ -56,6 +69,11 @@ class Bm25:
             raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
             raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
+        if self.k3 is not None and not (math.isfinite(self.k3) and self.k3 >= 0 and self.query_weights == "counts"):
+            raise UsageError(
+                f"BM25 with k3={self.k3},query_weights={self.query_weights}",
+                expected="a finite k3 of at least 0, such as 8, with query_weights=counts",
+            )
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
         """Open the index of ``corpus``, after building it if needed.
@@ -98,7 +116,7 @@ class Bm25Retriever:
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
             "language": corpus.language,
-            "options": json.dumps({k: v for k, v in asdict(options).items() if k != "segmenter"}, sort_keys=True),
+            "options": json.dumps({k: v for k, v in asdict(options).items() if k not in _NOT_INDEXED}, sort_keys=True),
             "bm25s": version("bm25s"),
             "pystemmer": version("pystemmer"),
             "unicode": unicodedata.unidata_version,
@@ -106,23 +124,35 @@ class Bm25Retriever:
         }
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         folder = documents.folder.with_name(f"bm25-{key}")
-        self.folders = (folder,)
+        self.folders: tuple[Path, ...] = (folder,)
         scoring = {"k1": options.k1, "b": options.b, "method": options.method}
+
+        def terms() -> Iterator[list[str]]:
+            return (self._analyze(options._text(doc)) for doc in documents)
+
         self._index = open_sealed_folder(
             folder,
             made_from,
-            lambda folder: bm25_index.write_inverted_index(
-                folder, (self._analyze(options._text(doc)) for doc in documents), scoring
-            ),
+            lambda folder: bm25_index.write_inverted_index(folder, terms(), scoring),
             lambda folder: bm25_index.read_inverted_index(folder, len(documents)),
         )
-        self._top_positions = bm25_index.top_positions_of_scores
+        self._options, self._average_length = options, 0.0
+        if options.query_weights == "bm25":  # a folder of its own, since indexes of older versions lack this number
+            self.folders += (folder.with_name(f"bm25-length-{key}"),)
+            self._average_length = open_sealed_folder(
+                self.folders[-1],
+                made_from,
+                lambda folder: bm25_index.write_average_length(folder, terms()),
+                bm25_index.read_average_length,
+            )
+        self._files = bm25_index
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.
 
         Documents that share no term with a query are not returned, so a query that is empty or contains only stop words
-        or unknown words gets an empty ranking. A word that is repeated in a query counts each time.
+        or unknown words gets an empty ranking. A word that is repeated in a query counts each time, unless other
+        weights were chosen.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -131,9 +161,29 @@ class Bm25Retriever:
         return Run((self._rank(query, k) for query in queries), name="bm25")
 
     def _rank(self, query: Query, k: int) -> Ranking:
-        terms = self._index.get_tokens_ids(self._analyze(query.text))
-        if not terms:
+        terms = self._analyze(query.text)
+        known = self._index.get_tokens_ids(terms)
+        if not known:
             return Ranking(query, (), ())
-        scores = self._index.get_scores_from_ids(terms)
-        positions = self._top_positions(scores, self._documents.id_ranks, k)
+        weights = self._query_weights(terms)
+        scores = (
+            self._index.get_scores_from_ids(known)
+            if weights is None
+            else self._files.weighted_document_scores(self._index, weights)
+        )
+        positions = self._files.top_positions_of_scores(scores, self._documents.id_ranks, k)
         return Ranking.from_scores(query, ((self._documents[int(i)], float(scores[i])) for i in positions))
+
+    def _query_weights(self, terms: Sequence[str]) -> dict[str, float] | None:
+        """Return term -> weight in the query; None if the weights are the numbers of occurrences."""
+        options = self._options
+        if options.k3 is not None:
+            return saturated_query_term_weights(terms, options.k3)
+        if options.query_weights == "counts":
+            return None
+
+        def idf(term: str) -> float:
+            frequency = self._files.document_frequency_in_index(self._index, term)
+            return lucene_inverse_document_frequency(len(self._documents), frequency)
+
+        return query_side_bm25_weights(terms, idf, k1=options.k1, b=options.b, average_length=self._average_length)

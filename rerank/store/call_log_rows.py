@@ -51,10 +51,12 @@ def optional_call_log_fields(reply: Reply) -> str | None:
         "thoughts": reply.thoughts,
         "steps": reply.steps,
         "tokens_cached": reply.tokens_cached,
+        "search_units": reply.search_units,
         "error": reply.error,
         "retries": reply.retries,
         "served_model": reply.served_model,
         "fingerprint": reply.fingerprint,
+        "is_batched": reply.is_batched,
     }
     present = {key: value for key, value in more.items() if value}
     return json.dumps(present, ensure_ascii=False) if present else None

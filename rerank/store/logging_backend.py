@@ -139,13 +139,18 @@ class LoggingBackend:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""
         reused = self._look_up(batch)
         missing = {digest: request for digest, request in batch.items() if digest not in reused}
-        affordable = self._within_cap(missing)
+        affordable = self.affordable(missing)
         if len(affordable) < len(missing):  # send all or nothing, so that a resumed run forms the same batch
             affordable = {}
         replies = self.backend.generate(list(affordable.values())) if affordable else []
         generated = dict(zip(affordable, replies, strict=True))
-        self._keep(affordable, generated)
+        self.keep(affordable, generated)
         return {digest: reused.get(digest) or generated.get(digest) or self._over_cap() for digest in batch}
+
+    def unanswered(self, requests: Mapping[str, Request]) -> dict[str, Request]:
+        """Return the requests that neither the log nor the cache answers, as digest -> request."""
+        answered = self._look_up(requests)
+        return {digest: request for digest, request in requests.items() if digest not in answered}
 
     def _look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
         """Return the replies that are in the log or in the cache; replies from the cache are copied to the log."""
@@ -159,7 +164,7 @@ class LoggingBackend:
             reused |= cached
         return {digest: replace(reply, reused=True) for digest, reply in reused.items()}
 
-    def _keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
+    def keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
         """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
@@ -182,7 +187,7 @@ class LoggingBackend:
     def _model(self) -> str:
         return self.backend.identity.get("model", "")
 
-    def _within_cap(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
+    def affordable(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
         """Return the requests before the first one that could exceed the cap, assuming replies of maximum length."""
         if self.max_total_tokens is None:
             return requests
@@ -254,7 +259,7 @@ class AsyncLoggingBackend(LoggingBackend):
         reply = self._look_up({digest: request}).get(digest)
         if reply is None:
             await self._wait_for_room(request)
-            reply = await self._ask(digest, request) if self._within_cap({digest: request}) else None
+            reply = await self._ask(digest, request) if self.affordable({digest: request}) else None
         reply = reply or self._over_cap()
         self.on_reply(reply)
         return reply
@@ -273,9 +278,9 @@ class AsyncLoggingBackend(LoggingBackend):
         self._reserved += reserved
         try:
             reply = await self.backend.agenerate(request)
-            self._keep({digest: request}, {digest: reply})
+            self.keep({digest: request}, {digest: reply})
         except CancelledAfterReplyError as cancelled:
-            self._keep({digest: request}, {digest: cancelled.reply})
+            self.keep({digest: request}, {digest: cancelled.reply})
             raise
         finally:
             self._reserved -= reserved

@@ -2,6 +2,7 @@
 
 spec.json          manifest: specification, hash over everything that determines the result, environment
 calls.sqlite       every call, committed batch by batch
+batches.json       batches that were submitted to a provider, with their ids, if any
 first_stage.trec   the candidates in first-stage order, before any shuffle
 queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
@@ -40,7 +41,7 @@ from rerank.types import Qrels, Query, Ranking, Run, Window
 #: Result files in the order in which they are removed, before spec.json. If the removal is interrupted, the folder is
 #: still a run folder.
 _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jsonl", "scores.json", "run.trec")
-_FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
+_FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
 def hash_run_folder_identity(identity: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ log, token budget, cache and replay treat all tasks in the same way, so a new ki
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rerank.errors import UsageError
 from rerank.prompts.base import Prompt
@@ -132,6 +132,45 @@ class AttentionTask:
             raise UsageError("Attention per head and per token was requested", expected="one of them per request")
 
 
+#: Type of a question to a decision API, whose answer is a probability per option.
+QuestionType = Literal["predicate", "choice", "score"]
+#: Maximum number of options of a question.
+MAX_OPTIONS = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionTask:
+    """A typed question about the prompt; the reply has one log-probability per option in ``scores``.
+
+    Decision APIs take an input and questions about it instead of a prompt, so the task says where the passages are.
+
+    Attributes:
+        question: ``predicate`` for a statement that is true or false, ``choice`` for one of several values, or
+            ``score`` for one of several levels.
+        options: The options: two words that stand for true and false, the values, or the levels, the highest first.
+        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
+        tail: Index of the first character of the final instruction in that turn.
+
+    Raises:
+        UsageError: The number of options is wrong, or options are repeated.
+    """
+
+    format_name: ClassVar[str] = "Decide"
+
+    question: QuestionType
+    options: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    tail: int
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        most = 2 if self.question == "predicate" else MAX_OPTIONS
+        if not 2 <= len(self.options) <= most or len(set(self.options)) < len(self.options):
+            raise UsageError(
+                f"A {self.question} question with {len(self.options)} options", expected=f"2 to {most} distinct options"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
     """Relevance of each query-passage pair; the reply has one score per passage in ``scores``.
@@ -150,6 +189,7 @@ Task = (
     | LikelihoodTask
     | LogitTask
     | AttentionTask
+    | DecisionTask
     | CrossEncoderTask
 )
 

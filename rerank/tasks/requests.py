@@ -119,6 +119,7 @@ class Reply:
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
         tokens_cached: Number of the prompt tokens that were taken from a cache instead of being computed.
+        search_units: Number of search units that an API bills instead of tokens.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
@@ -127,6 +128,7 @@ class Reply:
         retries: Number of attempts after the first that the reply took.
         served_model: Name of the model that answered, if the server states it.
         fingerprint: The server's identifier of the configuration with which the model ran, if it states one.
+        is_batched: Whether the reply came through the provider's batch interface, for which other prices apply.
         reused: Whether the reply comes from a log or a cache of replies instead of the model.
     """
 
@@ -136,6 +138,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    search_units: float = 0.0
     seconds: float = 0.0
     steps: int = 0
     finish: Finish = "stop"
@@ -143,6 +146,7 @@ class Reply:
     retries: int = 0
     served_model: str = ""
     fingerprint: str = ""
+    is_batched: bool = False
     reused: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -172,8 +176,9 @@ class Backend(Protocol):
     (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
     it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
     prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
-    several callers is faster than one batch per caller (false if missing); and ``settings_folder``, the folder of its
-    adapter or trained model with the settings that `Reranker.from_backend` uses.
+    several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
+    adapter or trained model with the settings that `Reranker.from_backend` uses; and ``default_method``, the method
+    that ``auto`` stands for.
     """
 
     @property

@@ -20,9 +20,12 @@ class Usage:
         steps: Forward passes after the prefill, if the backend reports them.
         truncated: Number of replies that ended at their token limit.
         tokens_cached: Prompt tokens that were taken from the model's cache instead of being computed.
+        search_units: Search units that APIs billed instead of tokens.
         retries: Number of attempts after the first that the replies took.
         served_models: Number of replies per model that answered, for servers that state its name.
         fingerprints: Number of replies per fingerprint, for servers that state one.
+        batched: The part of ``calls``, ``tokens_in``, ``tokens_out`` and ``tokens_cached`` that came through a
+            provider's batch interface; empty if there was none.
     """
 
     calls: int = 0
@@ -33,9 +36,16 @@ class Usage:
     steps: int = 0
     truncated: int = 0
     tokens_cached: int = 0
+    search_units: float = 0.0
     retries: int = 0
     served_models: dict[str, int] = field(default_factory=dict)
     fingerprints: dict[str, int] = field(default_factory=dict)
+    batched: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cached_share(self) -> float:
+        """The fraction of the prompt tokens that were taken from a cache; 0 if there are none."""
+        return min(1.0, self.tokens_cached / self.tokens_in) if self.tokens_in else 0.0
 
     def add_answer(self, reply: Reply) -> None:
         """Add what a reply costs now: one from a log counts as a call without tokens, a failed one not at all."""
@@ -52,7 +62,16 @@ class Usage:
         self.steps += reply.steps
         self.truncated += reply.finish == "length"
         self.tokens_cached += reply.tokens_cached
+        self.search_units += reply.search_units
         self.retries += reply.retries
         for counts, name in ((self.served_models, reply.served_model), (self.fingerprints, reply.fingerprint)):
             if name:
                 counts[name] = counts.get(name, 0) + 1
+        if reply.is_batched:
+            part = {
+                "calls": 1,
+                "tokens_in": reply.tokens_in,
+                "tokens_out": reply.tokens_out,
+                "tokens_cached": reply.tokens_cached,
+            }
+            self.batched = {name: self.batched.get(name, 0) + count for name, count in part.items()}

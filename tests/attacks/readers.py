@@ -92,12 +92,18 @@ def _board(path: Path) -> object:
     return [row.paths(path.parent) for row in read_board_config(path).runs]
 
 
+def _recorded_scores(path: Path) -> object:
+    from rerank.leaderboard.recorded_scores import read_recorded_scores
+
+    return read_recorded_scores(path)
+
+
 def _price(path: Path) -> object:
     from rerank.models import prices
 
     original, prices.model_price_file = prices.model_price_file, lambda: path
     try:
-        return prices.compute_cost_by_model_name("openai:gpt-4o", 1000, 1000)
+        return prices.find_model_prices("openai:gpt-4o")
     finally:
         prices.model_price_file = original
 
@@ -229,10 +235,10 @@ def _reply_text(path: Path) -> object:
 
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
-    from rerank.backends.openai.answers import ServerAnswer
+    from rerank.backends.base.request_retries import RequestFailedError
+    from rerank.backends.base.server_answers import ServerAnswer
     from rerank.backends.openai.dialect import ServerRequest
     from rerank.backends.openai.replies import parse_server_reply
-    from rerank.backends.openai.retries import RequestFailedError
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 
@@ -324,8 +330,9 @@ def readers(scratch: Path) -> dict[str, Reader]:
         "run spec": Reader(read=_spec, files=_paths(INPUTS / "run.toml")),
         "suite": Reader(read=_suite, files=_paths(*sorted((ROOT / "eval" / "suites").glob("*.toml")))),
         "recipe": Reader(read=_recipe, files=_paths(*sorted((INPUTS / "recipes").glob("*.toml")))),
-        "card": Reader(read=_card, files=_paths(*sorted((ROOT / "eval/leaderboard/dl19").glob("*.toml"))[:3])),
-        "board": Reader(read=_board, files=_paths(ROOT / "eval/leaderboard/dl19.toml")),
+        "card": Reader(read=_card, files=_paths(*sorted((ROOT / "eval/leaderboard/dl19-cards").glob("*.toml"))[:3])),
+        "board": Reader(read=_board, files=_paths(ROOT / "eval/leaderboard/dl19-runs.toml")),
+        "recorded scores": Reader(read=_recorded_scores, files=_paths(ROOT / "eval/leaderboard/dl21.scores.json")),
         "prices": Reader(read=_price, files=_texts(prices_toml=_PRICES)),
         "prompt": Reader(read=_prompt, files=_paths(*sorted((ROOT / "rerank" / "prompts").glob("*.yaml")))),
         "heads": Reader(read=_heads, files=_paths(INPUTS / "heads.json")),

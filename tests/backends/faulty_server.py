@@ -76,10 +76,19 @@ class FaultyServer:
         acts: Answers to questions for a chat, in order; the last one stays.
         listing: Answer to the question for models.
         props: Answer to the question for llama.cpp's properties.
+        path: The path that is asked for answers.
     """
 
-    def __init__(self, acts: Sequence[Answer], *, listing: Act | None = None, props: Act | None = None) -> None:
+    def __init__(
+        self,
+        acts: Sequence[Answer],
+        *,
+        listing: Act | None = None,
+        props: Act | None = None,
+        path: str = "/v1/chat/completions",
+    ) -> None:
         self.acts = list(acts)
+        self.path = path
         self.gets = {"/v1/models": listing or models("m", max_model_len=4096), "/props": props or error(404)}
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
@@ -109,8 +118,12 @@ class FaultyServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/v1"
+        return f"{self.root}/v1"
 
     def next_act(self, body: dict[str, Any]) -> Act:
         with self._lock:
@@ -161,7 +174,7 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             server.keys.append(self.headers.get("Authorization", ""))
             server.seen_keys.add(server.keys[-1])
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path != "/v1/chat/completions":
+            if self.path != server.path:
                 self._play(error(404, f"no {self.path} here"))
             else:
                 self._play(server.next_act(body))

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from rerank.backends.base.request_retries import FIRST_TRIES, TRIES
+from rerank.backends.base.server_address import Address
 from rerank.backends.openai import Openai
-from rerank.backends.openai.address import Address
-from rerank.backends.openai.retries import FIRST_TRIES, TRIES
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, log_calls

@@ -1,4 +1,4 @@
-"""`rerank leaderboard build`, `open` and `check`."""
+"""`rerank leaderboard build`, `open`, `check` and `export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from rerank.io.file_hashes import file_hash
 from tests.leaderboard.made import card, files
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+EXPORT = (
+    "leaderboard",
+    "export",
+    "runs/plain.trec",
+    "--collection",
+    "c",
+    "--team",
+    "t",
+    "--repository",
+    "r",
+    "--out",
+    "x",
+)
+PUBLISHED = str(Path(__file__).resolve().parents[2] / "eval" / "leaderboard" / "dl21.toml")
 BUILD = ("leaderboard", "build", "runs", "--qrels", "qrels.txt")
 
 
@@ -66,6 +80,8 @@ def test_build_from_a_board_file(cli: Cli, tmp_path: Path) -> None:
         ((*BUILD, "--out", "site", "--test", "z"), 2, "Unknown test"),
         ((*BUILD, "--out", "site", "--alpha", "7"), 2, "alpha"),
         ((*BUILD, "nowhere", "--out", "site"), 4, "nowhere"),
+        ((*EXPORT, "--task", "TRECDL2019"), 2, "--qrels"),
+        ((*EXPORT, "--qrels", "qrels.txt"), 2, "--task"),
         (("leaderboard", "open", "nowhere"), 4, "rerank leaderboard build"),
     ],
 )
@@ -74,6 +90,24 @@ def test_wrong_input(words: tuple[str, ...], code: int, said: str, cli: Cli, tmp
     assert done.returncode == code
     assert said in done.stderr
     assert not (tmp_path / "site" / "index.html").exists()
+
+
+def test_published_boards_need_no_other_file(cli: Cli, tmp_path: Path) -> None:
+    done = cli("leaderboard", "build", "--board", PUBLISHED, "--out", "site", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (made,) = json.loads(done.stdout)["boards"]
+    assert (made["runs"], made["queries"]) == (4, 53)
+    assert len(list((tmp_path / "site" / "data").rglob("*.js"))) == 1
+
+
+def test_export(cli: Cli, tmp_path: Path) -> None:
+    done = cli(*EXPORT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["x/tirex/plain"]
+    assert sorted(path.name for path in (tmp_path / "x" / "tirex" / "plain").iterdir()) == [
+        "ir-metadata.yml",
+        "run.txt",
+    ]
 
 
 def test_open(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from rerank.terminal_text import strip_terminal_control_characters
+from tests.backends.decision_server import decided, open_decision_server
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3
@@ -391,3 +392,15 @@ def test_the_embedded_model_judges_the_demo_collection(cli: Cli, tmp_path: Path,
     assert found["judged"] + found["failed"] == 3
     assert (found["left"], found["unanswered"]) == (0, 0)
     assert found["agreement"]["documents"] <= found["judged"]
+
+
+@pytest.mark.enable_socket
+def test_a_decision_api_judges(cli: Cli) -> None:
+    with open_decision_server(decided()) as server:
+        model = ("--judge", "llm", "--model", "decisions:m", "--base-url", server.url)
+        done = cli(*JUDGE, *model, "--qrels-out", "q.txt", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["judged"] == 2 * TOPICS
+    questions = [question for asked in server.asked for question in asked["questions"]]
+    assert {question["type"] for question in questions} == {"score"}
+    assert set(grades(Path("j.jsonl"))) == {3}  # the server finds the highest grade the most probable

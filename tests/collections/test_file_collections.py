@@ -20,7 +20,9 @@ SAMPLES = {
     "trec:docs=data/trec/docs,topics=data/trec/topics.txt,qrels=data/trec/qrels.txt": (4, 2, 3),
     "trec:docs=data/trec/docs/a.sgml": (2, 0, 0),
     "trec:topics=data/trec/topics.tsv": (0, 3, 0),
+    "trec:docs=data/tsv/corpus.tsv,topics=data/tsv/queries.tsv,qrels=data/tsv/qrels.txt": (2, 2, 3),
     "jsonl:data/jsonl": (4, 3, 3),
+    "jsonl:data/bright": (4, 2, 4),
     "jsonl:data/jsonl/docs.jsonl": (4, 0, 0),
     "jsonl:queries=data/jsonl/queries.jsonl": (0, 3, 0),
     "cranfield:data/cranfield": (4, 2, 5),
@@ -28,6 +30,7 @@ SAMPLES = {
     "requests:data/requests/rank_llm.jsonl": (5, 2, 0),
     "requests:data/requests/rankgpt.json": (2, 2, 0),
     "requests:data/requests/rankify.jsonl": (2, 1, 0),
+    "requests:data/requests/rag.jsonl": (3, 2, 0),
 }
 
 

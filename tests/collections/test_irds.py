@@ -12,7 +12,7 @@ import pytest
 
 from rerank.collections.irds import Irds
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
-from rerank.types import Document, Query
+from rerank.types import EXCLUDED, Document, Qrels, Query
 from tests.raising import raises
 
 Register = Callable[..., str]
@@ -248,3 +248,38 @@ def test_a_failed_download(register: Register, error: Exception) -> None:
 def test_a_document_twice(register: Register) -> None:
     with raises(DataError, "'a'"):
         list(Irds(register(Docs(TitledDoc("a", "", "x"), TitledDoc("a", "", "y")))).docs())
+
+
+class LongQuery(NamedTuple):
+    """The fields of ``ir_datasets.datasets.bright.BrightQuery``, which has no default text."""
+
+    query_id: str
+    text: str
+    reasoning: str
+    gold_answer: str
+    gpt4_reason: str
+
+
+class LongQueries(ir_datasets.formats.BaseQueries):  # type: ignore[misc]
+    def queries_iter(self) -> Iterator[Any]:
+        yield LongQuery("0", "why did\nit break", "think of ice", "ice is larger", "it froze")
+        yield LongQuery("1", "why does it leak", "", "", "")
+
+
+class Judged(ir_datasets.formats.BaseQrels):  # type: ignore[misc]
+    def qrels_iter(self) -> Iterator[Any]:
+        row = ir_datasets.formats.TrecQrel
+        yield from (row("0", "a", 1, "0"), row("0", "b", -100, "0"), row("1", "b", 1, "0"))
+
+
+def test_excluded_documents_and_long_queries_of_bright(register: Register, files: tuple[Any, Any, Any]) -> None:
+    collection = Irds(register(files[0], LongQueries(), Judged()))
+    assert [query.text for query in collection.queries()] == ["why did it break", "why does it leak"]
+    assert collection.excluded() == {"0": frozenset({"b"})}
+    assert collection.qrels().judged() == Qrels({"0": {"a": 1}, "1": {"b": 1}})
+
+
+def test_the_fields_of_bright_are_those_of_the_package() -> None:
+    fields = ir_datasets.load("bright/biology").queries_cls()._fields
+    assert {*LongQuery._fields} <= {*fields}
+    assert ir_datasets.load("bright/biology").qrels_defs()[EXCLUDED] == "Excluded from evaluation"

@@ -169,3 +169,15 @@ def test_without_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
     with raises(MissingPrerequisiteError, "pip install 'listrank[mteb]'"):
         open_collection("mteb:T2Reranking")
+
+
+def test_lists_of_a_retrieval_task_say_what_is_excluded() -> None:
+    """mteb gives BRIGHT's queries lists of the whole corpus without their excluded ids."""
+    every = list(tasks.DOCS)
+    lists = {query: [doc for doc in every if query != "q1" or doc not in ("d1", "d4")] for query in tasks.QUERIES}
+    found = Mteb.from_task(tasks.filled(tasks.LocalRetrieval(), default=tasks.part(lists=lists)))
+    assert found.excluded() == {"q1": frozenset({"d1", "d4"})}
+    assert not found.candidates()
+    reranking = Mteb.from_task(tasks.filled(tasks.LocalReranking()))
+    assert not reranking.excluded()
+    assert reranking.candidates()

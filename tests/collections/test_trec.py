@@ -321,3 +321,26 @@ def test_all_fields_of_real_topics(shared: Path) -> None:
         "Falkland petroleum exploration What information is available on petroleum exploration in "
         "the South Atlantic near the Falkland Islands?"
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('d1\tone\nd2\ttwo "quoted\n', [("d1", "", "one"), ("d2", "", 'two "quoted')]),
+        ("doc_id\ttitle\ttext\r\nd1\tTitle\tone\r\n\r\n", [("d1", "Title", "one")]),
+        ("D1\thttps://example.org\tTitle\tone\n", [("D1", "Title", "one")]),
+        ("1\t\n2\ttwo\n", [("1", "", ""), ("2", "", "two")]),
+    ],
+    ids=["two", "three", "four", "empty"],
+)
+def test_tab_separated_documents(tmp_path: Path, lines: str, expected: list[tuple[str, str, str]]) -> None:
+    (tmp_path / "docs.tsv").write_text(lines, encoding="utf-8", newline="")
+    docs = Trec(docs=str(tmp_path / "docs.tsv")).docs()
+    assert [(doc.id, doc.title, doc.text) for doc in docs] == expected
+
+
+@pytest.mark.parametrize("lines", ["d1\tone\nd2\n", "d1\t1\t2\t3\t4\n", "d1\tone\nd1\ttwo\n", "\tone\n"])
+def test_tab_separated_documents_that_are_wrong(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "docs.tsv").write_text(lines, encoding="utf-8")
+    with raises(DataError, "docs.tsv:"):
+        list(Trec(docs=str(tmp_path / "docs.tsv")).docs())

@@ -73,8 +73,8 @@ def _hf() -> Backend:
 def _openai() -> Backend:
     import httpx2
 
+    from rerank.backends.base.server_address import Address
     from rerank.backends.openai import Openai
-    from rerank.backends.openai.address import Address
 
     async def stream(body: object) -> AsyncIterator[bytes]:
         yield json.dumps(body).encode()

@@ -17,7 +17,7 @@ from rerank.retrieval import first_stages, open_first_stage, retriever_index_byt
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
-from tests.retrieval.encoders import save_encoder, save_splade
+from tests.retrieval.encoders import save_encoder, save_multi_vector, save_splade
 
 WORDS = ["wing", "water", "air", "flow", "heat"]
 DOCS = {
@@ -60,6 +60,13 @@ def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def multi_vector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of token vectors with random weights."""
+    pytest.importorskip("sentence_transformers")
+    return save_multi_vector(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model of pictures with random weights, and ready embeddings of the documents."""
     pytest.importorskip("transformers")
@@ -97,6 +104,8 @@ def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         return open_first_stage(f"images:{request.getfixturevalue('ready')},device=cpu", Corpus())
     if request.param == "sparse":
         return open_first_stage(f"sparse:{request.getfixturevalue('splade')},device=cpu", Corpus())
+    if request.param == "late_interaction":
+        return open_first_stage(f"late-interaction:{request.getfixturevalue('multi_vector')},device=cpu", Corpus())
     try:
         selectors = {"run": f"run:{file}", "hybrid": "hybrid:bm25+candidates"}
         return open_first_stage(selectors.get(request.param) or selector_of(request.param), Corpus())

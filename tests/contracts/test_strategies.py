@@ -183,6 +183,8 @@ def test_published_counts() -> None:
     assert open_strategy("all_pairs").calls(100) == 9900
     assert open_strategy("heapsort").calls(100) == 151
     assert open_strategy("bubblesort,size=2").calls(100) == 945
+    assert open_strategy("tournament_graph").calls(100) == 13
+    assert open_strategy("tournament_sort").calls(100) == 15
 
 
 def test_sliding_windows_of_35_documents() -> None:

@@ -10,14 +10,22 @@ from hypothesis import strategies as st
 
 from rerank.leaderboard.cost_plot import (
     BOTTOM,
-    HEIGHT,
     LEFT,
     RIGHT,
     TOP,
     WIDTH,
+    ScatterPlot,
     layout_cost_plot,
     pareto_front_of_board,
 )
+
+
+def drawn_of(costs: list[float | None], means: list[float]) -> ScatterPlot | None:
+    """The plot of runs with two topics."""
+    return layout_cost_plot(
+        costs, [[mean / 2, 3 * mean / 2] for mean in means], [f"run {at}" for at in range(len(means))]
+    )
+
 
 Numbers = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12)
 
@@ -35,7 +43,7 @@ def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
 
 @given(st.lists(st.tuples(st.none() | st.floats(0, 1e7), st.floats(0, 1)), min_size=1, max_size=9))
 def test_every_known_point_lies_in_the_frame(pairs: list[tuple[float | None, float]]) -> None:
-    drawn = layout_cost_plot([cost for cost, _ in pairs], [value for _, value in pairs])
+    drawn = drawn_of([cost for cost, _ in pairs], [value for _, value in pairs])
     known = [at for at, (cost, _) in enumerate(pairs) if cost is not None]
     if not known:
         assert drawn is None
@@ -46,11 +54,11 @@ def test_every_known_point_lies_in_the_frame(pairs: list[tuple[float | None, flo
     for point, (tick, _) in product(drawn.points, drawn.x_ticks):
         assert LEFT <= point.x <= WIDTH - RIGHT
         assert LEFT <= tick <= WIDTH - RIGHT
-        assert TOP - 0.1 <= point.y <= HEIGHT - BOTTOM + 0.1
+        assert TOP - 0.1 <= point.y <= drawn.height - BOTTOM + 0.1
 
 
 def test_dearer_is_further_right_and_better_is_higher() -> None:
-    drawn = layout_cost_plot([0, 10, 1000], [0.2, 0.5, 0.9])
+    drawn = drawn_of([0, 10, 1000], [0.2, 0.5, 0.9])
     assert drawn is not None
     assert drawn.logarithmic
     xs, ys = [point.x for point in drawn.points], [point.y for point in drawn.points]
@@ -61,7 +69,18 @@ def test_dearer_is_further_right_and_better_is_higher() -> None:
 
 
 def test_near_costs_are_on_a_straight_scale() -> None:
-    drawn = layout_cost_plot([1.0, 2.0], [0.2, 0.5])
+    drawn = drawn_of([1.0, 2.0], [0.2, 0.5])
     assert drawn is not None
     assert not drawn.logarithmic
     assert drawn.points[1].x - drawn.points[0].x == pytest.approx(drawn.points[0].x - LEFT - 10, abs=0.2)
+
+
+def test_the_band_and_the_line_lie_in_the_frame() -> None:
+    drawn = layout_cost_plot([1, 2, 3], [[0.0, 0.2, 0.9], [0.5, 0.1, 0.4], [1.0, 0.9, 0.0]], ["a", "b", "c" * 60])
+    assert drawn is not None
+    for corner in f"{drawn.line} {drawn.band}".split():
+        x, y = map(float, corner.split(","))
+        assert LEFT <= x <= WIDTH - RIGHT
+        assert TOP <= y <= drawn.height - BOTTOM
+    assert len(drawn.points[2].name) < 60
+    assert [point.front for point in drawn.points] == [True, False, True]

@@ -83,7 +83,7 @@ def test_names_are_text_and_never_markup(folder: Path) -> None:
     assert HOSTILE not in "".join(content.values()).replace(content["tables/made-up-ndcg-10.csv"], "")
     elements = parsed(content["index.html"])
     assert all("alert" not in str(attributes.get("src")) for tag, attributes in elements.found if tag == "script")
-    assert sum(tag == "script" for tag, _ in elements.found) == 2
+    assert sum(tag == "script" for tag, _ in elements.found) == 3
     assert HOSTILE in elements.text
     data = called(next(text for name, text in content.items() if name.endswith("board.js")))
     assert data["queries"][3]["text"] == HOSTILE
@@ -180,6 +180,40 @@ def test_several_collections(folder: Path, tmp_path: Path) -> None:
     assert [(a["id"], a["data-language"]) for a in sections] == [("made-up", "en"), ("another", "zh")]
     with raises(DataError, boards[0].key):
         write_site([boards[0], boards[0]], tmp_path / "site")
+
+
+def test_identical_lists_are_flagged(folder: Path) -> None:
+    (folder / "runs" / "copy.trec").write_bytes((folder / "runs" / "plain.trec").read_bytes())
+    made = board(folder)
+    names = [entry.name for entry in made.entries]
+    assert [names[other] for other in made.identical[names.index("copy")]] == ["plain"]
+    assert made.identical[names.index("good")] == ()
+    text = parsed(render_site([made], "Mine")["index.html"]).text
+    assert text.count("same lists as plain") == text.count("same lists as copy") == 1
+    rows = {row["run"]: row["same_lists_as"] for row in csv.DictReader(io.StringIO(board_as_csv(made, made.tables[0])))}
+    assert (rows["copy"], rows["plain"], rows["good"]) == ("plain", "copy", "")
+
+
+def test_published_figures_stand_apart(folder: Path) -> None:
+    source = {"table": "Table 2", "measured_by": HOSTILE, "measure": "nDCG@10", "first_stage": "not stated"}
+    made = board(folder, published=({**source, "figures": {"R": 0.71, "S": 70.25}},))
+    text = render_site([made], "Mine")["index.html"]
+    before, _, after = text.partition('<table class="published">')
+    assert all(figure in after and figure not in before for figure in ("0.710", "70.25"))
+    assert after.count("not stated</td>") >= 4  # first stage and depth of both
+    assert HOSTILE not in text
+    assert "70.25" not in board_as_csv(made, made.tables[0])
+
+
+def test_licences_that_are_not_stated(folder: Path) -> None:
+    card = folder / "runs" / "carded.toml"
+    card.write_text(
+        card.read_text() + 'licence = "CC BY 4.0"\nsource = "https://example.org/runs/x"\nparameters = 7e9\n'
+    )
+    elements = parsed(render_site([board(folder)], "Mine")["index.html"])
+    assert elements.text.count("licence not stated") == 5
+    assert "CC BY 4.0" in elements.text
+    assert ("a", {"href": "https://example.org/runs/x", "rel": "noreferrer"}) in elements.found
 
 
 def test_unknown_costs_are_named_and_not_drawn(folder: Path) -> None:

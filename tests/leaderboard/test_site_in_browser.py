@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rerank.leaderboard.board import make_board
 from rerank.leaderboard.site import write_site
-from tests.leaderboard.made import HOSTILE, board, files
+from rerank.leaderboard.standings import rank_board_runs
+from rerank.leaderboard.table_exports import board_as_recorded_scores
+from tests.leaderboard.made import HOSTILE, board, files, plan
 
 pytestmark = pytest.mark.browser
 CHOSEN = "#made-up .measure.chosen"
@@ -84,7 +88,8 @@ def test_unknown_values_come_last_both_ways(page: Any) -> None:
     for direction in (1, -1):
         button.click()
         cells = page.locator(f"{CHOSEN} .runs tbody tr").evaluate_all(
-            "rows => rows.map(row => row.children[row.children.length - 2].dataset.value)"
+            """rows => rows.map(row => row.children[[...row.closest("table").querySelectorAll("thead th")]
+              .findIndex(head => head.dataset.key === "tokens")].dataset.value)"""
         )
         known = [float(value) for value in cells[:3]]
         assert known == sorted(known, reverse=direction < 0)
@@ -109,6 +114,7 @@ def test_filters(page: Any) -> None:
     form.get_by_label("Group", exact=True).select_option("official")
     assert names(page) == [f"<b>{HOSTILE}</b>"]
     assert form.locator(".count").inner_text() == "1 of 6 runs"
+    assert "1 runs that fit" in page.locator(f"{CHOSEN} .retested").inner_text()
     form.get_by_label("Group", exact=True).select_option("")
     form.get_by_label("First stage", exact=True).select_option("bm25")
     assert sorted(names(page)) == ["better", "bm25, first 25", "good"]
@@ -191,6 +197,136 @@ def test_looked_into_by_keyboard_and_closed(page: Any) -> None:
     assert run.evaluate("node => node === document.activeElement")
 
 
+def test_an_address_holds_the_whole_selection(page: Any) -> None:
+    form = page.locator("#made-up form")
+    form.get_by_label("Measure").select_option("P(rel=2)@5")
+    form.get_by_label("First stage", exact=True).select_option("bm25")
+    form.get_by_label("Find").fill("some")
+    form.get_by_label("only ties with the best").check()
+    page.locator(f'{CHOSEN} th[data-key="tokens"] button').click()
+    page.locator(f"{CHOSEN} .run", has_text="better").click()
+    page.locator("#made-up .detail").get_by_label("Compare with").select_option("plain")
+    page.locator("#made-up .detail .query").nth(4).click()
+    page.get_by_label("Language").select_option("en")
+
+    def selection() -> list[Any]:
+        page.locator("#made-up .lists").wait_for()
+        fields = page.locator("select, input").evaluate_all("all => all.map(one => [one.value, one.checked])")
+        heads = page.locator("#made-up .answer h4").all_inner_texts()
+        sort = page.locator(f'{CHOSEN} th[data-key="tokens"]').get_attribute("aria-sort")
+        return [fields, heads, sort, names(page), page.evaluate("location.hash")]
+
+    before, address = selection(), page.evaluate("location.href")
+    assert before[1][1:] == ["plain", "better"]
+    assert before[2] == "ascending"
+    page.goto("about:blank")
+    page.goto(address)
+    assert selection() == before
+    page.evaluate("location.hash = ''")
+    page.locator(f"{CHOSEN} h3", has_text="nDCG@10").wait_for()
+    assert len(names(page)) == 6
+    page.goto(address)  # the same document with another address
+    page.locator(f"{CHOSEN} h3", has_text="P(rel=2)@5").wait_for()
+    assert selection() == before
+
+
+def test_unknown_names_in_an_address_are_ignored(page: Any, site: Path) -> None:
+    page.goto("about:blank")
+    page.goto(
+        f"{site.as_uri()}#made-up.stage=nowhere&made-up.run=nobody&made-up.measure=P@99&made-up.sort=-x&language=xx"
+    )
+    assert len(names(page)) == 6
+
+
+def test_an_address_of_an_earlier_version(page: Any, site: Path) -> None:
+    page.goto("about:blank")
+    page.goto(f"{site.as_uri()}#board=made-up&run=good&query=q4")
+    page.locator("#made-up .lists").wait_for()
+    assert page.locator("#made-up .answer h4").first.inner_text() == "q4: question q4"
+
+
+@pytest.mark.parametrize("correction", ["none", "bonferroni", "holm", "hochberg", "bh", "by"])
+def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, tmp_path: Path, correction: str) -> None:
+    found = board(
+        files(tmp_path), correction=correction, baseline="good", test="wilcoxon" if correction == "by" else "t"
+    )
+    site = write_site([found], tmp_path / "site")
+    opened = chromium.new_page()
+    opened.goto(site.as_uri())
+    table = found.tables[0]
+    for subset in (*combinations(range(6), 3), (0, 1, 2, 3, 4), tuple(range(6))):
+        before = [subset.index(first) if first in subset else None for first in (found.before[run] for run in subset)]
+        named = [found.entries[run].name for run in subset]
+        again = rank_board_runs(
+            [found.scores[run] for run in subset],
+            table.measure,
+            options=found.plan.comparison_options,
+            baseline="good" if "good" in named else "",
+            before=before,
+        )
+        told = opened.evaluate(
+            """shown => {
+              const found = numbers.retest(boards.get("made-up"), 0, shown);
+              return shown.map(run => [found.places.get(run), found.beats.get(run), found.beaten.get(run),
+                found.tied.has(run), found.gains.get(run) ?? null, found.marks.get(run) ?? ""]);
+            }""",
+            list(subset),
+        )
+        for run, row, standing in zip(subset, told, again.runs, strict=True):
+            assert row[:4] == [standing.place, list(standing.beats), standing.beaten_by, standing.tied]
+            if all((found.before[other] in subset) or found.before[other] is None for other in subset):
+                assert row[4] == (standing.gain.significant if standing.gain else None), run
+            if "good" in named:
+                assert row[5] == standing.mark
+    opened.close()
+
+
+def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, site: Path) -> None:
+    """The page was rewritten by its script when it was opened; without a script it is as it was built."""
+    read = (
+        "rows => rows.map(row => [row.dataset.run, row.className, ...[...row.children].map(cell => cell.textContent)])"
+    )
+    shown = page.locator("#made-up .runs tbody tr").evaluate_all(read)
+    points = page.locator("#made-up .front, #made-up .band").evaluate_all(
+        "all => all.map(one => one.getAttribute('points'))"
+    )
+    labels = page.locator("#made-up .point .name").evaluate_all("all => all.map(one => one.textContent)")
+    context = page.context.browser.new_context(java_script_enabled=False)
+    built = context.new_page()
+    built.goto(site.as_uri())
+    parts = built.locator("#made-up .runs tbody tr")
+    texts = [parts.nth(at).locator("xpath=*").all_text_contents() for at in range(parts.count())]
+    assert [row[2:] for row in shown] == texts
+    assert [one.get_attribute("points") for one in built.locator("#made-up .front, #made-up .band").all()] == points
+    assert built.locator("#made-up .point .name").all_text_contents() == labels
+    context.close()
+
+
+def test_labels_and_bars_are_not_clipped(page: Any) -> None:
+    inside = """all => all.every(one => {
+      const inner = one.getBoundingClientRect(), outer = one.closest("svg, td").getBoundingClientRect();
+      return inner.left >= outer.left - 1 && inner.right <= outer.right + 1
+        && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+    })"""
+    assert page.locator(f"{CHOSEN} svg text").evaluate_all(inside)
+    assert page.locator(f"{CHOSEN} .bar i, {CHOSEN} .bar b").evaluate_all(inside)
+    assert page.locator(f"{CHOSEN} [data-cost=tokens] .name").count() == 3
+
+
+def test_recorded_scores_have_no_lists(chromium: Any, tmp_path: Path) -> None:
+    folder = files(tmp_path)
+    (folder / "scores.json").write_text(board_as_recorded_scores(board(folder)), encoding="utf-8")
+    site = write_site([make_board(plan(qrels="", scores="scores.json"), home=folder)], tmp_path / "site")
+    opened = chromium.new_page()
+    opened.goto(site.as_uri())
+    opened.locator(f"{CHOSEN} .run", has_text="good").click()
+    detail = opened.locator("#made-up .detail")
+    assert "not its lists" in detail.inner_text()
+    assert detail.locator(".query").count() == 0
+    assert detail.locator("tbody tr").count() == 30
+    opened.close()
+
+
 def test_an_address_leads_to_a_query(page: Any, site: Path) -> None:
     page.locator(f"{CHOSEN} .run", has_text="good").click()
     page.locator("#made-up .query").nth(4).click()
@@ -249,7 +385,7 @@ def test_it_is_printed_without_what_only_a_screen_can(page: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert luminance(page) > 600
     assert page.locator("form:visible").count() == 0
-    assert page.locator(f"{CHOSEN} .wide").evaluate("node => getComputedStyle(node).overflowX") == "visible"
+    assert page.locator(f"{CHOSEN} .wide").first.evaluate("node => getComputedStyle(node).overflowX") == "visible"
 
 
 def test_without_scripts_the_tables_stand(chromium: Any, site: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.experiment.candidates import lowest_relevant_grade_of_spec
 from rerank.experiment.spec import RunSpec
+from rerank.io.run_files import read_qrels
 from rerank.leaderboard.suites.suite import Suite, read_suite
 from tests.raising import raises
 
 SUITES = Path(__file__).resolve().parents[2] / "eval" / "suites"
+NUMBER = re.compile(r"(\d[\d,]*) (?:judged )?(?:queries|topics|questions)")
 LEAST: dict[str, Any] = {"name": "mine", "collections": ["pydoc"], "models": ["fake:perfect"]}
 
 
@@ -178,3 +181,38 @@ def test_judgments_by_a_selector_bring_their_grade(tmp_path: Path) -> None:
     assert lowest_relevant_grade_of_spec(RunSpec(collection="pydoc", qrels=deep), plain) == 2
     assert lowest_relevant_grade_of_spec(RunSpec(collection="pydoc", qrels=deep, relevant=3), plain) == 3
     assert lowest_relevant_grade_of_spec(RunSpec(collection=deep, qrels=str(file)), open_collection(deep)) == 2
+
+
+def loaded_queries(collection: str, qrels: str | None) -> int:
+    """The number of queries that a loader states or reads."""
+    provider, _, name = collection.partition(":")
+    if provider == "irds":
+        import ir_datasets
+
+        return int(ir_datasets.load(name).queries_metadata()["count"])
+    if qrels:
+        return len(read_qrels(qrels))
+    return len(open_collection(collection).queries())
+
+
+def suites_with_numbers() -> list[Any]:
+    """Suites that state numbers of queries; those over files can be checked only with the files."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(SUITES.glob("*.toml"))}
+    return [
+        pytest.param(path, NUMBER.findall(text), marks=[pytest.mark.shared] if "{data}" in text else [], id=path.stem)
+        for path, text in texts.items()
+        if NUMBER.search(text)
+    ]
+
+
+@pytest.mark.parametrize(("path", "stated"), suites_with_numbers())
+def test_numbers_of_queries_come_from_the_loaders(path: Path, stated: list[str]) -> None:
+    data = SUITES.parents[2] / "shared" / "data"
+    tables = read_suite(path, data=data).collections
+    counts = [table.max_queries or loaded_queries(table.collection, table.qrels) for table in tables]
+    for text in stated:  # of all collections, or of each
+        assert int(text.replace(",", "")) in (sum(counts), *(counts[:1] if len({*counts}) == 1 else ()))
+
+
+def test_these_suites_state_numbers() -> None:
+    assert {param.id for param in suites_with_numbers()} == {"bright", "cranfield", "dl19", "nano-beir"}

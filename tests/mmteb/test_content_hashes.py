@@ -24,6 +24,7 @@ def test_files_by_their_bytes_also_those_of_a_hybrids_stages(tmp_path: Path) -> 
     hashes = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (one, two)}
     assert hash_mteb_model_contents(f"run:{one}") == {str(one): hashes[str(one)]}
     assert hash_mteb_model_contents(f"hybrid:(bm25,k1=1.2)+(run:{one})+run:{two}") == hashes
+    assert hash_mteb_model_contents(f"late-interaction:{two},candidates=(run:{one})") == hashes
     assert hash_mteb_model_contents("bm25,k1=1.2") == hash_mteb_model_contents(f"run:{tmp_path / 'none.trec'}") == {}
     with pytest.raises(UnknownNameError):
         hash_mteb_model_contents("bm26")

@@ -203,3 +203,14 @@ def test_a_query_that_is_a_document_is_no_candidate_for_itself(itself: Any, tmp_
     assert "q1" in asked(stage, data, itself.metadata)["q1"]
     stage.drop_self = True
     assert list(asked(stage, data, itself.metadata)["q1"]) == ["d1"]
+
+
+def test_lists_of_a_retrieval_task_restrict_the_first_stage() -> None:
+    """Such as BRIGHT's: all documents except those that are excluded for the query."""
+    lists = {query: [doc for doc in tasks.DOCS if (query, doc) != ("q1", "d3")] for query in tasks.QUERIES}
+    metadata = tasks.LocalRetrieval.metadata
+    free = asked(MtebFirstStage("bm25"), tasks.part(), metadata, top_k=3)
+    restricted = asked(MtebFirstStage("bm25"), tasks.part(lists=lists), metadata, top_k=3)
+    assert "d3" in free["q1"]
+    assert list(restricted["q1"]) == [doc for doc in free["q1"] if doc != "d3"]
+    assert restricted["q2"] == free["q2"]

@@ -100,3 +100,18 @@ def save_inference_free(folder: Path) -> Path:
     router = Router.for_query_document(query_modules=[table], document_modules=list(splade))
     SparseEncoder(modules=[router], device="cpu").save(str(folder / "inference-free"), create_model_card=False)
     return folder / "inference-free"
+
+
+def save_multi_vector(folder: Path, *, skiplist: Sequence[str] = (), **settings: Any) -> Path:
+    """A BERT with random weights and one vector per token; documents have no vectors for the words of the skiplist."""
+    import sentence_transformers
+    import torch
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    torch.manual_seed(0)
+    base = save(folder / "base", base=True)
+    model: Any = sentence_transformers.MultiVectorEncoder(str(base), device="cpu", **settings)
+    modules = [MultiVectorMask(skiplist_words=list(skiplist)) if isinstance(m, MultiVectorMask) else m for m in model]
+    model = sentence_transformers.MultiVectorEncoder(modules=modules, device="cpu", **settings)
+    model.save(str(folder / "multi-vector"), create_model_card=False)
+    return folder / "multi-vector"

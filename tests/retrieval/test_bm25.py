@@ -206,3 +206,42 @@ def test_cranfield_gives_the_known_figures(shared: Path) -> None:
     found = {str(measure): round(value, 4) for measure, value in graded.items()}
     assert found == {"nDCG@10": 0.3432, "AP@100": 0.2727, "R@100": 0.7221, "RR@10": 0.5056}
     assert round(ir_measures.calc_aggregate([nDCG @ 10], binary, scored)[nDCG @ 10], 4) == 0.3578
+
+
+@pytest.mark.parametrize("options", ["k3=1.5", "k3=0", "query_weights=bm25"])
+def test_weights_of_query_terms(make_corpus: MakeCorpus, options: str) -> None:
+    """Scores are sums of the weights in the query times the scores of single terms, which have weight 1."""
+    texts = ("wing wing water", "water air flow", "wing air", "flow flow flow flow")
+    corpus, terms = make_corpus(*texts), ["wing", "air", "wing", "wing", "flow"]
+    single = {
+        term: {doc.id: score for doc, score in zip(found.docs, found.scores, strict=True)}
+        for term in set(terms)
+        for found in [open_first_stage("bm25", corpus).search([Query(id="q", text=term)], 9)["q"]]
+    }
+    idf = {term: math.log(1 + (4 - len(docs) + 0.5) / (len(docs) + 0.5)) for term, docs in single.items()}
+    counts, length = Counter(terms), 12 / 4
+    if options == "query_weights=bm25":
+        saturation = 0.9 * (0.6 + 0.4 * len(terms) / length)
+        weights = {term: idf[term] * n / (n + saturation) for term, n in counts.items()}
+    else:
+        k3 = float(options.removeprefix("k3="))
+        weights = {term: (k3 + 1) * n / (k3 + n) for term, n in counts.items()}
+    query = Query(id="q", text=" ".join([*terms, "unheard"]) if "k3" in options else " ".join(terms))
+    ranking = open_first_stage(f"bm25,{options}", corpus).search([query], 9)["q"]
+    for doc, score in zip(ranking.docs, ranking.scores, strict=True):
+        expected = sum(weight * single[term].get(doc.id, 0.0) for term, weight in weights.items())
+        assert score == pytest.approx(expected, rel=1e-5)
+    assert len(ranking) == 4
+
+
+def test_query_weights_need_no_other_index(make_corpus: MakeCorpus, cache: Path) -> None:
+    corpus = make_corpus("wing", "water")
+    for options in ("", ",k3=8", ",query_weights=bm25", ",query_weights=bm25"):
+        assert ids(corpus, "wing", selector=f"bm25{options}") == ("d1",)
+    assert [path.name.rpartition("-")[0] for path in folders(cache)] == ["bm25", "bm25-length"]
+
+
+@pytest.mark.parametrize("options", ["k3=-1", "k3=nan", "k3=8,query_weights=bm25", "query_weights=idf"])
+def test_query_weights_that_do_not_exist(options: str) -> None:
+    with raises(UsageError, "k3" if "k3" in options else "query_weights"):
+        open_first_stage(f"bm25,{options}", open_collection("pydoc"))

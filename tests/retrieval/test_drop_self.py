@@ -10,7 +10,7 @@ import pytest
 from rerank.collections.base.corpus import SupportsDropSelf
 from rerank.errors import UsageError
 from rerank.retrieval import open_first_stage
-from rerank.retrieval.base.lists import SelfExcludingRetriever
+from rerank.retrieval.base.lists import ExcludingRetriever
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
@@ -60,7 +60,7 @@ def test_the_query_itself_is_dropped_and_costs_no_place(drop_self: bool, k: int,
 
 def test_depth_below_one() -> None:
     with raises(UsageError, "0"):
-        SelfExcludingRetriever(open_first_stage("candidates", Lists(True))).search(QUERIES, 0)
+        ExcludingRetriever(retriever=open_first_stage("candidates", Lists(True))).search(QUERIES, 0)
 
 
 def test_a_corpus_need_not_say() -> None:

@@ -228,7 +228,9 @@ def test_progress_is_told_once_a_request(log: CallLog) -> None:
 def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
     usage = Usage()
     assert not any(vars(usage).values())
-    reply = Reply(tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4, retries=1)
+    reply = Reply(
+        tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4, retries=1, search_units=1.5
+    )
     reply = replace(reply, served_model="m-1", fingerprint="fp")
     usage.add(reply, reused=False)
     usage.add(reply, reused=True)
@@ -241,10 +243,15 @@ def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
         "steps": 4,
         "truncated": 2,
         "tokens_cached": 8,
+        "search_units": 3.0,
         "retries": 2,
         "served_models": {"m-1": 2},
         "fingerprints": {"fp": 2},
+        "batched": {},
     }
+    usage.add(replace(reply, is_batched=True))
+    assert usage.batched == {"calls": 1, "tokens_in": 7, "tokens_out": 3, "tokens_cached": 4}
+    assert usage.cached_share == 12 / 21
 
 
 @pytest.mark.parametrize(("cap", "batches"), [(1000, [["a b c"]]), (999, [])])

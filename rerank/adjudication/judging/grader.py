@@ -17,7 +17,7 @@ from rerank.judges import PromptJudge, Verdict
 from rerank.judges.base import failed_judge_verdict, rank_window_by_score
 from rerank.judges.base.continuations import make_judge_continuation_request
 from rerank.prompts import PromptTemplate
-from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request, Sampling
+from rerank.tasks import ContinuationTask, DecisionTask, GenerationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 #: Token limit for generated replies: enough for a digit with one or two lines of text around it.
@@ -57,7 +57,8 @@ class Grader(PromptJudge):
         UsageError: The backend does not support the requested mode, or the prompt is for several passages.
     """
 
-    needs = (ContinuationTask, GenerationTask)
+    needs = (ContinuationTask, DecisionTask, GenerationTask)
+    question = "score"
     prompt = "grade"
 
     grades: tuple[int, ...] = SCALE
@@ -67,7 +68,7 @@ class Grader(PromptJudge):
         """Check the prompt and the capabilities of the backend."""
         super().__post_init__()
         check_grading_prompt(self.template)
-        if not self.supports(ContinuationTask if self.weighs else GenerationTask):
+        if not (self._can_weigh if self.weighs else self.supports(GenerationTask)):
             raise UsageError(
                 f"--by {self.by} is not supported by the backend of model {self.backend.identity.get('model', '')!r}",
                 remedy="Omit --by",
@@ -76,7 +77,11 @@ class Grader(PromptJudge):
     @property
     def weighs(self) -> bool:
         """True if grades are compared by likelihood instead of being generated."""
-        return self.by == "likelihood" or (self.by == "auto" and self.supports(ContinuationTask))
+        return self.by == "likelihood" or (self.by == "auto" and self._can_weigh)
+
+    @property
+    def _can_weigh(self) -> bool:
+        return self.supports(ContinuationTask) or self.supports(DecisionTask)
 
     @classmethod
     def calls(cls, n: int) -> int:

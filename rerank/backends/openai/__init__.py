@@ -7,45 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.openai.address import Address, api_key_for_server
-from rerank.backends.openai.token_estimate import EstimatedTokens
+from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_backend import ServerBackend
+from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
-from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
-from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
-from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
+from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask
+from rerank.tasks.background_loop import run_on_task_request_loop
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
+    from rerank.backends.base.server_connection import ServerConnection
+    from rerank.backends.openai.batches import OpenaiBatches
     from rerank.backends.openai.client import ServerClient
 
-#: Default number of simultaneous requests.
-CONCURRENCY = 8
-#: Default time limit of an attempt, in seconds; a long prompt on a CPU takes minutes.
-TIMEOUT = 600.0
 #: Context size in tokens that is assumed if neither the server nor the user states it.
 CONTEXT = 8192
-#: Options that can only be set when the server is started.
-_LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device_map")
 
 
-class Openai:
+class Openai(ServerBackend["ServerClient"]):
     """A backend for a model behind an OpenAI-compatible server.
 
-    The server is first contacted by the first request, or when the context size is needed and was not given. All
-    threads and event loops share the connections, which belong to the background loop (`rerank.tasks.background_loop`)
-    and are kept between calls until `close`.
+    The server is first contacted by the first request, or when the context size is needed and was not given.
 
     Args:
         model: The model's name on the server.
         address: The address of the server.
-        options: Backend options, of which concurrency, timeout, retries, batch size and context size are used; None for
-            the defaults.
+        options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
         transport: Replacement for the network, for tests.
 
@@ -54,8 +44,6 @@ class Openai:
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
-    #: Servers render chats with the template of their model.
-    takes_verbatim = False
 
     def __init__(
         self,
@@ -67,15 +55,8 @@ class Openai:
         transport: Any = None,
     ) -> None:
         """Check the options, without connecting."""
-        self._model = model
-        self._address = address
-        self._options = options or BackendOptions()
-        _check_server_options(self._options)
-        self._concurrency = self._options.concurrency or CONCURRENCY
-        self._sleep, self._transport = sleep, transport
+        super().__init__(model, address, options=options, sleep=sleep, transport=transport)
         self._tokens = EstimatedTokens(self._context_size)
-        self._client: ServerClient | None = None
-        self._creating = ForkLock()
         self._size: int | None = None
 
     @classmethod
@@ -91,20 +72,7 @@ class Openai:
             raise UsageError(
                 "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
             )
-        address = Address.parse(options.base_url)
-        if address.file and address.private:
-            api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
-        return cls(model, address, options=options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
-        options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
-        return partial(type(self), self._model, self._address, **options), ()
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """The model's name and the server, since two servers may have different weights under the same name."""
-        return {"model": self._model, "server": self._address.name}
+        return cls(model, Address.parse(options.base_url), options=options)
 
     @property
     def tokens(self) -> TokenCounter:
@@ -112,72 +80,22 @@ class Openai:
         return self._tokens
 
     @property
-    def batch_size(self) -> int:
-        """The given batch size, or twice the concurrency, so that a slow request does not leave the server idle."""
-        return self._options.batch_size or 2 * self._concurrency
+    def batches(self) -> OpenaiBatches:
+        """The batch interface of the server, which is first contacted when it is used."""
+        from rerank.backends.openai.batches import OpenaiBatches
 
-    @property
-    def costs_money(self) -> bool:
-        """Whether the server is on another machine."""
-        return not self._address.loopback
+        return OpenaiBatches(self.get_client())
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
-
-        At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried after
-        increasing waits, or after the wait that the server asks for. A request without an answer gets a reply with
-        ``finish="error"``.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds the server's.
-        """
-        answer = self._get_client().answer
-        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self._concurrency))
-
-    async def agenerate(self, request: Request) -> Reply:
-        """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
-
-        At most ``concurrency`` requests of all callers together run at the same time; the others wait. Cancelling
-        the call cancels the HTTP request, or the wait before a retry.
-
-        Raises:
-            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds the server's, or the server lacks a capability.
-        """
-        return await await_on_task_request_loop(self._get_client().answer(request))
-
-    def close(self) -> None:
-        """Close the connections to the server; requests in progress fail, and a later request opens new connections."""
-        if self._client is not None and self._client.connection.is_open:
-            run_on_task_request_loop(self._client.connection.aclose())
-
-    async def aclose(self) -> None:
-        """Do the same as `close`; may be called on any event loop."""
-        if self._client is not None and self._client.connection.is_open:
-            await await_on_task_request_loop(self._client.connection.aclose())
-
-    def _get_client(self) -> ServerClient:
-        """Return the client; the first call creates it, without connecting."""
+    def make_client(self, connection: ServerConnection) -> ServerClient:
+        """Return a client that inspects the server at its first request."""
         from rerank.backends.openai.client import ServerClient
-        from rerank.backends.openai.http import ServerConnection
 
-        with self._creating:
-            if self._client is None:
-                connection = ServerConnection(
-                    address=self._address,
-                    timeout=self._options.timeout or TIMEOUT,
-                    retries=self._options.retries,
-                    sleep=self._sleep,
-                    transport=self._transport,
-                )
-                self._client = ServerClient(
-                    connection=connection,
-                    model=self._model,
-                    concurrency=self._concurrency,
-                    context_size=self._options.context_size,
-                )
-            return self._client
+        return ServerClient(
+            connection=connection,
+            model=self._model,
+            concurrency=self._concurrency,
+            context_size=self._options.context_size,
+        )
 
     def _context_size(self) -> int:
         if self._size is None:
@@ -192,17 +110,6 @@ class Openai:
         return self._size
 
     def _server_context_size(self) -> int | None:
-        client = self._get_client()
+        client = self.get_client()
         session = client.session or run_on_task_request_loop(client.inspect())
         return session.server.context_size
-
-
-def _check_server_options(options: BackendOptions) -> None:
-    """Check that no option is set that would have no effect."""
-    for option in fields(BackendOptions):
-        if option.name in _LOCAL and getattr(options, option.name) != option.default:
-            raise UsageError(
-                f"--{option.name.replace('_', '-')} {getattr(options, option.name)} with a model behind a server",
-                expected="no such option, since it is set when the server is started",
-                remedy="Omit it; a server lists adapters as separate models",
-            )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.openai.dialect import Dialect
-from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.sending import ServerSession
 from rerank.backends.openai.server import inspect_server
 from rerank.errors import UsageError

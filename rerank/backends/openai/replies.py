@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rerank.backends.openai.answers import (
+from rerank.backends.base.request_retries import RequestFailedError
+from rerank.backends.base.server_answers import (
     ServerAnswer,
     decode_json_object,
     name_in_answer,
@@ -19,13 +20,12 @@ from rerank.backends.openai.answers import (
     shorten_server_message,
     token_count_in_answer,
 )
-from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
-from rerank.backends.openai.retries import RequestFailedError
-from rerank.backends.openai.token_estimate import (
-    estimate_minimum_openai_server_tokens,
-    estimate_openai_server_prompt_tokens,
-    estimate_openai_server_text_tokens,
+from rerank.backends.base.token_estimate import (
+    estimate_minimum_server_tokens,
+    estimate_server_prompt_tokens,
+    estimate_server_text_tokens,
 )
+from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
@@ -70,7 +70,7 @@ def parse_server_reply(answer: ServerAnswer, request: Request, sent: ServerReque
     tokens_in, tokens_out, tokens_cached = _usage_of_response(body)
     reply = Reply(
         tokens_in=tokens_in
-        or estimate_openai_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        or estimate_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
         tokens_out=tokens_out,
         tokens_cached=tokens_cached,
         served_model=name_in_answer(body.get("model")),
@@ -104,7 +104,7 @@ def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent
         text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
     elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
         text = _permutation_from_json_response(text, request.task)
-    tokens = reply.tokens_out or sum(map(estimate_openai_server_text_tokens, (text, thoughts)))
+    tokens = reply.tokens_out or sum(map(estimate_server_text_tokens, (text, thoughts)))
     return replace(reply, text=text, thoughts=thoughts, tokens_out=tokens, finish=finish)
 
 
@@ -144,7 +144,7 @@ def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> N
         processed: Prompt tokens plus cached tokens, since some servers count cached tokens separately.
         request: The request.
     """
-    words = estimate_minimum_openai_server_tokens(request.prompt)
+    words = estimate_minimum_server_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise _UnreadableReplyError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "

@@ -6,18 +6,16 @@ import asyncio
 import warnings
 from dataclasses import dataclass, replace
 
-from rerank.backends.openai.answers import ServerAnswer
+from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
+from rerank.backends.base.server_answers import ServerAnswer
+from rerank.backends.base.server_connection import ServerConnection
+from rerank.backends.base.server_replies import reply_of_failed_request
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
-from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.replies import parse_server_reply, server_reply_satisfies_constraint
-from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, is_same_server_model, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import CancelledAfterReplyError, ContinuationTask, PermutationTask, Reply, Request
-
-_SERVER_IS_GONE = "Start the server again, then use --resume; committed calls are kept"
-_FILTERED = ("content_filter", "content_policy_violation")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,20 +56,20 @@ class ServerSession:
             try:
                 reply = await exchange.send(connection, built)
             except RequestFailedError as error:
-                if connection.contacts == contacts:  # no request has reached the server in the meantime
-                    raise BackendError(str(error), remedy=_SERVER_IS_GONE) from error
-                return Reply(finish="error", error=str(error))
+                return reply_of_failed_request(
+                    error, model=self.dialect.model, is_silent=connection.contacts == contacts
+                )
             except RequestRejectedError as error:
                 if not self._omit_refused_field(built, error):
                     return self._rejected_reply(error)
             else:
-                self._check(built, request, reply)
+                self.check_reply(built, request, reply)
                 return reply
 
     def _rejected_reply(self, error: RequestRejectedError) -> Reply:
         if error.status in (404, 405):
             raise unknown_server_model_error(self.dialect.model, str(error), self.server)
-        return Reply(finish="refused") if error.code in _FILTERED else Reply(finish="error", error=str(error))
+        return reply_of_failed_request(error, model=self.dialect.model, is_silent=False)
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
         """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
@@ -83,7 +81,7 @@ class ServerSession:
                 warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
 
-    def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
+    def check_reply(self, built: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if another model answered, the constraint was silently ignored, or thoughts used up all tokens."""
         task = request.task
         if not self.has_warned_of_model and not is_same_server_model(self.dialect.model, reply.served_model):

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rerank.backends.openai.answers import ServerAnswer, name_in_answer, object_in_answer, token_count_in_answer
-from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
+from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
+from rerank.backends.base.server_answers import ServerAnswer, name_in_answer, object_in_answer, token_count_in_answer
+from rerank.backends.base.server_connection import ServerConnection
 from rerank.errors import BackendError
 
 #: Servers with fields beyond OpenAI's interface; ``plain`` is every other server, including OpenAI and Ollama.

@@ -54,6 +54,14 @@ class SupportsDropSelf(Protocol):
 
 
 @runtime_checkable
+class SupportsExclusion(Protocol):
+    """A collection that names documents which must not be ranked for a query, such as BRIGHT's excluded ids."""
+
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return query id -> ids of these documents; queries without any are omitted."""
+
+
+@runtime_checkable
 class SupportsQueryFields(Protocol):
     """A collection whose queries have fields besides their text, such as categories or languages."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
+from rerank.io.excluded_documents import excluded_documents_of_qrels
 from rerank.io.run_files import read_qrels
 from rerank.types import Qrels
 
@@ -144,6 +145,10 @@ class FileCollection:
     def qrels(self) -> Qrels:
         """Return the judgments, which are read once; empty if there are none."""
         return self._judged
+
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return the documents that the judgments exclude for a query, by grade `rerank.types.EXCLUDED`."""
+        return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
     def _judged(self) -> Qrels:

@@ -90,8 +90,8 @@ class Mteb:
         if self._saved is None:
             return open_mteb_collection_split(task, self._subset, self._split)
         lists = read_mteb_collection_predictions(self._saved, self._subset, self._split)
-        data = {**task.dataset[self._subset][self._split], "top_ranked": top_collection_candidates(lists, self._top_k)}
-        return TaskSplit(task.metadata, self._subset, self._split, data, drop_self=self.drop_self)
+        best = top_collection_candidates(lists, self._top_k)
+        return open_mteb_collection_split(task, self._subset, self._split, candidates=best)
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents.
@@ -112,6 +112,10 @@ class Mteb:
     def qrels(self) -> Qrels:
         """Return the judgments."""
         return self._task_split.qrels()
+
+    def excluded(self) -> Mapping[str, frozenset[str]]:
+        """Return the documents that must not be ranked for a query: BRIGHT's excluded ids."""
+        return self._task_split.excluded()
 
     def candidates(self) -> Run:
         """Return the predictions or, if there are none, the task's candidate lists, with document texts."""

@@ -102,10 +102,18 @@ class TaskSplit:
         split: Name of the split.
         data: mteb's data of the split: corpus, queries, and optionally relevant_docs and top_ranked.
         drop_self: True to drop a document with the query's own id from its ranking.
+        allowed: Query -> the documents that may be ranked for it, by mteb's ids; None if all may.
     """
 
     def __init__(
-        self, metadata: Any, subset: str, split: str, data: Mapping[str, Any], *, drop_self: bool = False
+        self,
+        metadata: Any,
+        subset: str,
+        split: str,
+        data: Mapping[str, Any],
+        *,
+        drop_self: bool = False,
+        allowed: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         """Wrap the data of a loaded task."""
         parts = [metadata.name, *([] if subset == "default" else [subset]), split]
@@ -113,6 +121,7 @@ class TaskSplit:
         self.language = language_of_mteb_collection(metadata, subset)
         self.relevant, self.drop_self = 1, drop_self
         self._metadata, self._subset, self._split, self._data = metadata, subset, split, data
+        self.allowed = allowed or {}
 
     @cached_property
     def texts(self) -> TaskDocuments:
@@ -167,6 +176,16 @@ class TaskSplit:
         }
         return Qrels(table, name=self.name)
 
+    def excluded(self) -> dict[str, frozenset[str]]:
+        """Return the documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
+        every = frozenset(self.texts.own_ids.values())
+        rows = {str(query): every.difference(map(str, docs)) for query, docs in self.allowed.items()}
+        return {
+            escape_mteb_collection_id(query): frozenset(map(escape_mteb_collection_id, docs))
+            for query, docs in rows.items()
+            if docs
+        }
+
     def candidates(self) -> Run:
         """Return the task's candidate lists with document texts, one per query; empty if it has none.
 
@@ -217,8 +236,16 @@ class TaskSplit:
         return digest.hexdigest()
 
 
-def open_mteb_collection_split(task: Any, subset: str, split: str) -> TaskSplit:
+def open_mteb_collection_split(
+    task: Any, subset: str, split: str, *, candidates: Mapping[str, Any] | None = None
+) -> TaskSplit:
     """Return one subset and split of a loaded task.
+
+    Args:
+        task: The task.
+        subset: Name of the subset.
+        split: Name of the split.
+        candidates: Lists that replace the task's own.
 
     Raises:
         UnknownNameError: The task has no such subset or split.
@@ -227,4 +254,13 @@ def open_mteb_collection_split(task: Any, subset: str, split: str) -> TaskSplit:
         if name not in known:
             raise UnknownNameError(f"{kind} of {task.metadata.name}:", name, map(str, known))
     data = task.dataset[subset][split]
-    return TaskSplit(task.metadata, subset, split, data, drop_self=bool(task.ignore_identical_ids))
+    drop_self = bool(task.ignore_identical_ids)
+    allowed: Mapping[str, Iterable[str]] = {}
+    lists, size = data.get("top_ranked") or {}, len(data["corpus"])
+    # A retrieval task's own lists are no candidates: they contain the whole corpus without each query's excluded ids.
+    # Those of a task that was converted to reranking are short.
+    if task.metadata.type == "Retrieval" and all(2 * len(docs) > size for docs in lists.values()):
+        data, allowed = {**data, "top_ranked": None}, lists
+    if candidates is not None:
+        data = {**data, "top_ranked": candidates}
+    return TaskSplit(task.metadata, subset, split, data, drop_self=drop_self, allowed=allowed)

@@ -26,6 +26,7 @@ from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
 from rerank.tasks import (
     Backend,
+    QuestionType,
     Reply,
     Request,
     task_backend_sees_pictures,
@@ -127,6 +128,8 @@ class PromptJudge:
 
     #: Types of tasks that the judge can use, the preferred type first.
     needs: ClassVar[tuple[type[Any], ...]]
+    #: Type of the question that the judge asks if it uses a `DecisionTask`.
+    question: ClassVar[QuestionType] = "predicate"
     #: Options that affect the requests but not how replies are read.
     request_options: ClassVar[frozenset[str]] = frozenset()
     #: The shipped prompt that suits the judge; empty if any listwise prompt is suitable.

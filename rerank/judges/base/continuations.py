@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rerank.errors import ContextOverflowError
 from rerank.judges.base import PromptJudge
+from rerank.prompts.escaping import escape_turn_marks
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.prompts.template import PromptTemplate
-from rerank.tasks import ContinuationTask, Request, Sampling
+from rerank.tasks import ContinuationTask, DecisionTask, Request, Sampling
+from rerank.tasks.kinds import MAX_OPTIONS
 from rerank.types import Window
 
 
@@ -17,7 +21,8 @@ def make_judge_continuation_request(
 
     Passages are truncated so that the prompt and the longest continuation fit. The task is the first one that the
     judge needs: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. After a plain text, they
-    begin with a space.
+    begin with a space. If the backend answers only typed questions, the task is a `DecisionTask`, whose question the
+    judge declares.
 
     Args:
         judge: Supplies the backend, template, budget and limits.
@@ -28,6 +33,8 @@ def make_judge_continuation_request(
     Raises:
         ContextOverflowError: The window does not fit in the context even with passages at their minimum length.
     """
+    if DecisionTask in judge.needs and judge.supports(DecisionTask) and not judge.supports(judge.needs[0]):
+        return _make_judge_decision_request(judge, window, labels or continuations, labels=labels)
     if judge.template.plain_text:
         continuations = [f" {text}" for text in continuations]
     longest = max(judge.backend.tokens.lengths(list(continuations)), default=0)
@@ -39,6 +46,25 @@ def make_judge_continuation_request(
     )
     task: ContinuationTask = judge.needs[0](continuations=tuple(continuations))
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
+
+
+def _make_judge_decision_request(
+    judge: PromptJudge, window: Window, options: Sequence[str], *, labels: Sequence[str] | None
+) -> Request:
+    """Return a request for the log-probability of each option as the answer to the judge's question."""
+    if len(options) > MAX_OPTIONS:
+        raise ContextOverflowError(
+            f"A question with {len(options)} options; decision APIs take at most {MAX_OPTIONS}",
+            remedy="Lower --depth, or use --method sliding",
+        )
+    fitted = judge.budget.fit(judge.template, window, reply_tokens=0, labels=labels)
+    template = judge.template.with_instruction(window.query.instruction)
+    query = escape_turn_marks(collapse_passage_whitespace(window.query.text), judge.budget.turn_marks)
+    spans, tail = template.spans(query, fitted.passages, labels=labels)
+    task = DecisionTask(question=judge.question, options=tuple(options), spans=spans, tail=tail)
+    return Request(
+        prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task, dropped=fitted.dropped
+    )
 
 
 def judge_identifier_continuations(labels: Sequence[str], template: PromptTemplate) -> list[str]:

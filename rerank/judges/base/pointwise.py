@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failed_judge_verdict, rank_window_by_score
@@ -23,7 +23,7 @@ class PointwiseJudge(PromptJudge):
         UsageError: The prompt shows several passages.
     """
 
-    needs = (ContinuationTask,)
+    needs: ClassVar[tuple[type[Any], ...]] = (ContinuationTask,)
     sorts_by_score = True
     #: Meaning of the score of a document, such as ``log-likelihood of the query``.
     score_name: ClassVar[str] = "score"

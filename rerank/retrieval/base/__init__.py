@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from rerank.collections.base.corpus import Corpus
 from rerank.types import Query, Run
 
-__all__ = ["Corpus", "FirstStage", "HasPrerequisites", "IndexedRetriever", "Retriever"]
+__all__ = ["Corpus", "FirstStage", "HasNestedStages", "HasPrerequisites", "IndexedRetriever", "Retriever"]
 
 
 class Retriever(Protocol):
@@ -52,3 +52,12 @@ class HasPrerequisites(Protocol):
         Raises:
             MissingPrerequisiteError: An extra or a program is not installed.
         """
+
+
+@runtime_checkable
+class HasNestedStages(Protocol):
+    """A first stage that works on the rankings of other first stages."""
+
+    @property
+    def nested_stages(self) -> tuple[str, ...]:
+        """The selectors of these first stages."""

@@ -1,9 +1,9 @@
-"""Operations on retrieved rankings: selection by query and depth, and removal of the query's own document."""
+"""Operations on retrieved rankings: selection by query and depth, and removal of excluded documents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rerank.errors import DataError
@@ -45,17 +45,36 @@ def _first_ids_of_retrieved_queries(ids: Iterable[str]) -> str:
     return ", ".join(first[:3]) + (" and more" if len(first) > 3 else "") or "(none)"
 
 
-@dataclass(frozen=True, slots=True)
-class SelfExcludingRetriever:
-    """A retriever that applies BEIR's rule: a document with the query's own id is dropped and does not take up a rank.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludingRetriever:
+    """A retriever that drops some documents of a query, which do not take up a rank.
 
     Attributes:
-        retriever: The wrapped retriever, which is searched for one more document.
+        retriever: The wrapped retriever, which is searched for more documents.
+        excluded: Query id -> ids of documents to drop.
+        drops_self: Whether to apply BEIR's rule: a document with the query's own id is dropped.
     """
 
     retriever: Retriever
+    excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    drops_self: bool = False
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query, none of them with the query's id."""
-        run = self.retriever.search(queries, check_retrieval_depth(k) + 1)
-        return Run((ranking.without(ranking.query.id).top(k) for ranking in run.values()), name=run.name)
+        """Return up to ``k`` documents per query, none of them excluded."""
+        check_retrieval_depth(k)
+        # Thousands of documents may be excluded, few of which rank high: only lists that are too short go deeper.
+        most = self._most_dropped(queries)
+        run = self.retriever.search(queries, k + min(most, k))
+        left = {query_id: self._keep_allowed(ranking) for query_id, ranking in run.items()}
+        short = [q for q in queries if q.id in left and len(left[q.id]) < k and len(run[q.id]) == k + min(most, k)]
+        if short and most > k:
+            deeper = self.retriever.search(short, k + self._most_dropped(short))
+            left |= {query_id: self._keep_allowed(ranking) for query_id, ranking in deeper.items()}
+        return Run((ranking.top(k) for ranking in left.values()), name=run.name)
+
+    def _most_dropped(self, queries: Iterable[Query]) -> int:
+        return self.drops_self + max((len(self.excluded.get(query.id, ())) for query in queries), default=0)
+
+    def _keep_allowed(self, ranking: Ranking) -> Ranking:
+        own = (ranking.query.id,) if self.drops_self else ()
+        return ranking.without(*own, *self.excluded.get(ranking.query.id, ()))

@@ -65,7 +65,7 @@ class Hybrid:
             raise UsageError(f"Reciprocal ranks with k={self.k}", expected="a whole number of at least 0, such as 60")
         if self.depth < 1:
             raise UsageError(f"depth={self.depth} of the first stages in a hybrid", expected="at least 1")
-        selectors = split_hybrid_stages(self.stages)
+        selectors = self.nested_stages
         parse_hybrid_weights(self.weights, len(selectors))
         for selector in selectors:
             if Selector.parse(selector).name == "hybrid":
@@ -73,6 +73,11 @@ class Hybrid:
                     f"{self.stages!r} contains a hybrid in a hybrid", remedy="List all stages in one hybrid"
                 )
             build_from_selector(first_stages, selector)
+
+    @property
+    def nested_stages(self) -> tuple[str, ...]:
+        """The selectors of the fused first stages."""
+        return tuple(split_hybrid_stages(self.stages))
 
     def over(self, corpus: Corpus) -> HybridRetriever:
         """Open every stage over ``corpus``, after checking the prerequisites of all stages.
@@ -82,9 +87,7 @@ class Hybrid:
         """
         self.check_prerequisites()
         # open_first_stage drops the query's own document, which must not take up a rank or affect the normalization
-        return HybridRetriever(
-            self, tuple(open_first_stage(selector, corpus) for selector in split_hybrid_stages(self.stages))
-        )
+        return HybridRetriever(self, tuple(open_first_stage(selector, corpus) for selector in self.nested_stages))
 
     def check_prerequisites(self) -> None:
         """Check that the prerequisites of all stages are installed.
@@ -92,7 +95,7 @@ class Hybrid:
         Raises:
             MissingPrerequisiteError: An extra or a program is not installed.
         """
-        for selector in split_hybrid_stages(self.stages):
+        for selector in self.nested_stages:
             if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
                 stage.check_prerequisites()
 

@@ -25,8 +25,10 @@ class ScoreRequest(ApiBody):
     """
 
     model: str = ""
-    queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
-    documents: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
+    queries: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"), serialization_alias="text_1")
+    documents: Texts = Field(
+        validation_alias=AliasChoices("text_2", "documents", "items", "data_2"), serialization_alias="text_2"
+    )
     instruction: GivenText | None = None
 
     def pairs(self) -> list[tuple[str, str]]:

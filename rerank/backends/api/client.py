@@ -1,0 +1,130 @@
+"""A client of one reranker behind an API, shared by all threads and event loops of a process. Imports httpx2."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from rerank.backends.api.providers import RerankApi, RerankApiLimits, split_documents_for_api
+from rerank.backends.api.results import read_rerank_answer
+from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
+from rerank.backends.base.server_connection import ServerConnection
+from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
+from rerank.backends.base.token_estimate import PAIR, EstimatedPairTokens
+from rerank.prompts.base import Prompt
+from rerank.tasks import CrossEncoderTask, Reply, Request
+from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
+
+
+@dataclass(kw_only=True)
+class RerankApiClient:
+    """Sends requests to one reranker; all its coroutines run on the background loop, so they need no locks.
+
+    Attributes:
+        connection: The connections to the server.
+        api: The API.
+        model: The model's name there.
+        concurrency: Maximum number of simultaneous HTTP requests, of all callers together.
+        context_size: The context size that the user set; None for the API's.
+        tokens: Estimates numbers of tokens.
+    """
+
+    connection: ServerConnection
+    api: RerankApi
+    model: str
+    concurrency: int
+    context_size: int | None
+    tokens: EstimatedPairTokens
+    _limits: RerankApiLimits | None = field(default=None, init=False, repr=False)
+    _limit: ConcurrencyLimit = field(init=False, repr=False)
+    _inspection: SharedCall[RerankApiLimits] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the limit of simultaneous requests and the inspection of the server."""
+        self._limit = ConcurrencyLimit(self.concurrency)
+        self._inspection = SharedCall(self._inspect)
+
+    async def find_limits(self) -> RerankApiLimits:
+        """Return the limits that the server states, or else the documented ones; the first call asks for them.
+
+        Raises:
+            BackendError: The server refuses the key.
+        """
+        return self._limits or await self._inspection()
+
+    async def _inspect(self) -> RerankApiLimits:
+        context_size, documents = 0, 0
+        url = self.connection.address.root + self.api.limits_path
+        if self.api.limits_path:
+            with suppress(RequestFailedError, RequestRejectedError):
+                context_size, documents = await self.connection.ask(
+                    url, read=lambda answer: self.api.read_limits(answer.body, self.model)
+                )
+        limits = replace(
+            self.api.limits,
+            context_size=context_size or self.api.limits.context_size,
+            documents=documents or self.api.limits.documents,
+        )
+        if self.api.limits_path and not (context_size or self.context_size):
+            warnings.warn(
+                f"{url} does not state the context size; {limits.context_size} tokens are assumed. Set it with "
+                "--context-size",
+                stacklevel=2,
+            )
+        self._limits = limits
+        return limits
+
+    async def answer(self, request: Request) -> Reply:
+        """Return the reply to one request, whose list is sent in as many parts as the API needs.
+
+        Raises:
+            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
+        """
+        if not isinstance(request.task, CrossEncoderTask):
+            task = type(request.task).__name__
+            return Reply(finish="error", error=f"A rerank API scores pairs; it does not support {task}")
+        query, *documents = request.prompt
+        query_length, *lengths = self.tokens.lengths([message.content for message in request.prompt])
+        replies: list[Reply] = []
+        for part in split_documents_for_api(lengths, query_length + PAIR, await self.find_limits()):
+            replies.append(await self._score((query, *documents[part.start : part.stop])))
+            if not replies[-1].scores:
+                break  # the list has no order without this part, and the others would be billed
+        return _join_parts(replies)
+
+    async def _score(self, prompt: Prompt) -> Reply:
+        """Return the reply to one part of a list, which follows the query."""
+        query, *documents = [message.content for message in prompt]
+        body = self.api.make_body(self.model, query, documents, self.context_size)
+        estimated, attempts = self.tokens.count(prompt), AttemptCount()
+        async with self._limit:
+            started, contacts = time.perf_counter(), self.connection.contacts
+            try:
+                reply = await self.connection.ask(
+                    self.api.endpoint_url(self.connection.address),
+                    body.model_dump(exclude_unset=True, by_alias=True),
+                    read=lambda answer: read_rerank_answer(
+                        answer, self.api.results, documents=len(documents), estimated_tokens=estimated
+                    ),
+                    on_attempt=attempts.begin,
+                )
+            except (RequestFailedError, RequestRejectedError) as error:
+                return reply_of_failed_request(error, model=self.model, is_silent=contacts == self.connection.contacts)
+            return replace(reply, retries=attempts.retries, seconds=time.perf_counter() - started)
+
+
+def _join_parts(parts: Sequence[Reply]) -> Reply:
+    """Return one reply for the parts of a list, of which only the last one can be without scores."""
+    last = parts[-1] if parts else Reply()
+    return replace(
+        last,
+        scores=tuple(score for part in parts for score in part.scores) if last.scores else (),
+        tokens_in=sum(part.tokens_in for part in parts),
+        tokens_cached=sum(part.tokens_cached for part in parts),
+        search_units=sum(part.search_units for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        retries=sum(part.retries for part in parts),
+    )

@@ -1,0 +1,163 @@
+"""The address of a server, and the API key that may be sent to it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rerank.errors import DataError, UsageError, error_repr
+from rerank.io.settings_files import read_toml_file
+from rerank.tasks import FileAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerProvider:
+    """Who runs a server: the address of the service, and the environment variables that concern it.
+
+    Attributes:
+        url: The provider's own address, which may get a key whoever names it; empty if users run the servers.
+        keys: Variables that may contain the key; the first one that is set is used, even if it is empty.
+        url_variable: Variable with another address; empty for none.
+    """
+
+    url: str = ""
+    keys: tuple[str, ...] = ("RERANK_API_KEY",)
+    url_variable: str = ""
+
+
+OPENAI = ServerProvider(
+    url="https://api.openai.com/v1", keys=("RERANK_API_KEY", "OPENAI_API_KEY"), url_variable="OPENAI_BASE_URL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address of a server.
+
+    Attributes:
+        url: The base URL, up to ``/v1``, without a trailing slash.
+        name: Host, port and path, which identify the server.
+        loopback: Whether the server is on this machine.
+        file: The file that names the address, if it is a `FileAddress`; empty if the user named it.
+        provider: Who runs the server, which decides the key that it gets.
+    """
+
+    url: str
+    name: str
+    loopback: bool
+    file: str = ""
+    provider: ServerProvider = OPENAI
+
+    @property
+    def private(self) -> bool:
+        """Whether the connection is encrypted or does not leave this machine."""
+        return self.loopback or self.url.startswith("https://")
+
+    @property
+    def root(self) -> str:
+        """The address without its path."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @classmethod
+    def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
+        """Parse an address. If it is empty, use the one in the environment or, without one, the provider's own.
+
+        Raises:
+            UsageError: The address is missing or invalid, or contains a password or a key.
+        """
+        text = text or os.environ.get(provider.url_variable, "") or provider.url
+        if not text:
+            raise UsageError(
+                "The address of the server is missing", expected="--base-url, such as http://localhost:8080"
+            )
+        file = text.file if isinstance(text, FileAddress) else ""
+        try:
+            parts = urlsplit(text.strip().rstrip("/"))
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            parts, host, port = urlsplit(""), "", None
+        if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may be a secret
+            raise UsageError(
+                "The address of the server contains more than a host, a port and a path",
+                expected="https://HOST/v1",
+                remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into --base-url",
+            )
+        if parts.scheme not in ("http", "https") or not host:
+            raise UsageError(
+                f"--base-url {error_repr(text)}",
+                expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
+            )
+        netloc = f"[{host}]" if ":" in host else host
+        netloc += f":{port}" if port is not None else ""
+        url, name = f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}"
+        return cls(url, name, _is_loopback_server(host), file, provider)
+
+
+def api_key_for_server(address: Address) -> str:
+    """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
+
+    Raises:
+        UsageError: The key cannot be sent as a header, or only a file names the address (`key_configuration_file`).
+    """
+    provider = address.provider
+    name = next((name for name in provider.keys if name in os.environ), "")
+    key = os.environ[name].strip() if name else ""
+    # Checked here, since the HTTP library would show the key in its error message.
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(
+            f"The environment variable {name} contains characters that no key has", remedy="Copy the key again"
+        )
+    if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
+        variable = provider.url_variable
+        in_environment = f"or set {variable} to it if the command has no --base-url, " if variable else ""
+        raise UsageError(
+            f"{address.file!r} names the server {address.url}, to which the key in {name} would be sent",
+            expected="an address that you name yourself, since the file may come from somebody else",
+            remedy=f"If you trust it, pass --base-url {address.url}, {in_environment}or add it to key_addresses in "
+            f"{key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to nothing",
+        )
+    if not key or address.private:
+        return key
+    warnings.warn(
+        f"The key is not sent to {address.url}, since http is not encrypted. Use https if the server needs a key",
+        stacklevel=2,
+    )
+    return ""
+
+
+def key_configuration_file() -> Path:
+    """Return the path of the user's configuration, whose ``key_addresses`` may get a key though a file names them."""
+    import platformdirs  # imported here, so that commands without a server start faster
+
+    return platformdirs.user_config_path("listrank") / "config.toml"
+
+
+def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
+    """Return the addresses that may get a key whoever names them: the provider's own, and those that the user lists.
+
+    Raises:
+        DataError: The configuration is not TOML, or its ``key_addresses`` are not a list of texts.
+        UsageError: One of the addresses is invalid.
+    """
+    path = key_configuration_file()
+    listed = read_toml_file(path, "configuration").get("key_addresses", []) if path.is_file() else []
+    if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
+        raise DataError(
+            f"key_addresses in {str(path)!r} is {error_repr(listed)}", expected='a list, as in ["https://HOST/v1"]'
+        )
+    named = (provider.url, os.environ.get(provider.url_variable, ""), *listed)
+    return {Address.parse(text, provider).url for text in named if text}
+
+
+def _is_loopback_server(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

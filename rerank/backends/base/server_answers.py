@@ -1,0 +1,90 @@
+"""Decode what a server sends. Any bytes can be decoded, and values of the wrong type or out of range are unknown."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from rerank.io.surrogates import replace_lone_surrogates
+
+#: Larger numbers of tokens are not believed. Sums of them fit into the 64 bits of SQLite.
+MOST_TOKENS = 2**40
+#: Maximum number of characters of a server message that are shown.
+SHOWN = 400
+#: Maximum number of characters of the name of a model.
+_NAME = 200
+#: Maximum number of digits that are converted to an integer; Python itself refuses more than 4300.
+_DIGITS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAnswer:
+    """A complete answer with a success status.
+
+    Attributes:
+        text: The answer.
+        unreadable: Why the answer was not read, for the user; empty if it was read.
+        value: The JSON value in it, such as a list; None if it cannot be read.
+    """
+
+    text: str
+    unreadable: str = ""
+    value: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Decode the JSON value."""
+        object.__setattr__(self, "value", _decode_json(self.text))
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object in the answer; empty if it is anything else or cannot be read."""
+        return object_in_answer(self.value)
+
+
+def decode_server_response(response: httpx2.Response) -> str:
+    """Return the text of a response. Stated charsets are ignored: JSON is Unicode, and not every charset decodes."""
+    return response.content.decode(json.detect_encoding(response.content), "replace")
+
+
+def decode_json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text, without lone surrogates; empty if it is anything else or cannot be read."""
+    return object_in_answer(_decode_json(text))
+
+
+def _decode_json(text: str) -> Any:
+    try:
+        body = json.loads(text, parse_int=_parse_json_integer)
+        if "\\ud" in text or "\\uD" in text:  # an escaped surrogate, perhaps without its other half
+            body = json.loads(replace_lone_surrogates(json.dumps(body, ensure_ascii=False)))
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
+        return None
+    return body
+
+
+def _parse_json_integer(digits: str) -> float:
+    return int(digits) if len(digits) <= _DIGITS else math.inf
+
+
+def token_count_in_answer(value: Any) -> int:
+    """Return a number of tokens that a server states; 0 if it is not an integer from 1 to `MOST_TOKENS`."""
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+
+
+def name_in_answer(value: Any) -> str:
+    """Return a name that a server states, shortened if it is too long; empty if it is not a text."""
+    return value[:_NAME] if isinstance(value, str) else ""
+
+
+def object_in_answer(value: Any) -> dict[str, Any]:
+    """Return an object of an answer; empty if the value is not an object."""
+    return value if isinstance(value, dict) else {}
+
+
+def shorten_server_message(text: str) -> str:
+    """Return the first `SHOWN` characters of a text as one line."""
+    line = " ".join(text[: 10 * SHOWN].split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"

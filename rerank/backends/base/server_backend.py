@@ -1,0 +1,178 @@
+"""The base class of backends for a model behind a server."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from rerank.backends.base.server_address import Address, api_key_for_server
+from rerank.errors import UsageError
+from rerank.io.forks import ForkLock
+from rerank.tasks import BackendOptions, Reply, Request
+from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
+from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
+
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
+    from rerank.backends.base.server_connection import ServerConnection
+
+#: Default number of simultaneous requests.
+CONCURRENCY = 8
+#: Default time limit of an attempt, in seconds; a long prompt on a CPU takes minutes.
+TIMEOUT = 600.0
+#: Options that can only be set when the server is started.
+_LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device_map")
+
+
+class ServerModelClient(Protocol):
+    """Sends the requests for one model; all its coroutines run on the background loop."""
+
+    @property
+    def connection(self) -> ServerConnection:
+        """The connections to the server."""
+
+    async def answer(self, request: Request) -> Reply:
+        """Return the reply to one request.
+
+        Raises:
+            BackendError: No request can be answered.
+        """
+
+
+C = TypeVar("C", bound=ServerModelClient)
+
+
+class ServerBackend(ABC, Generic[C]):
+    """Base class of backends for a model behind a server.
+
+    The server is first contacted by the first request. All threads and event loops share the connections, which belong
+    to the background loop (`rerank.tasks.background_loop`) and are kept between calls until `close`.
+
+    Args:
+        model: The model's name on the server.
+        address: The address of the server.
+        options: Backend options, of which concurrency, timeout, retries, batch size and context size are used; None for
+            the defaults.
+        sleep: Function that waits between attempts; replaced in tests.
+        transport: Replacement for the network, for tests.
+
+    Raises:
+        UsageError: An option can only be set when the server is started, or only a file names the address and a key
+            would be sent to it.
+    """
+
+    #: Servers render chats with the template of their model.
+    takes_verbatim = False
+    #: Number of requests that may wait in the client at the same time, if it sends several in one call.
+    requests_in_flight: int | None = None
+
+    def __init__(
+        self,
+        model: str,
+        address: Address,
+        *,
+        options: BackendOptions | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: Any = None,
+    ) -> None:
+        """Check the options, without connecting."""
+        self._model = model
+        self._address = address
+        self._options = options or BackendOptions()
+        _check_server_options(self._options)
+        if address.file and address.private:
+            api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
+        self._concurrency = self._options.concurrency or CONCURRENCY
+        self._sleep, self._transport = sleep, transport
+        self._client: C | None = None
+        self._creating = ForkLock()
+
+    @abstractmethod
+    def make_client(self, connection: ServerConnection) -> C:
+        """Return a client of the model, without connecting."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
+        options = {"options": self._options, "sleep": self._sleep, "transport": self._transport}
+        return partial(type(self), self._model, self._address, **options), ()
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The model's name and the server, since two servers may have different weights under the same name."""
+        return {"model": self._model, "server": self._address.name}
+
+    @property
+    def batch_size(self) -> int:
+        """The given batch size; by default twice the concurrency, so that a slow request leaves no server idle."""
+        return self._options.batch_size or self.requests_in_flight or 2 * self._concurrency
+
+    @property
+    def costs_money(self) -> bool:
+        """Whether the server is on another machine."""
+        return not self._address.loopback
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
+
+        At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried after
+        increasing waits, or after the wait that the server asks for. A request without an answer gets a reply with
+        ``finish="error"``.
+
+        Raises:
+            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
+            UsageError: The context size exceeds the server's.
+        """
+        answer, limit = self.get_client().answer, self.requests_in_flight or self._concurrency
+        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=limit))
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
+
+        At most ``concurrency`` requests of all callers together run at the same time; the others wait. Cancelling
+        the call cancels the HTTP request, or the wait before a retry.
+
+        Raises:
+            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
+            UsageError: The context size exceeds the server's, or the server lacks a capability.
+        """
+        return await await_on_task_request_loop(self.get_client().answer(request))
+
+    def close(self) -> None:
+        """Close the connections to the server; requests in progress fail, and a later request opens new connections."""
+        if self._client is not None and self._client.connection.is_open:
+            run_on_task_request_loop(self._client.connection.aclose())
+
+    async def aclose(self) -> None:
+        """Do the same as `close`; may be called on any event loop."""
+        if self._client is not None and self._client.connection.is_open:
+            await await_on_task_request_loop(self._client.connection.aclose())
+
+    def get_client(self) -> C:
+        """Return the client; the first call creates it, without connecting."""
+        from rerank.backends.base.server_connection import ServerConnection
+
+        with self._creating:
+            if self._client is None:
+                connection = ServerConnection(
+                    address=self._address,
+                    timeout=self._options.timeout or TIMEOUT,
+                    retries=self._options.retries,
+                    sleep=self._sleep,
+                    transport=self._transport,
+                )
+                self._client = self.make_client(connection)
+            return self._client
+
+
+def _check_server_options(options: BackendOptions) -> None:
+    """Check that no option is set that would have no effect."""
+    for option in fields(BackendOptions):
+        if option.name in _LOCAL and getattr(options, option.name) != option.default:
+            raise UsageError(
+                f"--{option.name.replace('_', '-')} {getattr(options, option.name)} with a model behind a server",
+                expected="no such option, since it is set when the server is started",
+                remedy="Omit it; a server lists adapters as separate models",
+            )

@@ -1,0 +1,97 @@
+"""Estimate token counts for models whose tokenizer is not available.
+
+Estimates are meant to be too high rather than too low. Every four letters of a word count as one token. So does each
+digit, each punctuation mark, each line break, and each pair of bytes of non-ASCII text. Real tokenizers need fewer
+tokens for ordinary text and more only for rare text (comparison in docs/servers.md). The server states the true counts
+in the ``usage`` of a reply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from rerank.prompts.base import Prompt
+
+#: Every capital letter starts a piece, as in tokenizers that split camel case. All-capital words need many tokens.
+_PIECE = re.compile(r"[A-Z]?[a-z]+|\s*\n\s*|[ \t]{2,}|\S")
+#: Number of letters of a word per token.
+_LETTERS = 4
+#: The pieces, with words divided into tokens.
+_TOKEN = re.compile(rf"[A-Z][a-z]{{1,{_LETTERS - 1}}}|[a-z]{{1,{_LETTERS}}}|\s*\n\s*|[ \t]{{2,}}|\S")
+#: A character of three or four bytes, which counts as two tokens.
+_TWO_TOKENS = re.compile(r"[^\s\u0000-\u07ff]")
+#: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
+#: that many templates add).
+_TURN, _CHAT = 8, 48
+#: Additional tokens of a pair of query and passage: special tokens at both ends and between the texts.
+PAIR = 4
+
+
+class EstimatedTokens:
+    """A `TokenCounter` that estimates counts without a tokenizer.
+
+    Args:
+        context_size: Function that returns the context size; called when the size is needed.
+    """
+
+    def __init__(self, context_size: Callable[[], int]) -> None:
+        """Store the function."""
+        self._context_size = context_size
+
+    @property
+    def context_size(self) -> int:
+        """Maximum number of tokens of prompt and reply together."""
+        return self._context_size()
+
+    def count(self, prompt: Prompt) -> int:
+        """Estimate the number of tokens of a prompt, including those of the chat template."""
+        return estimate_server_prompt_tokens(prompt)
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        """Estimate the number of tokens of each text."""
+        return [estimate_server_text_tokens(text) for text in texts]
+
+    def cut(self, text: str, tokens: int) -> str:
+        """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
+        end, spent = 0, 0
+        for stop, cost in _server_token_estimates(text):
+            spent += cost
+            if spent > tokens:
+                return text[:end]
+            end = stop
+        return text
+
+
+class EstimatedPairTokens(EstimatedTokens):
+    """An `EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn a passage."""
+
+    def count(self, prompt: Prompt) -> int:
+        """Estimate the number of tokens of all pairs; a query alone is paired with an empty passage."""
+        query, *passages = self.lengths([message.content for message in prompt]) if prompt else [0]
+        return sum(query + passage + PAIR for passage in passages or [0])
+
+
+def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the end position and the estimated tokens of each piece."""
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if len(piece) > 1 or piece.isascii():
+            yield match.end(), -(-len(piece) // _LETTERS) if piece.isalpha() else 1
+        else:
+            yield match.end(), -(-len(piece.encode("utf-8", "surrogatepass")) // 2)
+
+
+def estimate_server_text_tokens(text: str) -> int:
+    """Estimate the number of tokens of a text: the sum of `_server_token_estimates`, in half the time."""
+    return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_TWO_TOKENS.findall(text)))
+
+
+def estimate_server_prompt_tokens(prompt: Prompt) -> int:
+    """Estimate the number of tokens of a prompt, including those of the chat template."""
+    return _CHAT + sum(_TURN + estimate_server_text_tokens(message.content) for message in prompt)
+
+
+def estimate_minimum_server_tokens(prompt: Prompt) -> int:
+    """Return a lower bound of the number of tokens: one per word, since tokenizers do not join words."""
+    return sum(len(message.content.split()) for message in prompt)

@@ -1,0 +1,93 @@
+"""The backend ``decisions``: typed questions to a decision API (``POST /v1/decisions``), answered by probabilities.
+
+docs/servers.md describes how judges become questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_backend import ServerBackend
+from rerank.backends.base.token_estimate import EstimatedTokens
+from rerank.backends.decisions.questions import MAX_QUESTIONS
+from rerank.errors import UsageError
+from rerank.prompts.base import TokenCounter
+from rerank.prompts.identifiers import LETTER_IDENTIFIERS
+from rerank.tasks import BackendOptions, DecisionTask
+
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
+    from rerank.backends.base.server_connection import ServerConnection
+    from rerank.backends.decisions.client import DecisionClient
+
+#: Context size in tokens that is assumed for input and question together if the user states none.
+CONTEXT = 8192
+
+
+class DecisionTokens(EstimatedTokens):
+    """Estimated numbers of tokens. All letters can be identifiers, since a value need not be a single token."""
+
+    letters = LETTER_IDENTIFIERS
+
+
+class Decisions(ServerBackend["DecisionClient"]):
+    """A backend for a model behind a decision API.
+
+    Requests whose prompts begin with the same input, such as those about the documents of a query, are sent together,
+    up to 400 in one call. A question without a usable answer gets a reply with an error, and a refused question a reply
+    with ``finish="refused"``; the other answers of the call are kept.
+
+    Args:
+        model: The model's name on the server.
+        address: The address of the server.
+        options: Backend options, as for `ServerBackend`.
+        sleep: Function that waits between attempts; replaced in tests.
+        transport: Replacement for the network, for tests.
+
+    Raises:
+        UsageError: An option can only be set when the server is started.
+    """
+
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset({DecisionTask})
+    #: The method that ``auto`` stands for.
+    default_method: ClassVar[str] = "pointwise"
+    requests_in_flight = MAX_QUESTIONS
+
+    def __init__(
+        self,
+        model: str,
+        address: Address,
+        *,
+        options: BackendOptions | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: Any = None,
+    ) -> None:
+        """Check the options, without connecting."""
+        super().__init__(model, address, options=options, sleep=sleep, transport=transport)
+        self._tokens = DecisionTokens(lambda: self._options.context_size or CONTEXT)
+
+    @classmethod
+    def connect(cls, model: str, options: BackendOptions | None = None) -> Decisions:
+        """Return the backend of ``--model decisions:MODEL``, without connecting.
+
+        Raises:
+            UsageError: The model is missing, the address is invalid, only a file names it and a key would be sent to
+                it, or an option can only be set when the server is started.
+        """
+        options = options or BackendOptions()
+        if not model:
+            raise UsageError("--model decisions: names no model", expected="decisions:NAME")
+        return cls(model, Address.parse(options.base_url), options=options)
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """A token counter whose estimates are meant to be too high rather than too low."""
+        return self._tokens
+
+    def make_client(self, connection: ServerConnection) -> DecisionClient:
+        """Return a client that has sent nothing."""
+        from rerank.backends.decisions.client import DecisionClient
+
+        return DecisionClient(connection=connection, model=self._model, concurrency=self._concurrency)

@@ -1,0 +1,137 @@
+"""Read the answers of decision APIs: one log-probability per option, or why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rerank.backends.base.request_retries import RequestFailedError
+from rerank.backends.base.server_answers import (
+    ServerAnswer,
+    name_in_answer,
+    object_in_answer,
+    shorten_server_message,
+    token_count_in_answer,
+)
+from rerank.errors import error_repr
+from rerank.tasks import DecisionTask, Reply
+from rerank.tasks.dialects.decisions import (
+    ChoiceAnswer,
+    DecisionAnswer,
+    PredicateAnswer,
+    RefusalAnswer,
+    ScoreAnswer,
+)
+
+#: Smallest probability; the logarithm of a smaller one could not be told from that of 0.
+_LEAST = 1e-300
+#: Largest amount by which a probability may exceed 1, since servers round.
+_ROUNDING = 1e-6
+_ANSWER: TypeAdapter[DecisionAnswer] = TypeAdapter(DecisionAnswer)
+
+
+class _UnusableAnswerError(Exception):
+    """Raised if a question has no usable answer; the message is the reason, for the user."""
+
+
+def read_decision_answer(answer: ServerAnswer, tasks: Sequence[DecisionTask], estimated: Sequence[int]) -> list[Reply]:
+    """Convert an answer to one reply per question, whose names are the positions of the questions.
+
+    Every complete answer is a reply, which has been billed. A question without exactly one usable answer gets a reply
+    whose ``error`` is the reason, and the other answers are kept. The tokens of the call are divided evenly.
+
+    Args:
+        answer: The answer.
+        tasks: The tasks of the questions.
+        estimated: Estimated number of prompt tokens of each question, for servers that do not state it.
+
+    Raises:
+        RequestFailedError: The answer states an error in place of answers.
+    """
+    body = answer.body
+    if body.get("error") and not body.get("answers"):
+        raise RequestFailedError(f"The server answered with an error: {answer.text}")
+    usage = object_in_answer(body.get("usage"))
+    details = object_in_answer(usage.get("input_tokens_details"))
+    counts = (usage.get("input_tokens"), usage.get("output_tokens"), details.get("cached_tokens"))
+    tokens_in, tokens_out, tokens_cached = (_divide_evenly(token_count_in_answer(n), len(tasks)) for n in counts)
+    replies = []
+    for position, (task, row) in enumerate(zip(tasks, _find_answers(answer, len(tasks)), strict=True)):
+        reply = Reply(
+            tokens_in=tokens_in[position] or estimated[position],
+            tokens_out=tokens_out[position],
+            tokens_cached=tokens_cached[position],
+            served_model=name_in_answer(body.get("model")),
+        )
+        try:
+            scores = _scores_of_decision(task, row)
+        except _UnusableAnswerError as error:
+            replies.append(replace(reply, error=shorten_server_message(answer.unreadable or str(error))))
+        else:
+            replies.append(replace(reply, scores=scores or (), finish="refused" if scores is None else "stop"))
+    return replies
+
+
+def _divide_evenly(total: int, parts: int) -> list[int]:
+    """Return integers that differ by at most 1 and whose sum is the total."""
+    return [total * (part + 1) // parts - total * part // parts for part in range(parts)]
+
+
+def _find_answers(answer: ServerAnswer, count: int) -> list[Any]:
+    """Return the answer to each question, or None if there is none or several.
+
+    Answers are found by the names of the questions, or by their order if all are there and have no names.
+    """
+    rows = answer.body.get("answers")
+    rows = rows if isinstance(rows, list) else []
+    names = [object_in_answer(row).get("name") for row in rows]
+    if len(rows) == count and all(name is None for name in names):
+        return rows
+    expected = [str(position) for position in range(count)]
+    return [rows[names.index(name)] if names.count(name) == 1 else None for name in expected]
+
+
+def _scores_of_decision(task: DecisionTask, row: Any) -> tuple[float, ...] | None:
+    """Return the log-probabilities of the options; None for a refusal.
+
+    Raises:
+        _UnusableAnswerError: The answer is missing, or is not of the kind that was asked for.
+    """
+    if row is None:
+        raise _UnusableAnswerError("The response has not exactly one answer to this question")
+    try:
+        found = _ANSWER.validate_python(row)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise _UnusableAnswerError(f"Invalid answer: {place}: {fault['msg']}, {error_repr(fault['input'])}") from error
+    if isinstance(found, RefusalAnswer):
+        return None
+    if found.type != task.question:
+        raise _UnusableAnswerError(f"The answer to a {task.question} question is a {found.type}")
+    shares = _probabilities_of_decision(task, found)
+    if set(shares) != set(task.options):
+        stated, expected = error_repr(list(shares)), error_repr(list(task.options))
+        raise _UnusableAnswerError(f"The answer has probabilities of {stated} for {expected}")
+    if not all(0 <= share <= 1 + _ROUNDING for share in shares.values()):
+        raise _UnusableAnswerError(f"Probabilities that are not from 0 to 1: {error_repr(list(shares.values()))}")
+    return tuple(math.log(max(_LEAST, min(1.0, shares[option]))) for option in task.options)
+
+
+def _probabilities_of_decision(
+    task: DecisionTask, answer: PredicateAnswer | ChoiceAnswer | ScoreAnswer
+) -> Mapping[Any, float]:
+    """Return option -> probability. Options that are stated twice get NaN, which no check accepts."""
+    if isinstance(answer, PredicateAnswer):
+        return dict(zip(task.options, (answer.probability, 1 - answer.probability), strict=True))
+    pairs: list[tuple[Any, float]] = (
+        [(row.value, row.probability) for row in answer.probabilities]
+        if isinstance(answer, ChoiceAnswer)
+        else [(row.label, row.probability) for row in answer.probabilities]
+    )
+    options = [option for option, _ in pairs]
+    return {option: share if options.count(option) == 1 else math.nan for option, share in pairs}

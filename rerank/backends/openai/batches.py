@@ -1,0 +1,253 @@
+"""OpenAI's batch interface: files of requests that are answered within 24 hours (endpoints ``files`` and ``batches``).
+
+Shapes: the types ``Batch``, ``FileObject`` and ``BatchCreateParams`` of the Python package openai 3.57, and OpenAI's
+guide to the interface. The digest of a request is its ``custom_id``. A batch carries its key in its metadata, so that a
+batch whose id was never received can be found again in the list of batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError, make_retrying_sender
+from rerank.backends.base.server_answers import (
+    ServerAnswer,
+    decode_json_object,
+    name_in_answer,
+    object_in_answer,
+    shorten_server_message,
+    token_count_in_answer,
+)
+from rerank.backends.openai.client import ServerClient
+from rerank.backends.openai.replies import parse_server_reply
+from rerank.backends.openai.sending import ServerSession
+from rerank.errors import BackendError
+from rerank.tasks import Reply, Request
+from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks.batches import BatchReplies, BatchStatus
+
+T = TypeVar("T")
+
+#: Limits of one batch. OpenAI allows 50,000 requests and 200 MB, but the file of results must fit into one response.
+MOST_REQUESTS, MOST_BYTES = 10_000, 100 << 20
+#: Seconds between two looks at a batch: the first wait, its growth, and the longest wait.
+FIRST_WAIT, GROWTH, LONGEST_WAIT = 5.0, 1.5, 60.0
+#: Number of successive failures to read the state of a batch after which waiting ends.
+_FAILURES = 20
+_ENDPOINT = "/v1/chat/completions"
+_KEY, _OMITTED = "listrank_batch", "omitted_fields"
+_ENDED = frozenset({"completed", "expired", "failed", "cancelled"})
+#: Pages of 100 batches, newest first, that are searched for a batch with a given key.
+_PAGES = 100
+_LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are taken from it"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenaiBatches:
+    """The batch interface of one server.
+
+    Attributes:
+        client: The client of the model on the server.
+    """
+
+    client: ServerClient
+
+    def divide(self, requests: Mapping[str, Request]) -> Iterator[dict[str, Request]]:
+        """Divide requests into batches of at most `MOST_REQUESTS` requests and about `MOST_BYTES` bytes."""
+        part: dict[str, Request] = {}
+        size = 0
+        for digest, request in requests.items():
+            bound = sum(len(json.dumps(message.content)) for message in request.prompt) + 10_000
+            if part and (len(part) == MOST_REQUESTS or size + bound > MOST_BYTES):
+                yield part
+                part, size = {}, 0
+            part[digest] = request
+            size += bound
+        if part:
+            yield part
+
+    def submit(self, requests: Mapping[str, Request], key: str) -> str:
+        """Submit a batch and return its id; if the server already has a batch with this key, return that one's."""
+        return run_on_task_request_loop(self._submit(requests, key))
+
+    def find(self, key: str) -> str:
+        """Return the id of the batch that was submitted with this key; empty if the server has none."""
+        return run_on_task_request_loop(_answered_by_batch_interface(self._find(key)))
+
+    def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
+        """Wait until a batch has ended; ``on_status`` is called with every state that is seen."""
+        return run_on_task_request_loop(self._wait(batch_id, on_status))
+
+    def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
+        """Return the results of a batch that has ended, for those of its requests that are given."""
+        return run_on_task_request_loop(self._collect(status, requests))
+
+    async def _submit(self, requests: Mapping[str, Request], key: str) -> str:
+        session = await self.client.inspect()
+        bodies = ((digest, session.dialect.build_request(request).body) for digest, request in requests.items())
+        lines = ({"custom_id": digest, "method": "POST", "url": _ENDPOINT, "body": body} for digest, body in bodies)
+        omitted = ",".join(sorted(session.dialect.refused))
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        return await _answered_by_batch_interface(self._upload_and_create(content, key, omitted))
+
+    async def _upload_and_create(self, content: bytes, key: str, omitted: str) -> str:
+        connection = self.client.connection
+        if known := await self._find(key):  # also fails now if there is no batch interface
+            return known
+        file = {"purpose": (None, "batch"), "file": (f"{key}.jsonl", content, "application/jsonl")}
+        file_id = await connection.ask("/files", upload=file, read=_id_in_answer)
+        metadata = {_KEY: key, **({_OMITTED: omitted} if omitted else {})}
+        body = {
+            "input_file_id": file_id,
+            "endpoint": _ENDPOINT,
+            "completion_window": "24h",
+            "metadata": metadata,
+        }
+
+        async def create() -> str:
+            # An attempt without an answer may have created the batch, so every attempt looks for it first.
+            return await self._find(key) or await connection.ask("/batches", body, read=_id_in_answer, retries=0)
+
+        return await make_retrying_sender(connection.sleep, connection.retries)(create)
+
+    async def _find(self, key: str) -> str:
+        after = ""
+        for _ in range(_PAGES):
+            page = await self.client.connection.ask(f"/batches?limit=100{after}", read=lambda answer: answer.body)
+            data = page.get("data")
+            rows = list(map(object_in_answer, data)) if isinstance(data, list) else []
+            for row in rows:
+                if object_in_answer(row.get("metadata")).get(_KEY) == key:
+                    return name_in_answer(row.get("id"))
+            last = name_in_answer(rows[-1].get("id")) if rows else ""
+            if not page.get("has_more") or not last:
+                break
+            after = f"&after={last}"
+        return ""
+
+    async def _wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
+        connection = self.client.connection
+        failures, wait = 0, FIRST_WAIT
+        while True:
+            try:
+                status = await connection.ask(f"/batches/{batch_id}", read=_status_in_answer)
+            except RequestFailedError as error:
+                failures += 1
+                if failures == _FAILURES:
+                    raise BackendError(f"The batch {batch_id} cannot be read: {error}", remedy=_LATER) from error
+            except RequestRejectedError as error:
+                raise BackendError(
+                    f"The batch {batch_id} cannot be read: {error}",
+                    expected="the account that submitted it",
+                    remedy="To give the batch up, remove it from batches.json in the run folder, then use --resume",
+                ) from error
+            else:
+                failures = 0
+                on_status(status)
+                if status.has_ended:
+                    return status
+            await connection.sleep(wait)
+            wait = min(LONGEST_WAIT, wait * GROWTH)
+
+    async def _collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
+        session = await self.client.inspect()
+        session.dialect.refused.update(status.omitted)  # for requests that are sent again
+        as_sent = replace(session, dialect=replace(session.dialect, refused=set(status.omitted)))
+        results = BatchReplies()
+        for file in status.files:
+            try:
+                answer = await self.client.connection.ask(f"/files/{file}/content", read=lambda answer: answer)
+            except RequestFailedError as error:
+                raise BackendError(str(error), remedy=_LATER) from error
+            except RequestRejectedError as error:  # such as a file that the provider has deleted after 30 days
+                results.problems.append(f"The file {file} of the batch {status.id} cannot be read: {error}")
+                continue
+            if answer.unreadable:
+                raise BackendError(f"The results of the batch {status.id} cannot be read: {answer.unreadable}")
+            for line in filter(str.strip, answer.text.split("\n")):
+                _read_batch_result(decode_json_object(line), requests, results, as_sent)
+        return results
+
+
+def _read_batch_result(
+    line: Mapping[str, Any], requests: Mapping[str, Request], results: BatchReplies, session: ServerSession
+) -> None:
+    """Add the reply in one line of a file of results; a line without a reply is a problem, its request is not."""
+    digest, response = name_in_answer(line.get("custom_id")), object_in_answer(line.get("response"))
+    if digest not in requests:
+        results.problems.append(f"A result belongs to no request: {shorten_server_message(str(dict(line)))}")
+    elif digest in results.replies:
+        results.problems.append(f"There are two results with the id {digest}; the first one counts")
+    elif response.get("status_code") != 200:
+        error = object_in_answer(line.get("error")) or object_in_answer(response.get("body"))
+        results.problems.append(f"A request failed: {shorten_server_message(json.dumps(error))}")
+    else:
+        try:
+            reply = _reply_in_body(response.get("body"), requests[digest], session)
+        except RequestFailedError as failure:
+            results.problems.append(f"A request failed: {failure}")
+        else:
+            results.replies[digest] = reply
+
+
+async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
+    """Return the result of a coroutine; its failure is an error of the whole interface."""
+    try:
+        return await question
+    except RequestFailedError as error:
+        raise BackendError(str(error), remedy=_LATER) from error
+    except RequestRejectedError as error:
+        if error.status not in (404, 405):
+            raise BackendError(f"The batch was refused: {error}", remedy=_LATER) from error
+        raise BackendError(
+            f"There is no batch interface here: {error}",
+            expected="OpenAI's endpoints files and batches",
+            remedy="Omit --provider-batch to send the requests one by one",
+        ) from error
+
+
+def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply:
+    """Return the reply in the body of a result.
+
+    Raises:
+        RequestFailedError: It has no content, so the request should be sent again.
+    """
+    built = session.dialect.build_request(request)
+    reply, has_content = parse_server_reply(ServerAnswer(json.dumps(body)), request, built)
+    if not has_content:
+        raise RequestFailedError(reply.error)
+    session.check_reply(built, request, reply)
+    return replace(reply, is_batched=True)
+
+
+def _id_in_answer(answer: ServerAnswer) -> str:
+    found = name_in_answer(answer.body.get("id"))
+    if not found:
+        raise RequestFailedError(f"The answer has no id: {answer.text or 'nothing'}")
+    return found
+
+
+def _status_in_answer(answer: ServerAnswer) -> BatchStatus:
+    body = answer.body
+    state, counts = name_in_answer(body.get("status")), object_in_answer(body.get("request_counts"))
+    if not state:
+        raise RequestFailedError(f"The answer has no status: {answer.text or 'nothing'}")
+    rows = object_in_answer(body.get("errors")).get("data")
+    errors = [name_in_answer(object_in_answer(row).get("message")) for row in rows] if isinstance(rows, list) else []
+    stopped = state in ("failed", "cancelled")
+    total, completed, failed = (token_count_in_answer(counts.get(name)) for name in ("total", "completed", "failed"))
+    omitted = name_in_answer(object_in_answer(body.get("metadata")).get(_OMITTED))
+    return BatchStatus(
+        id=name_in_answer(body.get("id")),
+        state=state,
+        total=total,
+        done=completed + failed,
+        has_ended=state in _ENDED,
+        has_expired=state == "expired",
+        problem=shorten_server_message("; ".join(filter(None, errors)) or state) if stopped else "",
+        files=tuple(filter(None, (name_in_answer(body.get(name)) for name in ("output_file_id", "error_file_id")))),
+        omitted=tuple(filter(None, omitted.split(","))),
+    )

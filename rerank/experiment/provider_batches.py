@@ -1,0 +1,190 @@
+"""Answer the requests of a run through the provider's batch interface, before the run itself finds them in its log.
+
+All requests of a method without dependent calls are known before the first reply. They are submitted as batches, and
+the replies are committed to the call log under the digests that live calls have, so that resuming, replay and
+verification do not differ. What a batch leaves without a reply is sent live by the run itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from rerank.errors import BackendError, UsageError
+from rerank.experiment.collected_requests import collect_run_requests
+from rerank.experiment.prepare import PreparedRun
+from rerank.store import LoggingBackend, RunFolder
+from rerank.store.batch_record import COLLECTED, SUBMITTING, BatchRecord, RecordedBatch
+from rerank.tasks import Request
+from rerank.tasks.batches import BatchBackend, BatchInterface, BatchStatus
+
+#: A callback that is called with every state of a batch that is seen.
+OnBatch = Callable[[BatchStatus], None]
+#: Number of requests that are sent live before the first batch, until one of them is answered.
+_PROBES = 3
+
+
+def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
+    """Return digest -> request for all requests of a run, after checking that they can be sent in batches.
+
+    Raises:
+        UsageError: The backend has no batch interface, or requests depend on replies.
+    """
+    _batch_interface(prepared)
+    requests: dict[str, Request] = {}
+
+    def collect(request: Request) -> None:
+        requests[request.digest(prepared.backend.identity)] = request
+
+    collect_run_requests(prepared, collect, in_one_round=True)
+    return requests
+
+
+def answer_run_in_batches(
+    prepared: PreparedRun,
+    backend: LoggingBackend,
+    folder: RunFolder,
+    requests: Mapping[str, Request] | None,
+    on_batch: OnBatch,
+) -> None:
+    """Answer the requests of a run in batches, as far as possible.
+
+    Batches that an earlier execution submitted are finished first, even if no new ones are to be submitted: they are
+    paid for.
+
+    Args:
+        prepared: The run.
+        backend: The backend of the run with its call log.
+        folder: The run folder.
+        requests: The requests of the run; None to submit none.
+        on_batch: Called with every state of a batch.
+
+    Raises:
+        BackendError: The provider cannot be used, or stopped a batch.
+    """
+    record = BatchRecord(folder)
+    if requests is None and not record.unfinished():
+        return
+    run = _BatchedRun(
+        backend=backend,
+        interface=_batch_interface(prepared),
+        record=record,
+        requests=collect_requests_for_batches(prepared) if requests is None else requests,
+        on_batch=on_batch,
+    )
+    run.finish_recorded()
+    if requests is not None:
+        run.submit_rest()
+
+
+def _batch_interface(prepared: PreparedRun) -> BatchInterface:
+    if not isinstance(prepared.backend, BatchBackend):
+        raise UsageError(
+            f"--provider-batch with the model {prepared.spec.model}",
+            expected="a model behind a provider's batch interface: --model openai:NAME",
+            remedy="Omit --provider-batch",
+        )
+    return prepared.backend.batches
+
+
+@dataclass(kw_only=True)
+class _BatchedRun:
+    """The batches of one execution of a run.
+
+    Attributes:
+        backend: The backend of the run with its call log.
+        interface: The batch interface.
+        record: The batches that were submitted.
+        requests: Digest -> request, of the whole run.
+        on_batch: Called with every state of a batch.
+        failed: Digests of requests that a batch returned without a reply although its time was not over.
+    """
+
+    backend: LoggingBackend
+    interface: BatchInterface
+    record: BatchRecord
+    requests: Mapping[str, Request]
+    on_batch: OnBatch
+    failed: set[str] = field(default_factory=set)
+
+    def finish_recorded(self) -> None:
+        """Take the replies of batches that an earlier execution submitted."""
+        for batch in self.record.unfinished():
+            if batch.state == SUBMITTING:
+                if not (found := self.interface.find(batch.key)):
+                    self.record.forget(batch)  # the run was killed before the provider received it
+                    continue
+                batch = self.record.write(batch, id=found, state="submitted")
+            self._finish(batch)
+
+    def submit_rest(self) -> None:
+        """Submit requests without a reply until all have one, or have failed for another reason than time."""
+        while rest := self._unanswered():
+            if not self._probe(rest):
+                return
+            parts = [RecordedBatch.begin(part) for part in self.interface.divide(rest)]
+            submitted = [self._submit(batch) for batch in parts]
+            for batch in submitted:
+                self._finish(batch)
+
+    def _unanswered(self) -> dict[str, Request]:
+        """Return the requests that the next batches should contain, up to the cap on tokens."""
+        open_requests = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
+        return dict(self.backend.affordable(self.backend.unanswered(open_requests)))
+
+    def _probe(self, rest: dict[str, Request]) -> bool:
+        """Send the first requests live until one is answered, and remove them; return whether any are left for a batch.
+
+        So a wrong model, a rejected key and fields that the server refuses are found now instead of a day later.
+        """
+        for digest, request in list(islice(rest.items(), _PROBES)):
+            del rest[digest]
+            (reply,) = self.backend.backend.generate([request])
+            self.backend.keep({digest: request}, {digest: reply})
+            if reply.finish != "error":
+                break
+            self.failed.add(digest)
+        else:
+            if rest:
+                raise BackendError(
+                    f"The first {_PROBES} requests, which are sent live before a batch, failed: {reply.error}",
+                    remedy="Continue with --resume; without --provider-batch, all requests are sent live",
+                )
+        return bool(rest)
+
+    def _submit(self, batch: RecordedBatch) -> RecordedBatch:
+        self.record.write(batch)  # before it is submitted, so that a killed run can find it
+        found = self.interface.submit(self._of(batch.digests), batch.key)
+        return self.record.write(batch, id=found, state="submitted")
+
+    def _finish(self, batch: RecordedBatch) -> None:
+        """Wait for a batch, commit its replies, and record it as done."""
+        status = self.interface.wait(batch.id, self.on_batch)
+        requests = self._of(batch.digests)
+        results = self.interface.collect(status, requests)
+        known = self.backend.log.rows(list(results.replies))
+        self.backend.keep(requests, {digest: r for digest, r in results.replies.items() if digest not in known})
+        self.record.write(batch, state=COLLECTED)
+        missing = requests.keys() - results.replies.keys()
+        if not status.has_expired:
+            self.failed |= missing
+        unknown = len(batch.digests) - len(requests)
+        if missing or unknown or results.problems:
+            first = f". {results.problems[0]}" if results.problems else ""
+            warnings.warn(
+                f"Batch {batch.id} ended as {status.state} with {len(results.replies)} of {len(batch.digests)} replies"
+                f"{first}",
+                stacklevel=2,
+            )
+        if status.problem or (status.has_expired and not results.replies):
+            raise BackendError(
+                f"The provider ended the batch {batch.id} with {len(results.replies)} of {len(batch.digests)} replies: "
+                f"{status.problem or status.state}",
+                remedy="The replies are kept. Continue with --resume; without --provider-batch, the other requests are "
+                "sent live",
+            )
+
+    def _of(self, digests: Iterable[str]) -> dict[str, Request]:
+        return {digest: self.requests[digest] for digest in digests if digest in self.requests}

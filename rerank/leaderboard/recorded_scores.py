@@ -1,0 +1,99 @@
+"""Recorded scores of a board: cards and per-topic scores in one JSON file, without document ids, texts or lists.
+
+A board is published from such a file if its runs cannot be redistributed. `table_exports.board_as_recorded_scores`
+writes the file, and a board built from it has the same tables as the board of the runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rerank.errors import DataError, MissingResourceError, describe_pydantic_error
+from rerank.leaderboard.card import Card
+from rerank.types import Qrels, Run
+
+FORMAT = "listrank board scores 1"
+
+
+class RecordedRun(BaseModel):
+    """The card and the scores of one run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    card: Card
+    """Metadata of the run, with the number of queries to which tokens, seconds and cost refer."""
+    lists: str
+    """Digest of the lists (`digest_ranked_lists`), by which runs with identical lists are recognised."""
+    missing: tuple[str, ...] = ()
+    """Judged topics for which the run has no list; they score 0."""
+    judged: dict[str, float]
+    """Measure -> mean fraction of judged documents within the cutoff of the measure."""
+    scores: dict[str, tuple[float, ...]]
+    """Measure -> one score per topic, in the order of the topics of the file."""
+
+
+class RecordedScores(BaseModel):
+    """The recorded scores of a board."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal["listrank board scores 1"]
+    """Name and version of the format."""
+    topics: tuple[str, ...]
+    """Ids of the judged topics."""
+    relevant: int
+    """Lowest grade that binary measures count as relevant."""
+    qrels: str
+    """Digest of the judgments (`digest_judgments`); runs that join the board are evaluated with the same ones."""
+    notes: tuple[str, ...] = ()
+    """Notes on the lists, which cannot be checked without them."""
+    runs: tuple[RecordedRun, ...]
+    """The runs."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        measures = self.runs[0].scores.keys() if self.runs else set()
+        for run in self.runs:
+            if run.scores.keys() != measures:
+                raise ValueError(f"run {run.card.name!r} has other measures than the first one")
+            if any(len(row) != len(self.topics) for row in run.scores.values()):
+                raise ValueError(f"run {run.card.name!r} should have {len(self.topics)} scores per measure")
+        return self
+
+
+def read_recorded_scores(path: Path) -> RecordedScores:
+    """Read a file of recorded scores.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is not such a file, or lacks scores.
+    """
+    remedy = "Make it again with eval/leaderboard/record_scores.py"
+    try:
+        return RecordedScores.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise MissingResourceError(f"The scores {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        problem = f"{where}: {describe_pydantic_error(fault)}" if where else describe_pydantic_error(fault)
+        raise DataError(f"The scores {str(path)!r}: {problem}", expected=FORMAT, remedy=remedy) from error
+
+
+def digest_ranked_lists(run: Run) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the ordered document ids of all queries."""
+    return _digest({query: ranking.doc_ids for query, ranking in run.items() if len(ranking)})
+
+
+def digest_judgments(qrels: Qrels) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of all judgments."""
+    return _digest({query: sorted(grades.items()) for query, grades in qrels.items()})
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(repr(sorted(content.items())).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""Late interaction over the candidates of another first stage: texts are represented by one vector per token.
+
+It supports models of sentence-transformers' class MultiVectorEncoder, such as ColBERT models. Nothing is indexed: only
+candidates are encoded, and the vectors of a batch are discarded as soon as it is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rerank.collections.base.corpus import Corpus
+from rerank.errors import UsageError
+from rerank.retrieval import check_first_stage, first_stages, open_first_stage, retriever_index_folders
+from rerank.retrieval.base import HasPrerequisites, Retriever
+from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
+from rerank.selector import build_from_selector
+from rerank.types import Query, Ranking, Run
+
+if TYPE_CHECKING:
+    from rerank.retrieval.late_interaction.scorer import MaxSimScorer
+
+
+@dataclass(frozen=True, slots=True)
+class LateInteraction:
+    """The options of late interaction.
+
+    The score of a document is MaxSim: the sum over the query's tokens of the largest inner product with a token of the
+    document, s(q, d) = sum_i max_j q_i . d_j (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832, equation 3). Models
+    that were trained with the mean over the query's tokens are scored with the mean.
+
+    Attributes:
+        model: A folder, or ``owner/model`` on the hub.
+        candidates: Selector of the first stage that retrieves the candidates; in parentheses if it has options:
+            ``candidates=(bm25,k1=1.2)``.
+        depth: Number of candidates per query, even if fewer documents are requested, so a shorter ranking is a prefix
+            of a longer one. If more documents are requested, that many candidates are scored.
+        fields: The text to encode: title and body, or only the body.
+        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
+        passage_prompt: Text put before every document, with the same special values.
+        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
+            hardware.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        batch_size: Number of documents encoded together.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
+        trust_remote_code: Run Python code that comes with the model.
+
+    Raises:
+        UnknownNameError: The first stage of the candidates does not exist.
+        UsageError: A number is out of range, or an option of the candidates' first stage does not fit.
+    """
+
+    model: str
+    _: KW_ONLY
+    candidates: str = "bm25"
+    depth: int = DEPTH
+    fields: Literal["title+text", "text"] = "title+text"
+    query_prompt: str = "auto"
+    passage_prompt: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    device: str = "auto"
+    batch_size: int = 32
+    revision: str = ""
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Check everything that does not depend on a collection."""
+        for name in ("depth", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"Late interaction with {name}={value}", expected="a whole number of at least 1")
+        check_first_stage(*self.nested_stages)
+
+    @property
+    def nested_stages(self) -> tuple[str]:
+        """The selector of the candidates' first stage, without parentheses around it."""
+        text = self.candidates.strip()
+        return (text[1:-1].strip() if text[:1] + text[-1:] == "()" else text,)
+
+    def over(self, corpus: Corpus) -> LateInteractionRetriever:
+        """Open the first stage of the candidates, and load the model.
+
+        Raises:
+            MissingPrerequisiteError: The extra ``late-interaction``, or that of the candidates, is not installed.
+            MissingResourceError: The model does not exist.
+            DataError: The weights are damaged, or pickled.
+            UsageError: The model is not a multi-vector model, or an option does not fit this machine.
+            RerankError: The first stage of the candidates fails.
+        """
+        from rerank.retrieval.base.model_folders import locate_retrieval_model
+        from rerank.retrieval.late_interaction.scorer import load_maxsim_scorer
+
+        self.check_prerequisites()
+        scorer = load_maxsim_scorer(locate_retrieval_model(self.model, kind="multi-vector"), self)
+        # open_first_stage drops the query's own document, which must not take up a candidate's place
+        return LateInteractionRetriever(self, open_first_stage(*self.nested_stages, corpus), scorer)
+
+    def check_prerequisites(self) -> None:
+        """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed.
+
+        Raises:
+            MissingPrerequisiteError: One of them is not installed.
+        """
+        from rerank.indexing.text_encoder import require_encoder_packages
+
+        require_encoder_packages(stage="late-interaction", faiss=False)
+        if isinstance(stage := build_from_selector(first_stages, *self.nested_stages), HasPrerequisites):
+            stage.check_prerequisites()
+
+
+@dataclass(frozen=True, slots=True)
+class LateInteractionRetriever:
+    """A multi-vector model and the first stage that retrieves its candidates, created by `LateInteraction.over`."""
+
+    options: LateInteraction
+    candidates: Retriever
+    scorer: MaxSimScorer
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of the index of the candidates' first stage."""
+        return tuple(sorted(retriever_index_folders(self.candidates)))
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return the ``k`` candidates per query with the highest scores.
+
+        Queries without a ranking in the first stage of the candidates are omitted. A ranking does not depend on the
+        other queries of the call.
+
+        Raises:
+            UsageError: ``k`` is below 1.
+            BackendError: The model fails.
+            RerankError: The first stage of the candidates fails.
+        """
+        run = self.candidates.search(queries, max(self.options.depth, check_retrieval_depth(k)))
+        return Run((self._rank(ranking).top(k) for ranking in run.values()), name="late-interaction")
+
+    def _rank(self, ranking: Ranking) -> Ranking:
+        if not ranking.query.text.strip():
+            return Ranking(ranking.query, (), ())
+        texts = [doc.text if self.options.fields == "text" else doc.full_text for doc in ranking.docs]
+        scores = self.scorer.score(ranking.query.text, texts)
+        return Ranking.from_scores(ranking.query, zip(ranking.docs, scores, strict=True))

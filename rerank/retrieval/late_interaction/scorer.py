@@ -1,0 +1,117 @@
+"""MaxSim scores of texts with models of sentence-transformers' class MultiVectorEncoder.
+
+Torch and sentence-transformers are imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rerank.errors import BackendError, UsageError
+from rerank.indexing.text_encoder import (
+    ModelOptions,
+    PromptOptions,
+    encode_texts_in_batch,
+    load_encoder_model,
+    resolve_encoder_prompt,
+)
+
+#: Names under which sentence-transformers and PyLate save multi-vector models.
+_TYPES = {"MultiVectorEncoder", "ColBERT"}
+
+
+class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
+    """The options of a `MaxSimScorer`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of texts encoded together."""
+
+
+class MaxSimScorer:
+    """A MultiVectorEncoder with its prompts."""
+
+    def __init__(self, model: Any, options: MaxSimOptions) -> None:
+        """Wrap a loaded model; `load_maxsim_scorer` loads one."""
+        self._model = model
+        self._batch_size = options.batch_size
+        self._query_prompt = resolve_encoder_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_encoder_prompt(model, options.passage_prompt, "document")
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return the score of each text for a query.
+
+        Texts that are longer than the model's limit are truncated by the library. Equal texts are scored once, since
+        the other texts of a batch affect the last digits. A text of which the model keeps no token, such as an empty
+        one, gets the lowest score of the others, or 0.
+
+        Raises:
+            BackendError: The model fails, or returns numbers that are not finite.
+        """
+        # The longest first, so that a batch needs little padding, and memory runs out at the start or never.
+        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+        vectors = self._encode("query", [query], self._query_prompt)
+        scores: dict[str, float] = {}
+        for start in range(0, len(distinct), self._batch_size):
+            batch = distinct[start : start + self._batch_size]
+            rows = self._encode("document", batch, self._passage_prompt)
+            kept = [(text, row) for text, row in zip(batch, rows, strict=True) if len(row)]
+            if kept:
+                values = self._model.similarity(vectors, [row for _, row in kept])[0].tolist()
+                scores |= dict(zip((text for text, _ in kept), values, strict=True))
+        if not all(map(math.isfinite, scores.values())):
+            raise BackendError("The model returned a score that is not finite", remedy="Try dtype=float32")
+        lowest = min(scores.values(), default=0.0)
+        return [scores.get(text, lowest) for text in texts]
+
+    def _encode(self, side: str, texts: Sequence[str], prompt: str) -> list[Any]:
+        """Return one tensor of shape (tokens, dimensions) per text."""
+        encode = getattr(self._model, f"encode_{side}")
+        return encode_texts_in_batch(
+            lambda batch, size: list(encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)), texts
+        )
+
+
+def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer:
+    """Load a MultiVectorEncoder from a folder or the hub.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+        options: How to load it, its prompts and its batch size.
+
+    Raises:
+        MissingResourceError: The model does not exist.
+        UsageError: The model is not a multi-vector model, or an option does not fit this machine.
+        DataError: The weights are damaged, or pickled.
+    """
+    model, _ = load_encoder_model("MultiVectorEncoder", name, options)
+    if not _has_trained_token_vectors(name, options.revision):
+        raise UsageError(
+            f"{str(name)!r} is not a multi-vector model: the library would add a projection with random weights",
+            expected="a model of sentence-transformers' class MultiVectorEncoder, such as a ColBERT model",
+            remedy="Use dense:MODEL for an embedding model",
+        )
+    return MaxSimScorer(model, options)
+
+
+def _has_trained_token_vectors(name: Path | str, revision: str) -> bool:
+    """Return whether a model was saved with one vector per token.
+
+    Such models are those of sentence-transformers and PyLate, the ColBERT models of Stanford, and transformers' own
+    classes for retrieval, as in ``MultiVectorEncoder._load_default_modules``.
+    """
+    architectures = _saved_config(name, "config.json", revision).get("architectures") or []
+    return _saved_config(name, "config_sentence_transformers.json", revision).get("model_type") in _TYPES or any(
+        kind == "HF_ColBERT" or kind.endswith("ForRetrieval") for kind in architectures
+    )
+
+
+def _saved_config(name: Path | str, file: str, revision: str) -> Mapping[str, Any]:
+    from sentence_transformers.util import load_file_path
+
+    path = load_file_path(str(name), file, revision=revision or None)
+    return {} if path is None else dict(json.loads(Path(path).read_text("utf-8")))

@@ -1,0 +1,90 @@
+"""The file ``batches.json`` of a run folder: the provider batches that the run has submitted, with their ids.
+
+A batch is recorded before it is submitted. A run that is killed in between finds the batch by its key when it is
+resumed, so no batch is submitted twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rerank.errors import DataError
+from rerank.store.run_folder import RunFolder
+
+_FILE = "batches.json"
+#: State of a batch of which it is not known whether the provider has it, and of one whose replies are in the call log.
+SUBMITTING, COLLECTED = "submitting", "collected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedBatch:
+    """A batch of a run.
+
+    Attributes:
+        key: The text by which the provider's list of batches is searched for it.
+        digests: The digests of its requests.
+        id: The provider's id; empty if it was not received.
+        state: `SUBMITTING`, then the provider's word for its state, then `COLLECTED`.
+    """
+
+    key: str
+    digests: tuple[str, ...]
+    id: str = ""
+    state: str = SUBMITTING
+
+    @classmethod
+    def begin(cls, digests: Iterable[str]) -> RecordedBatch:
+        """Return a new batch with a random key."""
+        return cls(key=f"listrank-{secrets.token_hex(16)}", digests=tuple(digests))
+
+
+class BatchRecord:
+    """The batches of one run folder; every change is written at once.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Read the file if it exists."""
+        self._folder = folder
+        self._batches: dict[str, RecordedBatch] = {}
+        if (folder.path / _FILE).is_file():
+            for row in folder.read_json(_FILE, "batches")["batches"]:
+                batch = self._parse(row)
+                self._batches[batch.key] = batch
+
+    def unfinished(self) -> list[RecordedBatch]:
+        """Return the batches whose replies are not in the call log yet."""
+        return [batch for batch in self._batches.values() if batch.state != COLLECTED]
+
+    def write(self, batch: RecordedBatch, **changes: Any) -> RecordedBatch:
+        """Record a batch with changes, and return it as recorded."""
+        changed = self._batches[batch.key] = replace(batch, **changes)
+        self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
+        return changed
+
+    def forget(self, batch: RecordedBatch) -> None:
+        """Remove a batch that the provider never received."""
+        del self._batches[batch.key]
+        self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
+
+    def _parse(self, row: Any) -> RecordedBatch:
+        try:
+            names = {name: row[name] for name in ("key", "id", "state")}
+            digests = row["digests"]
+            if not all(isinstance(text, str) for text in (*names.values(), *digests)) or isinstance(digests, str):
+                raise TypeError("not a text")
+            return RecordedBatch(**names, digests=tuple(digests))
+        except (TypeError, KeyError) as error:
+            raise DataError(
+                f"{str(self._folder.path / _FILE)!r} is damaged: {error!r}",
+                expected="key, id, state and digests of every batch",
+                remedy="Restore it: without it, --resume submits the batches again, and they are paid for twice",
+            ) from error

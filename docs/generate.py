@@ -6,7 +6,7 @@ terminal or the version of the rendering library. A test compares the pages with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,20 @@ says why. White space in queries and passages is reduced to single spaces, and m
 in every [prompt](prompts.md). Pointwise rerankers and cross-encoders read the title and the text of a document,
 joined by a space.
 
-The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights, as stated on the
-hub (`licence not stated` also where the statement could not be read); check them there before you rely on them.
+The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights; check them on the
+hub before you rely on them. `licence not stated` and `not stated` mean that the source below does not state it, or
+that it could not be read. Sizes are as precise as their source: `7000` is a model that is only called 7B. The year is
+that of the release, or that of the paper if only this was found.
+
+An adapter (Rank-R1, Setwise-SFT) needs its base model, as in
+`--model Qwen/Qwen2.5-7B-Instruct --adapter ielabgroup/Rank-R1-7B-v0.1`.
+"""
+_FACTS = """
+## Sources of licences, sizes and years
+
+*Card* and *page on the hub* are copies of the model's page on huggingface.co, of different ages, read on 2026-11-27.
+Abbreviated commits are those of the GitHub repository before them; *mteb* is embeddings-benchmark/mteb,
+`mteb/models/model_implementations`.
 """
 _PUBLISHED = """
 ## Published figures
@@ -273,26 +285,32 @@ def _rerankers() -> str:
     table = [
         [
             f"`{row['name']}`",
-            f"[{row['hub_id']}](https://huggingface.co/{row['hub_id']})",
+            f"[{row['hub_id']}](https://huggingface.co/{row['hub_id']})"
+            + (f", adapter of {row['base']}" if row["base"] else ""),
             row["kind"],
             row["parameters"] or "not stated",
-            row["year"],
+            row["year"] or "not stated",
             row["licence"],
             f"`{row['method']}`" if row["method"] else row["note"],
             f"[yes]({row['source']})" if row["verified"] else "no",
         ]
         for row in rows
     ]
-    noted: dict[str, list[str]] = {}
-    for row in rows:
-        if row["note"] and row["method"]:
-            noted.setdefault(row["note"], []).append(f"`{row['name']}`")
-    notes = [f"- {', '.join(names)}: {note}." for note, names in noted.items()]
+    notes = _models_by_remark((row["name"], row["note"]) for row in rows if row["note"] and row["method"])
+    facts = _models_by_remark((row["name"], row["facts"]) for row in rows)
     keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
     figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
     figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")
-    parts = (_RERANKERS, _table(head, table), "", *notes, _PUBLISHED, _table(figure_head, figures))
+    parts = (_RERANKERS, _table(head, table), "", *notes, _FACTS, *facts, _PUBLISHED, _table(figure_head, figures))
     return "\n".join(parts) + "\n"
+
+
+def _models_by_remark(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return one item of a list per remark, with the names of the models that share it."""
+    models: dict[str, list[str]] = {}
+    for name, remark in remarks:
+        models.setdefault(remark, []).append(f"`{name}`")
+    return [f"- {', '.join(names)}: {remark}." for remark, names in models.items()]
 
 
 def _commands() -> str:

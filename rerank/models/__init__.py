@@ -124,8 +124,9 @@ def resolve_model_name(name: str) -> Path | str:
         )
     if path.is_dir():
         return _checked_model_folder(path)
-    if name in reranker_presets():
-        return reranker_presets()[name].hub_id
+    preset = next((preset for preset in reranker_presets().values() if name in (preset.name, preset.hub_id)), None)
+    if preset:
+        return preset.checked_hub_id()
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

@@ -273,10 +273,11 @@ def _convert_downloaded_gguf_weights(gguf: Path, target: Path) -> None:
 
 def _check_downloadable_model_name(name: str) -> None:
     if name in reranker_presets():
+        hub_id = reranker_presets()[name].checked_hub_id()
         raise UsageError(
             f"The reranker {name!r} is not downloaded by this command",
             expected=f"a model preset: {', '.join(MODELS)}",
-            remedy=f"Use --model {name}: {reranker_presets()[name].hub_id} is read from the hub at its first use",
+            remedy=f"Use --model {name}: {hub_id} is read from the hub at its first use",
         )
     if name not in MODELS:
         raise UnknownNameError("model preset", name, MODELS)

@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rerank.errors import UsageError
+
 #: Prefix of the folders of models in the cache of huggingface_hub: ``models--owner--name/snapshots/COMMIT``.
 _CACHE_PREFIX = "models--"
 
@@ -92,8 +94,10 @@ class RerankerPreset:
         source: The file from which prompt and score were read; None if it could not be read.
         verified: Whether a test compares prompt and score with the source.
         paper: The publication, or the address of the announcement.
-        year: Year of the release.
-        parameters: Number of parameters in millions; None if it is not stated.
+        year: Year of the release, or of the paper if only that was found; None if neither was found.
+        parameters: Number of parameters in millions, as precise as its source; None if it was not found.
+        facts: Where licence, year and number of parameters were read, and which of them were not found.
+        base: Id of the base model on the hub if the preset is an adapter; empty if it is a model.
         open: Whether the weights can be downloaded.
         served: Whether the recipe also suits servers, which render chats and return no logits.
         note: What users need to know, such as a package that the model needs.
@@ -112,10 +116,26 @@ class RerankerPreset:
     paper: str = ""
     year: int | None = None
     parameters: float | None = None
+    facts: str
+    base: str = ""
     open: bool = True
     served: bool = False
     note: str = ""
     published: Sequence[Mapping[str, Any]] = ()
+
+    def checked_hub_id(self) -> str:
+        """Return the id on the hub.
+
+        Raises:
+            UsageError: It is the id of an adapter, which cannot be loaded as a model.
+        """
+        if self.base:
+            raise UsageError(
+                f"Model {self.name!r} is an adapter",
+                expected="a model",
+                remedy=f"Use --model {self.base} --adapter {self.hub_id}",
+            )
+        return self.hub_id
 
 
 @cache
@@ -220,6 +240,8 @@ def list_rerankers() -> list[dict[str, Any]]:
             "parameters": preset.parameters,
             "open": preset.open,
             "year": preset.year,
+            "facts": preset.facts,
+            "base": preset.base,
             "paper": preset.paper,
             "note": preset.note,
             "published": list(preset.published),

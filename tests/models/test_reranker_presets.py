@@ -13,6 +13,7 @@ import pytest
 from rerank.assemble import RankerConfig, assemble_ranker
 from rerank.errors import UnknownNameError, UsageError
 from rerank.models import list_rerankers, resolve_model_name
+from rerank.models.download import pull_model
 from rerank.models.reranker_presets import recognise_reranker, reranker_presets
 from rerank.prompts import load_prompt, prompt_names
 from tests.raising import raises
@@ -44,6 +45,7 @@ def test_a_preset_names_its_source(name: str) -> None:
     preset = PRESETS[name]
     assert preset.hub_id.count("/") == 1
     assert preset.recipe or preset.note
+    assert preset.facts
     if preset.source:
         assert re.fullmatch(r"[0-9a-f]{40}", preset.source.commit)
         assert preset.source.address.startswith(f"https://github.com/{preset.source.repository}/blob/")
@@ -54,7 +56,8 @@ def test_a_preset_names_its_source(name: str) -> None:
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_auto_takes_the_recipe_by_name_and_by_hub_id(name: str) -> None:
     preset = PRESETS[name]
-    assert resolve_model_name(name) == preset.hub_id
+    if not preset.base:
+        assert resolve_model_name(name) == preset.hub_id
     for model in (name, preset.hub_id) if preset.recognise.hub else (name,):
         assert recognise_reranker(model) == preset
         chosen = config(model=model)
@@ -178,6 +181,17 @@ def test_rerankers_that_cannot_be_run_are_refused_with_the_reason() -> None:
             with raises(UsageError, name, preset.note):
                 config(model=name)
             assert config(model=name, method="pointwise").method == "pointwise"
+
+
+def test_an_adapter_is_no_model() -> None:
+    adapters = [preset for preset in PRESETS.values() if preset.base]
+    assert "rank-r1-7b" in {preset.name for preset in adapters}
+    for preset in adapters:
+        for model in (preset.name, preset.hub_id):
+            with raises(UsageError, preset.base, f"--adapter {preset.hub_id}"):
+                resolve_model_name(model)
+        with raises(UsageError, f"--adapter {preset.hub_id}"):
+            pull_model(preset.name)
 
 
 def test_an_unknown_name_suggests_presets() -> None:

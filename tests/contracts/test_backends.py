@@ -118,7 +118,7 @@ MAKERS: dict[str, Callable[[], Backend]] = {
 
 def add_own_makers() -> None:
     """Add the backends whose test module has a function ``make_backend``."""
-    for name in {*BACKENDS.names()} - {maker.partition(":")[0] for maker in MAKERS}:
+    for name in sorted({*BACKENDS.names()} - {maker.partition(":")[0] for maker in MAKERS}):
         if importlib.util.find_spec(module := f"tests.backends.test_{name}"):
             make = getattr(importlib.import_module(module), "make_backend", None)
             MAKERS.update({name: make} if make else {})

@@ -176,14 +176,16 @@ def _adapters() -> str:
 
 def _optimizers() -> str:
     """Return the table of optimizers: kinds of parameters that they support, and the size of their state."""
-    head = ("optimizer", "parameters", "state in full training", "relative to AdamW")
+    head = ("optimizer", "parameters", "state in full training", "relative to AdamW", "state with `lora`, r = 16")
     shapes, cells = _large(), []
     most = 2 * sum(rows * columns for rows, columns in shapes)
+    factors = [factor for rows, columns in shapes for factor in ((16, columns), (rows, 16))]
     for name, part in training_components_of_kind("optimizer").items():
         one = part()
         kept = one.count_state(shapes)
         sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]
-        cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes])
+        of_factors = f"{one.count_state(factors):,}" if "lora" in one.fits else ""
+        cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes, of_factors])
     return _table(head, cells)
 
 

@@ -363,6 +363,29 @@ def test_adalora_moves_ranks_while_transformers_trains(tmp_path: Path) -> None:
     assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-5)
 
 
+def test_adalora_has_the_penalty_that_peft_adds_to_a_loss_on_labels() -> None:
+    adapter = Adalora(r=4, orthogonality=0.25)
+    model = attached(adapter)
+    model.peft_config["default"].orth_reg_weight = 0.25
+    ids = tiny_ids()
+
+    def penalty() -> float:
+        return float(adapter.penalty(model).detach())
+
+    with_penalty = model(input_ids=ids, labels=ids).loss
+    without = model.get_base_model()(input_ids=ids, labels=ids).loss
+    assert penalty() == pytest.approx((with_penalty - without).item(), rel=1e-4)
+    # Equation 4 without squares: factors with orthonormal columns and rows have no penalty, and zeros have sqrt(r).
+    for name, weight in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            torch.nn.init.orthogonal_(weight)
+    assert penalty() < 1e-5
+    for name, weight in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            torch.nn.init.zeros_(weight)
+    assert penalty() == pytest.approx(0.25 * 6**0.5)
+
+
 def test_what_cannot_be_merged() -> None:
     with pytest.raises(NotImplementedError):
         attached(Shadow(r=4)).merge_and_unload()

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from transformers.trainer_utils import set_seed
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
-from rerank.finetune.adapters.base import SupportsCallbacks
+from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer import packed_attention
@@ -192,18 +193,19 @@ class TrainingRun:
 
     def _trainer(self, module: ListwiseModule, advance: Callable[[int], None]) -> ListTrainer:
         validation = self._recipe.validation
-        trainer = self._bare_trainer(module, (lambda: self._validate(module)) if validation else None)
+        trainer = self._bare_trainer(module, partial(self._validate, module) if validation else None)
         trainer.add_callback(MetricsWriter(self._folder / METRICS, advance))
         if validation:
             trainer.add_callback(FinalValidation())
         if validation and validation.patience:
             trainer.add_callback(EarlyStopping(validation.measure, validation.patience))
-        layers = self._components.layers
-        for component in (*([layers] if layers else []), *self._components.callbacks):
+        for component in filter(None, (self._components.layers, *self._components.callbacks)):
             trainer.add_callback(component.callback(module.model, self._batches, seed=self._recipe.seed))
         if isinstance(self._adapter, SupportsCallbacks):
             for callback in self._adapter.callbacks(module.model):
                 trainer.add_callback(callback)
+        if isinstance(self._adapter, SupportsPenalty):
+            trainer.penalty = partial(self._adapter.penalty, module.model)
         return trainer
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
@@ -341,8 +343,6 @@ class TrainingRun:
         if self._best is None or value > self._best[0]:
             self._best = value, run
         return {validation.measure: value, "failures": failures}
-
-    # Results
 
     def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
         validation, comparison, means = self._validation, None, {}

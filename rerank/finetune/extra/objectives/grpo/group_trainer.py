@@ -158,6 +158,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         self._loss_values = {}
         self.tokens = 0
         self.folder = Path(str(args.output_dir))
+        self._epochs = places.epochs
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -61,8 +61,16 @@ class CalibrationBatches(Protocol):
     def forward(self, model: Any) -> None:
         """Run a few batches through ``model`` without gradients, for components that observe its layers."""
 
-    def backward(self, model: Any) -> None:
-        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it."""
+    #: Learning rate of the first optimizer step, after which a linear warm-up raises it.
+    first_lr: float
+
+    def backward(self, model: Any, lists: int | None = None) -> None:
+        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it.
+
+        Args:
+            model: The model.
+            lists: Number of lists, if the training has as many; None for a default number of batches.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -209,7 +209,7 @@ def test_outlier_shares_are_numpys() -> None:
                 for batch in batches:
                     given(batch)
 
-        def backward(self, given: Any) -> None:
+        def backward(self, given: Any, lists: int | None = None) -> None:
             raise NotImplementedError
 
     found = compute_outlier_shares(model, layers, Two(), 2.0)
@@ -255,7 +255,7 @@ def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
         def forward(self, given: Any) -> None:
             pass
 
-        def backward(self, given: Any) -> None:
+        def backward(self, given: Any, lists: int | None = None) -> None:
             pass
 
     with raises(UsageError, "layer 0"):

@@ -38,7 +38,7 @@ class Pulls:
     def forward(self, model: Any) -> None:
         """See `Calibrate`."""
 
-    def backward(self, model: Any) -> None:
+    def backward(self, model: Any, lists: int | None = None) -> None:
         """See `Calibrate`."""
         torch.stack([(model[name].weight * one).sum() for name, one in self.gradients.items()]).sum().backward()
 

@@ -55,7 +55,7 @@ from rerank.finetune.trainer.listwise_module import (
 )
 from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
 from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments, trainer_settings
+from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
@@ -141,8 +141,6 @@ class TrainingRun:
                 raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
         return ScheduledExamples(schedule, examples)
 
-    # Setup
-
     def _attach_adapter(self) -> ListwiseModule:
         """Attach the adapter to the base model and return the module to train."""
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
@@ -176,8 +174,9 @@ class TrainingRun:
     @property
     def _batches(self) -> FirstBatches:
         """The first batches, for components that are initialised from data."""
-        size = self._recipe.training.batch_size
-        return FirstBatches(places=self._places, size=size, module=self._module, device=self._device, dtype=self._dtype)
+        size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
+        options: dict[str, Any] = {"device": self._device, "dtype": self._dtype, "first_lr": first_lr}
+        return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
         losses = [

@@ -218,17 +218,16 @@ class SubspaceAdamW(ExactStateOptimizer):
         # A step of Adam from 0 with the learning rate -1 gives U itself.
         direction = torch.zeros_like(low)
         step_adamw([direction], [adam_input], [state], {**group, "lr": -1.0, "weight_decay": 0.0})
-        update = rule.scale * direction @ basis.T  # (m, n)
+        update: Tensor = rule.scale * direction @ basis.T  # (m, n)
         if rule.rest == "drop":
             return update
         # Bias correction multiplies U, and therefore phi, by the same number in every row.
         beta1, beta2 = group["betas"]
         correction = math.sqrt(1 - beta2 ** (steps + 1)) / (1 - beta1 ** (steps + 1))
         phi = adam_norm_ratio(direction, low, rule.tensorwise) / correction
-        if rule.rest == "instead":
-            return rule.scale * correction * limit_update_growth(phi * grad, state)
-        rest = grad - rule.scale * low @ basis.T
-        return update + correction * limit_update_growth(phi * rest, state)
+        rest = grad if rule.rest == "instead" else grad - rule.scale * low @ basis.T
+        limited: Tensor = correction * limit_update_growth(phi * rest, state)
+        return rule.scale * limited if rule.rest == "instead" else update + limited
 
     def _remember(self, low: Tensor, state: OptimizerState, steps: int) -> Tensor:
         """Store the projected gradient, and return the last s projected gradients (s x mr) in arbitrary order."""

@@ -61,8 +61,9 @@ class CalibrationBatches(Protocol):
     def forward(self, model: Any) -> None:
         """Run a few batches through ``model`` without gradients, for components that observe its layers."""
 
-    #: Learning rate of the first optimizer step, after which a linear warm-up raises it.
-    first_lr: float
+    @property
+    def first_lr(self) -> float:
+        """Learning rate of the first optimizer step, which a linear warm-up raises afterwards."""
 
     def backward(self, model: Any, lists: int | None = None) -> None:
         """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it.

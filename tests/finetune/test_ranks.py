@@ -34,6 +34,7 @@ class Pulls:
     """A loss whose gradients are given matrices."""
 
     gradients: dict[str, Any]
+    first_lr: float = 1e-5
 
     def forward(self, model: Any) -> None:
         """See `Calibrate`."""

@@ -21,7 +21,7 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
+from rerank.errors import BackendError, DataError, StorageError, UnknownNameError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
@@ -194,6 +194,26 @@ def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
     assert first["loss"] - found[0.0][0]["loss"] == pytest.approx(first["loss_penalty"], abs=1e-3)
     assert first["loss_penalty"] == pytest.approx(2.0 * 6**0.5, rel=0.05)
     assert found[2.0][-1]["loss_penalty"] < 0.9 * first["loss_penalty"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"method": {"method": "full:pick"}}, "'pick'"),
+        ({"method": {"method": "pointwise"}, "losses": [{"name": "lm"}]}, "'score'"),
+        ({"method": {"method": "nothing"}}, "nothing"),
+        ({"method": {"method": "fullrank", "prompt": "nothing"}}, "nothing"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_training_base_model", load)
+    with raises((UsageError, UnknownNameError), named):
+        train_adapter(recipe(model, collection, **changes), tmp_path / "out", device="cpu")
 
 
 def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection: Path, tmp_path: Path) -> None:

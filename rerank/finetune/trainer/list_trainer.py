@@ -168,7 +168,7 @@ class ListTrainer(Trainer):
             raise BackendError(
                 f"The gradient norm is {float(norm)} at step {self.state.global_step + 1}; the weights are unchanged",
                 expected="a finite number",
-                remedy="Set a lower learning rate, or dtype = 'float32' in [training], and start in a new folder",
+                remedy="Lower lr in [optimizer], or set dtype = 'float32' in [training], and start in a new folder",
             )
         return norm
 

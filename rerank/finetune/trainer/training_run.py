@@ -36,7 +36,7 @@ from rerank.finetune.trainer.base_model import (
     unwrap_adapted_model,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
-from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
 from rerank.finetune.trainer.list_trainer import (
     METRICS,
     EarlyStopping,
@@ -97,13 +97,15 @@ class TrainingRun:
         self._recipe, self._components, self._folder = recipe, components, folder
         self._device = training_process_device(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
+        # Contradictions in the recipe are reported before the lists and the model are loaded.
+        self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
+        self._inputs = inputs = LossInputs.of(recipe, components)
+        check_judge_can_be_trained(self._setup.method.judge, inputs)
         self._lists = read_training_lists(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
-        self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
-        self._inputs = inputs = LossInputs.of(recipe, components)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
@@ -217,8 +219,6 @@ class TrainingRun:
             kept=self._kept,
             validate=validate,
         )
-
-    # Training
 
     def train(self, *, resume: bool, progress: ProgressFactory) -> None:
         """Train to the end and save the adapter.

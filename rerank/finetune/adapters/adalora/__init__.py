@@ -53,6 +53,7 @@ class Adalora(LinearTargets, PeftAdapter):
 
     paper: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
     summary: ClassVar[str] = "LoRA that reallocates rank between matrices during training"
+    differs: ClassVar[str] = "The norms of the penalty are not squared, as in the authors' code"
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

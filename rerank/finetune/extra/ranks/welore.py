@@ -25,6 +25,7 @@ class Welore:
 
     paper: ClassVar[str] = "Jaiswal et al., 2024, arXiv 2407.11239 (WeLore)"
     summary: ClassVar[str] = "Adapts only matrices whose singular values decay quickly, and freezes the others"
+    differs: ClassVar[str] = "The model is not compressed, and an adapter is trained instead of factors of its matrices"
 
     reduction: float = 0.5
 

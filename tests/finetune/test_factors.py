@@ -118,6 +118,18 @@ def test_lora_pro_follows_adam_on_the_equivalent_gradient_of_the_matrix() -> Non
     assert optimizer.state[pair.b]["exp_avg_sq"].shape == (12, 10)
 
 
+def test_moments_of_factors_in_an_earlier_checkpoint_start_anew(caplog: pytest.LogCaptureFixture) -> None:
+    pair, g, da, db = a_pair()
+    pair.a.grad, pair.b.grad = da, db
+    earlier = ExactAdamW([pair.a, pair.b], lr=0.1)
+    earlier.step()
+    optimizer = EquivalentGradientAdamW([pair.a, pair.b], pairs=[pair], damping=1e-8, lr=0.1, **ADAM)
+    optimizer.load_state_dict(earlier.state_dict())
+    assert "lora-pro" in caplog.text
+    optimizer.step()
+    assert optimizer.state[pair.b]["exp_avg"].shape == g.shape
+
+
 ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
 
 

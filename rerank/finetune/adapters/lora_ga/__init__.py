@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.adapters.base.peft_methods import ResidualBaseLora
-from rerank.finetune.adapters.base.targets import require_ranks_fit
+from rerank.finetune.adapters.base.targets import require_adapter_option_at_least, require_ranks_fit
 from rerank.finetune.components import CalibrationBatches
 
 
@@ -32,6 +32,11 @@ class LoraGa(ResidualBaseLora):
 
     paper: ClassVar[str] = "Wang et al., NeurIPS 2024, arXiv 2407.05000 (LoRA-GA)"
     summary: ClassVar[str] = "LoRA initialised from the gradient of the loss"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        require_adapter_option_at_least("gamma", self.gamma, 1)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with LoRA layers that are initialised from the mean gradient over the calibration batches.

@@ -1,11 +1,12 @@
 """AdamW on the gradient that the joint change of a factor pair is equivalent to. Imports torch.
 
-A change of A by dt gA and of B by dt gB changes W + s B A by dt s (B gA + gB A). LoRA-Pro (Wang et al., arXiv
-2407.18242, section 2 and appendix on AdamW) calls e = s (B gA + gB A) the equivalent gradient of the matrix.
+A change of A by dt gA and of B by dt gB changes W + s B A by dt e, where e = s (B gA + gB A) is the equivalent gradient
+of the matrix. Source: LoRA-Pro, Wang et al., arXiv 2407.18242, section 2, and the authors' code.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from rerank.finetune.optimizers.base.exact_adamw import (
     widen_optimizer_tensor,
 )
 from rerank.finetune.optimizers.base.factor_pairs import FactorPair, GradientAdjustment, damped_gram_of_factor
+
+logger = logging.getLogger(__name__)
 
 
 class EquivalentGradientAdamW(ExactStateOptimizer):
@@ -56,6 +59,16 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
         self._pairs = {pair.b: pair for pair in pairs}
         self._adjust = lora_pro_adjustment(damping)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`; moments of factors, from before this optimizer kept e's, start anew."""
+        super().load_state_dict(state_dict)
+        outdated = [b for b, pair in self._pairs.items() if pair.a in self.state and b in self.state]
+        for b in outdated:
+            self.state.pop(b)
+            self.state.pop(self._pairs[b].a)
+        if outdated:
+            logger.warning("The checkpoint of lora-pro holds moments of factors, which are not used: they start at 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -116,7 +116,7 @@ A recipe names an adapter, an optimizer, and losses or an objective. Layer sampl
 optional. These pages describe the formula, cost and caveats of each method: [adapters](adapters.md),
 [optimizers](optimizers.md), [losses](losses.md), [layers, callbacks and ranks](layers.md).
 The same table for scripts: `rerank methods --training --format json`, a list of objects with `name`, `kind`, `status`
-(`available` or `out-of-scope`), `stability`, `summary`, `paper` and `reason`.
+(`available` or `out-of-scope`), `stability`, `summary`, `paper`, `differs` and `reason`.
 
 The *stability* of a method is `stable` or `experimental`. Experimental methods come from research papers and are used
 by few people: they are tested like the others, but their options may change between versions. Their code is in
@@ -197,8 +197,10 @@ def _training() -> str:
     parts = [_TRAINING]
     for kind, title in _TITLES.items():
         here = [row for row in rows if row["kind"] == kind and row["status"] == "available"]
-        cells = [[_linked(row), row["stability"], row["summary"], row["paper"]] for row in here]
-        parts += [f"## {title}\n", _table(("name", "stability", "what it does", "source"), cells), ""]
+        keys = ("stability", "summary", "differs", "paper")
+        cells = [[_linked(row), *(row[key] for key in keys)] for row in here]
+        head = ("name", "stability", "what it does", "differs from the source", "source")
+        parts += [f"## {title}\n", _table(head, cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
     parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not implemented", "source"), away), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
@@ -238,14 +240,16 @@ def _adapters() -> str:
 
 def _optimizers() -> str:
     """Return the table of optimizers: kinds of parameters that they support, and the size of their state."""
-    head = ("optimizer", "parameters", "state in full training", "relative to AdamW")
+    head = ("optimizer", "parameters", "state in full training", "relative to AdamW", "state with `lora`, r = 16")
     shapes, cells = _large(), []
     most = 2 * sum(rows * columns for rows, columns in shapes)
+    factors = [factor for rows, columns in shapes for factor in ((16, columns), (rows, 16))]
     for name, part in training_components_of_kind("optimizer").items():
         one = part()
         kept = one.count_state(shapes)
         sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]
-        cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes])
+        of_factors = f"{one.count_state(factors):,}" if "lora" in one.fits else ""
+        cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes, of_factors])
     return _table(head, cells)
 
 

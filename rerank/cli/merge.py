@@ -56,7 +56,13 @@ class SingleMergeOptions:
     dtype: Annotated[
         str,
         typer.Option(help="Data type of the weights: float32, bfloat16, float16, or auto (as in the base model)."),
-    ] = "auto"
+    ] = "float32"
+    allow_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--allow-rounding", help="Write the model even if the data type alters the weight update by more than 10 %."
+        ),
+    ] = False
     device: Annotated[str, typer.Option(help="Torch device for decompositions.")] = "auto"
 
 
@@ -112,6 +118,7 @@ def _merge_single_adapter_command(
         top=options.top,
         epsilon=options.epsilon,
         dtype=options.dtype,
+        allow_rounding=options.allow_rounding,
         device=pick_device(options.device),
     )
     subject = open_inspected_model(adapter, model)

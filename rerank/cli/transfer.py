@@ -72,9 +72,9 @@ def transfer_command(
 
     Report the mean Kendall's tau between student and teacher before and after training, on training and held-out lists.
     """
+    from rerank.finetune.extra.transfer import TransferSpec
+    from rerank.finetune.extra.transfer import transfer_adapter as run
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.transfer import TransferSpec
-    from rerank.finetune.transfer import transfer_adapter as run
 
     transfer_spec = TransferSpec(
         adapter=adapter,

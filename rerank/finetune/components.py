@@ -19,7 +19,11 @@ PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
 
 
 class TrainingComponent(Protocol):
-    """Protocol of all components: each has a paper and a summary."""
+    """Protocol of all components: each has a paper and a summary.
+
+    A component that is simpler than its paper, or differs from it, says so in a class attribute ``differs``, which the
+    table of methods prints.
+    """
 
     #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.
     paper: ClassVar[str]
@@ -61,8 +65,17 @@ class CalibrationBatches(Protocol):
     def forward(self, model: Any) -> None:
         """Run a few batches through ``model`` without gradients, for components that observe its layers."""
 
-    def backward(self, model: Any) -> None:
-        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it."""
+    @property
+    def first_lr(self) -> float:
+        """Learning rate of the first optimizer step, which a linear warm-up raises afterwards."""
+
+    def backward(self, model: Any, lists: int | None = None) -> None:
+        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it.
+
+        Args:
+            model: The model.
+            lists: Number of lists, if the training has as many; None for a default number of batches.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ KIND_REGISTRIES: Mapping[str, tuple[Registry, ...]] = {
     "objective": (LOSSES, OBJECTIVES),
     "analysis": (RANKS,),
 }
-KEYS = ("name", "kind", "status", "stability", "summary", "paper", "reason")
+KEYS = ("name", "kind", "status", "stability", "summary", "paper", "differs", "reason")
 STATUSES = ("available", "out-of-scope")
 STABILITIES = ("stable", "experimental")
 
@@ -35,7 +35,8 @@ def describe_training_methods() -> list[dict[str, str]]:
         ``name`` as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives, rank allocations are
         analysis); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if the method is not
         implemented; ``summary`` in one line, with the trained parameters for adapters; ``paper``, the publication,
-        empty for common knowledge; ``reason`` why the method is not implemented and which one is closest, empty if it
+        empty for common knowledge; ``differs``, how the implementation differs from the publication, empty if it does
+        not; ``reason`` why the method is not implemented and which one is closest, empty if it
         is available.
     """
     components = [
@@ -65,7 +66,13 @@ def _describe_training_component(name: str, kind: str, component: Any) -> dict[s
         summary += f" (trains: {shape})"
     is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])
     return _training_table_row(
-        name=name, kind=kind, status="available", summary=summary, paper=paper, is_experimental=is_experimental
+        name=name,
+        kind=kind,
+        status="available",
+        summary=summary,
+        paper=paper,
+        differs=str(getattr(component, "differs", "")),
+        is_experimental=is_experimental,
     )
 
 
@@ -74,8 +81,6 @@ def _read_training_method_papers() -> list[dict[str, str]]:
     return [_training_table_row(**entry) for entry in tomllib.loads(text)["papers"]]
 
 
-def _training_table_row(
-    *, name: str, kind: str, status: str, summary: str, paper: str, reason: str = "", is_experimental: bool = False
-) -> dict[str, str]:
-    stability = ("experimental" if is_experimental else "stable") if status == "available" else ""
-    return dict(zip(KEYS, (name, kind, status, stability, summary, paper, reason), strict=True))
+def _training_table_row(*, is_experimental: bool = False, **texts: str) -> dict[str, str]:
+    stability = ("experimental" if is_experimental else "stable") if texts["status"] == "available" else ""
+    return {key: stability if key == "stability" else texts.get(key, "") for key in KEYS}

@@ -100,6 +100,15 @@ class MethodTable(_Table):
     context_size: int | None = Field(default=None, ge=1)
     """Use a smaller context than the model supports."""
 
+    @model_validator(mode="after")
+    def _passages_may_be_as_long_as_they_must(self) -> Self:
+        if self.max_passage_tokens is not None and self.max_passage_tokens < self.min_passage_tokens:
+            raise ValueError(
+                f"max_passage_tokens = {self.max_passage_tokens}, min_passage_tokens = {self.min_passage_tokens}; "
+                "expected a maximum of at least the minimum"
+            )
+        return self
+
 
 class ReadoutTable(_Table):
     """The attention heads used by losses on attention."""

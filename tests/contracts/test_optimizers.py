@@ -199,7 +199,7 @@ def test_state_that_is_taken_away_begins_anew(name: str) -> None:
     optimizer, scheduler = build_optimizer(spec, model)
     train(model, optimizer, scheduler, range(2))
     for _, weight in trainable_parameters(model):
-        optimizer.state.pop(weight)
+        optimizer.state.pop(weight, None)
     train(model, optimizer, scheduler, range(2, 4))
     assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}
 

@@ -133,6 +133,8 @@ def test_a_pattern_of_ranks_counts_in_its_order() -> None:
         ("lora,dropout=1", ("dropout", "1.0")),
         ("lora,layers=0", ("layers", "0", "1")),
         ("adalora,init_r=3", ("init_r", "3", "16")),
+        ("lora-ga,gamma=0", ("gamma", "0")),
+        ("adalora,orthogonality=-1", ("orthogonality", "-1")),
         ("adalora,tinit=0.5,tfinal=0.5", ("tinit=0.5", "tfinal=0.5")),
         ("osf,keep=1", ("keep", "1.0")),
         ("lr-qat,bits=1", ("bits", "1", "2 to 8")),

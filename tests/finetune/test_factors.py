@@ -17,11 +17,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from rerank.finetune.extra.optimizers.lora_pro.equivalent_gradient import (  # noqa: E402
+    EquivalentGradientAdamW,
+    lora_pro_adjustment,
+)
+from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW  # noqa: E402
 from rerank.finetune.optimizers.base.factor_pairs import (  # noqa: E402
+    FactorAdamW,
     FactorPair,
     find_factor_pairs,
     lora_fa_adjustment,
-    lora_pro_adjustment,
 )
 from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
@@ -83,6 +88,83 @@ def test_lora_pro_begins_from_a_factor_of_zeros() -> None:
     assert torch.equal(ga, torch.zeros(3, 10, dtype=torch.float64))
     assert torch.allclose(gb, db @ torch.linalg.inv(a @ a.T) / 4, atol=1e-6)
     assert torch.allclose(2.0 * gb @ a, g @ onto(a), atol=1e-6)
+
+
+def test_lora_pro_follows_adam_on_the_equivalent_gradient_of_the_matrix() -> None:
+    """The moments are those of e = s (B gA + gB A), and each step is the projection of Adam's direction on e."""
+    pair, *_ = a_pair()
+    pair.a.requires_grad_()
+    pair.b.requires_grad_()
+    optimizer = EquivalentGradientAdamW([pair.a, pair.b], pairs=[pair], damping=1e-12, lr=1e-6, **ADAM)
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    full = torch.nn.Parameter(torch.zeros(12, 10, dtype=torch.float64))
+    adam = torch.optim.Adam([full], lr=1.0, **ADAM)
+    eye = torch.eye(12, dtype=torch.float64)
+    for g in gradients(4, 12, 10, seed=5):
+        a, b = pair.a.detach().clone(), pair.b.detach().clone()
+        by_a, by_b = onto(a), onto(b.T)
+
+        def reachable(x: Any, by_a: Any = by_a, by_b: Any = by_b) -> Any:
+            return by_b @ x + (eye - by_b) @ x @ by_a
+
+        pair.a.grad, pair.b.grad = 2.0 * b.T @ g, 2.0 * g @ a.T
+        before, full.grad = full.detach().clone(), reachable(g)
+        adam.step()
+        optimizer.step()
+        # W' - W = s (B' A' - B A) to first order, where weight decay takes lr decay W of each factor.
+        moved = 2.0 * (b @ (pair.a.detach() - a) + (pair.b.detach() - b) @ a) / 1e-6
+        assert torch.allclose(moved, reachable(full.detach() - before) - 2 * 0.1 * 2.0 * b @ a, atol=1e-4)
+    assert torch.allclose(optimizer.state[pair.b]["exp_avg"], adam.state[full]["exp_avg"], atol=1e-4)
+    assert optimizer.state[pair.b]["exp_avg_sq"].shape == (12, 10)
+
+
+def test_moments_of_factors_in_an_earlier_checkpoint_start_anew(caplog: pytest.LogCaptureFixture) -> None:
+    pair, g, da, db = a_pair()
+    pair.a.grad, pair.b.grad = da, db
+    earlier = ExactAdamW([pair.a, pair.b], lr=0.1)
+    earlier.step()
+    optimizer = EquivalentGradientAdamW([pair.a, pair.b], pairs=[pair], damping=1e-8, lr=0.1, **ADAM)
+    optimizer.load_state_dict(earlier.state_dict())
+    assert "lora-pro" in caplog.text
+    optimizer.step()
+    assert optimizer.state[pair.b]["exp_avg"].shape == g.shape
+
+
+ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
+
+
+def regression_error(optimizer_of: Any, seed: int) -> float:
+    """Return the squared error of W + 2 B A after 300 steps on outputs of W + D, where D has twice the rank of B A."""
+    chance = torch.Generator().manual_seed(seed)
+    weight = torch.randn(24, 32, generator=chance) / 32**0.5
+    change = torch.randn(24, 8, generator=chance) @ torch.randn(8, 32, generator=chance) * 0.7 / (8 * 32) ** 0.5
+    inputs = torch.randn(256, 32, generator=chance)
+    outputs = inputs @ (weight + change).T
+    a = torch.nn.Parameter((2 * torch.rand(4, 32, generator=chance) - 1) / 32**0.5)
+    b = torch.nn.Parameter(torch.zeros(24, 4))
+    optimizer = optimizer_of([a, b], FactorPair(a, b, 2.0))
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = (inputs @ (weight + 2.0 * b @ a).T - outputs).square().mean()
+        backward(loss)
+        optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lora_pro_learns_a_regression_as_well_as_lora(seed: int) -> None:
+    """Adam on adjusted gradients, without the equivalent gradient, rescales what was adjusted and learns less."""
+    lora = regression_error(lambda weights, pair: ExactAdamW(weights, lr=2e-3, **ADAM), seed)
+    ours = regression_error(
+        lambda weights, pair: EquivalentGradientAdamW(weights, pairs=[pair], damping=1e-8, lr=2e-3, **ADAM), seed
+    )
+    adjusted_only = regression_error(
+        lambda weights, pair: FactorAdamW(weights, pairs=[pair], adjust=lora_pro_adjustment(1e-8), lr=2e-3, **ADAM),
+        seed,
+    )
+    assert 0.08 < lora < 0.11
+    assert ours < 1.02 * lora
+    assert adjusted_only > 1.5 * lora
 
 
 def test_lora_fa_comes_as_near_as_a_frozen_factor_lets_it() -> None:

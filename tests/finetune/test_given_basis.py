@@ -29,7 +29,7 @@ DOWN = "base_model.model.model.layers.1.mlp.down_proj"
 class Unasked(TinyBatches):
     """Batches that nobody may look at."""
 
-    def backward(self, model: Any) -> None:
+    def backward(self, model: Any, lists: int | None = None) -> None:
         """Not to be called."""
         raise AssertionError("a basis that is given needs no gradients")
 
@@ -98,7 +98,7 @@ def test_matrices_that_the_basis_left_alone(tmp_path: Path) -> None:
     """A core of 0 gives no directions; any will do, and the start is the same."""
 
     class Above(TinyBatches):
-        def backward(self, model: Any) -> None:
+        def backward(self, model: Any, lists: int | None = None) -> None:
             """A loss that sees only the first layer."""
             model.model.layers[0](
                 torch.ones(1, 3, 64), position_embeddings=(torch.ones(1, 3, 16),) * 2

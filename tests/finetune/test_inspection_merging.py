@@ -99,7 +99,7 @@ def test_tied_matrices_stay_tied_where_others_were_adapted(tmp_path: Path) -> No
 
 def test_rounding_is_told(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", base, lora(), partial(noisy, std=0.01))
-    made = merge_adapter(opened(tmp_path / "a"), tmp_path / "out", MergeOptions(dtype="bfloat16"))
+    made = merge_adapter(opened(tmp_path / "a"), tmp_path / "out", MergeOptions(dtype="bfloat16", allow_rounding=True))
     stored, before = CheckpointReader(tmp_path / "out"), load_base(base).state_dict()
     lost = total = 0.0
     for name, delta in deltas(tmp_path / "a").items():
@@ -111,13 +111,23 @@ def test_rounding_is_told(base: Path, tmp_path: Path) -> None:
     assert 0.01 < (made.rounded or 0) < 1
 
 
+def test_rounding_that_loses_the_training_is_refused(base: Path, tmp_path: Path) -> None:
+    """A small change disappears in bfloat16, and nothing is written; float32, the default, holds it."""
+    write_adapter(tmp_path / "a", base, lora(), partial(noisy, std=0.001))
+    with raises(UsageError, "bfloat16", "%", "--allow-rounding"):
+        merge_adapter(opened(tmp_path / "a"), tmp_path / "out", MergeOptions(dtype="bfloat16"))
+    assert not (tmp_path / "out").exists()
+    assert merge_adapter(opened(tmp_path / "a"), tmp_path / "out").rounded == 0.0
+
+
 def test_the_number_type_is_that_of_the_model(base: Path, tmp_path: Path) -> None:
     with quiet_transformers():
         load_base(base).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     for path in base.glob("token*"):
         (tmp_path / "half" / path.name).write_bytes(path.read_bytes())
     write_adapter(tmp_path / "a", tmp_path / "half", lora())
-    assert merge_adapter(opened(tmp_path / "a"), tmp_path / "out").dtype == "bfloat16"
+    options = MergeOptions(dtype="auto", allow_rounding=True)
+    assert merge_adapter(opened(tmp_path / "a"), tmp_path / "out", options).dtype == "bfloat16"
 
 
 def intruding(base: Path, folder: Path, *, std: float = 0.3) -> Path:

@@ -204,12 +204,14 @@ def test_outlier_shares_are_numpys() -> None:
     batches = [torch.randn(2, 3, 6), torch.randn(1, 4, 6)]
 
     class Two:
+        first_lr = 1e-5
+
         def forward(self, given: Any) -> None:
             with torch.no_grad():
                 for batch in batches:
                     given(batch)
 
-        def backward(self, given: Any) -> None:
+        def backward(self, given: Any, lists: int | None = None) -> None:
             raise NotImplementedError
 
     found = compute_outlier_shares(model, layers, Two(), 2.0)
@@ -252,10 +254,12 @@ def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
     model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Bilinear(2, 2, 2)]))
 
     class Nothing:
+        first_lr = 1e-5
+
         def forward(self, given: Any) -> None:
             pass
 
-        def backward(self, given: Any) -> None:
+        def backward(self, given: Any, lists: int | None = None) -> None:
             pass
 
     with raises(UsageError, "layer 0"):

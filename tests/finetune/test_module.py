@@ -16,7 +16,12 @@ from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
 from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
-from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, TrainingExample  # noqa: E402
+from rerank.finetune.trainer.examples import (  # noqa: E402
+    ExampleBuilder,
+    LossInputs,
+    TrainingExample,
+    check_judge_can_be_trained,
+)
 from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     AttentionScorer,
     ListwiseModule,
@@ -26,6 +31,7 @@ from rerank.finetune.trainer.listwise_module import (  # noqa: E402
 )
 from rerank.judges import Limits, open_judge  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
+from rerank.selector import Selector  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
 from tests.finetune.small import WORDS, byte_tokenizer  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
@@ -136,14 +142,21 @@ def test_the_target_of_query_likelihood_is_the_query_after_the_best_document() -
     assert float(found["loss"].detach()) == pytest.approx(-best / len(example.target), rel=1e-4)
 
 
-def test_a_pointwise_judge_has_no_attention_and_only_the_likelihood_judge_a_target() -> None:
-    asked = backend()
-    for judge, inputs in (
-        (judge_of(asked, "likelihood", "query_likelihood"), LossInputs(attention=True)),
-        (judge_of(asked, "score", "pointwise"), LossInputs(tokens=True)),
-    ):
-        with raises(UsageError):
-            ExampleBuilder(judge, inputs)
+@pytest.mark.parametrize(
+    ("judge", "inputs"),
+    [
+        ("likelihood", LossInputs(attention=True)),
+        ("score", LossInputs(tokens=True)),
+        ("pick", LossInputs(tokens=True)),
+        ("attention", LossInputs(attention=True)),
+        ("attention,calibrate=yes", LossInputs(attention=True)),
+    ],
+)
+def test_losses_that_do_not_suit_the_judge_are_refused(judge: str, inputs: LossInputs) -> None:
+    """A pointwise judge has no attention, only the likelihood judge a target, and trained attention no calibration."""
+    with raises(UsageError):
+        check_judge_can_be_trained(Selector.parse(judge), inputs)
+    check_judge_can_be_trained(Selector.parse("attention,calibrate=false"), LossInputs(attention=True))
 
 
 def test_letters_and_the_order_behind_them_in_one_pass() -> None:

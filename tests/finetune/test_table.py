@@ -121,7 +121,7 @@ def test_rows_say_all_that_they_have_to() -> None:
     found = describe_training_methods()
     assert len({(row["kind"], row["name"]) for row in found}) == len(found)
     assert {frozenset(row) for row in found} == {frozenset(KEYS)}
-    assert set(KEYS) == {"name", "kind", "status", "stability", "summary", "paper", "reason"}
+    assert set(KEYS) == {"name", "kind", "status", "stability", "summary", "paper", "differs", "reason"}
     for row in found:
         assert row["status"] in STATUSES
         assert row["kind"] in KIND_REGISTRIES
@@ -131,6 +131,26 @@ def test_rows_say_all_that_they_have_to() -> None:
         assert (row["reason"] != "") == (row["status"] == "out-of-scope"), row
         assert row["reason"] == "" or row["reason"].endswith("."), row
         assert len(row["reason"]) < 200, row
+
+
+def test_what_is_simpler_than_its_paper_says_so() -> None:
+    simpler = (
+        "salt",
+        "dct",
+        "qlora",
+        "lift",
+        "lr-qat",
+        "contribution",
+        "transfer",
+        "sara",
+        "loldu",
+        "shadow",
+        "welore",
+    )
+    found = rows()
+    assert [name for name in simpler if not found[name]["differs"]] == []
+    assert not any(row["differs"].endswith(".") or "\n" in row["differs"] for row in found.values())
+    assert not found["lora"]["differs"]
 
 
 def test_methods_of_the_package_extra_are_experimental() -> None:

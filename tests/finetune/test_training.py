@@ -21,7 +21,7 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
+from rerank.errors import BackendError, DataError, StorageError, UnknownNameError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
@@ -29,6 +29,7 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer import list_trainer  # noqa: E402
 from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -170,6 +171,57 @@ def test_adapters_where_the_last_layer_is_only_looked_at(
 ) -> None:
     asked = recipe(model, collection, **{**ATTENTION, "adapter": {"name": name}, "training": {"steps": 8}})
     stopped_and_gone_on_with(asked, tmp_path, after=7)
+
+
+def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
+    model: Path, collection: Path, tmp_path: Path
+) -> None:
+    """It is added once per step, whatever the accumulation."""
+    table = {"name": "adalora", "r": 4, "tinit": 0.9, "tfinal": 0.05}
+    found = {}
+    for weight in (0.0, 2.0):
+        asked = recipe(
+            model,
+            collection,
+            adapter=table | {"orthogonality": weight},
+            optimizer={"name": "adamw", "lr": 1e-2},
+            training={"steps": 6, "accumulation": 2, "log_every": 1, "max_grad_norm": 1e9},
+        )
+        train_adapter(asked, tmp_path / str(weight), device="cpu")
+        lines = [json.loads(line) for line in (tmp_path / str(weight) / "metrics.jsonl").read_text().splitlines()]
+        found[weight] = [line for line in lines if "loss" in line]
+    first = found[2.0][0]
+    assert first["loss"] - found[0.0][0]["loss"] == pytest.approx(first["loss_penalty"], abs=1e-3)
+    assert first["loss_penalty"] == pytest.approx(2.0 * 6**0.5, rel=0.05)
+    assert found[2.0][-1]["loss_penalty"] < 0.9 * first["loss_penalty"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"method": {"method": "full:pick"}}, "'pick'"),
+        ({"method": {"method": "pointwise"}, "losses": [{"name": "lm"}]}, "'score'"),
+        ({"method": {"method": "nothing"}}, "nothing"),
+        ({"method": {"method": "fullrank", "prompt": "nothing"}}, "nothing"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused_before_its_model_is_loaded(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_training_base_model", load)
+    with raises((UsageError, UnknownNameError), named):
+        train_adapter(recipe(model, collection, **changes), tmp_path / "out", device="cpu")
+
+
+def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, training={"steps": 3, "accumulation": 1, "log_every": 1})
+    train_adapter(asked, tmp_path, device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lists = len(read_training_lists(asked))
+    assert [line["epoch"] for line in lines if "loss" in line] == pytest.approx([n / lists for n in (1, 2, 3)])
 
 
 def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:

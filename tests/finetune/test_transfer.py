@@ -20,8 +20,8 @@ from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.robustness import robustness_kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
+from rerank.finetune.extra.transfer import TransferSpec, mean_tau_of_labels, trained_adapter_usage, transfer_adapter  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.transfer import TransferSpec, mean_tau_of_labels, trained_adapter_usage, transfer_adapter  # noqa: E402
 from rerank.models.adapters import read_model_adapter_settings  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -225,7 +225,7 @@ def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, m
     def made(asked: TransferSpec, **_: Any) -> dict[str, Any]:
         return {"folder": str(asked.folder), "lists": 1, "held_out": 0, "left_out": {}, "agreement": {}}
 
-    monkeypatch.setattr("rerank.finetune.transfer.transfer_adapter", made)
+    monkeypatch.setattr("rerank.finetune.extra.transfer.transfer_adapter", made)
     (tmp_path / "recipe.toml").write_text("data.lists = []\nadapter = {name = 'full'}\n")
     app = typer.Typer()
     app.command("other")(lambda: None)

@@ -57,6 +57,7 @@ class TinyBatches:
 
     batches: int = 2
     seed: int = 1
+    first_lr: float = 1e-5
 
     def forward(self, model: Any) -> None:
         """Run the batches without gradients."""
@@ -64,7 +65,7 @@ class TinyBatches:
             for at in range(self.batches):
                 model(input_ids=tiny_ids(self.seed + at), use_cache=False)
 
-    def backward(self, model: Any) -> None:
+    def backward(self, model: Any, lists: int | None = None) -> None:
         """Add the gradient of the mean loss over the batches."""
-        for at in range(self.batches):
-            (tiny_loss(model, tiny_ids(self.seed + at)) / self.batches).backward()  # type: ignore[no-untyped-call]
+        for at in range(lists or self.batches):
+            (tiny_loss(model, tiny_ids(self.seed + at)) / (lists or self.batches)).backward()  # type: ignore[no-untyped-call]

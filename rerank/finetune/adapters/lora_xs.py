@@ -24,6 +24,7 @@ class LoraXs(FrozenBasis):
 
     paper: ClassVar[str] = "Bałazy et al., 2024, arXiv 2405.17604 (LoRA-XS)"
     summary: ClassVar[str] = "Trains an r x r matrix between frozen singular vectors of each matrix"
+    differs: ClassVar[str] = "R starts at 0 instead of a narrow normal distribution"
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return V' with a trainable R = 0, and the frozen factor U S."""

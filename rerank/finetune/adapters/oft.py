@@ -33,6 +33,7 @@ class Oft(LinearTargets, PeftAdapter):
 
     paper: ClassVar[str] = "Qiu et al., NeurIPS 2023, arXiv 2306.07280 (OFT)"
     summary: ClassVar[str] = "Rotates the inputs of each matrix block by block"
+    differs: ClassVar[str] = "The Cayley transform is a truncated series, as in peft"
 
     def __post_init__(self) -> None:
         """Check the options."""

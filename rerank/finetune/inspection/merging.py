@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: File beside the weights that describes the merge; it does not affect the identity of the model.
 MARKER = "rerank-merge.json"
+#: Largest rounding error of the written weights, as a fraction of the norm of the weight change.
+MAX_ROUNDING = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class MergeOptions:
         top: Number of leading singular vectors that are checked for intruder dimensions.
         epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
         dtype: Data type of the written weights; ``auto`` uses the data type of the base model.
+        allow_rounding: Write the model even if ``dtype`` alters the weight change by more than `MAX_ROUNDING`.
         device: Torch device for the singular value decompositions.
 
     Raises:
@@ -51,7 +54,8 @@ class MergeOptions:
     reduce: float | None = None
     top: int = 10
     epsilon: float = 0.5
-    dtype: str = "auto"
+    dtype: str = "float32"
+    allow_rounding: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -127,7 +131,8 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         options: Options for merging; the defaults if omitted.
 
     Raises:
-        UsageError: The adapter cannot be merged, a complete model is given without a reduction, or the folder exists.
+        UsageError: The adapter cannot be merged, a complete model is given without a reduction, the folder exists, or
+            the data type alters the weight change by more than `MAX_ROUNDING`.
         RerankError: Loading or writing fails.
     """
     options = options or MergeOptions()
@@ -144,19 +149,34 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
             rows.append(_reduce_intruder_dimensions(name, parameter, weight, options))
         squares[0] += float((parameter.data - parameter.data.to(dtype).float()).norm()) ** 2
         squares[1] += float((parameter.data - weight).norm()) ** 2
+    rounded = math.sqrt(squares[0] / squares[1]) if squares[1] else None
+    if not options.allow_rounding:
+        _check_rounding_of_merge(rounded, dtype)
     with quiet_transformers(), new_merge_folder(out) as folder:
         model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         description = {"base": str(subject.base), "trained": str(subject.folder), **asdict(options)}
+        if not options.allow_rounding:
+            del description["allow_rounding"]  # an option that was added later is written only if it is used
         (folder / MARKER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         _copy_adapter_settings_to_merge(subject.folder, folder)
     return MergeResult(
         out=out,
         dtype=str(dtype).removeprefix("torch."),
         changed=changed,
-        rounded=math.sqrt(squares[0] / squares[1]) if squares[1] else None,
+        rounded=rounded,
         reduced=tuple(rows),
     )
+
+
+def _check_rounding_of_merge(rounded: float | None, dtype: Any) -> None:
+    if rounded is not None and rounded > MAX_ROUNDING:
+        name = str(dtype).removeprefix("torch.")
+        raise UsageError(
+            f"Rounding the merged weights to {name} would alter the weight update by {100 * rounded:.1f} % of its norm",
+            expected=f"at most {100 * MAX_ROUNDING:.0f} %; nothing was written",
+            remedy="Merge with --dtype float32, use the adapter without merging, or accept it with --allow-rounding",
+        )
 
 
 def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:

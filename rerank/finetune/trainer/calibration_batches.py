@@ -7,6 +7,7 @@ of an adapter would find them slowly. Imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class FirstBatches:
         module: Function that combines a model with the losses of the recipe.
         device: Torch device.
         dtype: Data type of the computation.
+        first_lr: Learning rate of the first optimizer step.
         count: Maximum number of batches.
     """
 
@@ -39,6 +41,7 @@ class FirstBatches:
     module: Callable[[Any], ListwiseModule]
     device: str
     dtype: str
+    first_lr: float
     count: int = 8
 
     def forward(self, model: Any) -> None:
@@ -48,9 +51,9 @@ class FirstBatches:
             for batch in self._batches():
                 self._loss(module, batch)
 
-    def backward(self, model: Any) -> None:
+    def backward(self, model: Any, lists: int | None = None) -> None:
         """Add the gradient of the mean loss over the batches to the model's parameters, but not to the head weights."""
-        module, batches = self.module(model), self._batches()
+        module, batches = self.module(model), self._batches(lists)
         for batch in batches:
             (self._loss(module, batch) / len(batches)).backward()
         if module.readout is not None:
@@ -64,8 +67,9 @@ class FirstBatches:
                 observed += zip(module.attention_shares(**batch), batch["examples"], strict=True)
         fit_head_weights(module, observed)
 
-    def _batches(self) -> list[dict[str, Any]]:
-        count = min(self.count, max(1, len(self.places) // self.size))
+    def _batches(self, lists: int | None = None) -> list[dict[str, Any]]:
+        asked = self.count if lists is None else math.ceil(lists / self.size)
+        count = min(asked, max(1, len(self.places) // self.size))
         batches = [
             collate_examples([self.places[start + offset] for offset in range(self.size)])
             for start in range(0, count * self.size, self.size)

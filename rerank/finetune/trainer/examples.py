@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from pydantic import TypeAdapter
+
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.target_text import TargetTokens, render_target_order, tokenize_target_text
+from rerank.judges import judges
 from rerank.judges.attention import Attention
 from rerank.judges.base import PromptJudge
 from rerank.judges.base.pointwise import PointwiseJudge
@@ -27,7 +30,7 @@ from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.prompts.identifiers import Alphabet, make_prompt_identifiers
 from rerank.prompts.passages import collapse_passage_whitespace
-from rerank.registry import plugin_name
+from rerank.selector import Selector
 from rerank.tasks import ContinuationTask
 from rerank.types import Window
 
@@ -98,40 +101,47 @@ class LossInputs:
         )
 
 
+def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
+    """Check that a model can be trained for a judge with losses that use these inputs, before the model is loaded.
+
+    Raises:
+        UsageError: The judge does not support training or these losses, or it ranks by calibrated attention and a loss
+            uses attention.
+    """
+    kind = judges.get(judge.name)
+    if not issubclass(kind, Attention | Generate | Likelihood | Logits | Score):
+        raise UsageError(
+            f"Training for the judge {judge.name!r} is not supported",
+            expected="one of: attention, generate, likelihood, logits, score",
+            remedy="Set another method in [method]",
+        )
+    if issubclass(kind, PointwiseJudge) and (inputs.attention or (inputs.tokens and issubclass(kind, Score))):
+        raise UsageError(
+            f"The judge {judge.name!r} scores one document at a time, but a loss uses "
+            f"{'attention' if inputs.attention else 'the target text'}",
+            expected="losses on logits, such as margin-mse or ranknet",
+        )
+    calibrates = TypeAdapter(bool).validate_python(judge.options.get("calibrate", True))
+    if inputs.attention and issubclass(kind, Attention) and calibrates:
+        raise UsageError(
+            "A loss uses uncalibrated attention, but the method ranks by calibrated attention",
+            expected="a method without calibration",
+            remedy="Set method = 'full:attention,calibrate=false'",
+        )
+
+
 class ExampleBuilder:
     """Builds training examples with the prompts of a judge.
 
     Args:
         judge: The judge that will rank with the adapter.
         inputs: Kinds of model outputs that the losses use.
-
-    Raises:
-        UsageError: The judge does not support training or these losses, or it ranks by calibrated attention and a loss
-            uses attention.
     """
 
     def __init__(self, judge: PromptJudge, inputs: LossInputs) -> None:
-        """Check that the judge supports the losses."""
+        """Store the judge and the inputs of the losses, which `check_judge_can_be_trained` has checked."""
         self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        name = plugin_name(type(judge))
-        if not isinstance(judge, Attention | Generate | Likelihood | Logits | Score):
-            raise UsageError(
-                f"Training for the judge {name!r} is not supported",
-                expected="one of: attention, generate, likelihood, logits, score",
-            )
-        if self.is_pointwise and (inputs.attention or (inputs.tokens and isinstance(judge, Score))):
-            raise UsageError(
-                f"The judge {name!r} scores one document at a time, but a loss uses "
-                f"{'attention' if inputs.attention else 'the target text'}",
-                expected="losses on logits, such as margin-mse or ranknet",
-            )
-        if inputs.attention and isinstance(judge, Attention) and judge.calibrate:
-            raise UsageError(
-                "A loss uses uncalibrated attention, but the method ranks by calibrated attention",
-                expected="a method without calibration",
-                remedy="Set method = 'full:attention,calibrate=false'",
-            )
 
     @property
     def is_pointwise(self) -> bool:

@@ -54,6 +54,11 @@ class ScheduledExamples(torch.utils.data.Dataset[Any]):
         """Return the number of examples."""
         return len(self._schedule)
 
+    @property
+    def epochs(self) -> float:
+        """Number of passes over the training lists."""
+        return len(self._schedule) / len(self._schedule.lists)
+
     def truncated(self, length: int) -> ScheduledExamples:
         """Return the first ``length`` examples."""
         return ScheduledExamples(replace(self._schedule, length=length), self.examples)
@@ -81,6 +86,8 @@ class ListTrainer(Trainer):
 
     #: True if the frozen weights are sharded over processes.
     _is_sharded = False
+    #: Function that returns a term of the loss that depends on the trained parameters only; None if there is none.
+    penalty: Callable[[], Tensor] | None = None
 
     def __init__(
         self,
@@ -114,6 +121,7 @@ class ListTrainer(Trainer):
         self._loss_values: dict[str, list[Tensor]] = {}
         self.tokens = 0
         self.folder = Path(str(args.output_dir))
+        self._epochs = places.epochs
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Build the optimizer from the optimizer component of the recipe."""
@@ -136,11 +144,23 @@ class ListTrainer(Trainer):
         return (out["loss"], out) if return_outputs else out["loss"]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Process one batch; after the last batch of a step, average the gradients if weights are sharded."""
+        """Process one batch; after the last batch of a step, average sharded gradients and add those of the penalty."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._is_sharded and self.accelerator.sync_gradients:
             average_trained_gradients(cast(ListwiseModule, self.model))
+        if self.penalty and self.accelerator.sync_gradients:
+            loss = loss + self._add_penalty(self.penalty())
         return loss
+
+    def _add_penalty(self, penalty: Tensor) -> Tensor:
+        """Add the gradients of the penalty, which are the same in all processes, once per step; return its value."""
+        weights = [weight for weight in cast(torch.nn.Module, self.model).parameters() if weight.requires_grad]
+        # Unlike a backward pass, this does not trigger DistributedDataParallel, which averages over processes.
+        for weight, grad in zip(weights, torch.autograd.grad(penalty, weights, allow_unused=True), strict=True):
+            if grad is not None:
+                weight.grad = grad if weight.grad is None else weight.grad + grad
+        self._loss_values.setdefault("penalty", []).append(penalty.detach())
+        return penalty.detach()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
@@ -148,12 +168,14 @@ class ListTrainer(Trainer):
             raise BackendError(
                 f"The gradient norm is {float(norm)} at step {self.state.global_step + 1}; the weights are unchanged",
                 expected="a finite number",
-                remedy="Set a lower learning rate, or dtype = 'float32' in [training], and start in a new folder",
+                remedy="Lower lr in [optimizer], or set dtype = 'float32' in [training], and start in a new folder",
             )
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log metrics, with the mean of each loss since the last metrics line."""
+        """Log metrics, with the mean of each loss since the last line, and passes over the lists as ``epoch``."""
+        # transformers calls all examples of the training one epoch.
+        self.state.epoch = self._epochs * self.state.global_step / self.state.max_steps
         if "loss" in logs:
             means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
             logs = {**logs, **means}

@@ -138,7 +138,7 @@ class ListwiseModule(nn.Module):
             raise BackendError(
                 f"The loss is {float(loss.detach())} on the lists of queries {', '.join(e.query for e in examples)}",
                 expected="a finite number",
-                remedy="Lower the learning rate, or set dtype = 'float32' in [training]",
+                remedy="Lower lr in [optimizer], or set dtype = 'float32' in [training]",
             )
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
 

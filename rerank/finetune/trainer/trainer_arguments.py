@@ -60,6 +60,11 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
     }
 
 
+def first_learning_rate(settings: Mapping[str, Any]) -> float:
+    """Return the learning rate of the first step of a linear warm-up, from the result of `trainer_settings`."""
+    return float(settings["learning_rate"]) / max(1, int(settings["warmup_steps"]))
+
+
 def make_trainer_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
     """Construct the argument object of transformers or trl.
 

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from transformers.trainer_utils import set_seed
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
-from rerank.finetune.adapters.base import SupportsCallbacks
+from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer import packed_attention
@@ -35,7 +36,7 @@ from rerank.finetune.trainer.base_model import (
     unwrap_adapted_model,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
-from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
 from rerank.finetune.trainer.list_trainer import (
     METRICS,
     EarlyStopping,
@@ -54,7 +55,7 @@ from rerank.finetune.trainer.listwise_module import (
 )
 from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
 from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments, trainer_settings
+from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
@@ -96,13 +97,15 @@ class TrainingRun:
         self._recipe, self._components, self._folder = recipe, components, folder
         self._device = training_process_device(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
+        # Contradictions in the recipe are reported before the lists and the model are loaded.
+        self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
+        self._inputs = inputs = LossInputs.of(recipe, components)
+        check_judge_can_be_trained(self._setup.method.judge, inputs)
         self._lists = read_training_lists(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
-        self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
-        self._inputs = inputs = LossInputs.of(recipe, components)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
@@ -140,8 +143,6 @@ class TrainingRun:
                 raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
         return ScheduledExamples(schedule, examples)
 
-    # Setup
-
     def _attach_adapter(self) -> ListwiseModule:
         """Attach the adapter to the base model and return the module to train."""
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
@@ -175,8 +176,9 @@ class TrainingRun:
     @property
     def _batches(self) -> FirstBatches:
         """The first batches, for components that are initialised from data."""
-        size = self._recipe.training.batch_size
-        return FirstBatches(places=self._places, size=size, module=self._module, device=self._device, dtype=self._dtype)
+        size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
+        options: dict[str, Any] = {"device": self._device, "dtype": self._dtype, "first_lr": first_lr}
+        return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
         losses = [
@@ -192,18 +194,19 @@ class TrainingRun:
 
     def _trainer(self, module: ListwiseModule, advance: Callable[[int], None]) -> ListTrainer:
         validation = self._recipe.validation
-        trainer = self._bare_trainer(module, (lambda: self._validate(module)) if validation else None)
+        trainer = self._bare_trainer(module, partial(self._validate, module) if validation else None)
         trainer.add_callback(MetricsWriter(self._folder / METRICS, advance))
         if validation:
             trainer.add_callback(FinalValidation())
         if validation and validation.patience:
             trainer.add_callback(EarlyStopping(validation.measure, validation.patience))
-        layers = self._components.layers
-        for component in (*([layers] if layers else []), *self._components.callbacks):
+        for component in filter(None, (self._components.layers, *self._components.callbacks)):
             trainer.add_callback(component.callback(module.model, self._batches, seed=self._recipe.seed))
         if isinstance(self._adapter, SupportsCallbacks):
             for callback in self._adapter.callbacks(module.model):
                 trainer.add_callback(callback)
+        if isinstance(self._adapter, SupportsPenalty):
+            trainer.penalty = partial(self._adapter.penalty, module.model)
         return trainer
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
@@ -216,8 +219,6 @@ class TrainingRun:
             kept=self._kept,
             validate=validate,
         )
-
-    # Training
 
     def train(self, *, resume: bool, progress: ProgressFactory) -> None:
         """Train to the end and save the adapter.
@@ -341,8 +342,6 @@ class TrainingRun:
         if self._best is None or value > self._best[0]:
             self._best = value, run
         return {validation.measure: value, "failures": failures}
-
-    # Results
 
     def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
         validation, comparison, means = self._validation, None, {}

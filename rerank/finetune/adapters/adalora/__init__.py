@@ -24,9 +24,9 @@ class Adalora(LinearTargets, PeftAdapter):
     The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper). It is compared
     across all matrices, so that ranks differ between matrices at the end. The trainer callbacks from `callbacks` prune;
     without them, every matrix keeps its ``init_r`` terms. The adapter is saved as a plain LoRA of rank ``init_r``: e is
-    multiplied into the second factor, and pruned terms are zero. The paper's penalty that keeps P and Q orthogonal
-    (equation 4) is not applied: peft adds it only if the model computes the loss from ``labels``, and the losses of
-    this package do not use ``labels``. Implemented with `peft.AdaLoraConfig`.
+    multiplied into the second factor, and pruned terms are zero. Implemented with `peft.AdaLoraConfig`, except for the
+    penalty that keeps P and Q orthogonal (equation 4): peft adds it only if the model computes the loss from
+    ``labels``, and the losses of this package do not use ``labels``, so the trainer adds `penalty`.
 
     AdaLoRA is the closest available method to TriAdaptLoRA, which increases ranks instead.
 
@@ -38,6 +38,8 @@ class Adalora(LinearTargets, PeftAdapter):
         tinit: Fraction of the optimizer steps before pruning starts. The paper and peft give a number of steps.
         tfinal: Fraction of the optimizer steps, at the end of training, during which ranks no longer change.
         delta_t: Number of optimizer steps between two changes of the ranks.
+        orthogonality: Weight of the penalty, the mean of ||P'P - I|| and ||QQ' - I|| over all factors, in the
+            Frobenius norm; 0.5 as in peft. Equation 4 has squared norms; the authors' code and peft do not square them.
     """
 
     r: int = 16
@@ -47,9 +49,11 @@ class Adalora(LinearTargets, PeftAdapter):
     tinit: float = 0.1
     tfinal: float = 0.3
     delta_t: int = 10
+    orthogonality: float = 0.5
 
     paper: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
     summary: ClassVar[str] = "LoRA that reallocates rank between matrices during training"
+    differs: ClassVar[str] = "The norms of the penalty are not squared, as in the authors' code"
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -61,6 +65,7 @@ class Adalora(LinearTargets, PeftAdapter):
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("delta_t", self.delta_t)):
             require_adapter_option_at_least(option, value, 1)
+        require_adapter_option_at_least("orthogonality", self.orthogonality, 0)
         require_adapter_option_at_least("init_r", self.initial_rank, self.r)
         for option, fraction in (("dropout", self.dropout), ("tinit", self.tinit), ("tfinal", self.tfinal)):
             require_adapter_fraction(option, fraction)
@@ -103,6 +108,12 @@ class Adalora(LinearTargets, PeftAdapter):
         from rerank.finetune.adapters.adalora.rank_allocation import RankAllocationCallback
 
         return [RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
+
+    def penalty(self, model: Any) -> Any:
+        """Return ``orthogonality`` times the mean distance of the factors from orthonormal ones."""
+        from rerank.finetune.adapters.adalora.rank_allocation import orthogonality_penalty
+
+        return self.orthogonality * orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a plain LoRA of rank ``init_r``, with e multiplied into the second factor."""

@@ -1,4 +1,4 @@
-"""AdaLoRA's rank allocation between optimizer steps, and the conversion of AdaLoRA to a plain LoRA.
+"""AdaLoRA's rank allocation between optimizer steps, its penalty, and its conversion to a plain LoRA.
 
 The allocator comes from peft. This module stores its moving averages in the model, so that checkpoints contain them,
 and derives its schedule from the trainer's number of optimizer steps.
@@ -76,6 +76,20 @@ def _trainable_adalora_parameters(model: Any) -> Iterator[tuple[str, Any]]:
     for name, parameter in model.base_model.model.named_parameters():
         if parameter.requires_grad and "lora_" in name and peft_files.ADAPTER in name:
             yield name, parameter
+
+
+def orthogonality_penalty(model: Any) -> torch.Tensor:
+    """Return the mean over all P and Q of the Frobenius norms of P'P - I and QQ' - I.
+
+    Source: arXiv 2303.10512, equation 4, without squares, as in the authors' code and in peft.
+    """
+    distances = []
+    for _, layer in peft_files.iter_lora_layers(model):
+        # P (rows, r) is peft's lora_B, and Q (r, columns) is its lora_A.
+        for factor in (layer.lora_B[peft_files.ADAPTER].T, layer.lora_A[peft_files.ADAPTER]):
+            identity = torch.eye(len(factor), device=factor.device, dtype=factor.dtype)
+            distances.append(torch.linalg.matrix_norm(factor @ factor.T - identity))
+    return torch.stack(distances).mean()
 
 
 def _importance_buffer_name(kind: str, name: str) -> str:

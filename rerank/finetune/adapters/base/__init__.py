@@ -76,3 +76,11 @@ class SupportsCallbacks(Protocol):
 
     def callbacks(self, model: Any) -> list[Any]:
         """Return `transformers.TrainerCallback` objects for a model that `attach` returned."""
+
+
+@runtime_checkable
+class SupportsPenalty(Protocol):
+    """An adapter that adds a term to the training loss which depends on its parameters only."""
+
+    def penalty(self, model: Any) -> Any:
+        """Return the weighted term for a model that `attach` returned, as a scalar tensor with gradients."""

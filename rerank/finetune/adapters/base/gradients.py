@@ -12,13 +12,14 @@ from rerank.finetune.components import CalibrationBatches
 
 
 def compute_mean_loss_gradients(
-    model: Any, names: Sequence[str], calibrate: CalibrationBatches
+    model: Any, names: Sequence[str], calibrate: CalibrationBatches, *, lists: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Return module name -> gradient of the mean loss for its weight, in float32, of shape (rows, columns).
 
     A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
     layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call,
-    memory holds one gradient per weight, in the weight's data type.
+    memory holds one gradient per weight, in the weight's data type. ``lists`` is the number of lists that the mean is
+    over, if it is not the default of the batches.
 
     Raises:
         UsageError: A weight is quantised and therefore has no gradient.
@@ -41,7 +42,7 @@ def compute_mean_loss_gradients(
         for weight in weights.values():
             weight.requires_grad_(True)
         with torch.enable_grad():
-            calibrate.backward(model)
+            calibrate.backward(model, lists)
         if all(weight.grad is None for weight in weights.values()):
             raise BackendError(
                 f"The loss depends on none of the {len(names)} matrices, such as {names[0]}",

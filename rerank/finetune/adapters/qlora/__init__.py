@@ -34,6 +34,7 @@ class Qlora(LoraFamily):
 
     paper: ClassVar[str] = "Dettmers et al., NeurIPS 2023, arXiv 2305.14314 (QLoRA); LoftQ: arXiv 2310.08659"
     summary: ClassVar[str] = "LoRA on a base model quantised to four bits"
+    differs: ClassVar[str] = 'init = "loftq" is one iteration of LoftQ on the base model of QLoRA'
     identity: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     needs: ClassVar[str] = "cuda"

@@ -36,6 +36,7 @@ class Lift(LinearTargets, PeftAdapter):
 
     paper: ClassVar[str] = "Liu et al., ICML 2025, arXiv 2506.00772 (LIFT)"
     summary: ClassVar[str] = "Trains the largest weights of each matrix's low-rank approximation"
+    differs: ClassVar[str] = "Weights are selected once, not again every few hundred steps"
 
     def __post_init__(self) -> None:
         """Check the options."""

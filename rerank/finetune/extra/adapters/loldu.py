@@ -27,6 +27,7 @@ class Loldu(FrozenBasis):
 
     paper: ClassVar[str] = "Shi et al., 2024, arXiv 2410.13618 (LoLDU)"
     summary: ClassVar[str] = "Trains the first r pivots of each matrix's LDU decomposition"
+    differs: ClassVar[str] = "Without the trained scale per matrix"
 
     def ranks(self, model: Any) -> dict[str, int]:
         """Return module name -> rank of the saved LoRA: r, or the smaller side of the matrix if it is below r."""

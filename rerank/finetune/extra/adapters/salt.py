@@ -32,6 +32,7 @@ class Salt(FrozenBasis):
 
     paper: ClassVar[str] = "Elsayed et al., 2025, arXiv 2503.16055 (SALT)"
     summary: ClassVar[str] = "Scales and shifts large singular values, and adds a low-rank update to the rest"
+    differs: ClassVar[str] = "Y starts at 0; no ReLU on singular values, and no penalty on the norms of the updates"
 
     def __post_init__(self) -> None:
         """Check the options."""

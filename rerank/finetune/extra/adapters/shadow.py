@@ -49,6 +49,7 @@ class Shadow(PeftAdapter):
 
     paper: ClassVar[str] = "Li et al., 2026, arXiv 2604.19254 (ShadowPEFT)"
     summary: ClassVar[str] = "Trains a small network beside the model that corrects each layer's input"
+    differs: ClassVar[str] = "Without the second loss, on the outputs of the network"
     merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

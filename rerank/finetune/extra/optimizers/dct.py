@@ -20,6 +20,7 @@ class Dct(SubspaceOptions):
 
     paper: ClassVar[str] = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
     summary: ClassVar[str] = "GaLore with columns of the cosine transform as the basis, stored as indices"
+    differs: ClassVar[str] = "Without error feedback; columns are selected every gap steps"
 
     def projection_rule(self) -> ProjectionRule:
         """Return the rule for a projection on columns of the cosine transform."""

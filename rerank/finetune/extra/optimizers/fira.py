@@ -14,12 +14,16 @@ class Fira(SubspaceOptions):
     """GaLore plus the rest of the gradient (outside the subspace), each row scaled as Adam scales its projection.
 
     The norm of the scaled rest may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
-    ``scale`` is applied to the sum of both parts. The authors' code also applies it to the projected gradient that is
-    subtracted from the gradient to compute the rest.
+
+    Attributes:
+        scale: Factor by which both the update inside the subspace and the part of the gradient that is subtracted to
+            compute the rest are multiplied; with 1, the default of the authors' code, they are those of the paper.
     """
 
     paper: ClassVar[str] = "Chen et al., arXiv 2410.01623 (Fira)"
     summary: ClassVar[str] = "GaLore plus the scaled rest of the gradient, so that updates have full rank"
+
+    scale: float = 1.0
 
     def projection_rule(self) -> ProjectionRule:
         """Return GaLore's projection rule, with the scaled rest of the gradient added."""

@@ -26,6 +26,7 @@ class LoraFa(AdamOptions):
 
     paper: ClassVar[str] = "Zhang et al., arXiv 2308.03303 (LoRA-FA)"
     summary: ClassVar[str] = "AdamW on B only, with its gradient corrected for a frozen A"
+    differs: ClassVar[str] = "The gradient of B is corrected as in peft's LoraFAOptimizer"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It freezes lora_A and trains lora_B, which other adapters lack"
 

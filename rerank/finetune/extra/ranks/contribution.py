@@ -28,6 +28,7 @@ class Contribution:
 
     paper: ClassVar[str] = "Park et al., ECCV 2024, arXiv 2408.01099 (CoLoRA; here by gradient norms)"
     summary: ClassVar[str] = "Ranks proportional to the squared gradient norm of each matrix"
+    differs: ClassVar[str] = "Squared gradient norms of matrices instead of integrated gradients of image filters"
 
     def __post_init__(self) -> None:
         """Check the options."""

@@ -1,4 +1,4 @@
-"""Rank allocation by the singular values of the weights, based on WeLore."""
+"""Rank allocation by the singular values of the weights: only low-rank matrices are trained, as in WeLore."""
 
 from __future__ import annotations
 
@@ -8,36 +8,48 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.components import CalibrationBatches
-from rerank.finetune.inspection.spectra import select_common_rank_threshold
+from rerank.finetune.inspection.spectra import inspected_weight_rank_profile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Welore:
-    """Rank allocation in which the rank of a matrix is its number of normalised singular values above a threshold.
+    """Rank allocation that adapts low-rank matrices with rank ``r`` and leaves all other matrices frozen.
 
-    Singular values are divided by the largest one of their matrix. All matrices share one threshold: the lowest one
-    that stays within the budget. Matrices with a flat spectrum get larger ranks, and matrices of low rank get smaller
-    ranks, but at least 1. Singular values equal to the threshold do not count, so part of the budget may be unused.
+    Singular values are divided by the largest one of their matrix. All matrices share one threshold: the lowest one for
+    which the fraction of values up to it, averaged over matrices, is at least ``reduction``. A matrix is low-rank if
+    its own fraction is at least ``reduction``.
+
+    Attributes:
+        reduction: Mean fraction of singular values up to the threshold.
     """
 
     paper: ClassVar[str] = "Jaiswal et al., 2024, arXiv 2407.11239 (WeLore)"
-    summary: ClassVar[str] = "Ranks from one threshold on the normalised singular values of all matrices"
+    summary: ClassVar[str] = "Adapts only matrices whose singular values decay quickly, and freezes the others"
+    differs: ClassVar[str] = "The model is not compressed, and an adapter is trained instead of factors of its matrices"
+
+    reduction: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 < self.reduction < 1:
+            raise UsageError(f"Option reduction is {self.reduction}", expected="above 0 and below 1")
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return module name -> number of normalised singular values above the common threshold.
+        """Return module name -> ``r`` for low-rank matrices and 0 for others.
 
         Raises:
-            UsageError: There are no targets, or the mean rank is below 1.
+            UsageError: There are no targets, or the rank is below 1.
         """
         if not targets or r < 1:
             raise UsageError(
-                f"The mean rank is {r} for {len(targets)} matrices",
-                expected="a mean rank of at least 1 and at least one matrix",
+                f"The rank is {r} for {len(targets)} matrices", expected="a rank of at least 1 and at least one matrix"
             )
         spectra = {name: _weight_spectrum(model.get_submodule(name).weight) for name in targets}
-        values = sum(map(len, spectra.values()))
-        _, ranks = select_common_rank_threshold(spectra, values - r * len(targets), lambda spectrum: 1)
-        return ranks
+        _, retained = inspected_weight_rank_profile(spectra, self.reduction)
+        dropped = {name: 1 - retained[name] / len(values) for name, values in spectra.items()}
+        # Every matrix retains at least one value, so that very small matrices may all stay below the option.
+        least = min(self.reduction, max(dropped.values()))
+        return {name: r if dropped[name] >= least else 0 for name in targets}
 
 
 def _weight_spectrum(weight: Any) -> list[float]:

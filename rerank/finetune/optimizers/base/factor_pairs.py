@@ -1,8 +1,7 @@
 """Factor pairs B A of low-rank adapters, and AdamW on gradients that are adjusted per pair.
 
 Let W + s B A be the adapted matrix with A (r x n) and B (m x r), and g (m x n) its gradient. Automatic differentiation
-gives dA = s B' g and dB = s g A'. The functions of this module replace dA and dB as described in the cited papers,
-without computing g.
+gives dA = s B' g and dB = s g A'. A `GradientAdjustment` replaces dA and dB without computing g.
 """
 
 from __future__ import annotations
@@ -115,42 +114,5 @@ def lora_fa_adjustment(damping: float) -> GradientAdjustment:
         # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
         aa = damped_gram_of_factor(widen_optimizer_tensor(pair.a), damping)
         return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
-
-    return adjust
-
-
-def lora_pro_adjustment(damping: float) -> GradientAdjustment:
-    """Return the adjustment of LoRA-Pro: gA and gB for which s (B gA + gB A) is as close as possible to g.
-
-    Among all such pairs of gradients, gA and gB are the closest to dA and dB.
-
-        gA = (B'B)^-1 dA / s^2 + X A
-        gB = (I - B (B'B)^-1 B') dB (A A')^-1 / s^2 - B X
-        B'B X + X A A' = -(B'B)^-1 dA A' / s^2
-
-    Source: Wang et al., arXiv 2407.18242, section 2. While B = 0, gA = dA = 0.
-    """
-
-    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = da.dtype
-        aa, bb = (
-            damped_gram_of_factor(widen_optimizer_tensor(pair.a), damping),
-            damped_gram_of_factor(widen_optimizer_tensor(pair.b).T, damping),
-        )
-        a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
-        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
-        # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
-        (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
-        inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
-        inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
-        right = -(inverse_bb @ da @ a.T) / pair.scale**2
-        sums = values_bb[:, None] + values_aa[None, :]
-        x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
-        # (I - B (B'B)^-1 B') dB is the part of dB outside the column space of B; no m x m matrix is needed.
-        outside = db - b @ (inverse_bb @ (b.T @ db))
-        # gA (r, n) and gB (m, r) as in the docstring, with the solution X from above.
-        new_a = inverse_bb @ da / pair.scale**2 + x @ a
-        new_b = outside @ inverse_aa / pair.scale**2 - b @ x
-        return new_a.to(dtype), new_b.to(dtype)
 
     return adjust

@@ -68,7 +68,7 @@ class ProjectionRule:
     Attributes:
         rank: Dimension of the subspace; at most the shorter side of the matrix.
         gap: Number of steps between two choices of the subspace.
-        scale: Factor by which the update is multiplied.
+        scale: Factor by which the projection back from the subspace, or the whole scaled gradient, is multiplied.
         basis: Basis of the subspace: singular vectors (``svd``), columns of the cosine transform (``cosine``), or
             Gaussian noise (``noise``).
         rest: Treatment of the part of the gradient outside the subspace. ``drop`` ignores it; ``add`` adds it with a

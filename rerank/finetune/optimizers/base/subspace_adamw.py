@@ -6,13 +6,15 @@ n):
     C = G P                                             P (n x r) spans the subspace; it changes every ``gap`` steps
     c = (F + damping I)^-1 C, or C                      F: outer products of the last ``history`` C, summed
     U = mean / (root of mean square + eps) of c         Adam's moments, both m x r
-    W <- W - lr scale update - lr weight_decay W
+    W <- W - lr update - lr weight_decay W
 
-    update = U P'                                       rest "drop"     GaLore, arXiv 2403.03507, algorithm 2
-    update = U P' + limit(phi (G - C P'))               rest "add"      Fira, arXiv 2410.01623
-    update = limit(phi G)                               rest "instead"  APOLLO, arXiv 2412.05270, algorithm 1
+    update = scale U P'                                   rest "drop"     GaLore, arXiv 2403.03507, algorithm 2
+    update = scale U P' + limit(phi (G - scale C P'))     rest "add"      Fira, arXiv 2410.01623
+    update = scale limit(phi G)                           rest "instead"  APOLLO, arXiv 2412.05270, algorithm 1
     phi = |U_i| / |C_i| for row i, or the ratio of the norms of the whole matrices
-    limit: the norm may be at most 1.01 times the norm in the previous step
+    limit: the norm before Adam's bias correction may be at most 1.01 times that norm in the previous step
+
+As in the authors' code, Fira's scale multiplies both projections, and limits apply before the bias correction.
 
 Parameters that are not matrices are updated by plain AdamW. The key ``projected`` of a parameter group states whether
 its parameters are matrices to project.
@@ -195,13 +197,13 @@ class SubspaceAdamW(ExactStateOptimizer):
                 update = self._update(grad, self.state[weight], group, self._place[weight])
                 wide_weight = widen_optimizer_tensor(weight)
                 wide_weight.mul_(1 - group["lr"] * group["weight_decay"])
-                wide_weight.sub_(update.T if is_transposed else update, alpha=group["lr"] * self.rule.scale)
+                wide_weight.sub_(update.T if is_transposed else update, alpha=group["lr"])
                 if wide_weight is not weight:
                     weight.copy_(wide_weight)
         return loss
 
     def _update(self, grad: Tensor, state: OptimizerState, group: OptimizerState, place: int) -> Tensor:
-        """Return the update (m x n) before it is multiplied by learning rate and scale."""
+        """Return the update (m x n) before it is multiplied by the learning rate."""
         rule, rank = self.rule, min(self.rule.rank, grad.shape[1])
         steps = int(state.get("step", 0))
         if steps % rule.gap == 0:
@@ -216,14 +218,16 @@ class SubspaceAdamW(ExactStateOptimizer):
         # A step of Adam from 0 with the learning rate -1 gives U itself.
         direction = torch.zeros_like(low)
         step_adamw([direction], [adam_input], [state], {**group, "lr": -1.0, "weight_decay": 0.0})
-        if rule.rest == "instead":
-            return limit_update_growth(adam_norm_ratio(direction, low, rule.tensorwise) * grad, state)
-        update = direction @ basis.T  # U P' (m, n)
-        if rule.rest == "add":
-            update += limit_update_growth(
-                adam_norm_ratio(direction, low, rule.tensorwise) * (grad - low @ basis.T), state
-            )
-        return update
+        update: Tensor = rule.scale * direction @ basis.T  # (m, n)
+        if rule.rest == "drop":
+            return update
+        # Bias correction multiplies U, and therefore phi, by the same number in every row.
+        beta1, beta2 = group["betas"]
+        correction = math.sqrt(1 - beta2 ** (steps + 1)) / (1 - beta1 ** (steps + 1))
+        phi = adam_norm_ratio(direction, low, rule.tensorwise) / correction
+        rest = grad if rule.rest == "instead" else grad - rule.scale * low @ basis.T
+        limited: Tensor = correction * limit_update_growth(phi * rest, state)
+        return rule.scale * limited if rule.rest == "instead" else update + limited
 
     def _remember(self, low: Tensor, state: OptimizerState, steps: int) -> Tensor:
         """Store the projected gradient, and return the last s projected gradients (s x mr) in arbitrary order."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
 from rerank.finetune.adapters.base.frozen_basis import FactorBuilder, FrozenBasis
+from rerank.finetune.adapters.base.targets import require_adapter_option_at_least
 from rerank.finetune.components import CalibrationBatches
 from rerank.models.adapters import read_model_adapter_settings
 
@@ -31,12 +32,16 @@ class LoraSb(FrozenBasis):
     cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436). The average can be the basis of the next round.
 
     Attributes:
-        eta: Size of the first step: the learning rate of full training divided by the number of warm-up steps.
+        eta: Size of the first step; None for the learning rate of the recipe divided by its number of warm-up steps, as
+            in the authors' code.
+        samples: Number of lists over which the gradient is averaged, or all of the training if it has fewer; 50 as in
+            the authors' training on arithmetic.
         basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, directions are computed.
     """
 
     r: int = 64
-    eta: float = 1e-5
+    eta: float | None = None
+    samples: int = 50
     basis: str = ""
 
     paper: ClassVar[str] = "Ponkshe et al., 2024, arXiv 2411.19557 (LoRA-SB)"
@@ -46,8 +51,9 @@ class LoraSb(FrozenBasis):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if self.eta <= 0:
+        if self.eta is not None and self.eta <= 0:
             raise UsageError(f"Option eta is {self.eta}", expected="above 0")
+        require_adapter_option_at_least("samples", self.samples, 1)
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check that the basis exists and belongs to the recipe's base model.
@@ -80,9 +86,10 @@ class LoraSb(FrozenBasis):
             return lambda name, weight: factor_modules_between(*(factor.to(weight.device) for factor in basis[name]))
         from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
 
-        gradients = compute_mean_loss_gradients(model, names, calibrate)
+        gradients = compute_mean_loss_gradients(model, names, calibrate, lists=self.samples)
+        eta = calibrate.first_lr if self.eta is None else self.eta
         # The first step of a sign-based optimizer such as Adam: D = -eta sign(G).
-        return lambda name, weight: self.factor_modules(-self.eta * gradients[name].sign())
+        return lambda name, weight: self.factor_modules(-eta * gradients[name].sign())
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return V' with a trainable R = S, and the frozen factor U, from the SVD U S V' of the first step."""

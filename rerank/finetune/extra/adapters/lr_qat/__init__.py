@@ -44,6 +44,7 @@ class LrQat(LinearTargets, PeftAdapter):
 
     paper: ClassVar[str] = "Bondarenko et al., 2024, arXiv 2406.06385 (LR-QAT)"
     summary: ClassVar[str] = "Trains low-rank factors inside the rounding to a few bits"
+    differs: ClassVar[str] = "Frozen weights keep the data type of the model instead of fewer bits"
     shape: ClassVar[ParameterKind] = "lora"
     identity: ClassVar[bool] = False
     saves: ClassVar[Literal["adapter", "model"]] = "model"

@@ -8,7 +8,7 @@ again, no telemetry is sent, and no model card is written next to checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -158,6 +158,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         self._loss_values = {}
         self.tokens = 0
         self.folder = Path(str(args.output_dir))
+        self._epochs = places.epochs
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -214,7 +215,7 @@ class GrpoRun(TrainingRun):
     @property
     def _batches(self) -> FirstBatches:
         """Calibration batches with one labelled permutation each."""
-        return FirstBatches(places=self._gold, size=1, module=self._module, device=self._device, dtype=self._dtype)
+        return replace(super()._batches, places=self._gold, size=1)
 
     def _module(self, model: Any) -> ListwiseModule:
         return ListwiseModule(model, [WeightedLoss(name="lm", loss=Lm())], packs=False)

@@ -35,6 +35,9 @@ class Sara(AdamOptions):
 
     paper: ClassVar[str] = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"
     summary: ClassVar[str] = "AdamW on the fraction of weights with the smallest absolute values"
+    differs: ClassVar[str] = (
+        "One fraction per parameter instead of a threshold for all; no nuclear-norm penalty, dense gradients"
+    )
     fits: ClassVar[frozenset[ParameterKind]] = FULL
     reason: ClassVar[str] = "It trains the smallest of the model's own weights, which adapters freeze"
 

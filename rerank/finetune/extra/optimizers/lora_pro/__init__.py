@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,18 +12,17 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPro(AdamOptions):
-    """AdamW on gradients of A and B that are adjusted in pairs; it needs as much memory as `adamw`.
+    """AdamW on the gradient of each matrix that a change of both factors can follow, projected onto the factors again.
 
-    This is a variant of the published method. The authors' code reconstructs the m x n gradient of every adapted
-    matrix, keeps Adam's moments for the full gradient, and projects the result, which loses LoRA's memory advantage.
-    The published results were not obtained with this variant.
+    Adam's moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as
+    much memory as AdamW in full training of the adapted matrices.
 
     Attributes:
         damping: Term added to the diagonals of A A' and B'B before they are inverted.
     """
 
     paper: ClassVar[str] = "Wang et al., ICLR 2025, arXiv 2407.18242 (LoRA-Pro)"
-    summary: ClassVar[str] = "AdamW on factor gradients adjusted to follow the gradient of the matrix"
+    summary: ClassVar[str] = "Factor steps that follow AdamW on the matrix; keeps full-size moments"
     fits: ClassVar[frozenset[ParameterKind]] = LORA
     reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, which other adapters lack"
 
@@ -33,16 +33,23 @@ class LoraPro(AdamOptions):
         super().__post_init__()
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
+    def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return 2 m n per pair of an A (r x n) and the B (m x r) that follows it, and 2 per value of a vector."""
+        vectors = sum(2 * size for rows, size in shapes if rows == 1)
+        matrices = [shape for shape in shapes if min(shape) > 1]
+        return vectors + sum(2 * m * n for (_, n), (m, _) in zip(matrices[::2], matrices[1::2], strict=True))
+
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return AdamW with the gradient adjustment of LoRA-Pro.
+        """Return the optimizer over the trainable parameters of the model.
 
         Raises:
             UsageError: The model has no factor pairs.
         """
-        from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, find_factor_pairs, lora_pro_adjustment
+        from rerank.finetune.extra.optimizers.lora_pro.equivalent_gradient import EquivalentGradientAdamW
+        from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
         from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
         groups = make_parameter_groups(model, weight_decay)
-        return FactorAdamW(
-            groups, pairs=find_factor_pairs(model), adjust=lora_pro_adjustment(self.damping), lr=lr, **self.moments
+        return EquivalentGradientAdamW(
+            groups, pairs=find_factor_pairs(model), damping=self.damping, lr=lr, **self.moments
         )

@@ -66,7 +66,9 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
     for name in prompt_names():
         template = load_prompt(name)
         digests.add(template.digest)
-        roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
+        roles = [
+            message.role for message in template.render("q", ["a", "b"], scores=[2.0, 1.0]) if message.role != "system"
+        ]
         if template.plain_text or template.verbatim:
             assert set(roles) == {"text" if template.plain_text else "verbatim"}
             continue
@@ -240,9 +242,9 @@ def test_user_text_is_never_interpreted(query: str, passages: list[str], jinja: 
 )
 def test_hostile_text_stays_text(text: str) -> None:
     for name in prompt_names():
-        assert text in shown(load_prompt(name).render("q", [text]))
+        assert text in shown(load_prompt(name).render("q", [text], scores=[1.0]))
         if name not in ("query_likelihood", "query_question"):  # the model is to guess the query
-            assert text in shown(load_prompt(name).render(text, ["p"]))
+            assert text in shown(load_prompt(name).render(text, ["p"], scores=[1.0]))
 
 
 def test_brackets_can_be_left_alone() -> None:

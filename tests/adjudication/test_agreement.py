@@ -42,7 +42,9 @@ def test_nothing_in_common_and_nothing_to_disagree_on() -> None:
 
 
 def test_documents_without_a_judgment_do_not_count() -> None:
-    found = compute_assessor_agreement({"q": {"a": 1, "b": -1, "c": 0, "d": EXCLUDED}}, {"q": {"a": 1, "b": 1, "c": -1, "d": 0}})
+    found = compute_assessor_agreement(
+        {"q": {"a": 1, "b": -1, "c": 0, "d": EXCLUDED}}, {"q": {"a": 1, "b": 1, "c": -1, "d": 0}}
+    )
     assert found.documents == 1
 
 

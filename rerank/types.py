@@ -312,8 +312,7 @@ class Run(Mapping[str, Ranking]):
 UNJUDGED = -1
 #: Grade of documents that must not be ranked for a query, as ir_datasets writes BRIGHT's excluded ids.
 EXCLUDED = -100
-#: Grades that say nothing about relevance.
-NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})
+NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})  # grades that say nothing about relevance
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):

@@ -312,6 +312,7 @@ class Run(Mapping[str, Ranking]):
 UNJUDGED = -1
 #: Grade of documents that must not be ranked for a query, as ir_datasets writes BRIGHT's excluded ids.
 EXCLUDED = -100
+NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})  # grades that say nothing about relevance
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):
@@ -350,8 +351,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
     def judged(self) -> Qrels:
         """Return the judgments without documents that were not judged or are excluded. All queries are kept."""
-        dropped = {UNJUDGED, EXCLUDED}
-        rows = {q: {doc: g for doc, g in grades.items() if g not in dropped} for q, grades in self.items()}
+        rows = {q: {doc: g for doc, g in grades.items() if g not in NOT_JUDGED} for q, grades in self.items()}
         return Qrels(rows, name=self.name)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
-from rerank.types import UNJUDGED, Qrels
+from rerank.types import NOT_JUDGED, Qrels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,8 +103,8 @@ def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
 
 
 def judged_topics(qrels: Qrels) -> tuple[str, ...]:
-    """Return the topics with a judged document. A topic whose documents all have grade -1 has not been judged yet."""
-    return tuple(topic for topic, judged in qrels.items() if set(judged.values()) - {UNJUDGED})
+    """Return the topics with a judged document. Documents with a grade of `NOT_JUDGED`, such as -1, do not count."""
+    return tuple(topic for topic, judged in qrels.items() if set(judged.values()) - NOT_JUDGED)
 
 
 def _grade_pairs(
@@ -114,7 +114,7 @@ def _grade_pairs(
     for topic, judged in first.items():
         other = second.get(topic, {})
         for doc, grade in judged.items():
-            if doc in other and UNJUDGED not in (grade, other[doc]):
+            if doc in other and NOT_JUDGED.isdisjoint((grade, other[doc])):
                 yield grade, other[doc]
 
 

@@ -19,7 +19,7 @@ from rerank.adjudication.agreement import cohen_kappa
 from rerank.adjudication.krippendorff_alpha import ALPHA_LEVELS, count_grade_coincidences, krippendorff_alpha
 from rerank.adjudication.pools import Floats, Ints
 from rerank.errors import DataError, UsageError
-from rerank.types import UNJUDGED
+from rerank.types import NOT_JUDGED
 
 #: Fewest topics with which an interval is given: samples of fewer topics hardly vary.
 LEAST_TOPICS = 5
@@ -185,7 +185,7 @@ def _judged_grades(qrels: Mapping[str, Mapping[str, int]], relevant: int | None)
         topic: {
             doc: grade if relevant is None else int(grade >= relevant)
             for doc, grade in judged.items()
-            if grade != UNJUDGED
+            if grade not in NOT_JUDGED
         }
         for topic, judged in qrels.items()
     }

@@ -12,7 +12,7 @@ from rerank.types import Qrels, Ranking, Run
 #: Kinds of judge scores that do not depend on the other documents of the window. All other kinds, including those of
 #: unknown judges, may give a document another score in a shorter list, so they are calibrated only at the depth of
 #: their run. Judges without scores are treated in the same way.
-_ABSOLUTE = ("log-odds", "log-likelihood", "cross-encoder score")
+_ABSOLUTE = ("log-odds", "log-likelihood", "logit of the word", "cross-encoder score")
 #: Depths at which absolute scores are fitted and reported, in addition to the full length of the lists.
 DEPTHS = (5, 20, 100)
 

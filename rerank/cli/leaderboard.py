@@ -181,7 +181,7 @@ def export_runs_command(
     """Export runs for other leaderboards: TIREx submissions in OUT/tirex and results of an mteb task in OUT/mteb."""
     from rerank.collections import open_collection_qrels
     from rerank.leaderboard.entries import find_board_entries
-    from rerank.leaderboard.tirex_export import write_tirex_submission
+    from rerank.leaderboard.tirex_export import check_folders_of_exported_runs, write_tirex_submission
     from rerank.mmteb.run_results import write_run_as_mteb_result
     from rerank.types import Run
 
@@ -191,6 +191,7 @@ def export_runs_command(
     entries, notes = find_board_entries(runs)
     for note in notes:
         print_note(f"note: {note}")
+    check_folders_of_exported_runs(entry.name for entry in entries)
     for entry in entries:
         typer.echo(
             write_tirex_submission(entry, out / "tirex", team=team, collection=collection, repository=repository)

@@ -104,4 +104,6 @@ def _group_ratings(text: str, count: int) -> dict[int, float]:
     if ratings := parse_identifier_scores(text, count):
         return ratings
     ranked = parse_permutation(text, count).order
+    if len(ranked) < min(2, count):  # such as the beginning of truncated scores
+        return {}
     return {position: _BEST * (1 - rank / count) for rank, position in enumerate(ranked)}

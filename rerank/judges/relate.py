@@ -29,14 +29,19 @@ class Relate(PromptJudge):
     truncated. The prompt of the request contains the texts that are scored: one message with the query, then one per
     document.
 
+    Attributes:
+        together: Whether the model reads the documents of a window together, as jina-reranker-v3 does, so that a score
+            depends on the other documents.
+
     Raises:
         UsageError: Another prompt than the default is given. Cross-encoders do not use prompts.
     """
 
     needs = (CrossEncoderTask,)
     prompt = "pair"
-    score_kind = ScoreKind("cross-encoder score", "absolute")
     sorts_by_score = True
+
+    together: bool = False
 
     def __post_init__(self) -> None:
         """Check that no other prompt is given, since it would have no effect."""
@@ -47,6 +52,13 @@ class Relate(PromptJudge):
                 expected="no prompt",
                 remedy="Omit --prompt",
             )
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """The score, which can be compared between lists unless documents are read together."""
+        if self.together:
+            return ScoreKind("relevance within the list", "within")
+        return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the scores of all pairs."""

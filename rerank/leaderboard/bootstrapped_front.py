@@ -16,6 +16,8 @@ from rerank.evaluation.significance.base import Floats
 #: Largest and smallest number of bootstrap samples, and the number of topics drawn in all samples that is not exceeded
 #: between them, because the page repeats the bootstrap while its reader types.
 _MOST, _FEWEST, _DRAWN = 1000, 100, 1_000_000
+#: Decimals of the means of samples.
+_DECIMALS = 9
 #: Fraction of the samples below and above the band.
 TAIL = 0.025
 
@@ -53,7 +55,8 @@ def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront
     levels, level_of_run = np.unique(np.asarray(costs, dtype=np.float64), return_inverse=True)
     # (runs, draws) means of the samples; the last column is the mean over the topics themselves
     counts = _count_sampled_topics(values.shape[1])
-    means = np.column_stack([values @ counts.T / values.shape[1], values.mean(axis=1)])
+    # rounded, so that runs with equal means tie however the scores are added up, here and on the page
+    means = np.column_stack([values @ counts.T / values.shape[1], values.mean(axis=1)]).round(_DECIMALS)
     highest = np.stack([means[level_of_run == level].max(axis=0) for level in range(len(levels))])
     envelope = np.maximum.accumulate(highest, axis=0)
     cheaper = np.vstack([np.full(means.shape[1], -np.inf), envelope[:-1]])

@@ -79,7 +79,7 @@ const numbers = (() => {
   function front(costs, values) {
     const topics = values[0].length, levels = [...new Set(costs)].sort((a, b) => a - b), levelOf = costs.map((cost) => levels.indexOf(cost));
     const draw = (weights) => {
-      const means = values.map((row) => row.reduce((sum, value, at) => sum + value * weights[at], 0) / topics), highest = levels.map(() => -Infinity);
+      const means = values.map((row) => Math.round((1e9 * row.reduce((sum, value, at) => sum + value * weights[at], 0)) / topics) / 1e9), highest = levels.map(() => -Infinity);
       means.forEach((mean, run) => { highest[levelOf[run]] = Math.max(highest[levelOf[run]], mean); });
       const best = [];
       highest.forEach((value, level) => best.push(level ? Math.max(best[level - 1], value) : value));

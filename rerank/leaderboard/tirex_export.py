@@ -6,11 +6,12 @@ The metadata follow ir-metadata (ir-metadata.org) with the fields that tira's fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import UsageError
+from rerank.errors import DataError, UsageError
 from rerank.io.run_files import write_run
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.entries import Entry
@@ -47,6 +48,22 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
     with replace_text_file(folder / "ir-metadata.yml") as stream:
         yaml.safe_dump(_ir_metadata(entry, team, collection, repository), stream, sort_keys=False, allow_unicode=True)
     return folder
+
+
+def check_folders_of_exported_runs(names: Iterable[str]) -> None:
+    """Check that every run gets a folder of its own, before one overwrites another.
+
+    Raises:
+        DataError: Two names give the same folder.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(folder_of_exported_run(name), name)) != name:
+            raise DataError(
+                f"The runs {other!r} and {name!r} would both be written to {folder_of_exported_run(name)!r}",
+                expected="names that differ in letters or digits",
+                remedy="Change the name in one of the cards",
+            )
 
 
 def folder_of_exported_run(name: str) -> str:

@@ -14,7 +14,9 @@ _SCORED = re.compile(
 
 
 def parse_identifier_scores(text: str, count: int) -> dict[int, float]:
-    """Return the scores in the last JSON object of a reply; any text is allowed, and the object may be truncated.
+    """Return the scores in the last JSON object with scores; any text is allowed, and the object may be truncated.
+
+    A reply without braces counts as one object.
 
     Args:
         text: The reply. Thoughts, and reasons in tags, are ignored.
@@ -27,6 +29,9 @@ def parse_identifier_scores(text: str, count: int) -> dict[int, float]:
     >>> parse_identifier_scores('<reason>[2] is better</reason><answer>{"[1]": 3, "[2]": 8}</answer>', 2)
     {0: 3.0, 1: 8.0}
     """
-    _, opened, inside = normalize_reply_signs(extract_answer_without_thoughts(text)).rpartition("{")
-    pairs = ((int(number), float(score)) for number, score in _SCORED.findall(inside if opened else ""))
-    return {number - 1: score for number, score in pairs if 1 <= number <= count}
+    before, *objects = normalize_reply_signs(extract_answer_without_thoughts(text)).split("{")
+    for inside in reversed(objects or [before]):
+        pairs = ((int(number), float(score)) for number, score in _SCORED.findall(inside))
+        if scores := {number - 1: score for number, score in pairs if 1 <= number <= count}:
+            return scores
+    return {}

@@ -45,7 +45,10 @@ _FIRST_JUDGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "score": ("yes", "no"),
 }
 #: Judge -> option added after 2d4cd24 -> value, with the same meaning as in `_LATER_STRATEGY_OPTIONS`.
-_LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {"pick": {"constrain": True, "identifiers": "letters"}}
+_LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "pick": {"constrain": True, "identifiers": "letters"},
+    "relate": {"together": False},
+}
 #: The same for options of the base class of judges; attention, which had its own before, still writes it.
 _LATER_OPTIONS_OF_ALL_JUDGES: Mapping[str, Any] = {"first_stage": 0.0}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")

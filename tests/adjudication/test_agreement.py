@@ -7,7 +7,7 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from rerank.adjudication.agreement import compute_assessor_agreement, judged_topics, topics_judged_by_both
-from rerank.types import Qrels
+from rerank.types import EXCLUDED, Qrels
 
 A = {"q1": {"a": 0, "b": 1, "c": 2, "d": 3, "only": 1}, "q2": {"e": 2, "f": 2}, "q3": {"x": 1}}
 B = {"q1": {"a": 0, "b": 2, "c": 2, "d": 1, "other": 0}, "q2": {"e": 2, "f": 0}}
@@ -42,11 +42,13 @@ def test_nothing_in_common_and_nothing_to_disagree_on() -> None:
 
 
 def test_documents_without_a_judgment_do_not_count() -> None:
-    found = compute_assessor_agreement({"q": {"a": 1, "b": -1, "c": 0}}, {"q": {"a": 1, "b": 1, "c": -1}})
+    found = compute_assessor_agreement(
+        {"q": {"a": 1, "b": -1, "c": 0, "d": EXCLUDED}}, {"q": {"a": 1, "b": 1, "c": -1, "d": 0}}
+    )
     assert found.documents == 1
 
 
 def test_a_pool_without_a_judgment_is_no_judged_topic() -> None:
-    pooled = Qrels({"q1": {"a": -1, "b": -1}, "q2": {"a": -1, "b": 0}, "q3": {}})
+    pooled = Qrels({"q1": {"a": -1, "b": EXCLUDED}, "q2": {"a": -1, "b": 0}, "q3": {}})
     assert judged_topics(pooled) == ("q2",)
     assert topics_judged_by_both(Qrels(A), pooled) == ("q2",)

@@ -132,3 +132,4 @@ def test_a_ranking_keeps_its_documents(folder: Path) -> None:
     reranker = Reranker.from_pretrained(str(folder), method="last-but-not-late", dtype="float32", device="cpu")
     hits = reranker.rank(QUERY, docs)
     assert sorted(hit.document.id for hit in hits) == ["d0", "d1", "d2", "d3"]
+    assert not hits.report.has_absolute_scores  # passages are read together

@@ -79,6 +79,7 @@ def test_documents_without_a_score_keep_their_positions() -> None:
         ('{"[7]": 3}', "empty"),
         ('<reason> {"[1]": 3', "empty"),
         ('{"[1]": 3, "[2]": 1', "partial"),  # the last number may have been 10
+        ('{"[1]": 1', "empty"),
         ("[2] > [1] > [3] > [4]", "ok"),
     ],
 )

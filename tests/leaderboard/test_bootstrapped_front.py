@@ -40,3 +40,11 @@ def test_many_topics_get_fewer_samples() -> None:
 def test_equal_runs_share_the_front() -> None:
     found = bootstrap_front([1.0, 1.0, 1.0], np.array([[0.2, 0.4], [0.2, 0.4], [0.1, 0.1]]))
     assert found.shares.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_runs_with_equal_means_tie_in_every_sample() -> None:
+    first = np.random.default_rng(0).integers(0, 11, 43)
+    second = np.concatenate([first[:20][::-1], first[20:]])
+    drawn = np.array(sample_topics(43, 1000 * 43)).reshape(1000, 43)
+    better = second[drawn].sum(axis=1) > first[drawn].sum(axis=1)  # of whole numbers, without rounding
+    assert bootstrap_front([1.0, 2.0], np.stack([first, second]) / 10).shares.tolist() == [1.0, better.mean()]

@@ -1,4 +1,4 @@
-"""TIREx submissions: the fields that tira requires, and what is refused.."""
+"""TIREx submissions: the fields that tira requires, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rerank.errors import UsageError
+from rerank.errors import DataError, UsageError
 from rerank.io.run_files import read_run
 from rerank.leaderboard.entries import entries_of_recorded_scores, find_board_entries
 from rerank.leaderboard.recorded_scores import RecordedScores
 from rerank.leaderboard.table_exports import board_as_recorded_scores
-from rerank.leaderboard.tirex_export import folder_of_exported_run, write_tirex_submission
+from rerank.leaderboard.tirex_export import (
+    check_folders_of_exported_runs,
+    folder_of_exported_run,
+    write_tirex_submission,
+)
 from tests.leaderboard.made import HOSTILE, board, files
 from tests.raising import raises
 
@@ -38,6 +42,12 @@ def test_the_run_and_the_required_fields(tmp_path: Path) -> None:
 def test_names_of_folders() -> None:
     assert folder_of_exported_run(f"../<b>{HOSTILE}</b>") == "b-script-alert-x-script-b"
     assert folder_of_exported_run("..") == "run"
+
+
+def test_no_run_overwrites_another_one() -> None:
+    check_folders_of_exported_runs(["My run", "my run", "My_run"])
+    with raises(DataError, "'My run' and 'My-run'"):
+        check_folders_of_exported_runs(["My run", "other", "My-run"])
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

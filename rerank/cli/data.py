@@ -47,7 +47,8 @@ def list_models_command(
 ) -> None:
     """List the models that can be referenced by name, and whether they are downloaded.
 
-    With --all, list rerankers: family, kind, licence, source of the prompt, and whether it was verified.
+    With --all, list rerankers: kind, whether the prompt was verified, and licence. JSON has all keys, such as the
+    family, the hub id, the method and the source of the prompt.
     """
     if context.invoked_subcommand:
         return
@@ -56,7 +57,7 @@ def list_models_command(
     if rerankers:
         presets, keys = (
             list_rerankers(),
-            ("name", "family", "kind", "licence", "verified", "hub_id", "method", "prompt"),
+            ("name", "kind", "verified", "licence"),  # what fits into 80 columns
         )
         cells = [[row[key] for key in keys] for row in presets]
         emit_output({"models": presets}, form=form, text=lambda: print_table(keys, cells), rows="models")

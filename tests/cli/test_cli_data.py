@@ -85,7 +85,7 @@ def test_all_rerankers_are_listed(cli: Cli) -> None:
     table = cli("models", "--all").stdout.splitlines()
     assert table[0].split("\t") == ["name", "kind", "verified"]
     assert len(table) == len(rows) + 1
-    assert sum(max(len(row[key]) for row in rows) for key in ("name", "kind")) <= 60  # names are not broken in 80 columns
+    assert sum(max(len(row[key]) for row in rows) for key in ("name", "kind")) <= 60  # of 80 columns
 
 
 def test_rerankers_are_not_pulled(cli: Cli) -> None:

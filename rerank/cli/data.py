@@ -47,17 +47,15 @@ def list_models_command(
 ) -> None:
     """List the models that can be referenced by name, and whether they are downloaded.
 
-    With --all, list rerankers: family, kind, licence, source of the prompt, and whether it was verified.
+    With --all, list rerankers: kind, and whether the prompt was verified. JSON has all keys, such as the family, the
+    licence, the method and the source of the prompt.
     """
     if context.invoked_subcommand:
         return
     from rerank.models import list_models, list_rerankers
 
     if rerankers:
-        presets, keys = (
-            list_rerankers(),
-            ("name", "family", "kind", "licence", "verified", "hub_id", "method", "prompt"),
-        )
+        presets, keys = list_rerankers(), ("name", "kind", "verified")  # what fits into 80 columns
         cells = [[row[key] for key in keys] for row in presets]
         emit_output({"models": presets}, form=form, text=lambda: print_table(keys, cells), rows="models")
         return

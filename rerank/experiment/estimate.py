@@ -12,6 +12,7 @@ from typing import Any
 
 from rerank.experiment.collected_requests import collect_run_requests
 from rerank.experiment.prepare import PreparedRun
+from rerank.experiment.provider_batches import batch_interface_of_run
 from rerank.models.prices import compute_model_cost, estimate_search_units
 from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.usage import Usage
@@ -28,8 +29,10 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
         ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.
 
     Raises:
-        UsageError: ``in_batches`` is set, and a request depends on a reply.
+        UsageError: ``in_batches`` is set, and the backend has no batch interface or a request depends on a reply.
     """
+    if in_batches:
+        batch_interface_of_run(prepared)
     counter, counted = prepared.backend.tokens, Usage()
 
     def count(request: Request) -> None:

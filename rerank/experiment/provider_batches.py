@@ -32,7 +32,7 @@ def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
     Raises:
         UsageError: The backend has no batch interface, or requests depend on replies.
     """
-    _batch_interface(prepared)
+    batch_interface_of_run(prepared)
     requests: dict[str, Request] = {}
 
     def collect(request: Request) -> None:
@@ -69,7 +69,7 @@ def answer_run_in_batches(
         return
     run = _BatchedRun(
         backend=backend,
-        interface=_batch_interface(prepared),
+        interface=batch_interface_of_run(prepared),
         record=record,
         requests=collect_requests_for_batches(prepared) if requests is None else requests,
         on_batch=on_batch,
@@ -79,7 +79,12 @@ def answer_run_in_batches(
         run.submit_rest()
 
 
-def _batch_interface(prepared: PreparedRun) -> BatchInterface:
+def batch_interface_of_run(prepared: PreparedRun) -> BatchInterface:
+    """Return the batch interface of a run's backend.
+
+    Raises:
+        UsageError: The backend has none.
+    """
     if not isinstance(prepared.backend, BatchBackend):
         raise UsageError(
             f"--provider-batch with the model {prepared.spec.model}",

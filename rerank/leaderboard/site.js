@@ -112,11 +112,17 @@ function setUp(section) {
         + (gains.length ? `* ${gains.filter(Boolean).length} of ${many(gains.length, "gain", "gains")} over the runs' own first stages are significant, ${corrected(gains.length, "gains")}. ` : "")
         + (found.marks ? `↑ and ↓ compare with ${board.runs[table.baseline].name}, ${corrected(others, "comparisons")}.` : "");
   }
-  // Draws the Pareto front of the runs that are shown; points and labels keep their places.
+  // Draws the Pareto front of the runs that are shown, and names those of unknown cost; points and labels keep their places.
   function updatePlot(figure, board, m, visible) {
     const svg = figure.querySelector("svg"), { high, down, top, bottom, right } = Object.fromEntries(Object.entries(svg.dataset).map(([name, value]) => [name, Number(value)]));
     const points = all(".point", svg), shown = points.filter((point) => visible.has(Number(point.dataset.run)));
     points.forEach((point) => { point.style.display = visible.has(Number(point.dataset.run)) ? "" : "none"; });
+    const unknown = figure.querySelector(".unknown"), without = [...visible].filter((run) => board.costs[figure.dataset.cost][run] === null).sort((a, b) => a - b);
+    if (unknown) {
+      unknown.hidden = !without.length;
+      unknown.querySelector("summary").textContent = `Not shown, because their cost is unknown: ${without.length} of ${many(visible.size, "run", "runs")}.`;
+      unknown.querySelector("p").textContent = without.map((run) => board.runs[run].name).join(", ");
+    }
     const runs = shown.map((point) => Number(point.dataset.run)), costs = runs.map((run) => board.costs[figure.dataset.cost][run]);
     const lines = [svg.querySelector(".front"), svg.querySelector(".band")];
     lines.forEach((line) => { line.style.display = shown.length ? "" : "none"; });

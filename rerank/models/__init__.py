@@ -203,10 +203,13 @@ def _checked_model_folder(folder: Path) -> Path:
     """Check that a folder contains a model, before torch is imported."""
     if not (folder / "config.json").is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
+        preset = reranker_presets().get(str(folder))  # for example, an --out that was named like the model
         raise MissingResourceError(
             f"Model folder {str(folder)!r} {'contains only an adapter' if is_adapter else 'has no config.json'}",
             expected="config.json, safetensors weights and a tokenizer in the folder",
-            remedy="Use --model for the base model and --adapter for the adapter, or another folder",
+            remedy=f"To use the reranker of this name, write --model {preset.hub_id}, or rename the folder"
+            if preset
+            else "Use --model for the base model and --adapter for the adapter, or another folder",
         )
     if any(folder.glob("*.safetensors")):
         return folder

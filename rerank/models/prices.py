@@ -100,7 +100,7 @@ def find_model_prices(model: str) -> TokenPrices | None:
         model: The model, in the form of ``--model``.
 
     Raises:
-        DataError: The price table is not TOML, or a price is not a number of at least 0.
+        DataError: The price table is not TOML, a key is unknown, or a price is not a number of at least 0.
     """
     path = model_price_file()
     if not path.is_file():
@@ -115,7 +115,9 @@ def find_model_prices(model: str) -> TokenPrices | None:
         prices |= {name: float(row.get(name, other)) for name, other in (("cached", prices["input"]), ("batch", 1.0))}
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _wrong_model_price_error(model, path, row) from error
-    if not all(math.isfinite(price) and price >= 0 for price in prices.values()):
+    # a misspelt key would silently price calls without it
+    is_misspelt = bool(row.keys() - prices.keys() - {"date", "source"})
+    if is_misspelt or not all(math.isfinite(price) and price >= 0 for price in prices.values()):
         raise _wrong_model_price_error(model, path, row)
     return TokenPrices(**prices, date=str(row.get("date", "")), source=str(row.get("source", "")))
 
@@ -135,5 +137,5 @@ def _wrong_model_price_error(model: str, path: Path, row: Any) -> DataError:
     return DataError(
         f"The price of {model!r} in {str(path)!r} is {shown!r}",
         expected="numbers of at least 0: input and output, and optionally cached, in US dollars per million tokens; "
-        "or search, per thousand search units; optionally batch, a factor",
+        "or search, per thousand search units; optionally batch, a factor; besides them only date and source",
     )

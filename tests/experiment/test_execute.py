@@ -178,6 +178,8 @@ def test_estimate_counts_exactly_what_fullrank_asks(lists: Lists, out: Execution
     assert expected["tokens_out"] >= summary["tokens_out"]
     assert expected["cost"] is None
     assert estimate_run_cost(prepare_run(lists(method="sliding", depth=30), Execution()))["calls"] == 8
+    with raises(UsageError, "--provider-batch"):
+        estimate_run_cost(prepare_run(lists(), Execution()), in_batches=True)
 
 
 def test_replay_and_verify_need_no_model(lists: Lists, out: Execution) -> None:

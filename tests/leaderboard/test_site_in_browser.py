@@ -281,6 +281,15 @@ def test_a_filter_decides_as_a_board_of_the_runs_that_it_leaves(chromium: Any, t
     opened.close()
 
 
+def test_a_filter_applies_to_the_runs_of_unknown_cost(page: Any) -> None:
+    unknown = page.locator(f"{CHOSEN} [data-cost=tokens] .unknown")
+    page.get_by_label("Find").first.fill("plain")
+    assert unknown.locator("p").text_content() == "plain"
+    assert "1 of 1 run." in unknown.locator("summary").text_content()
+    page.get_by_label("Find").first.fill("nothing has this name")
+    assert unknown.is_hidden()
+
+
 def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, site: Path) -> None:
     """The page was rewritten by its script when it was opened; without a script it is as it was built."""
     read = (
@@ -291,6 +300,7 @@ def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, si
         "all => all.map(one => one.getAttribute('points'))"
     )
     labels = page.locator("#made-up .point .name").evaluate_all("all => all.map(one => one.textContent)")
+    unknown = page.locator("#made-up .unknown > *").evaluate_all("all => all.map(one => one.textContent)")
     context = page.context.browser.new_context(java_script_enabled=False)
     built = context.new_page()
     built.goto(site.as_uri())
@@ -299,6 +309,7 @@ def test_the_page_repeats_its_own_numbers_when_nothing_is_filtered(page: Any, si
     assert [row[2:] for row in shown] == texts
     assert [one.get_attribute("points") for one in built.locator("#made-up .front, #made-up .band").all()] == points
     assert built.locator("#made-up .point .name").all_text_contents() == labels
+    assert built.locator("#made-up .unknown > *").all_text_contents() == unknown
     context.close()
 
 

@@ -53,6 +53,13 @@ def test_paths_that_are_not_there(name: str) -> None:
         resolve_model_name(name)
 
 
+def test_an_empty_folder_with_the_name_of_a_reranker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("qwen3-reranker-0.6b").mkdir()
+    with raises(MissingResourceError, "--model Qwen/Qwen3-Reranker-0.6B"):
+        resolve_model_name("qwen3-reranker-0.6b")
+
+
 def test_folders_are_checked_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

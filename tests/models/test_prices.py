@@ -54,6 +54,7 @@ def test_names_with_and_without_the_backend(table: Path) -> None:
         (b"[m]\ninput = 1\noutput = inf", "input and output"),
         (b"[m]\ninput = 1\noutput = 1\ncached = 'half'", "cached"),
         (b"[m]\ninput = 1\noutput = 1\nbatch = -0.5", "batch"),
+        (b"[m]\ninput = 1\noutput = 1\ncashed = 0.5", "cashed"),
     ],
 )
 def test_a_table_that_is_wrong(table: Path, content: bytes, message: str) -> None:

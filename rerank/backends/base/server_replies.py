@@ -41,7 +41,7 @@ def reply_of_failed_request(error: RequestFailedError | RequestRejectedError, *,
     """
     if isinstance(error, RequestFailedError):
         if is_silent:
-            remedy = "Start the server again, then use --resume; committed calls are kept"
+            remedy = "Check the address and the network, or start the server; --resume keeps committed calls"
             raise BackendError(str(error), remedy=remedy) from error
         return Reply(finish="error", error=str(error))
     if error.status in (404, 405):

@@ -45,18 +45,17 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     everything = list(entries)
     # a reranker that changed nothing equals its candidates but is not their source
     sources = {entry.digest: index for index, entry in reversed([*enumerate(entries)]) if not _entry_reranks(entry)}
-    before: list[int | None] = []
-    for entry in entries:
-        if entry.card.before:
-            before.append(_index_of_entry_before(entry, entries))
-        elif entry.first is not None:
+    before: list[int | None] = [None] * len(entries)
+    for index, entry in enumerate(entries):
+        if entry.first is not None and not entry.card.before:
             candidates = digest_ranked_lists(entry.first)
             if candidates not in sources:
                 sources[candidates] = len(everything)
                 everything.append(_make_first_stage_entry(entry, [other.name for other in everything]))
-            before.append(sources[candidates])
-        else:
-            before.append(None)
+            before[index] = sources[candidates]
+    for index, entry in enumerate(entries):  # a card may name a first stage that a run folder has added
+        if entry.card.before:
+            before[index] = _index_of_entry_before(entry, everything)
     before += [None] * (len(everything) - len(entries))
     notes = [
         note

@@ -60,6 +60,10 @@ def test_a_reranker_that_changed_nothing_does_not_take_its_first_stages_place(tm
     assert made.before == (1, None, 1)
     card(tmp_path / "runs" / "lists.toml", method="pointwise")
     assert board(tmp_path).entries[-1].name == "bm25, first 25"
+    card(tmp_path / "runs" / "lists.toml", method="pointwise", before="bm25, first 25")
+    made = board(tmp_path)
+    assert [entry.name for entry in made.entries] == ["idle", "lists", "works", "bm25, first 25"]
+    assert made.before == (3, 3, 3, None)
 
 
 def test_different_first_stages_are_told(folder: Path) -> None:

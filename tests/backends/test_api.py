@@ -271,7 +271,7 @@ def test_parts_are_within_all_limits() -> None:
 )
 def test_addresses(name: str, base: str, url: str) -> None:
     api = RERANK_APIS[name]
-    assert api.endpoint_url(Address.parse(base, api.provider)) == url
+    assert Address.parse(base, api.provider).endpoint_url(api.endpoint, api.version) == url
 
 
 def test_names() -> None:

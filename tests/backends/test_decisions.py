@@ -297,7 +297,7 @@ def test_a_refusal_is_a_status_and_no_document_is_lost() -> None:
         return {"type": "refusal", "name": question["name"]} if is_refused else decide(position, question)
 
     with open_decision_server(decided(refuse)) as server:
-        reranker = Reranker.from_pretrained("decisions:m", base_url=server.url)
+        reranker = Reranker.from_pretrained("decisions:m", base_url=server.url.removesuffix("/v1"))
         hits = reranker.rank("a question", [f"text {n}" for n in range(6)])
         reranker.close()
     assert len(server.asked) == 1

@@ -104,7 +104,7 @@ class RerankApiClient:
             started, contacts = time.perf_counter(), self.connection.contacts
             try:
                 reply = await self.connection.ask(
-                    self.api.endpoint_url(self.connection.address),
+                    self.connection.address.endpoint_url(self.api.endpoint, self.api.version),
                     body.model_dump(exclude_unset=True, by_alias=True),
                     read=lambda answer: read_rerank_answer(
                         answer, self.api.results, documents=len(documents), estimated_tokens=estimated

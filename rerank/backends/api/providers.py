@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from rerank.backends.base.server_address import Address, ServerProvider
+from rerank.backends.base.server_address import ServerProvider
 from rerank.backends.base.server_answers import object_in_answer, token_count_in_answer
 from rerank.tasks.dialects.cohere import CohereRequest
 from rerank.tasks.dialects.common import CommonRequest
@@ -76,13 +75,6 @@ class RerankApi:
     limits_path: str = ""
     read_limits: Callable[[Mapping[str, Any], str], tuple[int, int]] = lambda body, model: (0, 0)
     serves_one_model: bool = False
-
-    def endpoint_url(self, address: Address) -> str:
-        """Return the URL of the endpoint. An address may be a server's root, end with a version, or be the endpoint."""
-        path = urlsplit(address.url).path
-        if path.endswith(self.endpoint):
-            return address.url
-        return f"{address.url}{'' if path else self.version}{self.endpoint}"
 
 
 def _cohere_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:

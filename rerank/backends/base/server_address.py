@@ -63,6 +63,13 @@ class Address:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
 
+    def endpoint_url(self, endpoint: str, version: str = "/v1") -> str:
+        """Return the URL of an endpoint. The address may be a server's root, end with a version, or be the endpoint."""
+        path = urlsplit(self.url).path
+        if path.endswith(endpoint):
+            return self.url
+        return f"{self.url}{'' if path else version}{endpoint}"
+
     @classmethod
     def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
         """Parse an address. If it is empty, use the one in the environment or, without one, the provider's own.

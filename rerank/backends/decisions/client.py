@@ -132,7 +132,7 @@ class DecisionClient:
         attempts, contacts = AttemptCount(), self.connection.contacts
         try:
             replies = await self.connection.ask(
-                "/decisions",
+                self.connection.address.endpoint_url("/decisions"),
                 body.model_dump(exclude_none=True),
                 read=lambda answer: read_decision_answer(
                     answer, [asked.task for asked in batch], [asked.estimated for asked in batch]

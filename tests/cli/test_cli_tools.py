@@ -32,7 +32,7 @@ def test_methods_of_training_in_all_formats(cli: Cli) -> None:
     lines = cli("methods", "--training", "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line) for line in lines] == rows
     head, *lines = cli("methods", "--training").stdout.splitlines()
-    assert head.split("\t") == ["name", "kind", "status", "stability", "summary", "paper", "reason"]
+    assert head.split("\t") == ["name", "kind", "status", "stability", "summary", "paper", "differs", "reason"]
     assert [line.split("\t")[0] for line in lines] == [row["name"] for row in rows]
 
 

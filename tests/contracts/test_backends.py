@@ -119,9 +119,17 @@ MAKERS: dict[str, Callable[[], Backend]] = {
 def add_own_makers() -> None:
     """Add the backends whose test module has a function ``make_backend``."""
     for name in sorted({*BACKENDS.names()} - {maker.partition(":")[0] for maker in MAKERS}):
-        if importlib.util.find_spec(module := f"tests.backends.test_{name}"):
-            make = getattr(importlib.import_module(module), "make_backend", None)
-            MAKERS.update({name: make} if make else {})
+        spec = importlib.util.find_spec(f"tests.backends.test_{name}")
+        if spec and spec.origin and "\ndef make_backend(" in Path(spec.origin).read_text(encoding="utf-8"):
+            MAKERS[name] = partial(_own, spec.name)
+
+
+def _own(module: str) -> Backend:
+    make = getattr(importlib.import_module(module), "make_backend", None)
+    if make is None:  # it was left out after its first lines, for lack of a package
+        pytest.skip(f"{module} was left out")
+    backend: Backend = make()
+    return backend
 
 
 add_own_makers()

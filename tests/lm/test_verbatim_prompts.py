@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("transformers")
+
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message
 from tests.lm.small_tokenizers import FAMILIES, make

@@ -208,8 +208,7 @@ def ask(backend: Any, name: str, count: int, thinking: int = 0) -> tuple[Request
 
 
 def test_first_reads_the_logits_of_the_letters_after_the_bracket() -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     backend = tiny("Mistral")
     request, reply = ask(backend, "first-mistral-7b", 5)
     turns = [{"role": turn.role, "content": turn.content} for turn in request.prompt[:-1]]
@@ -225,8 +224,7 @@ def test_first_reads_the_logits_of_the_letters_after_the_bracket() -> None:
 def test_rank1_compares_true_and_false_after_the_thoughts(
     monkeypatch: pytest.MonkeyPatch, thought: str, closed: bool
 ) -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     from rerank.lm import local_tasks
 
     backend = tiny("Qwen2")

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+
 from rerank.assemble import assemble_ranker
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
@@ -21,7 +26,6 @@ from tests.backends.test_seq2seq import make_t5, make_t5_tokenizer
 from tests.judging import judge_windows
 from tests.raising import raises
 
-torch = pytest.importorskip("torch")
 QUERY, PASSAGES = "how long do fleas live [1]?", ("Fleas live 12 weeks (3 mm).", "A cat {purrs}: 50% of the day.", "x")
 QWEN = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,15 +48,17 @@ def list_models_command(
 ) -> None:
     """List the models that can be referenced by name, and whether they are downloaded.
 
-    With --all, list rerankers: kind, and whether the prompt was verified. JSON has all keys, such as the family, the
-    licence, the method and the source of the prompt.
+    With --all, list rerankers: kind, and whether the prompt was verified. Redirected output also has the family, the
+    licence of the weights and the source of the prompt, and JSON has all keys, such as the method.
     """
     if context.invoked_subcommand:
         return
     from rerank.models import list_models, list_rerankers
 
     if rerankers:
-        presets, keys = list_rerankers(), ("name", "kind", "verified")  # what fits into 80 columns
+        presets, keys = list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
+        if sys.stdout.isatty():
+            keys = ["name", "kind", "verified"]  # what fits into 80 columns
         cells = [[row[key] for key in keys] for row in presets]
         emit_output({"models": presets}, form=form, text=lambda: print_table(keys, cells), rows="models")
         return

@@ -83,7 +83,7 @@ def test_all_rerankers_are_listed(cli: Cli) -> None:
     assert all(contract <= row.keys() for row in rows)
     assert {"qwen3-reranker-0.6b", "bge-reranker-v2-m3", "monot5-base"} <= {row["name"] for row in rows}
     table = cli("models", "--all").stdout.splitlines()
-    assert table[0].split("\t") == ["name", "kind", "verified"]
+    assert table[0].split("\t") == ["name", "family", "kind", "licence", "source", "verified"]
     assert len(table) == len(rows) + 1
     assert sum(max(len(row[key]) for row in rows) for key in ("name", "kind")) <= 60  # of 80 columns
 

@@ -5,8 +5,6 @@ docs/servers.md describes the APIs, their limits and the keys.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.api.providers import RERANK_APIS, RerankApi
@@ -45,21 +43,12 @@ class Api(ServerBackend["RerankApiClient"]):
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
     #: The method that ``auto`` stands for.
     default_method: ClassVar[str] = "cross-encoder"
+    _size: int | None = None
 
-    def __init__(
-        self,
-        model: str,
-        address: Address,
-        *,
-        options: BackendOptions | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        transport: Any = None,
-    ) -> None:
+    def __init__(self, model: str, address: Address, **options: Any) -> None:
         """Check the name and the options, without connecting."""
         self._api, self._api_model = _parse_model_of_api(model)
-        super().__init__(model, address, options=options, sleep=sleep, transport=transport)
-        self._tokens = EstimatedPairTokens(self._context_size)
-        self._size = self._options.context_size
+        super().__init__(model, address, **options)
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Api:
@@ -74,10 +63,9 @@ class Api(ServerBackend["RerankApiClient"]):
         api, _ = _parse_model_of_api(model)
         return cls(model, Address.parse(options.base_url, api.provider), options=options)
 
-    @property
-    def tokens(self) -> TokenCounter:
-        """A token counter of pairs whose estimates are meant to be too high rather than too low."""
-        return self._tokens
+    def make_tokens(self) -> TokenCounter:
+        """Return a counter of pairs that asks the server for its context size when that is needed."""
+        return EstimatedPairTokens(self._context_size)
 
     def make_client(self, connection: ServerConnection) -> RerankApiClient:
         """Return a client that inspects the limits of the server at its first request, if the server states them."""
@@ -93,6 +81,8 @@ class Api(ServerBackend["RerankApiClient"]):
         )
 
     def _context_size(self) -> int:
+        if self._size is None:
+            self._size = self._options.context_size
         if self._size is None:
             self._size = run_on_task_request_loop(self.get_client().find_limits()).context_size
         return self._size

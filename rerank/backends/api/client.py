@@ -13,8 +13,8 @@ from rerank.backends.api.results import read_rerank_answer
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
-from rerank.backends.base.token_estimate import PAIR, EstimatedPairTokens
-from rerank.prompts.base import Prompt
+from rerank.backends.base.token_estimate import PAIR
+from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks import CrossEncoderTask, Reply, Request
 from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
@@ -37,7 +37,7 @@ class RerankApiClient:
     model: str
     concurrency: int
     context_size: int | None
-    tokens: EstimatedPairTokens
+    tokens: TokenCounter
     _limits: RerankApiLimits | None = field(default=None, init=False, repr=False)
     _limit: ConcurrencyLimit = field(init=False, repr=False)
     _inspection: SharedCall[RerankApiLimits] = field(init=False, repr=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from rerank.backends.base.server_address import Address, api_key_for_server
 from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
+from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.background_loop import await_on_task_request_loop, run_on_task_request_loop
 from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
@@ -89,6 +90,16 @@ class ServerBackend(ABC, Generic[C]):
         self._sleep, self._transport = sleep, transport
         self._client: C | None = None
         self._creating = ForkLock()
+        self._tokens = self.make_tokens()
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """A token counter whose estimates are meant to be too high rather than too low."""
+        return self._tokens
+
+    @abstractmethod
+    def make_tokens(self) -> TokenCounter:
+        """Return the token counter, without connecting."""
 
     @abstractmethod
     def make_client(self, connection: ServerConnection) -> C:

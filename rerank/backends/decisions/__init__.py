@@ -5,8 +5,6 @@ docs/servers.md describes how judges become questions.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.base.server_address import Address
@@ -55,19 +53,6 @@ class Decisions(ServerBackend["DecisionClient"]):
     default_method: ClassVar[str] = "pointwise"
     requests_in_flight = MAX_QUESTIONS
 
-    def __init__(
-        self,
-        model: str,
-        address: Address,
-        *,
-        options: BackendOptions | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        transport: Any = None,
-    ) -> None:
-        """Check the options, without connecting."""
-        super().__init__(model, address, options=options, sleep=sleep, transport=transport)
-        self._tokens = DecisionTokens(lambda: self._options.context_size or CONTEXT)
-
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Decisions:
         """Return the backend of ``--model decisions:MODEL``, without connecting.
@@ -81,10 +66,9 @@ class Decisions(ServerBackend["DecisionClient"]):
             raise UsageError("--model decisions: names no model", expected="decisions:NAME")
         return cls(model, Address.parse(options.base_url), options=options)
 
-    @property
-    def tokens(self) -> TokenCounter:
-        """A token counter whose estimates are meant to be too high rather than too low."""
-        return self._tokens
+    def make_tokens(self) -> TokenCounter:
+        """Return a counter with the given or the assumed context size."""
+        return DecisionTokens(lambda: self._options.context_size or CONTEXT)
 
     def make_client(self, connection: ServerConnection) -> DecisionClient:
         """Return a client that has sent nothing."""

@@ -5,9 +5,7 @@ docs/servers.md describes the servers, their capabilities and the keys.
 
 from __future__ import annotations
 
-import asyncio
 import warnings
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.base.server_address import Address
@@ -44,20 +42,7 @@ class Openai(ServerBackend["ServerClient"]):
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
-
-    def __init__(
-        self,
-        model: str,
-        address: Address,
-        *,
-        options: BackendOptions | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        transport: Any = None,
-    ) -> None:
-        """Check the options, without connecting."""
-        super().__init__(model, address, options=options, sleep=sleep, transport=transport)
-        self._tokens = EstimatedTokens(self._context_size)
-        self._size: int | None = None
+    _size: int | None = None
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Openai:
@@ -75,16 +60,15 @@ class Openai(ServerBackend["ServerClient"]):
         return cls(model, Address.parse(options.base_url), options=options)
 
     @property
-    def tokens(self) -> TokenCounter:
-        """A token counter whose estimates are meant to be too high rather than too low."""
-        return self._tokens
-
-    @property
     def batches(self) -> OpenaiBatches:
         """The batch interface of the server, which is first contacted when it is used."""
         from rerank.backends.openai.batches import OpenaiBatches
 
         return OpenaiBatches(self.get_client())
+
+    def make_tokens(self) -> TokenCounter:
+        """Return a counter that asks the server for its context size when that is needed."""
+        return EstimatedTokens(self._context_size)
 
     def make_client(self, connection: ServerConnection) -> ServerClient:
         """Return a client that inspects the server at its first request."""

@@ -52,9 +52,10 @@ class Bm25Weights:
         b: float,
         method: Literal["lucene", "robertson", "atire"],
     ) -> Bm25Weights:
-        """Compute the weights of documents with these lengths, shape (documents,), from the whole collection's counts."""
+        """Compute the weights in a shard from the collection's counts and the lengths of the shard's documents."""
         total, frequencies = statistics.documents, statistics.frequencies.astype(np.float64)  # N and df(t)
         average = statistics.words / total
+        norm = k1 * ((1 - b) + b * lengths.astype(np.float64) / average)
         if method == "lucene":
             idf = np.log(1 + (total - frequencies + 0.5) / (frequencies + 0.5))
         elif method == "robertson":
@@ -63,7 +64,7 @@ class Bm25Weights:
             idf = np.log(total / frequencies)
         return cls(
             idf=idf.astype(np.float32),
-            norm=k1 * ((1 - b) + b * lengths / average),
+            norm=norm,
             scale=k1 + 1 if method == "atire" else 1.0,
         )
 

@@ -52,11 +52,11 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
                 process.start()
             sender.close()
             running.append((process, receiver))
-        waiting = [receiver for _, receiver in running]
+        waiting: list[Any] = [receiver for _, receiver in running]
         while waiting:
-            for receiver in wait(waiting):
-                _raise_error_of_process(receiver)
-                waiting.remove(receiver)
+            for ready in wait(waiting):
+                _raise_error_of_process(ready)
+                waiting.remove(ready)
     except BaseException:
         for process, _ in running:
             process.kill()

@@ -109,8 +109,6 @@ class Bm25Retriever:
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import bm25_index
         from rerank.indexing import documents as document_files
-        from rerank.indexing.document_shards import even_document_ranges
-        from rerank.io.forked_processes import available_processors
         from rerank.io.sealed_folders import open_sealed_folder
 
         self._analyze: Analyzer = make_text_analyzer(
@@ -134,28 +132,36 @@ class Bm25Retriever:
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         folder = documents.folder.with_name(f"bm25-{key}")
         self.folders: tuple[Path, ...] = (folder,)
-        scoring = {"k1": options.k1, "b": options.b, "method": options.method}
-
-        def terms(start: int, end: int) -> Iterator[list[str]]:
-            return (self._analyze(options._text(documents[position])) for position in range(start, end))
-
-        def write(folder: Path) -> None:
-            shards = [terms(*bounds) for bounds in even_document_ranges(len(documents), options.shard_documents)]
-            processes = options.processes or available_processors()
-            bm25_index.write_inverted_index(folder, shards, scoring, processes=processes)
-
-        self._index = open_sealed_folder(
-            folder, made_from, write, lambda folder: bm25_index.InvertedIndex(folder, len(documents))
-        )
         self._options, self._average_length = options, 0.0
+        self._index = open_sealed_folder(
+            folder, made_from, self._write, lambda folder: bm25_index.InvertedIndex(folder, len(documents))
+        )
         if options.query_weights == "bm25":  # a folder of its own, since indexes of older versions lack this number
             self.folders += (folder.with_name(f"bm25-length-{key}"),)
             self._average_length = open_sealed_folder(
                 self.folders[-1],
                 made_from,
-                lambda folder: bm25_index.write_average_length(folder, terms(0, len(documents))),
+                lambda folder: bm25_index.write_average_length(folder, self._terms(0, len(documents))),
                 bm25_index.read_average_length,
             )
+
+    def _write(self, folder: Path) -> None:
+        from rerank.indexing.bm25_index import write_inverted_index
+        from rerank.indexing.document_shards import even_document_ranges
+        from rerank.io.forked_processes import available_processors
+
+        options = self._options
+        ranges = even_document_ranges(len(self._documents), options.shard_documents)
+        write_inverted_index(
+            folder,
+            [self._terms(start, end) for start, end in ranges],
+            {"k1": options.k1, "b": options.b, "method": options.method},
+            processes=options.processes or available_processors(),
+        )
+
+    def _terms(self, start: int, end: int) -> Iterator[list[str]]:
+        text = self._options._text
+        return (self._analyze(text(self._documents[position])) for position in range(start, end))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.

@@ -146,6 +146,10 @@ def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
         connection.execute("SELECT set_config('hnsw.iterative_scan', 'strict_order', false)")
 
 
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 @contextmanager
 def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     """Connect, in a session that only reads and gives up after ``timeout`` seconds.
@@ -165,7 +169,7 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
         ) from None
     except psycopg.Error as error:
         raise BackendError(
-            f"PostgreSQL cannot be reached: {str(error).strip()}",
+            f"PostgreSQL cannot be reached: {_on_one_line(error)}",
             remedy=f"Set {_URL}, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE, and check that it runs",
         ) from error
     try:
@@ -179,5 +183,5 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
         ) from error
     except psycopg.Error as error:
         raise BackendError(
-            f"PostgreSQL failed: {str(error).strip()}", remedy="Check the table and its rights"
+            f"PostgreSQL failed: {_on_one_line(error)}", remedy="Check the table and its rights"
         ) from error

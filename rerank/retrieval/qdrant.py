@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rerank.indexing.text_encoder import Encoder
 
-_PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", setting="QDRANT_URL")
+_PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", setting="the variable QDRANT_URL")
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,9 @@ class SearchEngineOptions(StoreOptions):
     def _connect(self) -> Iterator[Any]:
         prefix = self.engine.upper()
         user, password = (os.environ.get(f"{prefix}_{name}", "") for name in ("USERNAME", "PASSWORD"))
-        provider = ServerProvider(keys=(f"{prefix}_API_KEY",), url_variable=f"{prefix}_URL", setting=f"{prefix}_URL")
+        provider = ServerProvider(
+            keys=(f"{prefix}_API_KEY",), url_variable=f"{prefix}_URL", setting=f"the variable {prefix}_URL"
+        )
         address = Address.parse(provider=provider)
         if user and not address.private:
             raise UsageError(

@@ -10,7 +10,7 @@ memory. Queries have 8 words, without the 100 most frequent ones. Vectors are ra
 
 Each row is measured in a process of its own, on the same stored documents. CPU seconds include the processes that build
 shards. `index_peak_mb` (10^6 bytes of resident memory, with mapped pages that the system can take back) is that of the
-first process once the index is open, `index_peak_child_mb` that of the largest other one, `peak_mb` that of the first one
+first process once the index is open, `index_peak_child_mb` that of the largest other, `peak_mb` that of the first one
 after all queries. Rows with the same digest have the same documents and the same scores, bit by bit.
 """
 

@@ -64,7 +64,7 @@ class VectorOptions:
     pq: int = 0
     nprobe: int = 32
     rescore: int = 1000
-    shard_documents: int = 100_000
+    shard_documents: int = 1_000_000
 
     def __post_init__(self) -> None:
         """Check the ranges."""

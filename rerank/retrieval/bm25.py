@@ -64,7 +64,7 @@ class Bm25:
     segmenter: Literal["auto", "pairs"] = "auto"
     query_weights: Literal["counts", "bm25"] = "counts"
     k3: float | None = None
-    shard_documents: int = 1_000_000
+    shard_documents: int = 250_000
     processes: int = 0
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Distance -> pgvector's operator, and the score as a function of the distance ``d``.
 _OPERATORS = {"cosine": ("<=>", "1 - d"), "inner-product": ("<#>", "-d"), "l2": ("<->", "-d")}
 _URL = "DATABASE_URL"
-#: Largest value of hnsw.ef_search and of ivfflat.probes that is set, since pgvector accepts no more for the former.
+#: Largest value of hnsw.ef_search that pgvector accepts.
 _WIDEST = 1000
 
 
@@ -139,11 +139,17 @@ class Pgvector(StoreOptions):
 
 def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
     """Let an index of pgvector return as many documents as are asked for; by default, HNSW returns at most 40."""
-    for name in ("hnsw.ef_search", "ivfflat.probes"):
-        connection.execute("SELECT set_config(%s, %s, false)", [name, str(min(_WIDEST, max(40, depth)))])
+    connection.execute(
+        "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
+        "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, false)",
+        {"most": _WIDEST, "depth": depth},
+    )
     version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     if version and tuple(map(int, version[0].split(".")[:2])) >= (0, 8):
-        connection.execute("SELECT set_config('hnsw.iterative_scan', 'strict_order', false)")
+        connection.execute(
+            "SELECT set_config('hnsw.iterative_scan', 'strict_order', false), "
+            "set_config('ivfflat.iterative_scan', 'relaxed_order', false)"
+        )
 
 
 def _on_one_line(error: Exception) -> str:

@@ -76,10 +76,11 @@ def test_ties_are_broken_by_id_also_at_the_last_rank(address: str) -> None:
     assert [ids(k) for k in (1, 7)] == [tuple(sorted((doc.id for doc in DOCS), reverse=True)[:k]) for k in (1, 7)]
 
 
-def test_an_index_of_the_table_returns_as_many_as_are_asked_for(address: str) -> None:
+@pytest.mark.parametrize("index", ["hnsw (embedding vector_cosine_ops)", "ivfflat (embedding vector_cosine_ops)"])
+def test_an_index_of_the_table_returns_as_many_as_are_asked_for(address: str, index: str) -> None:
     many = [Document(id=f"m{n}", text=f"number {n}") for n in range(600)]
     fill_postgres(address, many, vectors(many))
-    run(address, "CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)", "ANALYZE docs")
+    run(address, f"CREATE INDEX ON docs USING {index}", "ANALYZE docs")
     run(address, "ALTER DATABASE postgres SET enable_seqscan = off")
     try:
         assert len(ids(200)) == 200

@@ -73,7 +73,7 @@ def _raise_error_of_process(receiver: Any) -> None:
     except EOFError:
         raise BackendError(
             "A process was killed before its work was done",
-            remedy="Check whether memory ran out, and use fewer processes or smaller shards",
+            remedy="Check whether memory or the disk is full, and use fewer processes or smaller shards",
         ) from None
     if error:
         raise error

@@ -1,7 +1,7 @@
 """First stage over a table of PostgreSQL with vectors of the extension pgvector.
 
 The address comes from ``DATABASE_URL`` or from libpq's own variables and files (``PGHOST``, ``PGPASSWORD``,
-``PGSSLMODE``, ``~/.pgpass``). The session only reads.
+``PGSSLMODE``, ``~/.pgpass``). Transactions only read.
 """
 
 from __future__ import annotations
@@ -141,14 +141,14 @@ def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
     """Let an index of pgvector return as many documents as are asked for; by default, HNSW returns at most 40."""
     connection.execute(
         "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
-        "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, false)",
+        "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, true)",
         {"most": _WIDEST, "depth": depth},
     )
     version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     if version and tuple(map(int, version[0].split(".")[:2])) >= (0, 8):
         connection.execute(
-            "SELECT set_config('hnsw.iterative_scan', 'strict_order', false), "
-            "set_config('ivfflat.iterative_scan', 'relaxed_order', false)"
+            "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), "
+            "set_config('ivfflat.iterative_scan', 'relaxed_order', true)"
         )
 
 
@@ -158,7 +158,9 @@ def _on_one_line(error: Exception) -> str:
 
 @contextmanager
 def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
-    """Connect, in a session that only reads and gives up after ``timeout`` seconds.
+    """Connect, and begin a transaction that only reads, whose statements end after ``timeout`` seconds.
+
+    Settings last until the end of the transaction, since a pooler may give the session to somebody else.
 
     Raises:
         UsageError: The address is invalid.
@@ -167,7 +169,11 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     import psycopg
 
     try:
-        connection = psycopg.connect(os.environ.get(_URL, ""), connect_timeout=max(2, round(timeout)), autocommit=True)
+        connection = psycopg.connect(
+            os.environ.get(_URL, ""),
+            connect_timeout=max(2, round(timeout)),
+            prepare_threshold=None,  # poolers of connections may not have what another connection prepared
+        )
     except psycopg.ProgrammingError:
         raise UsageError(  # without libpq's message, which shows the address with its password
             f"The environment variable {_URL} is not an address of PostgreSQL",
@@ -181,7 +187,7 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     try:
         with connection:
             connection.read_only = True
-            connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(round(1000 * timeout))])
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(round(1000 * timeout))])
             yield connection
     except psycopg.errors.QueryCanceled as error:
         raise BackendError(

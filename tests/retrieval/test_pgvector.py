@@ -88,6 +88,21 @@ def test_an_index_of_the_table_returns_as_many_as_are_asked_for(address: str, in
         run(address, "ALTER DATABASE postgres RESET enable_seqscan")
 
 
+def test_transactions_only_read(address: str) -> None:
+    fill_postgres(address, DOCS, vectors())
+    run(
+        address,
+        "CREATE OR REPLACE FUNCTION log_it(text) RETURNS text LANGUAGE sql VOLATILE AS "
+        "'INSERT INTO docs VALUES ($1, $1, $1); SELECT $1'",
+        "CREATE OR REPLACE VIEW writing AS SELECT id, log_it(text) AS text, embedding FROM docs",
+    )
+    try:
+        with raises(BackendError, "read-only"):
+            Pgvector("writing").retriever(Fake()).search([QUERY], 3)
+    finally:
+        run(address, "DROP VIEW writing")
+
+
 def test_rows_without_a_vector_are_not_found(address: str) -> None:
     fill_postgres(address, DOCS, vectors())
     run(address, "UPDATE docs SET embedding = NULL WHERE id <> 'd3'")

@@ -88,6 +88,13 @@ def test_an_index_of_the_table_returns_as_many_as_are_asked_for(address: str, in
         run(address, "ALTER DATABASE postgres RESET enable_seqscan")
 
 
+def test_half_precision(address: str) -> None:
+    fill_postgres(address, DOCS, vectors())
+    full = ids()
+    run(address, "ALTER TABLE docs ALTER embedding TYPE halfvec(16)")
+    assert ids() == full
+
+
 def test_transactions_only_read(address: str) -> None:
     fill_postgres(address, DOCS, vectors())
     run(

@@ -31,6 +31,19 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("--prompt-template",),
     "collection": ("--dataset",),
 }
+#: Fields that help texts show first.
+_MAIN = (
+    "collection",
+    "first_stage",
+    "depth",
+    "max_queries",
+    "model",
+    "adapter",
+    "method",
+    "measures",
+    "out",
+    "resume",
+)
 #: Fields whose flags have only the additional names. These are in the singular, because each flag takes one value.
 _SINGULAR = {"measures", "queries"}
 
@@ -78,8 +91,8 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
             function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
         parameters = [
-            _typer_parameter_of_spec_field(name, field, defaults.get(name, field.default))
-            for name, field in offered.items()
+            _typer_parameter_of_spec_field(name, offered[name], defaults.get(name, offered[name].default))
+            for name in sorted(offered, key=lambda name: _MAIN.index(name) if name in _MAIN else len(_MAIN))
         ]
         ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -134,7 +147,8 @@ def _typer_parameter_of_spec_field(name: str, field: FieldInfo, default: Any) ->
     if base is bool:
         names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is not False else [flag]
     kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
-    panel = "Run specification" if name in RunSpec.model_fields else "Execution"
+    panel = "More about the run" if name in RunSpec.model_fields else "Execution"
+    panel = "Options" if name in _MAIN else panel
     option = typer.Option(
         *names, help=_spec_option_help(field, base, default), show_default=False, rich_help_panel=panel
     )

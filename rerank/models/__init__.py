@@ -136,7 +136,8 @@ def resolve_model_name(name: str) -> Path | str:
     _check_not_a_backend(name)
     # Of the many rerankers, only similar names help.
     similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-    raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar])
+    elsewhere = "" if ":" in name else f"Write openai:{name} for a model of a server, or OWNER/NAME for one of the hub"
+    raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:

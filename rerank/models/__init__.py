@@ -256,7 +256,7 @@ def open_model_backend(
     _, argument = split_model_selector(selector, kind)
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
-            f"--base-url {options.base_url} with --model {selector}, which uses no server",
+            f"--base-url with --model {selector}, which uses no server",
             expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
             remedy="Change --model, or omit --base-url",
         )
@@ -269,7 +269,9 @@ def open_model_backend(
             )
         return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
-        return cast(Backend, backend_type.connect(argument, options))
+        from rerank.backends.base.server_replicas import connect_servers  # commands without a server start faster
+
+        return cast(Backend, connect_servers(backend_type, argument, options))
     backend: Backend = build_from_selector(BACKENDS, selector)
     return (
         _configure_named_fake_model(backend, options, qrels)

@@ -157,7 +157,8 @@ class ServerReplicas:
             started = time.perf_counter()
             try:
                 reply = await self._backends[server.position].agenerate(request)
-                self._end_rest(server)
+                self._failures.pop(server.position, None)
+                self._router.end_rest(server)
                 return replace(reply, retries=reply.retries + attempts, seconds=reply.seconds + seconds)
             except ServerUnavailableError as error:
                 failures, attempts = failures + 1, attempts + error.attempts
@@ -175,11 +176,12 @@ class ServerReplicas:
         Raises:
             BackendError: There is no connection to any server.
         """
-        failures = [f"{self._name(position)}: {failure}" for position, failure in sorted(self._failures.items())]
-        message = f"No server answered. {'. '.join(failures)}"
-        silent = [failure for failure in self._failures.values() if failure.is_silent]
-        if len(silent) == len(self._backends):
-            raise BackendError(message, remedy=error.remedy) from error
+        failures = [(self._name(position), failure) for position, failure in sorted(self._failures.items())]
+        message = "No server answered: " + "; ".join(f"{name} ({failure.failure})" for name, failure in failures)
+        silent = [failure for _, failure in failures if failure.is_silent]
+        if len(silent) == len(self._backends) and all(server.pause for server in self._router.servers):
+            remedy = "Check the addresses and the network, or start the servers; --resume keeps committed calls"
+            raise BackendError(message, remedy=remedy) from error
         return Reply(finish="error", error=message)
 
     def _name(self, position: int) -> str:
@@ -192,8 +194,8 @@ class ServerReplicas:
         if server.position not in self._warned:
             self._warned.add(server.position)
             warnings.warn(
-                f"The server {self._name(server.position)} does not answer ({failure}); its requests go to the other "
-                "servers until it does",
+                f"The server {self._name(server.position)} does not answer ({failure.failure}); its requests go to the "
+                "other servers until it does",
                 stacklevel=2,
             )
         if server.position not in self._checks:
@@ -201,23 +203,19 @@ class ServerReplicas:
             self._checks[server.position] = check
             check.add_done_callback(lambda _: self._checks.pop(server.position, None))
 
-    def _end_rest(self, server: RoutedServer) -> None:
-        self._failures.pop(server.position, None)
-        self._router.end_rest(server)
-
     async def _check_until_up(self, server: RoutedServer) -> None:
         while server.pause:
             await self._sleep(server.pause)
             # Without requests, nobody would end the checks of a server that stays down; the next request tries it.
             if self._router.is_idle or await self._backends[server.position].get_client().connection.is_up():
-                self._end_rest(server)
+                self._router.end_rest(server)
             else:
                 self._router.extend_rest(server)
 
     async def _end_checks(self) -> None:
         for position, check in list(self._checks.items()):
             check.cancel()
-            self._end_rest(self._router.servers[position])
+            self._router.end_rest(self._router.servers[position])
 
     def _context_size(self) -> int:
         """Return the given context size or, after the first contact, the smallest of the servers."""

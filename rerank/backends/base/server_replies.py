@@ -28,6 +28,7 @@ class ServerUnavailableError(BackendError):
     def __init__(self, error: RequestFailedError, attempts: AttemptCount, remedy: str) -> None:
         """Store what decides whether the request is sent to another server."""
         super().__init__(str(error), remedy=remedy)
+        self.failure = str(error)
         self.attempts, self.tries, self.is_silent = attempts.attempts, error.tries, attempts.is_silent
 
 

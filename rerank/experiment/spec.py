@@ -157,6 +157,10 @@ class Execution(_Frozen):
     """Torch device, such as cpu or cuda:1. ``auto`` selects the first accelerator."""
     device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
     """Distribute the model over devices by layers (auto, balanced, sequential) or by matrices (tp, with torchrun)."""
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    """With vllm: number of GPUs over which every weight matrix is split."""
+    pipeline_parallel_size: int | None = Field(default=None, ge=1)
+    """With vllm: number of groups of GPUs over which the layers are distributed."""
     concurrency: int | None = Field(default=None, ge=1)
     """Number of simultaneous requests to each server."""
     timeout: float | None = Field(default=None, gt=0)

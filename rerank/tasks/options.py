@@ -63,6 +63,8 @@ class BackendOptions:
         trust_remote_code: Whether to run the Python code that comes with a model.
         device_map: How to place a model on several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
+        tensor_parallel_size: Number of GPUs over which vLLM splits every weight matrix; None for the backend's default.
+        pipeline_parallel_size: Number of groups of GPUs over which vLLM distributes the layers; None for one.
         base_url: Address of a server; empty to take it from the environment; a tuple for several servers with the same
             model. A `FileAddress` gets no key unless the user allows it.
         concurrency: Number of simultaneous requests to each server; None for the backend's default.
@@ -84,6 +86,8 @@ class BackendOptions:
     context_size: int | None = None
     trust_remote_code: bool = False
     device_map: str = ""
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
     base_url: str | tuple[str, ...] = ""
     concurrency: int | None = None
     timeout: float | None = None
@@ -97,7 +101,13 @@ class BackendOptions:
             raise UsageError(f"Adapter dtype {self.adapter_dtype!r}", expected=f"one of: {', '.join(ADAPTER_DTYPES)}")
         if self.device_map not in DEVICE_MAPS:
             raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
-        sizes = {"Batch size": self.batch_size, "Context size": self.context_size, "Concurrency": self.concurrency}
+        sizes = {
+            "Batch size": self.batch_size,
+            "Context size": self.context_size,
+            "Concurrency": self.concurrency,
+            "Tensor parallel size": self.tensor_parallel_size,
+            "Pipeline parallel size": self.pipeline_parallel_size,
+        }
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}", expected="at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict
@@ -49,7 +49,7 @@ class RankerOptions(TypedDict, total=False):
     reuse: bool | None
     deterministic: bool | None
     trust_remote_code: bool | None
-    base_url: str | Sequence[str] | None
+    base_url: str | tuple[str, ...] | None
     concurrency: int | None
     timeout: float | None
     calibration: str | None
@@ -98,8 +98,8 @@ class RankerConfig:
         deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
             its request.
         trust_remote_code: Run Python code from the model's repository.
-        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``; a list for several servers
-            that hold the same model.
+        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``; a tuple or list for
+            several servers that hold the same model.
         concurrency: Number of concurrent requests to each server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
         calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for

@@ -28,7 +28,7 @@ QUERIES, DEPTH = 12, 12
 class ServerProcess:
     """A stand-in server as a process; may be killed and started again at the same address."""
 
-    def __init__(self, log: Path, delay: float = 0.08) -> None:
+    def __init__(self, log: Path, delay: float = 0.02) -> None:
         self.log, self._delay = log, delay
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -52,8 +52,20 @@ class ServerProcess:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def hold(self) -> Path:
+        """A file; while it exists, the server does not answer."""
+        return self.log.with_suffix(".hold")
+
     def answered(self) -> list[str]:
         return self.log.read_text(encoding="utf-8").split() if self.log.exists() else []
+
+
+def wait_for_answers(server: ServerProcess, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(server.answered()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextmanager
@@ -88,12 +100,14 @@ def test_a_server_that_dies_and_comes_back_changes_nothing(tmp_path: Path) -> No
         back_at: list[int] = []
 
         def kill_and_start() -> None:
-            while len(second.answered()) < 5:
-                time.sleep(0.005)
+            wait_for_answers(second, 5)
             second.kill()
-            time.sleep(0.3)
+            wait_for_answers(first, len(first.answered()) + 4)
+            first.hold.touch()  # else the run could end before the other is back
             second.start()
             back_at.append(len(second.answered()))
+            wait_for_answers(second, back_at[0] + 1)
+            first.hold.unlink()
 
         killer = threading.Thread(target=kill_and_start)
         killer.start()

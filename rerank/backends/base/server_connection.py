@@ -134,10 +134,10 @@ class ServerConnection:
 
         async def once() -> T:
             nonlocal has_answered
-            has_answered = False
             on_attempt()
             try:
                 if times_closed == self._times_closed:
+                    has_answered = False
                     answer = await self._once(url, content, failures)
                     has_answered = True
                     return read(answer)
@@ -147,11 +147,8 @@ class ServerConnection:
                     raise error from None  # the cause may repeat the key, too
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
-        def gives_up() -> bool:
-            return not has_answered and self.has_other_server is not None and self.has_other_server()
-
-        retries = self.retries if retries is None else retries
-        return await make_retrying_sender(self.sleep, retries, gives_up=gives_up)(once)
+        retries, other = self.retries if retries is None else retries, self.has_other_server or (lambda: False)
+        return await make_retrying_sender(self.sleep, retries, gives_up=lambda: not has_answered and other())(once)
 
     async def is_up(self) -> bool:
         """Return whether the server answers a cheap request; an answer that refuses the request is an answer."""

@@ -191,17 +191,17 @@ class ServerReplicas:
         """Let a server rest, and check it from time to time as long as there are requests."""
         self._failures[server.position] = failure
         self._router.rest(server)
-        if server.position not in self._warned:
+        if server.position not in self._checks:
+            check = asyncio.create_task(self._check_until_up(server))
+            self._checks[server.position] = check
+            check.add_done_callback(lambda _: self._checks.pop(server.position, None))
+        if server.position not in self._warned and self._has_other(server.position):
             self._warned.add(server.position)
             warnings.warn(
                 f"The server {self._name(server.position)} does not answer ({failure.failure}); its requests go to the "
                 "other servers until it does",
                 stacklevel=2,
             )
-        if server.position not in self._checks:
-            check = asyncio.create_task(self._check_until_up(server))
-            self._checks[server.position] = check
-            check.add_done_callback(lambda _: self._checks.pop(server.position, None))
 
     async def _check_until_up(self, server: RoutedServer) -> None:
         while server.pause:

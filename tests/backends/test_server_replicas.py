@@ -17,6 +17,7 @@ import pytest
 
 from rerank.backends.base.server_address import Address
 from rerank.backends.base.server_replicas import ServerReplicas
+from rerank.backends.base.server_replies import ServerUnavailableError
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.experiment.spec import RunSpec, read_run_spec
@@ -172,6 +173,13 @@ def test_no_server_at_all_names_each() -> None:
         backend.generate([request()])
     with raises(BackendError, "127.0.0.1:1/v1", "127.0.0.1:2/v1"):
         _ = backend.tokens.context_size
+
+
+def test_the_error_of_a_server_can_be_pickled() -> None:
+    with raises(ServerUnavailableError) as caught:
+        Openai("m", Address.parse(URLS[0]), sleep=Waits()).generate([request()])
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.attempts, copy.is_silent) == (str(caught.value), 2, True)
 
 
 def test_overload_everywhere_is_a_failed_reply_that_names_each() -> None:

@@ -67,7 +67,7 @@ class RerankApiClient:
             pass
         except RequestFailedError as error:  # a server that is down now may state its limits later
             if self.connection.has_other_server is not None and not await self.connection.is_up():
-                raise ServerUnavailableError(error, attempts, f"Start the server at {url}") from error
+                raise ServerUnavailableError.after(error, attempts, f"Start the server at {url}") from error
         limits = replace(
             self.api.limits,
             context_size=context_size or self.api.limits.context_size,

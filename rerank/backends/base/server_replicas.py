@@ -166,23 +166,28 @@ class ServerReplicas:
                 self._let_rest(server, error)
                 tries = error.tries if self._options.retries is None else 1 + self._options.retries
                 if not self._router.has_other(server.position) or failures >= max(tries, len(self._backends)):
-                    return self._failed_reply(error)
+                    return self._failed_reply()
             finally:
                 self._router.release(server)
 
-    def _failed_reply(self, error: ServerUnavailableError) -> Reply:
+    def _failed_reply(self) -> Reply:
         """Return the reply to a request that no server has answered.
 
         Raises:
             BackendError: There is no connection to any server.
         """
-        failures = [(self._name(position), failure) for position, failure in sorted(self._failures.items())]
-        message = "No server answered: " + "; ".join(f"{name} ({failure.failure})" for name, failure in failures)
-        silent = [failure for _, failure in failures if failure.is_silent]
+        error = self._no_server_error()
+        silent = [failure for failure in self._failures.values() if failure.is_silent]
         if len(silent) == len(self._backends) and all(server.pause for server in self._router.servers):
-            remedy = "Check the addresses and the network, or start the servers; --resume keeps committed calls"
-            raise BackendError(message, remedy=remedy) from error
-        return Reply(finish="error", error=message)
+            raise error
+        return Reply(finish="error", error=error.found)
+
+    def _no_server_error(self) -> BackendError:
+        failures = [f"{self._name(position)} ({self._failures[position].found})" for position in sorted(self._failures)]
+        return BackendError(
+            f"No server answered: {'; '.join(failures)}",
+            remedy="Check the addresses and the network, or start the servers; --resume keeps committed calls",
+        )
 
     def _name(self, position: int) -> str:
         return self._backends[position].identity["server"]
@@ -198,7 +203,7 @@ class ServerReplicas:
         if server.position not in self._warned and self._has_other(server.position):
             self._warned.add(server.position)
             warnings.warn(
-                f"The server {self._name(server.position)} does not answer ({failure.failure}); its requests go to the "
+                f"The server {self._name(server.position)} does not answer ({failure.found}); its requests go to the "
                 "other servers until it does",
                 stacklevel=2,
             )
@@ -230,8 +235,8 @@ class ServerReplicas:
                 sizes[self._name(server.position)] = await backend.find_context_size()
             except ServerUnavailableError as error:
                 self._let_rest(server, error)
-                if len(self._failures) == len(self._backends):
-                    raise BackendError(self._failed_reply(error).error, remedy=error.remedy) from error
+        if not sizes:
+            raise self._no_server_error()
         if len(set(sizes.values())) > 1:
             stated = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             warnings.warn(f"The servers have different context sizes ({stated}); the smallest is used", stacklevel=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.errors import BackendError
@@ -19,17 +19,22 @@ _FILTERED = ("content_filter", "content_policy_violation")
 class ServerUnavailableError(BackendError):
     """Raised if a server does not answer a request that another server could answer.
 
-    Args:
-        error: The error after the last attempt.
-        attempts: The attempts of the request.
-        remedy: What the user can do.
+    Attributes:
+        attempts: Number of attempts that were made.
+        tries: Maximum number of attempts after such a failure.
+        is_silent: Whether there was no connection to the server.
     """
 
-    def __init__(self, error: RequestFailedError, attempts: AttemptCount, remedy: str) -> None:
-        """Store what decides whether the request is sent to another server."""
-        super().__init__(str(error), remedy=remedy)
-        self.failure = str(error)
-        self.attempts, self.tries, self.is_silent = attempts.attempts, error.tries, attempts.is_silent
+    attempts = 0
+    tries = 1
+    is_silent = False
+
+    @classmethod
+    def after(cls, error: RequestFailedError, attempts: AttemptCount, remedy: str) -> Self:
+        """Return the error for the last failure of a request, and what the user can do about it."""
+        failed = cls(str(error), remedy=remedy)
+        failed.attempts, failed.tries, failed.is_silent = attempts.attempts, error.tries, attempts.is_silent
+        return failed
 
 
 @dataclass(slots=True)
@@ -82,7 +87,7 @@ def reply_of_failed_request(
     if isinstance(error, RequestFailedError):
         if attempts.is_silent or attempts.connection.has_other_server is not None:
             remedy = "Check the address and the network, or start the server; --resume keeps committed calls"
-            raise ServerUnavailableError(error, attempts, remedy) from error
+            raise ServerUnavailableError.after(error, attempts, remedy) from error
         return Reply(finish="error", error=str(error))
     if error.status in (404, 405):
         raise BackendError(

@@ -52,7 +52,7 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
         if not attempts.is_silent and (connection.has_other_server is None or await connection.is_up()):
             return Server()
         remedy = f"Start the server at {connection.address.url}, or set another address with --base-url"
-        raise ServerUnavailableError(error, attempts, remedy) from error
+        raise ServerUnavailableError.after(error, attempts, remedy) from error
     owners = (name_in_answer(row.get("owned_by")) for row in rows)
     kind: ServerKind = next((_KINDS[owner] for owner in owners if owner in _KINDS), "plain")
     by_id = {name: row for row in rows if (name := name_in_answer(row.get("id")))}

@@ -37,7 +37,14 @@ class ServerProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.backends.server_process", str(self._port), str(self._delay), self.log]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.backends.server_process",
+            str(self._port),
+            str(self._delay),
+            str(self.log),
+        ]
         self._process = subprocess.Popen(command)
         deadline = time.monotonic() + 60
         while True:

@@ -113,7 +113,7 @@ def with_ranker_command_options(function: Command) -> Command:
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in fields}
-        function(settings={name: value for name, value in given.items() if value is not None}, **arguments)
+        function(settings={name: value for name, value in given.items() if value not in (None, [])}, **arguments)
 
     flags = [_typer_parameter_of_spec_field(name, field, field.default) for name, field in fields.items()]
     ordered = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *flags]
@@ -166,9 +166,9 @@ def _spec_option_help(field: FieldInfo, base: Any, default: Any) -> str:
 
 
 def _base_type_of_option(annotation: Any) -> tuple[Any, bool]:
-    """Return the type X of ``X | None`` or ``tuple[X, ...]``, and whether the option is repeatable."""
+    """Return the type X of ``X | None``, ``tuple[X, ...]`` or ``X | tuple[X, ...]``, and whether it is repeatable."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+        annotation = [part for part in typing.get_args(annotation) if part is not type(None)][-1]
     if typing.get_origin(annotation) is tuple:
         return typing.get_args(annotation)[0], True
     return annotation, False

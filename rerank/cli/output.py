@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -30,6 +31,16 @@ TableFormatOption = Annotated[
     ),
 ]
 WideOption = Annotated[bool, typer.Option("--wide", help="Show all columns on a terminal.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Options for the output of a command whose result is a wide table."""
+
+    wide: WideOption = False
+    form: TableFormatOption = "text"
+
+
 #: Characters that JSON may contain unescaped, and that a terminal may obey.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -41,8 +52,6 @@ def emit_output(
     text: Callable[[], None] | None = None,
     rows: str = "",
     reports: Sequence[TableReport] = (),
-    wide: bool = False,
-    most_rows: int | None = None,
     records: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
     """Print one result in the requested format.
@@ -53,8 +62,6 @@ def emit_output(
         text: Function that prints the result as text; if omitted, ``reports`` are printed.
         rows: Key of the list whose items ``jsonl`` prints one per line; if empty, the whole result is one line.
         reports: The result as tables; needed if latex, markdown or html can be chosen.
-        wide: Show all columns of the reports on a terminal.
-        most_rows: Largest number of rows of the main table on a terminal; None for all.
         records: Rows that ``csv`` and ``jsonl`` print instead of those under ``rows``.
     """
     if form in ("latex", "markdown", "html"):
@@ -66,7 +73,7 @@ def emit_output(
     elif form == "text" and text is not None:
         text()
     elif form == "text":
-        print_reports(reports, wide=wide, most_rows=most_rows)
+        print_reports(reports)
     elif form == "json":
         typer.echo(format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
     else:

@@ -14,7 +14,7 @@ from rerank.cli import qrels_compare as comparing
 from rerank.cli import qrels_judge as judging
 from rerank.cli import qrels_leave_out as leave_out
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, TableFormatOption, WideOption, emit_output, print_note, print_table
+from rerank.cli.output import FormatOption, TableOptions, emit_output, print_note, print_table
 from rerank.cli.qrels_verdicts import (
     MINOR_COLUMNS,
     VERDICT_COLUMNS,
@@ -105,6 +105,7 @@ class StudyOptions:
 def study_command(
     options: StudyOptions,
     procedure: ProcedureOptions,
+    table: TableOptions,
     *,
     runs: RunsArgument,
     qrels: Annotated[str, typer.Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
@@ -112,8 +113,6 @@ def study_command(
         Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
     ] = None,
     names: NamesOption = None,
-    wide: WideOption = False,
-    form: TableFormatOption = "text",
 ) -> None:
     """Simulate judging fewer documents and report which significant differences between runs are preserved.
 
@@ -138,8 +137,8 @@ def study_command(
     content = result.to_dict()
     emit_output(
         content,
-        form=form,
-        text=lambda: _print_study(content, wide=wide),
+        form=table.form,
+        text=lambda: _print_study(content, wide=table.wide),
         rows="results",
         reports=[table_of_qrels_study(content, families, ("method", "budget"))],
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import TableFormatOption, WideOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.output import TableOptions, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.qrels_verdicts import (
     MINOR_COLUMNS,
     VERDICT_COLUMNS,
@@ -68,6 +68,7 @@ class SamplingOptions:
 def compare_qrels_command(
     procedure: ProcedureOptions,
     sampling: SamplingOptions,
+    table: TableOptions,
     *,
     files: Annotated[
         list[str],
@@ -75,8 +76,6 @@ def compare_qrels_command(
     ],
     runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
     names: NamesOption = None,
-    wide: WideOption = False,
-    form: TableFormatOption = "text",
 ) -> None:
     """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
 
@@ -107,8 +106,8 @@ def compare_qrels_command(
     }
     emit_output(
         content,
-        form=form,
-        text=lambda: _print_qrels_comparison(content, wide=wide),
+        form=table.form,
+        text=lambda: _print_qrels_comparison(content, wide=table.wide),
         rows="results",
         reports=[table_of_qrels_study(content, families)],
     )

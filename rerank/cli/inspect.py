@@ -140,7 +140,7 @@ def _print_inspection(inspection: Inspection, forgetting_report: ForgettingRepor
         ]
         for t in forgetting_report.texts
     ]
-    print_table(["texts", "count", "tokens", "perplexity before", "after", "log-likelihood", "p"], texts)
+    print_table(["texts", "count", "tokens", "perplexity before", "after", "log-likelihood", "p"], texts, further=True)
     items = [
         [
             i.kind,
@@ -155,7 +155,8 @@ def _print_inspection(inspection: Inspection, forgetting_report: ForgettingRepor
         ]
         for i in forgetting_report.items
     ]
-    print_table(["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"], items)
+    heads = ["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"]
+    print_table(heads, items, further=True)
 
 
 def _print_inspection_totals(totals: dict[str, Any], top: int) -> None:

@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 
 from libraries.processes import Settings, anonymous_peak, cpu_seconds, in_new_process, memory
-from rerank.indexing.bm25_index import read_inverted_index, top_positions_of_scores, write_inverted_index
+from rerank.indexing.bm25_index import InvertedIndex, top_positions_of_scores, write_inverted_index
 
 VOCABULARY, QUERIES, DEPTH = 100_000, 200, 100
 OPTIONS: dict[str, Any] = {"k1": 0.9, "b": 0.4, "method": "lucene"}
@@ -53,7 +53,7 @@ class Documents:
 
 def ours(documents: Documents, folder: Path) -> None:
     """Build with blocks on disk."""
-    write_inverted_index(folder, documents.terms(), OPTIONS)
+    write_inverted_index(folder, [documents.terms()], OPTIONS)
 
 
 def from_terms(documents: Documents, folder: Path) -> None:
@@ -158,7 +158,7 @@ def _agreement(mine: Path, theirs: Path) -> dict[str, float]:
 def _queries(folder: Path, count: int, repeat: int) -> dict[str, Any]:
     """Time the exact top under the tie rule against bm25s' own selection, on the same index."""
     random = np.random.default_rng(2)
-    index, id_ranks = read_inverted_index(folder, count), np.arange(count)
+    (index,), id_ranks = InvertedIndex(folder, count).shards, np.arange(count)
     queries = [[NAMES[rank] for rank in _zipf(random, int(random.integers(1, 5)))] for _ in range(QUERIES)]
     queries = [known for query in queries if (known := [term for term in query if term in index.vocab_dict])]
 

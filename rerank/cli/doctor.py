@@ -36,6 +36,10 @@ _PARTS = (
     ("trl", "trl", "train"),
     ("mteb", "mteb", "mteb"),
     ("pyserini", "pyserini", "lucene"),
+    ("psycopg", "psycopg", "pgvector"),
+    ("qdrant-client", "qdrant_client", "qdrant"),
+    ("opensearch-py", "opensearchpy", "opensearch"),
+    ("elasticsearch", "elasticsearch", "elasticsearch"),
     ("vllm", "vllm", "vllm"),
 )
 

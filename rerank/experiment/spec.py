@@ -62,7 +62,7 @@ class RunSpec(_Frozen):
     """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
     """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``late-interaction:MODEL``, ``hybrid:A+B``,
-    ``run:FILE``, ``candidates``."""
+    ``run:FILE``, ``candidates``, or a store: ``pgvector``, ``qdrant``, ``opensearch``, ``elasticsearch``."""
     depth: int = Field(default=100, ge=1)
     """Number of candidates per query."""
     max_queries: int | None = Field(default=None, ge=1)

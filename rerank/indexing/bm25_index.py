@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import DataError
-from rerank.indexing.postings import Bm25Weights, Postings
+from rerank.indexing.postings import Bm25Weights, CollectionStatistics, Postings, SavedPostings
+from rerank.io.forked_processes import run_in_forked_processes
 from rerank.io.sealed_folders import storage_errors
 
 if TYPE_CHECKING:
@@ -20,70 +23,149 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-_AVERAGE = "average_length.json"
+_AVERAGE, _PARAMETERS = "average_length.json", "params.index.json"
 
 
-def write_inverted_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
-    """Index documents given as lists of terms.
+def write_inverted_index(
+    folder: Path, shards: Sequence[Iterable[list[str]]], options: Mapping[str, Any], *, processes: int = 1
+) -> None:
+    """Index documents given as lists of terms, in shards that several processes build at once.
+
+    Weights depend on the whole collection: document frequencies and lengths are counted before any weight is computed,
+    so that a document has the same weights in any number of shards.
 
     Args:
         folder: Folder for bm25s' own files; arrays are saved without pickles.
-        documents: The terms of each document, in the order of the collection.
+        shards: The terms of each document, shard by shard in the order of the collection.
         options: bm25s' ``k1``, ``b`` and ``method``.
+        processes: Number of processes.
 
     Raises:
         DataError: No document has a term.
         StorageError: The index cannot be written.
+        BackendError: A process ended before its work was done.
     """
-    import bm25s
-
     with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
-        with Postings(Path(scratch)) as postings:
-            for terms in documents:
-                postings.add(terms)
-            postings.finish()
-            if not postings.vocabulary:
-                raise DataError(
-                    f"None of the {len(postings.lengths)} documents has a word to index",
-                    expected="at least one document with text",
-                    remedy="Check the collection's files and the option 'fields'",
-                )
-            weights = Bm25Weights.from_postings(postings, **options)
-            data, indices, indptr = postings.by_term(weights)
-        index = bm25s.BM25(**options)
-        # a sparse matrix (documents, terms), compressed by column: weights, documents, start of each term's weights
-        index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
-        index.vocab_dict = postings.vocabulary
-        index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
-        index.save(folder, allow_pickle=False)
+        parts = [Path(scratch) / str(number) for number in range(len(shards))]
+
+        def collect(number: int) -> None:
+            with storage_errors(folder):
+                parts[number].mkdir()
+                with Postings(parts[number]) as postings:
+                    for terms in shards[number]:
+                        postings.add(terms)
+                    postings.finish()
+
+        run_in_forked_processes(collect, len(shards), processes)
+        statistics = CollectionStatistics.of_shards(parts)
+        if not statistics.vocabulary:
+            raise DataError(
+                f"None of the {statistics.documents} documents has a word to index",
+                expected="at least one document with text",
+                remedy="Check the collection's files and the option 'fields'",
+            )
+
+        def invert(number: int) -> None:
+            with storage_errors(folder):
+                _write_index_shard(folder, number, parts[number], statistics, options)
+                shutil.rmtree(parts[number])
+
+        run_in_forked_processes(invert, len(shards), processes)
 
 
-def read_inverted_index(folder: Path, documents: int) -> bm25s.BM25:
-    """Memory-map an index written by `write_inverted_index`.
-
-    Raises:
-        ValueError: The index does not contain this many documents.
-    """
+def _write_index_shard(
+    folder: Path, number: int, part: Path, statistics: CollectionStatistics, options: Mapping[str, Any]
+) -> None:
+    """Write the weights of one shard. The columns are the collection's terms, and the first shard's files name them."""
     import bm25s
 
-    index = bm25s.BM25.load(folder, mmap=True, allow_pickle=False)
-    if index.scores["num_docs"] != documents or len(index.scores["indptr"]) != len(index.vocab_dict) + 1:
-        raise ValueError("its files do not match each other")
-    return index
+    postings = SavedPostings(part)
+    weights = Bm25Weights.from_statistics(statistics, postings.lengths, **options)
+    data, indices, indptr = postings.by_term(statistics.vocabulary, weights)
+    index = bm25s.BM25(**options)
+    # a sparse matrix (documents, terms), compressed by column: weights, documents, start of each term's weights
+    index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
+    index.vocab_dict = {} if number else statistics.vocabulary
+    index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
+    index.save(folder, allow_pickle=False, **_file_names_of_index_shard(number))
 
 
-def document_frequency_in_index(index: bm25s.BM25, term: str) -> int:
-    """Return the number of documents with a term."""
-    column = index.vocab_dict.get(term)
-    starts = index.scores["indptr"]
-    return 0 if column is None else int(starts[column + 1] - starts[column])
+def _file_names_of_index_shard(number: int) -> dict[str, str]:
+    """Return bm25s' names for the files of a shard; those of the first are bm25s' defaults, as without shards."""
+    prefix = f"{number:05d}." if number else ""
+    names = {"data": "data.csc", "indices": "indices.csc", "indptr": "indptr.csc"}
+    return {f"{part}_name": f"{prefix}{name}.index.npy" for part, name in names.items()} | {
+        "vocab_name": f"{prefix}vocab.index.json",
+        "params_name": f"{prefix}{_PARAMETERS}",
+    }
 
 
-def weighted_document_scores(index: bm25s.BM25, weights: Mapping[str, float]) -> Floats:
+class InvertedIndex:
+    """An index of one or several shards, memory-mapped."""
+
+    def __init__(self, folder: Path, documents: int) -> None:
+        """Open the files that `write_inverted_index` wrote.
+
+        Raises:
+            ValueError: The index does not contain this many documents.
+        """
+        import bm25s
+
+        self.shards = [
+            bm25s.BM25.load(folder, mmap=True, allow_pickle=False, **_file_names_of_index_shard(number))
+            for number in range(len(list(folder.glob(f"*{_PARAMETERS}"))))
+        ]
+        self.vocabulary: Mapping[str, int] = self.shards[0].vocab_dict
+        sizes = [shard.scores["num_docs"] for shard in self.shards]
+        columns = {len(shard.scores["indptr"]) - 1 for shard in self.shards}
+        if sum(sizes) != documents or columns != {len(self.vocabulary)}:
+            raise ValueError("its files do not match each other")
+        #: Position of each shard's first document, and the number of documents.
+        self.starts: list[int] = [0, *accumulate(sizes)]
+
+    def document_frequency(self, term: str) -> int:
+        """Return the number of documents with a term."""
+        if (column := self.vocabulary.get(term)) is None:
+            return 0
+        starts = (shard.scores["indptr"] for shard in self.shards)
+        return sum(int(start[column + 1] - start[column]) for start in starts)
+
+    def top(
+        self, terms: Sequence[str], weights: Mapping[str, float] | None, id_ranks: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Return positions and scores of the ``k`` documents with the highest scores above zero, best first.
+
+        Args:
+            terms: The terms of the query; those that no document has are ignored.
+            weights: Term -> weight in the query; None for the number of its occurrences.
+            id_ranks: Shape (documents,): rank of each document's id in ascending order, for ties.
+            k: At least 1.
+        """
+        known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
+        if not known:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        found, found_scores = [], []
+        for start, end, shard in zip(self.starts, self.starts[1:], self.shards, strict=False):
+            scores = (
+                shard.get_scores_from_ids(known)
+                if weights is None
+                else weighted_document_scores(shard, self.vocabulary, weights)
+            )
+            positions = top_positions_of_scores(scores, id_ranks[start:end], k)
+            found.append(positions + start)
+            found_scores.append(scores[positions])
+        positions, scores = np.concatenate(found), np.concatenate(found_scores)
+        # the k best of the collection are among the k best of the shards
+        best = top_positions_of_scores(scores, id_ranks[positions], k)
+        return positions[best], scores[best]
+
+
+def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], weights: Mapping[str, float]) -> Floats:
     """Return the sum over terms of their weight in the query times their BM25 weight in each document.
 
     Args:
-        index: The index.
+        index: One shard.
+        vocabulary: Term -> column.
         weights: Term -> weight in the query; terms that no document has are ignored.
 
     Returns:
@@ -92,7 +174,7 @@ def weighted_document_scores(index: bm25s.BM25, weights: Mapping[str, float]) ->
     starts, documents, values = (index.scores[name] for name in ("indptr", "indices", "data"))
     scores = np.zeros(index.scores["num_docs"], dtype=np.float32)
     for term, weight in weights.items():
-        if (column := index.vocab_dict.get(term)) is not None:
+        if (column := vocabulary.get(term)) is not None:
             part = slice(starts[column], starts[column + 1])
             scores[documents[part]] += np.float32(weight) * values[part]
     return scores

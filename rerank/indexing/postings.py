@@ -1,13 +1,15 @@
 """Postings and their BM25 weights. Postings are collected on disk in blocks, and then inverted into one list per term.
 
+A collection may have several shards, each with its own postings, whose weights depend on the counts over all of them.
 Memory grows with the number of documents and distinct terms, not with the length of the texts; bm25s' own index
 builder needs about 40 bytes per word.
 """
 
 from __future__ import annotations
 
+import json
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
+_BLOCKS, _SIZES, _LENGTHS, _FREQUENCIES, _TERMS = "blocks", "sizes.npy", "lengths.npy", "frequencies.npy", "terms.json"
 #: Number of words that are collected before a block is written.
 BLOCK = 1_000_000
 
@@ -40,12 +43,19 @@ class Bm25Weights:
     scale: float
 
     @classmethod
-    def from_postings(
-        cls, postings: Postings, *, k1: float, b: float, method: Literal["lucene", "robertson", "atire"]
+    def from_statistics(
+        cls,
+        statistics: CollectionStatistics,
+        lengths: Longs,
+        *,
+        k1: float,
+        b: float,
+        method: Literal["lucene", "robertson", "atire"],
     ) -> Bm25Weights:
-        """Compute the weights; all documents must have been added to ``postings``."""
-        lengths = np.frombuffer(postings.lengths, dtype=np.int64)
-        total, frequencies = len(lengths), postings.frequencies.astype(np.float64)  # N and df(t), shape (terms,)
+        """Compute the weights in a shard from the collection's counts and the lengths of the shard's documents."""
+        total, frequencies = statistics.documents, statistics.frequencies.astype(np.float64)  # N and df(t)
+        average = statistics.words / total
+        norm = k1 * ((1 - b) + b * lengths.astype(np.float64) / average)
         if method == "lucene":
             idf = np.log(1 + (total - frequencies + 0.5) / (frequencies + 0.5))
         elif method == "robertson":
@@ -54,7 +64,7 @@ class Bm25Weights:
             idf = np.log(total / frequencies)
         return cls(
             idf=idf.astype(np.float32),
-            norm=k1 * ((1 - b) + b * lengths / lengths.mean()),
+            norm=norm,
             scale=k1 + 1 if method == "atire" else 1.0,
         )
 
@@ -64,8 +74,39 @@ class Bm25Weights:
         return (self.idf[terms] * (counts * self.scale / (counts + self.norm[docs]))).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CollectionStatistics:
+    """Counts over all shards of a collection, on which the weights in every shard depend.
+
+    Attributes:
+        documents: Number of documents.
+        words: Number of words of all documents.
+        vocabulary: Term -> term number, in order of first occurrence.
+        frequencies: Document frequency of each term, shape (terms,).
+    """
+
+    documents: int
+    words: int
+    vocabulary: Mapping[str, int]
+    frequencies: Longs
+
+    @classmethod
+    def of_shards(cls, folders: Iterable[Path]) -> CollectionStatistics:
+        """Add up the counts of the shards, in the order of the collection, that `Postings.finish` wrote."""
+        documents = words = 0
+        vocabulary: dict[str, int] = {}
+        frequencies: Longs = np.zeros(0, dtype=np.int64)
+        for folder in folders:
+            shard = SavedPostings(folder)
+            documents, words = documents + len(shard.lengths), words + int(shard.lengths.sum())
+            numbers = [vocabulary.setdefault(term, len(vocabulary)) for term in shard.terms()]
+            frequencies = np.pad(frequencies, (0, len(vocabulary) - len(frequencies)))
+            frequencies[numbers] += shard.frequencies
+        return cls(documents=documents, words=words, vocabulary=vocabulary, frequencies=frequencies)
+
+
 class Postings:
-    """A builder of postings. It is a context manager and needs a folder that nothing else uses.
+    """A builder of the postings of one shard. It is a context manager and needs a folder that nothing else uses.
 
     Attributes:
         vocabulary: Term -> term number, in order of first occurrence.
@@ -80,7 +121,7 @@ class Postings:
         self.frequencies: Longs = np.zeros(0, dtype=np.int64)
         self._folder = folder
         self._stack = ExitStack()
-        self._file: IO[bytes] = self._stack.enter_context((folder / "blocks").open("w+b"))
+        self._file: IO[bytes] = self._stack.enter_context((folder / _BLOCKS).open("wb"))
         self._blocks: list[int] = []
         self._words = array("i")
         self._first = 0
@@ -102,8 +143,12 @@ class Postings:
             self._write()
 
     def finish(self) -> None:
-        """Write the last block; all documents must have been added."""
+        """Write the last block and the counts; all documents must have been added."""
         self._write()
+        self._file.flush()
+        for name, counts in ((_SIZES, self._blocks), (_LENGTHS, self.lengths), (_FREQUENCIES, self.frequencies)):
+            np.save(self._folder / name, np.asarray(counts, dtype=np.int64), allow_pickle=False)
+        (self._folder / _TERMS).write_text(json.dumps(list(self.vocabulary)), encoding="ascii")
 
     def _write(self) -> None:
         """Count the words of the collected documents and append three int32 rows: documents, terms and counts."""
@@ -119,30 +164,59 @@ class Postings:
         self.frequencies += np.bincount(terms, minlength=len(self.vocabulary))
         self._words, self._first = array("i"), len(self.lengths)
 
-    def by_term(self, weigh: Callable[[Ints, Ints, Ints], Floats]) -> tuple[Floats, Ints, Longs]:
+
+class SavedPostings:
+    """The postings of one shard that `Postings` collected, maybe in another process.
+
+    Attributes:
+        lengths: Number of words of each document, shape (documents,).
+        frequencies: Number of documents of the shard with each of its own terms, shape (own terms,).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the counts."""
+        self._folder = folder
+        self._blocks, self.lengths, self.frequencies = (
+            np.load(folder / name, allow_pickle=False) for name in (_SIZES, _LENGTHS, _FREQUENCIES)
+        )
+
+    def terms(self) -> list[str]:
+        """Return the shard's own terms, in the order of their numbers."""
+        terms: list[str] = json.loads((self._folder / _TERMS).read_text(encoding="ascii"))
+        return terms
+
+    def by_term(
+        self, vocabulary: Mapping[str, int], weigh: Callable[[Ints, Ints, Ints], Floats]
+    ) -> tuple[Floats, Ints, Longs]:
         """Invert the postings, block by block.
 
         Args:
+            vocabulary: Term -> term number in the whole collection.
             weigh: Maps the terms, documents and counts of postings to their weights.
 
         Returns:
-            The three arrays of a sparse matrix with one column per term, compressed by column. The weights and the
-            documents have shape (postings,) and are memory-mapped in the folder; the documents of each term are in
-            ascending order. The starts of the terms' postings have shape (terms + 1,).
+            The three arrays of a sparse matrix with one column per term of the collection, compressed by column. The
+            weights and the documents have shape (postings,) and are memory-mapped in the folder; the documents of each
+            term are in ascending order. The starts of the terms' postings have shape (terms + 1,).
         """
-        starts = np.concatenate([[0], np.cumsum(self.frequencies)]).astype(np.int64)
-        weights: Floats = np.memmap(self._folder / "weights", np.float32, "w+", shape=(int(starts[-1]),))
-        indices: Ints = np.memmap(self._folder / "documents", np.int32, "w+", shape=(int(starts[-1]),))
+        numbers = np.array([vocabulary[term] for term in self.terms()], dtype=np.int32)  # own number -> collection's
+        frequencies: Longs = np.zeros(len(vocabulary), dtype=np.int64)
+        frequencies[numbers] = self.frequencies
+        starts = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int64)
+        # a map cannot be empty, and a shard may have no words
+        weights: Floats = np.memmap(self._folder / "weights", np.float32, "w+", shape=(max(1, int(starts[-1])),))
+        indices: Ints = np.memmap(self._folder / "documents", np.int32, "w+", shape=(max(1, int(starts[-1])),))
         next_free = starts[:-1].copy()  # shape (terms,): where the next posting of each term goes
-        self._file.seek(0)
-        for size in self._blocks:
-            docs, terms, counts = np.frombuffer(self._file.read(12 * size), dtype=np.int32).reshape(3, size)
-            order = np.argsort(terms, kind="stable")
-            docs, terms, counts = docs[order], terms[order], counts[order]
-            per_term = np.bincount(terms, minlength=len(next_free))
-            before = (np.cumsum(per_term) - per_term)[terms]  # number of postings of lower terms in this block
-            targets = next_free[terms] + np.arange(size) - before
-            weights[targets] = weigh(terms, docs, counts)
-            indices[targets] = docs
-            next_free += per_term
-        return weights, indices, starts
+        with (self._folder / _BLOCKS).open("rb") as file:
+            for size in self._blocks.tolist():
+                docs, terms, counts = np.frombuffer(file.read(12 * size), dtype=np.int32).reshape(3, size)
+                terms = numbers[terms]
+                order = np.argsort(terms, kind="stable")
+                docs, terms, counts = docs[order], terms[order], counts[order]
+                per_term = np.bincount(terms, minlength=len(next_free))
+                before = (np.cumsum(per_term) - per_term)[terms]  # number of postings of lower terms in this block
+                targets = next_free[terms] + np.arange(size) - before
+                weights[targets] = weigh(terms, docs, counts)
+                indices[targets] = docs
+                next_free += per_term
+        return weights[: starts[-1]], indices[: starts[-1]], starts

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import UsageError
+from rerank.indexing.document_shards import even_document_ranges
 from rerank.indexing.text_encoder import Floats
 from rerank.io.sealed_folders import storage_errors
 
@@ -23,9 +24,11 @@ Positions = NDArray[np.int64]
 Searcher = Callable[[Floats, int], tuple[Floats, Positions]]
 
 _FILE = "index.faiss"
-#: Number of queries searched together. For 20 or more queries, faiss uses matrix products, in which the last digits of
+#: Number of queries in one call of faiss. For 20 or more queries, it uses matrix products, in which the last digits of
 #: a score depend on the other queries.
 _GROUP = 16
+#: Number of queries searched together, whose results are in memory at once.
+_BATCH = 1024
 #: Number of vectors added at a time, and the maximum number of training vectors per cell.
 _CHUNK, _FOR_EACH_CELL = 50_000, 128
 _SEED = 0
@@ -53,7 +56,16 @@ class VectorIndex(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlatIndex:
-    """Exact search over all vectors in the memory-mapped matrix, without files of its own."""
+    """Exact search over all vectors in the memory-mapped matrix, without files of its own.
+
+    The matrix is searched shard by shard, each with all queries, so that a matrix that is larger than the memory is
+    read once and not for every few queries.
+
+    Attributes:
+        shard_documents: Largest number of vectors of a shard.
+    """
+
+    shard_documents: int
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
@@ -65,9 +77,37 @@ class FlatIndex:
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Return a search over the matrix itself."""
-        return lambda queries, depth: _import_faiss().knn(
-            queries, matrix, depth, metric=_import_faiss().METRIC_INNER_PRODUCT
-        )
+
+        def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
+            scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            for start, end in even_document_ranges(len(matrix), self.shard_documents):
+                found_scores, found = _search_flat_shard(queries, matrix[start:end], depth)
+                scores, positions = (
+                    np.hstack([scores, found_scores]),
+                    np.hstack([positions, np.where(found < 0, -1, found + start)]),
+                )
+                best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+                scores, positions = np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
+            return scores, positions
+
+        return search
+
+
+def _search_flat_shard(queries: Floats, shard: Floats, depth: int) -> tuple[Floats, Positions]:
+    faiss = _import_faiss()
+    search = _search_in_groups(lambda group, k: faiss.knn(group, shard, k, metric=faiss.METRIC_INNER_PRODUCT))
+    return search(queries, min(depth, len(shard)))
+
+
+def _search_in_groups(search: Searcher) -> Searcher:
+    """Return a search that calls ``search`` with at most `_GROUP` queries."""
+
+    def search_groups(queries: Floats, depth: int) -> tuple[Floats, Positions]:
+        groups = [search(queries[start : start + _GROUP], depth) for start in range(0, len(queries), _GROUP)]
+        scores, positions = zip(*groups, strict=True)
+        return np.concatenate(scores), np.concatenate(positions)
+
+    return search_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +139,7 @@ class HnswIndex:
         """Memory-map the graph."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP_IFC")
         parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
-        return lambda queries, depth: index.search(queries, depth, params=parameters)
+        return _search_in_groups(lambda queries, depth: index.search(queries, depth, params=parameters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +200,7 @@ class IvfPqIndex:
                 scores, positions = _rescore_with_full_vectors(queries, matrix, positions)
             return scores[:, :depth], positions[:, :depth]
 
-        return search
+        return _search_in_groups(search)
 
 
 def nearest_vectors(
@@ -177,11 +217,11 @@ def nearest_vectors(
         k: At least 1.
         id_ranks: Shape (documents,): rank of each document's id in ascending order.
     """
-    for start in range(0, len(queries), _GROUP):
-        group = queries[start : start + _GROUP]
-        all_scores, all_positions = search(group, min(len(id_ranks), k + 1))
-        for query, scores, positions in zip(group, all_scores, all_positions, strict=True):
-            # search again for this query only, not for the whole group
+    for start in range(0, len(queries), _BATCH):
+        batch = queries[start : start + _BATCH]
+        all_scores, all_positions = search(batch, min(len(id_ranks), k + 1))
+        for query, scores, positions in zip(batch, all_scores, all_positions, strict=True):
+            # search again for this query only, not for the whole batch
             while k < len(scores) < len(id_ranks) and scores[k - 1] == scores[-1] and positions[-1] >= 0:
                 (scores,), (positions,) = search(query[None], min(len(id_ranks), 2 * len(scores)))
             scores, positions = scores[positions >= 0], positions[positions >= 0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Options that are counts -> their lowest allowed values.
 _MINIMA = {
     **dict.fromkeys(("nlist", "pq", "rescore"), 0),
-    **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe"), 1),
+    **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe", "shard_documents"), 1),
     "m": 2,
 }
 
@@ -45,6 +45,7 @@ class VectorOptions:
         pq: IVF-PQ: bytes per document code (m of product quantisation); 0 for a quarter of the dimension.
         nprobe: IVF-PQ: number of cells visited in a search.
         rescore: IVF-PQ: number of candidates rescored with their full embeddings; 0 keeps the scores of the codes.
+        shard_documents: Flat: largest number of documents that are searched together. Results do not depend on it.
 
     Raises:
         UsageError: A number is out of range.
@@ -63,6 +64,7 @@ class VectorOptions:
     pq: int = 0
     nprobe: int = 32
     rescore: int = 1000
+    shard_documents: int = 1_000_000
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -82,7 +84,9 @@ class VectorOptions:
 
         if self.index == "hnsw":
             return HnswIndex(self.m, self.ef_construction, self.ef_search)
-        return IvfPqIndex(self.nlist, self.pq, self.nprobe, self.rescore) if self.index == "ivfpq" else FlatIndex()
+        if self.index == "ivfpq":
+            return IvfPqIndex(self.nlist, self.pq, self.nprobe, self.rescore)
+        return FlatIndex(self.shard_documents)
 
     def _check_minima(self, minima: Mapping[str, int]) -> None:
         for name, lowest in minima.items():

@@ -28,7 +28,7 @@ from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
 #: Options on which the weights in the index do not depend (the segmenter is recorded with its version).
-_NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3"})
+_NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3", "shard_documents", "processes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,11 @@ class Bm25:
         query_weights: Weight of a term in the query: the number of its occurrences (``counts``), or its BM25 weight in
             the query (``bm25``), for queries as long as documents.
         k3: Saturation of the number of occurrences in the query; None for none.
+        shard_documents: Largest number of documents of a shard of the index. Results do not depend on it.
+        processes: Number of processes that build shards; 0 for the number of available processors.
 
     Raises:
-        UsageError: ``k1``, ``b`` or ``k3`` is out of range, or ``k3`` is given for weights other than counts.
+        UsageError: A number is out of range, or ``k3`` is given for weights other than counts.
     """
 
     k1: float = 0.9
@@ -62,6 +64,8 @@ class Bm25:
     segmenter: Literal["auto", "pairs"] = "auto"
     query_weights: Literal["counts", "bm25"] = "counts"
     k3: float | None = None
+    shard_documents: int = 250_000
+    processes: int = 0
 
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
@@ -74,6 +78,9 @@ class Bm25:
                 f"BM25 with k3={self.k3},query_weights={self.query_weights}",
                 expected="a finite k3 of at least 0, such as 8, with query_weights=counts",
             )
+        for name, lowest in (("shard_documents", 1), ("processes", 0)):
+            if getattr(self, name) < lowest:
+                raise UsageError(f"BM25 with {name}={getattr(self, name)}", expected=f"at least {lowest}")
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
         """Open the index of ``corpus``, after building it if needed.
@@ -125,27 +132,36 @@ class Bm25Retriever:
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         folder = documents.folder.with_name(f"bm25-{key}")
         self.folders: tuple[Path, ...] = (folder,)
-        scoring = {"k1": options.k1, "b": options.b, "method": options.method}
-
-        def terms() -> Iterator[list[str]]:
-            return (self._analyze(options._text(doc)) for doc in documents)
-
-        self._index = open_sealed_folder(
-            folder,
-            made_from,
-            lambda folder: bm25_index.write_inverted_index(folder, terms(), scoring),
-            lambda folder: bm25_index.read_inverted_index(folder, len(documents)),
-        )
         self._options, self._average_length = options, 0.0
+        self._index = open_sealed_folder(
+            folder, made_from, self._write, lambda folder: bm25_index.InvertedIndex(folder, len(documents))
+        )
         if options.query_weights == "bm25":  # a folder of its own, since indexes of older versions lack this number
             self.folders += (folder.with_name(f"bm25-length-{key}"),)
             self._average_length = open_sealed_folder(
                 self.folders[-1],
                 made_from,
-                lambda folder: bm25_index.write_average_length(folder, terms()),
+                lambda folder: bm25_index.write_average_length(folder, self._terms(0, len(documents))),
                 bm25_index.read_average_length,
             )
-        self._files = bm25_index
+
+    def _write(self, folder: Path) -> None:
+        from rerank.indexing.bm25_index import write_inverted_index
+        from rerank.indexing.document_shards import even_document_ranges
+        from rerank.io.forked_processes import available_processors
+
+        options = self._options
+        ranges = even_document_ranges(len(self._documents), options.shard_documents)
+        write_inverted_index(
+            folder,
+            [self._terms(start, end) for start, end in ranges],
+            {"k1": options.k1, "b": options.b, "method": options.method},
+            processes=options.processes or available_processors(),
+        )
+
+    def _terms(self, start: int, end: int) -> Iterator[list[str]]:
+        text = self._options._text
+        return (self._analyze(text(self._documents[position])) for position in range(start, end))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.
@@ -162,17 +178,9 @@ class Bm25Retriever:
 
     def _rank(self, query: Query, k: int) -> Ranking:
         terms = self._analyze(query.text)
-        known = self._index.get_tokens_ids(terms)
-        if not known:
-            return Ranking(query, (), ())
-        weights = self._query_weights(terms)
-        scores = (
-            self._index.get_scores_from_ids(known)
-            if weights is None
-            else self._files.weighted_document_scores(self._index, weights)
-        )
-        positions = self._files.top_positions_of_scores(scores, self._documents.id_ranks, k)
-        return Ranking.from_scores(query, ((self._documents[int(i)], float(scores[i])) for i in positions))
+        positions, scores = self._index.top(terms, self._query_weights(terms), self._documents.id_ranks, k)
+        hits = zip(positions.tolist(), scores.tolist(), strict=True)
+        return Ranking.from_scores(query, ((self._documents[position], score) for position, score in hits))
 
     def _query_weights(self, terms: Sequence[str]) -> dict[str, float] | None:
         """Return term -> weight in the query; None if the weights are the numbers of occurrences."""
@@ -183,7 +191,7 @@ class Bm25Retriever:
             return None
 
         def idf(term: str) -> float:
-            frequency = self._files.document_frequency_in_index(self._index, term)
+            frequency = self._index.document_frequency(term)
             return lucene_inverse_document_frequency(len(self._documents), frequency)
 
         return query_side_bm25_weights(terms, idf, k1=options.k1, b=options.b, average_length=self._average_length)

@@ -15,10 +15,14 @@ import pytest
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.retrieval import first_stages, open_first_stage, retriever_index_bytes
 from rerank.retrieval.base.stages import RetrieverSource
+from rerank.retrieval.qdrant import Qdrant
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
-from tests.retrieval.encoders import save_encoder, save_multi_vector, save_splade
+from tests.retrieval.encoders import Floats, save_encoder, save_multi_vector, save_splade
+from tests.retrieval.stores import SearchEngine, fill_postgres, fill_qdrant, run_postgres, run_search_engine
 
+#: First stages over document stores, which hold the documents of the tests.
+STORES = {"pgvector", "qdrant", "opensearch", "elasticsearch"}
 WORDS = ["wing", "water", "air", "flow", "heat"]
 DOCS = {
     f"d{i}": Document(id=f"d{i}", title=f"Title {i}", text=f"{WORDS[i % 5]} {WORDS[i % 3]} {WORDS[i % 2]} 搜索引擎")
@@ -80,6 +84,52 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{folder},embeddings={folder / 'rows.npy'},ids={folder / 'ids.txt'}"
 
 
+@pytest.fixture(scope="session")
+def vectors(encoder: Path) -> Floats:
+    return Qdrant("docs", model=str(encoder), device="cpu").encoder().passages([doc.full_text for doc in DOCS.values()])
+
+
+@pytest.fixture
+def filled_qdrant(tmp_path: Path, encoder: Path, vectors: Floats) -> str:
+    pytest.importorskip("qdrant_client")
+    fill_qdrant(tmp_path / "qdrant", DOCS.values(), vectors)
+    return f"qdrant:docs,path={tmp_path / 'qdrant'},id=doc,title=title,model={encoder},device=cpu"
+
+
+@pytest.fixture
+def filled_pgvector(
+    socket_enabled: None, encoder: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    pytest.importorskip("psycopg")
+    with run_postgres() as address:
+        fill_postgres(address, DOCS.values(), vectors)
+        monkeypatch.setenv("DATABASE_URL", address)
+        yield f"pgvector:docs,title=title,model={encoder},device=cpu"
+
+
+@pytest.fixture
+def filled_elasticsearch(socket_enabled: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    pytest.importorskip("elasticsearch")
+    rows = {doc.id: {"title": doc.title, "text": doc.text} for doc in DOCS.values()}
+    with run_search_engine(SearchEngine(rows, 16)) as address:
+        monkeypatch.setenv("ELASTICSEARCH_URL", address)
+        yield "elasticsearch:docs,title=title"
+
+
+@pytest.fixture
+def filled_opensearch(
+    socket_enabled: None, encoder: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    pytest.importorskip("opensearchpy")
+    rows = {
+        doc.id: {"title": doc.title, "text": doc.text, "embedding": vector.tolist()}
+        for doc, vector in zip(DOCS.values(), vectors, strict=True)
+    }
+    with run_search_engine(SearchEngine(rows, vectors.shape[1])) as address:
+        monkeypatch.setenv("OPENSEARCH_URL", address)
+        yield f"opensearch:docs,title=title,vector=embedding,model={encoder},device=cpu"
+
+
 def selector_of(name: str) -> str:
     """Return the selector of a first stage: its name, or what its test module's ``make_selector`` returns."""
     required = [p for p in inspect.signature(first_stages.get(name)).parameters.values() if p.default is p.empty]
@@ -104,6 +154,8 @@ def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         return open_first_stage(f"images:{request.getfixturevalue('ready')},device=cpu", Corpus())
     if request.param == "sparse":
         return open_first_stage(f"sparse:{request.getfixturevalue('splade')},device=cpu", Corpus())
+    if request.param in STORES:
+        return open_first_stage(request.getfixturevalue(f"filled_{request.param}"), Corpus())
     if request.param == "late_interaction":
         return open_first_stage(f"late-interaction:{request.getfixturevalue('multi_vector')},device=cpu", Corpus())
     try:

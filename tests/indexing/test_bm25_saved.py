@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from rerank.collections.base.corpus import Corpus
-from rerank.errors import StorageError
+from rerank.errors import StorageError, UsageError
 from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
 from rerank.types import Document, Query
@@ -49,7 +50,34 @@ def test_index_is_kept_and_the_collection_read_once(make_corpus: MakeCorpus, cac
 
 def test_saved_index_is_memory_mapped(make_corpus: MakeCorpus) -> None:
     retriever = Bm25().over(make_corpus("wing", "water"))
-    assert isinstance(retriever._index.scores["data"], np.memmap)
+    assert isinstance(retriever._index.shards[0].scores["data"], np.memmap)
+
+
+def test_shards_give_the_rankings_of_one_index_and_share_its_folder(make_corpus: MakeCorpus, cache: Path) -> None:
+    texts = [f"{'wing ' * (n % 3)}{'water ' * (n % 4)}air" for n in range(23)]
+    queries = [Query(id=text, text=text) for text in ("wing", "water air wing", "unheard", "")]
+    selectors = [f"bm25{more}" for more in ("", ",k3=2", ",query_weights=bm25")]
+    found = []
+    for shards in ("", ",shard_documents=5,processes=2"):
+        corpus = make_corpus(*texts)
+        runs = [open_first_stage(selector + shards, corpus).search(queries, 9) for selector in selectors]
+        found.append([[(ranking.doc_ids, ranking.scores) for ranking in run.values()] for run in runs])
+        names = {path.name for path in folders(cache)[0].iterdir()}
+        assert ("00004.data.csc.index.npy" in names) == bool(shards)
+        assert vars(corpus)["passes"] == 1
+        again = open_first_stage("bm25,shard_documents=7", corpus).search(queries, 9)
+        assert [(ranking.doc_ids, ranking.scores) for ranking in again.values()] == found[-1][0], (
+            "the index that exists"
+        )
+        assert {path.name for path in folders(cache)[0].iterdir()} == names
+        shutil.rmtree(cache)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("option", ["shard_documents=0", "processes=-1"])
+def test_numbers_of_shards_that_cannot_be(make_corpus: MakeCorpus, option: str) -> None:
+    with pytest.raises(UsageError):
+        ids(make_corpus("wing"), "wing", selector=f"bm25,{option}")
 
 
 def test_language_is_part_of_the_index(make_corpus: MakeCorpus, cache: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, StorageError
 from rerank.indexing import postings as postings_module
-from rerank.indexing.bm25_index import read_inverted_index, write_inverted_index
-from rerank.indexing.postings import Postings
+from rerank.indexing.bm25_index import InvertedIndex, write_inverted_index
+from rerank.indexing.postings import Postings, SavedPostings
 from tests.raising import raises
 
 METHODS = ("lucene", "robertson", "atire")
@@ -25,8 +26,8 @@ documents = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12), min_size
 
 def built(folder: Path, docs: list[list[str]], options: dict[str, object]) -> tuple[object, ...]:
     folder.mkdir(parents=True)
-    write_inverted_index(folder, docs, options)
-    index = read_inverted_index(folder, len(docs))
+    write_inverted_index(folder, [docs], options)
+    (index,) = InvertedIndex(folder, len(docs)).shards
     return index.vocab_dict, *(np.array(index.scores[part]) for part in ("data", "indices", "indptr"))
 
 
@@ -78,21 +79,44 @@ def test_counts(tmp_path: Path) -> None:
         for terms in (["b", "a", "b"], [], ["a"]):
             postings.add(terms)
         postings.finish()
-        weights, docs, starts = postings.by_term(lambda terms, docs, counts: (10 * terms + counts).astype(np.float32))
-        assert (postings.vocabulary, list(postings.lengths)) == ({"b": 0, "a": 1}, [3, 0, 1])
-        assert (list(weights), list(docs), list(starts)) == ([2, 11, 11], [0, 0, 2], [0, 1, 3])
+    saved = SavedPostings(tmp_path)
+    assert (saved.terms(), list(saved.lengths), list(saved.frequencies)) == (["b", "a"], [3, 0, 1], [1, 2])
+    columns = {"a": 0, "other": 1, "b": 2}
+    weights, docs, starts = saved.by_term(columns, lambda terms, docs, counts: (10 * terms + counts).astype(np.float32))
+    assert (list(weights), list(docs), list(starts)) == ([1, 1, 22], [0, 2, 0], [0, 2, 2, 3])
 
 
 def test_no_term_at_all(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     with raises(DataError, "2"):
-        write_inverted_index(tmp_path / "index", [[], []], {"k1": 0.9, "b": 0.4, "method": "lucene"})
+        write_inverted_index(tmp_path / "index", [[[], []]], {"k1": 0.9, "b": 0.4, "method": "lucene"})
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        write_inverted_index(tmp_path / "gone" / "index", [["a"]], {"k1": 0.9, "b": 0.4, "method": "lucene"})
+        write_inverted_index(tmp_path / "gone" / "index", [[["a"]]], {"k1": 0.9, "b": 0.4, "method": "lucene"})
+
+
+@given(docs=documents, sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4), k=st.integers(1, 13))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shards_give_the_results_of_one_index(
+    tmp_path_factory: pytest.TempPathFactory, docs: list[list[str]], sizes: list[int], k: int
+) -> None:
+    """Shards may be empty, lack a term, or have only documents without words."""
+    options = {"k1": 0.9, "b": 0.4, "method": "lucene"}
+    ends = [min(end, len(docs)) for end in accumulate(sizes)]
+    shards = [docs[start:end] for start, end in pairwise([0, *ends, len(docs)])]
+    folder, ranks = tmp_path_factory.mktemp("x"), np.random.default_rng(0).permutation(len(docs))
+    found = []
+    for name, parts in (("one", [docs]), ("many", shards)):
+        (folder / name).mkdir()
+        write_inverted_index(folder / name, parts, options)
+        index = InvertedIndex(folder / name, len(docs))
+        tops = [index.top(list("abxa"), weights, ranks, k) for weights in (None, {"a": 0.3, "c": 1.7})]
+        frequencies = [index.document_frequency(term) for term in "abxc"]
+        found.append([frequencies, *([part.tobytes() for part in top] for top in tops)])
+    assert found[0] == found[1]
 
 
 CHILD = """
@@ -109,7 +133,7 @@ words = [f"w{n}" for n in range(20000)]
 start = peak()
 folder = Path(sys.argv[1])
 docs = (chance.choices(words, k=50) for _ in range(int(sys.argv[2])))
-write_inverted_index(folder, docs, {"k1": 0.9, "b": 0.4, "method": "lucene"})
+write_inverted_index(folder, [docs], {"k1": 0.9, "b": 0.4, "method": "lucene"})
 print(json.dumps(peak() - start))
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ pytest.importorskip("faiss")
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.indexing.vector_index import nearest_vectors
+from rerank.indexing.vector_index import FlatIndex, nearest_vectors
 from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.dense import Dense, DenseRetriever
 from rerank.types import Document, Query, ranking_tie_sort_key
@@ -119,6 +120,24 @@ def test_nearest_is_the_tie_rule(scores: list[float], k: int, data: st.DataObjec
     found = list(nearest_vectors(top, np.zeros((18, 2), dtype=np.float32), k, ranks))
     wanted = sorted(range(len(scores)), key=lambda at: ranking_tie_sort_key(scores[at], names[at]), reverse=True)[:k]
     assert [positions.tolist() for positions, _ in found] == [wanted] * 18
+
+
+@given(
+    rows=st.lists(st.sampled_from([(0.6, 0.8), (0.8, 0.6), (-0.6, 0.8), (1.0, 0.0)]), min_size=1, max_size=40),
+    shard=st.integers(1, 45),
+    k=st.integers(1, 45),
+)
+def test_flat_shards_give_the_results_of_one_matrix(rows: list[tuple[float, float]], shard: int, k: int) -> None:
+    matrix, ranks = np.array(rows, dtype=np.float32), np.random.default_rng(0).permutation(len(rows))
+    queries = np.random.default_rng(1).standard_normal((33, 2)).astype(np.float32)
+    whole, parts = (
+        [
+            (positions.tobytes(), scores.tobytes())
+            for positions, scores in nearest_vectors(FlatIndex(size).read(matrix, Path()), queries, k, ranks)
+        ]
+        for size in (1000, shard)
+    )
+    assert whole == parts
 
 
 def test_places_that_an_index_leaves_empty_are_no_documents() -> None:

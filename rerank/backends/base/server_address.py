@@ -22,11 +22,13 @@ class ServerProvider:
         url: The provider's own address, which may get a key whoever names it; empty if users run the servers.
         keys: Variables that may contain the key; the first one that is set is used, even if it is empty.
         url_variable: Variable with another address; empty for none.
+        setting: The option or variable with which users name an address, for messages.
     """
 
     url: str = ""
     keys: tuple[str, ...] = ("RERANK_API_KEY",)
     url_variable: str = ""
+    setting: str = "--base-url"
 
 
 OPENAI = ServerProvider(
@@ -82,7 +84,7 @@ class Address:
         text = text or os.environ.get(provider.url_variable, "") or provider.url
         if not text:
             raise UsageError(
-                "The address of the server is missing", expected="--base-url, such as http://localhost:8080"
+                "The address of the server is missing", expected=f"{provider.setting}, such as http://localhost:8080"
             )
         file = text.file if isinstance(text, FileAddress) else ""
         try:
@@ -94,11 +96,11 @@ class Address:
             raise UsageError(
                 "The address of the server contains more than a host, a port and a path",
                 expected="https://HOST/v1",
-                remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into --base-url",
+                remedy=f"Put the key into the environment variable {provider.keys[-1]}, not into {provider.setting}",
             )
         if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
-                f"--base-url {error_repr(text)}",
+                f"{provider.setting} {error_repr(text)}",
                 expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
             )
         netloc = f"[{host}]" if ":" in host else host

@@ -1,0 +1,43 @@
+"""First stage over an index of Elasticsearch, with its own client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rerank.retrieval.base.search_engines import SearchEngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Elasticsearch(SearchEngineOptions):
+    """The options of retrieval from Elasticsearch.
+
+    The address is in ``ELASTICSEARCH_URL``, credentials are in ``ELASTICSEARCH_API_KEY``, or ``ELASTICSEARCH_USERNAME``
+    and ``ELASTICSEARCH_PASSWORD``. ``ELASTICSEARCH_CA_CERTS`` is a file for servers with a certificate of their own.
+    """
+
+    engine: ClassVar[str] = "elasticsearch"
+    package: ClassVar[str] = "elasticsearch"
+    dimension: ClassVar[str] = "dims"
+
+    def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
+        """Return the section ``knn``; twice as many candidates per shard are considered as are returned."""
+        candidates = min(10_000, max(100, 2 * depth))
+        return {"knn": {"field": self.vector, "query_vector": vector, "k": depth, "num_candidates": candidates}}
+
+    def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
+        """Return the parts of the body as arguments; the client renames ``_source``."""
+        return {("source" if name == "_source" else name): value for name, value in body.items()} | kind
+
+    def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
+        """Return a client that does not repeat requests."""
+        import elasticsearch
+
+        options = {"api_key": settings["api_key"], "basic_auth": settings["user"], "ca_certs": settings["ca_certs"]}
+        client = elasticsearch.Elasticsearch(
+            address,
+            request_timeout=self.timeout,
+            max_retries=0,
+            **{name: value for name, value in options.items() if value},
+        )
+        return client, (elasticsearch.ApiError, elasticsearch.TransportError)

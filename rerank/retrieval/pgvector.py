@@ -1,0 +1,199 @@
+"""First stage over a table of PostgreSQL with vectors of the extension pgvector.
+
+The address comes from ``DATABASE_URL`` or from libpq's own variables and files (``PGHOST``, ``PGPASSWORD``,
+``PGSSLMODE``, ``~/.pgpass``). Transactions only read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rerank.collections.base.corpus import Corpus
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.retrieval.base.document_stores import (
+    StoreHit,
+    StoreOptions,
+    StoreRetriever,
+    StoreSearch,
+    check_store_dimension,
+    named_store_part,
+    require_store_client,
+)
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.sql import Composed
+
+    from rerank.indexing.text_encoder import Encoder
+
+#: Distance -> pgvector's operator, and the score as a function of the distance ``d``.
+_OPERATORS = {"cosine": ("<=>", "1 - d"), "inner-product": ("<#>", "-d"), "l2": ("<->", "-d")}
+_URL = "DATABASE_URL"
+#: Largest value of hnsw.ef_search that pgvector accepts.
+_WIDEST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pgvector(StoreOptions):
+    """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`.
+
+    Attributes:
+        table: The table or view, or ``schema.table``.
+        id: Column with the identifier.
+        vector: Column with the vector, of the type ``vector`` or ``halfvec``.
+        distance: The distance that the index of the column was built for.
+    """
+
+    table: str
+    _: KW_ONLY
+    id: str = "id"
+    vector: str = "embedding"
+    distance: Literal["cosine", "inner-product", "l2"] = "cosine"
+
+    def over(self, corpus: Corpus) -> StoreRetriever:
+        """Load the model and check the table.
+
+        Raises:
+            MissingPrerequisiteError: An extra, or pgvector in the database, is not installed.
+            UsageError: The table or a column does not exist, or vectors have another dimension than the model's.
+            BackendError: The database cannot be reached, or does not answer in time.
+        """
+        self.check_prerequisites()
+        return self.retriever(self.encoder())
+
+    def check_prerequisites(self) -> None:
+        """Check that psycopg and sentence-transformers are installed."""
+        require_store_client("psycopg", "pgvector")
+
+    def retriever(self, encoder: Encoder) -> StoreRetriever:
+        """Check the table, and return a retriever with an encoder of queries."""
+        with _connect_to_database(self.timeout) as connection:
+            kind = self._check_table(connection, encoder.size)
+
+        @contextmanager
+        def connect() -> Iterator[StoreSearch]:
+            with _connect_to_database(self.timeout) as connection:
+                statement = self._statement(kind)
+
+                def search(query: str, depth: int) -> list[StoreHit]:
+                    vector = str(encoder.queries([query])[0].tolist())
+                    _widen_index_scan(connection, depth)
+                    rows = connection.execute(statement, {"vector": vector, "depth": depth}).fetchall()
+                    return [StoreHit(id=row[0], text=row[1], title=row[2], score=row[3]) for row in rows]
+
+                yield search
+
+        return StoreRetriever("pgvector", f"the table {self.table!r}", connect)
+
+    def _table(self) -> Any:
+        from psycopg.sql import Identifier
+
+        return Identifier(*self.table.split("."))
+
+    def _statement(self, kind: str) -> Composed:
+        from psycopg.sql import SQL, Identifier
+
+        operator, score = _OPERATORS[self.distance]
+        return SQL(
+            "SELECT id, text, title, {score} FROM (SELECT {id} AS id, {text} AS text, {title} AS title, "
+            "{vector} {operator} %(vector)s::{kind} AS d FROM {table} WHERE {vector} IS NOT NULL "
+            "ORDER BY {vector} {operator} %(vector)s::{kind} LIMIT %(depth)s) AS nearest ORDER BY d"
+        ).format(
+            id=Identifier(self.id),
+            text=Identifier(self.text),
+            title=Identifier(self.title) if self.title else SQL("NULL"),
+            vector=Identifier(self.vector),
+            table=self._table(),
+            kind=Identifier(kind),
+            operator=SQL(operator),
+            score=SQL(score),
+        )
+
+    def _check_table(self, connection: Connection[Any], size: int) -> str:
+        """Check table, columns and dimension, and return the type of the vectors."""
+        place, quoted = f"the table {self.table!r}", self._table().as_string(connection)
+        if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
+            raise MissingPrerequisiteError(
+                "The database does not have the extension pgvector", remedy="Run in it: CREATE EXTENSION vector"
+            )
+        if connection.execute("SELECT to_regclass(%s)", [quoted]).fetchone() == (None,):
+            raise UsageError(f"There is no table {quoted} in the database", expected="TABLE or SCHEMA.TABLE")
+        rows = connection.execute(
+            "SELECT attname, t.typname, atttypmod FROM pg_attribute JOIN pg_type t ON t.oid = atttypid "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [quoted],
+        ).fetchall()
+        columns = {name: (kind, size) for name, kind, size in rows}
+        for name in (self.id, self.text, *([self.title] if self.title else [])):
+            named_store_part("column", name, columns, place)
+        kind, dimension = named_store_part("column", self.vector, columns, place)
+        if kind not in ("vector", "halfvec"):
+            raise UsageError(f"The column {self.vector!r} of {place} has the type {kind}", expected="vector or halfvec")
+        check_store_dimension(place, dimension if dimension > 0 else None, self.model, size)
+        return str(kind)
+
+
+def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
+    """Let an index of pgvector return as many documents as are asked for; by default, HNSW returns at most 40."""
+    connection.execute(
+        "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
+        "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, true)",
+        {"most": _WIDEST, "depth": depth},
+    )
+    version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    if version and tuple(map(int, version[0].split(".")[:2])) >= (0, 8):
+        connection.execute(
+            "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), "
+            "set_config('ivfflat.iterative_scan', 'relaxed_order', true)"
+        )
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
+    """Connect, and begin a transaction that only reads, whose statements end after ``timeout`` seconds.
+
+    Settings last until the end of the transaction, since a pooler may give the session to somebody else.
+
+    Raises:
+        UsageError: The address is invalid.
+        BackendError: The database cannot be reached, refuses the statements, or does not answer in time.
+    """
+    import psycopg
+
+    try:
+        connection = psycopg.connect(
+            os.environ.get(_URL, ""),
+            connect_timeout=max(2, round(timeout)),
+            prepare_threshold=None,  # poolers of connections may not have what another connection prepared
+        )
+    except psycopg.ProgrammingError:
+        raise UsageError(  # without libpq's message, which shows the address with its password
+            f"The environment variable {_URL} is not an address of PostgreSQL",
+            expected="postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full",
+        ) from None
+    except psycopg.Error as error:
+        raise BackendError(
+            f"PostgreSQL cannot be reached: {_on_one_line(error)}",
+            remedy=f"Set {_URL}, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE, and check that it runs",
+        ) from error
+    try:
+        with connection:
+            connection.read_only = True
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(round(1000 * timeout))])
+            yield connection
+    except psycopg.errors.QueryCanceled as error:
+        raise BackendError(
+            f"PostgreSQL did not answer within {timeout} seconds", remedy="Increase the option 'timeout'"
+        ) from error
+    except psycopg.Error as error:
+        raise BackendError(
+            f"PostgreSQL failed: {_on_one_line(error)}", remedy="Check the table and its rights"
+        ) from error

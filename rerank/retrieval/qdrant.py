@@ -1,0 +1,137 @@
+"""First stage over a collection of Qdrant: a server, or a folder in local mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rerank.backends.base.server_address import Address, ServerProvider, api_key_for_server
+from rerank.collections.base.corpus import Corpus
+from rerank.errors import BackendError, MissingResourceError
+from rerank.retrieval.base.document_stores import (
+    StoreHit,
+    StoreOptions,
+    StoreRetriever,
+    StoreSearch,
+    check_store_dimension,
+    named_store_part,
+    require_store_client,
+)
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+    from rerank.indexing.text_encoder import Encoder
+
+_PROVIDER = ServerProvider(keys=("QDRANT_API_KEY",), url_variable="QDRANT_URL", setting="the variable QDRANT_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Qdrant(StoreOptions):
+    """The options of retrieval from Qdrant, in addition to those of `StoreOptions`.
+
+    Attributes:
+        collection: The collection.
+        path: Folder of local mode; empty for the server in ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
+        id: Field of the payload with the identifier; empty for the point's id.
+        vector: Name of the vector, if points have several.
+    """
+
+    collection: str
+    _: KW_ONLY
+    path: str = ""
+    id: str = ""
+    vector: str = ""
+
+    def over(self, corpus: Corpus) -> StoreRetriever:
+        """Load the model and check the collection.
+
+        Raises:
+            MissingPrerequisiteError: An extra is not installed.
+            MissingResourceError: The folder does not exist.
+            UsageError: The collection or the vector does not exist, or has another dimension than the model.
+            BackendError: The server cannot be reached, or does not answer in time.
+        """
+        self.check_prerequisites()
+        return self.retriever(self.encoder())
+
+    def check_prerequisites(self) -> None:
+        """Check that qdrant-client and sentence-transformers are installed."""
+        require_store_client("qdrant_client", "qdrant")
+
+    def retriever(self, encoder: Encoder) -> StoreRetriever:
+        """Check the collection, and return a retriever with an encoder of queries."""
+        with self._connect() as client:
+            sign = self._check_collection(client, encoder.size)
+
+        @contextmanager
+        def connect() -> Iterator[StoreSearch]:
+            with self._connect() as client:
+
+                def search(query: str, depth: int) -> list[StoreHit]:
+                    found = client.query_points(
+                        self.collection,
+                        query=encoder.queries([query])[0].tolist(),
+                        using=self.vector or None,
+                        limit=depth,
+                        with_payload=True,
+                    )
+                    return [self._hit(point, sign) for point in found.points]
+
+                yield search
+
+        return StoreRetriever("qdrant", self._place, connect)
+
+    @property
+    def _place(self) -> str:
+        return f"the collection {self.collection!r} of Qdrant"
+
+    def _hit(self, point: Any, sign: int) -> StoreHit:
+        payload = point.payload or {}
+        return StoreHit(
+            id=payload.get(self.id) if self.id else point.id,
+            text=payload.get(self.text),
+            title=payload.get(self.title) if self.title else None,
+            score=sign * point.score,
+        )
+
+    def _check_collection(self, client: QdrantClient, size: int) -> int:
+        """Check collection, vector and dimension; return 1 if scores are similarities, and -1 if they are distances."""
+        if not client.collection_exists(self.collection):
+            known = {found.name: None for found in client.get_collections().collections}
+            named_store_part("collection", self.collection, known, "Qdrant")
+        vectors: Any = client.get_collection(self.collection).config.params.vectors
+        named = vectors if isinstance(vectors, dict) else {"": vectors}
+        vector = named_store_part("vector", self.vector, named, self._place)
+        check_store_dimension(self._place, vector.size, self.model, size)
+        return 1 if vector.distance.value in ("Cosine", "Dot") else -1
+
+    @contextmanager
+    def _connect(self) -> Iterator[QdrantClient]:
+        from qdrant_client import QdrantClient
+        from qdrant_client.http.exceptions import ApiException
+
+        client = None
+        try:
+            client = QdrantClient(**self._location(), timeout=round(self.timeout), check_compatibility=False)
+            yield client
+        except ApiException as error:
+            raise BackendError(
+                f"Qdrant failed: {str(error).strip()}", remedy="Check QDRANT_URL, QDRANT_API_KEY and that it runs"
+            ) from error
+        except RuntimeError as error:  # what local mode raises for a folder that another process has open
+            raise BackendError(f"Qdrant cannot open {self.path!r}: {error}") from error
+        finally:
+            if client is not None:
+                client.close()
+
+    def _location(self) -> dict[str, Any]:
+        if self.path:
+            if not Path(self.path).expanduser().is_dir():  # the client would create it
+                raise MissingResourceError(f"There is no folder {self.path!r}", remedy="Check the option 'path'")
+            return {"path": str(Path(self.path).expanduser())}
+        address = Address.parse(provider=_PROVIDER)
+        return {"url": address.url, "port": None, "api_key": api_key_for_server(address) or None}

@@ -81,12 +81,7 @@ def execute_run(
     name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
-    engine = open_engine(
-        execution.engine,
-        workers=execution.workers,
-        gpus_per_worker=execution.gpus_per_worker,
-        worker_timeout=execution.worker_timeout,
-    )
+    engine = open_engine(execution.engine, **execution.engine_options())
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
     batched = None if folder.finished else _prepare_calls(prepared, execution, engine)  # its errors precede the folder
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
@@ -187,7 +182,6 @@ def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) 
 def _ranking_job_of_run(prepared: PreparedRun, flow: Flow) -> RankingJob:
     return RankingJob(
         setup=prepared.setup,
-        backend=prepared.backend,
         judge=prepared.judge,
         top_k=prepared.spec.top_k,
         flow=flow,

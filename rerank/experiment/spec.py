@@ -186,6 +186,10 @@ class Execution(_Frozen):
     worker_timeout: float | None = Field(default=None, gt=0)
     """Restart a worker of the engine ``ray`` that has handed over no reply for this many seconds."""
 
+    def engine_options(self) -> dict[str, Any]:
+        """Return the options of the engine that have their own flags; None for those that are not given."""
+        return self.model_dump(include={"workers", "gpus_per_worker", "worker_timeout"})
+
 
 def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Complete a run specification from TOML or from the spec.json of a run folder.

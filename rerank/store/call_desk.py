@@ -1,8 +1,8 @@
 """Call logging for models in other processes: one process owns the call log, the others ask it.
 
 A `CallDesk` in the process that owns the run folder applies the log, the shared cache and the token cap. In a process
-with a model, `log_calls_at_desk` returns a backend that forms the batches of `LoggingBackend`, and asks the desk before and
-after each batch.
+with a model, `log_calls_at_desk` returns a backend that forms the batches of `LoggingBackend`, and asks the desk before
+and after each batch.
 """
 
 from __future__ import annotations

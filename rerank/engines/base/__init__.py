@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rerank.assemble import RankerSetup
 from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import Flow, Ranker
+from rerank.pipeline.stream import Flow
 from rerank.store import LoggingBackend
 from rerank.tasks import Backend
 from rerank.types import Qrels, Ranking
@@ -21,8 +21,7 @@ class RankingJob:
 
     Attributes:
         setup: The ranker.
-        backend: The model as this process has opened it; the weights of a local model may not be loaded yet.
-        judge: The judge of the ranker, with this backend.
+        judge: The judge of the ranker, as this process has opened it.
         top_k: Number of documents to rerank; None for all.
         flow: The number of lists and requests that are processed together.
         queries: Number of lists.
@@ -30,17 +29,11 @@ class RankingJob:
     """
 
     setup: RankerSetup
-    backend: Backend
     judge: PromptJudge
     top_k: int | None
     flow: Flow
     queries: int
     qrels: Qrels | None = None
-
-    def ranker(self) -> Ranker:
-        """Return strategy, judge and passages."""
-        setup = self.setup
-        return Ranker(strategy=setup.strategy, judge=self.judge, passages=setup.passages, top_k=self.top_k)
 
 
 class Engine(Protocol):
@@ -62,7 +55,7 @@ class Engine(Protocol):
         Args:
             lists: The first-stage lists; only those that are being processed are read.
             job: What to do with them.
-            calls: The backend of the job with call log, cache and token cap. Only this process writes to them.
+            calls: The model as this process has opened it, with the call log, cache and token cap of the run.
 
         Raises:
             RerankError: A list cannot be ranked, or the model cannot answer at all; committed calls are kept.

@@ -1,10 +1,9 @@
 """The engine ``ray``: actors of Ray rank blocks of lists, on one machine or on many.
 
-Ray Data hands the numbers of the blocks to a pool of actors (`worker.RankingWorker`), restarts lost actors and repeats their
-tasks. The actors fetch the lists of a block, and send their calls and results to this process through an actor that
-exchanges messages. This process alone writes to the run folder. A worker waits until its calls are committed, and no block
-is read that is too far ahead of the oldest unfinished one, so a slow disk slows the workers down
-([decision 0019](../../../docs/decisions/0019-several-workers.md)).
+Ray Data hands the numbers of the blocks to a pool of actors (`worker.RankingWorker`), restarts lost actors and repeats
+their tasks. The actors fetch the lists of a block, and send their calls and results to this process through an actor
+that exchanges messages. This process alone writes to the run folder. A worker waits until its calls are committed, and
+no block is read that is too far ahead of the oldest unfinished one, so a slow disk slows the workers down.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +111,13 @@ class Ray:
         return {"name": "ray", "workers": self.workers, "gpus_per_worker": self.gpus_per_worker, **self._losses}
 
     def _connect(self, ray: Any) -> None:
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR}
+        # Importing ray sets these levels. Its news of the execution would be mixed with the progress bar.
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         # Workers wait for the model most of the time, so there may be more of them than processors.
-        local = {"num_cpus": self.workers, "include_dashboard": False}
+        local: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
         try:
-            ray.init(**({"address": self.address} if self.address else local), **quiet)
+            ray.init(**({"address": self.address} if self.address else local), logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BackendError(
                 f"No cluster of Ray can be reached at {self.address or 'this machine'!r}: {error}",
@@ -124,13 +125,11 @@ class Ray:
                 remedy="Start this command on a machine of the cluster, or omit the address",
             ) from error
         self._started = True
-        # Set by the import of ray.data. Its news of the execution would be mixed with the progress bar.
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def _block_size(self, job: RankingJob) -> int:
         """Return the number of lists per block, which is that of a run in one process if results depend on it."""
         largest = job.flow.block or job.queries
-        if isinstance(job.backend, AsyncBackend):
+        if isinstance(job.judge.backend, AsyncBackend):
             largest = min(largest, math.ceil(job.queries / (_SHARES * self.workers)))
         return max(1, largest)
 
@@ -146,7 +145,12 @@ class Ray:
         exchange_type = ray.remote(num_cpus=0, max_concurrency=_MESSAGES, scheduling_strategy=here)(MessageExchange)
         exchange = exchange_type.remote(
             WorkerJob(
-                job=replace(job, backend=None, judge=None), identity=dict(job.backend.identity), folder=Path.cwd()
+                setup=job.setup,
+                top_k=job.top_k,
+                flow=job.flow,
+                qrels=job.qrels,
+                identity=dict(job.judge.backend.identity),
+                folder=Path.cwd(),
             )
         )
         dataset = ray.data.from_items(list(range(blocks)), override_num_blocks=max(1, blocks)).map_batches(

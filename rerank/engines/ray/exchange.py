@@ -36,7 +36,7 @@ class MessageExchange:
         return await answer
 
     async def serve(self, answers: Mapping[int, Any]) -> dict[int, Any]:
-        """Pass on answers, number of the message -> answer, and return the next messages by their numbers; none after `wake`."""
+        """Pass on answers, and return the next messages; none after `wake`. The keys are numbers of messages."""
         for number, answer in answers.items():
             self._answers.pop(number).set_result(answer)
         await self._has_messages.wait()

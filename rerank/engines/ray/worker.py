@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from rerank.engines.base import RankingJob
+from rerank.assemble import RankerSetup
 from rerank.engines.ray.messages import (
     BeginCalls,
     BlockWork,
@@ -25,28 +25,34 @@ from rerank.engines.ray.messages import (
 )
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import drive_ranking_stream
+from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store.call_desk import BegunCalls, log_calls_at_desk
-from rerank.tasks import Reply, Request
-from rerank.types import Ranking
+from rerank.tasks import Backend, Reply, Request
+from rerank.types import Qrels, Ranking
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJob:
-    """The part of a `RankingJob` that workers get; they open the model themselves.
+    """The part of a job that workers get; they open the model themselves.
 
     Attributes:
-        job: The job without backend and judge.
+        setup: The ranker.
+        top_k: Number of documents to rerank; None for all.
+        flow: The number of lists and requests that are processed together.
+        qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
         identity: Identity of the model in the process that owns the run folder.
         folder: Working directory of that process, in which relative paths of models are looked up.
     """
 
-    job: Any
+    setup: RankerSetup
+    top_k: int | None
+    flow: Flow
+    qrels: Qrels | None
     identity: Mapping[str, str]
     folder: Path
 
-    def open(self) -> RankingJob:
-        """Open the model, and return the whole job.
+    def open(self) -> tuple[Ranker, Backend]:
+        """Open the model.
 
         Raises:
             RerankError: The model cannot be opened.
@@ -54,8 +60,8 @@ class WorkerJob:
         """
         with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
             os.chdir(self.folder)
-        setup, flow = self.job.setup, self.job.flow
-        backend = setup.open_backend(qrels=self.job.qrels)
+        setup = self.setup
+        backend = setup.open_backend(qrels=self.qrels)
         if dict(backend.identity) != dict(self.identity):
             raise BackendError(
                 f"A worker has opened another model: {dict(backend.identity)}",
@@ -63,8 +69,9 @@ class WorkerJob:
                 remedy="Use the same files on all machines, and give --dtype",
             )
         if (set_batching := getattr(backend, "set_batching", None)) is not None:
-            set_batching(flow.batch_size, reuse=flow.reuse)
-        return replace(self.job, backend=backend, judge=setup.open_judge(backend))
+            set_batching(self.flow.batch_size, reuse=self.flow.reuse)
+        judge = setup.open_judge(backend)
+        return Ranker(strategy=setup.strategy, judge=judge, passages=setup.passages, top_k=self.top_k), backend
 
 
 class RankingWorker:
@@ -79,9 +86,13 @@ class RankingWorker:
         self._exchange = exchange
 
     @cached_property
-    def _job(self) -> RankingJob:
+    def _job(self) -> WorkerJob:
         job: WorkerJob = ray.get(self._exchange.job.remote())
-        return job.open()
+        return job
+
+    @cached_property
+    def _opened(self) -> tuple[Ranker, Backend]:
+        return self._job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Rank the blocks whose numbers are in the batch, and return the batch; the results go to the exchange."""
@@ -96,21 +107,24 @@ class RankingWorker:
         return batch
 
     def _rank(self, desk: _BlockDesk) -> None:
-        job = self._job
+        ranker, backend = self._opened
         work = desk.ask(OpenBlock(block=desk.block, worker=ray.get_runtime_context().current_actor))
         if work is not None:
-            desk.ask(FinishBlock(block=desk.block, results=list(_rank_lists(job, work, desk))))
+            logged = log_calls_at_desk(backend, desk, batch_characters=self._job.flow.batch_characters)
+            results = list(_rank_lists(work, ranker, logged, self._job.flow, desk))
+            desk.ask(FinishBlock(block=desk.block, results=results))
 
 
-def _rank_lists(job: RankingJob, work: BlockWork, desk: _BlockDesk) -> Iterator[RankedList]:
+def _rank_lists(
+    work: BlockWork, ranker: Ranker, backend: Backend, flow: Flow, desk: _BlockDesk
+) -> Iterator[RankedList]:
     lists: list[Ranking] = ray.get(work.lists)
-    backend = log_calls_at_desk(job.backend, desk, batch_characters=job.flow.batch_characters)
     if not work.one_by_one:
-        yield from drive_ranking_stream(lists, job.ranker(), backend, replace(job.flow, block=None))
+        yield from drive_ranking_stream(lists, ranker, backend, replace(flow, block=None))
         return
     for position, ranking in enumerate(lists):
         desk.ask(OpenList(block=desk.block, position=position))
-        yield from drive_ranking_stream([ranking], job.ranker(), backend, job.flow)
+        yield from drive_ranking_stream([ranking], ranker, backend, flow)
 
 
 class _BlockDesk:

@@ -68,7 +68,7 @@ def recorded(folder: Path) -> Any:
         {"model": "fake:stutter,batch_size=1"},
         {"model": "fake-server:stutter"},
         {"model": "fake:perfect,batch_size=2", "method": "pointwise", "shuffle": "random", "top_k": 5},
-        {"model": "fake:fail,rate=0.2,batch_size=3", "queries": ("q1", "q5")},
+        {"model": "fake:fail,rate=0.2,batch_size=3", "queries": 5},
     ],
 )
 def test_a_run_is_equal_to_one_in_one_process(lists: Lists, tmp_path: Path, options: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--delay 0.3] [--windows 400] [--kills 20] [--restarts 20]
 
-Rates are those of the replies after the first fifth, so neither the start of the cluster nor that of the workers counts.
+Rates are those of the replies after the first fifth, so the start of the cluster and of the workers does not count.
 `--kills` ends random workers during a run, two per run; `--restarts` ends the whole run, which is then continued.
 """
 

@@ -74,7 +74,7 @@ class Bench:
         """Run, compare the result, and return the seconds per window."""
         out = self._out()
         replies: list[float] = []
-        engine = {"engine": "ray", "workers": workers} if workers else {}
+        engine: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
         run_experiment(
             self.spec(model), Execution(out=out, **engine), on_reply=lambda reply: replies.append(time.monotonic())
         )

@@ -36,6 +36,7 @@ _PARTS = (
     ("trl", "trl", "train"),
     ("mteb", "mteb", "mteb"),
     ("pyserini", "pyserini", "lucene"),
+    ("ray", "ray", "ray"),
     ("vllm", "vllm", "vllm"),
 )
 

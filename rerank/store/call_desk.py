@@ -84,6 +84,10 @@ class CallDesk:
         self._backend._reserved -= self._most_tokens(requests)
         return len(requests)
 
+    def has_calls_in_flight(self) -> bool:
+        """Return whether replies are expected."""
+        return any(self._in_flight.values())
+
     def _most_tokens(self, requests: Mapping[str, Request]) -> int:
         capped = self._backend.max_total_tokens is not None
         return sum(map(self._backend._most_tokens, requests.values())) if capped else 0

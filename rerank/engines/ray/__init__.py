@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
@@ -20,7 +21,8 @@ from typing import Any
 from rerank.engines.base import RankingJob
 from rerank.engines.ray.blocks import WAIT, RankingBlocks
 from rerank.engines.ray.exchange import MessageExchange
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.engines.ray.messages import BlockMessage, KeepCalls
+from rerank.errors import BackendError, MissingPrerequisiteError, RerankError, UsageError
 from rerank.pipeline.results import RankedList
 from rerank.store import LoggingBackend
 from rerank.store.call_desk import CallDesk
@@ -33,8 +35,8 @@ _BLOCKS_PER_WORKER = 3
 _SHARES = 4
 #: Maximum number of messages of workers that wait for an answer.
 _MESSAGES = 100_000
-#: Seconds between checks of the pool and of the workers' deadline.
-_CHECK = 1.0
+#: Seconds between checks of the pool and of the workers' deadline, and for replies in flight after an error.
+_CHECK, _LAST_REPLIES = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -62,10 +64,11 @@ class Ray:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.workers < 1 or not 0 <= self.gpus_per_worker < math.inf:
+        timeout = self.worker_timeout
+        if self.workers < 1 or not 0 <= self.gpus_per_worker < math.inf or (timeout is not None and not timeout > 0):
             raise UsageError(
-                f"workers={self.workers}, gpus_per_worker={self.gpus_per_worker}",
-                expected="at least 1 worker, with at least 0 GPUs",
+                f"workers={self.workers}, gpus_per_worker={self.gpus_per_worker}, worker_timeout={timeout}",
+                expected="at least 1 worker, at least 0 GPUs, and more than 0 seconds",
             )
 
     def start(self, backend: Backend) -> None:
@@ -82,6 +85,7 @@ class Ray:
         has, needs = ray.cluster_resources(), {"CPU": self.workers, "GPU": self.workers * self.gpus_per_worker}
         for kind, number in needs.items():
             if has.get(kind, 0) < number:
+                self._disconnect(ray)
                 raise UsageError(
                     f"{self.workers} workers need {number:g} {kind}s, and the cluster has {has.get(kind, 0):g}",
                     remedy="Use fewer --workers, or add machines to the cluster",
@@ -101,10 +105,10 @@ class Ray:
         try:
             with self._run_workers(job, math.ceil(job.queries / size)) as pool:
                 yield from pool.serve(blocks, self.worker_timeout)
+            blocks.read_to_end()
         finally:
             self._losses = {"lost_workers": blocks.lost_workers, "repeated_calls": blocks.lost_calls}
-            if self._started:
-                ray.shutdown()
+            self._disconnect(ray)
 
     def record(self) -> Mapping[str, Any]:
         """Return the name, the number of workers, and how many were lost with how many calls in flight."""
@@ -125,6 +129,12 @@ class Ray:
                 remedy="Start this command on a machine of the cluster, or omit the address",
             ) from error
         self._started = True
+
+    def _disconnect(self, ray: Any) -> None:
+        """End the cluster, or the connection to it, if `start` made it."""
+        if self._started:
+            ray.shutdown()
+        self._started = False
 
     def _block_size(self, job: RankingJob) -> int:
         """Return the number of lists per block, which is that of a run in one process if results depend on it."""
@@ -181,6 +191,7 @@ class _WorkerPool:
     def __init__(self, exchange: Any, dataset: Any) -> None:
         self._exchange, self._dataset = exchange, dataset
         self._error: Exception | None = None
+        self._request: Any = None
         self._thread = threading.Thread(target=self._execute, name="rerank-ray-data", daemon=True)
         self._thread.start()
 
@@ -196,31 +207,57 @@ class _WorkerPool:
     def serve(self, blocks: RankingBlocks, timeout: float | None) -> Iterator[RankedList]:
         """Answer the messages of the workers, and yield results, until all blocks are ranked.
 
+        Args:
+            blocks: The blocks.
+            timeout: Seconds after which a silent worker is restarted; None for no limit.
+
         Raises:
             BackendError: The pool failed, for example since the cluster is gone.
         """
         import ray
 
-        waiting: dict[int, Any] = {}
+        waiting: dict[int, BlockMessage] = {}
         answers: dict[int, Any] = {}
-        request = None
         while self._thread.is_alive():
-            request = request or self._exchange.serve.remote(answers)
-            try:
-                waiting |= ray.get(request, timeout=_CHECK)
-            except ray.exceptions.GetTimeoutError:
+            if (messages := self._exchange_messages(answers)) is None:
                 for worker in [] if timeout is None else blocks.overdue_workers(timeout):
                     ray.kill(worker, no_restart=False)
                 continue
-            except ray.exceptions.RayError as error:
-                raise self._failed(error) from error
-            request = None
-            answers = {number: blocks.answer(message) for number, message in waiting.items()}
-            answers = {number: answer for number, answer in answers.items() if answer is not WAIT}
+            waiting |= messages
+            try:
+                answers = _answer_messages(blocks, waiting)
+            except Exception:
+                self._keep_replies_in_flight(blocks)
+                raise
             waiting = {number: message for number, message in waiting.items() if number not in answers}
             yield from blocks.take_results()
         if self._error is not None:
             raise self._failed(self._error) from self._error
+
+    def _exchange_messages(self, answers: Mapping[int, Any]) -> dict[int, BlockMessage] | None:
+        """Send answers, and return the next messages; None if there are none yet: call it again with these answers."""
+        import ray
+
+        self._request = self._request or self._exchange.serve.remote(answers)
+        try:
+            messages: dict[int, BlockMessage] = ray.get(self._request, timeout=_CHECK)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        except ray.exceptions.RayError as error:
+            raise self._failed(error) from error
+        self._request = None
+        return messages
+
+    def _keep_replies_in_flight(self, blocks: RankingBlocks) -> None:
+        """After an error, commit the replies that other workers are waiting for, since they may be billed."""
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + _LAST_REPLIES
+        with suppress(RerankError):  # the first error is the one to report
+            while blocks.has_calls_in_flight() and time.monotonic() < deadline:
+                messages = self._exchange_messages(answers)
+                if messages is not None:
+                    kept = {n: message for n, message in messages.items() if isinstance(message, KeepCalls)}
+                    answers = _answer_messages(blocks, kept)
 
     def _failed(self, error: Exception) -> BackendError:
         return BackendError(
@@ -235,6 +272,13 @@ class _WorkerPool:
         with suppress(Exception):  # the cluster may be gone
             ray.kill(self._exchange)
         self._thread.join(timeout=10)
+
+
+def _answer_messages(blocks: RankingBlocks, messages: Mapping[int, BlockMessage]) -> dict[int, Any]:
+    """Return the answers to those messages that need not wait; replies are committed before anything can fail."""
+    replies_first = sorted(messages, key=lambda number: not isinstance(messages[number], KeepCalls))
+    answers = {number: blocks.answer(messages[number]) for number in replies_first}
+    return {number: answer for number, answer in answers.items() if answer is not WAIT}
 
 
 def _import_ray() -> Any:

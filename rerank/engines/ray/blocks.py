@@ -115,6 +115,15 @@ class RankingBlocks:
             self._oldest += 1
             yield from block.results
 
+    def has_calls_in_flight(self) -> bool:
+        """Return whether workers have begun calls whose replies they have not handed over."""
+        return self._desk.has_calls_in_flight()
+
+    def read_to_end(self) -> None:
+        """Read what is left of the lists, so that their source can check that they have not changed."""
+        for _ in self._source:
+            pass
+
     def overdue_workers(self, seconds: float) -> list[Any]:
         """Return the workers that have been silent for longer; each is returned only once."""
         latest = time.monotonic() - seconds
@@ -141,6 +150,7 @@ class RankingBlocks:
             case FinishBlock():
                 block.results = message.results
             case FailBlock():
+                self._desk.release(message.block)
                 raise message.error
         return None
 

@@ -121,5 +121,8 @@ def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> N
 
 def test_errors_of_workers_are_raised(blocks: RankingBlocks) -> None:
     blocks.answer(OpenBlock(block=0))
+    blocks.answer(BeginCalls(block=0, requests=CALL))
+    assert blocks.has_calls_in_flight()
     with pytest.raises(BackendError):
         blocks.answer(FailBlock(block=0, error=BackendError("no model")))
+    assert not blocks.has_calls_in_flight()

@@ -14,7 +14,7 @@ from rerank.errors import BackendError
 from rerank.tasks import Reply, Request
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Hazard(Fake):
     """``fake`` with queries that end the process, are never answered, or break the backend; ids are joined by ``+``.
 

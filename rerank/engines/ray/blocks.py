@@ -74,7 +74,8 @@ class RankingBlocks:
         lists: The first-stage lists, which are read block by block when workers open the blocks.
         desk: Answers the calls of the workers.
         size: Number of lists per block.
-        ahead: Number of blocks, from the oldest one without a result on, that may be open. Later ones wait.
+        ahead: Number of blocks, from the oldest one without a result on, that may be open. Later ones wait while
+            another worker ranks the oldest one.
         share: Makes what workers get in place of the lists of a block.
     """
 
@@ -155,7 +156,7 @@ class RankingBlocks:
         return None
 
     def _open(self, message: OpenBlock) -> Any:
-        if message.block >= self._oldest + self._ahead:
+        if message.block >= self._oldest + self._ahead and self._is_ranked_elsewhere(message.worker):
             return WAIT
         while self._read <= message.block:
             lists = list(islice(self._source, self._size))
@@ -168,6 +169,15 @@ class RankingBlocks:
             self._count_loss(message.block, block)
         block.worker = message.worker
         return BlockWork(lists=block.shared, one_by_one=block.stalls >= _PATIENCE)
+
+    def _is_ranked_elsewhere(self, worker: Any) -> bool:
+        """Return whether another worker ranks the oldest block.
+
+        If none does, or this worker did before Ray restarted it, the block may be next in the queue of this worker,
+        which must not wait for it.
+        """
+        oldest = self._blocks.get(self._oldest)
+        return oldest is not None and oldest.worker not in (None, worker)
 
     def _count_loss(self, number: int, block: _Block) -> None:
         in_flight = self._desk.release(number)

@@ -66,13 +66,24 @@ def test_results_are_yielded_in_order(blocks: RankingBlocks) -> None:
 
 
 def test_no_block_is_read_that_is_too_far_ahead(blocks: RankingBlocks, read: list[Ranking]) -> None:
-    assert blocks.answer(OpenBlock(block=3)) is WAIT
-    assert len(read) == 0
-    blocks.answer(OpenBlock(block=2))
+    blocks.answer(OpenBlock(block=0, worker="slow"))
+    assert blocks.answer(OpenBlock(block=3, worker="fast")) is WAIT
+    assert len(read) == 2
+    assert blocks.answer(OpenBlock(block=2, worker="fast")) is not WAIT
     assert len(read) == 6
-    finish(blocks, 0)
-    assert blocks.answer(OpenBlock(block=3)) is not WAIT
+    blocks.answer(FinishBlock(block=0, results=[]))
+    assert list(blocks.take_results()) == []
+    blocks.answer(OpenBlock(block=1, worker="slow"))
+    assert blocks.answer(OpenBlock(block=3, worker="fast")) is not WAIT
     assert len(read) == 8
+
+
+def test_a_worker_does_not_wait_for_a_block_in_its_own_queue(blocks: RankingBlocks) -> None:
+    blocks.answer(OpenBlock(block=0, worker="restarted"))
+    assert blocks.answer(OpenBlock(block=3, worker="restarted")) is not WAIT
+    blocks.answer(FinishBlock(block=0, results=[]))
+    list(blocks.take_results())
+    assert blocks.answer(OpenBlock(block=4, worker="restarted")) is not WAIT  # nobody has opened block 1
 
 
 def test_a_finished_block_is_not_ranked_again(blocks: RankingBlocks) -> None:
@@ -113,7 +124,7 @@ def test_a_list_that_loses_workers_even_so_ends_the_run(blocks: RankingBlocks) -
 
 def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> None:
     blocks.answer(OpenBlock(block=0, worker="busy"))
-    blocks.answer(OpenBlock(block=4, worker="waits"))
+    assert blocks.answer(OpenBlock(block=4, worker="waits")) is WAIT
     assert blocks.overdue_workers(1000) == []
     assert blocks.overdue_workers(-1) == ["busy"]
     assert blocks.overdue_workers(-1) == []

@@ -22,8 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rerank.experiment import run_experiment
-from rerank.experiment.spec import Execution, RunSpec
+# Beside this script lies requests.py, which Ray and its workers would import instead of the library.
+sys.path = [path for path in sys.path if Path(path) != Path(__file__).parent]
+
+from rerank.experiment import run_experiment  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 
 WORKERS = 2
 

@@ -100,11 +100,8 @@ def execute_run(
         tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
         queries = prepared.lists.survey.queries
         scores = _write_experiment_scores(prepared, folder, result)
-        summary = {
-            "folder": str(folder.path),
-            "hash": name,
-            **summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores),
-        }
+        summary = summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores)
+        summary = {"folder": str(folder.path), "hash": name, **summary}
         files |= {"run.trec": folder.file_hash("run.trec")}
         folder.write_json("spec.json", folder.spec() | {"files": files} | _record_of_engine(engine))
         folder.write_json("summary.json", summary)

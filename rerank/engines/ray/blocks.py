@@ -184,7 +184,7 @@ class RankingBlocks:
         self.lost_workers += 1
         self.lost_calls += in_flight
         block.stalls += 1
-        _log.warning("A worker was lost with %d calls in flight, which are made again", in_flight)
+        _log.warning("A worker was lost; its %d calls in flight are made again", in_flight)
         if block.position is None:
             return
         losses = block.losses[block.position] = block.losses[block.position] + 1

@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [--delay 0.3] [--windows 400] [--kills 20] [--restarts 20]
 
 Rates are those of the replies after the first fifth, so the start of the cluster and of the workers does not count.
-`--kills` ends random workers during a run, two per run; `--restarts` ends the whole run, which is then continued.
+The overhead is a difference of medians, since other work on the machine stretches some windows. `--kills` ends random
+workers during a run, two per run; `--restarts` ends the whole run, which is then continued.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 # Beside this script lies requests.py, which Ray and its workers would import instead of the library.
@@ -41,8 +44,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.windows)
-        one, several = bench.run(f"delay={options.delay}"), bench.run(f"delay={options.delay}", workers=WORKERS)
-        bare, through_ray = bench.run("delay=0"), bench.run("delay=0", workers=1)
+        one, several = (fmean(bench.run(f"delay={options.delay}", workers)) for workers in (0, WORKERS))
+        bare, through_ray = (median(bench.run("delay=0", workers)) for workers in (0, 1))
         survived = bench.survive_kills(options.kills) + bench.survive_restarts(options.restarts)
         print(
             json.dumps(
@@ -73,8 +76,8 @@ class Bench:
         values = {"collection": f"requests:{self.folder / 'lists.jsonl'}", "first_stage": "candidates"}
         return RunSpec.make({**values, "method": "fullrank", "model": f"fake:stutter,batch_size=1,{model}"})
 
-    def run(self, model: str, workers: int = 0) -> float:
-        """Run, compare the result, and return the seconds per window."""
+    def run(self, model: str, workers: int) -> list[float]:
+        """Run, compare the result, and return the seconds of each window after the first fifth."""
         out = self._out()
         replies: list[float] = []
         engine: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
@@ -82,8 +85,7 @@ class Bench:
             self.spec(model), Execution(out=out, **engine), on_reply=lambda reply: replies.append(time.monotonic())
         )
         self.compare(out)
-        first = len(replies) // 5
-        return (replies[-1] - replies[first]) / (len(replies) - 1 - first)
+        return [later - earlier for earlier, later in pairwise(replies[len(replies) // 5 :])]
 
     def compare(self, out: Path) -> bool:
         """Return whether a run has the results and the calls of the first one."""

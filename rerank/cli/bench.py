@@ -53,6 +53,12 @@ class BenchOptions:
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply from a server.")] = None
     retries: Annotated[int | None, typer.Option(help="Number of retries if a server does not reply.")] = None
+    engine: Annotated[str, typer.Option(help="Where to rank: local, ray, or ray:ADDRESS.")] = "local"
+    workers: Annotated[int | None, typer.Option(help="Number of workers of the engine ray.")] = None
+    gpus_per_worker: Annotated[float | None, typer.Option(help="Number of GPUs per worker of the engine ray.")] = None
+    worker_timeout: Annotated[
+        float | None, typer.Option(help="Restart a worker that has handed over no reply for this many seconds.")
+    ] = None
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models."),

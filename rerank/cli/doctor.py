@@ -40,6 +40,7 @@ _PARTS = (
     ("qdrant-client", "qdrant_client", "qdrant"),
     ("opensearch-py", "opensearchpy", "opensearch"),
     ("elasticsearch", "elasticsearch", "elasticsearch"),
+    ("ray", "ray", "ray"),
     ("vllm", "vllm", "vllm"),
 )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rerank.engines import Engine, RankingJob, open_engine
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
@@ -26,11 +27,10 @@ from rerank.experiment.summary import (
 )
 from rerank.io.paths import named_path_errors
 from rerank.judges import FAILURES
-from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.pipeline.stream import Flow
 from rerank.store import LoggingBackend, RunFolder, hash_run_folder_identity, log_calls, open_shared_call_cache
-from rerank.tasks import Backend, Reply, Request
+from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
 
@@ -81,8 +81,9 @@ def execute_run(
     name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
+    engine = open_engine(execution.engine, **execution.engine_options())
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
-    batched = None if folder.finished else _prepare_calls(prepared, execution)  # its errors precede the folder
+    batched = None if folder.finished else _prepare_calls(prepared, execution, engine)  # its errors precede the folder
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished_experiment(prepared, folder)
@@ -91,21 +92,18 @@ def execute_run(
             folder.write_passages(map(passages.expand, prepared.lists))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
-        if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
-            set_batching(flow.batch_size, reuse=flow.reuse)
 
-        def in_batches(backend: LoggingBackend) -> None:
+        def rank(lists: Iterable[Ranking], backend: LoggingBackend) -> Iterator[RankedList]:
             answer_run_in_batches(prepared, backend, folder, batched, on_batch)
+            return engine.rank(lists, _ranking_job_of_run(prepared, flow), backend)
 
-        tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, in_batches)
+        tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
         queries = prepared.lists.survey.queries
         scores = _write_experiment_scores(prepared, folder, result)
-        summary = {
-            "folder": str(folder.path),
-            "hash": name,
-            **summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores),
-        }
-        folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
+        summary = summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores)
+        summary = {"folder": str(folder.path), "hash": name, **summary}
+        files |= {"run.trec": folder.file_hash("run.trec")}
+        folder.write_json("spec.json", folder.spec() | {"files": files} | _record_of_engine(engine))
         folder.write_json("summary.json", summary)
         return summary
 
@@ -172,11 +170,26 @@ def describe_environment() -> dict[str, str]:
     return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _prepare_calls(prepared: PreparedRun, execution: Execution) -> dict[str, Request] | None:
-    """Load a local model, or return the requests to be sent in batches; None if none are."""
-    if isinstance(prepared.backend, LazyBackend):
-        prepared.backend.warm_up()
+def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) -> dict[str, Request] | None:
+    """Start the engine, and return the requests to be sent in batches; None if none are."""
+    engine.start(prepared.backend)
     return collect_requests_for_batches(prepared) if execution.provider_batch else None
+
+
+def _ranking_job_of_run(prepared: PreparedRun, flow: Flow) -> RankingJob:
+    return RankingJob(
+        setup=prepared.setup,
+        judge=prepared.judge,
+        top_k=prepared.spec.top_k,
+        flow=flow,
+        queries=prepared.lists.survey.queries,
+        qrels=prepared.qrels or None,
+    )
+
+
+def _record_of_engine(engine: Engine) -> dict[str, Any]:
+    record = engine.record()
+    return {"engine": dict(record)} if record else {}
 
 
 def _describe_prepared_run(prepared: PreparedRun, identity: dict[str, Any]) -> dict[str, Any]:
@@ -194,9 +207,9 @@ def _rerank_into_folder(
     folder: RunFolder,
     flow: Flow,
     on_reply: OnReply,
-    before: Callable[[LoggingBackend], None],
+    rank: Callable[[Iterable[Ranking], LoggingBackend], Iterator[RankedList]],
 ) -> tuple[RunTally, Usage, Run]:
-    """Rerank all lists and write the results; ``before`` may answer requests in advance.
+    """Rerank all lists with ``rank`` and write the results.
 
     Returns:
         Counts over the lists, the cost of the calls, and the reranked run. The run is needed only for scoring, so it is
@@ -217,8 +230,7 @@ def _rerank_into_folder(
             batch_characters=flow.batch_characters,
             on_reply=on_reply,
         )
-        before(backend)
-        with closing(_rank_experiment_candidates(prepared, backend, flow)) as lists:
+        with closing(_rank_experiment_candidates(prepared, lambda lists: rank(lists, backend))) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -229,11 +241,9 @@ def _rerank_into_folder(
 
 
 def _rank_experiment_candidates(
-    prepared: PreparedRun, backend: Backend, flow: Flow
+    prepared: PreparedRun, rank: Callable[[Iterable[Ranking]], Iterator[RankedList]]
 ) -> Generator[tuple[Ranking, RankedList]]:
     """Yield, for each query, the candidates in first-stage order and the reranked list."""
-    setup = prepared.setup
-    ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k)
     in_progress: deque[Ranking] = deque()
 
     def read() -> Iterator[Ranking]:
@@ -241,7 +251,7 @@ def _rank_experiment_candidates(
             in_progress.append(candidates)
             yield order_candidate_list_of_spec(candidates, prepared.spec)
 
-    for ranked in drive_ranking_stream(read(), ranker, backend, flow):
+    for ranked in rank(read()):
         yield in_progress.popleft(), ranked
 
 

@@ -181,6 +181,18 @@ class Execution(_Frozen):
     """Stop calling the model once prompt and completion tokens reach this total."""
     call_cache: bool | None = None
     """Share replies with other runs through the user's cache; if omitted, only if calls cost money."""
+    engine: str = "local"
+    """Where to rank: ``local`` for this process, ``ray`` for workers on this machine, ``ray:ADDRESS`` for a cluster."""
+    workers: int | None = Field(default=None, ge=1)
+    """Number of workers of the engine ``ray``; each opens the model once."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """Number of GPUs per worker of the engine ``ray``; a fraction lets workers share one."""
+    worker_timeout: float | None = Field(default=None, gt=0)
+    """Restart a worker of the engine ``ray`` that has handed over no reply for this many seconds."""
+
+    def engine_options(self) -> dict[str, Any]:
+        """Return the options of the engine that have their own flags; None for those that are not given."""
+        return self.model_dump(include={"workers", "gpus_per_worker", "worker_timeout"})
 
 
 def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

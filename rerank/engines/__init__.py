@@ -1,0 +1,37 @@
+"""Engines: where the rankings of a run are computed. One module or package per plug-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rerank.engines.base import Engine, RankingJob
+from rerank.errors import UsageError
+from rerank.registry import Registry
+from rerank.selector import Selector, build_from_selector
+
+__all__ = ["ENGINES", "Engine", "RankingJob", "open_engine"]
+
+ENGINES = Registry("engines", "engine")
+
+
+def open_engine(selector: str, **options: Any) -> Engine:
+    """Build the engine that a selector names.
+
+    Args:
+        selector: The selector, such as ``local`` or ``ray:HOST:PORT``.
+        options: Options of the engine that have their own flags; None counts as not given.
+
+    Raises:
+        UnknownNameError: No engine or option has this name.
+        UsageError: The engine does not have an option, or its value is out of range.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    parsed = Selector.parse(selector)
+    if given and parsed.name == "local":
+        raise UsageError(
+            f"--{next(iter(given)).replace('_', '-')} with --engine local",
+            expected="an engine with several workers",
+            remedy="Add --engine ray, or omit the option",
+        )
+    engine: Engine = build_from_selector(ENGINES, parsed, **given)
+    return engine

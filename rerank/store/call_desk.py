@@ -1,0 +1,168 @@
+"""Call logging for models in other processes: one process owns the call log, the others ask it.
+
+A `CallDesk` in the process that owns the run folder applies the log, the shared cache and the token cap. In a process
+with a model, `log_calls_at_desk` returns a backend that forms the batches of `LoggingBackend`, and asks the desk before
+and after each batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rerank.store.logging_backend import AsyncLoggingBackend, LoggingBackend, NoLog
+from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunCalls:
+    """The answer of a desk to a batch of requests.
+
+    Attributes:
+        replies: Digest -> reply, for requests that the model shall not answer: they are in the log or in the cache, or
+            they are refused.
+        missing: Digests of the requests that the model shall answer.
+    """
+
+    replies: Mapping[str, Reply]
+    missing: tuple[str, ...]
+
+
+class CallDesk:
+    """Answers other processes from the `LoggingBackend` of a run; it is not thread-safe.
+
+    Args:
+        backend: The backend with the log, the cache and the token cap of the run; its model is not called.
+    """
+
+    def __init__(self, backend: LoggingBackend) -> None:
+        """Start without calls in flight."""
+        self._backend = backend
+        self._in_flight: dict[int, dict[str, Request]] = {}
+
+    def begin(self, owner: int, requests: Mapping[str, Request], *, refusal: str = "") -> BegunCalls | None:
+        """Answer a batch as far as possible, and expect replies to the rest.
+
+        Args:
+            owner: Number of the work to which the batch belongs.
+            requests: Digest -> request.
+            refusal: If not empty, requests without a recorded reply get an error with this text.
+
+        Returns:
+            The answer. None if only calls in flight leave no room below the token cap: ask again after `keep`.
+        """
+        backend = self._backend
+        replies = backend._look_up(requests)
+        missing = {digest: request for digest, request in requests.items() if digest not in replies}
+        if refusal:
+            replies |= {digest: Reply(finish="error", error=refusal) for digest in missing}
+        elif self._needs_room(missing):
+            return None
+        elif len(backend.affordable(missing)) < len(missing):  # all or nothing, as in one process
+            replies |= {digest: backend._over_cap() for digest in missing}
+        for reply in replies.values():
+            backend.on_reply(reply)
+        missing = {digest: request for digest, request in missing.items() if digest not in replies}
+        backend._reserved += self._most_tokens(missing)
+        self._in_flight.setdefault(owner, {}).update(missing)
+        return BegunCalls(replies=replies, missing=tuple(missing))
+
+    def keep(self, owner: int, replies: Mapping[str, Reply]) -> None:
+        """Commit the replies to calls in flight; replies that nobody waits for any more are ignored."""
+        in_flight = self._in_flight.get(owner, {})
+        requests = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
+        self._backend._reserved -= self._most_tokens(requests)
+        self._backend.keep(requests, {digest: replies[digest] for digest in requests})
+        for digest in requests:
+            self._backend.on_reply(replies[digest])
+
+    def release(self, owner: int) -> int:
+        """Forget the calls in flight of lost work, and return their number."""
+        requests = self._in_flight.pop(owner, {})
+        self._backend._reserved -= self._most_tokens(requests)
+        return len(requests)
+
+    def has_calls_in_flight(self) -> bool:
+        """Return whether replies are expected."""
+        return any(self._in_flight.values())
+
+    def _most_tokens(self, requests: Mapping[str, Request]) -> int:
+        capped = self._backend.max_total_tokens is not None
+        return sum(map(self._backend._most_tokens, requests.values())) if capped else 0
+
+    def _needs_room(self, requests: Mapping[str, Request]) -> bool:
+        """Return whether requests fit below the cap only if calls in flight use fewer tokens than are reserved."""
+        backend = self._backend
+        if backend.max_total_tokens is None or backend._capped or not backend._reserved:
+            return False
+        return backend._spent + backend._reserved + self._most_tokens(requests) > backend.max_total_tokens
+
+
+class CallDeskClient(Protocol):
+    """The connection of a process with a model to the desk."""
+
+    def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
+        """Ask for the answer to a batch, and wait for it."""
+
+    def keep(self, replies: Mapping[str, Reply]) -> None:
+        """Hand over new replies, and wait until they are committed."""
+
+    async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
+        """Do the same as `begin` without blocking."""
+
+    async def akeep(self, replies: Mapping[str, Reply]) -> None:
+        """Do the same as `keep` without blocking."""
+
+
+@dataclass(kw_only=True)
+class _DeskBackend(LoggingBackend):
+    """A `LoggingBackend` whose log is in another process."""
+
+    log: NoLog = field(default_factory=NoLog)
+    desk: CallDeskClient
+
+    def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
+        begun = self.desk.begin(batch)
+        replies = dict(begun.replies)
+        if begun.missing:
+            generated = self.backend.generate([batch[digest] for digest in begun.missing])
+            new = dict(zip(begun.missing, generated, strict=True))
+            self.desk.keep(new)
+            replies |= new
+        return replies
+
+
+@dataclass(kw_only=True)
+class _AsyncDeskBackend(AsyncLoggingBackend):
+    """An `AsyncLoggingBackend` whose log is in another process."""
+
+    log: NoLog = field(default_factory=NoLog)
+    desk: CallDeskClient
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request; a request that is already in flight is not sent a second time."""
+        digest = request.digest(self.backend.identity)
+        while digest in self._in_flight:
+            await self._in_flight[digest].wait()
+        self._in_flight[digest] = asyncio.Event()
+        try:
+            begun = await self.desk.abegin({digest: request})
+            if not begun.missing:
+                return begun.replies[digest]
+            reply = await self.backend.agenerate(request)
+            await self.desk.akeep({digest: reply})
+        except CancelledAfterReplyError as cancelled:
+            await self.desk.akeep({digest: cancelled.reply})
+            raise
+        finally:
+            self._in_flight.pop(digest).set()
+        return reply
+
+
+def log_calls_at_desk(backend: Backend, desk: CallDeskClient, *, batch_characters: int | None) -> LoggingBackend:
+    """Wrap a backend so that its calls are logged by another process; an asynchronous backend stays asynchronous."""
+    if isinstance(backend, AsyncBackend):
+        return _AsyncDeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)
+    return _DeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)

@@ -15,6 +15,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
 from rerank.io.paths import cache_dir
+from rerank.prompts.base import Prompt
 from rerank.store.call_log_rows import (
     Call,
     call_from_log_row,
@@ -22,7 +23,9 @@ from rerank.store.call_log_rows import (
     call_log_request_columns,
     call_log_row_checksum,
     optional_call_log_fields,
+    prompt_of_log_column,
 )
+from rerank.store.logged_prompts import PROMPTS_SCHEMA, LoggedPrompts, PromptStorage
 from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
@@ -36,10 +39,11 @@ CREATE TABLE IF NOT EXISTS calls (
 _UNMATCHED_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
 #: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
 _CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
-_INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
 #: Checksum and columns of the rows, with and without the table of the checksums.
 _WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
 _WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
+#: Number of rows that are in memory while all calls are read.
+_SLICE = 1000
 
 
 class CallLog:
@@ -52,6 +56,7 @@ class CallLog:
         path: The SQLite file; created if it does not exist.
         readonly: Open an existing file and never write to it.
         salvage: With ``readonly``: open also a file that was cut off, of which only a part can be read.
+        prompts: How the prompts of new calls are stored.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
@@ -59,9 +64,12 @@ class CallLog:
         StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False, salvage: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, readonly: bool = False, salvage: bool = False, prompts: PromptStorage = "once"
+    ) -> None:
         """Open or create the file."""
-        self.path, self._readonly, self._salvage = path, readonly, salvage
+        self.path, self._readonly, self._salvage, self._storage = path, readonly, salvage, prompts
+        self._prompts = LoggedPrompts()
         self._source = _WITH_CHECKSUMS
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -71,7 +79,7 @@ class CallLog:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path; another process opens the file again."""
-        return partial(CallLog, self.path.absolute(), readonly=self._readonly), ()
+        return partial(CallLog, self.path.absolute(), readonly=self._readonly, prompts=self._storage), ()
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -104,6 +112,7 @@ class CallLog:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(_SCHEMA)
             self._db.execute(_CHECKSUMS)
+            self._db.execute(PROMPTS_SCHEMA)
             self._add_optional_fields()
             self._db.commit()
 
@@ -141,9 +150,8 @@ class CallLog:
             )
             for digest, request, reply in rows
         ]
-        with self._guard(), self._db:
-            self._db.executemany(_INSERT, values)
-            return [self._add_checksum(digest) for digest, _, _ in rows]
+        with self._guard(), self._transaction():
+            return [self._insert(row) for row in values]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
         """Record which calls no request of the run matches, so that `calls` omits them, and return their number.
@@ -167,11 +175,55 @@ class CallLog:
         Raises:
             DataError: A row is damaged.
         """
+        clause, last = f"WHERE {self._used_rows()} AND calls.rowid > ? ORDER BY calls.rowid LIMIT {_SLICE}", 0
+        while True:
+            with self._guard():
+                found = [self._parse(number, row) for number, row, _ in self._checked(clause, last)]
+            yield from found
+            if len(found) < _SLICE:
+                return
+            last = found[-1].row
+
+    def calls_of_query(self, query_id: str) -> list[Call]:
+        """Return the calls of one query that the run used, in the order in which they were committed.
+
+        The first call sorts the row numbers by query into a temporary table, which SQLite keeps on the disk.
+
+        Raises:
+            DataError: A row is damaged.
+        """
         with self._guard():
-            unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
-            clause = f"WHERE calls.rowid NOT IN ({unmatched}) ORDER BY calls.rowid"
-            found = [self._parse(number, row) for number, row, _ in self._checked(clause)]
-        yield from found
+            if not self._db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'by_query'").fetchone():
+                self._db.execute(
+                    "CREATE TEMP TABLE by_query (query_id TEXT, row INTEGER, PRIMARY KEY (query_id, row)) WITHOUT ROWID"
+                )
+                self._db.execute(
+                    f"INSERT INTO by_query SELECT query_id, rowid FROM calls WHERE {self._used_rows()} ORDER BY 1, 2"
+                )
+            clause = "WHERE calls.rowid IN (SELECT row FROM by_query WHERE query_id = ?) ORDER BY calls.rowid"
+            return [self._parse(number, row) for number, row, _ in self._checked(clause, query_id)]
+
+    def prompt(self, call: Call) -> Prompt | None:
+        """Return the prompt of a call of this log; None if it was not stored.
+
+        Raises:
+            DataError: The prompt is damaged.
+        """
+        with self._guard():
+            try:
+                (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (call.row,)).fetchone()
+                text = text or self._stored_prompt(call.row)
+                return None if text is None else prompt_of_log_column(text)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise self._damaged(call.row) from error
+
+    def _used_rows(self) -> str:
+        """Return the condition that leaves out calls that no request of the finished run matches."""
+        unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
+        return f"calls.rowid NOT IN ({unmatched})"
+
+    def _stored_prompt(self, number: int) -> str | None:
+        return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
         """Return whether the file and all its rows are undamaged."""
@@ -214,14 +266,15 @@ class CallLog:
             query = "SELECT rowid FROM calls INDEXED BY sqlite_autoindex_calls_1 WHERE digest = ?"
             if not has_checksum and self._db.execute(query, (row["digest"],)).fetchone() != (number,):
                 raise self._damaged(number)
+            with suppress(ValueError, sqlite3.DatabaseError):  # a damaged prompt is not needed for a reply
+                row["prompt"] = row["prompt"] or self._stored_prompt(number) or ""
         return [tuple(row.values()) for _, row, _ in found]
 
     def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
         """Commit rows that `whole_rows` of another log returned."""
-        with self._guard(), self._db:
+        with self._guard(), self._transaction():
             for row in rows:
-                self._db.execute(f"INSERT INTO calls VALUES ({','.join('?' * len(row))})", row)
-                self._add_checksum(row[0])
+                self._insert(row)
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -236,6 +289,8 @@ class CallLog:
         """Remove all calls and return how many there were."""
         with self._guard(), self._db:
             self._db.execute("DELETE FROM checksums")
+            self._db.execute("DELETE FROM prompts")
+            self._prompts = LoggedPrompts()
             return self._db.execute("DELETE FROM calls").rowcount
 
     def __len__(self) -> int:
@@ -277,6 +332,27 @@ class CallLog:
         if not any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)")):
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit what the block writes; if it ends with an error, nothing of it."""
+        try:
+            with self._db:
+                yield
+        except BaseException:
+            self._prompts.forget()
+            raise
+
+    def _insert(self, row: Sequence[Any]) -> int:
+        """Write a row with checksum and prompt, unless the log has a reply to the request; return its number."""
+        digest, query_id, doc_ids, prompt, *others = row
+        kept = prompt if self._storage == "full" else ""
+        command = f"INSERT INTO calls VALUES ({','.join('?' * len(row))}) ON CONFLICT (digest) DO NOTHING"
+        is_new = self._db.execute(command, (digest, query_id, doc_ids, kept, *others)).rowcount
+        number = self._add_checksum(digest)
+        if is_new and prompt and self._storage == "once":
+            self._prompts.add(self._db, number, query_id, prompt)
+        return number
+
     def _add_checksum(self, digest: str) -> int:
         """Store the checksum of a row as SQLite has stored the row, and return the row's number."""
         number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
@@ -294,7 +370,7 @@ class CallLog:
 
     def _parse(self, number: int, row: Mapping[str, Any]) -> Call:
         try:
-            return call_from_log_row(row)
+            return call_from_log_row(number, row)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged(number) from error
 
@@ -353,4 +429,4 @@ def open_shared_call_cache() -> CallLog:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    return CallLog(folder / "calls.sqlite")
+    return CallLog(folder / "calls.sqlite", prompts="none")  # nothing reads them there

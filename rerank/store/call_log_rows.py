@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rerank.prompts.base import Message, Prompt
 from rerank.tasks import Reply, Request
 
 #: Column -> types of its values in a row that is whole.
@@ -23,12 +24,16 @@ class Call:
         doc_ids: The documents of the window, in the order of the prompt.
         seed: The sampling seed of the request.
         reply: The reply.
+        digest: The digest of the request.
+        row: The number of its row in the log.
     """
 
     query_id: str
     doc_ids: tuple[str, ...]
     seed: int
     reply: Reply
+    digest: str = ""
+    row: int = 0
 
 
 def call_log_request_columns(digest: str, request: Request) -> tuple[str, str, str, str, str]:
@@ -70,8 +75,17 @@ def call_log_row_checksum(row: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def call_from_log_row(row: Mapping[str, Any]) -> Call:
-    """Return a stored call.
+def prompt_of_log_column(text: str) -> Prompt:
+    """Return a stored prompt.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: The prompt is damaged.
+    """
+    return tuple(Message(turn["role"], turn["content"], tuple(turn.get("images", ()))) for turn in json.loads(text))
+
+
+def call_from_log_row(number: int, row: Mapping[str, Any]) -> Call:
+    """Return the call that is stored in a row.
 
     Raises:
         ValueError, TypeError, KeyError, RecursionError: The row is damaged.
@@ -86,4 +100,6 @@ def call_from_log_row(row: Mapping[str, Any]) -> Call:
         doc_ids=tuple(map(str, json.loads(row["doc_ids"]))),
         seed=int(json.loads(row["sampling"])["seed"]),
         reply=Reply(**fields, **extra),
+        digest=str(row["digest"]),
+        row=number,
     )

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from rerank.judges import open_judge
 from rerank.backends.fake import Fake
+from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.store import CallLog
 from rerank.types import Document, Query, Window

@@ -20,7 +20,8 @@ _WINDOW = 1 << 15
 #: Number of queries whose dictionaries are in memory; one that comes back later starts without a dictionary.
 _QUERIES = 256
 
-_Key, _Value = TypeVar("_Key"), TypeVar("_Value")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class LoggedPrompts:

@@ -315,11 +315,16 @@ class RunFolder:
     def read_candidates(self) -> Run:
         """Read the candidates and the texts of the queries, including queries without candidates."""
         run = self.read_run("first_stage.trec")
-        queries = [
-            Query(id=row.identifier(("id",), "query"), text=row.text(("text",))) for row in self._rows("queries.jsonl")
-        ]
-        lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
-        return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
+        return Run(self._with_query_texts(run), name=run.name)
+
+    def candidate_lists(self) -> Iterator[Ranking]:
+        """Yield the lists that `read_candidates` returns; those of a large run are not in memory together."""
+        return self._with_query_texts(self.read_run("first_stage.trec"))
+
+    def _with_query_texts(self, run: Run) -> Iterator[Ranking]:
+        for row in self._rows("queries.jsonl"):
+            query = Query(id=row.identifier(("id",), "query"), text=row.text(("text",)))
+            yield replace(run[query.id], query=query) if query.id in run else Ranking(query, (), ())
 
     @contextmanager
     def open_splits(self) -> Iterator[Callable[[Window, int], None]]:

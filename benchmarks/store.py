@@ -152,7 +152,7 @@ def measure_run(folder: Path, count: int, prompts: str) -> dict[str, Any]:
 
 
 def measured(arguments: list[str]) -> dict[str, float]:
-    """Wall-clock and CPU seconds, and the peak of the memory in MB, of a command of `rerank` in a process of its own."""
+    """Wall-clock and CPU seconds, and the peak of the memory in MB, of a command of `rerank` in its own process."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", _PROCESS, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -15,7 +15,7 @@ from rerank.tasks.usage import Usage
 _NO_LIMIT = 1 << 40
 
 #: Number of queries whose calls are in memory, if they are read when they are needed: more than are replayed together.
-_QUERIES = 4096
+_QUERIES = 1024
 
 #: Document ids in the order of the window, and seed.
 _Key = tuple[tuple[str, ...], int]

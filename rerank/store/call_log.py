@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,12 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
-from rerank.io.paths import cache_dir
 from rerank.prompts.base import Prompt
+from rerank.store.call_log_files import call_log_uri, make_call_log_private
 from rerank.store.call_log_rows import (
+    CALLS_SCHEMA,
+    CHECKSUMS_SCHEMA,
+    UNMATCHED_CALLS_SCHEMA,
     Call,
     call_from_log_row,
     call_log_reply_columns,
@@ -29,16 +31,6 @@ from rerank.store.logged_prompts import PROMPTS_SCHEMA, LoggedPrompts, PromptSto
 from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-    digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
-    sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
-    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
-"""
-#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
-_UNMATCHED_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
-#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
-_CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 #: Checksum and columns of the rows, with and without the table of the checksums.
 _WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
 _WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
@@ -88,8 +80,8 @@ class CallLog:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
             if not self._readonly:
-                _make_private(self.path)
-            uri = _sqlite_uri(self.path, readonly=self._readonly)
+                make_call_log_private(self.path)
+            uri = call_log_uri(self.path, readonly=self._readonly)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             # Damaged text is found by its checksum; a decoding error would not name the row.
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
@@ -110,8 +102,8 @@ class CallLog:
                 self._source = _WITHOUT_CHECKSUMS  # of an older version
         else:
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_SCHEMA)
-            self._db.execute(_CHECKSUMS)
+            self._db.execute(CALLS_SCHEMA)
+            self._db.execute(CHECKSUMS_SCHEMA)
             self._db.execute(PROMPTS_SCHEMA)
             self._add_optional_fields()
             self._db.commit()
@@ -164,7 +156,7 @@ class CallLog:
         with self._guard(), self._db:
             unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
             if unmatched or self._has_table("unmatched_calls"):
-                self._db.execute(_UNMATCHED_SCHEMA)
+                self._db.execute(UNMATCHED_CALLS_SCHEMA)
                 self._db.execute("DELETE FROM unmatched_calls")
                 self._db.executemany("INSERT INTO unmatched_calls VALUES (?)", unmatched)
         return len(unmatched)
@@ -203,19 +195,26 @@ class CallLog:
             clause = "WHERE calls.rowid IN (SELECT row FROM by_query WHERE query_id = ?) ORDER BY calls.rowid"
             return [self._parse(number, row) for number, row, _ in self._checked(clause, query_id)]
 
-    def prompt(self, call: Call) -> Prompt | None:
-        """Return the prompt of a call of this log; None if it was not stored.
+    def prompt(self, row: int) -> Prompt | None:
+        """Return the prompt in a row; None if it was not stored.
 
         Raises:
             DataError: The prompt is damaged.
         """
         with self._guard():
             try:
-                (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (call.row,)).fetchone()
-                text = text or self._stored_prompt(call.row)
+                (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (row,)).fetchone()
+                text = text or self._stored_prompt(row)
                 return None if text is None else prompt_of_log_column(text)
             except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise self._damaged(call.row) from error
+                raise self._damaged(row) from error
+
+    def has_all_prompts(self) -> bool:
+        """Return whether the prompts of all calls that the run used are in the log."""
+        with self._guard():
+            stored = "SELECT row FROM prompts" if self._has_table("prompts") else ""
+            clause = f"WHERE prompt = '' AND calls.rowid NOT IN ({stored}) AND {self._used_rows()} LIMIT 1"
+            return not self._db.execute(f"SELECT 1 FROM calls {clause}").fetchone()
 
     def _used_rows(self) -> str:
         """Return the condition that leaves out calls that no request of the finished run matches."""
@@ -401,34 +400,3 @@ class CallLog:
                 expected="a SQLite file",
                 remedy="If it is the log of a run folder, keep what is whole with `rerank verify --repair FOLDER`",
             ) from error
-
-
-def _sqlite_uri(path: Path, *, readonly: bool) -> str:
-    """Return the URI with which SQLite opens the file."""
-    if not readonly:
-        return path.resolve().as_uri()
-    # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
-    # it, which would fail in a read-only folder.
-    log = path.with_name(f"{path.name}-wal")
-    is_complete = not log.exists() or not log.stat().st_size
-    return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
-
-
-def _make_private(path: Path) -> None:
-    """Let only the owner read a log, which is created if it does not exist: prompts and replies may be confidential."""
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(OSError):  # another process may have removed it, or the file system has no modes
-            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
-                file.chmod(0o600)
-
-
-def open_shared_call_cache() -> CallLog:
-    """Open the call log that all runs share, in the user's cache folder."""
-    folder = cache_dir("calls")
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    return CallLog(folder / "calls.sqlite", prompts="none")  # nothing reads them there

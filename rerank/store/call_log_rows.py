@@ -1,4 +1,4 @@
-"""Rows of the call log: conversion of requests and replies to columns and back, and checksums."""
+"""Tables of the call log, and their rows: conversion of requests and replies to columns and back, and checksums."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from typing import Any
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import Reply, Request
 
+CALLS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
+    sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
+    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
+"""
+#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
+UNMATCHED_CALLS_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
+#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
+CHECKSUMS_SCHEMA = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 #: Column -> types of its values in a row that is whole.
 _TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 

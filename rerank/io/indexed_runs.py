@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
@@ -42,7 +43,8 @@ class IndexedRankings(Mapping[str, Ranking]):
     def __init__(self, path: Path, parse: RunRowParser, make: Callable[[str, Mapping[str, float]], Ranking]) -> None:
         """Read the file and index it."""
         self._path, self._parse, self._make = path, parse, make
-        self._file = path.open("rb")
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._state = self._file_state()
         self._places: dict[str, int | list[int]] = {}
         self._starts, self._ends, self._numbers = array("Q"), array("Q"), array("Q")
@@ -95,14 +97,14 @@ class IndexedRankings(Mapping[str, Ranking]):
         places = self._places[query]
         lines: list[tuple[int, bytes]] = []
         for place in places if isinstance(places, list) else [places]:
-            content = os.pread(self._file.fileno(), self._ends[place] - self._starts[place], self._starts[place])
+            content = os.pread(self._file, self._ends[place] - self._starts[place], self._starts[place])
             if self._file_state() != self._state:
                 raise DataError(f"{self._path} was changed while it was read", remedy="Start again")
             lines += enumerate(content.split(b"\n"), self._numbers[place])
         return self._parse(self._rows(lines), self._path)[query]
 
     def _file_state(self) -> tuple[int, int]:
-        state = os.fstat(self._file.fileno())
+        state = os.fstat(self._file)
         return state.st_size, state.st_mtime_ns
 
     def __getitem__(self, query: str) -> Ranking:

@@ -11,7 +11,7 @@ from rerank.evaluation import cover_runs_by_judgments, evaluate_runs, evaluator
 from rerank.io import run_files
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
-MEASURES = ["nDCG@10", "AP", "P@5", "RR", "infAP", "Judged@10", "NumRel", "NumRet", "nDCG@5(judged_only=True)", "R@20"]
+MEASURES = ["nDCG@10", "AP", "P@5", "RR", "infAP", "Judged@10", "NumRel", "NumRet", "nDCG(judged_only=True)@5", "R@20"]
 
 
 def make_run(name: str, seed: int) -> Run:

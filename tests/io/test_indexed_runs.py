@@ -34,7 +34,6 @@ TEXTS = {
     "two places": text_of([*LINES[:100], *LINES[200:], *LINES[100:200]]),
     "scattered": text_of(scattered()),
     "msmarco": text_of([f"q{q}\td{d}\t{d + 1}" for q in range(9) for d in range(9)]),
-    "other white space": text_of([f"q\u00a0{n} Q0 d{n} 1 3.5 tag" for n in range(3)]),
     "old line ends": text_of(LINES, "\r"),
     "json": '{"q": {"d1": 2.5, "d2": 3}}',
 }

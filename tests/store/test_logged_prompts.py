@@ -69,7 +69,7 @@ def test_a_transaction_that_fails_leaves_no_dictionary(tmp_path: Path) -> None:
         put(log, 0)
         window = Window(Query(id="q0"), (Document(id="a"),))
         request = Request(prompt=prompt(3), sampling=Sampling(max_tokens=5), window=window)
-        with pytest.raises(sqlite3.IntegrityError):
+        with raises(DataError):
             log.put([("x", request, Reply()), (None, request, Reply())], None)  # type: ignore[list-item,arg-type]
         put(log, 6)
         assert read(log) == expected(0, 6)

@@ -283,13 +283,6 @@ class Run(Mapping[str, Ranking]):
         self._rankings: Mapping[str, Ranking] = MappingProxyType(table)
         self.name = name
 
-    @classmethod
-    def over(cls, rankings: Mapping[str, Ranking], *, name: str = "run") -> Run:
-        """Return a run over a mapping from query id to ranking, which may read a ranking whenever it is asked for."""
-        run = cls((), name=name)
-        run._rankings = rankings
-        return run
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the rankings, since a read-only mapping cannot be pickled."""
         return partial(Run, tuple(self.values()), name=self.name), ()
@@ -301,10 +294,6 @@ class Run(Mapping[str, Ranking]):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the query ids in input order."""
         return iter(self._rankings)
-
-    def __contains__(self, query_id: object) -> bool:
-        """Return whether the run has a query, without reading its ranking."""
-        return query_id in self._rankings
 
     def __len__(self) -> int:
         """Return the number of queries."""

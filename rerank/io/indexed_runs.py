@@ -1,4 +1,4 @@
-"""Rankings of a large run file that are read from it when they are needed; only where they are is in memory."""
+"""A run whose rankings are read from its file when they are needed; only where they are is in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rerank.errors import DataError
 from rerank.io.text_files import open_text_bytes
-from rerank.types import Ranking
+from rerank.types import Ranking, Run
 
 #: Number of a line (from 1), and the columns of its row.
 Row = tuple[int, list[str]]
@@ -24,7 +24,7 @@ class NotIndexedError(Exception):
     """A file cannot be indexed, such as one in which no query has its lines together."""
 
 
-class IndexedRankings(Mapping[str, Ranking]):
+class IndexedRun(Run):
     """Query id -> ranking of a run file whose lines of a query are together, or in a few places.
 
     The file is read once when the index is made, to check all lines; a ranking is parsed whenever it is asked for.
@@ -34,14 +34,18 @@ class IndexedRankings(Mapping[str, Ranking]):
         path: The file, which is not compressed.
         parse: Parses the rows of one query.
         make: Makes the ranking of a query from its scores.
+        name: Name of the run.
 
     Raises:
         DataError: A line is malformed, or a document of a query is repeated.
         NotIndexedError: The lines of most queries are scattered, or a line ends with a carriage return only.
     """
 
-    def __init__(self, path: Path, parse: RunRowParser, make: Callable[[str, Mapping[str, float]], Ranking]) -> None:
+    def __init__(
+        self, path: Path, parse: RunRowParser, make: Callable[[str, Mapping[str, float]], Ranking], *, name: str
+    ) -> None:
         """Read the file and index it."""
+        super().__init__((), name=name)
         self._path, self._parse, self._make = path, parse, make
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -107,13 +111,13 @@ class IndexedRankings(Mapping[str, Ranking]):
         state = os.fstat(self._file)
         return state.st_size, state.st_mtime_ns
 
-    def __getitem__(self, query: str) -> Ranking:
+    def __getitem__(self, query_id: str) -> Ranking:
         """Read the ranking of a query from the file."""
-        return self._make(query, self._scores(query))
+        return self._make(query_id, self._scores(query_id))
 
-    def __contains__(self, query: object) -> bool:
-        """Return whether the file has a query, without reading it."""
-        return query in self._places
+    def __contains__(self, query_id: object) -> bool:
+        """Return whether the file has a query, without reading its ranking."""
+        return query_id in self._places
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the query ids, in the order in which they occur first."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.indexed_runs import IndexedRankings, NotIndexedError, Row
+from rerank.io.indexed_runs import IndexedRun, NotIndexedError, Row
 from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.types import (
@@ -86,8 +86,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
             parse = _parse_msmarco_run_file if columns == 3 else _parse_trec_scores
             if _is_large_plain_file(path):
                 with contextlib.suppress(NotIndexedError):
-                    indexed = IndexedRankings(path, parse, _sort_ranking)
-                    return Run.over(indexed, name=tag if name is None else name)
+                    return IndexedRun(path, parse, _sort_ranking, name=tag if name is None else name)
             table = parse(rows, path)
     return Run((_sort_ranking(query, scores) for query, scores in table.items()), name=tag if name is None else name)
 

@@ -263,8 +263,7 @@ class CallLog:
             self._parse(number, row)
             # A row with a damaged digest has no checksum, like those of older versions, and is not in the index.
             query = "SELECT rowid FROM calls INDEXED BY sqlite_autoindex_calls_1 WHERE digest = ?"
-            # Of a page that is cut off, SQLite reads zeros, from within a column to the last one.
-            is_cut = "\0" in row["created"]
+            is_cut = "\0" in row["created"]  # SQLite reads zeros, up to the last column, where a page is cut off
             if not has_checksum and (is_cut or self._db.execute(query, (row["digest"],)).fetchone() != (number,)):
                 raise self._damaged(number)
             with suppress(ValueError, sqlite3.DatabaseError):  # a damaged prompt is not needed for a reply

@@ -10,7 +10,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.io import run_files
-from rerank.io.indexed_runs import IndexedRankings
+from rerank.io.indexed_runs import IndexedRun
 from rerank.types import Run
 from tests.raising import raises
 
@@ -49,7 +49,7 @@ def test_rankings_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "r.trec"
     path.write_text(TEXTS[form], encoding="utf-8", newline="")
     expected, found = (read(path, monkeypatch, large=size) for size in (1 << 40, 1))
-    assert isinstance(found._rankings, IndexedRankings) == (form not in ("old line ends", "json"))
+    assert isinstance(found, IndexedRun) == (form not in ("old line ends", "json"))
     assert (list(found), found.name, len(found)) == (list(expected), expected.name, len(expected))
     assert list(found.values()) == list(expected.values())
     assert found[list(found)[-1]] == expected[list(found)[-1]]
@@ -90,7 +90,7 @@ def test_a_run_in_which_no_query_is_together_is_read_into_memory(
     lines = [f"q{q} Q0 d{d} 1 {d} tag" for d in range(50) for q in range(60)]
     (tmp_path / "r.trec").write_text(text_of(lines))
     run = read(tmp_path / "r.trec", monkeypatch, large=1)
-    assert not isinstance(run._rankings, IndexedRankings)
+    assert not isinstance(run, IndexedRun)
     assert {len(ranking) for ranking in run.values()} == {50}
 
 

@@ -132,18 +132,12 @@ class CallLog:
             The row number of each call. If the log already has a reply to the request, it is that reply's row.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = [
-            (
-                *call_log_request_columns(digest, request),
-                *call_log_reply_columns(reply),
-                model,
-                now,
-                optional_call_log_fields(reply),
-            )
-            for digest, request, reply in rows
-        ]
         with self._guard(), self._transaction():
-            return [self._insert(row) for row in values]
+            return [
+                self._insert((*call_log_request_columns(digest, request), *call_log_reply_columns(reply), *more))
+                for digest, request, reply in rows
+                for more in [(model, now, optional_call_log_fields(reply))]
+            ]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
         """Record which calls no request of the run matches, so that `calls` omits them, and return their number.

@@ -54,7 +54,7 @@ def test_prompts_are_read_as_they_were_sent(tmp_path: Path, monkeypatch: pytest.
 def test_shared_text_is_stored_once(tmp_path: Path) -> None:
     sizes = {}
     for storage in ("full", "once", "none"):
-        with CallLog(tmp_path / storage, prompts=storage) as log:  # type: ignore[arg-type]
+        with CallLog(tmp_path / storage, prompts=storage) as log:
             put(log, *range(200), queries=1)
             assert log.has_all_prompts() == (storage != "none")
             assert read(log) == (expected(*range(200)) if storage != "none" else dict.fromkeys(expected(*range(200))))

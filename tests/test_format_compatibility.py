@@ -214,7 +214,7 @@ def test_a_run_made_again_sends_the_same_requests(name: str, tmp_path: Path) -> 
     require_torch(name)
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
-    again = run_experiment(spec_of(folder), Execution(out=tmp_path / "again"))
+    again = run_experiment(spec_of(folder), Execution(out=tmp_path / "again", log_prompts="full"))
     then, now = calls_of(folder), calls_of(tmp_path / "again")
     assert set(now) == set(then)
     # Prompt, sampling, query and documents as they are written; what a real model replies depends on the machine.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, get_args
+import sys
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, Self, get_args
 
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request, Task
+from rerank.tasks.usage import Usage
 
 #: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
 _NO_LIMIT = 1 << 40
 
-#: Query id, document ids in the order of the window, and seed.
-_Key = tuple[str, tuple[str, ...], int]
+#: Number of queries whose calls are in memory, if they are read when they are needed: more than are replayed together.
+_QUERIES = 1024
+
+#: Document ids in the order of the window, and seed.
+_Key = tuple[tuple[str, ...], int]
 
 
 class RecordedCall(Protocol):
@@ -55,7 +61,7 @@ class Replay:
         letters: Single-token identifiers of this backend's tokenizer, if the prompts used any.
 
     Attributes:
-        used: The recorded replies that were returned, by window and seed.
+        usage: The cost of the recorded replies that were returned; each counts once.
     """
 
     tasks = frozenset(get_args(Task))
@@ -73,13 +79,24 @@ class Replay:
         identity: Mapping[str, str] | None = None,
         letters: tuple[str, ...] = (),
     ) -> None:
-        """Index the recorded calls."""
-        self._replies: dict[_Key, Reply] = {}
-        self.used: dict[_Key, Reply] = {}
+        """Group the recorded calls by query."""
+        by_query: defaultdict[str, list[RecordedCall]] = defaultdict(list)
         for call in calls:
-            self._replies.setdefault((call.query_id, tuple(call.doc_ids), call.seed), call.reply)
+            by_query[call.query_id].append(call)
+        self._calls_of: Callable[[str], Iterable[RecordedCall]] = lambda query_id: by_query.get(query_id, ())
+        self._queries = sys.maxsize
+        self._open: OrderedDict[str, dict[_Key, Reply]] = OrderedDict()
+        self._unused: dict[str, set[_Key]] = {}
+        self.usage = Usage()
         self._identity = dict(identity or {"model": "replay"})
         self._tokens = _RecordedTokens(_NO_LIMIT, letters)
+
+    @classmethod
+    def by_query(cls, calls_of: Callable[[str], Iterable[RecordedCall]], *, letters: tuple[str, ...] = ()) -> Self:
+        """Return a backend that asks for the recorded calls of a query id when the first request of a query comes."""
+        replay = cls((), letters=letters)
+        replay._calls_of, replay._queries = calls_of, _QUERIES
+        return replay
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -97,9 +114,13 @@ class Replay:
 
     def _find(self, request: Request) -> Reply:
         window, seed = request.window, request.sampling.seed
-        key = (window.query.id, tuple(doc.id for doc in window.docs), seed)
-        if key in self._replies:
-            return self.used.setdefault(key, self._replies[key])
+        replies = self._replies_of(window.query.id)
+        key = (tuple(doc.id for doc in window.docs), seed)
+        if key in replies:
+            if key in self._unused[window.query.id]:
+                self._unused[window.query.id].remove(key)
+                self.usage.add(replies[key], reused=False)
+            return replies[key]
         first = window.docs[0].id if window.docs else ""
         return Reply(
             text="",
@@ -107,3 +128,14 @@ class Replay:
             error=f"No reply is recorded for the {len(window)} documents from {first!r} on of query "
             f"{window.query.id!r} with seed {seed}",
         )
+
+    def _replies_of(self, query_id: str) -> dict[_Key, Reply]:
+        """Return the first reply to each window of a query."""
+        if query_id not in self._open:
+            replies: dict[_Key, Reply] = {}
+            for call in self._calls_of(query_id):
+                replies.setdefault((tuple(call.doc_ids), call.seed), call.reply)
+            self._open[query_id], self._unused[query_id] = replies, set(replies)
+            if len(self._open) > self._queries:
+                self._unused.pop(self._open.popitem(last=False)[0])
+        return self._open[query_id]

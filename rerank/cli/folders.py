@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.store import RunFolder
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
@@ -27,13 +31,22 @@ def replay_command(
         list[str] | None,
         typer.Option("--measure", "-m", help="Measure to use instead of the run's measures; repeatable."),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the prompts of all calls to this file, as JSON lines; those that are not in the call log "
+            "are rendered again from the collection."
+        ),
+    ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Parse the recorded replies of a run again, and score the result. No files are written."""
+    """Parse the recorded replies of a run again, and score the result. Nothing is written to the folder."""
     from rerank.experiment import replay_and_rescore_run
     from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
+    if prompts is not None:
+        _write_run_prompts(opened, prompts)
     result = replay_and_rescore_run(opened, tuple(measures or ()))
     if not opened.finished:
         print_note(
@@ -90,6 +103,15 @@ def verify_command(
             if any(row["what"] == "index" for row in rows)
             else "",
         )
+
+
+def _write_run_prompts(folder: RunFolder, path: Path) -> None:
+    from rerank.experiment.run_prompts import read_run_prompts
+    from rerank.io.text_files import replace_text_file
+
+    with replace_text_file(path) as file:
+        for prompt in read_run_prompts(folder):
+            file.write(json.dumps(prompt.to_json(), ensure_ascii=False) + "\n")
 
 
 def parse_command(

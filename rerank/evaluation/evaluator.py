@@ -9,6 +9,7 @@ queries of the run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -57,8 +58,12 @@ def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *,
 _MAX_GDEVAL_GRADE = 4
 
 
+#: Number of queries that are evaluated together; the rankings of no more queries are in memory.
+_BLOCK = 5000
+
+
 class _Evaluator:
-    """Evaluator that prepares judgments and measures once and then scores several runs.
+    """Evaluator that prepares judgments and measures once and then scores several runs, a block of queries at a time.
 
     Queries are numbered, because some providers of ir_measures cut query ids at a dash; ids of documents are escaped.
     """
@@ -70,20 +75,31 @@ class _Evaluator:
         self._measures = measures
         _check_grades_of_gdeval(qrels, measures)
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
-        # ir_measures would count pooled documents without a judgment as judged
-        graded, pooled = (
-            {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in source.items()}
-            for source in (qrels.judged(), qrels_without_excluded_documents(qrels))
-        )
         self._excluded = excluded_documents_of_qrels(qrels)
         self._counted = {str(m): _compute_judgment_count_measure(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
-        self._own = _ir_evaluator(own, graded) if own else None
-        self._parts = [
-            (_ir_evaluator(group, pooled if group[0].NAME == _OF_POOL else graded), _depth_of_measures(group))
-            for group in _groups_of_measures([m for m in measures if m not in own])
-        ]
+        self._own = _ir_evaluator(own, self._graded(qrels.judged())) if own else None
+        self._groups = _groups_of_measures([m for m in measures if m not in own])
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
+        self._blocks = [list(self._queries)[start : start + _BLOCK] for start in range(0, len(qrels), _BLOCK)]
+        self._evaluators = functools.lru_cache(maxsize=1)(self._evaluators_of_block)  # runs of one block share them
+        self._evaluators(0)  # a measure that cannot be computed is an error now
+
+    def _graded(self, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+        """Return number of the query -> escaped document id -> grade."""
+        return {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in qrels.items()}
+
+    def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
+        """Return, for each group of measures, the evaluator of a block of queries and the depth it needs."""
+        qrels = Qrels({query: self._qrels[query] for query in self._blocks[index]})
+        graded = self._graded(qrels.judged())
+        # ir_measures would count pooled documents without a judgment as judged
+        pool = [group for group in self._groups if group[0].NAME == _OF_POOL]
+        pooled = self._graded(qrels_without_excluded_documents(qrels)) if pool else {}
+        return [
+            (_ir_evaluator(group, pooled if group in pool else graded), _depth_of_measures(group))
+            for group in self._groups
+        ]
 
     def scores(self, run: Run) -> Scores:
         """Evaluate one run, without documents that must not be ranked for their query."""
@@ -96,28 +112,44 @@ class _Evaluator:
                 f"(queries {_first_evaluated_query_ids(self._qrels)})",
                 remedy="Use judgments of the same queries",
             )
-        # scores that keep the order of the documents when they are converted to C floats, for up to 2^24 documents
-        by_rank = [-float(rank) for rank in range(max(map(len, run.values()), default=0))]
-        found = {self._queries[query]: run[query] for query in run if query in self._queries and len(run[query])}
         values: dict[str, dict[str, float]] = {name: {} for name in self._names.values()}
-        for evaluator, depth in self._parts if found else ():
-            scored = {key: _scores_by_escaped_id(ranking, by_rank[:depth]) for key, ranking in found.items()}
-            for metric in evaluator.iter_calc(scored):
-                values[self._names[id(metric.measure)]][metric.query_id] = float(metric.value)
+        missing: list[str] = []
+        is_scored = any(len(run[query]) for query in self._queries if query in run)
+        for index in range(len(self._blocks)):
+            missing += self._score_block(index, run, values, is_scored=is_scored)
         overall = self._measure_own(run, values)
         return Scores(
             run=run.name,
             values={
-                name: self._counted.get(name)
-                or {query: values[name].get(key, 0.0) for query, key in self._queries.items()}
-                for name in self._names.values()
-                if name not in overall
+                name: self._counted.get(name) or values[name] for name in self._names.values() if name not in overall
             },
             overall=overall,
             queries=tuple(self._qrels),
-            missing=tuple(query for query, key in self._queries.items() if key not in found),
+            missing=tuple(missing),
             unjudged=tuple(query for query in run if query not in self._queries),
         )
+
+    def _score_block(self, index: int, run: Run, values: dict[str, dict[str, float]], *, is_scored: bool) -> list[str]:
+        """Add the values of a block of queries to ``values``, and return those without documents.
+
+        Args:
+            index: The number of the block.
+            run: The run.
+            values: Measure -> query id -> value.
+            is_scored: Whether the run has a document for any query; if not, all values are 0.
+        """
+        queries = self._blocks[index]
+        found = {self._queries[q]: ranking for q in queries if (ranking := run.get(q)) is not None and len(ranking)}
+        # scores that keep the order of the documents when they are converted to C floats, for up to 2^24 documents
+        by_rank = [-float(rank) for rank in range(max(map(len, found.values()), default=0))]
+        block: dict[str, dict[str, float]] = {name: {} for name in values}
+        for evaluator, depth in self._evaluators(index) if is_scored else ():
+            scored = {key: _scores_by_escaped_id(ranking, by_rank[:depth]) for key, ranking in found.items()}
+            for metric in evaluator.iter_calc(scored):
+                block[self._names[id(metric.measure)]][metric.query_id] = float(metric.value)
+        for name, row in block.items():
+            values[name].update((query, row.get(self._queries[query], 0.0)) for query in queries)
+        return [query for query in queries if self._queries[query] not in found]
 
     def _measure_own(self, run: Run, values: dict[str, dict[str, float]]) -> dict[str, float]:
         """Add the per-query values of the benchmark measures to ``values`` and return their whole-run values."""
@@ -129,8 +161,10 @@ class _Evaluator:
             if len(ranking)
         }
         result = self._own.calc(scored)
+        by_number = {number: query for query, number in self._queries.items()}
         for metric in result.per_query:
-            values[str(metric.measure)][metric.query_id] = float(metric.value)
+            if (query := by_number.get(metric.query_id)) is not None:
+                values[str(metric.measure)][query] = float(metric.value)
         return {
             str(m): float(result.aggregated[m]) for m in self._measures if why_measure_needs_whole_run(m)
         }  # in the order of the requested measures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rerank.evaluation.measures import is_binary_measure, parse_measures
-from rerank.types import Qrels, Run
+from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Run
 
 _GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
 
@@ -64,8 +64,12 @@ def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int =
 
 def evaluation_overlap_note(qrels: Qrels, run: Run) -> str:
     """Return a warning if the run has judged queries but no judged document; otherwise an empty string."""
-    shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]
-    judged = qrels.judged()
-    if not shared or any(doc in judged[query] for query in shared for doc in run[query].doc_ids):
+    is_shared = False
+    for query, ranking in run.items():
+        if query in qrels and len(ranking):
+            is_shared = True
+            if any(qrels[query].get(doc, UNJUDGED) not in NOT_JUDGED for doc in ranking.doc_ids):
+                return ""
+    if not is_shared:
         return ""
     return f"No document of run {run.name!r} is judged in {qrels.name}. Check that both use the same collection."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from rerank.evaluation.measure_bounds import bound_measures
 from rerank.evaluation.measures import is_summed_measure, parse_measures
 from rerank.evaluation.tables import format_confidence_interval
-from rerank.types import Qrels, Run
+from rerank.types import NOT_JUDGED, UNJUDGED, Qrels, Run
 
 #: Judgments are thin for a measure if a run has a smaller mean fraction of judged documents within the cutoff.
 THIN = 0.95
@@ -61,8 +61,8 @@ def cover_runs_by_judgments(
     """
     parsed = [m for m in parse_measures(measures) if m.NAME != "Judged" and not is_summed_measure(str(m))]
     cutoffs = {str(m): judged_cutoff(str(m)) for m in parsed}
-    graded = qrels.judged()
-    judged = [{name: _mean_judged_fraction(graded, run, k) for name, k in cutoffs.items()} for run in runs]
+    fractions_of_runs = [_mean_judged_fractions(qrels, run, {*cutoffs.values()}) for run in runs]
+    judged = [{name: found[k] for name, k in cutoffs.items()} for found in fractions_of_runs]
     thin = [name for name in cutoffs if any(row[name] < THIN for row in judged)]
     chosen = thin if bounds is None else list(cutoffs) if bounds else []
     coverage = []
@@ -89,9 +89,16 @@ def add_coverage_to_evaluation_report(
     return {**report, "runs": runs}
 
 
-def _mean_judged_fraction(graded: Qrels, run: Run, cutoff: int) -> float:
-    first = [(judged, run[query].docs[:cutoff]) for query, judged in graded.items() if query in run and len(run[query])]
-    return fmean(sum(doc.id in judged for doc in docs) / len(docs) for judged, docs in first) if first else 1.0
+def _mean_judged_fractions(qrels: Qrels, run: Run, cutoffs: Collection[int]) -> dict[int, float]:
+    """Return cutoff -> mean fraction of judged documents; the run is read once."""
+    fractions: dict[int, list[float]] = {cutoff: [] for cutoff in cutoffs}
+    for query, grades in qrels.items():
+        ranking = run.get(query)
+        if ranking is not None and len(ranking):
+            for cutoff, row in fractions.items():
+                docs = ranking.doc_ids[:cutoff]
+                row.append(sum(grades.get(doc, UNJUDGED) not in NOT_JUDGED for doc in docs) / len(docs))
+    return {cutoff: fmean(row) if row else 1.0 for cutoff, row in fractions.items()}
 
 
 def _mean_bounds(values: Sequence[tuple[float, float]]) -> tuple[float, float]:

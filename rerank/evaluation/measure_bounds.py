@@ -47,7 +47,7 @@ class PartlyJudgedRanking:
         cls, ranking: Ranking | None, judged: Mapping[str, int], highest: int, cutoff: int | None
     ) -> PartlyJudgedRanking:
         """Look up the grades of the first documents of a ranking; None is a ranking without documents."""
-        docs = [doc.id for doc in ranking.docs[:cutoff]] if ranking is not None else []
+        docs = ranking.doc_ids[:cutoff] if ranking is not None else ()
         return cls(
             grades=np.array([max(0, judged.get(doc, 0)) for doc in docs], dtype=np.int64),
             unjudged=np.array([doc not in judged for doc in docs], dtype=bool),
@@ -92,13 +92,13 @@ def bound_measures(
     """
     graded = qrels.judged()
     highest = max((grade for judged in graded.values() for grade in judged.values()), default=0)
-    bounds = {}
-    for measure in filter(has_bounds, parse_measures(measures, relevant=relevant)):
-        formula, cutoff = FORMULAS[str(measure.NAME)], measure.params.get("cutoff")
-        bounds[str(measure)] = {
-            query: formula(PartlyJudgedRanking.of(run.get(query), judged, max(1, highest), cutoff), measure)
-            for query, judged in graded.items()
-        }
+    bounded = [*filter(has_bounds, parse_measures(measures, relevant=relevant))]
+    bounds: dict[str, dict[str, Bounds]] = {str(measure): {} for measure in bounded}
+    for query, judged in graded.items():
+        ranking = run.get(query)  # read once for all measures
+        for name, measure in zip(bounds, bounded, strict=True):
+            formula, cutoff = FORMULAS[str(measure.NAME)], measure.params.get("cutoff")
+            bounds[name][query] = formula(PartlyJudgedRanking.of(ranking, judged, max(1, highest), cutoff), measure)
     return bounds
 
 

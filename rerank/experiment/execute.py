@@ -218,7 +218,7 @@ def _rerank_into_folder(
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
     name, tally, rankings = run_tag_of_spec(prepared.spec), RunTally(), list[Ranking]()
     with (
-        folder.calls() as log,
+        folder.calls(prompts=execution.log_prompts) as log,
         open_shared_call_cache() if shared else nullcontext() as cache,
         open_experiment_result_files(folder, prepared, name) as write,
     ):

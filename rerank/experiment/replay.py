@@ -5,52 +5,88 @@ The replay uses the same driver, judge and measures as the run.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rerank.assemble import RankerPlan, plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import DataError, error_repr
-from rerank.experiment.candidates import order_candidates_of_spec
+from rerank.experiment.candidates import order_candidate_list_of_spec
 from rerank.experiment.execute import run_tag_of_spec
 from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
 from rerank.experiment.spec import RunSpec
 from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranking_experiment, summarise_experiment
 from rerank.indexing.documents import damaged_corpus_indexes
-from rerank.io.run_files import write_run
+from rerank.io.run_files import open_trec_run_file, read_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
-from rerank.pipeline.results import RerankOutcome
-from rerank.pipeline.stream import rank_together
+from rerank.pipeline.results import RankedList, RerankOutcome
+from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store import RunFolder, hash_run_folder_identity
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
 
+#: Number of lists that are replayed together, and of requests: neither affects a replayed result.
+_FLOW = Flow(block=256, in_flight=256, batch_size=256, reuse=False)
+
 
 def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
-    """Rerank the candidates of a run folder with its recorded replies.
+    """Rerank the candidates of a run folder with its recorded replies, and keep everything in memory.
 
     Returns:
         The reranked run, the outcome of the driver, and the cost of the replies used.
     """
+    with _replay_lists(folder) as (lists, usage):
+        outcome = RerankOutcome(tuple(lists))
+    return Run(outcome.rankings, name=run_tag_of_spec(RunSpec.from_record(folder.spec()["spec"]))), outcome, usage
+
+
+@contextmanager
+def _replay_lists(folder: RunFolder) -> Iterator[tuple[Iterator[RankedList], Usage]]:
+    """Yield the reranked lists, one at a time, and the cost of the replies used so far."""
     spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_config_of_run(spec))
     letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
-        backend = Replay(log.calls(), letters=letters)
-    judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
-    candidates = order_candidates_of_spec(folder.read_candidates(), spec)
-    passages = _recorded_splitter(plan, folder)
-    outcome = rank_together(candidates.values(), plan.strategy, judge, backend, top_k=spec.top_k, passages=passages)
-    usage = Usage()
-    for reply in backend.used.values():
-        usage.add(reply, reused=False)
-    return Run(outcome.rankings, name=run_tag_of_spec(spec)), outcome, usage
+        backend = Replay.by_query(log.calls_of_query, letters=letters)
+        judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
+        splitter = _recorded_splitter(plan, folder)
+        ranker = Ranker(strategy=plan.strategy, judge=judge, passages=splitter, top_k=spec.top_k)
+        candidates = (order_candidate_list_of_spec(ranking, spec) for ranking in folder.candidate_lists())
+        yield drive_ranking_stream(candidates, ranker, backend, _FLOW), backend.usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replayed:
+    """What a replay leaves behind: the reranked run in a file, counts over the lists, and the cost of the replies."""
+
+    path: Path
+    tally: RunTally
+    usage: Usage
+
+    @property
+    def run(self) -> Run:
+        return read_run(self.path) if self.path.stat().st_size else Run(())
+
+
+@contextmanager
+def _replay_into_file(folder: RunFolder) -> Iterator[_Replayed]:
+    """Replay a run folder list by list; the file with the reranked run is removed after the block."""
+    name, tally = run_tag_of_spec(RunSpec.from_record(folder.spec()["spec"])), RunTally()
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "run.trec"
+        with _replay_lists(folder) as (lists, usage), open_trec_run_file(path, name) as write:
+            for ranked in lists:
+                write(ranked.ranking)
+                tally.add(ranked)
+        yield _Replayed(path=path, tally=tally, usage=usage)
 
 
 @dataclass(frozen=True)
@@ -111,8 +147,8 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
     Returns:
         The content of summary.json.
     """
-    run, outcome, usage = replay_run_folder(folder)
-    return {"folder": str(folder.path), **_recompute_summary(folder, run, outcome, usage, measures)[0]}
+    with _replay_into_file(folder) as replayed:
+        return {"folder": str(folder.path), **_recompute_summary(folder, replayed, measures)[0]}
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
@@ -122,8 +158,9 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
         One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
-    run, outcome, usage = replay_run_folder(folder)
-    summary, scores = _recompute_summary(folder, run, outcome, usage)
+    with _replay_into_file(folder) as replayed:
+        summary, scores = _recompute_summary(folder, replayed)
+        stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
     spec = RunSpec.from_record(document["spec"])
     computed = run_identity_settings(spec, plan_ranker(ranker_config_of_run(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
@@ -131,9 +168,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     rows = [
         _replay_difference_row("spec.json", "hash", document["hash"], hash_run_folder_identity(document["identity"])),
         _replay_difference_row("spec.json", "identity of the specification", stored_identity, computed),
-        _replay_difference_row(
-            "run.trec", "content", _read_text_of_verified_run(folder.path / "run.trec"), _format_replayed_run(run)
-        ),
+        _replay_difference_row("run.trec", "content", stored_run, computed_run),
         *(
             _replay_difference_row(name, "content", sha, folder.file_hash(name))
             for name, sha in document.get("files", {}).items()
@@ -159,19 +194,22 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _recompute_summary(
-    folder: RunFolder, run: Run, outcome: RerankOutcome, usage: Usage, measures: tuple[str, ...] = ()
+    folder: RunFolder, replayed: _Replayed, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""
     spec = RunSpec.from_record(folder.spec()["spec"])
-    first_stage = folder.read_candidates()
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
     if type(relevant) is not int:
         raise DataError(
             f"The scores.json of {str(folder.path)!r} has relevant = {error_repr(relevant)}", expected="a grade"
         )
-    scores = score_reranking_experiment(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
-    summary = summarise_experiment(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
+    scores = None
+    if qrels:
+        runs = replayed.run, folder.read_run("first_stage.trec")
+        scores = score_reranking_experiment(qrels, *runs, measures=measures or spec.measures, relevant=relevant)
+    queries = sum(1 for _ in folder.candidate_lists())
+    summary = summarise_experiment(spec, replayed.tally, replayed.usage, queries=queries, scores=scores)
     # These fields depend on interruptions, current prices, the model's caches, and texts, which are not recorded.
     for key in ("reused_calls", "cost", "prices", "tokens_cached", "cached_share", "cut"):
         del summary[key]
@@ -203,11 +241,11 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _read_text_of_verified_run(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _format_replayed_run(run: Run) -> str:
-    text = io.StringIO()
-    write_run(run, text)
-    return text.getvalue()
+def _first_differing_lines(stored: Path, computed: Path) -> tuple[str, str]:
+    """Return the first lines that differ, both empty if none does; a file that does not exist counts as empty."""
+    with ExitStack() as stack:
+        a, b = (
+            stack.enter_context(path.open(encoding="utf-8", errors="replace", newline="\n")) if path.is_file() else ()
+            for path in (stored, computed)
+        )
+        return next(((one, other) for one, other in zip_longest(a, b, fillvalue="") if one != other), ("", ""))

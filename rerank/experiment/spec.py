@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank.errors import DataError, UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.experiment.file_settings import settings_from_file
 from rerank.io.settings_files import read_json_object, read_toml_file
+from rerank.store.logged_prompts import PromptStorage
 from rerank.tasks import ServerAddress
 
 Shuffle = Literal["none", "random", "inverse"]
@@ -179,6 +180,8 @@ class Execution(_Frozen):
     """Local models: process requests one by one without reuse, so that each reply depends only on its request."""
     max_total_tokens: int | None = Field(default=None, ge=1)
     """Stop calling the model once prompt and completion tokens reach this total."""
+    log_prompts: PromptStorage = "once"
+    """Keep prompts in the call log: once (compressed), full (as text) or none (rendered again when they are needed)."""
     call_cache: bool | None = None
     """Share replies with other runs through the user's cache; if omitted, only if calls cost money."""
     engine: str = "local"

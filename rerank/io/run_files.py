@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
+from rerank.io.indexed_runs import IndexedRun, NotIndexedError, Row
 from rerank.io.json_tables import GRADES, convert_json_table_score, json_file_value_to_grade, parse_json_table
 from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.types import (
@@ -49,15 +50,16 @@ _RUN_IN_FOLDER = "run.trec"
 #: An id must not start like this: at the start of a file, it would be read as a byte order mark or as JSON.
 _MISREAD = ("\ufeff", '{"', "{}")
 
-#: Number of a line (from 1), and the columns of its row.
-_Row = tuple[int, list[str]]
+#: Bytes of a run file of which the rankings are not kept in memory.
+_LARGE = 1 << 25
 
 
 def read_run(path: str | Path, *, name: str | None = None) -> Run:
     """Read a run: TREC (6 columns), MS MARCO (3 columns) or JSON ``{query: {document: score}}``, plain or gzipped.
 
     Scores are read in single precision and sorted by the tie rule, as in trec_eval; TREC's rank column and anything
-    after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids but no text.
+    after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids but no text. The
+    rankings of a large file are read whenever they are asked for, unless it is compressed, JSON or scattered.
 
     Args:
         path: The file.
@@ -81,7 +83,11 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
         else:
             columns = len(first.split())
             tag = tag if columns < 6 else first.split()[5]
-            table = (_parse_msmarco_run_file if columns == 3 else _parse_trec_scores)(rows, path)
+            parse = _parse_msmarco_run_file if columns == 3 else _parse_trec_scores
+            if _is_large_plain_file(path):
+                with contextlib.suppress(NotIndexedError):
+                    return IndexedRun(path, parse, _sort_ranking, name=tag if name is None else name)
+            table = parse(rows, path)
     return Run((_sort_ranking(query, scores) for query, scores in table.items()), name=tag if name is None else name)
 
 
@@ -210,7 +216,14 @@ def _check_trec_run_id(name: str, kind: str) -> str:
     return name
 
 
-def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[_Row]]:
+def _is_large_plain_file(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size < _LARGE:
+        return False
+    with path.open("rb") as file:
+        return file.read(2) != b"\x1f\x8b"  # gzip
+
+
+def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
     """Return the first line that is not blank, and all such lines as rows. What follows the line is read with the rows.
 
     The rows are split by C code only, which takes a third of the time of generators.
@@ -221,7 +234,7 @@ def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[_Row]]:
     raise DataError(f"{path} is empty", expected="at least one line")
 
 
-def _split_rows(lines: Iterable[str], first: int) -> Iterator[_Row]:
+def _split_rows(lines: Iterable[str], first: int) -> Iterator[Row]:
     """Return the rows of lines, of which the first has the given number."""
     return enumerate(map(str.split, lines), first)
 
@@ -233,12 +246,12 @@ def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:
     return Ranking.from_ids(Query(id=query), doc_ids, values)
 
 
-def _wrong_columns_error(path: Path, row: _Row, expected: str) -> DataError:
+def _wrong_columns_error(path: Path, row: Row, expected: str) -> DataError:
     number, fields = row
     return DataError(f"{path}:{number}: {len(fields)} columns", expected=expected)
 
 
-def _parse_trec_scores(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, float]]:
+def _parse_trec_scores(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
     table: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for number, fields in rows:
         if len(fields) < 6:
@@ -259,7 +272,7 @@ def _parse_trec_scores(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, 
     return table
 
 
-def _parse_msmarco_run_file(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, float]]:
+def _parse_msmarco_run_file(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, int]] = set()
     for number, fields in rows:
@@ -280,7 +293,7 @@ def _parse_msmarco_run_file(rows: Iterator[_Row], path: Path) -> dict[str, dict[
     return table
 
 
-def _parse_qrels_grades(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, int]]:
+def _parse_qrels_grades(rows: Iterator[Row], path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     columns = 0
     for number, fields in rows:

@@ -87,7 +87,8 @@ def _open_maybe_gzipped(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _open_text_bytes(path: Path) -> Generator[io.BufferedReader]:
+def open_text_bytes(path: Path) -> Generator[io.BufferedReader]:
+    """Open the bytes of a text file, plain or gzipped, with the errors of `open_text_file` except those of decoding."""
     with contextlib.ExitStack() as stack:
         raw = cast(io.BufferedReader, stack.enter_context(_open_maybe_gzipped(path)))
         inner, compressed = cast("IO[bytes]", raw), None
@@ -98,7 +99,7 @@ def _open_text_bytes(path: Path) -> Generator[io.BufferedReader]:
 
 @contextlib.contextmanager
 def _named_read_errors(path: Path) -> Generator[TextIO]:
-    with _open_text_bytes(path) as stream:
+    with open_text_bytes(path) as stream:
         try:
             yield io.TextIOWrapper(stream, encoding="utf-8-sig")
         except UnicodeDecodeError as error:
@@ -110,7 +111,7 @@ def _first_line_not_in_utf8(path: Path) -> int:
     """Return the number of the first line that is not in UTF-8; 0 if the file cannot be read twice, as with a pipe."""
     if not path.is_file():
         return 0
-    with _open_text_bytes(path) as stream:
+    with open_text_bytes(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode("utf-8")

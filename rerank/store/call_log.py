@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,32 +13,29 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.io.forks import watch_forks
-from rerank.io.paths import cache_dir
+from rerank.prompts.base import Prompt
+from rerank.store.call_log_files import call_log_uri, make_call_log_private
 from rerank.store.call_log_rows import (
+    CALLS_SCHEMA,
+    CHECKSUMS_SCHEMA,
+    UNMATCHED_CALLS_SCHEMA,
     Call,
     call_from_log_row,
     call_log_reply_columns,
     call_log_request_columns,
     call_log_row_checksum,
     optional_call_log_fields,
+    prompt_of_log_column,
 )
+from rerank.store.logged_prompts import PROMPTS_SCHEMA, LoggedPrompts, PromptStorage
 from rerank.store.row_set import RowSet
 from rerank.tasks import Reply, Request
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-    digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
-    sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
-    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
-"""
-#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
-_UNMATCHED_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
-#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
-_CHECKSUMS = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
-_INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
 #: Checksum and columns of the rows, with and without the table of the checksums.
 _WITH_CHECKSUMS = "checksums.sum, calls.* FROM calls LEFT JOIN checksums USING (digest)"
 _WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
+#: Number of rows that are in memory while all calls are read.
+_SLICE = 1000
 
 
 class CallLog:
@@ -52,6 +48,7 @@ class CallLog:
         path: The SQLite file; created if it does not exist.
         readonly: Open an existing file and never write to it.
         salvage: With ``readonly``: open also a file that was cut off, of which only a part can be read.
+        prompts: How the prompts of new calls are stored.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
@@ -59,9 +56,12 @@ class CallLog:
         StorageError: The file cannot be written, for example because the disk is full or the folder is read-only.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False, salvage: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, readonly: bool = False, salvage: bool = False, prompts: PromptStorage = "once"
+    ) -> None:
         """Open or create the file."""
-        self.path, self._readonly, self._salvage = path, readonly, salvage
+        self.path, self._readonly, self._salvage, self._storage = path, readonly, salvage, prompts
+        self._prompts = LoggedPrompts()
         self._source = _WITH_CHECKSUMS
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -71,7 +71,7 @@ class CallLog:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path; another process opens the file again."""
-        return partial(CallLog, self.path.absolute(), readonly=self._readonly), ()
+        return partial(CallLog, self.path.absolute(), readonly=self._readonly, prompts=self._storage), ()
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -80,8 +80,8 @@ class CallLog:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
             if not self._readonly:
-                _make_private(self.path)
-            uri = _sqlite_uri(self.path, readonly=self._readonly)
+                make_call_log_private(self.path)
+            uri = call_log_uri(self.path, readonly=self._readonly)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             # Damaged text is found by its checksum; a decoding error would not name the row.
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
@@ -102,8 +102,9 @@ class CallLog:
                 self._source = _WITHOUT_CHECKSUMS  # of an older version
         else:
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_SCHEMA)
-            self._db.execute(_CHECKSUMS)
+            self._db.execute(CALLS_SCHEMA)
+            self._db.execute(CHECKSUMS_SCHEMA)
+            self._db.execute(PROMPTS_SCHEMA)
             self._add_optional_fields()
             self._db.commit()
 
@@ -131,19 +132,12 @@ class CallLog:
             The row number of each call. If the log already has a reply to the request, it is that reply's row.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = [
-            (
-                *call_log_request_columns(digest, request),
-                *call_log_reply_columns(reply),
-                model,
-                now,
-                optional_call_log_fields(reply),
-            )
-            for digest, request, reply in rows
-        ]
-        with self._guard(), self._db:
-            self._db.executemany(_INSERT, values)
-            return [self._add_checksum(digest) for digest, _, _ in rows]
+        with self._guard(), self._transaction():
+            return [
+                self._insert((*call_log_request_columns(digest, request), *call_log_reply_columns(reply), *more))
+                for digest, request, reply in rows
+                for more in [(model, now, optional_call_log_fields(reply))]
+            ]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
         """Record which calls no request of the run matches, so that `calls` omits them, and return their number.
@@ -156,7 +150,7 @@ class CallLog:
         with self._guard(), self._db:
             unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
             if unmatched or self._has_table("unmatched_calls"):
-                self._db.execute(_UNMATCHED_SCHEMA)
+                self._db.execute(UNMATCHED_CALLS_SCHEMA)
                 self._db.execute("DELETE FROM unmatched_calls")
                 self._db.executemany("INSERT INTO unmatched_calls VALUES (?)", unmatched)
         return len(unmatched)
@@ -167,11 +161,62 @@ class CallLog:
         Raises:
             DataError: A row is damaged.
         """
+        clause, last = f"WHERE {self._used_rows()} AND calls.rowid > ? ORDER BY calls.rowid LIMIT {_SLICE}", 0
+        while True:
+            with self._guard():
+                found = [self._parse(number, row) for number, row, _ in self._checked(clause, last)]
+            yield from found
+            if len(found) < _SLICE:
+                return
+            last = found[-1].row
+
+    def calls_of_query(self, query_id: str) -> list[Call]:
+        """Return the calls of one query that the run used, in the order in which they were committed.
+
+        The first call sorts the row numbers by query into a temporary table, which SQLite keeps on the disk.
+
+        Raises:
+            DataError: A row is damaged.
+        """
         with self._guard():
-            unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
-            clause = f"WHERE calls.rowid NOT IN ({unmatched}) ORDER BY calls.rowid"
-            found = [self._parse(number, row) for number, row, _ in self._checked(clause)]
-        yield from found
+            if not self._db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'by_query'").fetchone():
+                self._db.execute(
+                    "CREATE TEMP TABLE by_query (query_id TEXT, row INTEGER, PRIMARY KEY (query_id, row)) WITHOUT ROWID"
+                )
+                self._db.execute(
+                    f"INSERT INTO by_query SELECT query_id, rowid FROM calls WHERE {self._used_rows()} ORDER BY 1, 2"
+                )
+            clause = "WHERE calls.rowid IN (SELECT row FROM by_query WHERE query_id = ?) ORDER BY calls.rowid"
+            return [self._parse(number, row) for number, row, _ in self._checked(clause, query_id)]
+
+    def prompt(self, row: int) -> Prompt | None:
+        """Return the prompt in a row; None if it was not stored.
+
+        Raises:
+            DataError: The prompt is damaged.
+        """
+        with self._guard():
+            try:
+                (text,) = self._db.execute("SELECT prompt FROM calls WHERE rowid = ?", (row,)).fetchone()
+                text = text or self._stored_prompt(row)
+                return None if text is None else prompt_of_log_column(text)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise self._damaged(row) from error
+
+    def has_all_prompts(self) -> bool:
+        """Return whether the prompts of all calls that the run used are in the log."""
+        with self._guard():
+            stored = "SELECT row FROM prompts" if self._has_table("prompts") else ""
+            clause = f"WHERE prompt = '' AND calls.rowid NOT IN ({stored}) AND {self._used_rows()} LIMIT 1"
+            return not self._db.execute(f"SELECT 1 FROM calls {clause}").fetchone()
+
+    def _used_rows(self) -> str:
+        """Return the condition that leaves out calls that no request of the finished run matches."""
+        unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
+        return f"calls.rowid NOT IN ({unmatched})"
+
+    def _stored_prompt(self, number: int) -> str | None:
+        return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
         """Return whether the file and all its rows are undamaged."""
@@ -212,16 +257,18 @@ class CallLog:
             self._parse(number, row)
             # A row with a damaged digest has no checksum, like those of older versions, and is not in the index.
             query = "SELECT rowid FROM calls INDEXED BY sqlite_autoindex_calls_1 WHERE digest = ?"
-            if not has_checksum and self._db.execute(query, (row["digest"],)).fetchone() != (number,):
+            is_cut = "\0" in row["created"]  # SQLite reads zeros, up to the last column, where a page is cut off
+            if not has_checksum and (is_cut or self._db.execute(query, (row["digest"],)).fetchone() != (number,)):
                 raise self._damaged(number)
+            with suppress(ValueError, sqlite3.DatabaseError):  # a damaged prompt is not needed for a reply
+                row["prompt"] = row["prompt"] or self._stored_prompt(number) or ""
         return [tuple(row.values()) for _, row, _ in found]
 
     def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
         """Commit rows that `whole_rows` of another log returned."""
-        with self._guard(), self._db:
+        with self._guard(), self._transaction():
             for row in rows:
-                self._db.execute(f"INSERT INTO calls VALUES ({','.join('?' * len(row))})", row)
-                self._add_checksum(row[0])
+                self._insert(row)
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -236,6 +283,8 @@ class CallLog:
         """Remove all calls and return how many there were."""
         with self._guard(), self._db:
             self._db.execute("DELETE FROM checksums")
+            self._db.execute("DELETE FROM prompts")
+            self._prompts = LoggedPrompts()
             return self._db.execute("DELETE FROM calls").rowcount
 
     def __len__(self) -> int:
@@ -277,6 +326,27 @@ class CallLog:
         if not any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)")):
             self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit what the block writes; if it ends with an error, nothing of it."""
+        try:
+            with self._db:
+                yield
+        except BaseException:
+            self._prompts.forget()
+            raise
+
+    def _insert(self, row: Sequence[Any]) -> int:
+        """Write a row with checksum and prompt, unless the log has a reply to the request; return its number."""
+        digest, query_id, doc_ids, prompt, *others = row
+        kept = prompt if self._storage == "full" else ""
+        command = f"INSERT INTO calls VALUES ({','.join('?' * len(row))}) ON CONFLICT (digest) DO NOTHING"
+        is_new = self._db.execute(command, (digest, query_id, doc_ids, kept, *others)).rowcount
+        number = self._add_checksum(digest)
+        if is_new and prompt and self._storage == "once":
+            self._prompts.add(self._db, number, query_id, prompt)
+        return number
+
     def _add_checksum(self, digest: str) -> int:
         """Store the checksum of a row as SQLite has stored the row, and return the row's number."""
         number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
@@ -294,7 +364,7 @@ class CallLog:
 
     def _parse(self, number: int, row: Mapping[str, Any]) -> Call:
         try:
-            return call_from_log_row(row)
+            return call_from_log_row(number, row)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged(number) from error
 
@@ -323,34 +393,3 @@ class CallLog:
                 expected="a SQLite file",
                 remedy="If it is the log of a run folder, keep what is whole with `rerank verify --repair FOLDER`",
             ) from error
-
-
-def _sqlite_uri(path: Path, *, readonly: bool) -> str:
-    """Return the URI with which SQLite opens the file."""
-    if not readonly:
-        return path.resolve().as_uri()
-    # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
-    # it, which would fail in a read-only folder.
-    log = path.with_name(f"{path.name}-wal")
-    is_complete = not log.exists() or not log.stat().st_size
-    return f"{path.resolve().as_uri()}?{'immutable=1' if is_complete else 'mode=ro'}"
-
-
-def _make_private(path: Path) -> None:
-    """Let only the owner read a log, which is created if it does not exist: prompts and replies may be confidential."""
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(OSError):  # another process may have removed it, or the file system has no modes
-            if (file := Path(f"{path}{suffix}")).stat().st_uid == os.getuid():
-                file.chmod(0o600)
-
-
-def open_shared_call_cache() -> CallLog:
-    """Open the call log that all runs share, in the user's cache folder."""
-    folder = cache_dir("calls")
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    return CallLog(folder / "calls.sqlite")

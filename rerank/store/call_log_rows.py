@@ -1,4 +1,4 @@
-"""Rows of the call log: conversion of requests and replies to columns and back, and checksums."""
+"""Tables of the call log, and their rows: conversion of requests and replies to columns and back, and checksums."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rerank.prompts.base import Message, Prompt
 from rerank.tasks import Reply, Request
 
+CALLS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
+    sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
+    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
+"""
+#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
+UNMATCHED_CALLS_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
+#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
+CHECKSUMS_SCHEMA = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
 #: Column -> types of its values in a row that is whole.
 _TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 
@@ -23,12 +34,16 @@ class Call:
         doc_ids: The documents of the window, in the order of the prompt.
         seed: The sampling seed of the request.
         reply: The reply.
+        digest: The digest of the request.
+        row: The number of its row in the log.
     """
 
     query_id: str
     doc_ids: tuple[str, ...]
     seed: int
     reply: Reply
+    digest: str = ""
+    row: int = 0
 
 
 def call_log_request_columns(digest: str, request: Request) -> tuple[str, str, str, str, str]:
@@ -70,8 +85,17 @@ def call_log_row_checksum(row: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def call_from_log_row(row: Mapping[str, Any]) -> Call:
-    """Return a stored call.
+def prompt_of_log_column(text: str) -> Prompt:
+    """Return a stored prompt.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: The prompt is damaged.
+    """
+    return tuple(Message(turn["role"], turn["content"], tuple(turn.get("images", ()))) for turn in json.loads(text))
+
+
+def call_from_log_row(number: int, row: Mapping[str, Any]) -> Call:
+    """Return the call that is stored in a row.
 
     Raises:
         ValueError, TypeError, KeyError, RecursionError: The row is damaged.
@@ -86,4 +110,6 @@ def call_from_log_row(row: Mapping[str, Any]) -> Call:
         doc_ids=tuple(map(str, json.loads(row["doc_ids"]))),
         seed=int(json.loads(row["sampling"])["seed"]),
         reply=Reply(**fields, **extra),
+        digest=str(row["digest"]),
+        row=number,
     )

@@ -35,6 +35,7 @@ from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_r
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 from rerank.store.call_log import CallLog
+from rerank.store.logged_prompts import PromptStorage
 from rerank.store.run_differences import describe_run_folder_differences, other_command_of_run_folder
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
@@ -212,9 +213,9 @@ class RunFolder:
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def calls(self, *, readonly: bool = False) -> CallLog:
-        """Open the call log."""
-        return CallLog(self.path / "calls.sqlite", readonly=readonly)
+    def calls(self, *, readonly: bool = False, prompts: PromptStorage = "once") -> CallLog:
+        """Open the call log; ``prompts`` says how the prompts of new calls are stored."""
+        return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)
 
     def spec(self) -> dict[str, Any]:
         """Return the content of spec.json.
@@ -314,11 +315,16 @@ class RunFolder:
     def read_candidates(self) -> Run:
         """Read the candidates and the texts of the queries, including queries without candidates."""
         run = self.read_run("first_stage.trec")
-        queries = [
-            Query(id=row.identifier(("id",), "query"), text=row.text(("text",))) for row in self._rows("queries.jsonl")
-        ]
-        lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
-        return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
+        return Run(self._with_query_texts(run), name=run.name)
+
+    def candidate_lists(self) -> Iterator[Ranking]:
+        """Yield the lists that `read_candidates` returns; those of a large run are not in memory together."""
+        return self._with_query_texts(self.read_run("first_stage.trec"))
+
+    def _with_query_texts(self, run: Run) -> Iterator[Ranking]:
+        for row in self._rows("queries.jsonl"):
+            query = Query(id=row.identifier(("id",), "query"), text=row.text(("text",)))
+            yield replace(run[query.id], query=query) if query.id in run else Ranking(query, (), ())
 
     @contextmanager
     def open_splits(self) -> Iterator[Callable[[Window, int], None]]:

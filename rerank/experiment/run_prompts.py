@@ -1,0 +1,109 @@
+"""The prompts of a recorded run: read from its call log or, if they are not in it, rendered again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerank.errors import DataError
+from rerank.experiment.candidates import order_candidate_list_of_spec
+from rerank.experiment.prepare import prepare_run
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
+from rerank.prompts.base import Prompt
+from rerank.store import CallLog, RunFolder
+from rerank.store.row_set import RowSet
+from rerank.tasks import Backend, Reply, Request, tasks_supported_by_backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPrompt:
+    """The prompt of one call of a run.
+
+    Attributes:
+        digest: The digest of the request.
+        query_id: The query.
+        doc_ids: The documents, in the order of the prompt.
+        prompt: The chat.
+    """
+
+    digest: str
+    query_id: str
+    doc_ids: tuple[str, ...]
+    prompt: Prompt
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prompt as JSON, with the messages as chat APIs take them."""
+        turns = [{"role": turn.role, "content": turn.content} for turn in self.prompt]
+        return {"digest": self.digest, "query": self.query_id, "docs": list(self.doc_ids), "prompt": turns}
+
+
+def read_run_prompts(folder: RunFolder) -> Iterator[RunPrompt]:
+    """Yield the prompt of every call that a run used, one at a time.
+
+    If a prompt is not in the log, all of them are rendered again, from the collection, the prompt template and the
+    model's tokenizer, and the digests of the requests must be those of the log.
+
+    Raises:
+        DataError: A prompt in the log is damaged, or a rendered request has no reply in the log.
+        RerankError: The run cannot be prepared again.
+    """
+    with folder.calls(readonly=True) as log:
+        yield from _logged_prompts(log) if log.has_all_prompts() else _rendered_prompts(folder, log)
+
+
+def _logged_prompts(log: CallLog) -> Iterator[RunPrompt]:
+    for call in log.calls():
+        prompt = log.prompt(call.row) or ()
+        yield RunPrompt(digest=call.digest, query_id=call.query_id, doc_ids=call.doc_ids, prompt=prompt)
+
+
+def _rendered_prompts(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
+    document = folder.spec()
+    prepared = prepare_run(RunSpec.from_record(document["spec"]), Execution())
+    backend = _LoggedReplies(log, document["identity"]["model"], prepared.backend, is_complete=folder.finished)
+    setup, spec = prepared.setup, prepared.spec
+    ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=spec.top_k)
+    lists = (order_candidate_list_of_spec(ranking, spec) for ranking in prepared.lists)
+    for _ in drive_ranking_stream(lists, ranker, backend, Flow.of(backend)):
+        yield from backend.rendered
+        backend.rendered.clear()
+
+
+class _LoggedReplies:
+    """A backend that answers from a call log only, and keeps the requests that it answers for the first time.
+
+    Args:
+        log: The call log of the run.
+        identity: The identity of the run's model, which is part of the digests.
+        backend: The model, for its token counter; it is not called.
+        is_complete: Whether the log has a reply to every request of the run.
+    """
+
+    batch_size = 16
+    costs_money = False
+    sees_pictures = True
+
+    def __init__(self, log: CallLog, identity: Mapping[str, str], backend: Backend, *, is_complete: bool) -> None:
+        self.identity, self.tokens, self.tasks = identity, backend.tokens, tasks_supported_by_backend(backend)
+        self.rendered: list[RunPrompt] = []
+        self._log, self._is_complete, self._seen = log, is_complete, RowSet()
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        digests = [request.digest(self.identity) for request in requests]
+        rows = self._log.rows(digests)
+        for digest, request in zip(digests, requests, strict=True):
+            ids = tuple(doc.id for doc in request.window.docs)
+            if digest not in rows and self._is_complete:
+                raise DataError(
+                    f"The prompt of {len(ids)} documents of query {request.window.query.id!r} was rendered again, and "
+                    f"its request has the digest {digest}, to which {str(self._log.path)!r} has no reply",
+                    expected="the digest of a call of this run: the same collection, prompt, tokenizer and version",
+                    remedy="Restore the files with which the run was made; its replies can be replayed without prompts",
+                )
+            if digest in rows and self._seen.add(rows[digest][0]):
+                query_id = request.window.query.id
+                self.rendered.append(RunPrompt(digest=digest, query_id=query_id, doc_ids=ids, prompt=request.prompt))
+        missing = Reply(finish="error", error="The call log has no reply to this request")
+        return [rows[digest][1] if digest in rows else missing for digest in digests]

@@ -49,7 +49,7 @@ class LossTable(ComponentTable):
 
 
 class OptimizerTable(ComponentTable):
-    """An optimizer given by name; keys other than these fields are its options."""
+    """An optimizer of this package or of transformers, given by name; keys other than these fields are its options."""
 
     name: str = "adamw"
     lr: float = Field(default=1e-4, gt=0)

@@ -99,6 +99,11 @@ class ListTrainer(Trainer):
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
         return self.optimizer
 
+    def use_inference_weights(self) -> None:
+        """Let a schedule-free optimizer replace the weights by their average; the next training step undoes this."""
+        if callable(use := getattr(self.optimizer, "eval", None)):
+            use()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(cast(Any, self.train_dataset))
 
@@ -153,6 +158,7 @@ class ListTrainer(Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Rerank the validation collection, and save the weights if they are the best so far."""
+        self.use_inference_weights()
         values = self._validate() if self._validate else {}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))

@@ -76,8 +76,9 @@ def train_adapter(
         StorageError: The disk is full; earlier checkpoints stay intact.
     """
     components = make_training_components(recipe)
-    if isinstance(components.adapter, MachineRequirement):
-        components.adapter.check_machine()
+    for component in (components.adapter, components.optimizer):
+        if isinstance(component, MachineRequirement):
+            component.check_machine()
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
     from rerank.finetune.trainer.training_run import TrainingRun
 

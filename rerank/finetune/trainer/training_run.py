@@ -210,6 +210,7 @@ class TrainingRun:
                     self._places = self._places.truncated(done_before)
                 trainer = self._trainer(module, rankings, advance)
                 done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+            trainer.use_inference_weights()
             if (best := self._folder.path / "best").is_dir():
                 trainer.load_weights(best)
             if rankings:

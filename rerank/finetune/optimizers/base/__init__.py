@@ -37,6 +37,10 @@ class Optimizer(TrainingComponent, Protocol):
             weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
         """
 
+
+class SizedOptimizer(Optimizer, Protocol):
+    """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
+
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the number of values in its state after a step, by the published formula and without step counters.
 

@@ -19,6 +19,16 @@ Device = Annotated[str, typer.Option(help="Torch device.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
 ]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        metavar="SERVICE",
+        help="Report metrics to tensorboard, wandb (offline), mlflow or another service of transformers, or to none. "
+        "Repeatable; tensorboard by default.",
+        show_default=False,
+    ),
+]
 Push = Annotated[
     str,
     typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
@@ -36,6 +46,7 @@ def train_command(
     resume: Resume = False,
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
+    report_to: ReportTo = None,
     push: Push = "",
     form: FormatOption = "text",
 ) -> None:
@@ -50,7 +61,7 @@ def train_command(
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     make_training_components(read)
-    result = run(read, out, resume=resume, device=device, progress=show_progress)
+    result = run(read, out, resume=resume, device=device, report_to=report_to, progress=show_progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +13,9 @@ from rerank.finetune.recipe import Recipe
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
-def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool) -> dict[str, Any]:
+def trainer_settings(
+    recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool, report_to: Sequence[str]
+) -> dict[str, Any]:
     """Return keyword arguments of `TrainingArguments`.
 
     Args:
@@ -24,11 +24,9 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
         steps: Total number of optimizer steps.
         device: Torch device.
         half: True to compute in bfloat16.
+        report_to: Names of the services to which metrics are reported.
     """
     table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
-    if has_tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     return {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -52,7 +50,7 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
         "greater_is_better": True,
         "logging_steps": table.log_every,
         "logging_nan_inf_filter": False,
-        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "report_to": list(report_to),
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.startswith("cuda"),
         "disable_tqdm": True,

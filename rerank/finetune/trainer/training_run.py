@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,12 +69,21 @@ class TrainingRun:
         components: The components of the recipe.
         folder: Output folder.
         device: Torch device.
+        report_to: Names of the services to which metrics are reported.
 
     Raises:
         RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
-    def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        components: RecipeComponents,
+        folder: Path,
+        *,
+        device: str,
+        report_to: Sequence[str] = (),
+    ) -> None:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
             raise UsageError(
@@ -83,7 +92,7 @@ class TrainingRun:
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
         self._recipe, self._components, self._folder = recipe, components, TrainingFolder(folder, recipe)
-        self._device = training_process_device(device)
+        self._device, self._report_to = training_process_device(device), report_to
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         # Contradictions in the recipe are reported before the lists and the model are loaded.
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
@@ -151,8 +160,14 @@ class TrainingRun:
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
-        steps, half = self._places.steps, self._dtype == "bfloat16"
-        return trainer_settings(self._recipe, self._folder.path, steps=steps, device=self._device, half=half)
+        return trainer_settings(
+            self._recipe,
+            self._folder.path,
+            steps=self._places.steps,
+            device=self._device,
+            half=self._dtype == "bfloat16",
+            report_to=self._report_to,
+        )
 
     def _trainer(
         self, module: ListwiseModule, rankings: ValidationRankings | None, advance: Callable[[int], None]

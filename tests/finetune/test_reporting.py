@@ -17,13 +17,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from transformers import integrations  # noqa: E402
+from transformers import integrations
 
-from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.finetune.trainer.reporting import pick_reporting_services, reporting_environment  # noqa: E402
-from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from tests.finetune.small import recipe  # noqa: E402
-from tests.raising import raises  # noqa: E402
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.reporting import pick_reporting_services, reporting_environment
+from rerank.finetune.trainer.training import train_adapter
+from tests.finetune.small import recipe
+from tests.raising import raises
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -46,8 +46,8 @@ class ListTrainer(Trainer):
         places: Training examples in order.
         optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must hold.
-        validate: Function that reranks the validation collection and returns name -> value, starting with the measure
-            that selects the best checkpoint; None without validation.
+        validate: Function that measures on held-out data and returns name -> value, starting with the measure that
+            selects the best checkpoint; None without validation.
 
     Raises:
         UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
@@ -157,14 +157,14 @@ class ListTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Rerank the validation collection, and save the weights if they are the best so far."""
+        """Measure on held-out data, and save the weights if they are the best so far."""
         self.use_inference_weights()
         values = self._validate() if self._validate else {}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        first = next(iter(metrics.values()), None)
-        if first is not None and (self.state.best_metric is None or first > self.state.best_metric):
+        first, best = next(iter(metrics.values()), None), self.state.best_metric
+        if first is not None and (best is None or (first > best if self.args.greater_is_better else first < best)):
             self._save(str(self.folder / "best"))
         return metrics
 

@@ -47,7 +47,7 @@ def trainer_settings(
         "eval_strategy": "steps" if validation else "no",
         "eval_steps": validation.every if validation else None,
         "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
-        "greater_is_better": True,
+        "greater_is_better": not validation or validation.measure != "loss",
         "logging_steps": table.log_every,
         "logging_nan_inf_filter": False,
         "report_to": list(report_to),

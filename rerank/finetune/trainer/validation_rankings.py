@@ -61,9 +61,9 @@ class ValidationRankings:
             write_run(self.validation.candidates, self.folder / _FIRST)
         self._rank_into(_UNTRAINED)
 
-    def write_after_training(self, *, resumed: bool) -> None:
-        """Write the rankings of the selected weights; reuse those of the best validation if they are in memory."""
-        if self.best and not resumed:
+    def write_after_training(self, *, reuse: bool) -> None:
+        """Write the rankings of the selected weights; with ``reuse``, those of the best validation if in memory."""
+        if self.best and reuse:
             if is_main_training_process():
                 write_run(self.best[1], self.folder / _TRAINED)
         else:

@@ -62,7 +62,8 @@ class DataTable(_Table):
     """The training data."""
 
     lists: tuple[str, ...]
-    """Label files. Paths here and in selectors are relative to the working directory of the command."""
+    """Label files, or data sets such as ``hf:owner/name,split=train``. Paths here and in selectors are relative to the
+    working directory of the command."""
     collection: str | tuple[str, ...] = ""
     """Collection that contains the documents referenced by id: one for all label files, or one per file."""
     documents: int = Field(default=20, ge=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class TrainingResult:
         trainable: Number of trained parameters.
         state_mb: Size of the optimizer state in MiB.
         tokens: Number of tokens processed by this process.
+        datasets: Data sets of the hub in the recipe, with the commit that was trained on.
     """
 
     folder: str
@@ -51,6 +52,7 @@ class TrainingResult:
     trainable: int
     state_mb: float
     tokens: int
+    datasets: dict[str, str] = field(default_factory=dict)
 
 
 def train_adapter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rerank.collections import open_collection
 from rerank.errors import DataError, UsageError
@@ -24,8 +24,14 @@ def read_training_lists(recipe: Recipe) -> list[TrainingList]:
     return read_training_and_held_out_lists(recipe)[0]
 
 
-def read_training_and_held_out_lists(recipe: Recipe) -> tuple[list[TrainingList], list[TrainingList]]:
+def read_training_and_held_out_lists(
+    recipe: Recipe, pinned: Mapping[str, str] | None = None
+) -> tuple[list[TrainingList], list[TrainingList]]:
     """Return the training lists and the held-out lists of a recipe; lists with a single document are skipped.
+
+    Args:
+        recipe: The recipe.
+        pinned: Selectors of data sets to read instead of those of the recipe, as `pin_hub_datasets` returns them.
 
     Raises:
         DataError: A file is invalid, no list has two documents, or a held-out query is also trained on.
@@ -33,7 +39,8 @@ def read_training_and_held_out_lists(recipe: Recipe) -> tuple[list[TrainingList]
     """
     data, table = recipe.data, recipe.validation
     selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection
-    train, held = _read_lists(data.lists, selectors, data.max_lists), []
+    exact = pinned or {}
+    train, held = _read_lists([exact.get(path, path) for path in data.lists], selectors, data.max_lists), []
     if table and table.lists:
         selector = table.documents_in or (data.collection if isinstance(data.collection, str) else selectors[0])
         if not table.documents_in and len(set(selectors)) > 1:
@@ -41,7 +48,7 @@ def read_training_and_held_out_lists(recipe: Recipe) -> tuple[list[TrainingList]
                 "[data] names several collections, and [validation] has lists without a collection of their own",
                 expected="documents_in in [validation]",
             )
-        held = _read_lists(table.lists, [selector] * len(table.lists))
+        held = _read_lists([exact.get(path, path) for path in table.lists], [selector] * len(table.lists))
     if table and table.share:
         train, more = hold_out_training_lists(train, table.share, seed=recipe.seed)
         held += more

@@ -103,7 +103,8 @@ class TrainingRun:
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
         check_judge_can_be_trained(self._setup.method.judge, inputs)
-        self._lists, held_out = read_training_and_held_out_lists(recipe)
+        self._datasets = self._folder.pin_datasets()
+        self._lists, held_out = read_training_and_held_out_lists(recipe, self._datasets)
         table = recipe.validation
         self._validation = Validation.of(table) if table and table.collection else None
         # Trained weights are kept in float32, independent of the data type of the computation.
@@ -229,7 +230,7 @@ class TrainingRun:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
-            self._folder.write_recipe()
+            self._folder.write_recipe(self._datasets)
             last = list_training_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
@@ -288,6 +289,8 @@ class TrainingRun:
             "state_mb": round(optimizer_state_bytes(trainer.optimizer) / 2**20, 2),
             "tokens": int(trainer.tokens),
         }
+        if self._datasets:
+            self.outcome["datasets"] = self._datasets
         description = AdapterDescription(
             recipe=self._recipe,
             setup=self._setup,

@@ -16,7 +16,6 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rerank.errors import BackendError, DataError, UsageError
@@ -103,9 +102,6 @@ class ListTrainer(Trainer):
         """Let a schedule-free optimizer replace the weights by their average; the next training step undoes this."""
         if callable(use := getattr(self.optimizer, "eval", None)):
             use()
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(cast(Any, self.train_dataset))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -24,14 +24,17 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
     """
     if names is None:
         return ["tensorboard"] if find_spec("tensorboard") else []
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
 
+    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
     wanted = [name for name in dict.fromkeys(names) if name != "none"]
     for name in wanted:
         if name not in INTEGRATION_TO_CALLBACK:
             raise UnknownNameError("reporting service", name, [*INTEGRATION_TO_CALLBACK, "none"])
-        if name not in get_available_reporting_integrations():
+        if name not in installed:
             raise MissingPrerequisiteError(
                 f"The training is to be reported to {name}, which is not installed",
                 remedy=f"Run: pip install {name.replace('_', '-')}, or omit --report-to {name}",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import TrainingArguments
 
 from rerank.finetune.recipe import Recipe
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def trainer_settings(
@@ -52,6 +50,7 @@ def trainer_settings(
         "logging_nan_inf_filter": False,
         "report_to": list(report_to),
         "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": device.startswith("cuda"),
         "disable_tqdm": True,
         "average_tokens_across_devices": False,
@@ -63,12 +62,14 @@ def first_learning_rate(settings: Mapping[str, Any]) -> float:
     return float(settings["learning_rate"]) / max(1, int(settings["warmup_steps"]))
 
 
-def make_trainer_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
-    """Construct the argument object of transformers or trl.
+class SingleGpu(TrainingArguments):
+    """Limits a process to one GPU.
 
-    The process is limited to one GPU: with several GPUs in one process, transformers would use DataParallel, whose
-    batches differ from the batches of the recipe. torchrun starts one process per GPU instead.
+    With several GPUs in one process, transformers would use DataParallel, whose batches differ from the batches of the
+    recipe. torchrun starts one process per GPU instead.
     """
-    arguments = kind(**settings)
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
+
+    @property
+    def n_gpu(self) -> int:
+        """Number of GPUs of this process: 1, or 0 without a GPU."""
+        return min(1, int(super().n_gpu))

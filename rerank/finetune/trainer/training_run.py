@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
@@ -47,7 +46,7 @@ from rerank.finetune.trainer.scheduled_examples import (
     schedule_held_out_examples,
     schedule_training_examples,
 )
-from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
+from rerank.finetune.trainer.trainer_arguments import SingleGpu, first_learning_rate, trainer_settings
 from rerank.finetune.trainer.trainer_callbacks import EarlyStopping, FinalValidation, MetricsWriter
 from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
 from rerank.finetune.trainer.training_folder import (
@@ -210,7 +209,7 @@ class TrainingRun:
         """Return the trainer without callbacks."""
         return ListTrainer(
             module,
-            make_trainer_arguments(TrainingArguments, self._settings()),
+            SingleGpu(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=self._kept,

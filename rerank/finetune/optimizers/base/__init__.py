@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from rerank.finetune.components import ParameterKind, TrainingComponent
 
@@ -11,8 +11,9 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 class Optimizer(TrainingComponent, Protocol):
     """An optimizer. Dataclass fields are its options; `build` takes learning rate and weight decay as arguments."""
 
-    #: Required device: ``cuda``, or empty if it runs everywhere.
-    needs: ClassVar[str]
+    @property
+    def needs(self) -> str:
+        """Required device: ``cuda``, or empty if it runs everywhere."""
 
     @property
     def fits(self) -> frozenset[ParameterKind]:

@@ -22,7 +22,6 @@ _PACKAGES = (
     ("adamw_torch_xla", "torch_xla", "torch_xla"),
     ("adamw_torch_npu", "torch_npu", "torch_npu"),
     ("anyprecision", "torchdistx", "torchdistx"),
-    ("grokadamw", "grokadamw", "grokadamw"),
     ("schedule_free", "schedulefree", "schedulefree"),
     ("stable_adamw", "optimi", "torch-optimi"),
     ("8bit|bnb|paged|ademamix|lion", "bitsandbytes", "bitsandbytes"),
@@ -39,6 +38,7 @@ _REFUSED = (
         "keeps Python objects in its state, which cannot be loaded from a checkpoint again",
         "Use the optimizer galore or apollo of this package, which can be resumed",
     ),
+    ("grokadamw", "does not continue a resumed training exactly", "Use another optimizer, such as adamw"),
 )
 
 

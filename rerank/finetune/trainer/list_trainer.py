@@ -1,7 +1,7 @@
 """transformers' trainer adapted to training lists. Imports torch.
 
 Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
-tensors, as safetensors, and are written atomically; validation reranks a collection; a gradient that is not finite ends
+tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite ends
 the training.
 """
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.progress import show_progress
 
@@ -15,7 +16,6 @@ _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
 Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
-Device = Annotated[str, typer.Option(help="Torch device.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
 ]
@@ -25,16 +25,35 @@ Push = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options that do not determine the result of a training."""
+
+    device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--report-to",
+            metavar="SERVICE",
+            help="Report metrics to tensorboard, wandb (offline), mlflow or another service of transformers, or to "
+            "none. Repeatable; tensorboard by default.",
+            show_default=False,
+        ),
+    ] = None
+
+
 def register_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("train", epilog=_EXAMPLE)(train_command)
 
 
+@expand_option_groups
 def train_command(
+    options: TrainOptions,
+    *,
     recipe: Recipe,
     out: Out,
     resume: Resume = False,
-    device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     push: Push = "",
     form: FormatOption = "text",
@@ -50,7 +69,7 @@ def train_command(
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     make_training_components(read)
-    result = run(read, out, resume=resume, device=device, progress=show_progress)
+    result = run(read, out, resume=resume, progress=show_progress, **dataclasses.asdict(options))
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],

@@ -53,12 +53,23 @@ from rerank.finetune.trainer.listwise_module import (
     WeightedLoss,
     enable_activation_checkpointing,
 )
-from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
+from rerank.finetune.trainer.processes import (
+    is_main_training_process,
+    peak_training_memory_mb,
+    training_process_device,
+    value_of_first_process,
+)
 from rerank.finetune.trainer.schedule import ListSchedule
+from rerank.finetune.trainer.sharded_trainer import ShardedListTrainer
 from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
+from rerank.finetune.trainer.weight_sharding import (
+    WholeModelCopies,
+    reshard_weights,
+    shard_weights,
+    trains_whole_model,
+)
 from rerank.io.run_files import read_run, write_run
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
@@ -105,7 +116,9 @@ class TrainingRun:
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
-        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
+        # A model that is sharded need not fit on one device.
+        place = "cpu" if recipe.training.fsdp else self._device
+        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=place)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
@@ -165,7 +178,9 @@ class TrainingRun:
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
-            shard_frozen_weights(module, self._kept, self._device)
+            if trains_whole_model(module):
+                self._copies = WholeModelCopies(model)
+            shard_weights(module, self._kept, self._device, self._dtype)
         return module
 
     @property
@@ -211,7 +226,8 @@ class TrainingRun:
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         """Return the trainer without callbacks."""
-        return ListTrainer(
+        make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
+        return make(
             module,
             make_trainer_arguments(TrainingArguments, self._settings()),
             self._places,
@@ -252,7 +268,7 @@ class TrainingRun:
                 trainer.load_weights(self._folder / "best")
             if self._validation:
                 self._write_final_ranking(module, resumed=bool(last))
-            if is_main_training_process():
+            if is_main_training_process() or self._copies:
                 self._save(module, trainer, done)
 
     def _stopped_early(self, checkpoint: Path) -> bool:
@@ -300,6 +316,8 @@ class TrainingRun:
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Hf]:
         """Yield the model as a backend in inference mode, and restore training mode afterwards."""
         model = unwrap_adapted_model(module.model)
+        if self._copies:
+            model = self._copies.make(model, device=self._device)
         training, attention = module.model.training, model.config._attn_implementation
         model.set_attn_implementation(self._own_attention)
         options = BackendOptions(context_size=self._recipe.method.context_size)
@@ -307,7 +325,7 @@ class TrainingRun:
             yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
         finally:
             if self._recipe.training.fsdp:
-                reshard_frozen_weights(module)
+                reshard_weights(module)
             model.set_attn_implementation(attention)
             module.model.train(training)
 
@@ -338,7 +356,7 @@ class TrainingRun:
     def _validate(self, module: ListwiseModule) -> dict[str, float]:
         validation = cast(Validation, self._validation)
         run, failures = self._rank(module, "trained")
-        value = validation.measure_run(run)
+        value = value_of_first_process(validation.measure_run(run))
         if self._best is None or value > self._best[0]:
             self._best = value, run
         return {validation.measure: value, "failures": failures}

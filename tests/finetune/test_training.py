@@ -26,10 +26,9 @@ from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.finetune.trainer import list_trainer  # noqa: E402
-from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -261,7 +260,7 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_trainer.list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -327,7 +326,7 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
             train_adapter(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list_trainer.list_training_checkpoints(tmp_path / "out") == []
+    assert list_training_checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
     assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 

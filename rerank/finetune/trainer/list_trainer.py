@@ -7,13 +7,8 @@ the training.
 
 from __future__ import annotations
 
-import errno
-import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,50 +16,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from rerank.errors import BackendError, DataError, StorageError, UsageError
+from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.trainer.examples import ExampleBuilder
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
-from rerank.finetune.trainer.schedule import ListSchedule
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
+from rerank.finetune.trainer.training_folder import (
+    CHECKPOINTS,
+    list_training_checkpoints,
+    training_storage_errors,
+)
 from rerank.finetune.trainer.weight_sharding import copy_into_shards
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
-from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
-METRICS = "metrics.jsonl"
-_CHECKPOINTS = "checkpoints"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
-#: Words by which errors of torch and safetensors about a failing disk are recognised.
-_DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
-
-
-class ScheduledExamples(torch.utils.data.Dataset[Any]):
-    """The examples of a schedule, built on access."""
-
-    def __init__(self, schedule: ListSchedule, examples: ExampleBuilder) -> None:
-        """Store the schedule and the builder of examples."""
-        self._schedule, self.examples = schedule, examples
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self._schedule)
-
-    @property
-    def epochs(self) -> float:
-        """Number of passes over the training lists."""
-        return len(self._schedule) / len(self._schedule.lists)
-
-    def truncated(self, length: int) -> ScheduledExamples:
-        """Return the first ``length`` examples."""
-        return ScheduledExamples(replace(self._schedule, length=length), self.examples)
-
-    def __getitem__(self, index: int) -> Any:
-        """Build the example at an index."""
-        return self.examples.make(self._schedule[index])
 
 
 class ListTrainer(Trainer):
@@ -253,7 +222,7 @@ class ListTrainer(Trainer):
             if not self.args.should_save:
                 return
             name = f"checkpoint-{self.state.global_step}"
-            parent = self.folder / _CHECKPOINTS
+            parent = self.folder / CHECKPOINTS
             parent.mkdir(exist_ok=True)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
             self._remove_old_checkpoints()
@@ -264,104 +233,3 @@ class ListTrainer(Trainer):
         for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
             draft.mkdir(exist_ok=True)
             discard_folder(old, draft)
-
-
-class MetricsWriter(TrainerCallback):
-    """Callback that writes metrics as JSON lines and advances a progress display.
-
-    Args:
-        path: Metrics file.
-        advance: Called with the number of steps since the last call.
-    """
-
-    def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Store the path of the file and the function."""
-        self._path, self._advance = path, advance
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """When a training is resumed, remove the lines of steps that will be repeated, and the last line of an end."""
-        if not state.is_world_process_zero:
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        earlier = [line for line in lines if _step_of_metrics_line(line) <= state.global_step]
-        with replace_text_file(self._path) as file:
-            file.writelines(f"{line}\n" for line in earlier)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write one line of metrics."""
-        if state.is_world_process_zero and logs:
-            with training_storage_errors(), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance the progress display."""
-        self._advance(1)
-
-
-def _step_of_metrics_line(line: str) -> float:
-    """Return the step of a metrics line, or infinity if the line is truncated or summarises a process that ended."""
-    try:
-        values = json.loads(line)
-        return math.inf if "train_runtime" in values else float(values["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
-
-
-class FinalValidation(TrainerCallback):
-    """Callback that validates after the last step, so that the last weights can be selected too."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a validation after the last step."""
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = True
-
-
-class EarlyStopping(TrainerCallback):
-    """Callback that ends the training after a number of validations without improvement.
-
-    Validations are counted in the trainer's log history. Checkpoints contain the history, so a resumed training
-    continues the count.
-
-    Args:
-        measure: The validation measure.
-        patience: Number of validations.
-    """
-
-    def __init__(self, measure: str, patience: int) -> None:
-        """Store measure and patience."""
-        self._key, self._patience = f"eval_{measure}", patience
-
-    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the training should end, given its log history."""
-        values = [entry[self._key] for entry in history if self._key in entry]
-        return bool(values) and len(values) - 1 - values.index(max(values)) >= self._patience
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the training if patience is exhausted."""
-        if self.is_over(state.log_history):
-            control.should_training_stop = True
-
-
-def list_training_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a training, the oldest first."""
-    paths = (folder / _CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
-    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-@contextmanager
-def training_storage_errors() -> Iterator[None]:
-    """Convert errors of a full or failing disk into a `StorageError`.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch and safetensors report a failing disk with their own error classes, so it is recognised by the message.
-        if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
-            raise
-        raise StorageError(
-            f"Files of the training cannot be written: {error}",
-            remedy="Free disk space, then continue with --resume; earlier checkpoints are intact",
-        ) from error

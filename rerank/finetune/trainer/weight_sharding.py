@@ -50,6 +50,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
         )
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
     if trains_whole_model(module):
+        module.gather_model = ModelGatherer(model)
         # Inputs of layers are not cast: as in a single process under autocast, the residual stream stays in float32.
         policy = MixedPrecisionPolicy(
             param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -108,10 +109,10 @@ def copy_into_shards(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-class WholeModelCopies:
-    """Copies of a sharded model whose parameters are whole, for inference and for saving.
+class ModelGatherer:
+    """Gather the weights of a sharded model in a whole copy of it, for inference and for saving.
 
-    Code of inference reads weights outside of `forward`, so it cannot use the sharded model.
+    Inference reads weights outside of `forward` and stops it early, both of which a model without whole weights rejects.
 
     Args:
         model: The model before it is sharded.
@@ -119,26 +120,23 @@ class WholeModelCopies:
 
     def __init__(self, model: nn.Module) -> None:
         """Keep the structure and the buffers of the model, without its weights."""
-        empty = {
-            id(value): nn.Parameter(torch.empty_like(value, device="meta"), False) for value in model.parameters()
-        }
-        self._skeleton = copy.deepcopy(model, dict(empty))
+        empty = {id(value): nn.Parameter(torch.empty_like(value, device="meta")) for value in model.parameters()}
+        self._model, self._skeleton = model, copy.deepcopy(model, dict(empty))
 
-    def make(self, model: nn.Module, *, device: str, keeps: bool = True) -> Any:
-        """Gather the weights into a copy of the model; all processes have to call this.
+    def __call__(self, device: str, *, keeps: bool = True) -> Any:
+        """Return a copy of the model; all processes have to call this.
 
         Args:
-            model: The sharded model.
             device: Torch device of the copy.
             keeps: False if this process needs no copy; the result is then None.
         """
-        reshard_weights(model)
-        values, weights = dict(model.named_parameters()), {}
-        for name, empty in self._skeleton.named_parameters():
-            whole = gather_tensor(values[name].detach())
+        reshard_weights(self._model)
+        weights: dict[int, Any] = {}
+        for value, empty in zip(self._model.parameters(), self._skeleton.parameters(), strict=True):
+            whole = gather_tensor(value.detach())
             if keeps:
                 # deepcopy replaces each empty parameter by what it finds under its id, also where it is tied.
-                weights[id(empty)] = nn.Parameter(whole.to(device), requires_grad=False)
+                weights[id(empty)] = nn.Parameter(whole.to(device))
         return copy.deepcopy(self._skeleton, weights).to(device) if keeps else None
 
 

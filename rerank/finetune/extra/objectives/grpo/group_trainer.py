@@ -25,8 +25,9 @@ from rerank.finetune.losses.lm import Lm
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
-from rerank.finetune.trainer.list_trainer import ListTrainer, ScheduledExamples
+from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
@@ -253,6 +254,6 @@ class GrpoRun(TrainingRun):
         trainer.beta = self._objective.beta
         return trainer
 
-    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
+    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any, *rest: Any) -> None:
         trainer.tokens = int(trainer.state.num_input_tokens_seen)
-        super()._save(module, trainer, done)
+        super()._save(module, trainer, done, *rest)

@@ -119,6 +119,8 @@ def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimize
             expected="an optimizer that treats every entry of a weight alike, such as adamw",
         )
     if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
-        raise UsageError(f"{setting} and layers or callbacks", expected="neither: all weights are trained in every step")
+        raise UsageError(
+            f"{setting} and layers or callbacks", expected="neither: all weights are trained in every step"
+        )
     if adapter.needs:
         raise UsageError(f"{setting}, whose base model is quantised to 4 bits", expected=frozen)

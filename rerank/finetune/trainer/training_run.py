@@ -143,7 +143,11 @@ class TrainingRun:
     def _batches(self) -> FirstBatches:
         """The first batches, for components that are initialised from data."""
         size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
-        options: dict[str, Any] = {"device": str(self._backend.model.device), "dtype": self._dtype, "first_lr": first_lr}
+        options: dict[str, Any] = {
+            "device": str(self._backend.model.device),
+            "dtype": self._dtype,
+            "first_lr": first_lr,
+        }
         return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:

@@ -112,7 +112,7 @@ def copy_into_shards(target: Tensor, value: Tensor) -> None:
 class ModelGatherer:
     """Gather the weights of a sharded model in a whole copy of it, for inference and for saving.
 
-    Inference reads weights outside of `forward` and stops it early, both of which a model without whole weights rejects.
+    Inference reads weights outside of `forward` and stops it early, neither of which FSDP supports.
 
     Args:
         model: The model before it is sharded.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_de
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Estimate memory and time from the recipe, without loading the model.")
+]
+Processes = Annotated[int, typer.Option(help="Number of processes (GPUs) that --dry-run assumes.", min=1)]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
 ]
@@ -37,6 +41,8 @@ def train_command(
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     push: Push = "",
+    dry_run: DryRun = False,
+    processes: Processes = 1,
     form: FormatOption = "text",
 ) -> None:
     """Train an adapter. With it, rerank run --adapter FOLDER uses the method and prompt of the training.
@@ -49,6 +55,12 @@ def train_command(
     from rerank.finetune.trainer.training import train_adapter as run
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
+    if dry_run:
+        from rerank.finetune.trainer.cost_estimate import estimate_training
+
+        estimate = estimate_training(read, processes=processes, device=device)
+        emit_output(estimate, form=form, text=lambda: _print_estimate(estimate, processes))
+        return
     make_training_components(read)
     result = run(read, out, resume=resume, device=device, progress=show_progress)
     content = dataclasses.asdict(result)
@@ -66,3 +78,21 @@ def train_command(
         print_note(push_adapter_to_hub(out, push))
     flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")
+
+
+def _print_estimate(estimate: dict[str, Any], processes: int) -> None:
+    counts = ["parameters", "trained", "steps", "tokens_per_list", "tokens"]
+    rows: list[list[object]] = [[name.replace("_", " "), f"{estimate[name]:,}"] for name in counts]
+    low, high = estimate["h100_hours"]
+    rows += [["floating-point operations", f"{estimate['flops']:.2e}"], ["H100 hours", f"{low:.2g} to {high:.2g}"]]
+    print_table(["whole training, at most", ""], rows)
+    parts = {
+        "weights": "",
+        "gradients": "",
+        "state": "",
+        "gathered": "estimate",
+        "activations": "estimate",
+        "total": "",
+    }
+    memory: list[list[object]] = [[name, f"{estimate[name] / 1e9:.2f}", note] for name, note in parts.items()]
+    print_table([f"memory of each of {processes} processes", "GB", ""], memory)

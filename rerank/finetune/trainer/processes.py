@@ -30,7 +30,7 @@ def is_main_training_process() -> bool:
 
 
 def value_of_first_process(value: float) -> float:
-    """Return the value that the first process has, so that all processes decide alike about checkpoints and stopping."""
+    """Return the value of the first process, so that all processes decide alike about checkpoints and stopping."""
     import torch.distributed
 
     values = [value]

@@ -1,0 +1,127 @@
+"""Estimate of the memory and the time of a training from its recipe, without loading weights. Imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rerank.errors import UsageError
+from rerank.finetune.component_registry import make_training_components
+from rerank.finetune.labels.label_files import read_labels
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
+from rerank.lm.loading import pick_dtype
+from rerank.lm.model_description import describe_causal_model
+from rerank.models import resolve_model_name
+from rerank.tasks import BackendOptions
+
+#: Tokens of a prompt besides its passages, and per passage besides its text: identifiers in the prompt and the label.
+_PROMPT_TOKENS, _IDENTIFIER_TOKENS = 200, 10
+
+
+def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -> dict[str, Any]:
+    """Estimate a training whose lists are as long as the recipe permits.
+
+    Args:
+        recipe: The recipe.
+        processes: Number of processes that torchrun would start.
+        device: Torch device, for ``dtype = "auto"``.
+
+    Returns:
+        ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both at most), ``flops``, and
+        ``h100_hours`` (of all processes together, from the shortest to the longest); and in bytes per process
+        ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
+
+    Raises:
+        UsageError: The components of the recipe do not fit together, or the model cannot be described without its code.
+        MissingResourceError: The configuration of the model, or a label file, cannot be found.
+    """
+    components, table = make_training_components(recipe), recipe.training
+    options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
+    described = describe_causal_model(resolve_model_name(recipe.model), options)
+    if described is None:
+        raise UsageError(f"The model {recipe.model!r} comes with its own code", expected="a model of transformers")
+    model = make_empty_model(described.config)
+    size = model_size(model)
+    tokens_per_list = _tokens_per_list(recipe, described.config)
+    shapes = components.adapter.shapes(model)
+    full, trained = components.adapter.shape == "full", components.adapter.count_trainable(shapes)
+    setup = TrainingSetup(
+        full=full,
+        trained=trained,
+        state=components.optimizer.count_state(_trained_shapes(components.adapter, shapes)),
+        processes=processes,
+        sharded=table.fsdp,
+        half=pick_dtype(table.dtype, described.device) == "bfloat16",
+        checkpointing=table.checkpointing,
+        tokens=table.batch_size * tokens_per_list,
+        outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
+    )
+    lists_per_step = table.batch_size * table.accumulation * processes
+    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
+    steps = table.steps or max(1, math.ceil(table.epochs * lists / lists_per_step))
+    tokens = steps * lists_per_step * tokens_per_list
+    flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=full)
+    memory = training_memory(size, setup)
+    return {
+        "parameters": size.parameters,
+        "trained": trained,
+        "steps": steps,
+        "tokens_per_list": tokens_per_list,
+        "tokens": tokens,
+        "flops": flops,
+        "h100_hours": h100_hours(flops),
+        **dataclasses.asdict(memory),
+        "total": memory.total,
+    }
+
+
+def make_empty_model(config: Any) -> Any:
+    """Return the model of a configuration without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def model_size(model: Any) -> ModelSize:
+    """Return the sizes of a decoder with layers of one kind.
+
+    Raises:
+        UsageError: The decoder has no attribute ``layers``.
+    """
+    config, layers = model.config.get_text_config(), getattr(model.get_decoder(), "layers", None)
+    if not layers:
+        raise UsageError(f"{type(model).__name__} has no attribute 'layers'", expected="a decoder with layers")
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layer = sum(value.numel() for value in layers[0].parameters())
+    return ModelSize(
+        layers=len(layers),
+        layer=layer,
+        outside=sum(value.numel() for value in model.parameters()) - len(layers) * layer,
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        query=head * config.num_attention_heads,
+        key=head * getattr(config, "num_key_value_heads", config.num_attention_heads),
+        vocabulary=config.vocab_size,
+    )
+
+
+def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Return the shapes of the trained parameters, from those of the adapted matrices."""
+    if adapter.shape == "lora":
+        return [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
+    return shapes if adapter.shape == "full" else [(1, adapter.count_trainable(shapes))]
+
+
+def _tokens_per_list(recipe: Recipe, config: Any) -> int:
+    """Return the tokens of the longest possible list."""
+    context = recipe.method.context_size or int(config.get_text_config().max_position_embeddings)
+    if recipe.method.max_passage_tokens is None:
+        return context
+    passage = recipe.method.max_passage_tokens + _IDENTIFIER_TOKENS
+    return min(context, _PROMPT_TOKENS + recipe.data.documents * passage)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.label_files import read_labels
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
-from rerank.lm.loading import pick_dtype
-from rerank.lm.model_description import describe_causal_model
+from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
@@ -37,17 +38,14 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The components of the recipe do not fit together, or the model cannot be described without its code.
+        UsageError: The components of the recipe do not fit together, or the decoder of the model has no layers.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
     components, table = make_training_components(recipe), recipe.training
     options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
-    described = describe_causal_model(resolve_model_name(recipe.model), options)
-    if described is None:
-        raise UsageError(f"The model {recipe.model!r} comes with its own code", expected="a model of transformers")
-    model = make_empty_model(described.config)
+    model = make_empty_model(resolve_model_name(recipe.model), options)
     size = model_size(model)
-    tokens_per_list = _tokens_per_list(recipe, described.config)
+    tokens_per_list = _tokens_per_list(recipe, model.config)
     shapes = components.adapter.shapes(model)
     full, trained = components.adapter.shape == "full", components.adapter.count_trainable(shapes)
     setup = TrainingSetup(
@@ -56,7 +54,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         state=components.optimizer.count_state(_trained_shapes(components.adapter, shapes)),
         processes=processes,
         sharded=table.fsdp,
-        half=pick_dtype(table.dtype, described.device) == "bfloat16",
+        half=pick_dtype(table.dtype, pick_device(device)) == "bfloat16",
         checkpointing=table.checkpointing,
         tokens=table.batch_size * tokens_per_list,
         outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
@@ -80,12 +78,16 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     }
 
 
-def make_empty_model(config: Any) -> Any:
-    """Return the model of a configuration without memory for its weights."""
-    from transformers import AutoModelForCausalLM
+def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
+    """Return a model without memory for its weights, from its configuration.
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    Raises:
+        MissingResourceError: The configuration cannot be found or read.
+    """
+    with quiet_transformers(), named_loading_errors(name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, **causal_model_origin(name, options))
+        make: Any = AutoModelForCausalLM.from_config  # has no types
+        return make(config, trust_remote_code=options.trust_remote_code)
 
 
 def model_size(model: Any) -> ModelSize:

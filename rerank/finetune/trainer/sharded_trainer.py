@@ -1,7 +1,7 @@
 """The trainer of a module whose weights are sharded over processes. Imports torch.
 
-Every process writes its own part of a sharded optimizer state, with torch's safe loader in mind: the metadata of
-torch.distributed.checkpoint is a pickle, which a checkpoint from elsewhere could use to run code.
+Every process writes its part of a sharded optimizer state as tensors. torch.distributed.checkpoint is not used, because
+its metadata is a pickle, by which a checkpoint from elsewhere could run code.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers.trainer import SCHEDULER_NAME
 
-from rerank.finetune.trainer.list_trainer import ListTrainer, training_storage_errors
+from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import ListwiseModule
+from rerank.finetune.trainer.training_folder import training_storage_errors
 from rerank.finetune.trainer.weight_sharding import (
     average_replicated_gradients,
     gather_tensor,

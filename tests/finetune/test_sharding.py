@@ -17,10 +17,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
+from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from tests.finetune.small import ATTENTION, model_folder, recipe, validation  # noqa: E402
@@ -197,10 +199,16 @@ def test_full_training_in_several_processes(
 
 @pytest.mark.full
 def test_sharded_training_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
-    """After SIGKILL of all processes, --resume comes to the bits of a training in one go; other processes may not."""
-    training = {"steps": 12, "accumulation": 1, "fsdp": True, "neftune": 5.0}
+    """After SIGKILL of all processes, --resume comes to the bits of a training in one go.
+
+    Each process holds as many bytes of weights, gradients and optimizer state as the formula says.
+    """
+    training = {"steps": 10, "accumulation": 1, "fsdp": True, "neftune": 5.0}
     asked = recipe(model, collection, **FULL, training=training)
-    run_in(2, asked, tmp_path / "whole")
+    held = run_in(2, asked, tmp_path / "whole")
+    expected = estimate_training(asked, processes=2, device="cpu")
+    for part in held:
+        assert {name: part[name] for name in ("weights", "gradients", "state")}.items() <= expected.items()
     killed = tmp_path / "killed"
     started, deadline = start(asked, killed), time.monotonic() + 240
     while len(list_training_checkpoints(killed)) < 2 and started[0].poll() is None:
@@ -211,11 +219,20 @@ def test_sharded_training_killed_and_gone_on_with(model: Path, collection: Path,
     finish(started)
     assert list_training_checkpoints(killed)
     assert not (killed / "rerank.json").exists()
-    other = finish(start(asked, killed, "resume", processes=3))
-    assert any("2 lists per step, but would continue with 3" in stderr for stderr in other)
     run_in(2, asked, killed, "resume")
     assert same(tensors(killed), tensors(tmp_path / "whole"))
     assert losses(killed) == losses(tmp_path / "whole")
+
+
+def test_another_number_of_processes_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:
+    """The lists of each step would differ from those before."""
+    asked = recipe(model, collection, training={"steps": 2})
+    train_adapter(asked, tmp_path, device="cpu")
+    (tmp_path / "result.json").unlink()  # the training was not complete
+    file = list_training_checkpoints(tmp_path)[-1] / WEIGHTS
+    save_file(load_file(file), file, {"lists_per_step": "6"})
+    with raises(UsageError, "6 lists per step", "same number of processes"):
+        train_adapter(asked, tmp_path, device="cpu", resume=True)
 
 
 def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:

@@ -23,6 +23,16 @@ Processes = Annotated[int, typer.Option(help="Number of processes (GPUs) that --
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Permit the recipe to run Python code that comes with its models.")
 ]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        metavar="SERVICE",
+        help="Report metrics to tensorboard, wandb (offline), mlflow or another service of transformers, or to none. "
+        "Repeatable; tensorboard by default.",
+        show_default=False,
+    ),
+]
 Push = Annotated[
     str,
     typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; the environment needs HF_TOKEN."),
@@ -40,6 +50,7 @@ def train_command(
     resume: Resume = False,
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
+    report_to: ReportTo = None,
     push: Push = "",
     dry_run: DryRun = False,
     processes: Processes = 1,
@@ -62,7 +73,7 @@ def train_command(
         emit_output(estimate, form=form, text=lambda: _print_estimate(estimate, processes))
         return
     make_training_components(read)
-    result = run(read, out, resume=resume, device=device, progress=show_progress)
+    result = run(read, out, resume=resume, device=device, report_to=report_to, progress=show_progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],

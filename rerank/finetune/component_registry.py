@@ -15,6 +15,7 @@ from rerank.finetune.extra.objectives.base import Objective
 from rerank.finetune.extra.ranks.base import RankAllocation
 from rerank.finetune.losses.base import ListLoss, TokenLoss
 from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.optimizers.base.transformers_optimizer import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
@@ -37,7 +38,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         UsageError: An option is out of range, or components cannot be combined; the message gives the reason.
     """
     adapter: Adapter = _build_training_component(ADAPTERS, recipe.adapter)
-    optimizer: Optimizer = _build_training_component(OPTIMIZERS, recipe.optimizer)
+    optimizer = _build_optimizer(recipe.optimizer)
     layers: CallbackPart | None = _build_training_component(LAYERS, recipe.layers) if recipe.layers else None
     callbacks: tuple[CallbackPart, ...] = tuple(
         _build_training_component(CALLBACKS, table) for table in recipe.callbacks
@@ -74,6 +75,14 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         losses=losses,
         objective=objective,
     )
+
+
+def _build_optimizer(table: ComponentTable) -> Optimizer:
+    if table.name in OPTIMIZERS:
+        optimizer: Optimizer = _build_training_component(OPTIMIZERS, table)
+        return optimizer
+    own = [name.replace("_", "-") for name in OPTIMIZERS.names()]
+    return find_transformers_optimizer(table.name, table.options, own=own)
 
 
 def _build_training_component(registry: Registry, table: ComponentTable) -> Any:

@@ -38,7 +38,8 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The components of the recipe do not fit together, or the decoder of the model has no layers.
+        UsageError: The components of the recipe do not fit together, the size of the optimizer's state is not known, or
+            the decoder of the model has no layers.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
     components, table = make_training_components(recipe), recipe.training
@@ -47,6 +48,11 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     size = model_size(model)
     tokens_per_list = _tokens_per_list(recipe, model.config)
     shapes = components.adapter.shapes(model)
+    if not hasattr(components.optimizer, "count_state"):
+        raise UsageError(
+            f"The size of the state of the optimizer {recipe.optimizer.name!r} is not known",
+            expected="an optimizer of this package; adamw has the state of transformers' AdamW",
+        )
     full, trained = components.adapter.shape == "full", components.adapter.count_trainable(shapes)
     setup = TrainingSetup(
         full=full,

@@ -15,7 +15,6 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rerank.errors import BackendError, DataError, UsageError
@@ -45,8 +44,8 @@ class ListTrainer(Trainer):
         places: Training examples in order.
         optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must hold.
-        validate: Function that reranks the validation collection and returns name -> value, starting with the measure
-            that selects the best checkpoint; None without validation.
+        validate: Function that measures on held-out data and returns name -> value, starting with the measure that
+            selects the best checkpoint; None without validation.
 
     Raises:
         UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
@@ -93,8 +92,10 @@ class ListTrainer(Trainer):
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(cast(Any, self.train_dataset))
+    def use_inference_weights(self) -> None:
+        """Let a schedule-free optimizer replace the weights by their average; the next training step undoes this."""
+        if callable(use := getattr(self.optimizer, "eval", None)):
+            use()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -149,13 +150,14 @@ class ListTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Rerank the validation collection, and save the weights if they are the best so far."""
+        """Measure on held-out data, and save the weights if they are the best so far."""
+        self.use_inference_weights()
         values = self._validate() if self._validate else {}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        first = next(iter(metrics.values()), None)
-        if first is not None and (self.state.best_metric is None or first > self.state.best_metric):
+        first, best = next(iter(metrics.values()), None), self.state.best_metric
+        if first is not None and (best is None or (first > best if self.args.greater_is_better else first < best)):
             self.save_model(str(self.folder / "best"), _internal_call=True)
         return metrics
 

@@ -57,12 +57,30 @@ def schedule_training_examples(
     Raises:
         DataError: The list with the most text, or the list with the most documents, does not fit in the context.
     """
-    data, table = recipe.data, recipe.training
+    table = recipe.training
     lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
     steps = table.steps or max(1, math.ceil(table.epochs * len(lists) / lists_per_step))
+    return _schedule_examples(recipe, lists, examples, length=steps * lists_per_step, steps=steps)
+
+
+def schedule_held_out_examples(
+    recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder
+) -> ScheduledExamples:
+    """Return one example per held-out list; documents are sampled as in the training, equally in every validation.
+
+    Raises:
+        DataError: The list with the most text, or the list with the most documents, does not fit in the context.
+    """
+    return _schedule_examples(recipe, lists, examples, length=len(lists), steps=1)
+
+
+def _schedule_examples(
+    recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder, *, length: int, steps: int
+) -> ScheduledExamples:
+    data = recipe.data
     schedule = ListSchedule(
         lists=lists,
-        length=steps * lists_per_step,
+        length=length,
         documents=data.documents,
         best=data.best,
         hard=data.hard,

@@ -47,6 +47,11 @@ class ShardedListTrainer(ListTrainer):
 
     # Checkpoints
 
+    def load_weights(self, folder: Path) -> None:
+        """Copy the tensors of a checkpoint into the sharded module; each process reads its own part."""
+        reshard_weights(cast(torch.nn.Module, self.model))  # a forward pass may have left gathered weights
+        super().load_weights(folder)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Gather the trained tensors, for which all processes have to call this; the first process writes them."""
         tensors: dict[str, Tensor] = {}

@@ -71,18 +71,19 @@ class EarlyStopping(TrainerCallback):
     continues the count.
 
     Args:
-        measure: The validation measure.
+        measure: The validation measure, or ``loss``, which is better if it is lower.
         patience: Number of validations.
     """
 
     def __init__(self, measure: str, patience: int) -> None:
         """Store measure and patience."""
         self._key, self._patience = f"eval_{measure}", patience
+        self._best: Callable[[Sequence[float]], float] = min if measure == "loss" else max
 
     def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether the training should end, given its log history."""
         values = [entry[self._key] for entry in history if self._key in entry]
-        return bool(values) and len(values) - 1 - values.index(max(values)) >= self._patience
+        return bool(values) and len(values) - 1 - values.index(self._best(values)) >= self._patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the training if patience is exhausted."""

@@ -14,13 +14,15 @@ from typing import Any
 import safetensors
 
 from rerank.errors import StorageError, UsageError
+from rerank.finetune.labels.hub_lists import pin_hub_datasets
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.processes import is_main_training_process
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 
 #: Names in the folder.
-METRICS, CHECKPOINTS, _RECIPE, _RESULT = "metrics.jsonl", "checkpoints", "recipe.json", "result.json"
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+_RECIPE, _RESULT, _DATASETS = "recipe.json", "result.json", "datasets.json"
 #: Words by which errors of torch and safetensors about a failing disk are recognised.
 _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
@@ -65,13 +67,27 @@ class TrainingFolder:
             )
         return result.is_file()
 
-    def write_recipe(self) -> None:
-        """Store the recipe; this is done after all components have been checked against the model."""
+    def write_recipe(self, datasets: Mapping[str, str]) -> None:
+        """Store the recipe and the data sets; this is done after components have been checked against the model."""
         path = self.path / _RECIPE
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_main_training_process() and not path.is_file():
+            if datasets:
+                with replace_text_file(self.path / _DATASETS) as file:
+                    file.write(json.dumps(datasets, indent=1) + "\n")
             with replace_text_file(path) as file:
                 file.write(self.recipe.model_dump_json(indent=1) + "\n")
+
+    def pin_datasets(self) -> dict[str, str]:
+        """Return the data sets of the recipe with the commits that this training began with, or with the present ones.
+
+        Raises:
+            MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
+        """
+        if (path := self.path / _DATASETS).is_file():
+            return read_json_object(path, "data sets of the training")
+        table = self.recipe.validation
+        return pin_hub_datasets([*self.recipe.data.lists, *(table.lists if table else ())])
 
     def read_result(self) -> dict[str, Any]:
         """Return the stored result of a completed training."""

@@ -6,20 +6,19 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
 from rerank.errors import BackendError, UsageError
 from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
 from rerank.finetune.components import RecipeComponents
-from rerank.finetune.recipe import Recipe
+from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import packed_attention
 from rerank.finetune.trainer.adapter_card import AdapterDescription
 from rerank.finetune.trainer.adapter_folder import write_adapter
@@ -33,6 +32,7 @@ from rerank.finetune.trainer.base_model import (
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
+from rerank.finetune.trainer.held_out_loss import HeldOutLoss
 from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
@@ -40,12 +40,21 @@ from rerank.finetune.trainer.listwise_module import (
     WeightedLoss,
     enable_activation_checkpointing,
 )
-from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
-from rerank.finetune.trainer.scheduled_examples import ScheduledExamples, schedule_training_examples
+from rerank.finetune.trainer.processes import (
+    is_main_training_process,
+    peak_training_memory_mb,
+    training_process_device,
+    value_of_first_process,
+)
+from rerank.finetune.trainer.scheduled_examples import (
+    ScheduledExamples,
+    schedule_held_out_examples,
+    schedule_training_examples,
+)
 from rerank.finetune.trainer.sharded_trainer import ShardedListTrainer
-from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
+from rerank.finetune.trainer.trainer_arguments import SingleGpu, first_learning_rate, trainer_settings
 from rerank.finetune.trainer.trainer_callbacks import EarlyStopping, FinalValidation, MetricsWriter
-from rerank.finetune.trainer.training_data import read_training_lists
+from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
 from rerank.finetune.trainer.training_folder import (
     METRICS,
     TrainingFolder,
@@ -70,12 +79,21 @@ class TrainingRun:
         components: The components of the recipe.
         folder: Output folder.
         device: Torch device.
+        report_to: Names of the services to which metrics are reported.
 
     Raises:
         RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
-    def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        components: RecipeComponents,
+        folder: Path,
+        *,
+        device: str,
+        report_to: Sequence[str] = (),
+    ) -> None:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
             raise UsageError(
@@ -84,14 +102,16 @@ class TrainingRun:
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
         self._recipe, self._components, self._folder = recipe, components, TrainingFolder(folder, recipe)
-        self._device = training_process_device(device)
+        self._device, self._report_to = training_process_device(device), report_to
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         # Contradictions in the recipe are reported before the lists and the model are loaded.
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
         check_judge_can_be_trained(self._setup.method.judge, inputs)
-        self._lists = read_training_lists(recipe)
-        self._validation = Validation.of(recipe.validation) if recipe.validation else None
+        self._datasets = self._folder.pin_datasets()
+        self._lists, held_out = read_training_and_held_out_lists(recipe, self._datasets)
+        table = recipe.validation
+        self._validation = Validation.of(table) if table and table.collection else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         # A model that will be sharded need not fit on one device.
@@ -99,7 +119,9 @@ class TrainingRun:
         self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=place)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
-        self._places = self._schedule(self._examples(inputs))
+        examples = self._examples(inputs)
+        self._places = self._schedule(examples)
+        self._held_out = schedule_held_out_examples(recipe, held_out, examples) if held_out else None
         #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
 
@@ -158,15 +180,21 @@ class TrainingRun:
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
-        steps, half = self._places.steps, self._dtype == "bfloat16"
-        return trainer_settings(self._recipe, self._folder.path, steps=steps, device=self._device, half=half)
+        return trainer_settings(
+            self._recipe,
+            self._folder.path,
+            steps=self._places.steps,
+            device=self._device,
+            half=self._dtype == "bfloat16",
+            report_to=self._report_to,
+        )
 
     def _trainer(
         self, module: ListwiseModule, rankings: ValidationRankings | None, advance: Callable[[int], None]
     ) -> ListTrainer:
-        trainer = self._bare_trainer(module, rankings.validate if rankings else None)
-        trainer.add_callback(MetricsWriter(self._folder.path / METRICS, advance))
         validation = self._recipe.validation
+        trainer = self._bare_trainer(module, partial(self._validate, module, rankings) if validation else None)
+        trainer.add_callback(MetricsWriter(self._folder.path / METRICS, advance))
         if validation:
             trainer.add_callback(FinalValidation())
         if validation and validation.patience:
@@ -180,12 +208,21 @@ class TrainingRun:
             trainer.penalty = partial(self._adapter.penalty, module.model)
         return trainer
 
+    def _validate(self, module: ListwiseModule, rankings: ValidationRankings | None) -> dict[str, float]:
+        """Return the values of held-out data, the measure that selects a checkpoint first."""
+        values = rankings.validate() if rankings else {}
+        if self._held_out:
+            loss = HeldOutLoss(module=module, examples=self._held_out, device=self._device, dtype=self._dtype)
+            values |= loss.measure()
+        measure = cast(ValidationTable, self._recipe.validation).measure
+        return {measure: value_of_first_process(values.pop(measure)), **values}
+
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         """Return the trainer without callbacks."""
         make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
         return make(
             module,
-            make_trainer_arguments(TrainingArguments, self._settings()),
+            SingleGpu(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=self._kept,
@@ -201,10 +238,11 @@ class TrainingRun:
         if self._folder.is_complete(resume=resume):
             self.outcome = self._folder.read_result()
             return
+        table = self._recipe.validation
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
-            self._folder.write_recipe()
+            self._folder.write_recipe(self._datasets)
             last = list_training_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
@@ -218,10 +256,11 @@ class TrainingRun:
                     self._places = self._places.truncated(done_before)
                 trainer = self._trainer(module, rankings, advance)
                 done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+            trainer.use_inference_weights()
             if (best := self._folder.path / "best").is_dir():
                 trainer.load_weights(best)
-            if rankings:
-                rankings.write_after_training(resumed=bool(last))
+            if rankings and table:
+                rankings.write_after_training(reuse=not last and table.measure != "loss")
             if module.gather_model:
                 module.model = module.gather_model("cpu", keeps=is_main_training_process())
             if is_main_training_process():
@@ -258,12 +297,14 @@ class TrainingRun:
         self.outcome = {
             "steps": trainer.state.global_step,
             "loss": round(float(losses[-1]), 6),
-            "validation": means.get("trained", {}),
+            "validation": means.get("trained", {}) | self._selected_loss(trainer.state),
             "first_stage": means.get("first stage", {}),
             "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
             "state_mb": round(optimizer_state_bytes(trainer.optimizer) / 2**20, 2),
             "tokens": int(trainer.tokens),
         }
+        if self._datasets:
+            self.outcome["datasets"] = self._datasets
         description = AdapterDescription(
             recipe=self._recipe,
             setup=self._setup,
@@ -278,6 +319,15 @@ class TrainingRun:
         with training_storage_errors():
             write_adapter(description, module.model, self._folder.path)
             self._folder.write_result(self.outcome)
+
+    def _selected_loss(self, state: Any) -> dict[str, float]:
+        """Return the held-out loss of the selected weights, from the validation that selected them."""
+        table = self._recipe.validation
+        if not (table and table.has_lists):
+            return {}
+        key = f"eval_{table.measure}"
+        selected = next(line for line in state.log_history if line.get(key) == state.best_metric)
+        return {"held-out loss": round(selected["eval_loss"], 6)}
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from rerank.evaluation import Comparison
 from rerank.finetune.trainer.adapter_folder import write_current_head_list
 from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule
-from rerank.finetune.trainer.processes import is_main_training_process, value_of_first_process
+from rerank.finetune.trainer.processes import is_main_training_process
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.weight_sharding import reshard_weights
 from rerank.io.run_files import read_run, write_run
@@ -61,9 +61,9 @@ class ValidationRankings:
             write_run(self.validation.candidates, self.folder / _FIRST)
         self._rank_into(_UNTRAINED)
 
-    def write_after_training(self, *, resumed: bool) -> None:
-        """Write the rankings of the selected weights; reuse those of the best validation if they are in memory."""
-        if self.best and not resumed:
+    def write_after_training(self, *, reuse: bool) -> None:
+        """Write the rankings of the selected weights; with ``reuse``, those of the best validation if in memory."""
+        if self.best and reuse:
             if is_main_training_process():
                 write_run(self.best[1], self.folder / _TRAINED)
         else:
@@ -72,7 +72,7 @@ class ValidationRankings:
     def validate(self) -> dict[str, float]:
         """Rank with the current weights; return the value of the measure, and the failure rate of the windows."""
         run, failures = self._rank("trained")
-        value = value_of_first_process(self.validation.measure_run(run))
+        value = self.validation.measure_run(run)
         if self.best is None or value > self.best[0]:
             self.best = value, run
         return {self.validation.measure: value, "failures": failures}

@@ -28,7 +28,7 @@ from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
 from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
-from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments
+from rerank.finetune.trainer.trainer_arguments import SingleGpu
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
@@ -110,6 +110,10 @@ class GrpoPromptBuilder:
         )
 
 
+class SingleGpuGrpoConfig(SingleGpu, GRPOConfig):
+    """Arguments of trl for a process with one GPU."""
+
+
 class GrpoListTrainer(ListTrainer, GRPOTrainer):
     """trl's GRPO trainer with the optimizers, checkpoints and validation of this package.
 
@@ -166,9 +170,6 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     ) -> Any:
         """Return the loss of GRPO as trl computes it."""
         return GRPOTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return GRPOTrainer._get_train_sampler(self, train_dataset)
 
     def _rewards(self) -> Callable[..., list[float]]:
         def ndcg(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -243,7 +244,7 @@ class GrpoRun(TrainingRun):
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         trainer = GrpoListTrainer(
             module,
-            make_trainer_arguments(GRPOConfig, self._settings()),
+            SingleGpuGrpoConfig(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=[name.removeprefix("model.") for name in self._kept],

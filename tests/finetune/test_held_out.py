@@ -54,6 +54,7 @@ def test_its_loss_selects_the_weights_and_is_the_same_after_a_resume(
     assert losses == looks(tmp_path / "whole", "eval_loss_importance")
     assert result.validation == {"held-out loss": pytest.approx(min(losses), abs=1e-6)}
     assert result.first_stage == {}
+    assert f"held-out lists: {min(losses):.4f}" in (tmp_path / "whole" / "README.md").read_text()
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (tmp_path / "parts" / "result.json").unlink()
     shutil.rmtree(list_training_checkpoints(tmp_path / "parts")[-1])

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
+from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.label_files import read_labels
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
@@ -48,16 +49,10 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     size = model_size(model)
     tokens_per_list = _tokens_per_list(recipe, model.config)
     shapes = components.adapter.shapes(model)
-    if not hasattr(components.optimizer, "count_state"):
-        raise UsageError(
-            f"The size of the state of the optimizer {recipe.optimizer.name!r} is not known",
-            expected="an optimizer of this package; adamw has the state of transformers' AdamW",
-        )
-    full, trained = components.adapter.shape == "full", components.adapter.count_trainable(shapes)
     setup = TrainingSetup(
-        full=full,
-        trained=trained,
-        state=components.optimizer.count_state(_trained_shapes(components.adapter, shapes)),
+        full=components.adapter.shape == "full",
+        trained=components.adapter.count_trainable(shapes),
+        state=_count_state(components, shapes),
         processes=processes,
         sharded=table.fsdp,
         half=pick_dtype(table.dtype, pick_device(device)) == "bfloat16",
@@ -69,11 +64,11 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
     steps = table.steps or max(1, math.ceil(table.epochs * lists / lists_per_step))
     tokens = steps * lists_per_step * tokens_per_list
-    flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=full)
+    flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=setup.full)
     memory = training_memory(size, setup)
     return {
         "parameters": size.parameters,
-        "trained": trained,
+        "trained": setup.trained,
         "steps": steps,
         "tokens_per_list": tokens_per_list,
         "tokens": tokens,
@@ -117,6 +112,15 @@ def model_size(model: Any) -> ModelSize:
         key=head * getattr(config, "num_key_value_heads", config.num_attention_heads),
         vocabulary=config.vocab_size,
     )
+
+
+def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
+    if not hasattr(components.optimizer, "count_state"):
+        raise UsageError(
+            "The size of the state of this optimizer is not known",
+            expected="an optimizer of this package; adamw has the state of transformers' AdamW",
+        )
+    return int(components.optimizer.count_state(_trained_shapes(components.adapter, shapes)))
 
 
 def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:

@@ -122,9 +122,10 @@ class TransformersOptimizer:
         Raises:
             UsageError: An option is invalid, or the optimizer does not fit the other components.
         """
-        module, _ = self._package
-        if module and find_spec(module) is None:
-            return  # `check_machine` reports this
+        try:
+            self.check_machine()
+        except MissingPrerequisiteError:
+            return  # a recipe may be checked on another machine than the one that trains
         import torch
 
         optimizer = self._optimizer([torch.nn.Parameter(torch.zeros(2, 2))], recipe.optimizer.lr, 0.0)

@@ -39,8 +39,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The components of the recipe do not fit together, the size of the optimizer's state is not known, or
-            the decoder of the model has no layers.
+        UsageError: The components do not fit together, or the sizes of model or optimizer state are not known.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
     components, table = make_training_components(recipe), recipe.training
@@ -61,8 +60,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
     )
     lists_per_step = table.batch_size * table.accumulation * processes
-    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
-    steps = table.steps or max(1, math.ceil(table.epochs * lists / lists_per_step))
+    steps = table.steps or _count_steps(recipe, lists_per_step)
     tokens = steps * lists_per_step * tokens_per_list
     flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=setup.full)
     memory = training_memory(size, setup)
@@ -112,6 +110,11 @@ def model_size(model: Any) -> ModelSize:
         key=head * getattr(config, "num_key_value_heads", config.num_attention_heads),
         vocabulary=config.vocab_size,
     )
+
+
+def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
+    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
+    return max(1, math.ceil(recipe.training.epochs * lists / lists_per_step))
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:

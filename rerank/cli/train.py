@@ -94,7 +94,7 @@ def train_command(
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")
 
 
-def _estimate(recipe: Any, options: TrainOptions, form: str) -> None:
+def _estimate(recipe: Any, options: TrainOptions, form: FormatOption) -> None:
     """Print the expected memory and time of a training."""
     from rerank.finetune.trainer.cost_estimate import estimate_training
 

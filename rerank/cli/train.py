@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,10 @@ class TrainOptions:
             show_default=False,
         ),
     ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate memory and time from the recipe, without loading the model.")
+    ] = False
+    processes: Annotated[int, typer.Option(help="Number of processes (GPUs) that --dry-run assumes.", min=1)] = 1
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -68,6 +72,9 @@ def train_command(
     from rerank.finetune.trainer.training import train_adapter as run
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
+    if options.dry_run:
+        _estimate(read, options, form)
+        return
     make_training_components(read)
     result = run(read, out, resume=resume, progress=show_progress, **dataclasses.asdict(options))
     content = dataclasses.asdict(result)
@@ -85,3 +92,16 @@ def train_command(
         print_note(push_adapter_to_hub(out, push))
     flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")
+
+
+def _estimate(recipe: Any, options: TrainOptions, form: FormatOption) -> None:
+    """Print the expected memory and time of a training."""
+    from rerank.finetune.trainer.cost_estimate import estimate_training
+
+    found = estimate_training(recipe, processes=options.processes, device=options.device)
+    counts = ("parameters", "trained", "steps", "tokens_per_list", "tokens")
+    rows: list[list[object]] = [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
+    rows += [["operations", f"{found['flops']:.2e}"], ["H100 hours", "{:.2g} to {:.2g}".format(*found["h100_hours"])]]
+    parts = ("weights", "gradients", "state", "gathered", "activations", "total")
+    rows += [[f"GB per process: {name}", f"{found[name] / 1e9:.2f}"] for name in parts]
+    emit_output(found, form=form, text=lambda: print_table(["at most", ""], rows))

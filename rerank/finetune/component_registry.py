@@ -62,7 +62,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     if objective:
         objective.check(recipe, adapter)
     if recipe.training.fsdp:
-        _check_weight_sharding(recipe, adapter)
+        _check_weight_sharding(recipe, adapter, optimizer)
     for component in (adapter, optimizer):
         if isinstance(component, RecipeConstraint):
             component.check_recipe(recipe)
@@ -111,16 +111,25 @@ def _check_trained_parameter_kinds(
             )
 
 
-def _check_weight_sharding(recipe: Recipe, adapter: Adapter) -> None:
-    """Reject sharding with an objective, or with an adapter that changes or quantises the weights of the base model."""
+def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimizer) -> None:
+    """Reject components that need whole weights or gradients, which no process has if they are sharded."""
     setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
-    frozen = "an adapter that leaves the base model unchanged, such as lora, rslora or dora"
+    frozen = "full, or an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:
         raise UsageError(
             f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
             expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
-    if adapter.shape == "full" or adapter.moves_base:
+    if adapter.moves_base or (adapter.shape == "full" and adapter.saves != "model"):
         raise UsageError(f"{setting}, which changes the weights of the base model", expected=frozen)
+    if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
+        raise UsageError(
+            f"{setting} and the optimizer {recipe.optimizer.name!r}, which needs whole matrices",
+            expected="an optimizer that treats every entry of a weight alike, such as adamw",
+        )
+    if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
+        raise UsageError(
+            f"{setting} and layers or callbacks", expected="neither: all weights are trained in every step"
+        )
     if adapter.needs:
         raise UsageError(f"{setting}, whose base model is quantised to 4 bits", expected=frozen)

@@ -150,7 +150,8 @@ class TrainingTable(_Table):
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     fsdp: bool = False
-    """Shard the frozen weights of the layers over the processes started by torchrun."""
+    """Shard the weights over the processes started by torchrun: in full training all weights with their gradients and
+    optimizer state, with an adapter the frozen weights of the layers."""
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=2, ge=1)

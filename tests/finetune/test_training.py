@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import resource
 import signal
 import subprocess
@@ -362,83 +360,3 @@ def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path:
     asked = recipe(model, collection, method={"context_size": 200})
     with raises(DataError, "min_passage_tokens", "200"):
         train_adapter(asked, tmp_path / "out", device="cpu")
-
-
-#: Prints the fraction of the frozen layer weights that a process holds after sharding.
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer import training_run
-from rerank.finetune.trainer.training import train_adapter
-
-shard = training_run.shard_frozen_weights
-
-def held(module):
-    layers = [value for name, value in module.named_parameters() if ".layers." in name and not value.requires_grad]
-    return sum(getattr(value, "to_local", lambda: value)().numel() for value in layers)
-
-def shard_and_report(module, *rest):
-    before = held(module)
-    shard(module, *rest)
-    sys.stdout.write(f"held {held(module) / before}\\n")  # one write, because the other process prints too
-
-training_run.shard_frozen_weights = shard_and_report
-recipe, folder = map(Path, sys.argv[1:3])
-train_adapter(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
-"""
-
-
-def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Train in two processes."""
-    script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
-    script.write_text(_SCRIPT)
-    file.write_text(asked.model_dump_json())
-    return subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"), script, file, folder],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=300,
-    )
-
-
-@pytest.mark.full
-def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
-    """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
-    train_adapter(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
-    done = in_two(recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {**ATTENTION, "readout": {"layers": "0-2"}},
-        {**ATTENTION, "readout": {"layers": "0-2"}, "training": {"checkpointing": True}},
-        {"adapter": {"name": "dora", "r": 4}},
-        {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
-    ],
-)
-def test_sharded_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
-    """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
-    asked = {**more, "validation": validation(collection)}
-    for name, shared in (("whole", False), ("shared", True)):
-        training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
-        done = in_two(recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    assert re.findall(r"held ([\d.]+)", done.stdout) == ["0.5", "0.5"]
-    assert same(weights(tmp_path / "shared"), weights(tmp_path / "whole"))
-    assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
-    for run_file in ("untrained.trec", "trained.trec"):
-        assert (tmp_path / "shared" / run_file).read_bytes() == (tmp_path / "whole" / run_file).read_bytes()
-
-
-def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
-    with raises(UsageError, "fsdp = true", "torchrun"):
-        train_adapter(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

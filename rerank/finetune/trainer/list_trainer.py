@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from rerank.finetune.trainer.training_folder import (
     list_training_checkpoints,
     training_storage_errors,
 )
-from rerank.finetune.trainer.weight_sharding import average_trained_gradients
+from rerank.finetune.trainer.weight_sharding import copy_into_shards
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
 
 #: File of the trained tensors in a checkpoint.
@@ -52,8 +51,6 @@ class ListTrainer(Trainer):
         UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
     """
 
-    #: True if the frozen weights are sharded over processes.
-    _is_sharded = False
     #: Function that returns a term of the loss that depends on the trained parameters only; None if there is none.
     penalty: Callable[[], Tensor] | None = None
 
@@ -77,13 +74,10 @@ class ListTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
-                "The environment enables FSDP or DeepSpeed in accelerate, which would shard the trained parameters too",
+                "The environment enables FSDP or DeepSpeed in accelerate, whose checkpoints --resume cannot read",
                 expected="processes started by torchrun, without accelerate's configuration",
-                remedy="Shard the frozen weights with fsdp = true in [training]",
+                remedy="Shard the weights with fsdp = true in [training]",
             )
-        self._is_sharded = module.is_sharded
-        if self._is_sharded:  # DistributedDataParallel rejects sharded weights; `average_trained_gradients` replaces it
-            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
@@ -114,13 +108,16 @@ class ListTrainer(Trainer):
         return (out["loss"], out) if return_outputs else out["loss"]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Process one batch; after the last batch of a step, average sharded gradients and add those of the penalty."""
+        """Process one batch; after the last batch of a step, add the gradients of the penalty."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._is_sharded and self.accelerator.sync_gradients:
-            average_trained_gradients(cast(ListwiseModule, self.model))
+        if self.accelerator.sync_gradients:
+            self.complete_gradients()
         if self.penalty and self.accelerator.sync_gradients:
             loss = loss + self._add_penalty(self.penalty())
         return loss
+
+    def complete_gradients(self) -> None:
+        """Do what remains after the last batch of a step; DistributedDataParallel has averaged over processes."""
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
         """Add the gradients of the penalty, which are the same in all processes, once per step; return its value."""
@@ -161,7 +158,7 @@ class ListTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         first, best = next(iter(metrics.values()), None), self.state.best_metric
         if first is not None and (best is None or (first > best if self.args.greater_is_better else first < best)):
-            self._save(str(self.folder / "best"))
+            self.save_model(str(self.folder / "best"), _internal_call=True)
         return metrics
 
     # Checkpoints
@@ -193,16 +190,15 @@ class ListTrainer(Trainer):
         Raises:
             DataError: The checkpoint holds other tensors, so it belongs to another training.
         """
-        stored = safetensors.torch.load_file(str(folder / WEIGHTS))
-        if set(stored) != set(self._kept):
-            raise DataError(
-                f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not the tensors of this training",
-                expected=f"the {len(self._kept)} tensors that this recipe trains",
-            )
-        own = cast(Any, self.model).state_dict()
-        with torch.no_grad():
-            for name, value in stored.items():
-                own[name].copy_(value)
+        with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
+            if set(stored := file.keys()) != set(self._kept):
+                raise DataError(
+                    f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not those of this training",
+                    expected=f"the {len(self._kept)} tensors that this recipe trains",
+                )
+            own = cast(Any, self.model).state_dict()
+            for name in stored:
+                copy_into_shards(own[name], file.get_tensor(name))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with safetensors.safe_open(str(Path(resume_from_checkpoint) / WEIGHTS), "pt") as file:

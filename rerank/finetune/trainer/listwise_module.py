@@ -6,7 +6,7 @@ computed only at the positions that a loss uses, so no tensor has the size lengt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -94,9 +94,12 @@ class ListwiseModule(nn.Module):
         """Store the arguments, and group the heads by layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
-        #: True if the frozen weights are sharded. A layer is then gathered for the backward pass only when a gradient
+        #: True if weights are sharded. A layer is then gathered for the backward pass only when a gradient
         #: reaches its output. A gradient is therefore needed there, even if the loss uses only attention in the layer.
         self.is_sharded = False
+        #: Function that gathers the weights of a sharded model in a whole copy of it: `ModelGatherer`. None if code
+        #: other than `forward` can use the model itself.
+        self.gather_model: Callable[..., Any] | None = None
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
             self._heads.setdefault(layer, []).append(head)

@@ -40,12 +40,18 @@ from rerank.finetune.trainer.listwise_module import (
     WeightedLoss,
     enable_activation_checkpointing,
 )
-from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
+from rerank.finetune.trainer.processes import (
+    is_main_training_process,
+    peak_training_memory_mb,
+    training_process_device,
+    value_of_first_process,
+)
 from rerank.finetune.trainer.scheduled_examples import (
     ScheduledExamples,
     schedule_held_out_examples,
     schedule_training_examples,
 )
+from rerank.finetune.trainer.sharded_trainer import ShardedListTrainer
 from rerank.finetune.trainer.trainer_arguments import SingleGpu, first_learning_rate, trainer_settings
 from rerank.finetune.trainer.trainer_callbacks import EarlyStopping, FinalValidation, MetricsWriter
 from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
@@ -57,7 +63,7 @@ from rerank.finetune.trainer.training_folder import (
 )
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.validation_rankings import ValidationRankings
-from rerank.finetune.trainer.weight_sharding import shard_frozen_weights
+from rerank.finetune.trainer.weight_sharding import shard_weights
 from rerank.io.settings_files import read_json_object
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
@@ -108,7 +114,9 @@ class TrainingRun:
         self._validation = Validation.of(table) if table and table.collection else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
-        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
+        # A model that will be sharded need not fit on one device.
+        place = "cpu" if recipe.training.fsdp else self._device
+        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=place)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         examples = self._examples(inputs)
@@ -145,7 +153,7 @@ class TrainingRun:
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
-            shard_frozen_weights(module, self._kept, self._device)
+            shard_weights(module, self._kept, self._device, self._dtype)
         return module
 
     @property
@@ -157,7 +165,11 @@ class TrainingRun:
     def _batches(self) -> FirstBatches:
         """The first batches, for components that are initialised from data."""
         size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
-        options: dict[str, Any] = {"device": self._device, "dtype": self._dtype, "first_lr": first_lr}
+        options: dict[str, Any] = {
+            "device": str(self._backend.model.device),
+            "dtype": self._dtype,
+            "first_lr": first_lr,
+        }
         return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
@@ -203,11 +215,12 @@ class TrainingRun:
             loss = HeldOutLoss(module=module, examples=self._held_out, device=self._device, dtype=self._dtype)
             values |= loss.measure()
         measure = cast(ValidationTable, self._recipe.validation).measure
-        return {measure: values.pop(measure), **values}
+        return {measure: value_of_first_process(values.pop(measure)), **values}
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         """Return the trainer without callbacks."""
-        return ListTrainer(
+        make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
+        return make(
             module,
             SingleGpu(**self._settings()),
             self._places,
@@ -248,6 +261,8 @@ class TrainingRun:
                 trainer.load_weights(best)
             if rankings and table:
                 rankings.write_after_training(reuse=not last and table.measure != "loss")
+            if module.gather_model:
+                module.model = module.gather_model("cpu", keeps=is_main_training_process())
             if is_main_training_process():
                 self._save(module, trainer, done, rankings)
 

@@ -18,7 +18,7 @@ from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule
 from rerank.finetune.trainer.processes import is_main_training_process
 from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights
+from rerank.finetune.trainer.weight_sharding import reshard_weights
 from rerank.io.run_files import read_run, write_run
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Run
@@ -89,6 +89,8 @@ class ValidationRankings:
         """Yield the model as a backend in inference mode, and restore training mode afterwards."""
         module = self.module
         model = unwrap_adapted_model(module.model)
+        if module.gather_model:
+            model = module.gather_model(str(model.device))
         training, attention = module.model.training, model.config._attn_implementation
         model.set_attn_implementation(self.attention)
         options = BackendOptions(context_size=self.context_size)
@@ -96,7 +98,7 @@ class ValidationRankings:
             yield Hf(model.eval(), self.tokenizer, identity=self.identity, options=options)
         finally:
             if module.is_sharded:
-                reshard_frozen_weights(module)
+                reshard_weights(module)
             model.set_attn_implementation(attention)
             module.model.train(training)
 

@@ -27,6 +27,7 @@ class AdapterDescription:
         outcome: Results of the training.
         comparison: Comparison of first stage, untrained model and trained model on the validation queries; None without
             validation.
+        library: Library that loads the result, for the hub; empty for peft or transformers.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class AdapterDescription:
     lists: int
     outcome: dict[str, Any]
     comparison: Comparison | None
+    library: str = ""
 
 
 def base_model_name_for_card(model: str) -> str:
@@ -55,7 +57,7 @@ def render_adapter_card(description: AdapterDescription) -> str:
     )
     header = {
         "base_model": base,
-        "library_name": "peft" if is_adapter else "transformers",
+        "library_name": description.library or ("peft" if is_adapter else "transformers"),
         "tags": ["reranking", "information-retrieval", "listrank"],
     }
     lines = [

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rerank.assemble import assemble_ranker
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, check_cross_encoder_recipe
 from rerank.finetune.trainer.processes import peak_training_memory_mb
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
@@ -79,10 +81,17 @@ def train_adapter(
     if isinstance(components.adapter, MachineRequirement):
         components.adapter.check_machine()
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
+    setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
+    if is_cross_encoder := setup.method.judge.name == CROSS_ENCODER_JUDGE:
+        check_cross_encoder_recipe(recipe, components, backend=setup.method.backend)
     from rerank.finetune.trainer.training_run import TrainingRun
 
     started = time.monotonic()
     make_run = components.objective.run if components.objective else TrainingRun
+    if is_cross_encoder:
+        from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
+
+        make_run = CrossEncoderRun
     run: TrainingRun = make_run(recipe, components, folder, device=device)
     with run.explain_out_of_memory(), _training_process_group():
         run.train(resume=resume, progress=progress)

@@ -50,8 +50,8 @@ from rerank.finetune.trainer.list_trainer import (
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
-    WeightedLoss,
     enable_activation_checkpointing,
+    weighted_losses,
 )
 from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
 from rerank.finetune.trainer.schedule import ListSchedule
@@ -86,6 +86,9 @@ class TrainingRun:
         RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
+    #: Library that loads the result, if it is neither peft nor transformers.
+    _library = ""
+
     def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -105,7 +108,7 @@ class TrainingRun:
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
-        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
+        self._backend, self._tokenizer = self._load_base_model(weights)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
@@ -113,6 +116,10 @@ class TrainingRun:
         self.outcome: dict[str, Any] = {}
         #: Best validation of this process: value of the measure, and the rankings.
         self._best: tuple[float, Run] | None = None
+
+    def _load_base_model(self, dtype: str) -> tuple[Any, Any]:
+        """Return the base model as a backend, and its tokenizer."""
+        return load_training_base_model(self._recipe, dtype=dtype, device=self._device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
@@ -181,10 +188,7 @@ class TrainingRun:
         return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
-        losses = [
-            WeightedLoss(name=table.name, loss=loss, source=table.on or "logits", weight=table.weight)
-            for table, loss in zip(self._recipe.losses, self._components.losses, strict=True)
-        ]
+        losses = weighted_losses(self._recipe, self._components)
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
@@ -297,7 +301,7 @@ class TrainingRun:
                 file.write(self._recipe.model_dump_json(indent=1) + "\n")
 
     @contextlib.contextmanager
-    def _inference_backend(self, module: ListwiseModule) -> Iterator[Hf]:
+    def _inference_backend(self, module: ListwiseModule) -> Iterator[Any]:
         """Yield the model as a backend in inference mode, and restore training mode afterwards."""
         model = unwrap_adapted_model(module.model)
         training, attention = module.model.training, model.config._attn_implementation
@@ -371,6 +375,7 @@ class TrainingRun:
             lists=len(self._lists),
             outcome=self.outcome,
             comparison=comparison,
+            library=self._library,
         )
         with training_storage_errors():
             write_adapter(description, module.model, self._folder)

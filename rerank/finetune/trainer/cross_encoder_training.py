@@ -130,7 +130,7 @@ class ScheduledListCollator(CrossEncoderDataCollator):
 
     def __init__(self, model: CrossEncoder, places: ScheduledExamples) -> None:
         """Store the lists in training order."""
-        prompt = (model.prompts or {}).get(model.default_prompt_name)
+        prompt = (model.prompts or {}).get(model.default_prompt_name or "")
         super().__init__(preprocess_fn=model.preprocess, prompts=prompt)
         self._places = places
 
@@ -172,11 +172,12 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the loss as sentence-transformers does, and store the value of each term for the metrics."""
-        loss = CrossEncoderTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-        self._count_batch(self.loss.tokens, self.loss.parts)
-        return loss
+        value = CrossEncoderTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        module = cast(CrossEncoderLoss, self.loss)
+        self._count_batch(module.tokens, module.parts)
+        return value
 
-    def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> BatchSampler:
+    def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, *_: Any, **__: Any) -> BatchSampler:
         """Return a sampler that keeps the order of the schedule."""
         return BatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
 

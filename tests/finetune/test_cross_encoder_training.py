@@ -19,15 +19,18 @@ pytest.importorskip("datasets")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast  # noqa: E402
 
-from rerank.errors import BackendError, DataError, UsageError  # noqa: E402
+from rerank.errors import BackendError, DataError, RerankError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import LOSSES, make_training_components  # noqa: E402
+from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
 from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
 from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
 from tests.finetune.test_training import losses, same, stopped_and_gone_on_with  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -59,6 +62,11 @@ def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **op
     kind(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def first_list(asked: Recipe) -> TrainingList:
+    """The first list that a training shows."""
+    return ListSchedule(lists=read_training_lists(asked), length=1, documents=5, shuffle=False, seed=asked.seed)[0]
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +113,7 @@ def test_the_loss_is_that_of_the_scores(encoder: Path, collection: Path, tmp_pat
 
     from sentence_transformers import CrossEncoder
 
-    from rerank.finetune.trainer.schedule import ListSchedule
-    from rerank.finetune.trainer.training_data import read_training_lists
-
-    lists = read_training_lists(asked)
-    shown = ListSchedule(lists=lists, length=1, documents=5, shuffle=False, seed=3)[0]
+    shown = first_list(asked)
     model = CrossEncoder(str(quiet), device="cpu", activation_fn=torch.nn.Identity())
     scores = torch.tensor(model.predict([(shown.query.text, doc.text) for doc in shown.docs]))
     target = ListTarget(ranks=torch.tensor(shown.ranks), scores=torch.tensor(shown.scores))
@@ -168,7 +172,12 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
     ],
 )
 def test_settings_that_do_not_apply_are_refused_before_the_model_is_loaded(
-    encoder: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+    encoder: Path,
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    named: str,
 ) -> None:
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model is loaded")
@@ -220,3 +229,53 @@ def test_labels_without_scores(encoder: Path, collection: Path, tmp_path: Path) 
     assert train_adapter(asked, tmp_path / "out", device="cpu").steps == 4
     with raises(DataError, "'distill'"):
         train_adapter(recipe(encoder, collection, **(tables | {"losses": [{"name": "distill"}]})), tmp_path / "d")
+
+
+@pytest.mark.parametrize("loss", ["ListNetLoss", "LambdaLoss", "BinaryCrossEntropyLoss"])
+def test_losses_of_sentence_transformers(encoder: Path, collection: Path, tmp_path: Path, loss: str) -> None:
+    tables = TABLES | {"losses": [{"name": "sentence-transformers", "loss": loss}]}
+    result = train_adapter(recipe(encoder, collection, **tables), tmp_path / "out", device="cpu")
+    assert result.steps == 4
+    assert result.tokens > 0
+
+
+def test_list_net_of_sentence_transformers_is_its_formula(collection: Path, tmp_path: Path) -> None:
+    """Cross-entropy between the softmax of the labels and of the scores; the weight multiplies it."""
+    quiet = encoder_folder(tmp_path / "quiet", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=1)
+    found = []
+    for table in (
+        {"name": "sentence-transformers", "loss": "ListNetLoss", "weight": 2.0},
+        {"name": "distill", "normalise": False},
+    ):
+        changes = {"losses": [table], "data": {"max_lists": 1}, "training": {"steps": 1, "accumulation": 1}}
+        asked = recipe(quiet, collection, **(TABLES | changes))
+        found.append(train_adapter(asked, tmp_path / str(table["name"]), device="cpu").loss)
+    label = torch.tensor(first_list(asked).scores).softmax(dim=0)
+    entropy = -float((label * label.log()).sum())
+    assert found[0] / 2 == pytest.approx(found[1] + entropy, abs=1e-5)  # cross-entropy = divergence + entropy
+
+
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [
+        ({"losses": [{"name": "sentence-transformers", "loss": "LambdaLos"}]}, "LambdaLoss"),
+        ({"losses": [{"name": "sentence-transformers"}, {"name": "distill"}]}, "2 losses"),
+        ({"losses": [{"name": "sentence-transformers", "on": "logits"}]}, "on = 'logits'"),
+        ({"losses": [{"name": "sentence-transformers"}], "method": {"method": "pointwise"}}, "method = 'pointwise'"),
+    ],
+)
+def test_wrong_losses_of_sentence_transformers(
+    encoder: Path, collection: Path, tables: dict[str, Any], named: str
+) -> None:
+    with raises(RerankError, named):
+        make_training_components(recipe(encoder, collection, **(TABLES | tables)))
+
+
+def test_options_of_a_loss_of_sentence_transformers(encoder: Path, collection: Path, tmp_path: Path) -> None:
+    def asked(**options: Any) -> Recipe:
+        tables = {"losses": [{"name": "sentence-transformers", "loss": "LambdaLoss", "options": options}]}
+        return recipe(encoder, collection, **(TABLES | tables))
+
+    assert train_adapter(asked(k=3), tmp_path / "out", device="cpu").steps == 4
+    with raises(UsageError, "LambdaLoss", "'kk'"):
+        train_adapter(asked(kk=3), tmp_path / "wrong", device="cpu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,8 @@ from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
 from rerank.backends.cross_encoder import load_cross_encoder_model
 from rerank.finetune.adapters.full import Full
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.losses.base import ListLoss, ListTarget
+from rerank.finetune.losses.base import ListLoss, ListTarget, require_teacher_scores
+from rerank.finetune.losses.sentence_transformers import SentenceTransformers
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer, ScheduledExamples
@@ -88,11 +90,15 @@ class CrossEncoderLoss(nn.Module):
     """
 
     def __init__(self, model: CrossEncoder, losses: Sequence[WeightedLoss]) -> None:
-        """Store the arguments."""
+        """Store the arguments, and count the tokens that the model reads from now on."""
         super().__init__()
         self.model, self.losses = model, tuple(losses)
         self.parts: dict[str, Tensor] = {}
         self.tokens = 0
+        model.register_forward_pre_hook(self._count_tokens)
+
+    def _count_tokens(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        self.tokens += int(args[0]["input_ids"].numel())
 
     def forward(self, inputs: Sequence[Any], labels: Sequence[Tensor], prompt: Any = None, task: Any = None) -> Tensor:
         """Compute the loss of one batch.
@@ -106,10 +112,17 @@ class CrossEncoderLoss(nn.Module):
         Raises:
             BackendError: The loss is not finite; the message names the queries.
         """
-        queries, documents, ranks, query_ids = inputs
+        self.tokens = 0
+        means = self._means(inputs, labels, prompt=prompt, task=task)
+        self.parts = {name: value.detach() for name, value in means.items()}
+        *_, query_ids = inputs
+        return sum_weighted_losses(self.losses, means, query_ids)
+
+    def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
+        """Return the mean of each loss over the lists of a batch."""
+        queries, documents, ranks, _ = inputs
         pairs = [(query, doc) for query, docs in zip(queries, documents, strict=True) for doc in docs]
-        features = batch_to_device(self.model.preprocess(pairs, prompt=prompt, task=task), self.model.device)
-        self.tokens = int(features["input_ids"].numel())
+        features = batch_to_device(self.model.preprocess(pairs, **context), self.model.device)
         # (pairs, 1), or (pairs, 2) for irrelevant and relevant, whose log odds are the score as in the backend
         logits = self.model(features)["scores"].float()
         scores = logits[:, 1] - logits[:, 0] if logits.shape[-1] == 2 else logits.view(-1)
@@ -120,9 +133,32 @@ class CrossEncoderLoss(nn.Module):
             target = ListTarget(ranks=scores.new_tensor(ranks_of_list), scores=teacher.to(scores))
             for term in self.losses:
                 values[term.name].append(cast(ListLoss, term.loss)(list_scores, target))
-        means = {name: torch.stack(parts).mean() for name, parts in values.items()}
-        self.parts = {name: value.detach() for name, value in means.items()}
-        return sum_weighted_losses(self.losses, means, query_ids)
+        return {name: torch.stack(parts).mean() for name, parts in values.items()}
+
+
+class LibraryLoss(CrossEncoderLoss):
+    """A loss of sentence-transformers, which runs the model itself.
+
+    Args:
+        model: The cross-encoder.
+        term: A `rerank.finetune.losses.sentence_transformers.SentenceTransformers` with its weight.
+    """
+
+    def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
+        """Build the loss."""
+        super().__init__(model, [term])
+        self._settings = cast(SentenceTransformers, term.loss)
+        self._library_loss = self._settings.build(model)
+
+    def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
+        queries, documents, *_ = inputs
+        for teacher in labels:
+            require_teacher_scores(ListTarget(ranks=teacher, scores=teacher), self._settings.loss)
+        targets: Any = labels
+        if self._settings.reads_pairs:
+            queries = [query for query, docs in zip(queries, documents, strict=True) for _ in docs]
+            documents, targets = list(chain.from_iterable(documents)), torch.cat(list(labels)).to(self.model.device)
+        return {self.losses[0].name: self._library_loss((queries, documents), targets, **context)}
 
 
 class ScheduledListCollator(CrossEncoderDataCollator):
@@ -224,7 +260,9 @@ class CrossEncoderRun(TrainingRun):
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model.transformers_model)
         set_seed(recipe.seed)
-        return cast(ListwiseModule, CrossEncoderLoss(model, weighted_losses(recipe, self._components)))
+        terms = weighted_losses(recipe, self._components)
+        own = terms[0].loss.of != "texts"
+        return cast(ListwiseModule, CrossEncoderLoss(model, terms) if own else LibraryLoss(model, terms[0]))
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         return CrossEncoderListTrainer(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rerank.errors import BackendError
 from rerank.finetune.components import RecipeComponents
-from rerank.finetune.losses.base import ListLoss, ListTarget, TokenLoss
+from rerank.finetune.losses.base import ListLoss, ListTarget, TextLoss, TokenLoss
 from rerank.finetune.recipe import Recipe, ScoreSource
 from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedTrainingRow
@@ -39,7 +39,7 @@ class WeightedLoss:
     """
 
     name: str
-    loss: TokenLoss | ListLoss
+    loss: TokenLoss | ListLoss | TextLoss
     source: ScoreSource = "logits"
     weight: float = 1.0
 
@@ -226,7 +226,8 @@ class ListwiseModule(nn.Module):
             # Score of a document: the sum of factor * log P(token) over its terms.
             start, end = layout.scores[index]
             factors, owner, n = layout.factors(index)
-            return term.loss(log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end]), target)
+            scores = log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end])
+            return cast(ListLoss, term.loss)(scores, target)
         return self.attention_loss(term, torch.cat([row.recorded[index, layer] for layer in self._heads]), example)
 
 

@@ -127,7 +127,9 @@ def test_a_model_with_two_labels_is_trained_by_its_log_odds(collection: Path, tm
     assert load_file(tmp_path / "out" / "model.safetensors")["classifier.weight"].shape == (2, 32)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": {"name": "galore", "rank": 4, "lr": 1e-3}}])
+@pytest.mark.parametrize(
+    "changes", [{"training": {"checkpointing": True}}, {"optimizer": {"name": "galore", "rank": 4, "lr": 1e-3}}]
+)
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(
     encoder: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

@@ -233,8 +233,6 @@ class FullCrossEncoder(Full):
 class CrossEncoderRun(TrainingRun):
     """A training run of a cross-encoder; the arguments are the same as for `TrainingRun`."""
 
-    _library = "sentence-transformers"
-
     def _load_base_model(self, dtype: str) -> tuple[Any, Any]:
         recipe = self._recipe
         set_seed(recipe.seed)  # an encoder without a classification head gets a random one
@@ -255,7 +253,7 @@ class CrossEncoderRun(TrainingRun):
     def _attach_adapter(self) -> ListwiseModule:
         """Return the loss that holds the model, after enabling the gradients of all its weights."""
         recipe, model = self._recipe, self._backend.model.requires_grad_(True)
-        self._adapter = FullCrossEncoder(**recipe.adapter.options)
+        self._adapter = FullCrossEncoder()
         self._kept = [name for name, _ in model.named_parameters()]
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model.transformers_model)

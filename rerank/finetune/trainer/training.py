@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.assemble import assemble_ranker
+from rerank.assemble import RankerConfig, plan_ranker
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
@@ -81,9 +81,9 @@ def train_adapter(
     if isinstance(components.adapter, MachineRequirement):
         components.adapter.check_machine()
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
-    setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
-    if is_cross_encoder := setup.method.judge.name == CROSS_ENCODER_JUDGE:
-        check_cross_encoder_recipe(recipe, components, backend=setup.method.backend)
+    method = plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
+    if is_cross_encoder := method.judge.name == CROSS_ENCODER_JUDGE:
+        check_cross_encoder_recipe(recipe, components, backend=method.backend)
     from rerank.finetune.trainer.training_run import TrainingRun
 
     started = time.monotonic()

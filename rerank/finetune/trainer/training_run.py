@@ -86,9 +86,6 @@ class TrainingRun:
         RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
-    #: Library that loads the result, if it is neither peft nor transformers.
-    _library = ""
-
     def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -375,7 +372,6 @@ class TrainingRun:
             lists=len(self._lists),
             outcome=self.outcome,
             comparison=comparison,
-            library=self._library,
         )
         with training_storage_errors():
             write_adapter(description, module.model, self._folder)

@@ -17,7 +17,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")
 
 from safetensors.torch import load_file  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast  # noqa: E402
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer  # noqa: E402
 
 from rerank.errors import BackendError, DataError, RerankError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
@@ -49,7 +49,7 @@ def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **op
     folder.mkdir(exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    tokenizer: Any = BertTokenizerFast(vocab=str(vocabulary))
+    tokenizer: Any = BertTokenizer(vocab=str(vocabulary))
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -165,8 +165,8 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
     ("changes", "named"),
     [
         ({"adapter": {"name": "lora"}}, "adapter = 'lora'"),
-        ({"losses": [{"name": "importance"}]}, "the target text"),
-        ({"losses": [{"name": "distill", "on": "attention"}]}, "attention"),
+        ({"losses": [{"name": "importance"}]}, "'importance'"),
+        ({"losses": [{"name": "distill", "on": "attention"}]}, "on = 'attention'"),
         ({"method": {"method": "cross-encoder", "prompt": "listwise"}}, "prompt = 'listwise'"),
         ({"layers": {"name": "lisa", "n": 1}}, "layers = 'lisa'"),
         ({"readout": {"layers": "1-1"}}, "[readout]"),
@@ -196,6 +196,13 @@ def test_sharding_is_refused_in_the_words_of_the_recipe(encoder: Path, collectio
     sharded = asked.model_copy(update={"training": asked.training.model_copy(update={"fsdp": True})})
     with raises(UsageError, "fsdp = true"):
         check_cross_encoder_recipe(sharded, make_training_components(asked), backend="cross_encoder")
+
+
+def test_several_processes_are_refused(encoder: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    asked = recipe(encoder, collection, **TABLES)
+    with raises(UsageError, "2 processes"):
+        check_cross_encoder_recipe(asked, make_training_components(asked), backend="cross_encoder")
 
 
 def test_models_that_are_no_encoders(model: Path, collection: Path, tmp_path: Path) -> None:

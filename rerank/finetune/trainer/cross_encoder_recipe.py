@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from rerank.errors import MissingPrerequisiteError, UsageError
@@ -35,6 +36,18 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
             f"adapter = {recipe.adapter.name!r} with method = {method!r}, which trains a whole model",
             expected="the adapter full",
             remedy='Write name = "full" below [adapter]',
+        )
+    for table, loss in zip(recipe.losses, components.losses, strict=True):
+        if loss.of == "tokens" or table.on not in (None, "logits"):
+            on = f" on = {table.on!r}" if table.on else ""
+            raise UsageError(
+                f"The loss {table.name!r}{on} with method = {method!r}, which neither generates text nor reads attention",
+                expected="losses on scores without 'on', such as distill, ranknet or listnet",
+                remedy="Name one in [[losses]]",
+            )
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"{processes} processes with method = {method!r}", expected="a single process, without torchrun"
         )
     settings = {
         f"layers = {recipe.layers.name!r}" if recipe.layers else "": recipe.layers is not None,

@@ -280,7 +280,3 @@ class CrossEncoderRun(TrainingRun):
             yield self._backend
         finally:
             self._backend.model.train(training)
-
-    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
-        module.model = self._backend.model  # with several processes, the trainer has put its wrapper there
-        super()._save(module, trainer, done)

@@ -116,8 +116,7 @@ def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
             expected="one of: attention, generate, likelihood, logits, relate, score",
             remedy="Set another method in [method]",
         )
-    has_no_target = issubclass(kind, Relate | Score)
-    if issubclass(kind, PointwiseJudge | Relate) and (inputs.attention or (inputs.tokens and has_no_target)):
+    if issubclass(kind, PointwiseJudge) and (inputs.attention or (inputs.tokens and issubclass(kind, Score))):
         raise UsageError(
             f"The judge {judge.name!r} scores one document at a time, but a loss uses "
             f"{'attention' if inputs.attention else 'the target text'}",

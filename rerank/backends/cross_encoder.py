@@ -233,7 +233,7 @@ def _open_cross_encoder(
             f"Model {str(name)!r} is a {' or '.join(classes) or 'model of unknown class'}",
             expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}"
             + (", or an encoder such as BERT" if new_head else ""),
-            remedy="Use a cross-encoder; to score documents one by one with a language model, use the method pointwise",
+            remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
     return sentence_transformers.CrossEncoder(
         str(name),

@@ -37,14 +37,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
             expected="the adapter full",
             remedy='Write name = "full" below [adapter]',
         )
-    for table, loss in zip(recipe.losses, components.losses, strict=True):
-        if loss.of == "tokens" or table.on not in (None, "logits"):
-            on = f" on = {table.on!r}" if table.on else ""
-            raise UsageError(
-                f"The loss {table.name!r}{on} with method = {method!r}, which neither generates text nor reads attention",
-                expected="losses on scores without 'on', such as distill, ranknet or listnet",
-                remedy="Name one in [[losses]]",
-            )
+    _check_losses(recipe, components)
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UsageError(
             f"{processes} processes with method = {method!r}", expected="a single process, without torchrun"
@@ -66,3 +59,15 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
             f"Training for method = {method!r} needs {' and '.join(missing)}, which is not installed",
             remedy="Run: pip install 'listrank[train,cross-encoder]'",
         )
+
+
+def _check_losses(recipe: Recipe, components: RecipeComponents) -> None:
+    for table, loss in zip(recipe.losses, components.losses, strict=True):
+        if loss.of == "tokens" or table.on not in (None, "logits"):
+            on = f" on = {table.on!r}" if table.on else ""
+            raise UsageError(
+                f"The loss {table.name!r}{on} with method = {recipe.method.method!r}, which generates no text and reads no "
+                "attention",
+                expected="losses on scores without 'on', such as distill, ranknet or listnet",
+                remedy="Name one in [[losses]]",
+            )

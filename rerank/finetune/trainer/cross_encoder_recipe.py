@@ -66,8 +66,8 @@ def _check_losses(recipe: Recipe, components: RecipeComponents) -> None:
         if loss.of == "tokens" or table.on not in (None, "logits"):
             on = f" on = {table.on!r}" if table.on else ""
             raise UsageError(
-                f"The loss {table.name!r}{on} with method = {recipe.method.method!r}, which generates no text and reads no "
-                "attention",
+                f"The loss {table.name!r}{on} with method = {recipe.method.method!r}, which generates no text and "
+                "reads no attention",
                 expected="losses on scores without 'on', such as distill, ranknet or listnet",
                 remedy="Name one in [[losses]]",
             )

@@ -32,7 +32,7 @@ class SentenceTransformers:
     """
 
     of: ClassVar[Literal["texts"]] = "texts"
-    paper: ClassVar[str] = ""
+    paper: ClassVar[str] = "Wang et al., CIKM 2018 (LambdaLoss); the pages of the other classes name theirs"
     summary: ClassVar[str] = "A loss of sentence-transformers by its class name, for cross-encoders"
 
     loss: str = "LambdaLoss"

@@ -13,7 +13,7 @@ from rerank.finetune.components import ParameterKind, RecipeComponents, RecipeCo
 from rerank.finetune.extra.layers.base import CallbackPart
 from rerank.finetune.extra.objectives.base import Objective
 from rerank.finetune.extra.ranks.base import RankAllocation
-from rerank.finetune.losses.base import ListLoss, TokenLoss
+from rerank.finetune.losses.base import ListLoss, TextLoss, TokenLoss
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.optimizers.base.transformers_optimizer import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
@@ -44,7 +44,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         _build_training_component(CALLBACKS, table) for table in recipe.callbacks
     )
     ranks: RankAllocation | None = _build_training_component(RANKS, recipe.ranks) if recipe.ranks else None
-    losses: tuple[TokenLoss | ListLoss, ...] = tuple(
+    losses: tuple[TokenLoss | ListLoss | TextLoss, ...] = tuple(
         _build_training_component(LOSSES, table) for table in recipe.losses
     )
     _check_trained_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
@@ -54,16 +54,16 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
             expected="an adapter with low-rank factors, such as lora",
         )
     for table, loss in zip(recipe.losses, losses, strict=True):
-        if loss.of == "tokens" and table.on:
+        if loss.of != "scores" and table.on:
             raise UsageError(
-                f"on = {table.on!r} for the loss {table.name!r}", expected="no 'on', because it is a loss on tokens"
+                f"on = {table.on!r} for the loss {table.name!r}", expected=f"no 'on', because it is a loss on {loss.of}"
             )
     objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
         objective.check(recipe, adapter)
     if recipe.training.fsdp:
         _check_weight_sharding(recipe, adapter, optimizer)
-    for component in (adapter, optimizer):
+    for component in (adapter, optimizer, *losses):
         if isinstance(component, RecipeConstraint):
             component.check_recipe(recipe)
     return RecipeComponents(

@@ -50,13 +50,16 @@ def render_adapter_card(description: AdapterDescription) -> str:
     """Return the card in Markdown, with the metadata header of the hub."""
     recipe, outcome = description.recipe, description.outcome
     is_adapter = description.adapter.saves == "adapter"
+    library = "peft" if is_adapter else "transformers"
+    if description.setup.method.backend == "cross_encoder":
+        library = "sentence-transformers"
     base = base_model_name_for_card(recipe.model)
     losses = ", ".join(
         f"{loss.name} on {loss.on}" if "on" in loss.model_fields_set else loss.name for loss in recipe.losses
     )
     header = {
         "base_model": base,
-        "library_name": "peft" if is_adapter else "transformers",
+        "library_name": library,
         "tags": ["reranking", "information-retrieval", "listrank"],
     }
     lines = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
+from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 
 
@@ -35,12 +35,10 @@ class HeldOutLoss:
         self.module.eval()
         try:
             for index in range(len(self.examples)):
-                batch = collate_examples([self.examples[index]])
-                moved = {key: batch[key].to(self.device) for key in ("ids", "positions")}
                 with torch.autocast(
                     self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"
                 ):
-                    out = self.module(**batch | moved)
+                    out = self.module.example_loss(self.examples[index], self.device)
                 values["loss"].append(float(out["loss"]))
                 for name, value in out["parts"].items():
                     values[f"loss_{name}"].append(float(value))

@@ -8,7 +8,7 @@ the training.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,11 +78,21 @@ class ListTrainer(Trainer):
                 expected="processes started by torchrun, without accelerate's configuration",
                 remedy="Shard the weights with fsdp = true in [training]",
             )
+        self._use_recipe(places, optimizer, kept, validate)
+
+    def _use_recipe(
+        self,
+        places: ScheduledExamples,
+        optimizer: Optimizer,
+        kept: Sequence[str],
+        validate: Callable[[], dict[str, float]] | None,
+    ) -> None:
+        """Store what this class adds to transformers' trainer; the arguments are those of the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
         self.tokens = 0
-        self.folder = Path(str(args.output_dir))
+        self.folder = Path(str(self.args.output_dir))
         self._epochs = places.epochs
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -102,10 +112,13 @@ class ListTrainer(Trainer):
     ) -> Any:
         """Compute the total loss in the module, and store the value of each loss for the metrics."""
         out = model(**inputs)
-        self.tokens += inputs["ids"].numel()
-        for name, value in out["parts"].items():
-            self._loss_values.setdefault(name, []).append(value)
+        self._count_batch(inputs["ids"].numel(), out["parts"])
         return (out["loss"], out) if return_outputs else out["loss"]
+
+    def _count_batch(self, tokens: int, parts: Mapping[str, Tensor]) -> None:
+        self.tokens += tokens
+        for name, value in parts.items():
+            self._loss_values.setdefault(name, []).append(value)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Process one batch; after the last batch of a step, add the gradients of the penalty."""

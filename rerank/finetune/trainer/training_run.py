@@ -15,6 +15,7 @@ from typing import Any, cast
 from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
+from rerank.backends.hf import Hf
 from rerank.errors import BackendError, UsageError
 from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
 from rerank.finetune.components import RecipeComponents
@@ -29,6 +30,7 @@ from rerank.finetune.trainer.base_model import (
     select_readout_heads,
     training_checkpoint_tensor_names,
     truncate_trained_layers,
+    unwrap_adapted_model,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
@@ -37,8 +39,8 @@ from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
-    WeightedLoss,
     enable_activation_checkpointing,
+    weighted_losses,
 )
 from rerank.finetune.trainer.processes import (
     is_main_training_process,
@@ -63,12 +65,12 @@ from rerank.finetune.trainer.training_folder import (
 )
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.validation_rankings import ValidationRankings
-from rerank.finetune.trainer.weight_sharding import shard_weights
+from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_weights
 from rerank.io.settings_files import read_json_object
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.progress import ProgressFactory
-from rerank.tasks import Backend
+from rerank.tasks import Backend, BackendOptions
 
 
 class TrainingRun:
@@ -116,7 +118,7 @@ class TrainingRun:
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         # A model that will be sharded need not fit on one device.
         place = "cpu" if recipe.training.fsdp else self._device
-        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=place)
+        self._backend, self._tokenizer = self._load_base_model(weights, place)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         examples = self._examples(inputs)
@@ -124,6 +126,10 @@ class TrainingRun:
         self._held_out = schedule_held_out_examples(recipe, held_out, examples) if held_out else None
         #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
+
+    def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
+        """Return the base model as a backend, and its tokenizer."""
+        return load_training_base_model(self._recipe, dtype=dtype, device=device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
@@ -173,10 +179,7 @@ class TrainingRun:
         return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
-        losses = [
-            WeightedLoss(name=table.name, loss=loss, source=table.on or "logits", weight=table.weight)
-            for table, loss in zip(self._recipe.losses, self._components.losses, strict=True)
-        ]
+        losses = weighted_losses(self._recipe, self._components)
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
@@ -275,12 +278,26 @@ class TrainingRun:
             setup=self._setup,
             folder=self._folder.path,
             module=module,
-            tokenizer=self._tokenizer,
-            identity=self._backend.identity,
             readout=self._readout,
-            attention=self._own_attention,
-            context_size=self._recipe.method.context_size,
+            open_backend=partial(self._inference_backend, module),
         )
+
+    @contextlib.contextmanager
+    def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
+        """Yield the trained model as a backend in inference mode, and restore training mode afterwards."""
+        model = unwrap_adapted_model(module.model)
+        if module.gather_model:
+            model = module.gather_model(str(model.device))
+        training, attention = module.model.training, model.config._attn_implementation
+        model.set_attn_implementation(self._own_attention)
+        options = BackendOptions(context_size=self._recipe.method.context_size)
+        try:
+            yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
+        finally:
+            if module.is_sharded:
+                reshard_weights(module)
+            model.set_attn_implementation(attention)
+            module.model.train(training)
 
     def _stopped_early(self, checkpoint: Path) -> bool:
         """Return whether early stopping ended the training at this checkpoint; transformers does not store this."""

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
 from rerank.assemble import RankerSetup
-from rerank.backends.hf import Hf
 from rerank.evaluation import Comparison
 from rerank.finetune.trainer.adapter_folder import write_current_head_list
-from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule
 from rerank.finetune.trainer.processes import is_main_training_process
 from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.weight_sharding import reshard_weights
 from rerank.io.run_files import read_run, write_run
-from rerank.tasks import Backend, BackendOptions
+from rerank.tasks import Backend
 from rerank.types import Run
 
 #: Files with the rankings of the validation queries by the first stage, the untrained model and the trained model.
@@ -36,11 +32,8 @@ class ValidationRankings:
         setup: Method of the recipe.
         folder: Folder of the training.
         module: The module that is trained.
-        tokenizer: Tokenizer of the model.
-        identity: Identity of the base model.
         readout: Trained attention scores of the passages, for the judge `attention`; None without such losses.
-        attention: Name of the attention implementation of inference.
-        context_size: Context size of the recipe; None for that of the model.
+        open_backend: Function that returns a context in which the model is a backend in inference mode.
         best: Best validation of this process: value of the measure, and the rankings.
     """
 
@@ -48,11 +41,8 @@ class ValidationRankings:
     setup: RankerSetup
     folder: Path
     module: ListwiseModule
-    tokenizer: Any
-    identity: Mapping[str, str]
     readout: AttentionScorer | None
-    attention: str
-    context_size: int | None
+    open_backend: Callable[[], AbstractContextManager[Backend]]
     best: tuple[float, Run] | None = field(default=None, init=False)
 
     def write_before_training(self) -> None:
@@ -84,31 +74,13 @@ class ValidationRankings:
         comparison, measure = self.validation.compare_runs(runs), self.validation.measure
         return comparison, {name: {measure: run.mean} for name, run in zip(files, comparison.runs, strict=True)}
 
-    @contextlib.contextmanager
-    def _inference_backend(self) -> Iterator[Hf]:
-        """Yield the model as a backend in inference mode, and restore training mode afterwards."""
-        module = self.module
-        model = unwrap_adapted_model(module.model)
-        if module.gather_model:
-            model = module.gather_model(str(model.device))
-        training, attention = module.model.training, model.config._attn_implementation
-        model.set_attn_implementation(self.attention)
-        options = BackendOptions(context_size=self.context_size)
-        try:
-            yield Hf(model.eval(), self.tokenizer, identity=self.identity, options=options)
-        finally:
-            if module.is_sharded:
-                reshard_weights(module)
-            model.set_attn_implementation(attention)
-            module.model.train(training)
-
     def _rank(self, name: str) -> tuple[Run, float]:
         """Rerank the candidates with the current model; return the run and the windows' failure rate."""
-        with self._inference_backend() as backend, torch.no_grad():
+        with self.open_backend() as backend, torch.no_grad():
             readout = self.readout if self.setup.method.judge.name == "attention" else None
             heads = write_current_head_list(self.folder, readout, backend.identity) if readout else None
             options = {"heads": str(heads)} if heads else {}
-            judge = self.setup.open_judge(cast(Backend, backend), **options)
+            judge = self.setup.open_judge(backend, **options)
             return self.validation.rank(self.setup.strategy, judge, name)
 
     def _rank_into(self, file: str) -> None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, cast
 
-from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -158,12 +156,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
-        self.remove_callback(PrinterCallback)
-        self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
-        self._loss_values = {}
-        self.tokens = 0
-        self.folder = Path(str(args.output_dir))
-        self._epochs = places.epochs
+        self._use_recipe(places, optimizer, kept, validate)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

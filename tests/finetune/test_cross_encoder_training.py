@@ -26,10 +26,11 @@ from rerank.finetune.component_registry import LOSSES, make_training_components 
 from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
 from rerank.finetune.losses.base import ListTarget  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
 from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
+from rerank.finetune.trainer.training_data import read_training_and_held_out_lists, read_training_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
@@ -121,6 +122,23 @@ def test_the_loss_is_that_of_the_scores(encoder: Path, collection: Path, tmp_pat
     assert result.loss == pytest.approx(float(LOSSES.get("margin-mse")()(scores, target)), abs=1e-5)
 
 
+def test_the_loss_on_held_out_lists_selects_the_weights(encoder: Path, collection: Path, tmp_path: Path) -> None:
+    """The measured loss is that of the scores that the saved model gives, without dropout."""
+    tables = TABLES | {"losses": [{"name": "margin-mse"}], "validation": {"share": 0.3, "every": 1}}
+    asked = recipe(encoder, collection, **tables, data={"documents": 99})
+    result = train_adapter(asked, tmp_path / "out", device="cpu")
+
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(tmp_path / "out"), device="cpu", activation_fn=torch.nn.Identity())
+    values = []
+    for held in read_training_and_held_out_lists(asked)[1]:
+        scores = torch.tensor(model.predict([(held.query.text, doc.text) for doc in held.docs]))
+        target = ListTarget(ranks=torch.tensor(held.ranks), scores=torch.tensor(held.scores))
+        values.append(float(LOSSES.get("margin-mse")()(scores, target)))
+    assert result.validation == {"held-out loss": pytest.approx(sum(values) / len(values), abs=1e-5)}
+
+
 def test_a_model_with_two_labels_is_trained_by_its_log_odds(collection: Path, tmp_path: Path) -> None:
     two = encoder_folder(tmp_path / "two", num_labels=2)
     train_adapter(recipe(two, collection, **TABLES, validation=validation(collection)), tmp_path / "out", device="cpu")
@@ -196,6 +214,11 @@ def test_sharding_is_refused_in_the_words_of_the_recipe(encoder: Path, collectio
     sharded = asked.model_copy(update={"training": asked.training.model_copy(update={"fsdp": True})})
     with raises(UsageError, "fsdp = true"):
         check_cross_encoder_recipe(sharded, make_training_components(asked), backend="cross_encoder")
+
+
+def test_an_estimate_is_refused(encoder: Path, collection: Path) -> None:
+    with raises(UsageError, "method = 'cross-encoder'"):
+        estimate_training(recipe(encoder, collection, **TABLES), processes=1, device="cpu")
 
 
 def test_several_processes_are_refused(encoder: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.label_files import read_labels
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
 from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.models import resolve_model_name
@@ -39,9 +40,16 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The components do not fit together, or the sizes of model or optimizer state are not known.
+        UsageError: The components do not fit together, the recipe trains a cross-encoder, or the sizes of model or
+            optimizer state are not known.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
+    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
+        raise UsageError(
+            f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
+            expected="a recipe for a language model with a decoder",
+            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
+        )
     components, table = make_training_components(recipe), recipe.training
     options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
     model = make_empty_model(resolve_model_name(recipe.model), options)

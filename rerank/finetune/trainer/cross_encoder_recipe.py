@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
+from rerank.assemble import RankerConfig, plan_ranker
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
+from rerank.methods import Method
 
 #: The judge of the method ``cross-encoder``.
 CROSS_ENCODER_JUDGE = "relate"
 _BACKEND = "cross_encoder"
+
+
+def method_of_recipe(recipe: Recipe) -> Method:
+    """Return the method that a recipe trains for; nothing is loaded."""
+    return plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
 def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:

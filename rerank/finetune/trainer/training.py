@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.assemble import RankerConfig, plan_ranker
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, check_cross_encoder_recipe
+from rerank.finetune.trainer.cross_encoder_recipe import (
+    CROSS_ENCODER_JUDGE,
+    check_cross_encoder_recipe,
+    method_of_recipe,
+)
 from rerank.finetune.trainer.processes import peak_training_memory_mb
 from rerank.finetune.trainer.reporting import pick_reporting_services, reporting_environment
 from rerank.models import resolve_model_name
@@ -89,7 +92,7 @@ def train_adapter(
             component.check_machine()
     services = pick_reporting_services(report_to)
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
-    method = plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
+    method = method_of_recipe(recipe)
     if is_cross_encoder := method.judge.name == CROSS_ENCODER_JUDGE:
         check_cross_encoder_recipe(recipe, components, backend=method.backend)
     from rerank.finetune.trainer.training_run import TrainingRun

@@ -97,15 +97,17 @@ class UsageError(RerankError):
 class UnknownNameError(UsageError):
     """A name is not registered; the message suggests the nearest ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed") -> None:
-        """Build the message from the unknown and the known names, or from ``if_none`` if no name is known."""
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed", most: int = _MAX_NAMES
+    ) -> None:
+        """Build the message from the unknown and at most ``most`` known names, or from ``if_none`` if none is known."""
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        more = f" and {len(choices) - _MAX_NAMES} more" if len(choices) > _MAX_NAMES else ""
+        more = f" and {len(choices) - most} more" if len(choices) > most else ""
         super().__init__(
             f"Unknown {kind} {name!r}",
-            expected=f"one of: {', '.join(choices[:_MAX_NAMES])}{more}" if choices else "",
+            expected=f"one of: {', '.join(choices[:most])}{more}" if choices else "",
             remedy=hint if choices else if_none,
         )
         self.suggestions = near

@@ -41,10 +41,8 @@ class PeftPreset(NamedPeftAdapter):
 
     def peft_options(self) -> Mapping[str, Any]:
         """Return the options under the names that they have in peft, and the fixed fields."""
-        options: dict[str, Any] = {
-            option["field"]: self._value_of(name) for name, option in self.preset["options"].items()
-        }
-        return options | dict(self.preset.get("fixed", {}))
+        options = self.preset["options"].items()
+        return {option["field"]: self._value_of(name) for name, option in options} | self.preset.get("fixed", {})
 
     def _value_of(self, name: str) -> Any:
         value, factor = getattr(self, name), self.preset["options"][name].get("times_r")

@@ -15,15 +15,19 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
+from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.components import PARAMETER_KINDS  # noqa: E402
 from rerank.selector import Selector, build_from_selector_options  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*projection_prng_key.*"),  # RandLoRA and VeRA on loading: it is in their cards
     pytest.mark.filterwarnings("ignore:.*past_key_values.*:FutureWarning"),  # peft's ShadowPEFT, in every pass
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),  # peft's own, on loading
+    pytest.mark.filterwarnings("ignore:(Failed to load the CUDA extension|Setting boft_n):UserWarning"),  # BOFT
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),  # peft's LN tuning, on its own targets
 ]
 
 
@@ -53,6 +57,8 @@ CONFIGURATIONS = (
 )
 #: Configurations whose size depends on which layers are norms, feed-forward or neighbours of each other.
 COUNTED_ELSEWHERE = ("peft:config=ia3", "peft:config=ln_tuning", "peft:config=lily,r=4")
+#: peft does not convert the inputs and outputs of these layers, so that trained float32 weights do not fit 16 bits.
+ONLY_32_BITS = ("peft:config=ln_tuning",)
 NAMES = [*(name for name in ADAPTERS.names() if name != "peft"), *CONFIGURATIONS]
 
 
@@ -221,6 +227,10 @@ def test_what_trains_is_all_that_a_checkpoint_needs(name: str) -> None:
 
 
 def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
+    if name in ONLY_32_BITS:
+        with raises(UsageError, "data type"):
+            make_adapter(name).attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
+        return
     adapter = make_adapter(name)
     model = adapter.attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
     assert all(map(torch.isfinite, map(torch.tensor, train(model))))
@@ -236,6 +246,8 @@ def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
 
 def test_what_trains_is_wide_in_a_model_of_16_bits(name: str) -> None:
     """Except the model's own weights, which keep the data type in which they were loaded."""
+    if name in ONLY_32_BITS:
+        pytest.skip("it is refused")
     model = make_adapter(name).attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
     kinds = {one.dtype for one in model.parameters() if one.requires_grad}
     assert kinds == {torch.bfloat16 if name == "full" else torch.float32}
@@ -260,7 +272,8 @@ def test_the_first_layers_alone(name: str) -> None:
     trained = {key: one for key, one in attach_to_tiny_model(adapter).named_parameters() if one.requires_grad}
     assert not any(".model.layers.1." in key for key in trained)
     assert any(".model.layers.0." in key for key in trained)
-    assert adapter.count_trainable(adapter.shapes(tiny_model())) == sum(one.numel() for one in trained.values())
+    if name not in COUNTED_ELSEWHERE:
+        assert adapter.count_trainable(adapter.shapes(tiny_model())) == sum(one.numel() for one in trained.values())
 
 
 def against_vllm(folder: Path) -> list[str]:

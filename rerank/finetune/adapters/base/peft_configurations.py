@@ -44,13 +44,13 @@ def find_peft_type(name: str) -> PeftType:
     return known[_comparable_name(name)]
 
 
-def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list[str] | None, *, seed: int) -> Any:
+def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list[str], *, seed: int) -> Any:
     """Return a configuration of peft for a causal language model.
 
     Args:
         name: Its type or class name.
         options: Values of its fields, as a recipe contains them.
-        targets: Names of the adapted modules, unless ``options`` has ``target_modules``; None for peft's own choice.
+        targets: Names of the adapted modules, unless ``options`` has ``target_modules``.
         seed: Value of all fields for seeds that ``options`` omits.
 
     Raises:
@@ -79,8 +79,8 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
         ) from error
 
 
-def default_target_modules(name: str, targets: LinearTargets, model: Any) -> list[str] | None:
-    """Return the names of the selected linear layers; None for a method that peft applies to modules of other kinds.
+def default_target_modules(name: str, targets: LinearTargets, model: Any) -> list[str]:
+    """Return the names of the selected linear layers, or modules of other kinds if peft applies the method to those.
 
     peft knows the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
 
@@ -88,10 +88,10 @@ def default_target_modules(name: str, targets: LinearTargets, model: Any) -> lis
         UsageError: The model has no such layers.
     """
     mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[find_peft_type(name)], "target_module_mapping", {})
-    usual = mapping.get(model.config.model_type, ())
-    modules = [module for key, module in model.named_modules() if key.rpartition(".")[2] in usual]
-    if modules and not any(isinstance(module, torch.nn.Linear) for module in modules):
-        return None
+    suffixes = mapping.get(model.config.model_type, ())
+    usual = {key: module for key, module in model.named_modules() if key.rpartition(".")[2] in suffixes}
+    if usual and not any(isinstance(module, torch.nn.Linear) for module in usual.values()):
+        return [key for key in usual if targets.selects(key)]
     return targets.module_names(model)
 
 

@@ -63,7 +63,7 @@ def convert_peft_errors(configuration: str) -> Iterator[None]:
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, UserWarning) as error:
         raise UsageError(
             f"The configuration {configuration!r} of peft does not fit the model: {error}",
-            expected="options that fit the sizes and the architecture of the model",
+            expected="options that fit the sizes, the architecture and the data type of the model",
         ) from error
 
 

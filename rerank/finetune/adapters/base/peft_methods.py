@@ -59,7 +59,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
 
         options = self.peft_options()
         given = "target_modules" in options
-        targets = None if given else peft_configurations.default_target_modules(self.configuration, self, model)
+        targets = [] if given else peft_configurations.default_target_modules(self.configuration, self, model)
         return peft_configurations.make_peft_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

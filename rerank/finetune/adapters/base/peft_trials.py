@@ -44,7 +44,7 @@ def try_peft_configuration(name: str, options: Mapping[str, Any]) -> PeftBehavio
         logits = _logits(model, ids)
         try:
             given = "target_modules" in options
-            targets = None if given else default_target_modules(name, LinearTargets(), model)
+            targets = [] if given else default_target_modules(name, LinearTargets(), model)
             config = make_peft_configuration(name, options, targets, seed=0)
             with convert_peft_errors(name):
                 wrapped = wrap_model_with_adapter(model, config, seed=0)

@@ -78,9 +78,9 @@ def test_the_weight_is_that_of_the_paper(selector: str, formula: Callable[[Any, 
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.01)
     w = tiny_model().get_submodule(DOWN).weight.detach().double().numpy()
     wanted = formula(model.get_submodule(f"base_model.model.{DOWN}"), w)
     merged = model.merge_and_unload().get_submodule(DOWN).weight.detach().double().numpy()
-    assert np.abs(wanted - w).max() > 1e-3
-    assert np.allclose(merged, wanted, atol=1e-5)
+    assert np.abs(wanted - w).max() > 2e-4
+    assert np.allclose(merged, wanted, atol=1e-6, rtol=1e-4)

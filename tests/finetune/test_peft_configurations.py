@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,12 @@ def test_targets_are_those_of_all_adapters_unless_the_configuration_says_otherwi
     assert len(adapted(config="hra")) == 2 * 7
     assert adapted(config="hra", targets="q_proj", layers=1) == {"0.self_attn.q_proj"}
     assert adapted(config="hra", target_modules=["v_proj"], layers_to_transform=[1]) == {"1.self_attn.v_proj"}
+
+
+def test_options_stay_when_an_adapter_is_limited_to_fewer_layers() -> None:
+    adapter = made(config="boft", boft_block_size=8)
+    limited = dataclasses.replace(adapter, layers=1)
+    assert (limited.config, limited.layers, limited.options) == ("boft", 1, {"boft_block_size": 8})
 
 
 def test_seeds_come_from_the_recipe_unless_they_are_given(tmp_path: Path) -> None:

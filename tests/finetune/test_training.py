@@ -154,10 +154,12 @@ CONFIGURATIONS = [
     pytest.param({"config": "fourierft", "n_frequency": 200}, marks=pytest.mark.full),
     pytest.param({"config": "hra"}, marks=pytest.mark.full),
     pytest.param({"config": "ia3"}, marks=pytest.mark.full),
+    pytest.param({"config": "lily", "r": 4}, marks=pytest.mark.full),  # layers share tensors
     pytest.param({"config": "lora", "init_lora_weights": "pissa"}, marks=pytest.mark.full),
     pytest.param({"config": "miss", "r": 8}, marks=pytest.mark.full),
     pytest.param({"config": "psoft", "r": 8}, marks=pytest.mark.full),
     pytest.param({"config": "shira", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "vera", "r": 8}, marks=pytest.mark.full),  # with its random matrices in the checkpoint
 ]
 
 

@@ -42,10 +42,12 @@ class Peft(NamedPeftAdapter):
         config: str = "",
         targets: str | tuple[str, ...] = "all-linear",
         layers: int | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Store the name and the options; they are checked when the recipe is, because that needs peft."""
-        for name, value in {"config": config, "targets": targets, "layers": layers, "options": options}.items():
+        values = {"config": config, "targets": targets, "layers": layers, "options": {**(options or {}), **more}}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
 

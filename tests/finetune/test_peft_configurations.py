@@ -109,7 +109,8 @@ def test_options_stay_when_an_adapter_is_limited_to_fewer_layers() -> None:
 
 
 def test_seeds_come_from_the_recipe_unless_they_are_given(tmp_path: Path) -> None:
-    for options, seed in (({}, 5), ({"projection_prng_key": 11}, 11)):
+    given: list[tuple[dict[str, Any], int]] = [({}, 5), ({"projection_prng_key": 11}, 11)]
+    for options, seed in given:
         adapter = made(config="vera", r=4, **options)
         adapter.save(adapter.attach(tiny_model(), TinyBatches(), seed=5), tmp_path)
         saved = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))

@@ -42,7 +42,8 @@ class PeftPreset(NamedPeftAdapter):
     def peft_options(self) -> Mapping[str, Any]:
         """Return the options under the names that they have in peft, and the fixed fields."""
         options = self.preset["options"].items()
-        return {option["field"]: self._value_of(name) for name, option in options} | self.preset.get("fixed", {})
+        fixed: Mapping[str, Any] = self.preset.get("fixed", {})
+        return {**{option["field"]: self._value_of(name) for name, option in options}, **fixed}
 
     def _value_of(self, name: str) -> Any:
         value, factor = getattr(self, name), self.preset["options"][name].get("times_r")

@@ -10,6 +10,7 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base import Adapter
 from rerank.finetune.components import ParameterKind, RecipeComponents, RecipeConstraint
+from rerank.finetune.extra.adapters.base.peft_presets import peft_presets
 from rerank.finetune.extra.layers.base import CallbackPart
 from rerank.finetune.extra.objectives.base import Objective
 from rerank.finetune.extra.ranks.base import RankAllocation
@@ -20,7 +21,28 @@ from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
 
-ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
+
+class AdapterRegistry(Registry):
+    """The adapters: plug-ins, and names for configurations of peft that are in a table instead of a file."""
+
+    def names(self) -> list[str]:
+        """Return the sorted names of all plug-ins and of the table."""
+        return sorted({*super().names(), *peft_presets()})
+
+    def get(self, name: str) -> Any:
+        """Return the class with this name; those of the table are made from it.
+
+        Raises:
+            RerankError: As in `Registry.get`.
+        """
+        return peft_presets().get(name.replace("-", "_")) or super().get(name)
+
+    def is_experimental(self, name: str) -> bool:
+        """Return whether an adapter is a research method."""
+        return name.replace("-", "_") in peft_presets() or super().is_experimental(name)
+
+
+ADAPTERS = AdapterRegistry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
 LOSSES = Registry("finetune.losses", "loss")
 # All plug-ins of these packages are experimental.
@@ -61,11 +83,11 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
         objective.check(recipe, adapter)
-    if recipe.training.fsdp:
-        _check_weight_sharding(recipe, adapter, optimizer)
     for component in (adapter, optimizer, *losses):
         if isinstance(component, RecipeConstraint):
             component.check_recipe(recipe)
+    if recipe.training.fsdp:
+        _check_weight_sharding(recipe, adapter, optimizer)
     return RecipeComponents(
         adapter=adapter,
         optimizer=optimizer,

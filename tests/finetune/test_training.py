@@ -143,7 +143,20 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(
 ADAPTERS_HERE = [
     pytest.param(name, marks=[] if name == "adalora" else [pytest.mark.full])
     for name in ADAPTERS.names()
-    if not ADAPTERS.get(name).needs
+    if name != "peft" and not ADAPTERS.get(name).needs
+]
+#: The default suite resumes one configuration of peft, the full suite a sample of them.
+CONFIGURATIONS = [
+    {"config": "boft", "boft_block_size": 8},
+    pytest.param({"config": "fourierft", "n_frequency": 200}, marks=pytest.mark.full),
+    pytest.param({"config": "hra"}, marks=pytest.mark.full),
+    pytest.param({"config": "ia3"}, marks=pytest.mark.full),
+    pytest.param({"config": "lily", "r": 4}, marks=pytest.mark.full),  # layers share tensors
+    pytest.param({"config": "lora", "init_lora_weights": "pissa"}, marks=pytest.mark.full),
+    pytest.param({"config": "miss", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "psoft", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "shira", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "vera", "r": 8}, marks=pytest.mark.full),  # with its random matrices in the checkpoint
 ]
 
 
@@ -154,6 +167,15 @@ def test_every_adapter_is_gone_on_with_to_the_same_bits(
     small: dict[str, Any] = {key: {"r": 8} for key in ("loldu", "lift", "lora_sb", "lora_xs", "salt")}
     options = {**small, "adalora": {"r": 2, "init_r": 4, "delta_t": 1, "tfinal": 0.25}}.get(name, {})
     changes = {"adapter": {"name": name, **options}, "training": {"steps": 8, "save_every": 3}}
+    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
+
+
+@pytest.mark.filterwarnings("ignore:(Failed to load the CUDA extension|Setting boft_n):UserWarning")  # peft's BOFT
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=lambda options: options["config"])
+def test_configurations_of_peft_are_gone_on_with_to_the_same_bits(
+    model: Path, collection: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    changes = {"adapter": {"name": "peft", **options}, "training": {"steps": 8, "save_every": 3}}
     stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
 
 

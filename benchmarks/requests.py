@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -128,6 +128,20 @@ def refill(requests: int) -> float:
         return time.perf_counter() - began
 
 
+def seconds_on_servers(rankings: int, delays: Sequence[float]) -> float:
+    """Seconds of rankings with one request each over one server per delay, which takes 4 requests at a time."""
+    with contextlib.ExitStack() as stack:
+        urls = tuple(stack.enter_context(slow_server(delay)) for delay in delays)
+        shared = Reranker.from_pretrained(
+            "openai:slow", base_url=urls, method="fullrank", concurrency=4, context_size=8192
+        )
+        stack.enter_context(shared)
+        shared.rank("warm up", TEXTS)
+        began = time.perf_counter()
+        list(shared.rank_many((f"question {n}", TEXTS) for n in range(rankings)))
+        return time.perf_counter() - began
+
+
 async def overhead(calls: int, delay: float) -> float:
     """Median milliseconds of ``arank`` over a delay of 400 ms, without the delay; 20 passages, one caller."""
     with reranker(delay) as shared:
@@ -202,6 +216,9 @@ def main() -> None:
     result["deadline_error"] = max(value for key, value in result.items() if "deadline_error" in key)
     result["overhead_p50_ms"] = asyncio.run(overhead(settings.calls, 0.4))
     result["refill_seconds"] = refill(settings.requests)
+    alone = seconds_on_servers(settings.requests, [0.4])
+    result["speedup_2_servers"] = alone / seconds_on_servers(settings.requests, [0.4, 0.4])
+    result["speedup_and_slow_server"] = alone / seconds_on_servers(settings.requests, [0.4, 1.2])  # ideal: 4/3
     if all(settings.queries):
         result |= bytes_per_query(*settings.queries)
     for key, value in result.items():

@@ -98,9 +98,25 @@ class UnknownNameError(UsageError):
     """A name is not registered; the message suggests the nearest ones."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed", limit: int = _MAX_NAMES
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        if_none: str = "None is installed",
+        otherwise: str = "",
+        limit: int = _MAX_NAMES,
     ) -> None:
-        """Build the message from the unknown and ``limit`` known names, or from ``if_none`` if no name is known."""
+        """Build the message from the unknown and the known names.
+
+        Args:
+            kind: What is named.
+            name: The unknown name.
+            known: The known names.
+            if_none: The remedy if no name is known.
+            otherwise: The remedy if no known name is similar.
+            limit: Number of known names in the message.
+        """
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -108,7 +124,7 @@ class UnknownNameError(UsageError):
         super().__init__(
             f"Unknown {kind} {name!r}",
             expected=f"one of: {', '.join(choices[:limit])}{more}" if choices else "",
-            remedy=hint if choices else if_none,
+            remedy=(hint or otherwise) if choices else if_none,
         )
         self.suggestions = near
 

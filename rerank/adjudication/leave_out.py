@@ -27,7 +27,7 @@ from rerank.adjudication.run_groups import group_runs_by_name
 from rerank.errors import DataError
 from rerank.evaluation import ScoreMatrix, parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
-from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Grid, HasTables, TableReport
 from rerank.types import Qrels, Run
 
 _CAVEAT = (
@@ -37,7 +37,7 @@ _CAVEAT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveOutStudy:
+class LeaveOutStudy(HasTables):
     """Results of leaving groups out of a pool.
 
     Attributes:
@@ -71,7 +71,7 @@ class LeaveOutStudy:
             "notes": list(self.notes),
         }
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return a table with one row per measure and run, best first, and a statement of the summary."""
         heads = ["measure", "run", "group", "unique", "relevant", "mean", "without", "change", "rank", "fall", "tau"]
         rows = [
@@ -93,7 +93,7 @@ class LeaveOutStudy:
             f"{_cell_of_tau(row['lowest_tau'])} if one group is left out for all runs."
             for row in self.summary
         ]
-        return convert_tables_with_legend([Grid(heads, rows, left=3)], legend, self.notes, form)
+        return TableReport([Grid(heads, rows, left=3)], legend, self.notes)
 
 
 def leave_groups_out(

@@ -43,11 +43,13 @@ class RankerOptions(TypedDict, total=False):
     dtype: str | None
     device: str | None
     device_map: str | None
+    tensor_parallel_size: int | None
+    pipeline_parallel_size: int | None
     batch_size: int | None
     reuse: bool | None
     deterministic: bool | None
     trust_remote_code: bool | None
-    base_url: str | None
+    base_url: str | tuple[str, ...] | None
     concurrency: int | None
     timeout: float | None
     calibration: str | None
@@ -89,13 +91,16 @@ class RankerConfig:
         dtype: Data type of the weights.
         device: Torch device; ``auto`` selects the first accelerator.
         device_map: How to distribute a model over several devices; empty for one device.
+        tensor_parallel_size: With vLLM: number of GPUs over which to split every weight matrix.
+        pipeline_parallel_size: With vLLM: number of groups of GPUs over which to distribute the layers.
         batch_size: Number of requests per batch; None for the backend's default.
         reuse: For local models: compute a prompt prefix only once if several requests share it.
         deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
             its request.
         trust_remote_code: Run Python code from the model's repository.
-        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``.
-        concurrency: Number of concurrent requests to a server; None for the backend's default.
+        base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``; a tuple or list for
+            several servers that hold the same model.
+        concurrency: Number of concurrent requests to each server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
         calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for
             the file in the folder of the adapter or the trained model, if there is one.
@@ -122,6 +127,8 @@ class RankerConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
+    tensor_parallel_size: _Positive | None = None
+    pipeline_parallel_size: _Positive | None = None
     batch_size: _Positive | None = None
     reuse: bool = True
     deterministic: bool = False

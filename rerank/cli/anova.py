@@ -60,9 +60,8 @@ def anova_command(
     emit_output(
         result.to_dict(),
         form=form,
-        text=lambda: typer.echo(result.to_table("text")),
         rows="pairs",
-        table=result.to_table,
+        reports=[result.tables()],
     )
 
 

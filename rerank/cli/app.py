@@ -47,6 +47,11 @@ class _RootGroup(TyperGroup):
         with _argument_errors():
             return super().make_context(*arguments, **options)
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands by group, in the order of the help text."""
+        panels = {name: getattr(command, "rich_help_panel", "") for name, command in self.commands.items()}
+        return sorted(super().list_commands(ctx), key=lambda name: list(_GROUPS).index(panels[name]))
+
     def invoke(self, ctx: Any) -> Any:
         """Parse the arguments of a command and run it."""
         with _argument_errors():
@@ -117,8 +122,19 @@ def root_command(
     """
 
 
-_RANKING = (demo, run, serve, mcp, robustness, heads)
-_MEASURING = (evaluate, compare, power, anova, reproduce, calibrate, bench, leaderboard, mteb, qrels)
-_TRAINING = (label, train, transfer, inspect, merge)
-for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
-    module.register_cli_commands(app)
+#: The groups of commands in the help text, in this order.
+_GROUPS = {
+    "Rank": (demo, run, serve, mcp, robustness),
+    "Evaluate": (evaluate, compare, power, anova, reproduce, calibrate),
+    "Judge": (qrels,),
+    "Train": (label, train, transfer, inspect, merge, heads),
+    "Benchmark": (bench, leaderboard, mteb),
+    "Tools": (folders, data, prompts, tools),
+}
+for title, modules in _GROUPS.items():
+    for module in modules:
+        module.register_cli_commands(app)
+    registered: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for command in registered:
+        if command.rich_help_panel not in _GROUPS:
+            command.rich_help_panel = title

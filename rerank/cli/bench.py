@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_reports, print_table
 from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
@@ -200,10 +200,12 @@ def _print_bench_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dic
 
 
 def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
+    if not sys.stdout.isatty():
+        _print_bench_pairs(groups)
     for group in groups:
-        typer.echo(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
-        if group["comparison"]:
-            typer.echo(group["comparison"])
+        print_note(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
+        if group["comparison"] and sys.stdout.isatty():
+            print_reports([group["comparison"].tables()])
         _print_bench_means(group)
         _print_bench_spread(group)
         _print_bench_rivals(group)
@@ -220,15 +222,24 @@ def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results
         for result in results
         if result.summary
     ]
-    typer.echo("")
-    print_table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows)
+    print_table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows, further=True)
+
+
+def _print_bench_pairs(groups: Sequence[dict[str, Any]]) -> None:
+    """Print one table with the pairs of all groups, for a pipe."""
+    from rerank.io.table_formats import cell_text
+
+    places = ("collection", "first_stage", "depth")
+    tables = [(group, group["comparison"].tables().main) for group in groups if group["comparison"]]
+    rows = [[*(group[name] for name in places), *map(cell_text, row)] for group, grid in tables for row in grid.rows]
+    print_table([*places, *(tables[0][1].heads if tables else [])], rows)
 
 
 def _print_bench_means(group: dict[str, Any]) -> None:
     measures = list(group["systems"][0]["scores"]) if group["systems"] else []
     if len(measures) > 1:
         rows = [[row["system"], *(format_number_cell(row["scores"][m]) for m in measures)] for row in group["systems"]]
-        print_table(["means", *measures], rows)
+        print_table(["means", *measures], rows, further=True)
 
 
 def _print_bench_spread(group: dict[str, Any]) -> None:
@@ -242,7 +253,7 @@ def _print_bench_spread(group: dict[str, Any]) -> None:
             ]
             for row in systems
         ]
-        print_table(["over seeds", "seeds", "sd", "lowest", "highest"], rows)
+        print_table(["over seeds", "seeds", "sd", "lowest", "highest"], rows, further=True)
 
 
 def _print_bench_rivals(group: dict[str, Any]) -> None:
@@ -258,7 +269,7 @@ def _print_bench_rivals(group: dict[str, Any]) -> None:
         ]
         for row in group["rivals"]
     ]
-    print_table(["rival", *measures, "candidates", "in common"], rows)
+    print_table(["rival", *measures, "candidates", "in common"], rows, further=True)
     print_note(
         "Rivals are scored with the same qrels, but not tested. Their candidates differ unless they are marked same."
     )

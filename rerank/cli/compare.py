@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import TableFormatOption, emit_output, print_note
+from rerank.cli.output import TableFormatOption, WideOption, emit_output, print_note, print_reports
 from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.text_files import check_file_writable
@@ -18,6 +17,7 @@ from rerank.io.text_files import check_file_writable
 if TYPE_CHECKING:
     from rerank.evaluation.compared_runs import ComparedRuns
     from rerank.evaluation.comparison_family import ComparisonOptions
+    from rerank.io.table_formats import TableReport
 
 #: Number of pairs that a table on a terminal shows without --all.
 _PAIRS_ON_TERMINAL = 20
@@ -141,6 +141,7 @@ class ReportOptions:
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show all pairs on a terminal, not only the first {_PAIRS_ON_TERMINAL}.")
     ] = False
+    wide: WideOption = False
     form: TableFormatOption = "text"
 
 
@@ -284,10 +285,19 @@ def _emit_baseline_comparison(
 
     result = compare_with_baseline(compared.scores, compared.measures, baseline, options, judged=compared.judged)
     result = replace(result, notes=(*result.notes, *compared.notes))
-    emit_output(result.to_dict(), form=report.form, text=lambda: typer.echo(result), rows="rows", table=result.to_table)
+    _emit_compared(result.to_dict(), [result.tables()], report, rows="rows")
     if report.picture is not None:
         plot_baseline_comparison(result, report.picture)
         print_note(f"plot: {report.picture}")
+
+
+def _emit_compared(content: dict[str, Any], reports: list[TableReport], report: ReportOptions, **rows: Any) -> None:
+    most_rows = None if report.show_all else _PAIRS_ON_TERMINAL
+
+    def text() -> None:
+        print_reports(reports, wide=report.wide, most_rows=most_rows)
+
+    emit_output(content, form=report.form, text=text, reports=reports, **rows)
 
 
 def _emit_matrix_decisions(compared: ComparedRuns, options: ComparisonOptions, report: ReportOptions) -> None:
@@ -300,13 +310,7 @@ def _emit_matrix_decisions(compared: ComparedRuns, options: ComparisonOptions, r
     matrix = replace(ScoreMatrix.from_scores(compared.scores, compared.measures[0]), measure="")
     decisions = compare_all_runs(matrix, options.test, options.correction, alpha=options.alpha)
     decisions = replace(decisions, notes=(*decisions.notes, *compared.notes))
-    emit_output(
-        decisions.to_dict(),
-        form=report.form,
-        text=lambda: typer.echo(decisions),
-        rows="means",
-        table=decisions.to_table,
-    )
+    _emit_compared(decisions.to_dict(), [decisions.tables()], report, rows="means")
     if report.picture is not None:
         plot_comparison(decisions, report.picture)
         print_note(f"plot: {report.picture}")
@@ -316,14 +320,7 @@ def _emit_comparison_of_pairs(compared: ComparedRuns, options: ComparisonOptions
     from rerank.evaluation.comparison import compare_evaluated_measures
 
     result = compare_evaluated_measures(compared.scores, compared.measures, options).with_notes(compared.notes)
-    most = None if report.show_all or not sys.stdout.isatty() else _PAIRS_ON_TERMINAL
-    emit_output(
-        result.to_dict(),
-        form=report.form,
-        text=lambda: typer.echo(result.to_table("text", most_pairs=most)),
-        table=result.to_table,
-        records=result.pairs(),
-    )
+    _emit_compared(result.to_dict(), result.reports(), report, records=result.pairs())
     if report.picture is not None:
         result.comparisons[0].plot(report.picture)
         print_note(f"plot: {report.picture}")

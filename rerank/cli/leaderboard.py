@@ -114,7 +114,7 @@ def build_leaderboard_command(
         form=form,
         text=lambda: _print_leaderboard(content),
         rows="boards",
-        table=lambda chosen: "\n\n".join(board_table(board, table, chosen) for board, table in standings),
+        reports=[board_table(board, table) for board, table in standings],
         records=[row for board, table in standings for row in board_records(board, table)] if form == "csv" else None,
     )
 

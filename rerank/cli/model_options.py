@@ -30,17 +30,21 @@ class ModelLoadOptions:
         int | None, typer.Option(min=1, help="Number of prompts per batch.", rich_help_panel=PANEL)
     ] = None
     base_url: Annotated[
-        str | None,
-        typer.Option(help="Address of the server of an openai:, api: or decisions: model.", rich_help_panel=PANEL),
+        list[str] | None,
+        typer.Option(
+            help="Address of the server of an openai:, api: or decisions: model; repeatable for several servers.",
+            rich_help_panel=PANEL,
+        ),
     ] = None
 
     def options(self) -> BackendOptions:
         """Return the options in the form that `rerank.models.open_model_backend` accepts."""
         from rerank.models import BackendOptions
 
+        addresses = tuple(self.base_url or [""])
         return BackendOptions(
             device=self.device or "auto",
             dtype=self.dtype or "auto",
             batch_size=self.batch_size,
-            base_url=self.base_url or "",
+            base_url=addresses[0] if len(addresses) == 1 else addresses,
         )

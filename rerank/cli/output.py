@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rerank.errors import RerankError
 from rerank.terminal_text import strip_terminal_control_characters, unstripped_output_stream
+
+if TYPE_CHECKING:
+    from rerank.io.table_formats import Grid, TableReport
 
 Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[
@@ -26,6 +30,17 @@ TableFormatOption = Annotated[
         help="Output format: text, json, jsonl (one object per line), csv, latex (booktabs), markdown or html.",
     ),
 ]
+WideOption = Annotated[bool, typer.Option("--wide", help="Show all columns on a terminal.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Options for the output of a command whose result is a wide table."""
+
+    wide: WideOption = False
+    form: TableFormatOption = "text"
+
+
 #: Characters that JSON may contain unescaped, and that a terminal may obey.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -34,9 +49,9 @@ def emit_output(
     content: Mapping[str, Any] | Sequence[Any],
     *,
     form: TableFormat,
-    text: Callable[[], None],
+    text: Callable[[], None] | None = None,
     rows: str = "",
-    table: Callable[[Any], str] | None = None,
+    reports: Sequence[TableReport] = (),
     records: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
     """Print one result in the requested format.
@@ -44,19 +59,21 @@ def emit_output(
     Args:
         content: The result, which ``json`` prints as one object or list.
         form: The output format.
-        text: Function that prints the result as text.
+        text: Function that prints the result as text; if omitted, ``reports`` are printed.
         rows: Key of the list whose items ``jsonl`` prints one per line; if empty, the whole result is one line.
-        table: Function that returns the result in the formats latex, markdown and html; needed if they can be chosen.
+        reports: The result as tables; needed if latex, markdown or html can be chosen.
         records: Rows that ``csv`` and ``jsonl`` print instead of those under ``rows``.
     """
-    if form in ("latex", "markdown", "html") and table is not None:
-        typer.echo(table(form))
+    if form in ("latex", "markdown", "html"):
+        typer.echo("\n\n".join(report.format(form) for report in reports))
     elif form == "csv":
         from rerank.io.csv_tables import convert_rows_to_csv
 
         typer.echo(convert_rows_to_csv(_output_rows(content, rows) if records is None else records), nl=False)
-    elif form == "text":
+    elif form == "text" and text is not None:
         text()
+    elif form == "text":
+        print_reports(reports)
     elif form == "json":
         typer.echo(format_json_output(content, indent=None if not sys.stdout.isatty() else 2))
     else:
@@ -76,27 +93,71 @@ def _output_rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterab
     return content[key] if key else [content]
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table on stdout. It is formatted for reading on a terminal, and tab-separated in a pipe or file."""
-    if not sys.stdout.isatty():
-        typer.echo("\t".join(headers))
-        for row in rows:
-            typer.echo("\t".join(str(cell) for cell in row))
+def print_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    minor: Collection[str] = (),
+    wide: bool = False,
+    further: bool = False,
+) -> None:
+    """Print a table on stdout. It is formatted for reading on a terminal, and tab-separated in a pipe or file.
+
+    Args:
+        headers: Heads of the columns.
+        rows: The cells; everything is converted to text.
+        title: A line above the table, on a terminal.
+        minor: Heads of columns that a terminal shows only if ``wide`` is set.
+        wide: Show all columns on a terminal.
+        further: The table is not the main one, so it goes to stderr if stdout is a pipe or a file.
+    """
+    from rerank.io.table_formats import Grid, TableReport
+
+    cells = [list(map(str, row)) for row in rows]
+    if further and not sys.stdout.isatty():
+        for row in [headers, *cells]:
+            print_note("\t".join(row))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    if title and sys.stdout.isatty():
+        typer.echo(f"{title}\n")
+    hidden = [index for index, head in enumerate(headers) if head in minor]
+    print_reports([TableReport([Grid(headers, cells, minor=hidden)])], wide=wide)
 
-    def cell_text(cell: object) -> Text:
-        return Text(strip_terminal_control_characters(str(cell)))
 
-    table = Table(title=cell_text(title) if title else None, box=box.SIMPLE_HEAD)
-    for column, header in enumerate(headers):
-        table.add_column(cell_text(header), justify="left" if column == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(cell_text, row))
-    Console().print(table)
+def print_reports(reports: Sequence[TableReport], *, wide: bool = False, most_rows: int | None = None) -> None:
+    """Print tables with their legends and notes, so that they fit the terminal.
+
+    A pipe or file gets only the main table, tab-separated and complete, with a column for the measure if there is one;
+    legends and notes then go to stderr.
+
+    Args:
+        reports: The tables.
+        wide: Show all columns on a terminal.
+        most_rows: Largest number of rows of the main table that a terminal shows; None for all.
+    """
+    if not sys.stdout.isatty():
+        _print_tab_separated([(report.measure, report.main) for report in reports])
+        for line in dict.fromkeys(line for report in reports for line in (*report.legend, *report.notes)):
+            print_note(line)
+        return
+    from rerank.cli.terminal_tables import print_terminal_report
+
+    for number, report in enumerate(reports):
+        if number:
+            typer.echo("")
+        print_terminal_report(report, wide=wide, most_rows=most_rows)
+
+
+def _print_tab_separated(tables: Sequence[tuple[str, Grid]]) -> None:
+    from rerank.io.table_formats import cell_text
+
+    has_measures = any(measure for measure, _ in tables)
+    typer.echo("\t".join([*(["measure"] if has_measures else []), *tables[0][1].heads]))
+    for measure, grid in tables:
+        for row in grid.rows:
+            cells = [*([measure] if has_measures else []), *map(cell_text, row)]
+            typer.echo("\t".join(" ".join(cell.split()) for cell in cells))
 
 
 def print_note(message: str) -> None:

@@ -59,9 +59,8 @@ def power_command(
     emit_output(
         report.to_dict(),
         form=form,
-        text=lambda: typer.echo(report.to_table("text")),
         rows="rows",
-        table=report.to_table,
+        reports=[report.tables()],
     )
     for note in compared.notes:
         print_note(note)
@@ -98,7 +97,6 @@ def worth_command(
     emit_output(
         report.to_dict(),
         form=form,
-        text=lambda: typer.echo(report.to_table("text")),
         rows="rows",
-        table=report.to_table,
+        reports=[report.tables()],
     )

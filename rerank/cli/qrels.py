@@ -14,8 +14,9 @@ from rerank.cli import qrels_compare as comparing
 from rerank.cli import qrels_judge as judging
 from rerank.cli import qrels_leave_out as leave_out
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, TableFormatOption, emit_output, print_note, print_table
+from rerank.cli.output import FormatOption, TableOptions, emit_output, print_note, print_table
 from rerank.cli.qrels_verdicts import (
+    MINOR_COLUMNS,
     VERDICT_COLUMNS,
     ProcedureOptions,
     format_procedure_cell,
@@ -104,6 +105,7 @@ class StudyOptions:
 def study_command(
     options: StudyOptions,
     procedure: ProcedureOptions,
+    table: TableOptions,
     *,
     runs: RunsArgument,
     qrels: Annotated[str, typer.Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
@@ -111,7 +113,6 @@ def study_command(
         Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
     ] = None,
     names: NamesOption = None,
-    form: TableFormatOption = "text",
 ) -> None:
     """Simulate judging fewer documents and report which significant differences between runs are preserved.
 
@@ -136,10 +137,10 @@ def study_command(
     content = result.to_dict()
     emit_output(
         content,
-        form=form,
-        text=lambda: _print_study(content),
+        form=table.form,
+        text=lambda: _print_study(content, wide=table.wide),
         rows="results",
-        table=lambda chosen: table_of_qrels_study(content, families, chosen, ("method", "budget")),
+        reports=[table_of_qrels_study(content, families, ("method", "budget"))],
     )
 
 
@@ -229,7 +230,7 @@ def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(methods)
 
 
-def _print_study(content: dict[str, Any]) -> None:
+def _print_study(content: dict[str, Any], *, wide: bool) -> None:
     for row in content["gold"]["all"]:
         print_note(
             f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
@@ -240,7 +241,7 @@ def _print_study(content: dict[str, Any]) -> None:
         [r["method"], r["budget"], r["measure"], format_procedure_cell(r), *format_verdict_cells(r)]
         for r in content["results"]
     ]
-    print_table([*heads, *(name.replace("_", " ") for name in VERDICT_COLUMNS)], cells)
+    print_table([*heads, *(name.replace("_", " ") for name in VERDICT_COLUMNS)], cells, minor=MINOR_COLUMNS, wide=wide)
     for row in content.get("repeats", ()):
         print_note(
             f"{row['system']}: mean of {row['runs']} runs, {row['measure']} {row['mean']:.4f}; standard deviation of "

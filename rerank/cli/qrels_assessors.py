@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run_files import NamesOption, RunsArgument, expand_run_arguments, read_named_runs, short_run_names
 from rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerank.io.table_formats import TableReport
 
 _AGREEMENT = "Example: rerank qrels agreement qrels.txt pydoc --relevant 1 --by-topic"
 _ESTIMATE = "Example: rerank qrels estimate a.trec b.trec --people qrels.txt --predicted pydoc --baseline a.trec"
@@ -110,7 +113,7 @@ def agreement_command(
         form=form,
         text=lambda: _print_agreement(content, options.kappa, by_topic=options.by_topic),
         rows="pairs",
-        table=lambda chosen: _table_of_agreement(content, options.kappa, chosen),
+        reports=[_table_of_agreement(content, options.kappa)],
     )
 
 
@@ -130,9 +133,9 @@ def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) ->
     return [[a, *(cells.get((a, b), "") for b in assessors)] for a in assessors]
 
 
-def _table_of_agreement(content: Mapping[str, Any], kappa: str, form: Any) -> str:
+def _table_of_agreement(content: Mapping[str, Any], kappa: str) -> TableReport:
     """Return the matrix of kappas as a table for a paper, with alpha in its caption."""
-    from rerank.io.table_formats import Grid, convert_tables_with_legend
+    from rerank.io.table_formats import Grid, TableReport
 
     alphas = (f"{level} {_format_interval_cell(**found)}" for level, found in content["alpha"].items())
     legend = [
@@ -141,17 +144,23 @@ def _table_of_agreement(content: Mapping[str, Any], kappa: str, form: Any) -> st
         f"Krippendorff's alpha: {'; '.join(alphas)}.",
     ]
     grid = Grid(["", *content["assessors"]], _kappa_matrix(content, kappa, intervals=True))
-    return convert_tables_with_legend([grid], legend, [], form)
+    return TableReport([grid], legend)
 
 
 def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) -> None:
     from rerank.adjudication.assessor_panel import LEAST_TOPICS
 
-    print_table([kappa.replace("_", " "), *content["assessors"]], _kappa_matrix(content, kappa, intervals=False))
+    print_table(
+        [kappa.replace("_", " "), *content["assessors"]],
+        _kappa_matrix(content, kappa, intervals=False),
+        further=by_topic,
+    )
     levels = content["alpha"]
     if content["relevant"] is not None:
         levels = {"nominal": levels["nominal"]}  # all levels are the same for two grades
-    print_table(["alpha", ""], [[level, _format_interval_cell(**found)] for level, found in levels.items()])
+    print_table(
+        ["alpha", ""], [[level, _format_interval_cell(**found)] for level, found in levels.items()], further=True
+    )
     if by_topic:
         rows = [
             [row["topic"], row["documents"], *(format_number_cell(row[v], 3) for v in levels)]
@@ -217,15 +226,14 @@ def estimate_command(
     emit_output(
         content,
         form=form,
-        text=lambda: typer.echo(_table_of_estimates(content, "text")),
         rows="rows",
-        table=lambda chosen: _table_of_estimates(content, chosen),
+        reports=[_table_of_estimates(content)],
     )
 
 
-def _table_of_estimates(content: Mapping[str, Any], form: Any) -> str:
+def _table_of_estimates(content: Mapping[str, Any]) -> TableReport:
     """Return one row per run: the estimate beside that from people alone and that of the model alone."""
-    from rerank.io.table_formats import Grid, convert_tables_with_legend
+    from rerank.io.table_formats import Grid, TableReport
 
     rows = [
         [
@@ -244,4 +252,4 @@ def _table_of_estimates(content: Mapping[str, Any], form: Any) -> str:
         f"{content['topics_of_model_only']} only by the model ({content['topics_left_out']} topics omitted)."
     ]
     heads = ["run", "measure", "estimate", "people only", "model only", "weight of the model"]
-    return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, content["notes"], form)
+    return TableReport([Grid(heads, rows, left=2)], legend, content["notes"])

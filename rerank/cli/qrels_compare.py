@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import TableFormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.output import TableOptions, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.qrels_verdicts import (
+    MINOR_COLUMNS,
     VERDICT_COLUMNS,
     ProcedureOptions,
     format_procedure_cell,
@@ -67,6 +68,7 @@ class SamplingOptions:
 def compare_qrels_command(
     procedure: ProcedureOptions,
     sampling: SamplingOptions,
+    table: TableOptions,
     *,
     files: Annotated[
         list[str],
@@ -74,7 +76,6 @@ def compare_qrels_command(
     ],
     runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
     names: NamesOption = None,
-    form: TableFormatOption = "text",
 ) -> None:
     """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
 
@@ -105,16 +106,17 @@ def compare_qrels_command(
     }
     emit_output(
         content,
-        form=form,
-        text=lambda: _print_qrels_comparison(content),
+        form=table.form,
+        text=lambda: _print_qrels_comparison(content, wide=table.wide),
         rows="results",
-        table=lambda chosen: table_of_qrels_study(content, families, chosen),
+        reports=[table_of_qrels_study(content, families)],
     )
 
 
-def _print_qrels_comparison(content: dict[str, Any]) -> None:
+def _print_qrels_comparison(content: dict[str, Any], *, wide: bool) -> None:
     cells = [[r["measure"], format_procedure_cell(r), *format_verdict_cells(r)] for r in content["results"]]
-    print_table(["measure", "test", *(name.replace("_", " ") for name in VERDICT_COLUMNS)], cells)
+    heads = ["measure", "test", *(name.replace("_", " ") for name in VERDICT_COLUMNS)]
+    print_table(heads, cells, minor=MINOR_COLUMNS, wide=wide)
     for row in content["results"]:
         bounds = {name: row["interval"][name] for name in _WITH_INTERVAL if row.get("interval", {}).get(name)}
         if shown := [f"{name} [{low:.3f}, {high:.3f}]" for name, (low, high) in bounds.items()]:

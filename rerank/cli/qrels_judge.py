@@ -299,11 +299,13 @@ def _print_judging_counts(content: Mapping[str, Any]) -> None:
         return
     rows = zip(alike["grades"], alike["table"], strict=True)
     print_table(
-        ["grade here", *(f"{grade} there" for grade in alike["grades"])], [[grade, *row] for grade, row in rows]
+        ["grade here", *(f"{grade} there" for grade in alike["grades"])],
+        [[grade, *row] for grade, row in rows],
+        further=True,
     )
     names = ("overlap", "kappa", "kappa_linear", "kappa_quadratic", "binary_overlap", "binary_kappa")
     cells = [[name.replace("_", " "), format_number_cell(alike[name])] for name in names]
-    print_table(["agreement", content["against"]], [["documents", alike["documents"]], *cells])
+    print_table(["agreement", content["against"]], [["documents", alike["documents"]], *cells], further=True)
 
 
 def _print_remaining_judgments(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:

@@ -74,9 +74,8 @@ def leave_out_command(
     emit_output(
         study.to_dict(),
         form=form,
-        text=lambda: typer.echo(study.to_table("text")),
         rows="rows",
-        table=study.to_table,
+        reports=[study.tables()],
     )
 
 

@@ -13,8 +13,11 @@ from rerank.errors import UsageError
 
 if TYPE_CHECKING:
     from rerank.evaluation.comparison_family import ComparisonFamily
+    from rerank.io.table_formats import TableReport
 
 VERDICT_COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+#: Heads of those that a terminal shows only with ``--wide``.
+MINOR_COLUMNS = ("MA", "MD", "PA", "PD", "balanced accuracy", "tau ap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +69,10 @@ def parse_named_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, 
 
 
 def table_of_qrels_study(
-    content: dict[str, Any], families: Sequence[ComparisonFamily], form: Any, about: Sequence[str] = ()
-) -> str:
-    """Return the results as a table for a paper, with the tests in its caption."""
-    from rerank.io.table_formats import Grid, convert_tables_with_legend
+    content: dict[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
+) -> TableReport:
+    """Return the results as a table, with the tests in its legend."""
+    from rerank.io.table_formats import Grid, TableReport
 
     rows = [
         [*(str(r[key]) for key in about), r["measure"], format_procedure_cell(r), *format_verdict_cells(r)]
@@ -77,7 +80,7 @@ def table_of_qrels_study(
     ]
     heads = [*about, "measure", "test", *(name.replace("_", " ") for name in VERDICT_COLUMNS)]
     legend = [f"Significant: {family.describe_p()}" for family in families] + [families[0].describe_data()]
-    return convert_tables_with_legend([Grid(heads, rows, left=len(about) + 2)], legend, content["notes"], form)
+    return TableReport([Grid(heads, rows, left=len(about) + 2)], legend, content["notes"])
 
 
 def print_qrels_notes(content: dict[str, Any]) -> None:

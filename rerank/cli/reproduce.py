@@ -61,7 +61,6 @@ def reproduce_command(
     emit_output(
         result.to_dict(),
         form=form,
-        text=lambda: typer.echo(result.to_table("text")),
         rows="rows",
-        table=result.to_table,
+        reports=[result.tables()],
     )

@@ -31,6 +31,19 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("--prompt-template",),
     "collection": ("--dataset",),
 }
+#: Fields that help texts show first.
+_MAIN = (
+    "collection",
+    "first_stage",
+    "depth",
+    "max_queries",
+    "model",
+    "adapter",
+    "method",
+    "measures",
+    "out",
+    "resume",
+)
 #: Fields whose flags have only the additional names. These are in the singular, because each flag takes one value.
 _SINGULAR = {"measures", "queries"}
 
@@ -78,8 +91,8 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
             function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
         parameters = [
-            _typer_parameter_of_spec_field(name, field, defaults.get(name, field.default))
-            for name, field in offered.items()
+            _typer_parameter_of_spec_field(name, offered[name], defaults.get(name, offered[name].default))
+            for name in sorted(offered, key=lambda name: _MAIN.index(name) if name in _MAIN else len(_MAIN))
         ]
         ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -100,7 +113,7 @@ def with_ranker_command_options(function: Command) -> Command:
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in fields}
-        function(settings={name: value for name, value in given.items() if value is not None}, **arguments)
+        function(settings={name: value for name, value in given.items() if value not in (None, [])}, **arguments)
 
     flags = [_typer_parameter_of_spec_field(name, field, field.default) for name, field in fields.items()]
     ordered = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *flags]
@@ -134,7 +147,8 @@ def _typer_parameter_of_spec_field(name: str, field: FieldInfo, default: Any) ->
     if base is bool:
         names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is not False else [flag]
     kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
-    panel = "Run specification" if name in RunSpec.model_fields else "Execution"
+    panel = "More about the run" if name in RunSpec.model_fields else "Execution"
+    panel = "Options" if name in _MAIN else panel
     option = typer.Option(
         *names, help=_spec_option_help(field, base, default), show_default=False, rich_help_panel=panel
     )
@@ -152,9 +166,9 @@ def _spec_option_help(field: FieldInfo, base: Any, default: Any) -> str:
 
 
 def _base_type_of_option(annotation: Any) -> tuple[Any, bool]:
-    """Return the type X of ``X | None`` or ``tuple[X, ...]``, and whether the option is repeatable."""
+    """Return the type X of ``X | None``, ``tuple[X, ...]`` or ``X | tuple[X, ...]``, and whether it is repeatable."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+        annotation = [part for part in typing.get_args(annotation) if part is not type(None)][-1]
     if typing.get_origin(annotation) is tuple:
         return typing.get_args(annotation)[0], True
     return annotation, False

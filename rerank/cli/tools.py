@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import Format, FormatOption, emit_output, print_note, print_table
+from rerank.cli.output import Format, FormatOption, WideOption, emit_output, print_note, print_table
 from rerank.errors import MissingPrerequisiteError
 
 
@@ -25,6 +25,7 @@ def methods_command(
     training: Annotated[
         bool, typer.Option("--training", help="List training methods instead (stable, experimental and out of scope).")
     ] = False,
+    wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
     """List reranking methods: strategy, judge, maximum calls for 100 documents, backends, and paper.
@@ -32,21 +33,24 @@ def methods_command(
     With --training, list adapters, optimizers, layer sampling, callbacks, objectives and analysis.
     """
     if training:
-        _print_training_methods(form)
+        _print_training_methods(form, wide=wide)
         return
     from rerank.methods import describe_methods
 
     rows = describe_methods()
     keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
     cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
-    emit_output(rows, form=form, text=lambda: print_table(keys, cells))
+    heads = [key.replace("_", " ") for key in keys]
+    emit_output(rows, form=form, text=lambda: print_table(heads, cells, minor=["backends"], wide=wide))
 
 
-def _print_training_methods(form: Format) -> None:
+def _print_training_methods(form: Format, *, wide: bool) -> None:
     from rerank.finetune.method_table import KEYS, describe_training_methods
 
     rows = describe_training_methods()
-    emit_output(rows, form=form, text=lambda: print_table(KEYS, [[row[key] for key in KEYS] for row in rows]))
+    cells = [[row[key] for key in KEYS] for row in rows]
+    minor = ["status", "paper", "differs", "reason"]
+    emit_output(rows, form=form, text=lambda: print_table(KEYS, cells, minor=minor, wide=wide))
 
 
 def list_cache_command(context: typer.Context, form: FormatOption = "text") -> None:

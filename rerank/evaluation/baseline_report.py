@@ -15,7 +15,7 @@ from rerank.evaluation.tables import (
     format_p_value,
     format_share,
 )
-from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
 
 #: Marks at the mean of a run that is significantly above or below the baseline.
 ABOVE, BELOW = "†", "‡"
@@ -78,7 +78,7 @@ class BaselineRow:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BaselineComparison:
+class BaselineComparison(HasTables):
     """Comparison of all systems with a baseline.
 
     Attributes:
@@ -99,14 +99,10 @@ class BaselineComparison:
     baseline_judged: Mapping[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        """Return the tables and notes as text."""
-        return self.to_table("text")
-
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return a table of means, a table of comparisons, their legend and the notes."""
         grids = [self._table_of_means(digits), self._table_of_comparisons(digits)]
-        return convert_tables_with_legend(grids, self._legend(), self.notes, form)
+        return TableReport(grids, self._legend(), self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of ``rerank compare --baseline B --format json``."""
@@ -158,7 +154,8 @@ class BaselineComparison:
             ]
             for row in self.sorted_rows()
         ]
-        return Grid(heads, rows, left=2)
+        minor = (f"simultaneous {level}", "p", "detectable", "judged")
+        return Grid(heads, rows, left=2, minor=[heads.index(name) for name in minor])
 
     def _legend(self) -> list[str]:
         margin = "" if self.margin is None else f" Equivalence and non-inferiority: t, margin {self.margin:g}."

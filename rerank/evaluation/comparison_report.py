@@ -13,7 +13,7 @@ from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import LETTERS, Cell, Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import LETTERS, Cell, Grid, HasTables, TableReport
 from rerank.selector import Selector
 
 
@@ -94,7 +94,7 @@ class PairComparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(HasTables):
     """Results of comparing runs on one measure.
 
     Attributes:
@@ -118,10 +118,6 @@ class Comparison:
     missing: Mapping[str, int] = field(default_factory=dict)
     simultaneous: bool = False
     notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Return the tables and notes as text."""
-        return self.to_table("text")
 
     @property
     def family(self) -> ComparisonFamily:
@@ -150,18 +146,10 @@ class Comparison:
         """Return the tables as an HTML fragment."""
         return self.to_table("html", digits)
 
-    def to_table(self, form: Form, digits: int = 4, *, most_pairs: int | None = None) -> str:
-        """Return the tables, the legend and the notes in an output format.
-
-        Args:
-            form: Output format.
-            digits: Number of decimals of scores.
-            most_pairs: Largest number of pairs shown; None for all.
-        """
-        grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits, most_pairs)]
-        hidden = 0 if most_pairs is None else len(self.pairs) - most_pairs
-        more = [f"{hidden} more pairs are not shown; --all shows them."] if hidden > 0 else []
-        return convert_tables_with_legend(grids, _legend_of_comparison(self), [*more, *self.notes], form)
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table of means, best run first, a table of pairs, their legend and the notes."""
+        grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
+        return TableReport(grids, _legend_of_comparison(self), self.notes, measure=self.measure)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
         """Return query id -> score of run ``a`` minus score of run ``b``.
@@ -239,7 +227,7 @@ def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
     Letters (a count, with many runs) show the runs with a significantly lower mean.
     """
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
-    order = sorted(range(len(comparison.runs)), key=lambda index: -comparison.runs[index].mean)
+    order = _order_of_means(comparison)
     letters = dict(zip(order, LETTERS, strict=False))
     rows: list[list[str | Cell]] = []
     for index in order:
@@ -252,32 +240,47 @@ def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
     return Grid(["", *heads], rows, left=2) if has_letters else Grid([*heads, "beats"], rows)
 
 
+def _order_of_means(comparison: Comparison) -> list[int]:
+    """Return the indices of the runs, best mean first."""
+    return sorted(range(len(comparison.runs)), key=lambda index: -comparison.runs[index].mean)
+
+
 def _interval_level(comparison: Comparison) -> str:
     return f"{100 * (1 - comparison.alpha):g}%"
 
 
-def _comparison_table_of_pairs(comparison: Comparison, digits: int, most: int | None) -> Grid:
-    """Return the table of pairs. Wilcoxon's test is added as a second opinion unless it is the main test."""
+def _comparison_table_of_pairs(comparison: Comparison, digits: int) -> Grid:
+    """Return the table of pairs. Wilcoxon's test is added as a second opinion unless it is the main test.
+
+    A narrow terminal shows the runs by their letters in the table of means.
+    """
     level = _interval_level(comparison)
     heads = ["a", "b", "a - b", f"{level} interval", *([f"simultaneous {level}"] if comparison.simultaneous else [])]
     heads += ["d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
     second = comparison.decisions.correction_of_second_test
     if comparison.correction != "none":
         heads.append(TITLES[comparison.correction])
+    minor = {heads.index("win/tie/loss")} if comparison.simultaneous else set()
     if not _is_wilcoxon_main_test(comparison):
-        heads += ["p (Wilcoxon)", *([TITLES[second]] if second != "none" else [])]
+        second_heads = ["p (Wilcoxon)", *([TITLES[second]] if second != "none" else [])]
+        minor |= set(range(len(heads), len(heads) + len(second_heads)))
+        heads += second_heads
     rows = [_comparison_row_of_pair(comparison, pair, digits) for pair in comparison.pairs]
+    if len(comparison.runs) <= len(LETTERS):
+        letters = {comparison.runs[i].run: LETTERS[n] for n, i in enumerate(_order_of_means(comparison))}
+        for row, pair in zip(rows, comparison.pairs, strict=True):
+            row[:2] = [Cell(run, short=letters[run]) for run in (pair.a, pair.b)]
     if comparison.simultaneous:
         for row, interval in zip(rows, _simultaneous_intervals(comparison), strict=True):
             row.insert(4, format_confidence_interval(*interval, digits))
-    return Grid(heads, rows[:most], left=2)
+    return Grid(heads, rows, left=2, minor=minor)
 
 
-def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits: int) -> list[str]:
+def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits: int) -> list[str | Cell]:
     star = "*" if pair.significant else ""
-    p_values = [format_p_value(pair.p) + (star if comparison.correction == "none" else "")]
+    p_values: list[str | Cell] = [Cell(format_p_value(pair.p), star if comparison.correction == "none" else "")]
     if comparison.correction != "none":
-        p_values.append(format_p_value(pair.p_adjusted) + star)
+        p_values.append(Cell(format_p_value(pair.p_adjusted), star))
     if not _is_wilcoxon_main_test(comparison):
         p_values.append(format_p_value(pair.p_wilcoxon))
         if comparison.decisions.correction_of_second_test != "none":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.evaluation.comparison_report import Comparison
-from rerank.io.table_formats import Form
+from rerank.io.table_formats import TableReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ class ComparisonSet:
             for pair in comparison.to_dict()["pairs"]:
                 yield {"measure": comparison.measure, **pair}
 
-    def to_table(self, form: Form, *, most_pairs: int | None = None) -> str:
-        """Return the tables of all measures; arguments are those of `Comparison.to_table`."""
-        tables = (comparison.to_table(form, most_pairs=most_pairs) for comparison in self.comparisons)
-        return "\n\n".join(tables)
+    def reports(self) -> list[TableReport]:
+        """Return the tables of each measure."""
+        return [comparison.tables() for comparison in self.comparisons]

@@ -32,7 +32,7 @@ from rerank.evaluation.significance.base import (
     mean_paired_differences,
 )
 from rerank.evaluation.tables import table_of_significant_pairs
-from rerank.io.table_formats import Form
+from rerank.io.table_formats import HasTables, TableReport
 from rerank.selector import Selector
 
 #: A comparison with fewer topics than this gets a note. Buckley and Voorhees (Evaluating evaluation measure stability,
@@ -41,7 +41,7 @@ FEW_TOPICS = 25
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PairwiseDecisions:
+class PairwiseDecisions(HasTables):
     """The result of testing every pair of systems.
 
     Attributes:
@@ -69,13 +69,9 @@ class PairwiseDecisions:
     across: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        """Return a text table."""
-        return self.to_table("text")
-
-    def to_table(self, form: Form) -> str:
-        """Return a table with one row per system in an output format."""
-        return table_of_significant_pairs(self.to_dict(), self.title, form=form)
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return a table with one row per system."""
+        return table_of_significant_pairs(self.to_dict(), self.title, digits=digits)
 
     @property
     def title(self) -> str:

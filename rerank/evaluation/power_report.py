@@ -15,7 +15,7 @@ from rerank.evaluation.power import smallest_detectable_difference, topics_neede
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.tables import format_measure_score
-from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Grid, HasTables, TableReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class PowerGoal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PowerReport:
+class PowerReport(HasTables):
     """Power of the paired t-test for pairs of runs.
 
     Attributes:
@@ -67,7 +67,7 @@ class PowerReport:
             "rows": list(self.rows),
         }
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return a table with one row per pair, and what it means."""
         heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if self.goal.difference else [])]
         rows = [
@@ -90,7 +90,7 @@ class PowerReport:
             legend.append(
                 f"Topics: number of topics with which a true difference of {self.goal.difference:g} is found."
             )
-        return convert_tables_with_legend([Grid(heads, rows, left=2)], legend, [], form)
+        return TableReport([Grid(heads, rows, left=2)], legend)
 
 
 def report_power_of_runs(

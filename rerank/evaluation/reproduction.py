@@ -24,7 +24,7 @@ from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import paired_t
 from rerank.evaluation.significance.base import DECIMALS, Floats
 from rerank.evaluation.tables import format_measure_score, format_p_value
-from rerank.io.table_formats import Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Grid, HasTables, TableReport
 from rerank.types import Qrels, Run
 
 _ROLES = ("baseline", "advanced")
@@ -45,7 +45,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reproduction:
+class Reproduction(HasTables):
     """Comparison of two experiments.
 
     Attributes:
@@ -79,7 +79,7 @@ class Reproduction:
             "notes": list(self.notes),
         }
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return tables of effects, of scores and, on the same collection, of orders."""
 
         def cells(row: dict[str, Any], *keys: str) -> list[str]:
@@ -108,7 +108,7 @@ class Reproduction:
             f"Second experiment on {kind} t-test. ER: effect ratio, ideally 1; DeltaRI: difference of relative "
             f"improvements, ideally 0.{f' Orders: first {self.depth} documents.' if self.orders else ''}"
         ]
-        return convert_tables_with_legend(grids, legend, self.notes, form)
+        return TableReport(grids, legend, self.notes, after=len(grids) - 1)
 
 
 def measure_reproduction(

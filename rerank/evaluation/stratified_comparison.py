@@ -18,11 +18,11 @@ from rerank.evaluation.significance import TITLES, correct_p_values
 from rerank.evaluation.significance.base import Floats, clip_p_values
 from rerank.evaluation.significance.base.corrections import resolve_correction
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
-from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StratifiedComparison:
+class StratifiedComparison(HasTables):
     """Systems compared over several collections by one measure.
 
     Attributes:
@@ -61,7 +61,7 @@ class StratifiedComparison:
             "notes": list(self.notes),
         }
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return tables of means, of pairs and of the analysis of variance."""
         names = list(self.topics)
         best = [max(row["means"][name] for row in self.systems) for name in names]
@@ -100,7 +100,7 @@ class StratifiedComparison:
             "Analysis of variance: sums of squares of type I (equal to type II), topics nested in collections; F of "
             "collection: against topic(collection), other F: against error; partial omega squared.",
         ]
-        return convert_tables_with_legend(grids, legend, self.notes, form)
+        return TableReport(grids, legend, self.notes, after=1)
 
 
 def compare_over_collections(

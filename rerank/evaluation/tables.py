@@ -9,7 +9,7 @@ from rerank.evaluation.comparison_family import library_versions
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Cell, Form, Grid, convert_tables_to_format, convert_tables_with_legend
+from rerank.io.table_formats import Cell, Grid, TableReport, convert_tables_to_format
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
@@ -37,14 +37,13 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
 
 
 def table_of_evaluation(
-    qrels: str, scores: Sequence[Scores], form: Form, *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
-) -> str:
-    """Format a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
+    qrels: str, scores: Sequence[Scores], *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
+) -> TableReport:
+    """Return a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
 
     Args:
         qrels: Name of the judgments, as given by the user; the caption has its last part, without folders.
         scores: Scores of at least one run, all with the same measures.
-        form: Output format.
         digits: Number of decimals of the values.
         columns: Further columns, one mapping of headings to cells per run.
     """
@@ -71,18 +70,15 @@ def table_of_evaluation(
             "judged@k: fraction of judged documents among the first k; bounds: smallest and largest value that judging "
             "the others could lead to."
         )
-    return convert_tables_with_legend(
-        [Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend, [], form
-    )
+    return TableReport([Grid(["run", "queries", "missing", *measures, *more[0]], rows)], legend)
 
 
-def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
-    """Format a table with one row per system, best mean first, then the number of significant pairs and the notes.
+def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, digits: int = 4) -> TableReport:
+    """Return a table with one row per system, best mean first, then the number of significant pairs and the notes.
 
     Args:
         content: The result of `PairwiseDecisions.to_dict`.
         title: Title of the significance test.
-        form: Output format.
         digits: Number of decimals of the means.
     """
     systems = sorted(content["means"], key=lambda entry: -entry["mean"])
@@ -96,9 +92,7 @@ def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: 
         f"{content['topics']} topics: {title}{options}, correction {TITLES[content['correction']]}, "
         f"significance level {content['alpha']:g}."
     )
-    return convert_tables_to_format(
-        [Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form
-    )
+    return TableReport([Grid(["system", "mean", "beats", "beaten by"], rows)], [], [line, *content["notes"]])
 
 
 def format_measure_score(value: float, digits: int) -> str:

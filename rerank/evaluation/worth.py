@@ -16,7 +16,7 @@ from rerank.evaluation.measures import check_measure_has_query_values, parse_mea
 from rerank.evaluation.significance import student_t_interval
 from rerank.evaluation.significance.base import Floats
 from rerank.evaluation.tables import format_confidence_interval, format_measure_score
-from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
 from rerank.types import Qrels, Ranking, Run
 
 #: Name of the perfect order in results.
@@ -43,7 +43,7 @@ class WorthOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorthReport:
+class WorthReport(HasTables):
     """The worth of rerankers by one measure.
 
     Attributes:
@@ -76,7 +76,7 @@ class WorthReport:
             "notes": list(self.notes),
         }
 
-    def to_table(self, form: Form, digits: int = 4) -> str:
+    def tables(self, digits: int = 4) -> TableReport:
         """Return a table with one row per run, and its legend."""
         level = f"{100 * (1 - self.options.alpha):g}%"
         heads = ["run", self.measure, f"{level} interval", "gain", f"{level} interval", "share", f"{level} interval"]
@@ -96,7 +96,7 @@ class WorthReport:
             "last. Gain: mean minus that of the first stage (paired t interval). Share: gain divided by that of the "
             f"perfect order (bootstrap over queries, {self.options.resamples} resamples, seed {self.options.seed})."
         ]
-        return convert_tables_with_legend([Grid(heads, rows)], legend, self.notes, form)
+        return TableReport([Grid(heads, rows)], legend, self.notes)
 
 
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:

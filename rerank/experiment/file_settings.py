@@ -46,6 +46,8 @@ def _setting_from_file(key: str, value: Any, file: str | Path, trusts: bool) -> 
         raise _file_permits_remote_code_error(f"{key} = {value!r}", file)
     if name == "base_url" and isinstance(value, str):
         return FileAddress(value, str(file))
+    if name == "base_url" and isinstance(value, list | tuple):
+        return [_setting_from_file(key, address, file, trusts) for address in value]
     return settings_from_file(value, file, trust_remote_code=trusts)
 
 

@@ -88,7 +88,7 @@ def batch_interface_of_run(prepared: PreparedRun) -> BatchInterface:
     if not isinstance(prepared.backend, BatchBackend):
         raise UsageError(
             f"--provider-batch with the model {prepared.spec.model}",
-            expected="a model behind a provider's batch interface: --model openai:NAME",
+            expected="a model behind one server with a batch interface: --model openai:NAME",
             remedy="Omit --provider-batch",
         )
     return prepared.backend.batches

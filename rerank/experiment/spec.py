@@ -98,7 +98,7 @@ class RunSpec(_Frozen):
     trust_remote_code: bool = Field(default=False, strict=True)
     """Allow Python code that comes with the model to run."""
     base_url: ServerAddress = None
-    """Address of the server for models ``openai:``, ``api:`` and ``decisions:``; if omitted, the provider's own."""
+    """Address of the server of an ``openai:``, ``api:`` or ``decisions:`` model; repeatable for several servers."""
     prompt: str = "auto"
     """Name of a shipped prompt or path of a YAML file. ``auto`` selects the prompt for the method and the model."""
     min_passage_tokens: int = Field(default=32, ge=1)
@@ -157,8 +157,12 @@ class Execution(_Frozen):
     """Torch device, such as cpu or cuda:1. ``auto`` selects the first accelerator."""
     device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
     """Distribute the model over devices by layers (auto, balanced, sequential) or by matrices (tp, with torchrun)."""
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    """With vllm: number of GPUs over which every weight matrix is split."""
+    pipeline_parallel_size: int | None = Field(default=None, ge=1)
+    """With vllm: number of groups of GPUs over which the layers are distributed."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Number of simultaneous requests to a server."""
+    """Number of simultaneous requests to each server."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for a server's reply."""
     calibration: str | None = None

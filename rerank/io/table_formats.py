@@ -5,36 +5,99 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 Form = Literal["text", "markdown", "latex", "html"]
 
 
 class Cell(NamedTuple):
-    """A cell with optional superscript marks, like footnote marks; ``best`` cells are bold where a format can do so."""
+    """A cell with optional superscript marks, like footnote marks; ``best`` cells are bold where a format can do so.
+
+    A terminal that is too narrow for the table shows ``short``, if there is one, instead of the text.
+    """
 
     text: str
     above: str = ""
     best: bool = False
+    short: str = ""
 
 
 class Grid(NamedTuple):
     """A table whose first ``left`` columns are left-aligned and whose other columns are right-aligned.
 
-    Only LaTeX shows the caption, as that of a floating table.
+    Only LaTeX shows the caption, as that of a floating table. A terminal shows the columns whose indices are in
+    ``minor`` only on request.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     left: int = 1
     caption: str = ""
+    minor: Collection[int] = ()
+
+    def without_minor_columns(self) -> Grid:
+        """Return the table without its minor columns."""
+        kept = [index for index in range(len(self.heads)) if index not in self.minor]
+        rows = [[row[index] for index in kept] for row in self.rows]
+        return self._replace(heads=[self.heads[index] for index in kept], rows=rows, minor=())
+
+
+class TableReport(NamedTuple):
+    """Tables of one result, with the lines below them.
+
+    Attributes:
+        grids: The tables, at least one; the last one but ``after`` is the main table.
+        legend: Lines that explain the marks and state the test.
+        notes: Further lines.
+        measure: Name of the measure, if several reports of the same kind belong together.
+        after: Number of tables that follow the main table.
+    """
+
+    grids: Sequence[Grid]
+    legend: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    measure: str = ""
+    after: int = 0
+
+    @property
+    def main(self) -> Grid:
+        """The table that alone is written to a pipe."""
+        return self.grids[-1 - self.after]
+
+    def format(self, form: Form = "text") -> str:
+        """Format the tables, the legend and the notes; in LaTeX, the legend is the caption of the first table."""
+        if form != "latex":
+            return convert_tables_to_format(self.grids, [*self.legend, *self.notes], form)
+        first, *rest = self.grids
+        return convert_tables_to_format([first._replace(caption=" ".join(self.legend)), *rest], self.notes, form)
+
+
+class HasTables(ABC):
+    """Base class of results that are shown as tables."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def tables(self, digits: int = 4) -> TableReport:
+        """Return the tables of the result, with ``digits`` decimals of scores, their legend and the notes."""
+
+    def to_table(self, form: Form, digits: int = 4) -> str:
+        """Return the tables, their legend and the notes in an output format."""
+        return self.tables(digits).format(form)
+
+    def __str__(self) -> str:
+        """Return the tables, their legend and the notes as text."""
+        return self.to_table("text")
 
 
 #: Letters that can be written as superscripts. ``q`` is omitted, since fonts lack its superscript form.
 LETTERS = "abcdefghijklmnoprstuvwxyz"
 _RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
-_LATEX_MARKS = str.maketrans({"†": r"\dagger{}", "‡": r"\ddagger{}", "↑": r"\uparrow{}", "↓": r"\downarrow{}"})
+_LATEX_MARKS = str.maketrans(
+    {"†": r"\dagger{}", "‡": r"\ddagger{}", "↑": r"\uparrow{}", "↓": r"\downarrow{}", "–": r"\mbox{--}"}
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -78,46 +141,47 @@ def convert_tables_to_format(grids: Sequence[Grid], lines: Sequence[str], form: 
     return "\n\n".join(blocks)
 
 
-def convert_tables_with_legend(
-    grids: Sequence[Grid], legend: Sequence[str], notes: Sequence[str], form: Form = "text"
-) -> str:
-    """Format tables with a legend and notes; in LaTeX, the legend is the caption of the first table.
-
-    Args:
-        grids: The tables, at least one.
-        legend: Lines that explain the marks and state the test.
-        notes: Further lines below the tables.
-        form: Output format.
-    """
-    if form != "latex":
-        return convert_tables_to_format(grids, [*legend, *notes], form)
-    first, *rest = grids
-    return convert_tables_to_format([first._replace(caption=" ".join(legend)), *rest], notes, form)
+def cell_text(cell: str | Cell) -> str:
+    """Return the text of a cell without its marks."""
+    return cell.text if isinstance(cell, Cell) else cell
 
 
 def _convert_cells_for_table_format(row: Sequence[str | Cell]) -> list[Cell]:
     return [Cell(cell) if isinstance(cell, str) else cell for cell in row]
 
 
-def _convert_table_to_text(grid: Grid) -> str:
+def table_as_text_cells(grid: Grid, *, short: bool = False) -> list[list[str]]:
+    """Return the rows of a table as text, the heads first, with superscript marks of equal width in each column.
+
+    Args:
+        grid: The table.
+        short: Use the short texts of cells that have one.
+    """
     rows = [[Cell(head) for head in grid.heads], *map(_convert_cells_for_table_format, grid.rows)]
     raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]
-    lines = [
-        [cell.text + cell.above.translate(_RAISED).ljust(width) for cell, width in zip(row, raised, strict=True)]
+    return [
+        [
+            (cell.short if short and cell.short else cell.text) + cell.above.translate(_RAISED).ljust(width)
+            for cell, width in zip(row, raised, strict=True)
+        ]
         for row in rows
     ]
-    widths = [max(map(_width_in_text_table, column)) for column in zip(*lines, strict=True)]
+
+
+def _convert_table_to_text(grid: Grid) -> str:
+    lines = table_as_text_cells(grid)
+    widths = [max(map(width_in_terminal, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(_align_cells(line, widths, grid.left)).rstrip() for line in lines)
 
 
 def _align_cells(cells: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
-    pads = [" " * (width - _width_in_text_table(cell)) for cell, width in zip(cells, widths, strict=True)]
+    pads = [" " * (width - width_in_terminal(cell)) for cell, width in zip(cells, widths, strict=True)]
     return [
         cell + pad if index < left else pad + cell for index, (cell, pad) in enumerate(zip(cells, pads, strict=True))
     ]
 
 
-def _width_in_text_table(text: str) -> int:
+def width_in_terminal(text: str) -> int:
     """Return the number of terminal columns of a text: two for Chinese characters, none for combining accents."""
     wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return wide - sum(unicodedata.combining(character) > 0 for character in text)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rerank.io.csv_tables import convert_rows_to_csv
-from rerank.io.table_formats import Cell, Form, Grid, convert_tables_with_legend
+from rerank.io.table_formats import Cell, Grid, TableReport
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.first_stage_gains import FirstStageGain
 from rerank.leaderboard.recorded_scores import FORMAT, RecordedRun
@@ -100,22 +100,21 @@ def board_as_recorded_scores(board: Board) -> str:
 
 def board_as_latex(board: Board, table: Standings) -> str:
     """Return a table as LaTeX, which requires booktabs, and inputenc with UTF-8 (the default)."""
-    return board_table(board, table, "latex").replace("–", "--") + "\n"
+    return board_table(board, table).format("latex").replace("–", "--") + "\n"
 
 
-def board_table(board: Board, table: Standings, form: Form) -> str:
-    """Return a table of a board in an output format, best run first.
+def board_table(board: Board, table: Standings) -> TableReport:
+    """Return a table of a board, best run first.
 
     Superscripts at a mean are the ranks of the runs that the run significantly outperforms, and an arrow if the run
     differs significantly from the baseline.
     """
-    dash = r"\mbox{--}" if form == "latex" else "–"
     best = table.runs[table.order[0]].mean
     rows: list[list[str | Cell]] = []
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
         mark = "†" if standing.tied else ""
-        above = format_rank_ranges(standing.beats).replace("–", dash) + standing.mark
+        above = format_rank_ranges(standing.beats) + standing.mark
         mean = Cell(f"{standing.mean:.4f}", above, standing.mean == best)
         interval = f"{standing.low:.4f}–{standing.high:.4f}"
         depth = "–" if entry.card.depth is None else str(entry.card.depth)
@@ -133,7 +132,7 @@ def board_table(board: Board, table: Standings, form: Form) -> str:
         *(f"{rule}." for rule in (table.gain_rule,) if rule),
         *([table.baseline_rule] if table.baseline_rule else []),
     ]
-    return convert_tables_with_legend([Grid(heads, rows, left=5)], legend, [], form)
+    return TableReport([Grid(heads, rows, left=5)], legend)
 
 
 def _format_board_value(value: float | None) -> str:

@@ -136,7 +136,8 @@ def resolve_model_name(name: str) -> Path | str:
     _check_not_a_backend(name)
     # Of the many rerankers, only similar names help.
     similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-    raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar])
+    elsewhere = "" if ":" in name else f"Write openai:{name} for a model of a server, or OWNER/NAME for one of the hub"
+    raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 
 def check_model_files(selector: str, options: BackendOptions, kind: str = "") -> None:
@@ -254,12 +255,7 @@ def open_model_backend(
         options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
     backend_type = backend_class_of_model(selector, kind)
     _, argument = split_model_selector(selector, kind)
-    if options.base_url and not hasattr(backend_type, "connect"):
-        raise UsageError(
-            f"--base-url {options.base_url} with --model {selector}, which uses no server",
-            expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
-            remedy="Change --model, or omit --base-url",
-        )
+    _check_options_of_backend(options, backend_type, selector)
     if hasattr(backend_type, "load"):  # loads weights
         if argument in MODELS and MODELS[argument].kind != "language":
             raise UsageError(
@@ -269,13 +265,36 @@ def open_model_backend(
             )
         return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
-        return cast(Backend, backend_type.connect(argument, options))
+        from rerank.backends.base.server_replicas import connect_servers  # commands without a server start faster
+
+        return cast(Backend, connect_servers(backend_type, argument, options))
     backend: Backend = build_from_selector(BACKENDS, selector)
     return (
         _configure_named_fake_model(backend, options, qrels)
         if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
         else backend
     )
+
+
+def _check_options_of_backend(options: BackendOptions, backend_type: Any, selector: str) -> None:
+    """Check that no option is set that only other backends can use.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    if options.base_url and not hasattr(backend_type, "connect"):
+        raise UsageError(
+            f"--base-url with --model {selector}, which uses no server",
+            expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
+            remedy="Change --model, or omit --base-url",
+        )
+    for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if getattr(options, flag) and not getattr(backend_type, "takes_parallel_sizes", False):
+            raise UsageError(
+                f"--{flag.replace('_', '-')} {getattr(options, flag)} with --model {selector}",
+                expected="--model vllm:NAME",
+                remedy="Omit it; other local models take --device-map, and a server is started with such options",
+            )
 
 
 def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import WrapValidator
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from rerank.errors import UsageError
 
@@ -32,10 +32,16 @@ class FileAddress(str):
         return address
 
 
-#: Type of an address in pydantic classes, which would otherwise turn a `FileAddress` into an ordinary text.
-ServerAddress = Annotated[
-    str | None, WrapValidator(lambda value, validate: value if isinstance(value, FileAddress) else validate(value))
-]
+def _validate_server_address(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Keep a `FileAddress`, which pydantic would turn into an ordinary text; a list of one address is that address."""
+    if isinstance(value, list | tuple):
+        several = tuple(_validate_server_address(address, validate) for address in value)
+        return several[0] if len(several) == 1 else several or None
+    return value if isinstance(value, FileAddress) else validate(value)
+
+
+#: Type of the address of a server, or of the addresses of several servers, in pydantic classes.
+ServerAddress = Annotated[str | tuple[str, ...] | None, WrapValidator(_validate_server_address)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +63,11 @@ class BackendOptions:
         trust_remote_code: Whether to run the Python code that comes with a model.
         device_map: How to place a model on several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
-        base_url: Address of a server; empty to take it from the environment. A `FileAddress` gets no key unless the
-            user allows it.
-        concurrency: Number of simultaneous requests to a server; None for the backend's default.
+        tensor_parallel_size: Number of GPUs over which vLLM splits every weight matrix; None for the backend's default.
+        pipeline_parallel_size: Number of groups of GPUs over which vLLM distributes the layers; None for one.
+        base_url: Address of a server; empty to take it from the environment; a tuple for several servers with the same
+            model. A `FileAddress` gets no key unless the user allows it.
+        concurrency: Number of simultaneous requests to each server; None for the backend's default.
         timeout: Seconds to wait for a reply from a server; None for the backend's default.
         retries: Maximum number of retries of a request to a server; None for the backend's default.
 
@@ -78,7 +86,9 @@ class BackendOptions:
     context_size: int | None = None
     trust_remote_code: bool = False
     device_map: str = ""
-    base_url: str = ""
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    base_url: str | tuple[str, ...] = ""
     concurrency: int | None = None
     timeout: float | None = None
     retries: int | None = None
@@ -91,7 +101,13 @@ class BackendOptions:
             raise UsageError(f"Adapter dtype {self.adapter_dtype!r}", expected=f"one of: {', '.join(ADAPTER_DTYPES)}")
         if self.device_map not in DEVICE_MAPS:
             raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
-        sizes = {"Batch size": self.batch_size, "Context size": self.context_size, "Concurrency": self.concurrency}
+        sizes = {
+            "Batch size": self.batch_size,
+            "Context size": self.context_size,
+            "Concurrency": self.concurrency,
+            "Tensor parallel size": self.tensor_parallel_size,
+            "Pipeline parallel size": self.pipeline_parallel_size,
+        }
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}", expected="at least 1")

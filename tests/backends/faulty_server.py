@@ -77,6 +77,7 @@ class FaultyServer:
         listing: Answer to the question for models.
         props: Answer to the question for llama.cpp's properties.
         path: The path that is asked for answers.
+        port: The port; 0 for any.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class FaultyServer:
         listing: Act | None = None,
         props: Act | None = None,
         path: str = "/v1/chat/completions",
+        port: int = 0,
     ) -> None:
         self.acts = list(acts)
-        self.path = path
+        self.path, self.port = path, port
         self.gets = {"/v1/models": listing or models("m", max_model_len=4096), "/props": props or error(404)}
         self.asked: list[dict[str, Any]] = []
         self.looked: list[str] = []
@@ -102,7 +104,7 @@ class FaultyServer:
         self._stop = threading.Event()
 
     def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()

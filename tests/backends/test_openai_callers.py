@@ -20,6 +20,7 @@ import pytest
 
 from rerank.backends.base.request_retries import FIRST_TRIES, TRIES
 from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_replies import ServerUnavailableError
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
@@ -200,7 +201,7 @@ class TestManyCallers:
             return await asyncio.gather(*calls, return_exceptions=True)
 
         failures = run_on_task_request_loop(eight())
-        assert [type(failure) for failure in failures] == [BackendError] * 8
+        assert [type(failure) for failure in failures] == [ServerUnavailableError] * 8
         assert len(waits) == FIRST_TRIES - 1
 
 

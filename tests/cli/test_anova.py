@@ -46,8 +46,9 @@ def test_anova(cli: Cli) -> None:
 
 
 def test_tables(cli: Cli) -> None:
-    text = cli(*FLAGS).stdout
-    assert [line.split()[0] for line in text.splitlines() if line][:2] == ["system", "s0.trec"]
+    done = cli(*FLAGS)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()][:2] == ["a", "s0.trec"]
+    assert "Analysis of variance" in done.stderr
     assert cli(*FLAGS, "--format", "latex").stdout.startswith(r"\begin{table}")
     head, *rows = cli(*FLAGS, "--format", "csv").stdout.splitlines()
     assert (head, len(rows)) == ("a,b,difference,interval_low,interval_high,df,p,adjusted_p", 3)

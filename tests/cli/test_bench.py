@@ -106,6 +106,9 @@ def test_text_shows_groups_means_seeds_and_rivals(cli: Cli, tmp_path: Path) -> N
     suite = write_suite(collection, '"fake:reversed"', top=top, more='rivals = ["rival.trec"]')
     done = cli("bench", suite)
     assert done.returncode == 0
+    head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert head[:5] == ["collection", "first_stage", "depth", "a", "b"]
+    assert [row[:3] for row in rows] == [[collection, "candidates", depth] for depth in ("12", "5")]
     for words in (
         f"{collection}, candidates, depth 12",
         f"{collection}, candidates, depth 5",
@@ -114,7 +117,7 @@ def test_text_shows_groups_means_seeds_and_rivals(cli: Cli, tmp_path: Path) -> N
         "rival\tnDCG@10\tP@3\tcandidates\tin common",
         "other\t1.00",
     ):
-        assert words in done.stdout
+        assert words in done.stderr
 
 
 def test_failures_are_listed_at_the_end_and_in_the_exit_code(cli: Cli, tmp_path: Path) -> None:

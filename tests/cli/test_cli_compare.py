@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,9 @@ def test_draws_and_their_seed(cli: Cli) -> None:
 
 
 def test_a_matrix_as_text_and_as_lines(cli: Cli) -> None:
-    text = cli("compare", "--matrix", "m.csv").stdout
-    assert text.splitlines()[1].split()[::2] == ["c", "2"]
-    assert "2 of 3 pairs of 3 systems differ on 30 topics: paired t, correction Holm, " in text
+    text = cli("compare", "--matrix", "m.csv")
+    assert text.stdout.splitlines()[1].split("\t")[::2] == ["c", "2"]
+    assert "2 of 3 pairs of 3 systems differ on 30 topics: paired t, correction Holm, " in text.stderr
     lines = cli("compare", "--matrix", "m.csv", "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line)["system"] for line in lines] == ["a", "b", "c"]
 
@@ -95,10 +96,25 @@ def test_runs_with_another_test(cli: Cli) -> None:
     assert wilcoxon["p"] == wilcoxon["p_wilcoxon"]
 
 
-def test_letters_of_what_is_beaten(cli: Cli) -> None:
-    lines = cli(*RUNS).stdout.splitlines()
-    assert lines[1].split()[:3] == ["a", "good.trec", "1.0000ᵇ"]
-    assert lines[2].split()[1] == "bad.trec"
+def test_a_pipe_gets_one_table_with_all_columns(cli: Cli) -> None:
+    done = cli(*RUNS)
+    head, row = [line.split("\t") for line in done.stdout.splitlines()]
+    assert head[:4] == ["measure", "a", "b", "a - b"]
+    assert head[-2:] == ["p (Wilcoxon)", "Holm"]
+    assert row[:3] == ["nDCG@10", "good.trec", "bad.trec"]
+    assert "significant" in done.stderr
+
+
+def test_a_terminal_gets_letters_and_fewer_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = cli(*RUNS).stdout
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[1][:3] == ["a", "good.trec", "1.0000ᵇ"]
+    assert lines[2][1] == "bad.trec"
+    assert "p (Wilcoxon)" not in text.splitlines()[4]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "p (Wilcoxon)" in cli(*RUNS, "--wide").stdout.splitlines()[4]
 
 
 def test_a_baseline(cli: Cli, tmp_path: Path) -> None:

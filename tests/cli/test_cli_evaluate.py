@@ -53,10 +53,12 @@ def test_eval_text(cli: Cli) -> None:
 
 def test_eval_per_query(cli: Cli) -> None:
     flags = ("bad.trec", "--qrels", "qrels.txt", "-m", "RR", "-q")
-    lines = cli("eval", *flags).stdout.splitlines()
-    assert lines[2].split("\t") == ["run", "query", "RR"]
-    assert lines[3].split("\t") == ["bad.trec", "q0", "0.5000"]
-    assert lines[7].split("\t") == ["bad.trec", "q4", "0.0000"]
+    done = cli("eval", *flags)
+    lines = done.stdout.splitlines()
+    assert lines[0].split("\t") == ["run", "query", "RR"]
+    assert lines[1].split("\t") == ["bad.trec", "q0", "0.5000"]
+    assert lines[5].split("\t") == ["bad.trec", "q4", "0.0000"]
+    assert done.stderr.splitlines()[0].split("\t") == ["run", "queries", "missing", "RR"]
     report = json.loads(cli("eval", *flags, "--format", "json").stdout)
     assert report["runs"][0]["per_query"]["q0"] == {"RR": 0.5}
 
@@ -82,22 +84,23 @@ def test_which_grade_counted_is_visible(cli: Cli) -> None:
     assert done.stdout.splitlines()[0].split("\t")[-2:] == ["AP(rel=2)", "nDCG@10"]
     assert done.stderr == cli(*graded, "--relevant", "1").stderr == ""
     compared = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "AP")
-    assert "AP: grades from 1 count as relevant" in compared.stdout
+    assert "AP: grades from 1 count as relevant" in compared.stderr
 
 
 def test_a_measure_of_the_whole_run(cli: Cli) -> None:
     flags = ("bad.trec", "--qrels", "qrels.txt", "-m", "T2Ranking_RR@10", "-m", "RR", "-q")
     done = cli("eval", *flags)
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    lines = [line.split("\t") for line in done.stderr.splitlines()]
     assert lines[0][3:] == ["RR", "T2Ranking_RR@10"]
     assert lines[1][3:] == ["0.4000", "0.5000"]
-    assert lines[2] == ["run", "query", "RR"]
-    assert "T2Ranking_RR@10" in done.stderr
+    assert done.stdout.splitlines()[0].split("\t") == ["run", "query", "RR"]
+    assert "T2Ranking_RR@10" in lines[-1][0]
     report = json.loads(cli("eval", *flags, "--format", "json").stdout)
     assert report["runs"][0]["scores"] == {"RR": pytest.approx(0.4), "T2Ranking_RR@10": pytest.approx(0.5)}
     assert report["runs"][0]["per_query"]["q0"] == {"RR": 0.5}
     alone = cli("eval", *flags[:5], "-q")
-    assert len(alone.stdout.splitlines()) == 2
+    assert alone.stdout == ""
+    assert len(alone.stderr.splitlines()) > 2
 
 
 def test_a_measure_of_the_whole_run_is_not_compared(cli: Cli) -> None:
@@ -192,8 +195,8 @@ def test_eval_by_group(cli: Cli, tmp_path: Path) -> None:
         "(none)": {"queries": 2, "missing": 0, "scores": {"RR(rel=2)": pytest.approx(1 / 3)}},
     }
     lines = [line.split("\t") for line in cli("eval", *flags).stdout.splitlines()]
-    assert lines[3] == ["run", "language.tsv", "queries", "missing", "RR(rel=2)"]
-    assert lines[7] == ["bad.trec", "de", "2", "1", "0.1667"]
+    assert lines[0] == ["run", "language.tsv", "queries", "missing", "RR(rel=2)"]
+    assert lines[4] == ["bad.trec", "de", "2", "1", "0.1667"]
 
 
 def test_eval_by_a_field_that_nobody_knows(cli: Cli) -> None:

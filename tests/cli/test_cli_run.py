@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rerank.errors import BackendError
 from rerank.io.run_files import read_run
 from rerank.store import RunFolder
 
@@ -259,5 +260,15 @@ def test_a_drawn_table_on_a_terminal(cli: Cli, lists: tuple[str, ...], monkeypat
     done = cli("run", *lists, "--out", "a")
     assert "\t" not in done.stdout
     assert "first stage" in done.stdout
-    assert "─" in done.stdout
+    assert [line.split()[-1] for line in done.stdout.splitlines()[:2]] == ["nDCG@10", "0.5347"]
     assert cli("run", *lists, "--out", "a", "--format", "json").stdout.startswith("{\n  ")
+
+
+@pytest.mark.filterwarnings("ignore:The server .* does not answer")
+def test_several_servers_are_named_if_none_answers(cli: Cli, lists: tuple[str, ...]) -> None:
+    addresses = [f"http://127.0.0.1:{port}/v1" for port in (1, 2)]
+    model = ("--model", "openai:m", "--method", "fullrank", "--context-size", "4096", "--retries", "0", "--out", "a")
+    done = cli("run", *lists, *model, *(flag for address in addresses for flag in ("--base-url", address)))
+    assert (done.returncode, done.stdout) == (BackendError.exit_code, "")
+    assert all(address in done.stderr for address in addresses)
+    assert json.loads(Path("a/spec.json").read_text())["spec"]["base_url"] == addresses

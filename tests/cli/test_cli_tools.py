@@ -19,7 +19,7 @@ def test_methods_in_all_formats(cli: Cli) -> None:
     assert calls["sliding"] == 9
     assert [json.loads(line) for line in cli("methods", "--format", "jsonl").stdout.splitlines()] == rows
     head, *lines = cli("methods").stdout.splitlines()
-    assert head.split("\t") == ["name", "strategy", "judge", "calls_per_100", "backends", "paper"]
+    assert head.split("\t") == ["name", "strategy", "judge", "calls per 100", "backends", "paper"]
     assert len(lines) == len(rows)
 
 

@@ -164,7 +164,7 @@ def test_agreement_of_assessors(cli: Cli) -> None:
     binary = result(cli, *agreement, "--name", "anna", "--name", "ben", "--relevant", "2", "--relevant", "ben=1")
     assert (binary["assessors"], binary["relevant"], binary["grades"]) == (["anna", "ben"], [2, 1], [0, 1])
     text = cli(*agreement, "--by-topic", "--weights", "linear")
-    assert text.stdout.startswith("kappa linear")
+    assert text.stderr.startswith("kappa linear")
     assert "q29" in text.stdout
     assert "toprule" in cli(*agreement, "--format", "latex").stdout
     assert "seed 0" in text.stderr
@@ -178,7 +178,7 @@ def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:
     found = result(cli, *estimate, "--baseline", "s3.trec")
     assert (found["topics_of_people"], found["topics_of_model_only"], len(found["rows"])) == (10, 20, 3)
     assert all(0 <= row["weight"] <= 1 for row in found["rows"])
-    assert "Differences from s3.trec" in cli(*estimate, "--baseline", "s3.trec").stdout
+    assert "Differences from s3.trec" in cli(*estimate, "--baseline", "s3.trec").stderr
 
 
 @pytest.mark.parametrize(

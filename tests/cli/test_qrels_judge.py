@@ -274,9 +274,9 @@ def test_a_model_judges(cli: Cli, tmp_path: Path) -> None:
     again = cli(*LLM, "--qrels-out", "q.txt", "--against", "people.txt", "--format", "json")
     assert result(again) == found
     assert len(rows(tmp_path / "j.jsonl")) == 7
-    text = cli(*LLM, "--against", "jsonl:docs").stdout.splitlines()
-    assert text[0].split("\t") == ["judged", "relevant", "skipped", "failed", "left"]
-    assert any(line.startswith("kappa quadratic\t") for line in text)
+    text = cli(*LLM, "--against", "jsonl:docs")
+    assert text.stdout.splitlines()[0].split("\t") == ["judged", "relevant", "skipped", "failed", "left"]
+    assert any(line.startswith("kappa quadratic\t") for line in text.stderr.splitlines())
 
 
 def test_a_model_judges_across_topics(cli: Cli) -> None:

@@ -281,7 +281,7 @@ def test_many_runs_get_numbers_instead_of_letters() -> None:
     assert head.split()[-1] == "beats"
     assert (first.split()[-1], last.split()[-1]) == ("21", "0")
     assert "Letters" not in str(result)
-    assert "sup" not in result.to_html()
+    assert "<sup>a" not in result.to_html()
 
 
 def test_plot(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_fakes_open_with_their_options_and_ours() -> None:
         ("fake:perfect,qrels=x", UsageError, "qrels='x'"),
         ("fake:", UsageError, "fake:"),
         ("fake", UnknownNameError, "fake:perfect"),
+        ("gpt-4o-mini", UnknownNameError, "openai:gpt-4o-mini"),
         ("replay:x", UsageError, "rerank replay"),
         ("hf:smolm2-135m", UnknownNameError, f"Did you mean '{NAME}'"),
         ("nothing:x", UnknownNameError, "Unknown model 'nothing:x'"),

@@ -8,7 +8,7 @@ of both collections, by which a configuration is chosen. The weights are varied 
 judge stored. `untrained` is the base model. TREC DL 2019 and Cranfield's even-numbered queries are not used.
 
 Everything that was finished is skipped, and a training continues from its last checkpoint. `--deep NAME` measures a
-configuration at a depth of 100.
+configuration at a depth of 100. `listwise` is the recipe listwise.toml.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import datetime
 import json
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,11 @@ def collections_of(data: Path) -> dict[str, dict[str, Any]]:
 
 
 def recipe_of(name: str, work: Path, overrides: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a configuration."""
-    values = dict(read_toml_file(HERE / "recipe.toml", "recipe"))
-    changes = dict(tomllib.loads((HERE / "configurations.toml").read_text(encoding="utf-8"))[name])
+    """Return the recipe of a configuration: a table of changes to recipe.toml, or a file of its own."""
+    own = HERE / f"{name}.toml"
+    values = dict(read_toml_file(own if own.is_file() else HERE / "recipe.toml", "recipe"))
+    tables = tomllib.loads((HERE / "configurations.toml").read_text(encoding="utf-8"))
+    changes = {} if own.is_file() else dict(tables[name])
     losses = changes.pop("losses", {})
     values["losses"] = [{**loss, **losses.get(loss["name"], {})} for loss in values["losses"]]
     for table in (changes, overrides):
@@ -80,26 +82,28 @@ def judge_collection(name: str, settings: dict[str, Any], folder: Path, adapter:
     return RunFolder.existing(path)
 
 
-def reorder(first: Run, folder: RunFolder, weight: float) -> Run:
-    """Order each list by z(log-likelihood) + weight * z(first-stage score)."""
-    judge = read_judge_scores(folder.path / "judge_scores.jsonl")
+def reorder(first: Run, folders: Sequence[RunFolder], weight: float) -> Run:
+    """Order each list by the mean of z(judge's score) over the judges + weight * z(first-stage score)."""
+    judges = [read_judge_scores(folder.path / "judge_scores.jsonl") for folder in folders]
     rankings = []
     for ranking in first.values():
-        own = [judge[ranking.query.id].scores[doc_id] for doc_id in ranking.doc_ids]
-        pairs = zip(window_z_scores(own), window_z_scores(ranking.scores), strict=True)
-        sums = [likelihood + weight * score for likelihood, score in pairs]
+        own = [
+            window_z_scores([judge[ranking.query.id].scores[doc_id] for doc_id in ranking.doc_ids]) for judge in judges
+        ]
+        pairs = zip(zip(*own, strict=True), window_z_scores(ranking.scores), strict=True)
+        sums = [sum(scores) / len(scores) + weight * score for scores, score in pairs]
         order = sorted(range(len(sums)), key=lambda position: -sums[position])
         rankings.append(Ranking.from_order(ranking.query, [ranking.docs[position] for position in order]))
     return Run(rankings, name=f"{weight:g}")
 
 
-def rows_of(folder: RunFolder, relevant: int) -> Iterator[dict[str, Any]]:
+def rows_of(folders: Sequence[RunFolder], relevant: int) -> Iterator[dict[str, Any]]:
     """Yield one row per weight."""
-    first = folder.read_candidates()
+    first = folders[0].read_candidates()
     base = Run(list(first.values()), name="first stage")
     for weight in WEIGHTS:
         comparison = compare_runs(
-            folder.read_qrels(), [reorder(first, folder, weight), base], MEASURE, relevant=relevant
+            folders[0].read_qrels(), [reorder(first, folders, weight), base], MEASURE, relevant=relevant
         )
         (pair,) = comparison.pairs
         yield {
@@ -114,16 +118,20 @@ def rows_of(folder: RunFolder, relevant: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def measure(name: str, work: Path, data: Path, adapter: Path | None, depth: int) -> None:
-    """Measure a configuration, and append its rows to the results unless they are there."""
+def measure(adapters: Mapping[str, Path | None], work: Path, data: Path, depth: int) -> None:
+    """Measure a configuration, or several together, and append the rows to the results unless they are there."""
+    name = "+".join(adapters)
     results = work / "results.jsonl"
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
     if any((row["configuration"], row["depth"]) == (name, depth) for row in map(json.loads, lines)):
         return
     rows: list[dict[str, Any]] = []
     for collection, settings in collections_of(data).items():
-        folder = judge_collection(collection, settings, work / "runs" / name, adapter, depth)
-        rows += [{"collection": collection, **row} for row in rows_of(folder, settings.get("relevant", 1))]
+        folders = [
+            judge_collection(collection, settings, work / "runs" / each, adapter, depth)
+            for each, adapter in adapters.items()
+        ]
+        rows += [{"collection": collection, **row} for row in rows_of(folders, settings.get("relevant", 1))]
     for weight in WEIGHTS:
         differences = [row["difference"] for row in rows if row["weight"] == weight]
         mean = round(sum(differences) / len(differences), 4)
@@ -138,8 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with msmarco_candidates, qrels and cranfield")
-    parser.add_argument("--only", nargs="*", default=(), help="configurations; all if omitted")
+    parser.add_argument("--only", nargs="*", default=(), help="configurations or listwise; all six if omitted")
     parser.add_argument("--deep", nargs="*", default=(), help="trained configurations to measure at a depth of 100")
+    parser.add_argument("--together", nargs="*", help="folders of adapters whose judges are measured together")
     parser.add_argument("--lists", type=int, help="another number of lists; the configuration is named by it")
     parser.add_argument("--seed", type=int, help="another seed; the configuration is named by it")
     given = parser.parse_args()
@@ -149,9 +158,13 @@ def main() -> None:
         **({"data": {"max_lists": given.lists}} if given.lists else {}),
     }
     suffix = "".join(f"-{key}{value}" for key, value in (("n", given.lists), ("s", given.seed)) if value is not None)
+    if given.together:
+        both = {name: None if name == "untrained" else work / "adapters" / name for name in given.together}
+        measure(both, work, data, 20)
+        return
     names = given.only or list(tomllib.loads((HERE / "configurations.toml").read_text(encoding="utf-8")))
     if not given.deep:
-        measure("untrained", work, data, None, 20)
+        measure({"untrained": None}, work, data, 20)
     for name in given.deep or names:
         adapter = None if name == "untrained" else work / "adapters" / f"{name}{suffix}"
         began, cpu = time.monotonic(), time.process_time()
@@ -159,7 +172,7 @@ def main() -> None:
             result = train_adapter(recipe_of(name, work, overrides), adapter, resume=True, device="cpu")
             seconds = f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} CPU s here"
             print(name, f"{result.steps} steps, loss {result.loss:.4f}, {seconds}", flush=True)
-        measure(f"{name}{suffix}", work, data, adapter, 100 if given.deep else 20)
+        measure({f"{name}{suffix}": adapter}, work, data, 100 if given.deep else 20)
 
 
 if __name__ == "__main__":

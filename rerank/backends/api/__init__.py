@@ -5,16 +5,16 @@ docs/servers.md describes the APIs, their limits and the keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.api.providers import RERANK_APIS, RerankApi
-from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_address import Address, ServerProvider
 from rerank.backends.base.server_backend import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedPairTokens
 from rerank.errors import UnknownNameError, UsageError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks import CrossEncoderTask
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.api.client import RerankApiClient
@@ -43,7 +43,6 @@ class Api(ServerBackend["RerankApiClient"]):
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
     #: The method that ``auto`` stands for.
     default_method: ClassVar[str] = "cross-encoder"
-    _size: int | None = None
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
         """Check the name and the options, without connecting."""
@@ -51,21 +50,19 @@ class Api(ServerBackend["RerankApiClient"]):
         super().__init__(model, address, **options)
 
     @classmethod
-    def connect(cls, model: str, options: BackendOptions | None = None) -> Api:
-        """Return the backend of ``--model api:API/MODEL``, without connecting.
+    def find_provider(cls, model: str) -> ServerProvider:
+        """Return the provider of the API in the model's name.
 
         Raises:
             UnknownNameError: There is no such API.
-            UsageError: The model or the address is missing, the address is invalid, only a file names it and a key
-                would be sent to it, or an option can only be set when the server is started.
+            UsageError: The model is missing.
         """
-        options = options or BackendOptions()
         api, _ = _parse_model_of_api(model)
-        return cls(model, Address.parse(options.base_url, api.provider), options=options)
+        return api.provider
 
-    def make_tokens(self) -> TokenCounter:
-        """Return a counter of pairs that asks the server for its context size when that is needed."""
-        return EstimatedPairTokens(self._context_size)
+    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
+        """Return a counter of pairs that estimates."""
+        return EstimatedPairTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> RerankApiClient:
         """Return a client that inspects the limits of the server at its first request, if the server states them."""
@@ -80,12 +77,13 @@ class Api(ServerBackend["RerankApiClient"]):
             tokens=self._tokens,
         )
 
-    def _context_size(self) -> int:
-        if self._size is None:
-            self._size = self._options.context_size
-        if self._size is None:
-            self._size = run_on_task_request_loop(self.get_client().find_limits()).context_size
-        return self._size
+    async def find_context_size(self) -> int:
+        """Return the context size that the server states, or else the documented one.
+
+        Raises:
+            BackendError: The server refuses the key.
+        """
+        return (await self.get_client().find_limits()).context_size
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:

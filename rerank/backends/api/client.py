@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from rerank.backends.api.providers import RerankApi, RerankApiLimits, split_documents_for_api
 from rerank.backends.api.results import read_rerank_answer
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.backends.base.server_connection import ServerConnection
-from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
+from rerank.backends.base.server_replies import AttemptCount, ServerUnavailableError, reply_of_failed_request
 from rerank.backends.base.token_estimate import PAIR
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks import CrossEncoderTask, Reply, Request
@@ -58,11 +57,17 @@ class RerankApiClient:
     async def _inspect(self) -> RerankApiLimits:
         context_size, documents = 0, 0
         url = self.connection.address.root + self.api.limits_path
-        if self.api.limits_path:
-            with suppress(RequestFailedError, RequestRejectedError):
+        attempts = AttemptCount(self.connection)
+        try:
+            if self.api.limits_path:
                 context_size, documents = await self.connection.ask(
-                    url, read=lambda answer: self.api.read_limits(answer.body, self.model)
+                    url, read=lambda answer: self.api.read_limits(answer.body, self.model), on_attempt=attempts.begin
                 )
+        except RequestRejectedError:
+            pass
+        except RequestFailedError as error:  # a server that is down now may state its limits later
+            if self.connection.has_other_server is not None and not await self.connection.is_up():
+                raise ServerUnavailableError.after(error, attempts, f"Start the server at {url}") from error
         limits = replace(
             self.api.limits,
             context_size=context_size or self.api.limits.context_size,
@@ -99,9 +104,9 @@ class RerankApiClient:
         """Return the reply to one part of a list, which follows the query."""
         query, *documents = [message.content for message in prompt]
         body = self.api.make_body(self.model, query, documents, self.context_size)
-        estimated, attempts = self.tokens.count(prompt), AttemptCount()
+        estimated, attempts = self.tokens.count(prompt), AttemptCount(self.connection)
         async with self._limit:
-            started, contacts = time.perf_counter(), self.connection.contacts
+            started = time.perf_counter()
             try:
                 reply = await self.connection.ask(
                     self.connection.address.endpoint_url(self.api.endpoint, self.api.version),
@@ -112,7 +117,7 @@ class RerankApiClient:
                     on_attempt=attempts.begin,
                 )
             except (RequestFailedError, RequestRejectedError) as error:
-                return reply_of_failed_request(error, model=self.model, is_silent=contacts == self.connection.contacts)
+                return reply_of_failed_request(error, model=self.model, attempts=attempts)
             return replace(reply, retries=attempts.retries, seconds=time.perf_counter() - started)
 
 

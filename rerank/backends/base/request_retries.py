@@ -49,7 +49,10 @@ class RequestRejectedError(Exception):
 
 
 def make_retrying_sender(
-    sleep: Callable[[float], Awaitable[None]], retries: int | None = None
+    sleep: Callable[[float], Awaitable[None]],
+    retries: int | None = None,
+    *,
+    gives_up: Callable[[], bool] = lambda: False,
 ) -> tenacity.AsyncRetrying:
     """Return a wrapper that retries after `RequestFailedError` as often as allowed, then raises the last error.
 
@@ -57,11 +60,12 @@ def make_retrying_sender(
         sleep: Function that waits for a number of seconds.
         retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
             which another attempt cannot help is never retried.
+        gives_up: Returns whether to raise an error although another attempt is allowed; called after every failure.
     """
 
     def should_stop(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, RequestFailedError) or error.tries == 1:
+        if not isinstance(error, RequestFailedError) or error.tries == 1 or gives_up():
             return True
         return state.attempt_number >= (error.tries if retries is None else 1 + retries)
 

@@ -71,12 +71,14 @@ class Address:
         return f"{self.url}{'' if path else version}{endpoint}"
 
     @classmethod
-    def parse(cls, text: str = "", provider: ServerProvider = OPENAI) -> Address:
+    def parse(cls, text: str | tuple[str, ...] = "", provider: ServerProvider = OPENAI) -> Address:
         """Parse an address. If it is empty, use the one in the environment or, without one, the provider's own.
 
         Raises:
-            UsageError: The address is missing or invalid, or contains a password or a key.
+            UsageError: The address is missing or invalid, contains a password or a key, or is not a single one.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"--base-url {' and '.join(text)}", expected="one address", remedy="Omit the others")
         text = text or os.environ.get(provider.url_variable, "") or provider.url
         if not text:
             raise UsageError(

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from rerank.backends.base.server_address import Address, api_key_for_server
+from rerank.backends.base.server_address import Address, ServerProvider, api_key_for_server
 from rerank.errors import UsageError
 from rerank.io.forks import ForkLock
 from rerank.prompts.base import TokenCounter
@@ -67,8 +67,12 @@ class ServerBackend(ABC, Generic[C]):
 
     #: Servers render chats with the template of their model.
     takes_verbatim = False
+    tasks: ClassVar[frozenset[type[Any]]]
     #: Number of requests that may wait in the client at the same time, if it sends several in one call.
     requests_in_flight: int | None = None
+    #: Returns whether another server can take a request that this one did not answer; None if this is the only server.
+    has_other_server: Callable[[], bool] | None = None
+    _size: int | None = None
 
     def __init__(
         self,
@@ -90,7 +94,29 @@ class ServerBackend(ABC, Generic[C]):
         self._sleep, self._transport = sleep, transport
         self._client: C | None = None
         self._creating = ForkLock()
-        self._tokens = self.make_tokens()
+        self._tokens = self.make_tokens(self._context_size)
+
+    @classmethod
+    def connect(cls, model: str, options: BackendOptions | None = None) -> Self:
+        """Return the backend for a model on the server of the options, without connecting.
+
+        Raises:
+            UsageError: The model is missing, the address is missing or invalid, there are several addresses (which
+                `rerank.backends.base.server_replicas` connects to), only a file names the address and a key would be
+                sent to it, or an option can only be set when the server is started.
+            UnknownNameError: The model's name contains an unknown one.
+        """
+        options = options or BackendOptions()
+        return cls(model, Address.parse(options.base_url, cls.find_provider(model)), options=options)
+
+    @classmethod
+    @abstractmethod
+    def find_provider(cls, model: str) -> ServerProvider:
+        """Return who runs the server of a model.
+
+        Raises:
+            UsageError: The model is missing.
+        """
 
     @property
     def tokens(self) -> TokenCounter:
@@ -98,8 +124,22 @@ class ServerBackend(ABC, Generic[C]):
         return self._tokens
 
     @abstractmethod
-    def make_tokens(self) -> TokenCounter:
-        """Return the token counter, without connecting."""
+    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
+        """Return a token counter that calls ``context_size`` when the context size is needed."""
+
+    @abstractmethod
+    async def find_context_size(self) -> int:
+        """Return the context size of the server, in tokens, or the one that is assumed; runs on the background loop.
+
+        Raises:
+            BackendError: The server does not answer, or requires a key.
+        """
+
+    def _context_size(self) -> int:
+        """Return the given context size or, after the first contact, that of the server."""
+        if self._size is None:
+            self._size = self._options.context_size or run_on_task_request_loop(self.find_context_size())
+        return self._size
 
     @abstractmethod
     def make_client(self, connection: ServerConnection) -> C:
@@ -114,6 +154,11 @@ class ServerBackend(ABC, Generic[C]):
     def identity(self) -> Mapping[str, str]:
         """The model's name and the server, since two servers may have different weights under the same name."""
         return {"model": self._model, "server": self._address.name}
+
+    @property
+    def slots(self) -> int:
+        """Maximum number of requests that are sent, or wait in the client to share a call, at the same time."""
+        return self.requests_in_flight or self._concurrency
 
     @property
     def batch_size(self) -> int:
@@ -136,8 +181,8 @@ class ServerBackend(ABC, Generic[C]):
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        answer, limit = self.get_client().answer, self.requests_in_flight or self._concurrency
-        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=limit))
+        answer = self.get_client().answer
+        return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self.slots))
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request. It may be called on any event loop and by several callers at the same time.
@@ -173,6 +218,7 @@ class ServerBackend(ABC, Generic[C]):
                     retries=self._options.retries,
                     sleep=self._sleep,
                     transport=self._transport,
+                    has_other_server=self.has_other_server,
                 )
                 self._client = self.make_client(connection)
             return self._client

@@ -22,6 +22,7 @@ from rerank.backends.base.request_retries import (
     SLOW_TRIES,
     TRIES,
     RequestFailedError,
+    RequestRejectedError,
     make_retrying_sender,
 )
 from rerank.backends.base.server_address import Address, api_key_for_server
@@ -57,6 +58,8 @@ class ServerConnection:
         retries: Maximum number of attempts after the first; None for the rules of `request_retries`.
         sleep: Function that waits between attempts.
         transport: Replacement for the network, for tests.
+        has_other_server: Returns whether another server can take a request that this one did not answer, which is then
+            not repeated here; None if there is no other server.
         contacts: Number of attempts that got a connection. While it is 0, requests get fewer attempts.
         accepted: Whether the server has accepted a request whose key or content it could have rejected.
     """
@@ -66,6 +69,7 @@ class ServerConnection:
     retries: int | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport: httpx2.AsyncBaseTransport | None = None
+    has_other_server: Callable[[], bool] | None = None
     contacts: int = field(default=0, init=False)
     accepted: bool = field(default=False, init=False)
     _client: httpx2.AsyncClient | None = field(default=None, init=False, repr=False)
@@ -126,19 +130,36 @@ class ServerConnection:
         failures = FailureReader(self.address, api_key_for_server(self.address))
         times_closed = self._times_closed
         content = {"json": body} if upload is None else {"files": upload}
+        has_answered = False  # an answer that cannot be read is no sign of a server that is down
 
         async def once() -> T:
+            nonlocal has_answered
             on_attempt()
             try:
                 if times_closed == self._times_closed:
-                    return read(await self._once(url, content, failures))
+                    has_answered = False
+                    answer = await self._once(url, content, failures)
+                    has_answered = True
+                    return read(answer)
             except RequestFailedError as error:
                 if times_closed == self._times_closed:
                     error.args = (failures.redact(str(error)),)
                     raise error from None  # the cause may repeat the key, too
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
-        return await make_retrying_sender(self.sleep, self.retries if retries is None else retries)(once)
+        retries, other = self.retries if retries is None else retries, self.has_other_server or (lambda: False)
+        return await make_retrying_sender(self.sleep, retries, gives_up=lambda: not has_answered and other())(once)
+
+    async def is_up(self) -> bool:
+        """Return whether the server answers a cheap request; an answer that refuses the request is an answer."""
+        try:
+            async with asyncio.timeout(CONNECT):
+                await self.ask("/models", read=lambda answer: None, retries=0)
+        except (RequestFailedError, TimeoutError):
+            return False
+        except (RequestRejectedError, BackendError):
+            return True
+        return True
 
     async def _once(self, url: str, content: Mapping[str, Any], failures: FailureReader) -> ServerAnswer:
         response, unreadable = await self._respond(url, content, failures.key)

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.errors import BackendError
 from rerank.tasks import Reply
 
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
+    from rerank.backends.base.server_connection import ServerConnection
+
 #: Error codes of content filters.
 _FILTERED = ("content_filter", "content_policy_violation")
 
 
+class ServerUnavailableError(BackendError):
+    """Raised if a server does not answer a request that another server could answer.
+
+    Attributes:
+        attempts: Number of attempts that were made.
+        tries: Maximum number of attempts after such a failure.
+        is_silent: Whether there was no connection to the server.
+    """
+
+    attempts = 0
+    tries = 1
+    is_silent = False
+
+    @classmethod
+    def after(cls, error: RequestFailedError, attempts: AttemptCount, remedy: str) -> Self:
+        """Return the error for the last failure of a request, and what the user can do about it."""
+        failed = cls(str(error), remedy=remedy)
+        failed.attempts, failed.tries, failed.is_silent = attempts.attempts, error.tries, attempts.is_silent
+        return failed
+
+
 @dataclass(slots=True)
 class AttemptCount:
-    """The number of attempts of a request."""
+    """The attempts of a request to a server.
 
+    Attributes:
+        connection: The connections to the server.
+        attempts: Number of attempts.
+        contacts: Number of attempts of all requests that got a connection before this request began.
+    """
+
+    connection: ServerConnection
     attempts: int = 0
+    contacts: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the contacts with the server."""
+        self.contacts = self.connection.contacts
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no request has reached the server since this request began."""
+        return self.connection.contacts == self.contacts
 
     def begin(self) -> None:
         """Count one more attempt."""
@@ -28,21 +70,24 @@ class AttemptCount:
         return max(0, self.attempts - 1)
 
 
-def reply_of_failed_request(error: RequestFailedError | RequestRejectedError, *, model: str, is_silent: bool) -> Reply:
+def reply_of_failed_request(
+    error: RequestFailedError | RequestRejectedError, *, model: str, attempts: AttemptCount
+) -> Reply:
     """Return the reply to a request that failed or was rejected.
 
     Args:
         error: The error after the last attempt.
         model: The model's name on the server, for the message.
-        is_silent: Whether no request has reached the server in the meantime.
+        attempts: The attempts of the request.
 
     Raises:
-        BackendError: No other request can be answered either: there is no connection, or no such model or path.
+        ServerUnavailableError: There is no connection, or the server failed and is one of several.
+        BackendError: No other request can be answered either: there is no such model or path.
     """
     if isinstance(error, RequestFailedError):
-        if is_silent:
+        if attempts.is_silent or attempts.connection.has_other_server is not None:
             remedy = "Check the address and the network, or start the server; --resume keeps committed calls"
-            raise BackendError(str(error), remedy=remedy) from error
+            raise ServerUnavailableError.after(error, attempts, remedy) from error
         return Reply(finish="error", error=str(error))
     if error.status in (404, 405):
         raise BackendError(

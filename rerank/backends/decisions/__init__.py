@@ -5,16 +5,17 @@ docs/servers.md describes how judges become questions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_address import OPENAI, ServerProvider
 from rerank.backends.base.server_backend import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.backends.decisions.questions import MAX_QUESTIONS
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.identifiers import LETTER_IDENTIFIERS
-from rerank.tasks import BackendOptions, DecisionTask
+from rerank.tasks import DecisionTask
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.server_connection import ServerConnection
@@ -54,21 +55,23 @@ class Decisions(ServerBackend["DecisionClient"]):
     requests_in_flight = MAX_QUESTIONS
 
     @classmethod
-    def connect(cls, model: str, options: BackendOptions | None = None) -> Decisions:
-        """Return the backend of ``--model decisions:MODEL``, without connecting.
+    def find_provider(cls, model: str) -> ServerProvider:
+        """Return OpenAI, whose server is used if no address is given.
 
         Raises:
-            UsageError: The model is missing, the address is invalid, only a file names it and a key would be sent to
-                it, or an option can only be set when the server is started.
+            UsageError: The model is missing.
         """
-        options = options or BackendOptions()
         if not model:
             raise UsageError("--model decisions: names no model", expected="decisions:NAME")
-        return cls(model, Address.parse(options.base_url), options=options)
+        return OPENAI
 
-    def make_tokens(self) -> TokenCounter:
-        """Return a counter with the given or the assumed context size."""
-        return DecisionTokens(lambda: self._options.context_size or CONTEXT)
+    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
+        """Return a counter that estimates."""
+        return DecisionTokens(context_size)
+
+    async def find_context_size(self) -> int:
+        """Return the assumed context size, since the API states none."""
+        return CONTEXT
 
     def make_client(self, connection: ServerConnection) -> DecisionClient:
         """Return a client that has sent nothing."""

@@ -129,7 +129,7 @@ class DecisionClient:
         """Return the replies to several questions. A rejected call is divided, until one question is rejected alone."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
         body = DecisionRequest(model=self.model, input=shared, questions=questions)
-        attempts, contacts = AttemptCount(), self.connection.contacts
+        attempts = AttemptCount(self.connection)
         try:
             replies = await self.connection.ask(
                 self.connection.address.endpoint_url("/decisions"),
@@ -143,6 +143,5 @@ class DecisionClient:
             if isinstance(error, RequestRejectedError) and error.status in _DIVIDED and len(batch) > 1:
                 middle = len(batch) // 2
                 return [*await self._ask(shared, batch[:middle]), *await self._ask(shared, batch[middle:])]
-            is_silent = contacts == self.connection.contacts
-            return [reply_of_failed_request(error, model=self.model, is_silent=is_silent)] * len(batch)
+            return [reply_of_failed_request(error, model=self.model, attempts=attempts)] * len(batch)
         return [replace(replies[0], retries=attempts.retries), *replies[1:]]

@@ -6,15 +6,15 @@ docs/servers.md describes the servers, their capabilities and the keys.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends.base.server_address import Address
+from rerank.backends.base.server_address import OPENAI, ServerProvider
 from rerank.backends.base.server_backend import ServerBackend
 from rerank.backends.base.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask
-from rerank.tasks.background_loop import run_on_task_request_loop
+from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server avoid it
     from rerank.backends.base.server_connection import ServerConnection
@@ -42,22 +42,19 @@ class Openai(ServerBackend["ServerClient"]):
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
-    _size: int | None = None
 
     @classmethod
-    def connect(cls, model: str, options: BackendOptions | None = None) -> Openai:
-        """Return the backend of ``--model openai:MODEL``, without connecting.
+    def find_provider(cls, model: str) -> ServerProvider:
+        """Return OpenAI, whose server is used if no address is given.
 
         Raises:
-            UsageError: The model is missing, the address is invalid, only a file names it and a key would be sent to
-                it, or an option can only be set when the server is started.
+            UsageError: The model is missing.
         """
-        options = options or BackendOptions()
         if not model:
             raise UsageError(
                 "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
             )
-        return cls(model, Address.parse(options.base_url), options=options)
+        return OPENAI
 
     @property
     def batches(self) -> OpenaiBatches:
@@ -66,9 +63,9 @@ class Openai(ServerBackend["ServerClient"]):
 
         return OpenaiBatches(self.get_client())
 
-    def make_tokens(self) -> TokenCounter:
-        """Return a counter that asks the server for its context size when that is needed."""
-        return EstimatedTokens(self._context_size)
+    def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
+        """Return a counter that estimates."""
+        return EstimatedTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> ServerClient:
         """Return a client that inspects the server at its first request."""
@@ -81,19 +78,17 @@ class Openai(ServerBackend["ServerClient"]):
             context_size=self._options.context_size,
         )
 
-    def _context_size(self) -> int:
-        if self._size is None:
-            self._size = self._options.context_size or self._server_context_size()
-        if self._size is None:
-            self._size = CONTEXT
-            warnings.warn(
-                f"{self._address.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
-                "assumed. Set it with --context-size",
-                stacklevel=2,
-            )
-        return self._size
+    async def find_context_size(self) -> int:
+        """Return the context size that the server states, else an assumed one, with a warning.
 
-    def _server_context_size(self) -> int | None:
-        client = self.get_client()
-        session = client.session or run_on_task_request_loop(client.inspect())
-        return session.server.context_size
+        Raises:
+            BackendError: The server does not answer, or requires a key.
+        """
+        if size := (await self.get_client().inspect()).server.context_size:
+            return size
+        warnings.warn(
+            f"{self._address.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
+            "assumed. Set it with --context-size",
+            stacklevel=2,
+        )
+        return CONTEXT

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.backends.base.server_answers import ServerAnswer
 from rerank.backends.base.server_connection import ServerConnection
-from rerank.backends.base.server_replies import reply_of_failed_request
+from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
 from rerank.backends.openai.replies import parse_server_reply, server_reply_satisfies_constraint
 from rerank.backends.openai.server import Server, is_same_server_model, unknown_server_model_error
@@ -50,26 +50,24 @@ class ServerSession:
                 remedy="Use a method that generates text: --method setwise,by=generation, pairwise,by=generation, "
                 "fullrank or sliding",
             )
-        contacts, exchange = connection.contacts, _Exchange(request)
+        exchange = _Exchange(request, AttemptCount(connection))
         while True:  # terminates, since every repetition omits one more field
             built = self.dialect.build_request(request)
             try:
-                reply = await exchange.send(connection, built)
+                reply = await exchange.send(built)
             except RequestFailedError as error:
-                return reply_of_failed_request(
-                    error, model=self.dialect.model, is_silent=connection.contacts == contacts
-                )
+                return reply_of_failed_request(error, model=self.dialect.model, attempts=exchange.attempts)
             except RequestRejectedError as error:
                 if not self._omit_refused_field(built, error):
-                    return self._rejected_reply(error)
+                    return self._rejected_reply(error, exchange.attempts)
             else:
                 self.check_reply(built, request, reply)
                 return reply
 
-    def _rejected_reply(self, error: RequestRejectedError) -> Reply:
+    def _rejected_reply(self, error: RequestRejectedError, attempts: AttemptCount) -> Reply:
         if error.status in (404, 405):
             raise unknown_server_model_error(self.dialect.model, str(error), self.server)
-        return reply_of_failed_request(error, model=self.dialect.model, is_silent=False)
+        return reply_of_failed_request(error, model=self.dialect.model, attempts=attempts)
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
         """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
@@ -120,10 +118,10 @@ class _Exchange:
     """
 
     request: Request
-    _attempts: int = 0
+    attempts: AttemptCount
     _discarded: Reply | None = None
 
-    async def send(self, connection: ServerConnection, built: ServerRequest) -> Reply:
+    async def send(self, built: ServerRequest) -> Reply:
         """Send the request, and return the reply.
 
         Raises:
@@ -133,19 +131,20 @@ class _Exchange:
             CancelledAfterReplyError: The caller was cancelled after a reply without content.
         """
         try:
-            return await connection.ask(
-                "/chat/completions", built.body, read=lambda answer: self._read(answer, built), on_attempt=self._begin
+            return await self.attempts.connection.ask(
+                "/chat/completions",
+                built.body,
+                read=lambda answer: self._read(answer, built),
+                on_attempt=self.attempts.begin,
             )
         except (RequestFailedError, RequestRejectedError, BackendError, asyncio.CancelledError) as error:
             if self._discarded is None:
                 raise
-            reply = replace(self._discarded, retries=self._attempts - 1)  # a reply has arrived, and no better one came
+            # A reply has arrived, and no better one came.
+            reply = replace(self._discarded, retries=self.attempts.retries)
             if isinstance(error, asyncio.CancelledError):
                 raise CancelledAfterReplyError(reply) from error
             return reply
-
-    def _begin(self) -> None:
-        self._attempts += 1
 
     def _read(self, answer: ServerAnswer, built: ServerRequest) -> Reply:
         reply, has_content = parse_server_reply(answer, self.request, built)
@@ -158,5 +157,5 @@ class _Exchange:
             tokens_in=first.tokens_in + reply.tokens_in,
             tokens_out=first.tokens_out + reply.tokens_out,
             tokens_cached=first.tokens_cached + reply.tokens_cached,
-            retries=self._attempts - 1,
+            retries=self.attempts.retries,
         )

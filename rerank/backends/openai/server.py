@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.backends.base.server_answers import ServerAnswer, name_in_answer, object_in_answer, token_count_in_answer
 from rerank.backends.base.server_connection import ServerConnection
+from rerank.backends.base.server_replies import AttemptCount, ServerUnavailableError
 from rerank.errors import BackendError
 
 #: Servers with fields beyond OpenAI's interface; ``plain`` is every other server, including OpenAI and Ollama.
@@ -39,19 +40,19 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
     A server without such a list, or with an invalid one, is treated as a plain server.
 
     Raises:
-        BackendError: The server does not answer, or requires a key.
+        ServerUnavailableError: The server does not answer.
+        BackendError: The server requires a key.
     """
-    contacts = connection.contacts
+    attempts = AttemptCount(connection)
     try:
-        rows = await connection.ask("/models", read=_model_rows_of_server)
+        rows = await connection.ask("/models", read=_model_rows_of_server, on_attempt=attempts.begin)
     except RequestRejectedError:
         return Server()
     except RequestFailedError as error:
-        if connection.contacts > contacts:
+        if not attempts.is_silent and (connection.has_other_server is None or await connection.is_up()):
             return Server()
-        raise BackendError(
-            str(error), remedy=f"Start the server at {connection.address.url}, or set another address with --base-url"
-        ) from error
+        remedy = f"Start the server at {connection.address.url}, or set another address with --base-url"
+        raise ServerUnavailableError.after(error, attempts, remedy) from error
     owners = (name_in_answer(row.get("owned_by")) for row in rows)
     kind: ServerKind = next((_KINDS[owner] for owner in owners if owner in _KINDS), "plain")
     by_id = {name: row for row in rows if (name := name_in_answer(row.get("id")))}

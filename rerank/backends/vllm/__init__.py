@@ -53,6 +53,8 @@ class Vllm(LocalModel):
     )
     #: One batch with the requests of several callers is faster than one batch per caller.
     shares_batches: ClassVar[bool] = True
+    #: A model can be split over several GPUs by numbers of GPUs.
+    takes_parallel_sizes: ClassVar[bool] = True
     #: The engine caches prefixes, so prompts with the same beginning should be processed one after another.
     caches_prefixes: ClassVar[bool] = True
     #: Calls cost time but no money, so they are stored only in the run folder.

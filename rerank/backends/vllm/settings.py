@@ -44,6 +44,7 @@ def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -
         "load_format": "safetensors",
         "trust_remote_code": options.trust_remote_code,
         "tensor_parallel_size": _engine_tensor_parallel_size(options),
+        "pipeline_parallel_size": options.pipeline_parallel_size or 1,
         "seed": 0,
         "use_tqdm_on_load": False,
     }
@@ -86,6 +87,14 @@ def _engine_tensor_parallel_size(options: BackendOptions) -> int:
             f"--device-map {options.device_map} with vLLM",
             expected="tp, which splits every weight matrix over all GPUs, or no device map",
         )
+    if options.device_map and (options.tensor_parallel_size or options.pipeline_parallel_size):
+        raise UsageError(
+            "--device-map tp with --tensor-parallel-size or --pipeline-parallel-size",
+            expected="one of them: tp uses all GPUs",
+            remedy="Omit --device-map",
+        )
+    if options.tensor_parallel_size:
+        return options.tensor_parallel_size
     torch, _ = require_torch()
     return max(1, torch.cuda.device_count()) if options.device_map else 1
 

@@ -86,9 +86,8 @@ def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) ->
     Returns:
         Time in seconds; None if no run of the model is finished.
     """
-    model = [
-        run for run in runs if run.summary and all(run.document["spec"].get(x) == getattr(spec, x) for x in _MODEL)
-    ]
+    wanted = spec.model_dump(mode="json", include=set(_MODEL))
+    model = [run for run in runs if run.summary and all(run.document["spec"].get(x) == wanted[x] for x in _MODEL)]
     similar = [run for run in model if run.document["spec"].get("method") == spec.method] or model
     spent = sum(run.summary["tokens_in"] + run.summary["tokens_out"] for run in similar if run.summary)
     return sum(run.summary["seconds"] for run in similar if run.summary) * tokens / spent if spent else None

@@ -44,12 +44,7 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
             optimizer state are not known.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
-    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
-        raise UsageError(
-            f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
-            expected="a recipe for a language model with a decoder",
-            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
-        )
+    _require_decoder(recipe)
     components, table = make_training_components(recipe), recipe.training
     options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
     model = make_empty_model(resolve_model_name(recipe.model), options)
@@ -83,6 +78,15 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         **dataclasses.asdict(memory),
         "total": memory.total,
     }
+
+
+def _require_decoder(recipe: Recipe) -> None:
+    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
+        raise UsageError(
+            f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
+            expected="a recipe for a language model with a decoder",
+            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
+        )
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.components import MachineRequirement
+from rerank.finetune.components import MachineRequirement, RecipeComponents
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.cross_encoder_recipe import (
     CROSS_ENCODER_JUDGE,
@@ -92,18 +92,9 @@ def train_adapter(
             component.check_machine()
     services = pick_reporting_services(report_to)
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
-    method = method_of_recipe(recipe)
-    if is_cross_encoder := method.judge.name == CROSS_ENCODER_JUDGE:
-        check_cross_encoder_recipe(recipe, components, backend=method.backend)
-    from rerank.finetune.trainer.training_run import TrainingRun
-
+    make_run = _pick_run(recipe, components)
     started = time.monotonic()
-    make_run = components.objective.run if components.objective else TrainingRun
-    if is_cross_encoder:
-        from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
-
-        make_run = CrossEncoderRun
-    run: TrainingRun = make_run(recipe, components, folder, device=device, report_to=services)
+    run = make_run(recipe, components, folder, device=device, report_to=services)
     with reporting_environment(folder, services), run.explain_out_of_memory(), _training_process_group():
         run.train(resume=resume, progress=progress)
     outcome = run.outcome
@@ -111,6 +102,19 @@ def train_adapter(
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)
     return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=peak_training_memory_mb(), **outcome)
+
+
+def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., TrainingRun]:
+    """Return what makes the training of a recipe, after the checks of a recipe for a cross-encoder."""
+    method = method_of_recipe(recipe)
+    if method.judge.name == CROSS_ENCODER_JUDGE:
+        check_cross_encoder_recipe(recipe, components, backend=method.backend)
+        from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
+
+        return CrossEncoderRun
+    from rerank.finetune.trainer.training_run import TrainingRun
+
+    return components.objective.run if components.objective else TrainingRun
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     from rerank.finetune.component_registry import ADAPTERS, CALLBACKS, LAYERS, OPTIMIZERS
 
     found: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-        ({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names()
+        ({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names() if name != "peft"
     ]
     for name in OPTIMIZERS.names():
         if name == "adamw":

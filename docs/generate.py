@@ -120,7 +120,8 @@ The same table for scripts: `rerank methods --training --format json`, a list of
 
 The *stability* of a method is `stable` or `experimental`. Experimental methods come from research papers and are used
 by few people: they are tested like the others, but their options may change between versions. Their code is in
-`rerank/finetune/extra`.
+`rerank/finetune/extra`. The five adapters that people use come first in the table of adapters; [choosing an
+adapter](choosing.md) says why these. [Formulas](formulas.md) compares every method with its paper and names its test.
 
 What an adapter *trains* determines which components can be combined with it: `lora`, factor pairs whose product is
 added to a matrix; `other`, new parameters of another kind; `full`, the model's own weights. A recipe with components
@@ -129,7 +130,8 @@ that do not fit together is refused before anything is loaded.
 _SIZES = """
 Numbers are for the default options and the matrices in the layers of a model with 7 billion parameters (28 layers,
 hidden size 3,584, intermediate size 18,944, key and value size 512: 6.53 billion weights). They are computed from the
-formulas, without a model. In full training, embeddings, head and vectors are added to them. A number takes 4 bytes.
+formulas or counted by peft, without a model. In full training, embeddings, head and vectors are added to them. A number
+takes 4 bytes.
 """
 _TITLES = {
     "adapter": "Adapters",
@@ -229,7 +231,11 @@ def _adapters() -> str:
     head = ("adapter", "trains", "parameters", "share", "identity at start", "saved as", "vLLM LoRA", "can be merged")
     shapes, cells = _large(), []
     whole = sum(rows * columns for rows, columns in shapes)
-    for name, part in training_components_of_kind("adapter").items():
+    parts = training_components_of_kind("adapter")
+    for name in [row["name"] for row in describe_training_methods() if row["name"] in parts]:
+        part = parts[name]
+        if name == "peft":  # its numbers are those of the configuration that a recipe names
+            continue
         count = part().count_trainable(shapes)
         start, vllm, merges = ("yes" if value else "" for value in (part.identity, part.vllm, part.merges))
         numbers = [part.shape, f"{count:,}", f"{100 * count / whole:.3g} %"]

@@ -98,7 +98,14 @@ class UnknownNameError(UsageError):
     """A name is not registered; the message suggests the nearest ones."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed", otherwise: str = ""
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        if_none: str = "None is installed",
+        otherwise: str = "",
+        limit: int = _MAX_NAMES,
     ) -> None:
         """Build the message from the unknown and the known names.
 
@@ -108,14 +115,15 @@ class UnknownNameError(UsageError):
             known: The known names.
             if_none: The remedy if no name is known.
             otherwise: The remedy if no known name is similar.
+            limit: Largest number of known names in the message.
         """
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        more = f" and {len(choices) - _MAX_NAMES} more" if len(choices) > _MAX_NAMES else ""
+        more = f" and {len(choices) - limit} more" if len(choices) > limit else ""
         super().__init__(
             f"Unknown {kind} {name!r}",
-            expected=f"one of: {', '.join(choices[:_MAX_NAMES])}{more}" if choices else "",
+            expected=f"one of: {', '.join(choices[:limit])}{more}" if choices else "",
             remedy=(hint or otherwise) if choices else if_none,
         )
         self.suggestions = near

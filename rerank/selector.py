@@ -144,15 +144,33 @@ def convert_selector_options(
     hints = get_type_hints(annotated, include_extras=True)
     parameters = inspect.signature(factory).parameters.items()
     keyword = [n for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and n not in fixed]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for _, p in parameters):  # the plug-in checks further options itself
+        keyword += [key for key in options if key not in hints]
+        hints = dict.fromkeys(keyword, Any) | hints
+    return convert_option_values(name, {key: hints.get(key, str) for key in keyword}, options)
+
+
+def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert options to their types.
+
+    Args:
+        name: Name of what the options belong to, for messages.
+        types: Type of every option that exists.
+        options: The options, as a selector or a TOML table contains them.
+
+    Raises:
+        UnknownNameError: No option has this name; the message suggests the nearest.
+        UsageError: The value of an option is invalid.
+    """
     converted = {}
     for key, value in options.items():
-        if key not in keyword:
-            raise UnknownNameError(f"option of {name!r}:", key, keyword, if_none="It takes no options")
+        if key not in types:
+            raise UnknownNameError(f"option of {name!r}:", key, types, if_none="It takes no options", limit=len(types))
         try:
-            converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
+            converted[key] = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}", expected=_describe_selector_option_type(hints.get(key, str))
+                f"Option {key}={value!r} of {name!r}", expected=_describe_selector_option_type(types[key])
             ) from error
     return converted
 

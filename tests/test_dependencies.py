@@ -37,13 +37,12 @@ PRIVATE = {
         "transformers:PreTrainedConfig()": ["_attn_implementation"],
         "transformers:PreTrainedModel": ["_tp_size"],
         "transformers:Trainer": [
-            "_get_grad_norm", "_get_output_dir", "_get_train_sampler", "_load_from_checkpoint", "_save",
-            "_save_checkpoint",
+            "_get_grad_norm", "_get_output_dir", "_load_from_checkpoint", "_save", "_save_checkpoint",
         ],
     },
     "peft": {"peft:LoraConfig()": ["_register_custom_module"]},
-    "torch": {"torch.nn:Module()": ["_parameters"], "torch:Tensor": ["_version"]},
-    "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_get_train_sampler", "_tokenize_prompts"]},
+    "torch": {"torch:Tensor": ["_version"]},
+    "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_tokenize_prompts"]},
 }  # fmt: skip
 #: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
 _OTHER = {"_asdict", "_replace", "_exit", "_commit_hash"}

@@ -129,6 +129,7 @@ def test_the_examples_of_the_help_texts_run(room: Path) -> None:
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    pytest.importorskip("peft")  # which counts the parameters of some adapters
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
     assert spec.loader is not None

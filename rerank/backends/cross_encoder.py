@@ -31,6 +31,8 @@ DEFAULT_BATCH = 32
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
 _ARCHITECTURE = "ForSequenceClassification"
+#: Ends of the class names of models that generate text.
+_GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
 
 class PairTokens(HfTokens):
@@ -120,19 +122,15 @@ class CrossEncoder(LocalModel):
                 raise UsageError(
                     f"{flag} {value} with a cross-encoder", expected="no adapter and no device map, but one device"
                 )
-        device = pick_device(options.device)
-        dtype = pick_dtype(options.dtype, device)
-        with quiet_transformers():
-            _require_cross_encoder_backend()
-        with quiet_transformers(), named_loading_errors(name, device):
-            model = _open_cross_encoder(name, options, device=device, dtype=dtype)
-        folder = Path(name) if Path(name).is_dir() else None
-        commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        origin = {"weights": hash_file_contents_of_model(folder)} if folder else {"revision": commit}
-        identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
+        model, identity = load_cross_encoder_model(name, options)
         backend = cls(model, identity=identity, options=options)
         backend.set_source(name, options)
         return backend
+
+    @property
+    def model(self) -> Any:
+        """The model, a ``sentence_transformers.CrossEncoder``."""
+        return self._model
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -192,18 +190,49 @@ class CrossEncoder(LocalModel):
         return None
 
 
-def _open_cross_encoder(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> Any:
-    """Load the model. Models without a classification head are refused, since they would get a random one."""
+def load_cross_encoder_model(
+    name: str | Path, options: BackendOptions, *, new_head: bool = False
+) -> tuple[Any, dict[str, str]]:
+    """Load a ``sentence_transformers.CrossEncoder``, and return it with its identity.
+
+    Args:
+        name: A folder or an id on the hub.
+        options: How to load the model.
+        new_head: Also load encoders without a classification head, and give them a random one with one label, which
+            has to be trained.
+
+    Raises:
+        RerankError: The model cannot be loaded; `CrossEncoder.load` lists the errors.
+    """
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    with quiet_transformers():
+        _require_cross_encoder_backend()
+    with quiet_transformers(), named_loading_errors(name, device):
+        model = _open_cross_encoder(name, options, device=device, dtype=dtype, new_head=new_head)
+    folder = Path(name) if Path(name).is_dir() else None
+    commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
+    origin = {"weights": hash_file_contents_of_model(folder)} if folder else {"revision": commit}
+    return model, {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
+
+
+def _open_cross_encoder(
+    name: str | Path, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False
+) -> Any:
+    """Load the model. Unless ``new_head`` is set, models without a classification head are refused."""
     import sentence_transformers
     import torch
     import transformers
 
     origin = causal_model_origin(name, options)
     classes = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
-    if not any(architecture.endswith(_ARCHITECTURE) for architecture in classes):
+    has_head = any(architecture.endswith(_ARCHITECTURE) for architecture in classes)
+    is_generative = any(architecture.endswith(_GENERATIVE) for architecture in classes)
+    if not has_head and (is_generative or not new_head):
         raise UsageError(
             f"Model {str(name)!r} is a {' or '.join(classes) or 'model of unknown class'}",
-            expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}",
+            expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}"
+            + (", or an encoder such as BERT" if new_head else ""),
             remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
     return sentence_transformers.CrossEncoder(

@@ -1,9 +1,8 @@
-"""`inspect`: report how training changed each weight matrix, and what the model forgot."""
+"""`inspect`: report how training changed each weight matrix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +11,9 @@ from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 
 if TYPE_CHECKING:
-    from rerank.finetune.inspection.forgetting import ForgettingReport
     from rerank.finetune.inspection.report import Inspection
 
-_EXAMPLE = "Example: rerank inspect adapter --forgetting --plot adapter.png"
+_EXAMPLE = "Example: rerank inspect adapter --rank-profile 0.5"
 
 
 def register_cli_commands(app: typer.Typer) -> None:
@@ -44,7 +42,7 @@ class InspectOptions:
             help="Also report the rank of each untrained matrix after removing this fraction of singular values.",
         ),
     ] = None
-    device: Annotated[str, typer.Option(help="Torch device for decompositions and the forgetting test.")] = "auto"
+    device: Annotated[str, typer.Option(help="Torch device for decompositions.")] = "auto"
 
 
 @expand_option_groups
@@ -58,25 +56,13 @@ def inspect_command(
         str,
         typer.Option("--model", help="Untrained base model, if the adapter does not record its location."),
     ] = "",
-    forgetting: Annotated[
-        bool, typer.Option("--forgetting", help="Also compare the untrained and trained model on general texts.")
-    ] = False,
-    picture: Annotated[
-        Path | None, typer.Option("--plot", help="Plot of norm, rank and intruders by layer (png, svg, pdf).")
-    ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Report how training changed each weight matrix: norm, rank, sparsity and intruder dimensions.
-
-    With --forgetting, also report perplexity on general texts and accuracy on simple sentence completions.
-    """
-    from rerank.evaluation.plots import check_comparison_plot
+    """Report how training changed each weight matrix: norm, rank, sparsity and intruder dimensions."""
     from rerank.finetune.inspection.inspected_model import open_inspected_model
     from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices
     from rerank.lm.loading import pick_device
 
-    if picture is not None:
-        check_comparison_plot(picture)
     inspection_options = InspectionOptions(
         top=options.top,
         epsilon=options.epsilon,
@@ -84,30 +70,13 @@ def inspect_command(
         reduction=options.reduction,
         device=pick_device(options.device),
     )
-    subject = open_inspected_model(adapter, model)
-    inspection = inspect_trained_matrices(subject, inspection_options)
-    forgetting_report = _measure_forgetting_with_progress_bar(inspection, options.device) if forgetting else None
-    content = inspection.to_dict() | {"forgetting": None if forgetting_report is None else forgetting_report.to_dict()}
-    emit_output(content, form=form, text=lambda: _print_inspection(inspection, forgetting_report), rows="matrices")
+    inspection = inspect_trained_matrices(open_inspected_model(adapter, model), inspection_options)
+    emit_output(inspection.to_dict(), form=form, text=lambda: _print_inspection(inspection), rows="matrices")
     for message in inspection.notes:
         print_note(message)
-    if picture is not None:
-        from rerank.finetune.inspection.plots import plot_inspection
-
-        plot_inspection(inspection, picture)
-        print_note(f"plot: {picture}")
 
 
-def _measure_forgetting_with_progress_bar(inspection: Inspection, device: str) -> ForgettingReport:
-    from rerank.finetune.inspection.forgetting import count_forgetting_items, measure_forgetting
-    from rerank.progress import show_progress
-    from rerank.tasks import BackendOptions
-
-    with show_progress("texts and sentences", 2 * count_forgetting_items()) as advance:
-        return measure_forgetting(inspection.subject, BackendOptions(device=device), advance=advance)
-
-
-def _print_inspection(inspection: Inspection, forgetting_report: ForgettingReport | None) -> None:
+def _print_inspection(inspection: Inspection) -> None:
     profile = inspection.options.reduction is not None
     heads = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
     rows: list[list[object]] = []
@@ -126,37 +95,6 @@ def _print_inspection(inspection: Inspection, forgetting_report: ForgettingRepor
         rows.append([*cells, _printed_number_or_dash(row.profile)] if profile else [*cells])
     print_table([*heads, "profile"] if profile else heads, rows)
     _print_inspection_totals(dict(inspection.totals), inspection.options.top)
-    if forgetting_report is None:
-        return
-    texts = [
-        [
-            t.source,
-            t.texts,
-            t.tokens,
-            format_number_cell(t.before, 2),
-            format_number_cell(t.after, 2),
-            format_number_cell(t.difference),
-            f"{t.p:.3g}",
-        ]
-        for t in forgetting_report.texts
-    ]
-    print_table(["texts", "count", "tokens", "perplexity before", "after", "log-likelihood", "p"], texts, further=True)
-    items = [
-        [
-            i.kind,
-            i.items,
-            i.before,
-            i.after,
-            i.lost,
-            i.gained,
-            f"{i.p:.3g}",
-            format_number_cell(i.difference, 3),
-            f"{i.p_margin:.3g}",
-        ]
-        for i in forgetting_report.items
-    ]
-    heads = ["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"]
-    print_table(heads, items, further=True)
 
 
 def _print_inspection_totals(totals: dict[str, Any], top: int) -> None:

@@ -10,16 +10,39 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base import Adapter
 from rerank.finetune.components import ParameterKind, RecipeComponents, RecipeConstraint
+from rerank.finetune.extra.adapters.base.peft_presets import peft_presets
 from rerank.finetune.extra.layers.base import CallbackPart
 from rerank.finetune.extra.objectives.base import Objective
 from rerank.finetune.extra.ranks.base import RankAllocation
-from rerank.finetune.losses.base import ListLoss, TokenLoss
+from rerank.finetune.losses.base import ListLoss, TextLoss, TokenLoss
 from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.optimizers.base.transformers_optimizer import find_transformers_optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
 from rerank.selector import build_from_selector_options
 
-ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
+
+class AdapterRegistry(Registry):
+    """The adapters: plug-ins, and names for configurations of peft that are in a table instead of a file."""
+
+    def names(self) -> list[str]:
+        """Return the sorted names of all plug-ins and of the table."""
+        return sorted({*super().names(), *peft_presets()})
+
+    def get(self, name: str) -> Any:
+        """Return the class with this name; those of the table are made from it.
+
+        Raises:
+            RerankError: As in `Registry.get`.
+        """
+        return peft_presets().get(name.replace("-", "_")) or super().get(name)
+
+    def is_experimental(self, name: str) -> bool:
+        """Return whether an adapter is a research method."""
+        return name.replace("-", "_") in peft_presets() or super().is_experimental(name)
+
+
+ADAPTERS = AdapterRegistry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
 LOSSES = Registry("finetune.losses", "loss")
 # All plug-ins of these packages are experimental.
@@ -37,13 +60,13 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         UsageError: An option is out of range, or components cannot be combined; the message gives the reason.
     """
     adapter: Adapter = _build_training_component(ADAPTERS, recipe.adapter)
-    optimizer: Optimizer = _build_training_component(OPTIMIZERS, recipe.optimizer)
+    optimizer = _build_optimizer(recipe.optimizer)
     layers: CallbackPart | None = _build_training_component(LAYERS, recipe.layers) if recipe.layers else None
     callbacks: tuple[CallbackPart, ...] = tuple(
         _build_training_component(CALLBACKS, table) for table in recipe.callbacks
     )
     ranks: RankAllocation | None = _build_training_component(RANKS, recipe.ranks) if recipe.ranks else None
-    losses: tuple[TokenLoss | ListLoss, ...] = tuple(
+    losses: tuple[TokenLoss | ListLoss | TextLoss, ...] = tuple(
         _build_training_component(LOSSES, table) for table in recipe.losses
     )
     _check_trained_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
@@ -53,18 +76,18 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
             expected="an adapter with low-rank factors, such as lora",
         )
     for table, loss in zip(recipe.losses, losses, strict=True):
-        if loss.of == "tokens" and table.on:
+        if loss.of != "scores" and table.on:
             raise UsageError(
-                f"on = {table.on!r} for the loss {table.name!r}", expected="no 'on', because it is a loss on tokens"
+                f"on = {table.on!r} for the loss {table.name!r}", expected=f"no 'on', because it is a loss on {loss.of}"
             )
     objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
         objective.check(recipe, adapter)
-    if recipe.training.fsdp:
-        _check_weight_sharding(recipe, adapter)
-    for component in (adapter, optimizer):
+    for component in (adapter, optimizer, *losses):
         if isinstance(component, RecipeConstraint):
             component.check_recipe(recipe)
+    if recipe.training.fsdp:
+        _check_weight_sharding(recipe, adapter, optimizer)
     return RecipeComponents(
         adapter=adapter,
         optimizer=optimizer,
@@ -74,6 +97,14 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         losses=losses,
         objective=objective,
     )
+
+
+def _build_optimizer(table: ComponentTable) -> Optimizer:
+    if table.name in OPTIMIZERS:
+        optimizer: Optimizer = _build_training_component(OPTIMIZERS, table)
+        return optimizer
+    own = [name.replace("_", "-") for name in OPTIMIZERS.names()]
+    return find_transformers_optimizer(table.name, table.options, own=own)
 
 
 def _build_training_component(registry: Registry, table: ComponentTable) -> Any:
@@ -102,16 +133,25 @@ def _check_trained_parameter_kinds(
             )
 
 
-def _check_weight_sharding(recipe: Recipe, adapter: Adapter) -> None:
-    """Reject sharding with an objective, or with an adapter that changes or quantises the weights of the base model."""
+def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimizer) -> None:
+    """Reject components that need whole weights or gradients, which no process has if they are sharded."""
     setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
-    frozen = "an adapter that leaves the base model unchanged, such as lora, rslora or dora"
+    frozen = "full, or an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:
         raise UsageError(
             f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
             expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
-    if adapter.shape == "full" or adapter.moves_base:
+    if adapter.moves_base or (adapter.shape == "full" and adapter.saves != "model"):
         raise UsageError(f"{setting}, which changes the weights of the base model", expected=frozen)
+    if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
+        raise UsageError(
+            f"{setting} and the optimizer {recipe.optimizer.name!r}, which needs whole matrices",
+            expected="an optimizer that treats every entry of a weight alike, such as adamw",
+        )
+    if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
+        raise UsageError(
+            f"{setting} and layers or callbacks", expected="neither: all weights are trained in every step"
+        )
     if adapter.needs:
         raise UsageError(f"{setting}, whose base model is quantised to 4 bits", expected=frozen)

@@ -26,10 +26,12 @@ KIND_REGISTRIES: Mapping[str, tuple[Registry, ...]] = {
 KEYS = ("name", "kind", "status", "stability", "summary", "paper", "differs", "reason")
 STATUSES = ("available", "out-of-scope")
 STABILITIES = ("stable", "experimental")
+#: The adapters that people use, which come first: every tool loads them, and they need neither data nor further steps.
+USUAL_ADAPTERS = ("lora", "dora", "rslora", "qlora", "full")
 
 
 def describe_training_methods() -> list[dict[str, str]]:
-    """Return one row per component and paper, sorted by kind, status and name.
+    """Return one row per component and paper, sorted by kind, status, stability and name; `USUAL_ADAPTERS` come first.
 
     Returns:
         ``name`` as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives, rank allocations are
@@ -47,8 +49,13 @@ def describe_training_methods() -> list[dict[str, str]]:
     known = {(row["name"], row["kind"]) for row in components}
     # A paper that has been implemented since is described by its component.
     papers = [row for row in _read_training_method_papers() if (row["name"], row["kind"]) not in known]
-    kinds = list(KIND_REGISTRIES)
-    return sorted([*components, *papers], key=lambda row: (kinds.index(row["kind"]), row["status"], row["name"]))
+    return sorted([*components, *papers], key=_training_table_order)
+
+
+def _training_table_order(row: Mapping[str, str]) -> tuple[Any, ...]:
+    rank = USUAL_ADAPTERS.index(row["name"]) if row["name"] in USUAL_ADAPTERS else len(USUAL_ADAPTERS)
+    is_experimental = row["stability"] == "experimental"
+    return list(KIND_REGISTRIES).index(row["kind"]), row["status"], is_experimental, rank, row["name"]
 
 
 def training_components_of_kind(kind: str) -> dict[str, Any]:
@@ -62,7 +69,8 @@ def training_components_of_kind(kind: str) -> dict[str, Any]:
 
 def _describe_training_component(name: str, kind: str, component: Any) -> dict[str, str]:
     summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
-    if shape := getattr(component, "shape", ""):  # determines which optimizers can be used
+    # This determines which optimizers can be used. The adapter `peft` knows it only when its options are known.
+    if isinstance(shape := getattr(component, "shape", None), str):
         summary += f" (trains: {shape})"
     is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])
     return _training_table_row(

@@ -49,7 +49,7 @@ class LossTable(ComponentTable):
 
 
 class OptimizerTable(ComponentTable):
-    """An optimizer given by name; keys other than these fields are its options."""
+    """An optimizer of this package or of transformers, given by name; keys other than these fields are its options."""
 
     name: str = "adamw"
     lr: float = Field(default=1e-4, gt=0)
@@ -62,7 +62,8 @@ class DataTable(_Table):
     """The training data."""
 
     lists: tuple[str, ...]
-    """Label files. Paths here and in selectors are relative to the working directory of the command."""
+    """Label files, or data sets such as ``hf:owner/name,split=train``. Paths here and in selectors are relative to the
+    working directory of the command."""
     collection: str | tuple[str, ...] = ""
     """Collection that contains the documents referenced by id: one for all label files, or one per file."""
     documents: int = Field(default=20, ge=2)
@@ -149,7 +150,8 @@ class TrainingTable(_Table):
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     fsdp: bool = False
-    """Shard the frozen weights of the layers over the processes started by torchrun."""
+    """Shard the weights over the processes started by torchrun: in full training all weights with their gradients and
+    optimizer state, with an adapter the frozen weights of the layers."""
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=2, ge=1)
@@ -159,10 +161,16 @@ class TrainingTable(_Table):
 
 
 class ValidationTable(_Table):
-    """A collection that is ranked at regular intervals during training, with the method of the recipe."""
+    """Held-out data at regular intervals: a collection that is ranked with the method of the recipe, lists, or both."""
 
-    collection: str
-    """Selector of the collection."""
+    collection: str = ""
+    """Selector of a collection that is ranked; nothing is ranked if empty."""
+    lists: tuple[str, ...] = ()
+    """Label files whose loss is measured; none of their queries may be among the training lists."""
+    documents_in: str = ""
+    """Collection of the documents of ``lists``; the one of [data] if omitted."""
+    share: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the training queries whose lists are not trained on; their loss is measured."""
     first_stage: str = "bm25"
     """Selector of the first stage."""
     depth: int = Field(default=20, ge=2)
@@ -174,11 +182,37 @@ class ValidationTable(_Table):
     qrels: str | None = None
     """Relevance judgments, if the collection has none."""
     measure: str = "nDCG@10"
-    """Measure that selects the best checkpoint."""
+    """Measure that selects the best checkpoint; ``loss`` is that on lists, and the default without a collection."""
     every: int = Field(default=50, ge=1)
     """Steps between validations."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without improvement."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_of_lists_is_the_loss(cls, values: Any) -> Any:
+        needs_measure = isinstance(values, Mapping) and not values.get("collection") and "measure" not in values
+        return {**values, "measure": "loss"} if needs_measure else values
+
+    @property
+    def has_lists(self) -> bool:
+        """True if the loss on held-out lists is measured."""
+        return bool(self.lists or self.share)
+
+    @property
+    def ranking_measure(self) -> str:
+        """Measure of the rankings of the collection."""
+        return self.measure if self.measure != "loss" else "nDCG@10"
+
+    @model_validator(mode="after")
+    def _validates_something(self) -> Self:
+        if not (self.collection or self.has_lists):
+            raise ValueError("nothing to validate on; expected collection, lists or share")
+        if (self.measure == "loss" and not self.has_lists) or (self.measure != "loss" and not self.collection):
+            raise ValueError(
+                f"measure = {self.measure!r}; expected lists or share for 'loss', and a collection for other measures"
+            )
+        return self
 
 
 class Recipe(_Table):
@@ -225,6 +259,11 @@ class Recipe(_Table):
                 raise ValueError(
                     f"both the losses {names} and the objective {self.objective.name!r} are given; expected only one "
                     "of the two"
+                )
+            if self.validation and self.validation.has_lists:
+                raise ValueError(
+                    f"held-out lists with the objective {self.objective.name!r}, which has no loss on lists; expected "
+                    "a collection in [validation]"
                 )
             return self
         if not names or len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""`rerank inspect` and `rerank merge`: output in all forms, pictures, and errors that say what to do."""
+"""`rerank inspect` and `rerank merge`: output in all forms, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
-from rerank.finetune.inspection import forgetting
-from rerank.finetune.inspection.forgetting import ForgettingMaterial, SentenceItem
 from tests.finetune.inspected import lora, noisy, write_adapter, write_base
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -31,7 +29,7 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_inspect_in_all_formats(cli: Cli, adapter: Path) -> None:
     found = json.loads(cli("inspect", adapter, "--format", "json").stdout)
-    assert (found["adapter"], found["kind"], found["forgetting"]) == (str(adapter), "LORA", None)
+    assert (found["adapter"], found["kind"]) == (str(adapter), "LORA")
     assert found["options"] == {"top": 10, "epsilon": 0.5, "tolerance": 1e-5, "reduction": None}
     assert found["totals"]["matrices"] == len(found["matrices"]) == 6
     lines = cli("inspect", adapter, "--format", "jsonl").stdout.splitlines()
@@ -55,46 +53,6 @@ def test_inspect_with_options(cli: Cli, adapter: Path) -> None:
     assert {(row[6], row[7]) for row in rows} == {("1.000", "-")}
     assert all(1 <= int(row[8]) <= 64 for row in rows)
     assert "intruders" not in done.stderr
-
-
-def test_inspect_asks_texts_and_sentences(cli: Cli, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = tuple(SentenceItem(kind=kind, start="One and", ends=("two", "three")) for kind in "ab")
-    monkeypatch.setattr(
-        forgetting,
-        "load_forgetting_material",
-        lambda: ForgettingMaterial(texts=(("own", "A text."), ("own", "Bee"), ("own", "C")), items=items),
-    )
-    done = cli("inspect", adapter, "--forgetting", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
-    heads = [line[0] for line in lines]
-    assert lines[heads.index("texts")][:5] == ["texts", "count", "tokens", "perplexity before", "after"]
-    assert lines[heads.index("own")][1] == "2"
-    assert heads[-3:] == ["a", "b", "all"]
-    found = json.loads(cli("inspect", adapter, "--forgetting", "--format", "json").stdout)["forgetting"]
-    assert [row["kind"] for row in found["items"]] == ["a", "b", "all"]
-
-
-@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
-def test_inspect_draws(cli: Cli, adapter: Path, tmp_path: Path, form: str) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / f"drawn.{form}"
-    done = cli("inspect", adapter, "--plot", path)
-    assert done.returncode == 0
-    assert f"plot: {path}" in done.stderr
-    drawn = path.read_bytes()
-    assert drawn.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
-    cli("inspect", adapter, "--plot", path)
-    assert form != "png" or path.read_bytes() == drawn  # the same input gives the same picture
-
-
-def test_a_picture_of_nothing_and_one_with_another_ending(cli: Cli, adapter: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    write_adapter(tmp_path / "new", tmp_path / "base", lora(), lambda model: None)
-    assert ".png" not in cli("inspect", tmp_path / "new", "--plot", "a.png").stderr
-    refused = cli("inspect", adapter, "--plot", "a.gif")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert ".png, .svg, .pdf" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_it_is_a_described_frozen_dataclass(name: str) -> None:
     assert is_dataclass(LOSSES.get(name))
     assert loss.__dataclass_params__.frozen
     assert all(field.kw_only for field in fields(loss))
-    assert loss.of in ("tokens", "scores")
+    assert loss.of in ("tokens", "scores", "texts")
     assert loss.__doc__
     assert 0 < len(loss.summary) <= 90
     assert build_from_selector(LOSSES, name) == loss()

@@ -56,10 +56,10 @@ def word_tokenizer() -> Any:
     )
 
 
-def model_folder(folder: Path, *, layers: int = 3) -> Path:
+def model_folder(folder: Path, *, layers: int = 3, **options: Any) -> Path:
     """A random Llama with a byte-level tokenizer, saved."""
     tokenizer = byte_tokenizer()
-    model = tiny_model(layers=layers, vocabulary=len(tokenizer), max_position_embeddings=4096)
+    model = tiny_model(layers=layers, vocabulary=len(tokenizer), max_position_embeddings=4096, **options)
     model.config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -14,13 +14,12 @@ peft = pytest.importorskip("peft")
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.adapters.base.targets import LinearTargets  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.adapters.lora_ga import LoraGa  # noqa: E402
-from rerank.finetune.adapters.lora_xs import LoraXs  # noqa: E402
-from rerank.finetune.adapters.oft import Oft  # noqa: E402
-from rerank.finetune.adapters.pissa import Pissa  # noqa: E402
 from rerank.finetune.adapters.rslora import Rslora  # noqa: E402
+from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
-from rerank.finetune.extra.adapters.osf import Osf  # noqa: E402
+from rerank.finetune.extra.adapters.lora_ga import LoraGa  # noqa: E402
+from rerank.finetune.extra.adapters.lora_xs import LoraXs  # noqa: E402
+from rerank.finetune.extra.adapters.pissa import Pissa  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -116,8 +115,8 @@ def test_a_pattern_that_does_not_fit() -> None:
         (LoraGa(r=17), ("2 r = 34", "model.layers.0.self_attn.k_proj")),
         (LoraXs(r=33), ("r = 33", "at most 32")),
         (Lift(r=32), ("r=32", "3072", "k_proj", "2048")),
-        (Oft(block=48), ("block=48", "64 columns")),
-        (Osf(keep=0.01), ("keep=0.01", "64")),
+        (ADAPTERS.get("oft")(block=48), ("'oft'", "oft_block_size", "48")),
+        (ADAPTERS.get("osf")(keep=0.01), ("'osf'", "effective_rank", "0")),
     ],
     ids=lambda value: "" if isinstance(value, tuple) else type(value).__name__,
 )

@@ -16,18 +16,17 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
-from rerank.finetune.adapters.adalora import Adalora  # noqa: E402
-from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients  # noqa: E402
-from rerank.finetune.adapters.lora_ga import LoraGa  # noqa: E402
-from rerank.finetune.adapters.lora_ga.gradient_start import gradient_start_factors  # noqa: E402
-from rerank.finetune.adapters.lora_xs import LoraXs  # noqa: E402
-from rerank.finetune.adapters.pissa import Pissa  # noqa: E402
 from rerank.finetune.adapters.qlora import Qlora  # noqa: E402
+from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
+from rerank.finetune.extra.adapters.adalora import Adalora  # noqa: E402
+from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients  # noqa: E402
 from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
 from rerank.finetune.extra.adapters.loldu import Loldu  # noqa: E402
+from rerank.finetune.extra.adapters.lora_ga import LoraGa  # noqa: E402
+from rerank.finetune.extra.adapters.lora_ga.gradient_start import gradient_start_factors  # noqa: E402
 from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
-from rerank.finetune.extra.adapters.osf import Osf  # noqa: E402
-from rerank.finetune.extra.adapters.randlora import Randlora  # noqa: E402
+from rerank.finetune.extra.adapters.lora_xs import LoraXs  # noqa: E402
+from rerank.finetune.extra.adapters.pissa import Pissa  # noqa: E402
 from rerank.finetune.extra.adapters.salt import Salt  # noqa: E402
 from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
@@ -304,7 +303,7 @@ def test_lift_chooses_what_is_large_in_the_approximation() -> None:
 
 
 def test_randlora_reaches_full_rank_and_saves_no_random_matrices(tmp_path: Path) -> None:
-    adapter = Randlora(r=8)
+    adapter = ADAPTERS.get("randlora")(r=8)
     model = attached(adapter)
     train(model, steps=5)
     assert np.linalg.matrix_rank(added(model, KEYS), tol=1e-7) == 32
@@ -324,7 +323,7 @@ def outside(model: Any, before: Any) -> float:
 @pytest.mark.parametrize(("optimizer", "stays"), [("SGD", True), ("AdamW", False)])
 def test_osf_keeps_large_directions_under_plain_descent(optimizer: str, stays: bool) -> None:
     """Its gradients are orthogonal to them; steps that are taken entry by entry are not, as its card says."""
-    model = attached(Osf())
+    model = attached(ADAPTERS.get("osf")())
     before = layer(model, DOWN).osf_svd_params["default"]["U_low"].detach().double().numpy().copy()
     train(model, optimizer=getattr(torch.optim, optimizer))
     assert (outside(model, before) < 1e-3) == stays

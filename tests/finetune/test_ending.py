@@ -15,8 +15,8 @@ pytest.importorskip("peft")
 from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

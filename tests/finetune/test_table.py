@@ -166,11 +166,19 @@ def test_methods_of_the_package_extra_are_experimental() -> None:
     assert stability["adapter", "lora"] == stability["optimizer", "adamw"] == "stable"
 
 
-def test_available_comes_first_within_a_kind() -> None:
+def test_available_and_stable_come_first_within_a_kind() -> None:
     kinds = list(KIND_REGISTRIES)
-    order = [(kinds.index(row["kind"]), row["status"], row["name"]) for row in describe_training_methods()]
+    found = describe_training_methods()
+    order = [(kinds.index(row["kind"]), row["status"], row["stability"] == "experimental") for row in found]
     assert order == sorted(order)
-    assert [row["status"] for row in describe_training_methods() if row["kind"] == "adapter"].index("out-of-scope") > 15
+    adapters = [row for row in found if row["kind"] == "adapter"]
+    assert [row["status"] for row in adapters].index("out-of-scope") > 15
+    assert [row["name"] for row in adapters[:5]] == list(table.USUAL_ADAPTERS)
+
+
+def test_the_five_usual_adapters_and_peft_are_the_package_of_adapters() -> None:
+    stable = {r["name"] for r in describe_training_methods() if (r["kind"], r["stability"]) == ("adapter", "stable")}
+    assert stable == {*table.USUAL_ADAPTERS, "peft"}
 
 
 def test_a_name_that_is_called_a_part_is_one() -> None:

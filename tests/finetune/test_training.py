@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import resource
 import signal
 import subprocess
@@ -26,10 +24,9 @@ from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.finetune.trainer import list_trainer  # noqa: E402
-from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -146,7 +143,20 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(
 ADAPTERS_HERE = [
     pytest.param(name, marks=[] if name == "adalora" else [pytest.mark.full])
     for name in ADAPTERS.names()
-    if not ADAPTERS.get(name).needs
+    if name != "peft" and not ADAPTERS.get(name).needs
+]
+#: The default suite resumes one configuration of peft, the full suite a sample of them.
+CONFIGURATIONS = [
+    {"config": "boft", "boft_block_size": 8},
+    pytest.param({"config": "fourierft", "n_frequency": 200}, marks=pytest.mark.full),
+    pytest.param({"config": "hra"}, marks=pytest.mark.full),
+    pytest.param({"config": "ia3"}, marks=pytest.mark.full),
+    pytest.param({"config": "lily", "r": 4}, marks=pytest.mark.full),  # layers share tensors
+    pytest.param({"config": "lora", "init_lora_weights": "pissa"}, marks=pytest.mark.full),
+    pytest.param({"config": "miss", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "psoft", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "shira", "r": 8}, marks=pytest.mark.full),
+    pytest.param({"config": "vera", "r": 8}, marks=pytest.mark.full),  # with its random matrices in the checkpoint
 ]
 
 
@@ -157,6 +167,15 @@ def test_every_adapter_is_gone_on_with_to_the_same_bits(
     small: dict[str, Any] = {key: {"r": 8} for key in ("loldu", "lift", "lora_sb", "lora_xs", "salt")}
     options = {**small, "adalora": {"r": 2, "init_r": 4, "delta_t": 1, "tfinal": 0.25}}.get(name, {})
     changes = {"adapter": {"name": name, **options}, "training": {"steps": 8, "save_every": 3}}
+    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
+
+
+@pytest.mark.filterwarnings("ignore:(Failed to load the CUDA extension|Setting boft_n):UserWarning")  # peft's BOFT
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=lambda options: options["config"])
+def test_configurations_of_peft_are_gone_on_with_to_the_same_bits(
+    model: Path, collection: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    changes = {"adapter": {"name": "peft", **options}, "training": {"steps": 8, "save_every": 3}}
     stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
 
 
@@ -261,7 +280,7 @@ train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tm
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_trainer.list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -327,7 +346,7 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
             train_adapter(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list_trainer.list_training_checkpoints(tmp_path / "out") == []
+    assert list_training_checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
     assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 
@@ -363,83 +382,3 @@ def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path:
     asked = recipe(model, collection, method={"context_size": 200})
     with raises(DataError, "min_passage_tokens", "200"):
         train_adapter(asked, tmp_path / "out", device="cpu")
-
-
-#: Prints the fraction of the frozen layer weights that a process holds after sharding.
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer import training_run
-from rerank.finetune.trainer.training import train_adapter
-
-shard = training_run.shard_frozen_weights
-
-def held(module):
-    layers = [value for name, value in module.named_parameters() if ".layers." in name and not value.requires_grad]
-    return sum(getattr(value, "to_local", lambda: value)().numel() for value in layers)
-
-def shard_and_report(module, *rest):
-    before = held(module)
-    shard(module, *rest)
-    sys.stdout.write(f"held {held(module) / before}\\n")  # one write, because the other process prints too
-
-training_run.shard_frozen_weights = shard_and_report
-recipe, folder = map(Path, sys.argv[1:3])
-train_adapter(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
-"""
-
-
-def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Train in two processes."""
-    script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
-    script.write_text(_SCRIPT)
-    file.write_text(asked.model_dump_json())
-    return subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"), script, file, folder],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=300,
-    )
-
-
-@pytest.mark.full
-def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
-    """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
-    train_adapter(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
-    done = in_two(recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {**ATTENTION, "readout": {"layers": "0-2"}},
-        {**ATTENTION, "readout": {"layers": "0-2"}, "training": {"checkpointing": True}},
-        {"adapter": {"name": "dora", "r": 4}},
-        {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
-    ],
-)
-def test_sharded_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
-    """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
-    asked = {**more, "validation": validation(collection)}
-    for name, shared in (("whole", False), ("shared", True)):
-        training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
-        done = in_two(recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    assert re.findall(r"held ([\d.]+)", done.stdout) == ["0.5", "0.5"]
-    assert same(weights(tmp_path / "shared"), weights(tmp_path / "whole"))
-    assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
-    for run_file in ("untrained.trec", "trained.trec"):
-        assert (tmp_path / "shared" / run_file).read_bytes() == (tmp_path / "whole" / run_file).read_bytes()
-
-
-def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
-    with raises(UsageError, "fsdp = true", "torchrun"):
-        train_adapter(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

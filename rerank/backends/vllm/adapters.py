@@ -5,6 +5,7 @@ Only the settings that PEFT writes are read, not the weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def vllm_required_rank(folder: Path) -> int:
             f"{str(path)!r} does not describe a LoRA adapter: {error!r}",
             expected="a file written by save_pretrained of PEFT",
         ) from error
-    unsupported = [feature for feature, is_used in _features_unsupported_by_vllm(config) if is_used]
+    unsupported = features_unsupported_by_vllm(config)
     if not 1 <= rank <= RANKS[-1]:
         unsupported.append(f"rank {rank} (1 to {RANKS[-1]} are possible)")
     if unsupported:
@@ -49,11 +50,15 @@ def vllm_required_rank(folder: Path) -> int:
     return next(size for size in RANKS if size >= rank)
 
 
-def _features_unsupported_by_vllm(config: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Return the features that vLLM does not support, and whether this adapter uses each of them."""
+def features_unsupported_by_vllm(config: Mapping[str, Any]) -> list[str]:
+    """Return the features of an adapter that vLLM does not support.
+
+    Args:
+        config: The content of ``adapter_config.json``.
+    """
     initialisation = config.get("init_lora_weights", True)
     changes_base = isinstance(initialisation, str) and initialisation.lower() not in _PLAIN_INITIALISATIONS
-    return [
+    features = [
         (f"the type {config.get('peft_type')}", config.get("peft_type") != "LORA"),
         ("DoRA", bool(config.get("use_dora"))),
         ("modules_to_save, layers trained whole", bool(config.get("modules_to_save"))),
@@ -65,3 +70,4 @@ def _features_unsupported_by_vllm(config: dict[str, Any]) -> list[tuple[str, boo
         ("QALoRA", bool(config.get("use_qalora"))),
         ("trained token embeddings", bool(config.get("trainable_token_indices"))),
     ]
+    return [feature for feature, is_used in features if is_used]

@@ -1,1 +1,1 @@
-"""Inspection of trained adapters and models: changed weights, merging, and forgetting."""
+"""Inspection of trained adapters and models: changed weights and merging."""

@@ -13,6 +13,7 @@ from rerank.collections import Collection
 from rerank.errors import DataError, UsageError, error_repr
 from rerank.finetune.labels.conversations import read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding_training_lists
+from rerank.finetune.labels.hub_lists import HubDataset, is_hub_dataset
 from rerank.finetune.labels.label_files import parse_label
 from rerank.finetune.labels.list_texts import attach_label_texts
 from rerank.finetune.labels.training_list import TrainingList
@@ -39,7 +40,7 @@ def read_label_lists_of_file(
     """Stream the training lists of a label file, a FlagEmbedding file or a file of conversations, which may be gzipped.
 
     Args:
-        path: The file: JSON lines, or one JSON list.
+        path: The file: JSON lines, or one JSON list; or a data set, such as ``hf:owner/name,split=train``.
         collection: Collection that contains the documents of a label file; the other formats contain texts.
         seed: Random seed of the order in which texts of FlagEmbedding files are shown.
         use_scores: Order texts of FlagEmbedding files by their scores.
@@ -79,14 +80,16 @@ def _lists_with_skip_warning(
 
 
 def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
-    """Detect the format of a file, and return the format and the JSON objects of the file.
+    """Detect the format of a file or data set, and return the format and its JSON objects.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The format is unknown.
     """
-    records = _label_records(Path(path))
-    first = next(records)
+    records = HubDataset.parse(str(path)).records() if is_hub_dataset(path) else _label_records(Path(path))
+    first = next(records, None)
+    if first is None:
+        raise DataError(f"{path} contains no rows", expected="at least one training list")
     form = next((form for key, form in _KEYS.items() if key in first.fields), None)
     if form is None:
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rerank.finetune.labels.label_files import write_labels
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.leaks import THRESHOLD, Leak, find_query_leaks, normalise_query_for_leaks
 from rerank.finetune.labels.list_texts import make_label_folder, write_label_folder_marker
+from rerank.finetune.labels.training_list import TrainingList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,22 +71,50 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
         DataError: There are too few queries.
     """
     groups = {label.qid: _training_split_group_of_query(label.qid, texts) for label in labels}
-    ordered = sorted(set(groups.values()), key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
+    part_of = _split_query_groups(set(groups.values()), shares)
+    parts = {
+        name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
+        for name in ("train", "dev", "test")
+    }
+    return LabelSplit(**parts)
+
+
+def hold_out_training_lists(
+    lists: Sequence[TrainingList], share: float, *, seed: int
+) -> tuple[list[TrainingList], list[TrainingList]]:
+    """Return the lists to train on, and those of a fraction ``share`` of the queries, at least one.
+
+    Lists whose queries have the same words stay together, as in `split_labels`.
+
+    Raises:
+        DataError: There are too few queries.
+    """
+    groups = [normalise_query_for_leaks(entry.query.text) for entry in lists]
+    part_of = _split_query_groups(set(groups), SplitShares(dev=share, seed=seed))
+    train, dev = (
+        [entry for entry, group in zip(lists, groups, strict=True) if part_of[group] == part]
+        for part in ("train", "dev")
+    )
+    return train, dev
+
+
+def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
+    """Return group -> name of its part; the part depends only on the seed and the names of all groups.
+
+    Raises:
+        DataError: There are too few groups.
+    """
+    ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
     if test + dev >= len(ordered):
         raise DataError(
             f"{len(ordered)} queries are too few for {test} in test, {dev} in dev and at least one in train",
             remedy="Label more queries, or choose smaller parts",
         )
-    part_of = {
+    return {
         group: "test" if index < test else "dev" if index < test + dev else "train"
         for index, group in enumerate(ordered)
     }
-    parts = {
-        name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
-        for name in ("train", "dev", "test")
-    }
-    return LabelSplit(**parts)
 
 
 def find_split_leaks(

@@ -2,13 +2,14 @@
 
 A loss reads either the tokens of the generated permutation (`TokenLoss`) or one score per document (`ListLoss`). The
 recipe selects the source of the scores, so that one formula serves first-token logits, attention and pointwise scores.
+The losses of sentence-transformers read the texts themselves (`TextLoss`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from rerank.errors import DataError, UsageError
 from rerank.finetune.components import TrainingComponent
@@ -86,3 +87,12 @@ class ListLoss(TrainingComponent, Protocol):
             scores: Scores of the model, float32 of shape (documents,); larger is more relevant.
             target: Label of the list.
         """
+
+
+class TextLoss(TrainingComponent, Protocol):
+    """A loss that runs a cross-encoder on the texts of a list itself."""
+
+    of: ClassVar[Literal["texts"]]
+
+    def build(self, model: Any) -> Any:
+        """Return the loss as a torch module for a ``sentence_transformers.CrossEncoder``."""

@@ -21,6 +21,7 @@ class Adamw(AdamOptions):
     summary: ClassVar[str] = "Adam with decoupled weight decay; the baseline of all others"
     fits: ClassVar[frozenset[ParameterKind]] = frozenset(PARAMETER_KINDS)
     reason: ClassVar[str] = ""
+    elementwise: ClassVar[bool] = True
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return AdamW over the trainable parameters of the model."""

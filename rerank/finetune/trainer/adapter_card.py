@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,16 @@ def render_adapter_card(description: AdapterDescription) -> str:
     """Return the card in Markdown, with the metadata header of the hub."""
     recipe, outcome = description.recipe, description.outcome
     is_adapter = description.adapter.saves == "adapter"
+    library = "peft" if is_adapter else "transformers"
+    if description.setup.method.backend == "cross_encoder":
+        library = "sentence-transformers"
     base = base_model_name_for_card(recipe.model)
     losses = ", ".join(
         f"{loss.name} on {loss.on}" if "on" in loss.model_fields_set else loss.name for loss in recipe.losses
     )
     header = {
         "base_model": base,
-        "library_name": "peft" if is_adapter else "transformers",
+        "library_name": library,
         "tags": ["reranking", "information-retrieval", "listrank"],
     }
     lines = [
@@ -83,6 +87,8 @@ def render_adapter_card(description: AdapterDescription) -> str:
         else f"- Loss: {losses}; mean over the last steps {outcome['loss']:.4f}",
         f"- Lists: {description.lists}, with at most {recipe.data.documents} documents each; {outcome['steps']} steps "
         f"of {recipe.training.batch_size * recipe.training.accumulation} lists; seed {recipe.seed}",
+        *_held_out_loss_of_card(outcome),
+        *(f"- Data set: `{selector}`" for selector in outcome.get("datasets", {}).values()),
         "",
         "`recipe.json` holds the complete recipe.",
         "",
@@ -95,6 +101,11 @@ def _component_with_options(component: ComponentTable) -> str:
     return f"{component.name} ({options})" if options else component.name
 
 
+def _held_out_loss_of_card(outcome: Mapping[str, Any]) -> list[str]:
+    value = outcome["validation"].get("held-out loss")
+    return [] if value is None else [f"- Loss on held-out lists: {value:.4f}"]
+
+
 def _validation_results_of_card(comparison: Comparison | None, recipe: Recipe) -> list[str]:
     table = recipe.validation
     if comparison is None or table is None:
@@ -105,10 +116,12 @@ def _validation_results_of_card(comparison: Comparison | None, recipe: Recipe) -
         + (" (significant)" if pair.significant else " (not significant)")
         for pair in comparison.pairs
     ]
+    note = (
+        " The checkpoint was selected on these queries, so the values are optimistic; report results on other queries"
+    )
     return [
         f"On {comparison.queries} queries of `{table.collection}`, with {table.depth} candidates of "
-        f"{table.first_stage}. The checkpoint was selected on these queries, so the values are optimistic; report "
-        "results on other queries.",
+        f"{table.first_stage}.{'' if table.measure == 'loss' else f'{note}.'}",
         "",
         f"| run | {comparison.measure} |",
         "| --- | --- |",

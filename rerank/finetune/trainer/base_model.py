@@ -75,12 +75,17 @@ def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}
     from_adapter = set()
-    for name in module.state_dict():
+    tensors = module.state_dict()
+    for name in tensors:
         inner = name.removeprefix("model.").removeprefix("base_model.model.")
         original = inner.replace(".base_layer", "")  # peft moves an adapted weight below base_layer
         if original not in before or (moved and original != inner):
             from_adapter.add(name)
-    return sorted(trained | from_adapter)
+    # Some methods of peft share a tensor between layers; safetensors stores it under one name only.
+    distinct: dict[tuple[int, torch.Size], str] = {}
+    for name in [*sorted(trained), *sorted(from_adapter - trained)]:
+        distinct.setdefault((tensors[name].data_ptr(), tensors[name].shape), name)
+    return sorted(distinct.values())
 
 
 def optimizer_state_bytes(optimizer: Any) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from rerank.finetune.trainer.examples import TrainingExample
-from rerank.finetune.trainer.list_trainer import ScheduledExamples
 from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate_examples
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 
 #: Number of steps, learning rate, and L2 penalty for fitting the head weights.
 _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3

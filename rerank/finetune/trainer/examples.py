@@ -23,6 +23,7 @@ from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.generate import Generate
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.logits import Logits
+from rerank.judges.relate import Relate
 from rerank.judges.score import Score
 from rerank.lm.passage_spans import locate_passage_tokens
 from rerank.lm.permutation_grammar import tokenize_text_after
@@ -109,10 +110,10 @@ def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
             uses attention.
     """
     kind = judges.get(judge.name)
-    if not issubclass(kind, Attention | Generate | Likelihood | Logits | Score):
+    if not issubclass(kind, Attention | Generate | Likelihood | Logits | Relate | Score):
         raise UsageError(
             f"Training for the judge {judge.name!r} is not supported",
-            expected="one of: attention, generate, likelihood, logits, score",
+            expected="one of: attention, generate, likelihood, logits, relate, score",
             remedy="Set another method in [method]",
         )
     if issubclass(kind, PointwiseJudge) and (inputs.attention or (inputs.tokens and issubclass(kind, Score))):

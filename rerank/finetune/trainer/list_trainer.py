@@ -1,71 +1,38 @@
 """transformers' trainer adapted to training lists. Imports torch.
 
 Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
-tensors, as safetensors, and are written atomically; validation reranks a collection; a gradient that is not finite ends
+tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite ends
 the training.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from rerank.errors import BackendError, DataError, StorageError, UsageError
+from rerank.errors import BackendError, DataError, UsageError
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.trainer.examples import ExampleBuilder
 from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
-from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.weight_sharding import average_trained_gradients
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
+from rerank.finetune.trainer.training_folder import (
+    CHECKPOINTS,
+    list_training_checkpoints,
+    training_storage_errors,
+)
+from rerank.finetune.trainer.weight_sharding import copy_into_shards
 from rerank.io.atomic_folder import UNFINISHED, discard_folder, move_folder
-from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
-METRICS = "metrics.jsonl"
-_CHECKPOINTS = "checkpoints"
 #: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
-#: Words by which errors of torch and safetensors about a failing disk are recognised.
-_DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
-
-
-class ScheduledExamples(torch.utils.data.Dataset[Any]):
-    """The examples of a schedule, built on access."""
-
-    def __init__(self, schedule: ListSchedule, examples: ExampleBuilder) -> None:
-        """Store the schedule and the builder of examples."""
-        self._schedule, self.examples = schedule, examples
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self._schedule)
-
-    @property
-    def epochs(self) -> float:
-        """Number of passes over the training lists."""
-        return len(self._schedule) / len(self._schedule.lists)
-
-    def truncated(self, length: int) -> ScheduledExamples:
-        """Return the first ``length`` examples."""
-        return ScheduledExamples(replace(self._schedule, length=length), self.examples)
-
-    def __getitem__(self, index: int) -> Any:
-        """Build the example at an index."""
-        return self.examples.make(self._schedule[index])
 
 
 class ListTrainer(Trainer):
@@ -77,15 +44,13 @@ class ListTrainer(Trainer):
         places: Training examples in order.
         optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must hold.
-        validate: Function that reranks the validation collection and returns name -> value, starting with the measure
-            that selects the best checkpoint; None without validation.
+        validate: Function that measures on held-out data and returns name -> value, starting with the measure that
+            selects the best checkpoint; None without validation.
 
     Raises:
         UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
     """
 
-    #: True if the frozen weights are sharded over processes.
-    _is_sharded = False
     #: Function that returns a term of the loss that depends on the trained parameters only; None if there is none.
     penalty: Callable[[], Tensor] | None = None
 
@@ -109,18 +74,25 @@ class ListTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
-                "The environment enables FSDP or DeepSpeed in accelerate, which would shard the trained parameters too",
+                "The environment enables FSDP or DeepSpeed in accelerate, whose checkpoints --resume cannot read",
                 expected="processes started by torchrun, without accelerate's configuration",
-                remedy="Shard the frozen weights with fsdp = true in [training]",
+                remedy="Shard the weights with fsdp = true in [training]",
             )
-        self._is_sharded = module.is_sharded
-        if self._is_sharded:  # DistributedDataParallel rejects sharded weights; `average_trained_gradients` replaces it
-            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self._use_recipe(places, optimizer, kept, validate)
+
+    def _use_recipe(
+        self,
+        places: ScheduledExamples,
+        optimizer: Optimizer,
+        kept: Sequence[str],
+        validate: Callable[[], dict[str, float]] | None,
+    ) -> None:
+        """Store what this class adds to transformers' trainer; the arguments are those of the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
         self.tokens = 0
-        self.folder = Path(str(args.output_dir))
+        self.folder = Path(str(self.args.output_dir))
         self._epochs = places.epochs
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -130,27 +102,35 @@ class ListTrainer(Trainer):
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(cast(Any, self.train_dataset))
+    def use_inference_weights(self) -> None:
+        """Let a schedule-free optimizer replace the weights by their average; the next training step undoes this."""
+        if callable(use := getattr(self.optimizer, "eval", None)):
+            use()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the total loss in the module, and store the value of each loss for the metrics."""
         out = model(**inputs)
-        self.tokens += inputs["ids"].numel()
-        for name, value in out["parts"].items():
-            self._loss_values.setdefault(name, []).append(value)
+        self._count_batch(inputs["ids"].numel(), out["parts"])
         return (out["loss"], out) if return_outputs else out["loss"]
 
+    def _count_batch(self, tokens: int, parts: Mapping[str, Tensor]) -> None:
+        self.tokens += tokens
+        for name, value in parts.items():
+            self._loss_values.setdefault(name, []).append(value)
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Process one batch; after the last batch of a step, average sharded gradients and add those of the penalty."""
+        """Process one batch; after the last batch of a step, add the gradients of the penalty."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._is_sharded and self.accelerator.sync_gradients:
-            average_trained_gradients(cast(ListwiseModule, self.model))
+        if self.accelerator.sync_gradients:
+            self.complete_gradients()
         if self.penalty and self.accelerator.sync_gradients:
             loss = loss + self._add_penalty(self.penalty())
         return loss
+
+    def complete_gradients(self) -> None:
+        """Do what remains after the last batch of a step; DistributedDataParallel has averaged over processes."""
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
         """Add the gradients of the penalty, which are the same in all processes, once per step; return its value."""
@@ -183,14 +163,15 @@ class ListTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Rerank the validation collection, and save the weights if they are the best so far."""
+        """Measure on held-out data, and save the weights if they are the best so far."""
+        self.use_inference_weights()
         values = self._validate() if self._validate else {}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        first = next(iter(metrics.values()), None)
-        if first is not None and (self.state.best_metric is None or first > self.state.best_metric):
-            self._save(str(self.folder / "best"))
+        first, best = next(iter(metrics.values()), None), self.state.best_metric
+        if first is not None and (best is None or (first > best if self.args.greater_is_better else first < best)):
+            self.save_model(str(self.folder / "best"), _internal_call=True)
         return metrics
 
     # Checkpoints
@@ -222,16 +203,15 @@ class ListTrainer(Trainer):
         Raises:
             DataError: The checkpoint holds other tensors, so it belongs to another training.
         """
-        stored = safetensors.torch.load_file(str(folder / WEIGHTS))
-        if set(stored) != set(self._kept):
-            raise DataError(
-                f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not the tensors of this training",
-                expected=f"the {len(self._kept)} tensors that this recipe trains",
-            )
-        own = cast(Any, self.model).state_dict()
-        with torch.no_grad():
-            for name, value in stored.items():
-                own[name].copy_(value)
+        with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
+            if set(stored := file.keys()) != set(self._kept):
+                raise DataError(
+                    f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not those of this training",
+                    expected=f"the {len(self._kept)} tensors that this recipe trains",
+                )
+            own = cast(Any, self.model).state_dict()
+            for name in stored:
+                copy_into_shards(own[name], file.get_tensor(name))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with safetensors.safe_open(str(Path(resume_from_checkpoint) / WEIGHTS), "pt") as file:
@@ -257,7 +237,7 @@ class ListTrainer(Trainer):
             if not self.args.should_save:
                 return
             name = f"checkpoint-{self.state.global_step}"
-            parent = self.folder / _CHECKPOINTS
+            parent = self.folder / CHECKPOINTS
             parent.mkdir(exist_ok=True)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
             self._remove_old_checkpoints()
@@ -268,104 +248,3 @@ class ListTrainer(Trainer):
         for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
             draft.mkdir(exist_ok=True)
             discard_folder(old, draft)
-
-
-class MetricsWriter(TrainerCallback):
-    """Callback that writes metrics as JSON lines and advances a progress display.
-
-    Args:
-        path: Metrics file.
-        advance: Called with the number of steps since the last call.
-    """
-
-    def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Store the path of the file and the function."""
-        self._path, self._advance = path, advance
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """When a training is resumed, remove the lines of steps that will be repeated, and the last line of an end."""
-        if not state.is_world_process_zero:
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        earlier = [line for line in lines if _step_of_metrics_line(line) <= state.global_step]
-        with replace_text_file(self._path) as file:
-            file.writelines(f"{line}\n" for line in earlier)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write one line of metrics."""
-        if state.is_world_process_zero and logs:
-            with training_storage_errors(), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance the progress display."""
-        self._advance(1)
-
-
-def _step_of_metrics_line(line: str) -> float:
-    """Return the step of a metrics line, or infinity if the line is truncated or summarises a process that ended."""
-    try:
-        values = json.loads(line)
-        return math.inf if "train_runtime" in values else float(values["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
-
-
-class FinalValidation(TrainerCallback):
-    """Callback that validates after the last step, so that the last weights can be selected too."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a validation after the last step."""
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = True
-
-
-class EarlyStopping(TrainerCallback):
-    """Callback that ends the training after a number of validations without improvement.
-
-    Validations are counted in the trainer's log history. Checkpoints contain the history, so a resumed training
-    continues the count.
-
-    Args:
-        measure: The validation measure.
-        patience: Number of validations.
-    """
-
-    def __init__(self, measure: str, patience: int) -> None:
-        """Store measure and patience."""
-        self._key, self._patience = f"eval_{measure}", patience
-
-    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the training should end, given its log history."""
-        values = [entry[self._key] for entry in history if self._key in entry]
-        return bool(values) and len(values) - 1 - values.index(max(values)) >= self._patience
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the training if patience is exhausted."""
-        if self.is_over(state.log_history):
-            control.should_training_stop = True
-
-
-def list_training_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a training, the oldest first."""
-    paths = (folder / _CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
-    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-@contextmanager
-def training_storage_errors() -> Iterator[None]:
-    """Convert errors of a full or failing disk into a `StorageError`.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch and safetensors report a failing disk with their own error classes, so it is recognised by the message.
-        if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
-            raise
-        raise StorageError(
-            f"Files of the training cannot be written: {error}",
-            remedy="Free disk space, then continue with --resume; earlier checkpoints are intact",
-        ) from error

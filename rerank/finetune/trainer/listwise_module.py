@@ -6,7 +6,7 @@ computed only at the positions that a loss uses, so no tensor has the size lengt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import BackendError
-from rerank.finetune.losses.base import ListLoss, ListTarget, TokenLoss
-from rerank.finetune.recipe import ScoreSource
+from rerank.finetune.components import RecipeComponents
+from rerank.finetune.losses.base import ListLoss, ListTarget, TextLoss, TokenLoss
+from rerank.finetune.recipe import Recipe, ScoreSource
 from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedTrainingRow
 
@@ -38,9 +39,38 @@ class WeightedLoss:
     """
 
     name: str
-    loss: TokenLoss | ListLoss
+    loss: TokenLoss | ListLoss | TextLoss
     source: ScoreSource = "logits"
     weight: float = 1.0
+
+
+def weighted_losses(recipe: Recipe, components: RecipeComponents) -> list[WeightedLoss]:
+    """Return the terms of the total loss of a recipe."""
+    return [
+        WeightedLoss(name=table.name, loss=loss, source=table.on or "logits", weight=table.weight)
+        for table, loss in zip(recipe.losses, components.losses, strict=True)
+    ]
+
+
+def sum_weighted_losses(terms: Sequence[WeightedLoss], means: Mapping[str, Tensor], queries: Sequence[str]) -> Tensor:
+    """Return the total loss of a batch, a scalar.
+
+    Args:
+        terms: The terms of the total loss.
+        means: Mean of each loss over the lists of the batch, by name.
+        queries: Ids of the queries of the lists.
+
+    Raises:
+        BackendError: The loss is not finite; the message names the queries.
+    """
+    loss = cast(Tensor, sum(term.weight * means[term.name] for term in terms))
+    if not torch.isfinite(loss):
+        raise BackendError(
+            f"The loss is {float(loss.detach())} on the lists of queries {', '.join(queries)}",
+            expected="a finite number",
+            remedy="Lower lr in [optimizer], or set dtype = 'float32' in [training]",
+        )
+    return loss
 
 
 class AttentionScorer(nn.Module):
@@ -94,9 +124,12 @@ class ListwiseModule(nn.Module):
         """Store the arguments, and group the heads by layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
-        #: True if the frozen weights are sharded. A layer is then gathered for the backward pass only when a gradient
+        #: True if weights are sharded. A layer is then gathered for the backward pass only when a gradient
         #: reaches its output. A gradient is therefore needed there, even if the loss uses only attention in the layer.
         self.is_sharded = False
+        #: Function that gathers the weights of a sharded model in a whole copy of it: `ModelGatherer`. None if code
+        #: other than `forward` can use the model itself.
+        self.gather_model: Callable[..., Any] | None = None
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
             self._heads.setdefault(layer, []).append(head)
@@ -131,16 +164,16 @@ class ListwiseModule(nn.Module):
             for term in self.losses:
                 values[term.name].append(self._loss_value(term, layout, index, log_probs, row, target))
         means = {name: torch.stack(parts).mean() for name, parts in values.items()}
-        loss = cast(Tensor, sum(term.weight * means[term.name] for term in self.losses))
+        loss = sum_weighted_losses(self.losses, means, [example.query for example in examples])
         if self.is_sharded:
             loss = loss + 0.0 * end
-        if not torch.isfinite(loss):
-            raise BackendError(
-                f"The loss is {float(loss.detach())} on the lists of queries {', '.join(e.query for e in examples)}",
-                expected="a finite number",
-                remedy="Lower lr in [optimizer], or set dtype = 'float32' in [training]",
-            )
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
+
+    def example_loss(self, example: TrainingExample, device: str) -> dict[str, Any]:
+        """Compute the loss of one example on a device; the result is that of `forward`."""
+        batch = collate_examples([example])
+        out: dict[str, Any] = self(**batch | {key: batch[key].to(device) for key in ("ids", "positions")})
+        return out
 
     def _run_model(
         self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
@@ -202,7 +235,8 @@ class ListwiseModule(nn.Module):
             # Score of a document: the sum of factor * log P(token) over its terms.
             start, end = layout.scores[index]
             factors, owner, n = layout.factors(index)
-            return term.loss(log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end]), target)
+            scores = log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end])
+            return cast(ListLoss, term.loss)(scores, target)
         return self.attention_loss(term, torch.cat([row.recorded[index, layer] for layer in self._heads]), example)
 
 

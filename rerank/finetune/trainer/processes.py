@@ -29,6 +29,16 @@ def is_main_training_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def value_of_first_process(value: float) -> float:
+    """Return the value of the first process, so that all processes decide alike about checkpoints and stopping."""
+    import torch.distributed
+
+    values = [value]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(values)
+    return values[0]
+
+
 def peak_training_memory_mb() -> float:
     """Return the peak memory use so far, in MiB: GPU memory if there is a GPU, otherwise memory of this process."""
     import torch

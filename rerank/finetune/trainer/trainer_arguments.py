@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import TrainingArguments
 
 from rerank.finetune.recipe import Recipe
 
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
-
-def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool) -> dict[str, Any]:
+def trainer_settings(
+    recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool, report_to: Sequence[str]
+) -> dict[str, Any]:
     """Return keyword arguments of `TrainingArguments`.
 
     Args:
@@ -24,11 +22,9 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
         steps: Total number of optimizer steps.
         device: Torch device.
         half: True to compute in bfloat16.
+        report_to: Names of the services to which metrics are reported.
     """
     table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
-    if has_tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     return {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -49,11 +45,12 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
         "eval_strategy": "steps" if validation else "no",
         "eval_steps": validation.every if validation else None,
         "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
-        "greater_is_better": True,
+        "greater_is_better": not validation or validation.measure != "loss",
         "logging_steps": table.log_every,
         "logging_nan_inf_filter": False,
-        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "report_to": list(report_to),
         "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": device.startswith("cuda"),
         "disable_tqdm": True,
         "average_tokens_across_devices": False,
@@ -65,12 +62,14 @@ def first_learning_rate(settings: Mapping[str, Any]) -> float:
     return float(settings["learning_rate"]) / max(1, int(settings["warmup_steps"]))
 
 
-def make_trainer_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
-    """Construct the argument object of transformers or trl.
+class SingleGpu(TrainingArguments):
+    """Limits a process to one GPU.
 
-    The process is limited to one GPU: with several GPUs in one process, transformers would use DataParallel, whose
-    batches differ from the batches of the recipe. torchrun starts one process per GPU instead.
+    With several GPUs in one process, transformers would use DataParallel, whose batches differ from the batches of the
+    recipe. torchrun starts one process per GPU instead.
     """
-    arguments = kind(**settings)
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
+
+    @property
+    def n_gpu(self) -> int:
+        """Number of GPUs of this process: 1, or 0 without a GPU."""
+        return min(1, int(super().n_gpu))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.components import MachineRequirement
+from rerank.finetune.components import MachineRequirement, RecipeComponents
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.cross_encoder_recipe import (
+    CROSS_ENCODER_JUDGE,
+    check_cross_encoder_recipe,
+    method_of_recipe,
+)
 from rerank.finetune.trainer.processes import peak_training_memory_mb
+from rerank.finetune.trainer.reporting import pick_reporting_services, reporting_environment
 from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
 
@@ -38,6 +44,7 @@ class TrainingResult:
         trainable: Number of trained parameters.
         state_mb: Size of the optimizer state in MiB.
         tokens: Number of tokens processed by this process.
+        datasets: Data sets of the hub in the recipe, with the commit that was trained on.
     """
 
     folder: str
@@ -50,6 +57,7 @@ class TrainingResult:
     trainable: int
     state_mb: float
     tokens: int
+    datasets: dict[str, str] = field(default_factory=dict)
 
 
 def train_adapter(
@@ -58,6 +66,7 @@ def train_adapter(
     *,
     resume: bool = False,
     device: str = "auto",
+    report_to: Sequence[str] | None = None,
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> TrainingResult:
     """Train a recipe, and write the adapter with its model card into a folder.
@@ -67,6 +76,8 @@ def train_adapter(
         folder: Output folder, also for checkpoints and metrics.
         resume: Continue from the last complete checkpoint, if there is one.
         device: Torch device.
+        report_to: Names of the services to which metrics are reported, as transformers has them; if omitted,
+            tensorboard if it is installed. It may differ between the parts of a resumed training.
         progress: Function that opens a progress display.
 
     Raises:
@@ -76,21 +87,34 @@ def train_adapter(
         StorageError: The disk is full; earlier checkpoints stay intact.
     """
     components = make_training_components(recipe)
-    if isinstance(components.adapter, MachineRequirement):
-        components.adapter.check_machine()
+    for component in (components.adapter, components.optimizer):
+        if isinstance(component, MachineRequirement):
+            component.check_machine()
+    services = pick_reporting_services(report_to)
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
-    from rerank.finetune.trainer.training_run import TrainingRun
-
+    make_run = _pick_run(recipe, components)
     started = time.monotonic()
-    make_run = components.objective.run if components.objective else TrainingRun
-    run: TrainingRun = make_run(recipe, components, folder, device=device)
-    with run.explain_out_of_memory(), _training_process_group():
+    run = make_run(recipe, components, folder, device=device, report_to=services)
+    with reporting_environment(folder, services), run.explain_out_of_memory(), _training_process_group():
         run.train(resume=resume, progress=progress)
     outcome = run.outcome
     if not outcome:  # not the main process
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)
     return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=peak_training_memory_mb(), **outcome)
+
+
+def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., TrainingRun]:
+    """Return what makes the training of a recipe, after the checks of a recipe for a cross-encoder."""
+    method = method_of_recipe(recipe)
+    if method.judge.name == CROSS_ENCODER_JUDGE:
+        check_cross_encoder_recipe(recipe, components, backend=method.backend)
+        from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
+
+        return CrossEncoderRun
+    from rerank.finetune.trainer.training_run import TrainingRun
+
+    return components.objective.run if components.objective else TrainingRun
 
 
 @contextmanager

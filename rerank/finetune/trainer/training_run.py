@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
-from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
+from rerank.errors import BackendError, UsageError
 from rerank.finetune.adapters.base import SupportsCallbacks, SupportsPenalty
 from rerank.finetune.components import RecipeComponents
-from rerank.finetune.recipe import Recipe
+from rerank.finetune.recipe import Recipe, ValidationTable
 from rerank.finetune.trainer import packed_attention
 from rerank.finetune.trainer.adapter_card import AdapterDescription
-from rerank.finetune.trainer.adapter_folder import write_adapter, write_current_head_list
+from rerank.finetune.trainer.adapter_folder import write_adapter
 from rerank.finetune.trainer.base_model import (
     limit_adapter_layers,
     load_training_base_model,
@@ -37,40 +34,43 @@ from rerank.finetune.trainer.base_model import (
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, check_judge_can_be_trained
-from rerank.finetune.trainer.list_trainer import (
-    METRICS,
-    EarlyStopping,
-    FinalValidation,
-    ListTrainer,
-    MetricsWriter,
-    ScheduledExamples,
-    list_training_checkpoints,
-    training_storage_errors,
-)
+from rerank.finetune.trainer.held_out_loss import HeldOutLoss
+from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
-    WeightedLoss,
     enable_activation_checkpointing,
+    weighted_losses,
 )
-from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
-from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.trainer_arguments import first_learning_rate, make_trainer_arguments, trainer_settings
-from rerank.finetune.trainer.training_data import read_training_lists
+from rerank.finetune.trainer.processes import (
+    is_main_training_process,
+    peak_training_memory_mb,
+    training_process_device,
+    value_of_first_process,
+)
+from rerank.finetune.trainer.scheduled_examples import (
+    ScheduledExamples,
+    schedule_held_out_examples,
+    schedule_training_examples,
+)
+from rerank.finetune.trainer.sharded_trainer import ShardedListTrainer
+from rerank.finetune.trainer.trainer_arguments import SingleGpu, first_learning_rate, trainer_settings
+from rerank.finetune.trainer.trainer_callbacks import EarlyStopping, FinalValidation, MetricsWriter
+from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
+from rerank.finetune.trainer.training_folder import (
+    METRICS,
+    TrainingFolder,
+    list_training_checkpoints,
+    training_storage_errors,
+)
 from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
-from rerank.io.run_files import read_run, write_run
+from rerank.finetune.trainer.validation_rankings import ValidationRankings
+from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_weights
 from rerank.io.settings_files import read_json_object
-from rerank.io.text_files import replace_text_file
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
-from rerank.types import Run
-
-_RECIPE, _RESULT = "recipe.json", "result.json"
-#: Files with the rankings of the validation queries by the first stage, the untrained model and the trained model.
-_FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.trec"
 
 
 class TrainingRun:
@@ -81,12 +81,21 @@ class TrainingRun:
         components: The components of the recipe.
         folder: Output folder.
         device: Torch device.
+        report_to: Names of the services to which metrics are reported.
 
     Raises:
         RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train_adapter` lists the errors.
     """
 
-    def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        components: RecipeComponents,
+        folder: Path,
+        *,
+        device: str,
+        report_to: Sequence[str] = (),
+    ) -> None:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
             raise UsageError(
@@ -94,54 +103,39 @@ class TrainingRun:
                 expected="several processes, which share the weights of the model",
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
-        self._recipe, self._components, self._folder = recipe, components, folder
-        self._device = training_process_device(device)
+        self._recipe, self._components, self._folder = recipe, components, TrainingFolder(folder, recipe)
+        self._device, self._report_to = training_process_device(device), report_to
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         # Contradictions in the recipe are reported before the lists and the model are loaded.
         self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
         check_judge_can_be_trained(self._setup.method.judge, inputs)
-        self._lists = read_training_lists(recipe)
-        self._validation = Validation.of(recipe.validation) if recipe.validation else None
+        self._datasets = self._folder.pin_datasets()
+        self._lists, held_out = read_training_and_held_out_lists(recipe, self._datasets)
+        table = recipe.validation
+        self._validation = Validation.of(table) if table and table.collection else None
         # Trained weights are kept in float32, independent of the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
-        self._backend, self._tokenizer = load_training_base_model(recipe, dtype=weights, device=self._device)
+        # A model that will be sharded need not fit on one device.
+        place = "cpu" if recipe.training.fsdp else self._device
+        self._backend, self._tokenizer = self._load_base_model(weights, place)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
-        self._places = self._schedule(self._examples(inputs))
+        examples = self._examples(inputs)
+        self._places = self._schedule(examples)
+        self._held_out = schedule_held_out_examples(recipe, held_out, examples) if held_out else None
         #: Fields of the result that are the same for all processes; set in the main process only, empty in others.
         self.outcome: dict[str, Any] = {}
-        #: Best validation of this process: value of the measure, and the rankings.
-        self._best: tuple[float, Run] | None = None
+
+    def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
+        """Return the base model as a backend, and its tokenizer."""
+        return load_training_base_model(self._recipe, dtype=dtype, device=device)
 
     def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
 
     def _schedule(self, examples: ExampleBuilder) -> ScheduledExamples:
-        """Return the examples in training order, after checking that the largest lists fit in the context.
-
-        Raises:
-            DataError: The list with the most text, or the list with the most documents, does not fit in the context.
-        """
-        data, table = self._recipe.data, self._recipe.training
-        lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
-        self._steps = table.steps or max(1, math.ceil(table.epochs * len(self._lists) / lists_per_step))
-        schedule = ListSchedule(
-            lists=self._lists,
-            length=self._steps * lists_per_step,
-            documents=data.documents,
-            best=data.best,
-            hard=data.hard,
-            shuffle=data.shuffle,
-            seed=self._recipe.seed,
-        )
-        longest = max(self._lists, key=lambda candidate: sum(len(doc.text) for doc in candidate.docs))
-        for training_list in (longest, max(self._lists, key=len)):
-            try:
-                examples.make(replace(schedule, lists=[training_list], length=1)[0])
-            except ContextOverflowError as error:
-                raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
-        return ScheduledExamples(schedule, examples)
+        return schedule_training_examples(self._recipe, self._lists, examples)
 
     def _attach_adapter(self) -> ListwiseModule:
         """Attach the adapter to the base model and return the module to train."""
@@ -165,7 +159,7 @@ class TrainingRun:
         if recipe.training.checkpointing:
             enable_activation_checkpointing(model)
         if recipe.training.fsdp:
-            shard_frozen_weights(module, self._kept, self._device)
+            shard_weights(module, self._kept, self._device, self._dtype)
         return module
 
     @property
@@ -177,25 +171,33 @@ class TrainingRun:
     def _batches(self) -> FirstBatches:
         """The first batches, for components that are initialised from data."""
         size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
-        options: dict[str, Any] = {"device": self._device, "dtype": self._dtype, "first_lr": first_lr}
+        options: dict[str, Any] = {
+            "device": str(self._backend.model.device),
+            "dtype": self._dtype,
+            "first_lr": first_lr,
+        }
         return FirstBatches(places=self._places, size=size, module=self._module, **options)
 
     def _module(self, model: Any) -> ListwiseModule:
-        losses = [
-            WeightedLoss(name=table.name, loss=loss, source=table.on or "logits", weight=table.weight)
-            for table, loss in zip(self._recipe.losses, self._components.losses, strict=True)
-        ]
+        losses = weighted_losses(self._recipe, self._components)
         return ListwiseModule(model, losses, self._readout, packs=self._packs)
 
     def _settings(self) -> dict[str, Any]:
         return trainer_settings(
-            self._recipe, self._folder, steps=self._steps, device=self._device, half=self._dtype == "bfloat16"
+            self._recipe,
+            self._folder.path,
+            steps=self._places.steps,
+            device=self._device,
+            half=self._dtype == "bfloat16",
+            report_to=self._report_to,
         )
 
-    def _trainer(self, module: ListwiseModule, advance: Callable[[int], None]) -> ListTrainer:
+    def _trainer(
+        self, module: ListwiseModule, rankings: ValidationRankings | None, advance: Callable[[int], None]
+    ) -> ListTrainer:
         validation = self._recipe.validation
-        trainer = self._bare_trainer(module, partial(self._validate, module) if validation else None)
-        trainer.add_callback(MetricsWriter(self._folder / METRICS, advance))
+        trainer = self._bare_trainer(module, partial(self._validate, module, rankings) if validation else None)
+        trainer.add_callback(MetricsWriter(self._folder.path / METRICS, advance))
         if validation:
             trainer.add_callback(FinalValidation())
         if validation and validation.patience:
@@ -209,11 +211,21 @@ class TrainingRun:
             trainer.penalty = partial(self._adapter.penalty, module.model)
         return trainer
 
+    def _validate(self, module: ListwiseModule, rankings: ValidationRankings | None) -> dict[str, float]:
+        """Return the values of held-out data, the measure that selects a checkpoint first."""
+        values = rankings.validate() if rankings else {}
+        if self._held_out:
+            loss = HeldOutLoss(module=module, examples=self._held_out, device=self._device, dtype=self._dtype)
+            values |= loss.measure()
+        measure = cast(ValidationTable, self._recipe.validation).measure
+        return {measure: value_of_first_process(values.pop(measure)), **values}
+
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         """Return the trainer without callbacks."""
-        return ListTrainer(
+        make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
+        return make(
             module,
-            make_trainer_arguments(TrainingArguments, self._settings()),
+            SingleGpu(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=self._kept,
@@ -226,34 +238,66 @@ class TrainingRun:
         Raises:
             RerankError: The training fails; `rerank.finetune.trainer.training.train_adapter` lists the errors.
         """
-        if self._is_complete(resume):
-            self.outcome = read_json_object(self._folder / _RESULT, "result of the training")
+        if self._folder.is_complete(resume=resume):
+            self.outcome = self._folder.read_result()
             return
+        table = self._recipe.validation
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
-            self._write_recipe()
-            last = list_training_checkpoints(self._folder)[-1:] if resume else []
+            self._folder.write_recipe(self._datasets)
+            last = list_training_checkpoints(self._folder.path)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
                 replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
-            if self._validation and not last:
-                if is_main_training_process():
-                    write_run(self._validation.candidates, self._folder / _FIRST)
-                self._rank_into(_UNTRAINED, module)
-            with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
+            rankings = self._rankings(module)
+            if rankings and not last:
+                rankings.write_before_training()
+            done_before = int(last[0].name.rpartition("-")[2]) if last else 0
+            with progress("steps", self._places.steps, done_before) as advance:
                 if last and self._stopped_early(last[0]):
-                    per_step = len(self._places) // self._steps
-                    self._steps = int(last[0].name.rpartition("-")[2])
-                    self._places = self._places.truncated(self._steps * per_step)
-                trainer = self._trainer(module, advance)
+                    self._places = self._places.truncated(done_before)
+                trainer = self._trainer(module, rankings, advance)
                 done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
-            if (self._folder / "best").is_dir():
-                trainer.load_weights(self._folder / "best")
-            if self._validation:
-                self._write_final_ranking(module, resumed=bool(last))
+            trainer.use_inference_weights()
+            if (best := self._folder.path / "best").is_dir():
+                trainer.load_weights(best)
+            if rankings and table:
+                rankings.write_after_training(reuse=not last and table.measure != "loss")
+            if module.gather_model:
+                module.model = module.gather_model("cpu", keeps=is_main_training_process())
             if is_main_training_process():
-                self._save(module, trainer, done)
+                self._save(module, trainer, done, rankings)
+
+    def _rankings(self, module: ListwiseModule) -> ValidationRankings | None:
+        """Return what ranks the validation queries with the module; None without validation."""
+        if not self._validation:
+            return None
+        return ValidationRankings(
+            validation=self._validation,
+            setup=self._setup,
+            folder=self._folder.path,
+            module=module,
+            readout=self._readout,
+            open_backend=partial(self._inference_backend, module),
+        )
+
+    @contextlib.contextmanager
+    def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
+        """Yield the trained model as a backend in inference mode, and restore training mode afterwards."""
+        model = unwrap_adapted_model(module.model)
+        if module.gather_model:
+            model = module.gather_model(str(model.device))
+        training, attention = module.model.training, model.config._attn_implementation
+        model.set_attn_implementation(self._own_attention)
+        options = BackendOptions(context_size=self._recipe.method.context_size)
+        try:
+            yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
+        finally:
+            if module.is_sharded:
+                reshard_weights(module)
+            model.set_attn_implementation(attention)
+            module.model.train(training)
 
     def _stopped_early(self, checkpoint: Path) -> bool:
         """Return whether early stopping ended the training at this checkpoint; transformers does not store this."""
@@ -261,106 +305,23 @@ class TrainingRun:
         history = read_json_object(checkpoint / "trainer_state.json", "state of the training")["log_history"]
         return bool(table and table.patience and EarlyStopping(table.measure, table.patience).is_over(history))
 
-    def _is_complete(self, resume: bool) -> bool:
-        """Return whether the folder holds the completed result of this training.
-
-        Raises:
-            UsageError: The folder holds another training, or it holds this training and ``resume`` is not set.
-        """
-        if not is_main_training_process():
-            return (self._folder / _RESULT).is_file()
-        if (path := self._folder / _RECIPE).is_file():
-            # Both are parsed as recipes, so that a file written before a field was added compares equal.
-            before = Recipe.make(read_json_object(path, "recipe"))
-            now = Recipe.make(json.loads(self._recipe.model_dump_json()))
-            if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
-                raise UsageError(
-                    f"{str(self._folder)!r} holds a training with another recipe; it differs in {', '.join(changed)}",
-                    expected="an empty folder, or the folder of a training with the same recipe",
-                    remedy="Choose another --out",
-                )
-            if not resume:
-                raise UsageError(
-                    f"{str(self._folder)!r} already holds this training",
-                    expected="an empty folder",
-                    remedy="Continue it with --resume, or choose another --out",
-                )
-            return (self._folder / _RESULT).is_file()
-        return False
-
-    def _write_recipe(self) -> None:
-        """Store the recipe in the folder; this is done after all components have been checked against the model."""
-        path = self._folder / _RECIPE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if is_main_training_process() and not path.is_file():
-            with replace_text_file(path) as file:
-                file.write(self._recipe.model_dump_json(indent=1) + "\n")
-
-    @contextlib.contextmanager
-    def _inference_backend(self, module: ListwiseModule) -> Iterator[Hf]:
-        """Yield the model as a backend in inference mode, and restore training mode afterwards."""
-        model = unwrap_adapted_model(module.model)
-        training, attention = module.model.training, model.config._attn_implementation
-        model.set_attn_implementation(self._own_attention)
-        options = BackendOptions(context_size=self._recipe.method.context_size)
-        try:
-            yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
-        finally:
-            if self._recipe.training.fsdp:
-                reshard_frozen_weights(module)
-            model.set_attn_implementation(attention)
-            module.model.train(training)
-
-    def _rank(self, module: ListwiseModule, name: str) -> tuple[Run, float]:
-        """Rerank the validation candidates with the current model; return the run and the windows' failure rate."""
-        with self._inference_backend(module) as backend, torch.no_grad():
-            readout = self._readout if self._setup.method.judge.name == "attention" else None
-            heads = write_current_head_list(self._folder, readout, backend.identity) if readout else None
-            options = {"heads": str(heads)} if heads else {}
-            judge = self._setup.open_judge(cast(Backend, backend), **options)
-            return cast(Validation, self._validation).rank(self._setup.strategy, judge, name)
-
-    def _rank_into(self, file: str, module: ListwiseModule) -> None:
-        """Rerank the validation candidates and write the run; with sharded weights, all processes must take part."""
-        if is_main_training_process() or self._recipe.training.fsdp:
-            run, _ = self._rank(module, file.removesuffix(".trec"))
-            if is_main_training_process():
-                write_run(run, self._folder / file)
-
-    def _write_final_ranking(self, module: ListwiseModule, *, resumed: bool) -> None:
-        """Write the rankings of the selected weights; reuse those of the best validation if they are in memory."""
-        if self._best and not resumed:
-            if is_main_training_process():
-                write_run(self._best[1], self._folder / _TRAINED)
-        else:
-            self._rank_into(_TRAINED, module)
-
-    def _validate(self, module: ListwiseModule) -> dict[str, float]:
-        validation = cast(Validation, self._validation)
-        run, failures = self._rank(module, "trained")
-        value = validation.measure_run(run)
-        if self._best is None or value > self._best[0]:
-            self._best = value, run
-        return {validation.measure: value, "failures": failures}
-
-    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
-        validation, comparison, means = self._validation, None, {}
-        if validation:
-            files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
-            runs = [Run(read_run(self._folder / file).values(), name=name) for name, file in files.items()]
-            comparison = validation.compare_runs(runs)
-            means = {key: {validation.measure: run.mean} for key, run in zip(files, comparison.runs, strict=True)}
+    def _save(
+        self, module: ListwiseModule, trainer: ListTrainer, done: Any, rankings: ValidationRankings | None
+    ) -> None:
+        comparison, means = rankings.compare() if rankings else (None, {})
         # The loss that transformers returns is a mean over the steps of this process only.
         losses = [done.training_loss, *(line["loss"] for line in trainer.state.log_history if "loss" in line)]
         self.outcome = {
             "steps": trainer.state.global_step,
             "loss": round(float(losses[-1]), 6),
-            "validation": means.get("trained", {}),
+            "validation": means.get("trained", {}) | self._selected_loss(trainer.state),
             "first_stage": means.get("first stage", {}),
             "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
             "state_mb": round(optimizer_state_bytes(trainer.optimizer) / 2**20, 2),
             "tokens": int(trainer.tokens),
         }
+        if self._datasets:
+            self.outcome["datasets"] = self._datasets
         description = AdapterDescription(
             recipe=self._recipe,
             setup=self._setup,
@@ -373,9 +334,17 @@ class TrainingRun:
             comparison=comparison,
         )
         with training_storage_errors():
-            write_adapter(description, module.model, self._folder)
-            with replace_text_file(self._folder / _RESULT) as file:
-                file.write(json.dumps(self.outcome, indent=1) + "\n")
+            write_adapter(description, module.model, self._folder.path)
+            self._folder.write_result(self.outcome)
+
+    def _selected_loss(self, state: Any) -> dict[str, float]:
+        """Return the held-out loss of the selected weights, from the validation that selected them."""
+        table = self._recipe.validation
+        if not (table and table.has_lists):
+            return {}
+        key = f"eval_{table.measure}"
+        selected = next(line for line in state.log_history if line.get(key) == state.best_metric)
+        return {"held-out loss": round(selected["eval_loss"], 6)}
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:

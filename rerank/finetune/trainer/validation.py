@@ -48,7 +48,7 @@ class Validation:
         )
         collection, queries, qrels = load_experiment_queries(spec)
         candidates = retrieve_spec_candidates_for_queries(spec, collection, queries)
-        return cls(candidates=candidates, qrels=qrels, measure=table.measure, relevant=collection.relevant)
+        return cls(candidates=candidates, qrels=qrels, measure=table.ranking_measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
         """Rerank the candidates; return the run and the failure rate of its windows."""

@@ -1,67 +1,172 @@
-"""Sharding of the frozen weights over processes with torch's FSDP2. Imports torch.
+"""Sharding of the weights of a model over processes with torch's FSDP2. Imports torch.
 
-The weights of a layer are gathered for its forward and backward pass, and resharded afterwards. Trained parameters are
-small, so every process holds all of them, and `average_trained_gradients` averages their gradients. Optimizers and
-checkpoints therefore work in the same way as without sharding.
+With an adapter, only the frozen weights of the layers are sharded. Trained parameters are small, so every process holds
+all of them, and optimizers and checkpoints work in the same way as without sharding. In full training all weights are
+trained: then weights, gradients and optimizer state are all sharded.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rerank.errors import UsageError
 from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 
 
-def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: str) -> None:
-    """Shard the frozen weights of all layers; the outputs of the model do not change.
+def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dtype: str) -> None:
+    """Shard the weights of a model: all of them if the model itself is trained, else the frozen weights of its layers.
 
-    After this call, whenever one process runs the model, all processes have to run it. Embeddings and output matrix are
-    not sharded.
+    A layer is gathered for its forward and backward pass, and resharded afterwards. After this call, whenever one
+    process runs the model, all processes have to run it. Trained weights keep their data type, float32; the layers are
+    gathered in the data type of the computation, and gradients are summed in float32.
 
     Args:
-        module: The module with the adapter attached.
-        kept: Names of the tensors that checkpoints hold, which are not sharded.
-        device: Torch device of this process.
+        module: The module with the adapter attached, on the CPU or on the device.
+        kept: Names of the tensors that checkpoints hold, which are not sharded if only frozen weights are.
+        device: Torch device of this process, where the module is afterwards.
+        dtype: Data type of the computation: ``float32`` or ``bfloat16``.
 
     Raises:
         UsageError: The decoder of the model has no attribute ``layers``.
     """
-    layers = getattr(unwrap_adapted_model(module.model).get_decoder(), "layers", None)
+    model = unwrap_adapted_model(module.model)
+    layers = getattr(model.get_decoder(), "layers", None)
     if layers is None:
         raise UsageError(
-            f"fsdp = true with {type(unwrap_adapted_model(module.model)).__name__}, which has no attribute 'layers'",
+            f"fsdp = true with {type(model).__name__}, which has no attribute 'layers'",
             expected="a decoder whose layers are at .layers",
             remedy="Remove fsdp",
         )
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
-    whole = {value for name, value in module.named_parameters() if name in kept}
-    for layer in layers:
-        # torch treats each layer as a root module; root modules keep gathered weights without reshard_after_forward.
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(layer.parameters()))
+    if trains_whole_model(module):
+        module.gather_model = ModelGatherer(model)
+        # Inputs of layers are not cast: as in a single process under autocast, the residual stream stays in float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)  # embeddings, final norm and output matrix, which may be tied
+    else:
+        whole = {value for name, value in module.named_parameters() if name in kept}
+        for layer in layers:
+            # torch treats each layer as a root module; root modules keep gathered weights without
+            # reshard_after_forward.
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(layer.parameters()))
+    module.to(device)
     module.is_sharded = True
 
 
-def reshard_frozen_weights(module: ListwiseModule) -> None:
-    """Free the weights of layers that are still gathered.
+def trains_whole_model(module: ListwiseModule) -> bool:
+    """Return whether all weights of the model are trained."""
+    return all(value.requires_grad for value in module.model.parameters())
 
-    Such layers exist because a judge that reads attention stops the model inside the last layer that it needs.
+
+def reshard_weights(module: nn.Module) -> None:
+    """Free the weights that are still gathered.
+
+    A forward pass without a backward pass leaves such weights, and so does a judge that reads attention, because it
+    stops the model inside the last layer that it needs.
     """
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
             submodule.reshard()
 
 
-def average_trained_gradients(module: ListwiseModule) -> None:
-    """Replace the gradients of the trained parameters by their means over the processes."""
-    gradients = [value.grad for value in module.parameters() if value.grad is not None]
+def average_replicated_gradients(module: ListwiseModule) -> None:
+    """Replace the gradients of the trained parameters that every process holds by their means over the processes."""
+    gradients = [
+        value.grad for value in module.parameters() if value.grad is not None and not isinstance(value, DTensor)
+    ]
+    if not gradients:
+        return
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # a single transfer for all gradients
     torch.distributed.all_reduce(flat.div_(torch.distributed.get_world_size()))
     for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor as a whole one, for which all processes have to call this; other tensors unchanged."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def copy_into_shards(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into a tensor that may be sharded; each process copies its part and sends nothing."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(value)
+
+
+class ModelGatherer:
+    """Gather the weights of a sharded model in a whole copy of it, for inference and for saving.
+
+    Inference reads weights outside of `forward` and stops it early, neither of which FSDP supports.
+
+    Args:
+        model: The model before it is sharded.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Keep the structure and the buffers of the model, without its weights."""
+        empty = {id(value): nn.Parameter(torch.empty_like(value, device="meta")) for value in model.parameters()}
+        self._model, self._skeleton = model, copy.deepcopy(model, dict(empty))
+
+    def __call__(self, device: str, *, keeps: bool = True) -> Any:
+        """Return a copy of the model; all processes have to call this.
+
+        Args:
+            device: Torch device of the copy.
+            keeps: False if this process needs no copy; the result is then None.
+        """
+        reshard_weights(self._model)
+        weights: dict[int, Any] = {}
+        for value, empty in zip(self._model.parameters(), self._skeleton.parameters(), strict=True):
+            whole = gather_tensor(value.detach())
+            if keeps:
+                # deepcopy replaces each empty parameter by what it finds under its id, also where it is tied.
+                weights[id(empty)] = nn.Parameter(whole.to(device))
+        return copy.deepcopy(self._skeleton, weights).to(device) if keeps else None
+
+
+def save_optimizer_shard(optimizer: Any, path: Path) -> None:
+    """Write the part of the optimizer state that this process holds."""
+    state = optimizer.state_dict()
+    parts = {
+        index: {key: value.to_local() if isinstance(value, DTensor) else value for key, value in entry.items()}
+        for index, entry in state["state"].items()
+    }
+    torch.save({**state, "state": parts}, path)
+
+
+def load_optimizer_shard(optimizer: Any, path: Path) -> None:
+    """Read the part of the optimizer state that `save_optimizer_shard` wrote for this process.
+
+    Every tensor of the state with dimensions has the shape of its parameter, because only such optimizers are sharded.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    indices = [index for group in state["param_groups"] for index in group["params"]]
+    for index, weight in zip(indices, weights, strict=True):
+        if isinstance(weight, DTensor):
+            entry = state["state"].get(index, {})
+            entry.update({key: _as_shard_of(weight, value) for key, value in entry.items()})
+    optimizer.load_state_dict(state)
+
+
+def _as_shard_of(weight: DTensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    placing: dict[str, Any] = {"run_check": False, "shape": weight.shape, "stride": weight.stride()}
+    return DTensor.from_local(value.to(weight.device), weight.device_mesh, weight.placements, **placing)

@@ -14,6 +14,8 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
+from rerank.errors import UsageError
+
 #: Name that peft gives to the only adapter of a model.
 ADAPTER = "default"
 #: Prefix of the base model's parameter names in a `peft.PeftModel`.
@@ -45,15 +47,24 @@ def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
 
 
 @contextmanager
-def ignore_projection_warning() -> Iterator[None]:
-    """Suppress peft's warning that another version of torch may generate different random bases on loading.
+def convert_peft_errors(configuration: str) -> Iterator[None]:
+    """Raise errors of peft about a configuration that does not fit the model as a `UsageError`.
 
-    The adapters that do not save their random bases document this. Files with the bases would be a hundred times as
-    large.
+    Args:
+        configuration: Name of the configuration, for the message.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*save_projection.*")
-        yield
+    try:
+        with warnings.catch_warnings():
+            # peft replaces, for example, a block size that does not divide the width; the recipe would then be wrong.
+            warnings.filterwarnings("error", message="Invalid .*Adjusted")
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, UserWarning) as error:
+        raise UsageError(
+            f"The configuration {configuration!r} of peft does not fit the model: {error}",
+            expected="options that fit the sizes, the architecture and the data type of the model",
+        ) from error
 
 
 def make_lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **options: Any) -> Any:
@@ -103,7 +114,11 @@ def save_adapter(model: Any, folder: Path) -> None:
     # Without save_embedding_layers=False, peft would look up the base model on the hub to find out whether embeddings
     # changed.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    _write_peft_adapter(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
+    config, names = copy.copy(model.peft_config[ADAPTER]), model.targeted_module_names
+    if hasattr(config, "feedforward_modules"):  # IA3 expects these names to be among the names of the targets
+        layers = {name: model.get_submodule(f"{_PREFIX}{name}") for name in names}
+        config.feedforward_modules = sorted(name for name, layer in layers.items() if layer.is_feedforward)
+    _write_peft_adapter(config, names, tensors, folder)
 
 
 def save_adapter_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:

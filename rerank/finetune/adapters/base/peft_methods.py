@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.finetune.adapters.base.targets import LowRankTargets
+from rerank.finetune.adapters.base.targets import LinearTargets, LowRankTargets
 from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
@@ -23,10 +24,10 @@ class PeftAdapter(ABC):
     needs: ClassVar[str] = ""
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft with the configuration of `config`."""
+        """Return the model wrapped by peft with the configuration of `peft_config`."""
         from rerank.finetune.adapters.base import peft_files
 
-        return peft_files.wrap_model_with_adapter(model, self.config(model, seed), seed=seed)
+        return peft_files.wrap_model_with_adapter(model, self.peft_config(model, seed), seed=seed)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the adapter in peft's format."""
@@ -35,8 +36,49 @@ class PeftAdapter(ABC):
         peft_files.save_adapter(model, folder)
 
     @abstractmethod
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return the `peft.PeftConfig` for an unmodified model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedPeftAdapter(LinearTargets, PeftAdapter):
+    """Base class of adapters for which a configuration of peft is enough, given by its name and its options."""
+
+    @property
+    @abstractmethod
+    def configuration(self) -> str:
+        """Type or class name of the configuration, such as ``boft``."""
+
+    @abstractmethod
+    def peft_options(self) -> Mapping[str, Any]:
+        """Return the values of the fields of the configuration."""
+
+    def peft_config(self, model: Any, seed: int) -> Any:
+        """Return peft's configuration for the model."""
+        from rerank.finetune.adapters.base import peft_configurations
+
+        options = self.peft_options()
+        given = "target_modules" in options
+        targets = [] if given else peft_configurations.default_target_modules(self.configuration, self, model)
+        return peft_configurations.make_peft_configuration(self.configuration, options, targets, seed=seed)
+
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model wrapped by peft.
+
+        Raises:
+            UsageError: peft rejects the configuration for this model.
+        """
+        from rerank.finetune.adapters.base import peft_files
+
+        config = self.peft_config(model, seed)
+        with peft_files.convert_peft_errors(self.configuration):
+            return peft_files.wrap_model_with_adapter(model, config, seed=seed)
+
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of parameters that peft trains in a model that consists of matrices of these shapes."""
+        from rerank.finetune.adapters.base.peft_trials import count_trained_by_peft
+
+        return count_trained_by_peft(self.configuration, self.peft_options(), shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +88,7 @@ class LoraFamily(LowRankTargets, PeftAdapter):
     shape: ClassVar[ParameterKind] = "lora"
     vllm: ClassVar[bool] = True
 
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return the LoRA configuration with the ranks of the targets and the fields of `lora_options`."""
         from rerank.finetune.adapters.base import peft_files
 
@@ -61,41 +103,3 @@ class LoraFamily(LowRankTargets, PeftAdapter):
     def alpha_for(self, rank: int) -> float:
         """Return the alpha with which a matrix of rank ``rank`` has the same scaling factor as one of rank ``r``."""
         return self.alpha * rank / self.r
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualBaseLora(LoraFamily):
-    """Base class of LoRA variants that start from a nonzero product s B0 A0 and subtract it from the base weights.
-
-    The base weight W becomes W - s B0 A0, so an adapter (B, A) would be valid only for that modified model. `save`
-    therefore writes the learnt difference s (B A - B0 A0), which is valid for the unmodified model, as a LoRA of twice
-    the rank with the factors [B, -B0] and [A; A0]. Each layer holds the initial factors in the buffers ``start_A`` and
-    ``start_B``, so that they move to other devices together with the model.
-    """
-
-    moves_base: ClassVar[bool] = True
-
-    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with LoRA layers and a copy of their initial factors."""
-        from rerank.finetune.adapters.base import peft_files
-
-        wrapped = super().attach(model, calibrate, seed=seed)
-        layers = dict(peft_files.iter_lora_layers(wrapped))
-        for name, (b, a) in peft_files.read_adapter_factors(wrapped).items():
-            layers[name].register_buffer("start_B", b.clone())
-            layers[name].register_buffer("start_A", a.clone())
-        return wrapped
-
-    def save(self, model: Any, folder: Path) -> None:
-        """Write the difference from the initial factors as a LoRA of twice the rank."""
-        import torch
-
-        from rerank.finetune.adapters.base import peft_files
-
-        layers = dict(peft_files.iter_lora_layers(model))
-        # B A - B0 A0 = [B, -B0] [A; A0], with factors of shapes (rows, 2 r) and (2 r, columns).
-        learnt = {
-            name: (torch.cat([b, -layers[name].start_B], dim=1), torch.cat([a, layers[name].start_A]))
-            for name, (b, a) in peft_files.read_adapter_factors(model).items()
-        }
-        peft_files.save_adapter_factors(model, learnt, folder, scaling=peft_files.read_trained_lora_scaling(model))

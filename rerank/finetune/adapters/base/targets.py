@@ -47,7 +47,7 @@ class LinearTargets:
             UsageError: The model has no such module.
         """
         candidates = _linear_target_names(model)
-        names = [name for name in candidates if self._is_target(name)]
+        names = [name for name in candidates if self.selects(name)]
         if not names:
             shown = sorted({name.rpartition(".")[2] for name in candidates})[:_SHOWN]
             raise UsageError(
@@ -56,11 +56,8 @@ class LinearTargets:
             )
         return names
 
-    def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of the weight of every adapted matrix."""
-        return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.module_names(model)]
-
-    def _is_target(self, name: str) -> bool:
+    def selects(self, name: str) -> bool:
+        """Return whether a module with this full name is adapted."""
         if self.layers is not None:
             # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
             layer = re.search(r"\.(\d+)\.", name)
@@ -74,6 +71,10 @@ class LinearTargets:
             return re.fullmatch(self.targets, name) is not None
         targets = self.targets.split(",") if isinstance(self.targets, str) else self.targets
         return any(name == target or name.endswith(f".{target}") for target in targets)
+
+    def shapes(self, model: Any) -> list[tuple[int, int]]:
+        """Return the shape (rows, columns) of the weight of every adapted matrix."""
+        return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.module_names(model)]
 
 
 @dataclass(frozen=True, kw_only=True)

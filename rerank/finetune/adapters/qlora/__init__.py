@@ -49,6 +49,7 @@ class Qlora(LoraFamily):
         """
         self.check_machine()
         from rerank.finetune.adapters.qlora import four_bit
+        from rerank.finetune.extra.adapters.base.loftq import initialise_loftq
 
         ranks, is_quantised = self.ranks(model), getattr(model, "is_loaded_in_4bit", False)
         originals = {}
@@ -65,7 +66,7 @@ class Qlora(LoraFamily):
             four_bit.quantise_qlora_layers(_move_qlora_model_to_gpu(model), LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
-            four_bit.initialise_loftq(wrapped, originals)
+            initialise_loftq(wrapped, originals, four_bit.dequantise_qlora_weight)
         return wrapped
 
     def check_machine(self) -> None:

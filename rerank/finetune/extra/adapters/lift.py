@@ -44,7 +44,7 @@ class Lift(LinearTargets, PeftAdapter):
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_option_at_least("filter_rank", self.filter_rank, 1)
 
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of SHiRA with the mask function of LIFT.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
+from rerank.finetune.extra.adapters.base.frozen_basis import FrozenBasis
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class Loldu(FrozenBasis):
         """Return U with the trainable pivots, and the frozen factor P L."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
+        from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         permutation, lower, upper = torch.linalg.lu(matrix)
         pivots = upper.diagonal()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
 from rerank.finetune.adapters.base.targets import require_adapter_option_at_least
+from rerank.finetune.extra.adapters.base.frozen_basis import FrozenBasis
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class Salt(FrozenBasis):
         """Return the trainable factors around all singular directions of the matrix."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import SpectralDownProjection, SpectralUpProjection
+        from rerank.finetune.extra.adapters.base.frozen_basis_layers import SpectralDownProjection, SpectralUpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         return SpectralDownProjection(v, s[: self.r], self.d), SpectralUpProjection(u, self.r, self.d)

@@ -93,7 +93,7 @@ class Shadow(PeftAdapter):
                 remedy="Raise accumulation instead of batch_size, or use another adapter, such as lora",
             )
 
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of ShadowPEFT for the model."""
         from peft import ShadowConfig
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +29,9 @@ class Objective(TrainingComponent, Protocol):
                 reason.
         """
 
-    def run(self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str) -> Any:
+    def run(
+        self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
+    ) -> Any:
         """Return the prepared training, a `rerank.finetune.trainer.training_run.TrainingRun`.
 
         Args:
@@ -36,6 +39,7 @@ class Objective(TrainingComponent, Protocol):
             parts: The components of the recipe.
             folder: Folder of all outputs.
             device: Torch device.
+            report_to: Names of the services to which metrics are reported.
 
         Raises:
             MissingPrerequisiteError: A required package is not installed.

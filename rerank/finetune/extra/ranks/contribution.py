@@ -42,7 +42,7 @@ class Contribution:
             UsageError: There are no targets, the mean rank is below 1 or below ``least``, or the model is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
+        from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients
 
         if not targets or r < max(1, self.least):
             raise UsageError(

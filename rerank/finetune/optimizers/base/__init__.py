@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from rerank.finetune.components import ParameterKind, TrainingComponent
 
@@ -11,8 +11,9 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 class Optimizer(TrainingComponent, Protocol):
     """An optimizer. Dataclass fields are its options; `build` takes learning rate and weight decay as arguments."""
 
-    #: Required device: ``cuda``, or empty if it runs everywhere.
-    needs: ClassVar[str]
+    @property
+    def needs(self) -> str:
+        """Required device: ``cuda``, or empty if it runs everywhere."""
 
     @property
     def fits(self) -> frozenset[ParameterKind]:
@@ -36,6 +37,10 @@ class Optimizer(TrainingComponent, Protocol):
             lr: Learning rate; the scheduler of the trainer multiplies the rate of each parameter group.
             weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
         """
+
+
+class SizedOptimizer(Optimizer, Protocol):
+    """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the number of values in its state after a step, by the published formula and without step counters.

@@ -66,7 +66,7 @@ def _trained_factor_matrix(module: nn.Module, factor: str, name: str) -> nn.Para
     """Return a factor's matrix; None if it does not exist or is computed from other parameters."""
     layers = getattr(module, factor, None)
     layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
-    weight = layer._parameters.get("weight") if layer is not None else None
+    weight = dict(layer.named_parameters(recurse=False)).get("weight") if layer is not None else None
     return weight if weight is not None and weight.ndim == 2 else None
 
 

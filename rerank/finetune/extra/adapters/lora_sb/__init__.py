@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
-from rerank.finetune.adapters.base.frozen_basis import FactorBuilder, FrozenBasis
 from rerank.finetune.adapters.base.targets import require_adapter_option_at_least
 from rerank.finetune.components import CalibrationBatches
+from rerank.finetune.extra.adapters.base.frozen_basis import FactorBuilder, FrozenBasis
 from rerank.models.adapters import read_model_adapter_settings
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class LoraSb(FrozenBasis):
 
             basis = read_lora_basis(Path(self.basis), dict.fromkeys(names, self.r))
             return lambda name, weight: factor_modules_between(*(factor.to(weight.device) for factor in basis[name]))
-        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
+        from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients
 
         gradients = compute_mean_loss_gradients(model, names, calibrate, lists=self.samples)
         eta = calibrate.first_lr if self.eta is None else self.eta
@@ -95,7 +95,7 @@ class LoraSb(FrozenBasis):
         """Return V' with a trainable R = S, and the frozen factor U, from the SVD U S V' of the first step."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
+        from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         core = torch.diag(s[: self.r])

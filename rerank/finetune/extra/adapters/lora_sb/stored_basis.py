@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
+from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.inspected_model import read_inspected_peft_config
 from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors

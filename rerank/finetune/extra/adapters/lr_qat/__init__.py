@@ -57,7 +57,7 @@ class LrQat(LinearTargets, PeftAdapter):
         if not 2 <= self.bits <= 8:
             raise UsageError(f"Option bits is {self.bits}", expected="2 to 8")
 
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return a LoRA configuration whose layers quantise their weights.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +67,9 @@ class Grpo(GrpoOptions):
                 expected="beta = 0, or an adapter that does not modify the base model, such as lora",
             )
 
-    def run(self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str) -> Any:
+    def run(
+        self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
+    ) -> Any:
         """Return the prepared training.
 
         Raises:
@@ -80,4 +83,4 @@ class Grpo(GrpoOptions):
             )
         from rerank.finetune.extra.objectives.grpo.group_trainer import GrpoRun
 
-        return GrpoRun(recipe, parts, folder, device=device)
+        return GrpoRun(recipe, parts, folder, device=device, report_to=report_to)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, cast
 
-from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -25,9 +23,10 @@ from rerank.finetune.losses.lm import Lm
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
-from rerank.finetune.trainer.list_trainer import ListTrainer, ScheduledExamples
+from rerank.finetune.trainer.list_trainer import ListTrainer
 from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
-from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
+from rerank.finetune.trainer.trainer_arguments import SingleGpu
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
@@ -109,6 +108,10 @@ class GrpoPromptBuilder:
         )
 
 
+class SingleGpuGrpoConfig(SingleGpu, GRPOConfig):
+    """Arguments of trl for a process with one GPU."""
+
+
 class GrpoListTrainer(ListTrainer, GRPOTrainer):
     """trl's GRPO trainer with the optimizers, checkpoints and validation of this package.
 
@@ -153,21 +156,13 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         for parameter, value in before:  # trl rounds trained parameters if the base is in 4 bits; small steps get lost
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
-        self.remove_callback(PrinterCallback)
-        self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
-        self._loss_values = {}
-        self.tokens = 0
-        self.folder = Path(str(args.output_dir))
-        self._epochs = places.epochs
+        self._use_recipe(places, optimizer, kept, validate)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the loss of GRPO as trl computes it."""
         return GRPOTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return GRPOTrainer._get_train_sampler(self, train_dataset)
 
     def _rewards(self) -> Callable[..., list[float]]:
         def ndcg(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -242,7 +237,7 @@ class GrpoRun(TrainingRun):
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         trainer = GrpoListTrainer(
             module,
-            make_trainer_arguments(GRPOConfig, self._settings()),
+            SingleGpuGrpoConfig(**self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=[name.removeprefix("model.") for name in self._kept],
@@ -253,6 +248,6 @@ class GrpoRun(TrainingRun):
         trainer.beta = self._objective.beta
         return trainer
 
-    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
+    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any, *rest: Any) -> None:
         trainer.tokens = int(trainer.state.num_input_tokens_seen)
-        super()._save(module, trainer, done)
+        super()._save(module, trainer, done, *rest)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import ResidualBaseLora
 from rerank.finetune.adapters.base.targets import require_adapter_option_at_least, require_ranks_fit
 from rerank.finetune.components import CalibrationBatches
+from rerank.finetune.extra.adapters.base.residual_base import ResidualBaseLora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class LoraGa(ResidualBaseLora):
             UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
-        from rerank.finetune.adapters.lora_ga.gradient_start import start_lora_along_gradients
+        from rerank.finetune.extra.adapters.base.gradients import compute_mean_loss_gradients
+        from rerank.finetune.extra.adapters.lora_ga.gradient_start import start_lora_along_gradients
 
         ranks = self.ranks(model)
         # A0 takes the first r singular directions of the gradient, B0 the next r.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
+from rerank.finetune.extra.adapters.base.frozen_basis import FrozenBasis
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class LoraXs(FrozenBasis):
         """Return V' with a trainable R = 0, and the frozen factor U S."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
+        from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         # U (rows, k), s (k,), V' (k, columns) with k = min(rows, columns); S is multiplied into the factor B.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import ResidualBaseLora
 from rerank.finetune.adapters.base.targets import require_adapter_option_at_least, require_ranks_fit
 from rerank.finetune.components import CalibrationBatches
+from rerank.finetune.extra.adapters.base.residual_base import ResidualBaseLora
 
 
 @dataclass(frozen=True, kw_only=True)

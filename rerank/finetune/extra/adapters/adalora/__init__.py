@@ -80,7 +80,7 @@ class Adalora(LinearTargets, PeftAdapter):
         """Rank of every matrix at the start."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
-    def config(self, model: Any, seed: int) -> Any:
+    def peft_config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of AdaLoRA for the model."""
         from peft import AdaLoraConfig
 
@@ -97,7 +97,7 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with AdaLoRA layers and with buffers for the importance of their terms."""
-        from rerank.finetune.adapters.adalora.rank_allocation import register_importance_buffers
+        from rerank.finetune.extra.adapters.adalora.rank_allocation import register_importance_buffers
 
         wrapped = super().attach(model, calibrate, seed=seed)
         register_importance_buffers(wrapped)
@@ -105,20 +105,20 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def callbacks(self, model: Any) -> list[Any]:
         """Return the callback that prunes terms between optimizer steps."""
-        from rerank.finetune.adapters.adalora.rank_allocation import RankAllocationCallback
+        from rerank.finetune.extra.adapters.adalora.rank_allocation import RankAllocationCallback
 
         return [RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
         """Return ``orthogonality`` times the mean distance of the factors from orthonormal ones."""
-        from rerank.finetune.adapters.adalora.rank_allocation import orthogonality_penalty
+        from rerank.finetune.extra.adapters.adalora.rank_allocation import orthogonality_penalty
 
         return self.orthogonality * orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a plain LoRA of rank ``init_r``, with e multiplied into the second factor."""
-        from rerank.finetune.adapters.adalora.rank_allocation import fold_adalora_factors
         from rerank.finetune.adapters.base import peft_files
+        from rerank.finetune.extra.adapters.adalora.rank_allocation import fold_adalora_factors
 
         peft_files.save_adapter_factors(model, fold_adalora_factors(model), folder)
 

@@ -1,0 +1,210 @@
+"""Training lists in data sets of the Hugging Face hub, or in a local folder that the package datasets can read.
+
+A row is one list. The columns of our label files, FlagEmbedding files and conversations are read as in those files.
+Otherwise the columns of a row are translated into those of FlagEmbedding: a query with positives and negatives, or with
+documents and their grades.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UsageError, error_repr
+from rerank.io.json_records import TEXTS, JsonRecord
+from rerank.selector import Selector, convert_selector_options
+
+#: Names of columns in data sets for training rankers, in order of precedence.
+_QUERIES = ("query", "anchor", "question")
+_POSITIVES = ("positive", "positives", "pos", "positive_passages")
+_NEGATIVES = ("negative", "negatives", "neg", "negative_passages")
+_DOCUMENTS = ("docs", "documents", "passages")
+_GRADES = ("labels", "grades", "scores")
+_PREFIX = "hf:"
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def is_hub_dataset(path: str | Path) -> bool:
+    """Return whether a path of training lists is the selector of a data set, such as ``hf:owner/name,split=train``."""
+    return str(path).startswith(_PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """The selector ``hf:NAME,KEY=VALUE``.
+
+    Attributes:
+        name: Data set of the hub, or a local folder.
+    """
+
+    name: str
+    options: HubDatasetOptions
+
+    @classmethod
+    def parse(cls, text: str) -> HubDataset:
+        """Parse a selector.
+
+        Raises:
+            UsageError: The selector has no name, or an option does not exist.
+        """
+        selector = Selector.parse(text)
+        if not selector.argument:
+            raise UsageError(f"{text!r} names no data set", expected="hf:OWNER/NAME, or hf:FOLDER")
+        options = convert_selector_options(_PREFIX.rstrip(":"), HubDatasetOptions, selector.options)
+        return cls(selector.argument, HubDatasetOptions(**options))
+
+    def commit(self) -> str:
+        """Return the commit of the data set on the hub; empty for a local folder.
+
+        Raises:
+            MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
+        """
+        if Path(self.name).is_dir():
+            return ""
+        return str(self._call("load_dataset_builder").hash)
+
+    def records(self) -> Iterator[JsonRecord]:
+        """Yield the rows as records of label files, FlagEmbedding files or conversations.
+
+        Raises:
+            MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
+            DataError: The columns are unknown, or the cache holds another revision.
+        """
+        options = self.options
+        if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
+            raise DataError(
+                f"The data set {self.name!r} in the cache is of commit {commit}",
+                expected=f"commit {options.revision}",
+                remedy="Connect to the network once, so that this commit is downloaded",
+            )
+        for number, row in enumerate(self._call("load_dataset", split=options.split), 1):
+            yield JsonRecord(f"{_PREFIX}{self.name}, row {number}", self._fields(row, number))
+
+    def _call(self, function: str, **more: Any) -> Any:
+        """Call a function of the package datasets."""
+        try:
+            datasets = import_module("datasets")  # by name, since it has no types
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                f"{_PREFIX}{self.name} needs the package datasets, which is not installed",
+                remedy="Run: pip install 'listrank[train]'",
+            ) from error
+        options = self.options
+        try:
+            return getattr(datasets, function)(
+                self.name, options.config or None, revision=options.revision or None, **more
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise MissingResourceError(
+                f"The data set {self.name!r} cannot be loaded: {error}",
+                remedy="Check its name, config, split and revision. Without a network, first load it once with a "
+                "network, or pass the folder of a copy: hf:FOLDER",
+            ) from error
+
+    def _fields(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+        """Return the fields of a row under the names of the file formats."""
+        if {"initial_list", "conversations", "messages"} & row.keys():
+            return row
+        options = self.options
+        query = _first_column(row, options.query, _QUERIES)
+        positives = _column_texts(row, options.positives, _POSITIVES)
+        negatives = _column_texts(row, options.negatives, _NEGATIVES)
+        documents = _column_texts(row, options.documents, _DOCUMENTS)
+        grades = _first_column(row, options.grades, _GRADES)
+        fields = {key: row[key] for key in ("id", "_id", "qid", "query_id") if row.get(key) is not None}
+        if query and positives:
+            scores = {key: row[key] for key in ("pos_scores", "neg_scores") if row.get(key)}
+            return fields | {"query": row[query], "pos": positives, "neg": negatives} | scores
+        if query and documents and grades:
+            return fields | {"query": row[query]} | _graded_texts(documents, row[grades], f"{self.name}, row {number}")
+        raise DataError(
+            f"{_PREFIX}{self.name} has the columns {', '.join(row)}",
+            expected="a query with positives and negatives, or with documents and grades",
+            remedy=f"Name the columns: {_PREFIX}{self.name},query=COLUMN,positives=COLUMN,negatives=COLUMN, "
+            "or documents=COLUMN,grades=COLUMN",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubDatasetOptions:
+    """Options of a data set; a column that is not named is looked for under usual names.
+
+    Attributes:
+        split: Split, or a part of it such as ``train[:1000]``.
+        config: Configuration of the data set.
+        revision: Branch, tag or commit; a training stores the commit, and continues with it.
+        query: Column of the query.
+        positives: Column of the relevant text or texts.
+        negatives: Column of the other text or texts.
+        documents: Column of the texts of a graded list.
+        grades: Column of their grades.
+    """
+
+    split: str = "train"
+    config: str = ""
+    revision: str = ""
+    query: str = ""
+    positives: str = ""
+    negatives: str = ""
+    documents: str = ""
+    grades: str = ""
+
+
+def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
+    """Return, per selector of a data set of the hub, the same selector with the commit as its revision.
+
+    Raises:
+        MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
+    """
+    pinned = {}
+    for text in filter(is_hub_dataset, selectors):
+        if commit := HubDataset.parse(text).commit():
+            without = re.sub(",revision=[^,]*", "", text)
+            pinned[text] = f"{without},revision={commit}"
+    return pinned
+
+
+def _first_column(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> str:
+    return next((column for column in ([name] if name else usual) if row.get(column) is not None), "")
+
+
+def _column_texts(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> list[Any]:
+    """Return the texts of a column, and of columns that continue it, such as ``negative_1`` and ``negative_2``."""
+    column = _first_column(row, name, usual) or name or usual[0]
+    names = [column, *sorted((key for key in row if re.fullmatch(rf"{re.escape(column)}_\d+", key)), key=_number)]
+    texts: list[Any] = []
+    for value in filter(None, map(row.get, names)):
+        texts += map(_entry_text, value if isinstance(value, list) else [value])
+    return texts
+
+
+def _number(column: str) -> int:
+    return int(column.rpartition("_")[2])
+
+
+def _entry_text(entry: Any) -> Any:
+    """Return the text of an entry: itself, or title and text of an object."""
+    if not isinstance(entry, Mapping):
+        return entry
+    body = next((entry[key] for key in TEXTS if entry.get(key)), "")
+    return f"{entry['title']}\n{body}" if entry.get("title") else body
+
+
+def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str, Any]:
+    """Return documents with the highest grade as positives, the others as negatives, and all grades as scores."""
+    if not isinstance(grades, list) or len(grades) != len(documents):
+        raise DataError(
+            f"{_PREFIX}{where}: {len(documents)} documents, and grades {error_repr(grades)}",
+            expected="one grade per document",
+        )
+    best = max(grades)
+    parts: dict[str, Any] = {"pos": [], "neg": [], "pos_scores": [], "neg_scores": []}
+    for document, grade in zip(documents, grades, strict=True):
+        part = "pos" if grade == best else "neg"
+        parts[part].append(document)
+        parts[f"{part}_scores"].append(grade)
+    return parts

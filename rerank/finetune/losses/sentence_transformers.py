@@ -1,0 +1,81 @@
+"""The losses of sentence-transformers for cross-encoders, by their class names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from rerank.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.finetune.recipe import Recipe
+
+#: Losses on whole lists, and losses on single pairs of query and document.
+_LIST_LOSSES = ("ADRMSELoss", "LambdaLoss", "ListMLELoss", "ListNetLoss", "PListMLELoss", "RankNetLoss")
+_PAIR_LOSSES = ("BinaryCrossEntropyLoss", "MSELoss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceTransformers:
+    """A loss of sentence-transformers on the teacher's scores, for cross-encoders.
+
+    Unlike the other losses, it runs the model itself, so it cannot be combined with another one. The labels that it
+    gets are the scores of the label file as they are.
+
+    Attributes:
+        loss: Name of the class.
+        options: Further arguments of the class.
+
+    Raises:
+        UnknownNameError: There is no such loss on lists or on pairs with one label.
+    """
+
+    of: ClassVar[Literal["texts"]] = "texts"
+    paper: ClassVar[str] = "Wang et al., CIKM 2018 (LambdaLoss); the pages of the other classes name theirs"
+    summary: ClassVar[str] = "A loss of sentence-transformers by its class name, for cross-encoders"
+
+    loss: str = "LambdaLoss"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if self.loss not in _LIST_LOSSES + _PAIR_LOSSES:
+            raise UnknownNameError("loss of sentence-transformers", self.loss, _LIST_LOSSES + _PAIR_LOSSES)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """True if the loss reads one pair of query and document at a time."""
+        return self.loss in _PAIR_LOSSES
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Check that the recipe trains a cross-encoder with this loss only.
+
+        Raises:
+            UsageError: The recipe has another method, or several losses.
+        """
+        method = recipe.method.method
+        if method.partition(",")[0] != "cross-encoder":
+            raise UsageError(
+                f"The loss 'sentence-transformers' with method = {method!r}", expected="method = 'cross-encoder'"
+            )
+        if len(recipe.losses) > 1:
+            raise UsageError(
+                f"The loss 'sentence-transformers' among {len(recipe.losses)} losses",
+                expected="it alone, because it runs the model itself",
+            )
+
+    def build(self, model: Any) -> Any:
+        """Return the loss for a ``sentence_transformers.CrossEncoder``.
+
+        Raises:
+            UsageError: The class does not have such an option, or it does not support the model.
+        """
+        from sentence_transformers.cross_encoder import losses
+
+        # Without it, lists would run in batches of as many pairs as there are lists.
+        defaults = {} if self.reads_pairs else {"mini_batch_size": -1}
+        try:
+            return getattr(losses, self.loss)(model, **(defaults | dict(self.options)))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"options = {dict(self.options)} for the loss {self.loss}: {error}") from error

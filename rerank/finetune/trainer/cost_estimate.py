@@ -1,0 +1,154 @@
+"""Estimate of the memory and the time of a training from its recipe, without loading weights. Imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rerank.errors import UsageError
+from rerank.finetune.component_registry import make_training_components
+from rerank.finetune.components import RecipeComponents
+from rerank.finetune.labels.label_files import read_labels
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
+from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
+from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
+from rerank.models import resolve_model_name
+from rerank.tasks import BackendOptions
+
+#: Tokens of a prompt besides its passages, and per passage besides its text: identifiers in the prompt and the label.
+_PROMPT_TOKENS, _IDENTIFIER_TOKENS = 200, 10
+
+
+def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -> dict[str, Any]:
+    """Estimate a training whose lists are as long as the recipe permits.
+
+    Args:
+        recipe: The recipe.
+        processes: Number of processes that torchrun would start.
+        device: Torch device, for ``dtype = "auto"``.
+
+    Returns:
+        ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both at most), ``flops``, and
+        ``h100_hours`` (of all processes together, from the shortest to the longest); and in bytes per process
+        ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
+
+    Raises:
+        UsageError: The components do not fit together, the recipe trains a cross-encoder, or the sizes of model or
+            optimizer state are not known.
+        MissingResourceError: The configuration of the model, or a label file, cannot be found.
+    """
+    _require_decoder(recipe)
+    components, table = make_training_components(recipe), recipe.training
+    options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
+    model = make_empty_model(resolve_model_name(recipe.model), options)
+    size = model_size(model)
+    tokens_per_list = _tokens_per_list(recipe, model.config)
+    shapes = components.adapter.shapes(model)
+    setup = TrainingSetup(
+        full=components.adapter.shape == "full",
+        trained=components.adapter.count_trainable(shapes),
+        state=_count_state(components, shapes),
+        processes=processes,
+        sharded=table.fsdp,
+        half=pick_dtype(table.dtype, pick_device(device)) == "bfloat16",
+        checkpointing=table.checkpointing,
+        tokens=table.batch_size * tokens_per_list,
+        outputs=table.batch_size * recipe.data.documents * _IDENTIFIER_TOKENS // 2,
+    )
+    lists_per_step = table.batch_size * table.accumulation * processes
+    steps = table.steps or _count_steps(recipe, lists_per_step)
+    tokens = steps * lists_per_step * tokens_per_list
+    flops = training_flops(size, length=tokens_per_list, tokens=tokens, full=setup.full)
+    memory = training_memory(size, setup)
+    return {
+        "parameters": size.parameters,
+        "trained": setup.trained,
+        "steps": steps,
+        "tokens_per_list": tokens_per_list,
+        "tokens": tokens,
+        "flops": flops,
+        "h100_hours": h100_hours(flops),
+        **dataclasses.asdict(memory),
+        "total": memory.total,
+    }
+
+
+def _require_decoder(recipe: Recipe) -> None:
+    if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
+        raise UsageError(
+            f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
+            expected="a recipe for a language model with a decoder",
+            remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
+        )
+
+
+def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
+    """Return a model without memory for its weights, from its configuration.
+
+    Raises:
+        MissingResourceError: The configuration cannot be found or read.
+    """
+    with quiet_transformers(), named_loading_errors(name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, **causal_model_origin(name, options))
+        make: Any = AutoModelForCausalLM.from_config  # has no types
+        return make(config, trust_remote_code=options.trust_remote_code)
+
+
+def model_size(model: Any) -> ModelSize:
+    """Return the sizes of a decoder with layers of one kind.
+
+    Raises:
+        UsageError: The decoder has no attribute ``layers``.
+    """
+    config, layers = model.config.get_text_config(), getattr(model.get_decoder(), "layers", None)
+    if not layers:
+        raise UsageError(f"{type(model).__name__} has no attribute 'layers'", expected="a decoder with layers")
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layer = sum(value.numel() for value in layers[0].parameters())
+    return ModelSize(
+        layers=len(layers),
+        layer=layer,
+        outside=sum(value.numel() for value in model.parameters()) - len(layers) * layer,
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        query=head * config.num_attention_heads,
+        key=head * getattr(config, "num_key_value_heads", config.num_attention_heads),
+        vocabulary=config.vocab_size,
+    )
+
+
+def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
+    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
+    return max(1, math.ceil(recipe.training.epochs * lists / lists_per_step))
+
+
+def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
+    if not hasattr(components.optimizer, "count_state"):
+        raise UsageError(
+            "The size of the state of this optimizer is not known",
+            expected="an optimizer of this package; adamw has the state of transformers' AdamW",
+        )
+    return int(components.optimizer.count_state(_trained_shapes(components.adapter, shapes)))
+
+
+def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Return the shapes of the trained parameters, from those of the adapted matrices."""
+    if adapter.shape == "lora":
+        return [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
+    return shapes if adapter.shape == "full" else [(1, adapter.count_trainable(shapes))]
+
+
+def _tokens_per_list(recipe: Recipe, config: Any) -> int:
+    """Return the tokens of the longest possible list."""
+    context = recipe.method.context_size or int(config.get_text_config().max_position_embeddings)
+    if recipe.method.max_passage_tokens is None:
+        return context
+    passage = recipe.method.max_passage_tokens + _IDENTIFIER_TOKENS
+    return min(context, _PROMPT_TOKENS + recipe.data.documents * passage)

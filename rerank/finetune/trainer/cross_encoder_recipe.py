@@ -1,0 +1,80 @@
+"""Check of recipes that train a cross-encoder, before anything is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+from rerank.assemble import RankerConfig, plan_ranker
+from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.finetune.components import RecipeComponents
+from rerank.finetune.recipe import MethodTable, ReadoutTable, Recipe
+from rerank.methods import Method
+
+#: The judge of the method ``cross-encoder``.
+CROSS_ENCODER_JUDGE = "relate"
+_BACKEND = "cross_encoder"
+
+
+def method_of_recipe(recipe: Recipe) -> Method:
+    """Return the method that a recipe trains for; nothing is loaded."""
+    return plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
+
+
+def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, backend: str) -> None:
+    """Check that all settings of a recipe apply to a cross-encoder.
+
+    Args:
+        recipe: The recipe; its method ranks with a cross-encoder.
+        components: The components of the recipe.
+        backend: Backend of the method.
+
+    Raises:
+        UsageError: A setting does not apply; the message names it as it is written in the recipe.
+        MissingPrerequisiteError: A required package is not installed.
+    """
+    method = recipe.method.method
+    if backend != _BACKEND:
+        raise UsageError(
+            f"method = {method!r} cannot be trained", expected="method = 'cross-encoder', whose models can be trained"
+        )
+    if components.adapter.shape != "full" or components.adapter.saves != "model":
+        raise UsageError(
+            f"adapter = {recipe.adapter.name!r} with method = {method!r}, which trains a whole model",
+            expected="the adapter full",
+            remedy='Write name = "full" below [adapter]',
+        )
+    _check_losses(recipe, components)
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"{processes} processes with method = {method!r}", expected="a single process, without torchrun"
+        )
+    settings = {
+        f"layers = {recipe.layers.name!r}" if recipe.layers else "": recipe.layers is not None,
+        "the table [readout], which is about attention,": recipe.readout != ReadoutTable(),
+        f"prompt = {recipe.method.prompt!r}": recipe.method.prompt != MethodTable().prompt,
+        f"neftune = {recipe.training.neftune:g}": recipe.training.neftune > 0,
+        "fsdp = true": recipe.training.fsdp,
+    }
+    if unused := [name for name, is_set in settings.items() if is_set]:
+        raise UsageError(
+            f"{' and '.join(unused)} with method = {method!r}",
+            expected="a recipe without this, because it does not apply to cross-encoders",
+        )
+    if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
+        raise MissingPrerequisiteError(
+            f"Training for method = {method!r} needs {' and '.join(missing)}, which is not installed",
+            remedy="Run: pip install 'listrank[train,cross-encoder]'",
+        )
+
+
+def _check_losses(recipe: Recipe, components: RecipeComponents) -> None:
+    for table, loss in zip(recipe.losses, components.losses, strict=True):
+        if loss.of == "tokens" or table.on not in (None, "logits"):
+            on = f" on = {table.on!r}" if table.on else ""
+            raise UsageError(
+                f"The loss {table.name!r}{on} with method = {recipe.method.method!r}, which generates no text and "
+                "reads no attention",
+                expected="losses on scores without 'on', such as distill, ranknet or listnet",
+                remedy="Name one in [[losses]]",
+            )

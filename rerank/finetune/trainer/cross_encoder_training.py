@@ -1,0 +1,302 @@
+"""Training of cross-encoders with the trainer of sentence-transformers. Imports torch and sentence-transformers.
+
+Sentence-transformers loads, runs, trains and saves the model. This package provides the lists and their order, the
+losses on scores, optimizers, checkpoints and validation, as for all other trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, SequentialSampler
+from transformers.trainer_utils import set_seed
+
+from rerank.backends.cross_encoder import CrossEncoder as CrossEncoderBackend
+from rerank.backends.cross_encoder import load_cross_encoder_model
+from rerank.finetune.adapters.full import Full
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.losses.base import ListLoss, ListTarget, require_teacher_scores
+from rerank.finetune.losses.sentence_transformers import SentenceTransformers
+from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
+from rerank.finetune.trainer.list_trainer import ListTrainer
+from rerank.finetune.trainer.listwise_module import (
+    ListwiseModule,
+    WeightedLoss,
+    enable_activation_checkpointing,
+    sum_weighted_losses,
+    weighted_losses,
+)
+from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
+from rerank.finetune.trainer.trainer_arguments import SingleGpu
+from rerank.finetune.trainer.training_run import TrainingRun
+from rerank.judges.relate import Relate
+from rerank.models import resolve_model_name
+from rerank.tasks import Backend, BackendOptions
+from rerank.types import Window
+
+
+class PairBuilder:
+    """Builds the texts of a list with the judge; replaces `rerank.finetune.trainer.examples.ExampleBuilder`.
+
+    Args:
+        judge: The judge that will rank with the model, so that passages are truncated as at inference.
+    """
+
+    #: A list is one batch of pairs, which needs no packing.
+    is_pointwise = False
+
+    def __init__(self, judge: Relate) -> None:
+        """Store the judge."""
+        self._judge = judge
+
+    def make(self, training_list: TrainingList) -> dict[str, Any]:
+        """Return a row of a data set of sentence-transformers; ``label`` holds the teacher scores, which may be absent.
+
+        Raises:
+            ContextOverflowError: The query leaves no space for a passage.
+        """
+        (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
+        query, *documents = (message.content for message in request.prompt)
+        return {
+            "query": query,
+            "documents": documents,
+            "ranks": training_list.ranks,
+            "query_id": training_list.query.id,
+            "label": training_list.scores,
+        }
+
+
+def default_prompt(model: CrossEncoder) -> str | None:
+    """Return the prompt that the model puts before its input when it ranks; None if it has none."""
+    return (model.prompts or {}).get(model.default_prompt_name or "")
+
+
+class CrossEncoderLoss(nn.Module):
+    """The losses of a recipe as one loss of sentence-transformers.
+
+    Args:
+        model: The cross-encoder, with one label, or with the labels irrelevant and relevant.
+        losses: Losses on scores. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
+
+    Attributes:
+        parts: Unweighted value of each loss on the last batch.
+        tokens: Number of tokens of the last batch, including padding.
+    """
+
+    # Attributes of `ListwiseModule`: a cross-encoder is trained in a single process.
+    is_sharded = False
+    gather_model = None
+
+    def __init__(self, model: CrossEncoder, losses: Sequence[WeightedLoss]) -> None:
+        """Store the arguments, and count the tokens that the model reads from now on."""
+        super().__init__()
+        self.model, self.losses = model, tuple(losses)
+        self.parts: dict[str, Tensor] = {}
+        self.tokens = 0
+        model.register_forward_pre_hook(self._count_tokens)
+
+    def _count_tokens(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        self.tokens += int(args[0]["input_ids"].numel())
+
+    def forward(self, inputs: Sequence[Any], labels: Sequence[Tensor], prompt: Any = None, task: Any = None) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            inputs: The columns ``query``, ``documents``, ``ranks`` and ``query_id`` of `PairBuilder.make`.
+            labels: The column ``label``.
+            prompt: Prompt of the model, for models that have one.
+            task: Ignored by models without a router.
+
+        Raises:
+            BackendError: The loss is not finite; the message names the queries.
+        """
+        self.tokens = 0
+        means = self._means(inputs, labels, prompt=prompt, task=task)
+        self.parts = {name: value.detach() for name, value in means.items()}
+        *_, query_ids = inputs
+        return sum_weighted_losses(self.losses, means, query_ids)
+
+    def example_loss(self, example: Mapping[str, Any], device: str) -> dict[str, Any]:
+        """Compute the loss of one row of `PairBuilder.make` on the device of the model, as `ListwiseModule` does."""
+        label = torch.tensor(example["label"], device=device)
+        columns = [[value] for name, value in example.items() if name != "label"]
+        loss = self(columns, [label], prompt=default_prompt(self.model))
+        return {"loss": loss, "parts": self.parts}
+
+    def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
+        """Return the mean of each loss over the lists of a batch."""
+        queries, documents, ranks, _ = inputs
+        pairs = [(query, doc) for query, docs in zip(queries, documents, strict=True) for doc in docs]
+        features = batch_to_device(self.model.preprocess(pairs, **context), self.model.device)
+        # (pairs, 1), or (pairs, 2) for irrelevant and relevant, whose log odds are the score as in the backend
+        logits = self.model(features)["scores"].float()
+        scores = logits[:, 1] - logits[:, 0] if logits.shape[-1] == 2 else logits.view(-1)
+        values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
+        for list_scores, ranks_of_list, teacher in zip(
+            scores.split([len(docs) for docs in documents]), ranks, labels, strict=True
+        ):
+            target = ListTarget(ranks=scores.new_tensor(ranks_of_list), scores=teacher.to(scores))
+            for term in self.losses:
+                values[term.name].append(cast(ListLoss, term.loss)(list_scores, target))
+        return {name: torch.stack(parts).mean() for name, parts in values.items()}
+
+
+class LibraryLoss(CrossEncoderLoss):
+    """A loss of sentence-transformers, which runs the model itself.
+
+    Args:
+        model: The cross-encoder.
+        term: A `rerank.finetune.losses.sentence_transformers.SentenceTransformers` with its weight.
+    """
+
+    def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
+        """Build the loss."""
+        super().__init__(model, [term])
+        self._settings = cast(SentenceTransformers, term.loss)
+        self._library_loss = self._settings.build(model)
+
+    def _means(self, inputs: Sequence[Any], labels: Sequence[Tensor], **context: Any) -> dict[str, Tensor]:
+        queries, documents, *_ = inputs
+        for teacher in labels:
+            require_teacher_scores(ListTarget(ranks=teacher, scores=teacher), self._settings.loss)
+        targets: Any = labels
+        if self._settings.reads_pairs:
+            queries = [query for query, docs in zip(queries, documents, strict=True) for _ in docs]
+            documents, targets = list(chain.from_iterable(documents)), torch.cat(list(labels)).to(self.model.device)
+        return {self.losses[0].name: self._library_loss((queries, documents), targets, **context)}
+
+
+class ScheduledListCollator(CrossEncoderDataCollator):
+    """Collator that builds the lists of a batch when they are needed; the data set holds only their positions."""
+
+    def __init__(self, model: CrossEncoder, places: ScheduledExamples) -> None:
+        """Store the lists in training order."""
+        super().__init__(preprocess_fn=model.preprocess, prompts=default_prompt(model))
+        self._places = places
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of lists at these positions."""
+        return cast(dict[str, Any], super().__call__([self._places[row["place"]] for row in features]))
+
+
+class SingleGpuCrossEncoderArguments(SingleGpu, CrossEncoderTrainingArguments):
+    """Arguments of sentence-transformers for a process with one GPU."""
+
+
+class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
+    """The trainer of sentence-transformers with the optimizers, checkpoints and validation of this package.
+
+    The arguments are those of `ListTrainer`, except for the module, which is a loss of sentence-transformers.
+    """
+
+    def __init__(
+        self,
+        module: CrossEncoderLoss,
+        args: CrossEncoderTrainingArguments,
+        places: ScheduledExamples,
+        *,
+        optimizer: Optimizer,
+        kept: Sequence[str],
+        validate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        """Set up the trainer of sentence-transformers."""
+        dataset = Dataset.from_dict({"place": list(range(len(places)))})
+        CrossEncoderTrainer.__init__(
+            self,
+            model=module.model,
+            args=args,
+            train_dataset=dataset,
+            eval_dataset=dataset if validate else None,
+            loss=module,
+            data_collator=ScheduledListCollator(module.model, places),
+        )
+        self._use_recipe(places, optimizer, kept, validate)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss as sentence-transformers does, and store the value of each term for the metrics."""
+        value = CrossEncoderTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        module = cast(CrossEncoderLoss, self.loss)
+        self._count_batch(module.tokens, module.parts)
+        return value
+
+    def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, *_: Any, **__: Any) -> BatchSampler:
+        """Return a sampler that keeps the order of the schedule."""
+        return BatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Collect nothing for a card; this package writes its own card at the end of the training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullCrossEncoder(Full):
+    """Full training of a cross-encoder, which is saved in the format of sentence-transformers."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the whole model without a card, because the caller writes one."""
+        model.save_pretrained(str(folder), create_model_card=False)
+
+
+class CrossEncoderRun(TrainingRun):
+    """A training run of a cross-encoder; the arguments are the same as for `TrainingRun`."""
+
+    def _load_base_model(self, dtype: str, device: str) -> tuple[Any, Any]:
+        recipe = self._recipe
+        set_seed(recipe.seed)  # an encoder without a classification head gets a random one
+        options = BackendOptions(
+            revision=recipe.revision or "",
+            dtype=dtype,
+            device=device,
+            trust_remote_code=recipe.trust_remote_code,
+            context_size=recipe.method.context_size,
+        )
+        model, identity = load_cross_encoder_model(resolve_model_name(recipe.model), options, new_head=True)
+        return CrossEncoderBackend(model, identity=identity, options=options), model.tokenizer
+
+    def _examples(self, inputs: LossInputs) -> ExampleBuilder:
+        judge = self._setup.open_judge(cast(Backend, self._backend))
+        return cast(ExampleBuilder, PairBuilder(cast(Relate, judge)))
+
+    def _attach_adapter(self) -> ListwiseModule:
+        """Return the loss that holds the model, after enabling the gradients of all its weights."""
+        recipe, model = self._recipe, self._backend.model.requires_grad_(True)
+        self._adapter = FullCrossEncoder()
+        self._kept = [name for name, _ in model.named_parameters()]
+        if recipe.training.checkpointing:
+            enable_activation_checkpointing(model.transformers_model)
+        set_seed(recipe.seed)
+        terms = weighted_losses(recipe, self._components)
+        own = terms[0].loss.of != "texts"
+        return cast(ListwiseModule, CrossEncoderLoss(model, terms) if own else LibraryLoss(model, terms[0]))
+
+    def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
+        return CrossEncoderListTrainer(
+            cast(CrossEncoderLoss, module),
+            SingleGpuCrossEncoderArguments(**self._settings()),
+            self._places,
+            optimizer=self._components.optimizer,
+            kept=self._kept,
+            validate=validate,
+        )
+
+    @contextmanager
+    def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
+        """Yield the backend, whose model is the one that is trained, and restore training mode afterwards."""
+        training = self._backend.model.training
+        try:
+            yield self._backend
+        finally:
+            self._backend.model.train(training)

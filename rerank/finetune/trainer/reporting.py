@@ -1,0 +1,82 @@
+"""Services to which a training reports its metrics, such as tensorboard, wandb and mlflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError
+
+
+def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
+    """Return the names of the services, as transformers' argument ``report_to`` takes them.
+
+    Args:
+        names: Names of services, or ``none``; if omitted, tensorboard if it is installed.
+
+    Raises:
+        UnknownNameError: transformers does not know a service with this name.
+        MissingPrerequisiteError: A service is not installed.
+    """
+    if names is None:
+        return ["tensorboard"] if find_spec("tensorboard") else []
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    wanted = [name for name in dict.fromkeys(names) if name != "none"]
+    for name in wanted:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UnknownNameError("reporting service", name, [*INTEGRATION_TO_CALLBACK, "none"])
+        if name not in installed:
+            raise MissingPrerequisiteError(
+                f"The training is to be reported to {name}, which is not installed",
+                remedy=f"Run: pip install {name.replace('_', '-')}, or omit --report-to {name}",
+            )
+    return wanted
+
+
+@contextmanager
+def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[None]:
+    """Let services write below the folder of the training, and nothing to a network, unless the environment says else.
+
+    Runs of wandb are offline; ``wandb sync`` uploads them. A run of wandb that was begun in the meantime is ended.
+
+    Raises:
+        BackendError: A service fails.
+    """
+    ours = {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(folder),
+        "WANDB_PROJECT": "rerank",
+        "MLFLOW_TRACKING_URI": (folder.absolute() / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",  # newer versions refuse folders without it
+        "MLFLOW_EXPERIMENT_NAME": "rerank",
+    }
+    changed = {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard")} | {
+        key: value for key, value in ours.items() if key not in os.environ
+    }
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    except Exception as error:
+        service = type(error).__module__.partition(".")[0]
+        if service not in services:
+            raise
+        raise BackendError(
+            f"Reporting to {service} failed: {error}",
+            remedy="Check its settings, or continue with --resume --report-to none",
+        ) from error
+    finally:
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and getattr(wandb, "run", None) is not None:
+            wandb.finish()
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})

@@ -1,0 +1,124 @@
+"""The folder of a training: recipe, checkpoints and result."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from rerank.errors import StorageError, UsageError
+from rerank.finetune.labels.hub_lists import pin_hub_datasets
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.processes import is_main_training_process
+from rerank.io.settings_files import read_json_object
+from rerank.io.text_files import replace_text_file
+
+#: Names in the folder.
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+_RECIPE, _RESULT, _DATASETS = "recipe.json", "result.json", "datasets.json"
+#: Words by which errors of torch and safetensors about a failing disk are recognised.
+_DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """Recipe and result of a training in its folder; only the main process writes.
+
+    Attributes:
+        path: The folder.
+        recipe: The recipe.
+    """
+
+    path: Path
+    recipe: Recipe
+
+    def is_complete(self, *, resume: bool) -> bool:
+        """Return whether the folder holds the completed result of this training.
+
+        Raises:
+            UsageError: The folder holds another training, or it holds this training and ``resume`` is not set.
+        """
+        path, result = self.path / _RECIPE, self.path / _RESULT
+        if not is_main_training_process():
+            return result.is_file()
+        if not path.is_file():
+            return False
+        # Both are parsed as recipes, so that a file written before a field was added compares equal.
+        before = Recipe.make(read_json_object(path, "recipe"))
+        now = Recipe.make(json.loads(self.recipe.model_dump_json()))
+        if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
+            raise UsageError(
+                f"{str(self.path)!r} holds a training with another recipe; it differs in {', '.join(changed)}",
+                expected="an empty folder, or the folder of a training with the same recipe",
+                remedy="Choose another --out",
+            )
+        if not resume:
+            raise UsageError(
+                f"{str(self.path)!r} already holds this training",
+                expected="an empty folder",
+                remedy="Continue it with --resume, or choose another --out",
+            )
+        return result.is_file()
+
+    def write_recipe(self, datasets: Mapping[str, str]) -> None:
+        """Store the recipe and the data sets; this is done after components have been checked against the model."""
+        path = self.path / _RECIPE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_main_training_process() and not path.is_file():
+            if datasets:
+                with replace_text_file(self.path / _DATASETS) as file:
+                    file.write(json.dumps(datasets, indent=1) + "\n")
+            with replace_text_file(path) as file:
+                file.write(self.recipe.model_dump_json(indent=1) + "\n")
+
+    def pin_datasets(self) -> dict[str, str]:
+        """Return the data sets of the recipe with the commits that this training began with, or with the present ones.
+
+        Raises:
+            MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
+        """
+        if (path := self.path / _DATASETS).is_file():
+            return read_json_object(path, "data sets of the training")
+        table = self.recipe.validation
+        return pin_hub_datasets([*self.recipe.data.lists, *(table.lists if table else ())])
+
+    def read_result(self) -> dict[str, Any]:
+        """Return the stored result of a completed training."""
+        return read_json_object(self.path / _RESULT, "result of the training")
+
+    def write_result(self, outcome: Mapping[str, Any]) -> None:
+        """Store the result, which marks the training as complete."""
+        with replace_text_file(self.path / _RESULT) as file:
+            file.write(json.dumps(outcome, indent=1) + "\n")
+
+
+def list_training_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a training, the oldest first."""
+    paths = (folder / CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
+    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+@contextmanager
+def training_storage_errors() -> Iterator[None]:
+    """Convert errors of a full or failing disk into a `StorageError`.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        # torch and safetensors report a failing disk with their own error classes, so it is recognised by the message.
+        if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
+            raise
+        raise StorageError(
+            f"Files of the training cannot be written: {error}",
+            remedy="Free disk space, then continue with --resume; earlier checkpoints are intact",
+        ) from error

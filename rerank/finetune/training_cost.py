@@ -1,0 +1,170 @@
+"""Formulas for the memory and the arithmetic of a training. Imports no torch.
+
+Weights, gradients and optimizer state are exact. Gathered weights and activations are estimates: they depend on the
+kernels of the model and on torch's allocator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Dense bfloat16 operations per second of an H100 SXM (NVIDIA's data sheet, without sparsity).
+H100_FLOPS = 989e12
+#: Share of those operations that a training uses for the model. The upper value was measured by others: MPT-7B on 8
+#: H100, texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry, scripts/train/benchmarking). The
+#: lower one is an assumption for batches of one list.
+MODEL_FLOPS_UTILISATION = (0.2, 0.37)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """Sizes of a decoder that the formulas need.
+
+    Attributes:
+        layers: Number of layers.
+        layer: Parameters of one layer.
+        outside: Parameters outside of the layers: embeddings, final norm, and the output matrix if it is not tied.
+        width: Size of the hidden states.
+        inner: Size of the hidden states of the feed-forward network.
+        query: Number of query heads times their size.
+        key: Number of key heads times their size.
+        vocabulary: Number of tokens of the vocabulary.
+    """
+
+    layers: int
+    layer: int
+    outside: int
+    width: int
+    inner: int
+    query: int
+    key: int
+    vocabulary: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of all parameters."""
+        return self.layers * self.layer + self.outside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetup:
+    """What a training does with a model.
+
+    Attributes:
+        full: True if the model itself is trained; False if it is frozen below an adapter.
+        trained: Number of trained parameters.
+        state: Number of values in the optimizer state, without step counters.
+        processes: Number of processes, each with one GPU.
+        sharded: True with ``fsdp = true``.
+        half: True to compute in bfloat16.
+        checkpointing: True if activations are recomputed in the backward pass.
+        tokens: Tokens per batch.
+        outputs: Tokens per batch whose logits a loss uses.
+    """
+
+    full: bool
+    trained: int
+    state: int
+    processes: int
+    sharded: bool
+    half: bool
+    checkpointing: bool
+    tokens: int
+    outputs: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes per value of the computation."""
+        return 2 if self.half else 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingMemory:
+    """Memory of one process in bytes.
+
+    Attributes:
+        weights: Frozen and trained weights that the process holds between steps.
+        gradients: Gradients of the trained weights.
+        state: State of the optimizer.
+        gathered: Estimate: weights of layers and embeddings while they are gathered, and gradients before they are
+            distributed.
+        activations: Estimate: hidden states that are kept for the backward pass, and logits.
+    """
+
+    weights: int
+    gradients: int
+    state: int
+    gathered: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return self.weights + self.gradients + self.state + self.gathered + self.activations
+
+
+def training_memory(size: ModelSize, setup: TrainingSetup) -> TrainingMemory:
+    """Return the memory of one process.
+
+    Trained weights, gradients and optimizer state take 4 bytes per value (P is the number of processes that share
+    them, 1 without sharding); frozen weights take 2 in bfloat16.
+
+        full training:  weights 4 N / P,                     gradients 4 N / P,  AdamW's state 8 N / P
+        with adapter:   weights b (N - N_layers) + b N_layers / P + 4 A,   gradients 4 A,   AdamW's state 8 A
+    """
+    shares = setup.processes if setup.sharded else 1
+    layers = size.layers * size.layer
+    if setup.full:
+        weights, parts = 4 * setup.trained // shares, shares
+    else:
+        weights, parts = setup.bytes * (size.outside + layers // shares) + 4 * setup.trained, 1
+    return TrainingMemory(
+        weights=weights,
+        gradients=4 * setup.trained // parts,
+        state=4 * setup.state // parts,
+        gathered=_gathered_bytes(size, setup) if setup.sharded else 0,
+        activations=_activation_bytes(size, setup),
+    )
+
+
+def _gathered_bytes(size: ModelSize, setup: TrainingSetup) -> int:
+    """Two layers are gathered at a time. In full training, so are the weights outside of layers, and gradients."""
+    layers = 2 * size.layer * setup.bytes
+    if not setup.full:
+        return layers
+    return layers + size.layer * (setup.bytes + 4) + 2 * 4 * size.outside
+
+
+def _activation_bytes(size: ModelSize, setup: TrainingSetup) -> int:
+    """Return the bytes that the backward pass needs, for attention kernels that keep no attention matrix.
+
+    A layer keeps per token: the residual stream and its normalised copy in float32, both twice; and in the data type of
+    the computation the normalised copies, queries and keys before and after rotation, values, the outputs of attention,
+    and the four hidden states of a gated feed-forward network. With checkpointing, all layers but one keep their input.
+    """
+    kept = 16 * size.width + setup.bytes * (3 * size.width + 3 * size.query + 3 * size.key + 4 * size.inner)
+    layers = 4 * size.width * size.layers + kept if setup.checkpointing else kept * size.layers
+    return setup.tokens * layers + setup.outputs * size.vocabulary * (setup.bytes + 8)
+
+
+def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> float:
+    """Return the operations of a training without those of recomputation, as utilisation of hardware is stated.
+
+    Per token and parameter of a layer: 2 in the forward pass, 2 for the gradient of the inputs, and 2 for the gradient
+    of the weights if they are trained. Causal attention adds 6 times layers, length and width of the queries. Logits
+    are computed at few positions and are not counted.
+
+    Args:
+        size: Sizes of the model.
+        length: Tokens per text.
+        tokens: Tokens of the whole training.
+        full: True if the model itself is trained.
+    """
+    matrices = (6 if full else 4) * size.layers * size.layer
+    return float(tokens) * (matrices + 6 * size.layers * length * size.query)
+
+
+def h100_hours(flops: float) -> tuple[float, float]:
+    """Return the shortest and the longest time that one H100 needs for the operations of a training, in hours."""
+    low, high = MODEL_FLOPS_UTILISATION
+    return flops / (high * H100_FLOPS) / 3600, flops / (low * H100_FLOPS) / 3600

@@ -1,0 +1,240 @@
+"""Trainings in several processes on a CPU (gloo): they come to what one process comes to, sharded or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from rerank.errors import UsageError  # noqa: E402
+from rerank.finetune.recipe import Recipe  # noqa: E402
+from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E402
+from rerank.finetune.trainer.list_trainer import WEIGHTS  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
+from tests.finetune.small import ATTENTION, model_folder, recipe, validation  # noqa: E402
+from tests.raising import raises  # noqa: E402
+
+#: Trains; writes what the process holds after a step: bytes of weights, gradients and optimizer state.
+_SCRIPT = """
+import json, os, sys
+import torch.distributed
+from pathlib import Path
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.list_trainer import ListTrainer
+from rerank.finetune.trainer.training import train_adapter
+
+size = lambda values: sum(value.numel() * value.element_size() for value in values)
+part = lambda values: [getattr(value, "to_local", lambda: value)() for value in values]
+held = {}
+
+def clip(self, model, grad_norm=None, found=ListTrainer._get_grad_norm):
+    weights = list(model.parameters())
+    frozen = [v for n, v in model.named_parameters() if ".layers." in n and not v.requires_grad]
+    held.update(weights=size(part(weights)), frozen=size(part(frozen)), frozen_whole=size(frozen))
+    held.update(gradients=size(part(v.grad for v in weights if v.grad is not None)))
+    return found(self, model, grad_norm)
+
+def log(self, *args, found=ListTrainer.log, **options):
+    states = [v for entry in self.optimizer.state.values() for k, v in entry.items() if k != "step"]
+    held.update(state=size(part(states)))
+    return found(self, *args, **options)
+
+ListTrainer._get_grad_norm, ListTrainer.log = clip, log
+recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
+place = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
+torch.distributed.init_process_group("gloo", init_method="file://" + os.environ["MEETING"], **place)
+train_adapter(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume="resume" in sys.argv)
+Path(f"{folder}.held{os.environ['RANK']}").write_text(json.dumps(held))
+"""
+
+
+def start(asked: Recipe, folder: Path, *more: str, processes: int = 2) -> list[subprocess.Popen[str]]:
+    """Start a training in several processes, as torchrun does."""
+    script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
+    script.write_text(_SCRIPT)
+    file.write_text(asked.model_dump_json())
+    meeting = tempfile.mktemp(dir=folder.parent)  # the processes find each other by this file, without a network
+    shared = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "unused",
+        "MASTER_PORT": "1",
+        "MEETING": meeting,
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, str(script), str(file), str(folder), *more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for processes, and end all when one fails; return what they wrote to stderr."""
+    deadline = time.monotonic() + 240
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        if any(process.poll() for process in processes):
+            time.sleep(2)  # the others may be about to report the same
+            break
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+    return [process.communicate()[1] for process in processes]
+
+
+def run_in(processes: int, asked: Recipe, folder: Path, *more: str) -> list[dict[str, int]]:
+    """Train in several processes; return the bytes that each holds."""
+    started = start(asked, folder, *more, processes=processes)
+    errors = finish(started)
+    assert not any(process.returncode for process in started), errors
+    return [json.loads(Path(f"{folder}.held{rank}").read_text()) for rank in range(processes)]
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    (file,) = folder.glob("*model.safetensors")
+    return load_file(str(file))
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+#: Changes of a recipe for full training. With a weight decay, a parameter without gradient moves if it is updated.
+FULL: dict[str, Any] = {"adapter": {"name": "full"}, "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}}
+
+
+def assert_close(one: Path, other: Path, *, rtol: float, atol: float) -> None:
+    """Compare the results of two trainings."""
+    values, others = tensors(one), tensors(other)
+    assert set(values) == set(others)
+    for name, value in values.items():
+        torch.testing.assert_close(others[name], value, rtol=rtol, atol=atol)
+    assert [loss for _, loss in losses(other)] == pytest.approx([loss for _, loss in losses(one)], rel=1e-5)
+
+
+@pytest.mark.full
+def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
+    """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
+    train_adapter(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
+    run_in(2, recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
+    assert_close(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {**ATTENTION, "readout": {"layers": "0-2"}},
+        {**ATTENTION, "readout": {"layers": "0-2"}, "training": {"checkpointing": True}},
+        {"adapter": {"name": "dora", "r": 4}},
+        {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
+    ],
+)
+def test_sharded_frozen_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
+    asked = {**more, "validation": validation(collection)}
+    for name, shared in (("whole", False), ("shared", True)):
+        training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
+        held = run_in(2, recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
+    assert all(2 * part["frozen"] == part["frozen_whole"] for part in held)
+    assert same(tensors(tmp_path / "shared"), tensors(tmp_path / "whole"))
+    assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
+    for run_file in ("untrained.trec", "trained.trec"):
+        assert (tmp_path / "shared" / run_file).read_bytes() == (tmp_path / "whole" / run_file).read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("changes", "tied", "processes"),
+    [
+        ({"training": {"checkpointing": True}}, False, 2),
+        ({}, True, 3),
+        ({**ATTENTION, "readout": {"layers": "0-2", "fit": 6}}, False, 2),
+    ],
+    ids=["checkpointing", "tied", "attention"],
+)
+def test_full_training_in_several_processes(
+    model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any], tied: bool, processes: int
+) -> None:
+    """A sharded model is trained as in one process, and each process holds its part of everything."""
+    if tied:
+        model = model_folder(tmp_path / "tied", tie_word_embeddings=True)
+    asked = {**FULL, **changes, "validation": validation(collection)}
+    alone = {**changes.get("training", {}), "accumulation": processes}
+    train_adapter(recipe(model, collection, **{**asked, "training": alone}), tmp_path / "one", device="cpu")
+    together = {**alone, "accumulation": 1, "fsdp": True}
+    held = run_in(processes, recipe(model, collection, **{**asked, "training": together}), tmp_path / "several")
+    assert_close(tmp_path / "one", tmp_path / "several", rtol=1e-4, atol=1e-6)
+    for run_file in ("untrained.trec", "trained.trec"):
+        assert (tmp_path / "one" / run_file).read_bytes() == (tmp_path / "several" / run_file).read_bytes()
+    whole = sum(part["weights"] for part in held)
+    assert all(part["state"] == 2 * part["weights"] for part in held)
+    assert all(part["weights"] <= 1.05 * whole / processes for part in held)
+
+
+@pytest.mark.full
+def test_sharded_training_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
+    """After SIGKILL of all processes, --resume comes to the bits of a training in one go.
+
+    Each process holds as many bytes of weights, gradients and optimizer state as the formula says.
+    """
+    training = {"steps": 10, "accumulation": 1, "fsdp": True, "neftune": 5.0}
+    asked = recipe(model, collection, **FULL, training=training)
+    held = run_in(2, asked, tmp_path / "whole")
+    expected = estimate_training(asked, processes=2, device="cpu")
+    for part in held:
+        assert {name: part[name] for name in ("weights", "gradients", "state")}.items() <= expected.items()
+    killed = tmp_path / "killed"
+    started, deadline = start(asked, killed), time.monotonic() + 240
+    while len(list_training_checkpoints(killed)) < 2 and started[0].poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+    finish(started)
+    assert list_training_checkpoints(killed)
+    assert not (killed / "rerank.json").exists()
+    run_in(2, asked, killed, "resume")
+    assert same(tensors(killed), tensors(tmp_path / "whole"))
+    assert losses(killed) == losses(tmp_path / "whole")
+
+
+def test_another_number_of_processes_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:
+    """The lists of each step would differ from those before."""
+    asked = recipe(model, collection, training={"steps": 2})
+    train_adapter(asked, tmp_path, device="cpu")
+    (tmp_path / "result.json").unlink()  # the training was not complete
+    file = list_training_checkpoints(tmp_path)[-1] / WEIGHTS
+    save_file(load_file(file), file, {"lists_per_step": "6"})
+    with raises(UsageError, "6 lists per step", "same number of processes"):
+        train_adapter(asked, tmp_path, device="cpu", resume=True)
+
+
+def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
+    with raises(UsageError, "fsdp = true", "torchrun"):
+        train_adapter(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

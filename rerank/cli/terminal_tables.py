@@ -48,24 +48,34 @@ def _print_grid(grid: Grid, console: Console) -> None:
     cells = table_as_text_cells(grid)
     if _width_of_table(cells) > console.width:
         cells = table_as_text_cells(grid, short=True)
-    columns = list(zip(*cells, strict=True))
+    columns = [_Column(texts) for texts in zip(*cells, strict=True)]
+    gaps = _GAP * (len(columns) - 1)
+    while sum(column.width for column in columns) + gaps > console.width:
+        widest = max(columns, key=lambda column: column.width - column.narrowest)
+        if widest.width == widest.narrowest:
+            break
+        widest.width -= 1
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=False)
-    narrowest = -_GAP
-    for head, *values in columns:
-        is_number = all(_NUMBER.fullmatch(value.strip()) for value in values)
-        words = [head, *values] if is_number else [word for value in (head, *values) for word in value.split()]
-        width = max(map(width_in_terminal, words), default=0)
-        narrowest += width + _GAP
-        table.add_column(
-            justify="right" if is_number and any(map(str.strip, values)) else "left",
-            no_wrap=is_number,
-            min_width=min(width, console.width // 2),
-            overflow="fold",
-        )
+    for column in columns:
+        table.add_column(width=column.width, justify="right" if column.is_number else "left")
     for row in cells:
         # Rich would remove the spaces that stand for missing marks.
         table.add_row(*(_plain(cell.rstrip() + "\u00a0" * (len(cell) - len(cell.rstrip()))) for cell in row))
-    console.print(table, width=max(console.width, narrowest), soft_wrap=False, crop=False, no_wrap=False)
+    width = sum(column.width for column in columns) + gaps
+    Console(highlight=False, width=max(console.width, width)).print(table, crop=False)
+
+
+class _Column:
+    """The width of a column: first that of its longest cell, and at least that of its longest word or number."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Measure the cells, of which the first is the head."""
+        head, *values = texts
+        numbers = all(_NUMBER.fullmatch(value.strip()) for value in values)
+        self.is_number = numbers and any(map(str.strip, values))
+        self.width = max(map(width_in_terminal, texts))
+        words = [*head.split(), *(values if numbers else (word for value in values for word in value.split()))]
+        self.narrowest = max(map(width_in_terminal, words), default=0)
 
 
 def _width_of_table(cells: Sequence[Sequence[str]]) -> int:

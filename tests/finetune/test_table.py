@@ -231,7 +231,7 @@ def test_the_table_needs_nothing_heavy() -> None:
 def sections(page: str) -> dict[str, str]:
     """Name of a part -> what the page says of it."""
     parts = re.split(r"^## `([\w-]+)`$", (DOCS / page).read_text("utf-8"), flags=re.M)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {name: text.partition("\n## ")[0] for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))

@@ -40,14 +40,11 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
         ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The components do not fit together, the recipe trains a cross-encoder, or the sizes of model or
-            optimizer state are not known.
+        UsageError: The recipe is inconsistent or trains a cross-encoder, or a size of model or state is not known.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
-    _require_decoder(recipe)
     components, table = make_training_components(recipe), recipe.training
-    options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
-    model = make_empty_model(resolve_model_name(recipe.model), options)
+    model = _make_empty_decoder(recipe)
     size = model_size(model)
     tokens_per_list = _tokens_per_list(recipe, model.config)
     shapes = components.adapter.shapes(model)
@@ -80,13 +77,15 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
     }
 
 
-def _require_decoder(recipe: Recipe) -> None:
+def _make_empty_decoder(recipe: Recipe) -> Any:
     if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
         raise UsageError(
             f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
             expected="a recipe for a language model with a decoder",
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
+    options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
+    return make_empty_model(resolve_model_name(recipe.model), options)
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:

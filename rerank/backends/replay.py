@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol, Self, get_args
 
 from rerank.prompts.word_tokens import WordTokens
@@ -83,7 +84,7 @@ class Replay:
         by_query: defaultdict[str, list[RecordedCall]] = defaultdict(list)
         for call in calls:
             by_query[call.query_id].append(call)
-        self._calls_of: Callable[[str], Iterable[RecordedCall]] = lambda query_id: by_query.get(query_id, ())
+        self._calls_of: Callable[[str], Iterable[RecordedCall]] = partial(_calls_of_query, dict(by_query))
         self._queries = sys.maxsize
         self._open: OrderedDict[str, dict[_Key, Reply]] = OrderedDict()
         self._unused: dict[str, set[_Key]] = {}
@@ -139,3 +140,7 @@ class Replay:
             if len(self._open) > self._queries:
                 self._unused.pop(self._open.popitem(last=False)[0])
         return self._open[query_id]
+
+
+def _calls_of_query(calls: Mapping[str, Iterable[RecordedCall]], query_id: str) -> Iterable[RecordedCall]:
+    return calls.get(query_id, ())

@@ -33,6 +33,7 @@ def _unusable() -> set[Path]:
     optional = (
         *("torch", "transformers", "tokenizers", "peft", "trl", "vllm", "fastapi", "uvicorn", "prometheus_client"),
         *("starlette", "langchain_core", "llama_index", "haystack", "pyterrier", "dspy"),
+        *("safetensors", "sentence_transformers", "datasets", "ray"),
     )
     missing = {name for name in optional if not find_spec(name)}
     while True:

@@ -265,6 +265,7 @@ def test_a_drawn_table_on_a_terminal(cli: Cli, lists: tuple[str, ...], monkeypat
 
 
 @pytest.mark.filterwarnings("ignore:The server .* does not answer")
+@pytest.mark.enable_socket
 def test_several_servers_are_named_if_none_answers(cli: Cli, lists: tuple[str, ...]) -> None:
     addresses = [f"http://127.0.0.1:{port}/v1" for port in (1, 2)]
     model = ("--model", "openai:m", "--method", "fullrank", "--context-size", "4096", "--retries", "0", "--out", "a")

@@ -1,11 +1,15 @@
-"""Every adapter and every optimizer side by side: quality, seconds, peak memory, what trains, what the optimizer keeps.
+"""Adapters and optimizers side by side: quality, seconds, peak memory, what trains, what the optimizer keeps.
 
-    python benchmarks/tuning.py --lists labels.jsonl --collection C --validation V [--steps 40] [--rows FILE]
+    python benchmarks/tuning.py --lists labels.jsonl --collection C --validation V [--rates 0.3 1 3] [--only lora full]
 
-One seed, the same lists in the same order, the same loss, learning rates of their own kind (full training and sparse
-ones a tenth of low-rank ones). Each row is a process of its own; rows are kept in --rows as they come, and a second
-call measures only those that are not there. What cannot run has a row with the reason and no figures. Quality is
-nDCG@10 on the validation collection after the last step, not the best of several looks.
+Each row is trained once per learning rate, with the same lists in the same order and the same loss; the rates are
+multiples of `--lr` (a tenth of it if weights of the model are trained). Every other judged query of the validation
+collection chooses the rate, by nDCG@10 after the last step; the remaining queries compare the trained with the
+untrained model (paired t, Holm over the rows). `moved` is false for a row whose difference is not significant: such
+rows say nothing about quality.
+
+Each training is a process of its own; its line is kept in --rows, and a second call trains only what is not there. What
+cannot run has a line with the reason. One seed.
 """
 
 from __future__ import annotations
@@ -18,40 +22,66 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rerank.collections import open_collection_qrels
+from rerank.evaluation import compare_runs
+from rerank.evaluation.significance import correct_p_values
+from rerank.io.run_files import read_run
+from rerank.types import Qrels, Run
+
 #: Optimizers are measured with what they are made for.
 FULL, LOW_RANK = {"name": "full"}, {"name": "lora"}
 SMALL_RATE = ("full", "osf", "lift")
-#: What a row says of a training.
-FIGURES = ("nDCG@10", "first_stage", "loss", "seconds", "peak_mb", "trainable", "state_mb")
+MEASURE = "nDCG@10"
 
 
 def main() -> None:
-    """Measure what is missing; print one line."""
+    """Train what is missing; print one line with a row per method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--lists", type=Path, required=True)
     parser.add_argument("--collection", required=True)
     parser.add_argument("--validation", required=True)
-    parser.add_argument("--queries", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--documents", type=int, default=10)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.3, 1.0, 3.0], help="multiples of --lr")
+    parser.add_argument("--only", nargs="*", default=(), help="names of adapters, optimizers, layers or callbacks")
     parser.add_argument("--layers", default="8-12")
     parser.add_argument("--rows", type=Path, default=Path("tuning.jsonl"))
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
-    rows = [row for row in rows if not row["reason"]]
-    done = {(row["adapter"], row["optimizer"]) for row in rows}
+    lines = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
+    lines = [line for line in lines if not line["reason"]]
+    done = {(line["adapter"], line["optimizer"], line["rate"]) for line in lines}
     for adapter, optimizer, extra in pairs():
         name = (shown(adapter), shown({**optimizer, **extra}))
-        if name in done:
+        varied = name[1].rpartition("=")[2] if extra else name[0] if optimizer["name"] == "adamw" else name[1]
+        if options.only and varied not in options.only:
             continue
-        row = {"adapter": name[0], "optimizer": name[1], **measured(options, adapter, optimizer, extra)}
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
-        with options.rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    print(json.dumps({"rows": rows}))
+        for rate in options.rates:
+            if (*name, rate) in done:
+                continue
+            figures = measured(options, adapter, optimizer, extra, rate)
+            line = {"adapter": name[0], "optimizer": name[1], "rate": rate, **figures}
+            lines.append(line)
+            print(line, file=sys.stderr, flush=True)
+            with options.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    print(json.dumps({"rows": chosen_rows(lines)}))
+
+
+def chosen_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per method: the line of its best rate, with the test's p-value corrected over the rows."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        key = (line["adapter"], line["optimizer"])
+        if not line["reason"] and line["chosen_by"] > best.get(key, {"chosen_by": float("-inf")})["chosen_by"]:
+            best[key] = line
+    rows = list(best.values())
+    adjusted = correct_p_values(np.array([row["p"] for row in rows]), "holm") if rows else []
+    return [{**row, "holm": float(p), "moved": bool(p <= 0.05)} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
@@ -85,7 +115,9 @@ def shown(table: dict[str, Any]) -> str:
     return " ".join([table["name"].replace("_", "-"), *more])
 
 
-def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+def measured(
+    options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], extra: dict[str, Any], rate: float
+) -> dict[str, Any]:
     """Train in a process of its own."""
     small = adapter["name"] in SMALL_RATE
     recipe = {
@@ -95,13 +127,14 @@ def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], e
             "lists": [str(options.lists.resolve())],
             "collection": options.collection,
             "documents": options.documents,
+            "best": 2,
             "shuffle": True,
         },
         "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie", "max_passage_tokens": 48},
         "losses": [{"name": "distill", "on": "log-attention", "teacher_temperature": 0.5}],
         "readout": {"layers": options.layers},
         "adapter": adapter,
-        "optimizer": {**optimizer, "lr": options.lr / (10 if small else 1)},
+        "optimizer": {**optimizer, "lr": rate * options.lr / (10 if small else 1)},
         "training": {"steps": options.steps, "accumulation": 2, "save_every": options.steps, "warmup": 0.1},
         "validation": {
             "collection": options.validation,
@@ -121,19 +154,39 @@ def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], e
             f"print(json.dumps(dataclasses.asdict(train_adapter(recipe, Path({folder!r}) / 'out', device='cpu'))))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"reason": said.partition(": ")[2] or said, **dict.fromkeys(FIGURES)}
-    result = json.loads(done.stdout.splitlines()[-1])
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return {"reason": said.partition(": ")[2] or said}
+        result = json.loads(done.stdout.splitlines()[-1])
+        quality = compared(Path(folder) / "out", options.validation)
+    figures = {key: result[key] for key in ("loss", "seconds", "peak_mb", "trainable", "state_mb")}
+    return {"reason": "", **quality, **figures}
+
+
+def compared(folder: Path, validation: str) -> dict[str, Any]:
+    """Return the trained model's mean on the queries that choose, and its comparison on the others."""
+    qrels, relevant = open_collection_qrels(validation)
+    runs = {name: read_run(folder / f"{name}.trec") for name in ("trained", "untrained", "first_stage")}
+    halves = [list(runs["untrained"])[start::2] for start in (0, 1)]
+
+    def part(name: str, queries: list[str]) -> Run:
+        return Run([runs[name][query] for query in queries if query in runs[name]], name=name)
+
+    means = []
+    for queries in halves:
+        judged = Qrels({query: qrels[query] for query in queries}, name=validation)
+        names = ("trained", "untrained", "first_stage")
+        means.append(compare_runs(judged, [part(name, queries) for name in names], MEASURE, relevant=relevant or 1))
+    pair = means[1].pairs[0]
+    trained, untrained, first = (run.mean for run in means[1].runs)
     return {
-        "reason": "",
-        "nDCG@10": round(next(iter(result["validation"].values())), 4),
-        "first_stage": round(next(iter(result["first_stage"].values())), 4),
-        "loss": result["loss"],
-        "seconds": result["seconds"],
-        "peak_mb": result["peak_mb"],
-        "trainable": result["trainable"],
-        "state_mb": result["state_mb"],
+        "chosen_by": round(means[0].runs[0].mean, 4),
+        MEASURE: round(trained, 4),
+        "untrained": round(untrained, 4),
+        "first_stage": round(first, 4),
+        "difference": round(pair.difference, 4),
+        "interval": [round(pair.low, 4), round(pair.high, 4)],
+        "p": pair.p if pair.p is not None else 1.0,
     }
 
 

@@ -170,8 +170,10 @@ def seconds_of_request(times: np.ndarray, prompt: float, reply: float) -> float:
     return float(np.dot(times, _terms(prompt, reply)))
 
 
-def simulate(cluster: Cluster, queries: int, windows: int, work: float, alone: float, *, seed: int = 0) -> Outcome:
-    """Simulate a run; the lengths of the requests vary by a tenth (standard deviation).
+def simulate(
+    cluster: Cluster, queries: int, windows: int, work: float, alone: float, *, spread: float = 0.1, seed: int = 0
+) -> Outcome:
+    """Simulate a run.
 
     Args:
         cluster: What it runs on.
@@ -179,6 +181,7 @@ def simulate(cluster: Cluster, queries: int, windows: int, work: float, alone: f
         windows: Windows per query, one after the other.
         work: Seconds of a fully loaded GPU per window.
         alone: Seconds of a window on an idle GPU.
+        spread: Standard deviation of the lengths of requests, relative to their mean.
         seed: Seed of lengths and losses.
     """
     draw = random.Random(seed)
@@ -188,7 +191,7 @@ def simulate(cluster: Cluster, queries: int, windows: int, work: float, alone: f
     writer_free = writer_busy = end = 0.0
 
     def begin(worker: _Worker, windows_left: int) -> None:
-        worker.begin(work * max(0.2, draw.gauss(1, 0.1)), windows_left)
+        worker.begin(work * max(0.2, draw.gauss(1, spread)), windows_left)
 
     def schedule(index: int) -> None:
         nonlocal left
@@ -277,19 +280,15 @@ def plan(queries: int, workers: Sequence[int], commit: float) -> list[dict[str, 
 
 
 def validate(measured: Path) -> dict[str, float]:
-    """Return the simulated over the measured seconds of the local run with two workers and a fixed delay.
+    """Return the simulated over the measured seconds per window of two local workers with a fixed delay.
 
-    The file has ``delay`` (seconds per batch), ``batch`` (requests per batch), ``queries``, ``windows`` (per query),
-    ``block`` (queries per block), ``workers``, ``overhead`` (seconds per window of one worker without delay) and
-    ``seconds`` (without the start of the cluster).
+    The file is the output of benchmarks/scaling.py, whose model answers one request at a time.
     """
-    run = json.loads(measured.read_text(encoding="utf-8"))
-    cluster = Cluster(
-        workers=run["workers"], block=run["block"], in_flight=run["batch"], startup=0.0, commit=run.get("commit", 0.0)
-    )
-    work = run["delay"] / run["batch"] + run["overhead"]
-    simulated = simulate(cluster, run["queries"], run["windows"], work, run["delay"] + run["overhead"])
-    return {"simulated_over_measured": round(simulated.seconds / run["seconds"], 3)}
+    run = json.loads(measured.read_text(encoding="utf-8").splitlines()[0])
+    windows, overhead = run["windows"], max(0.0, run["overhead_ms_per_window"]) / 1000
+    cluster = Cluster(workers=2, block=8, in_flight=1, startup=0.0, commit=overhead)
+    simulated = simulate(cluster, windows, 1, run["delay"], run["delay"], spread=0.0).seconds / windows
+    return {"simulated_over_measured": round(simulated / (run["seconds_measured_2"] / (0.8 * windows)), 3)}
 
 
 def main() -> None:

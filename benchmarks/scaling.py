@@ -51,6 +51,8 @@ def main() -> None:
             json.dumps(
                 {
                     "speedup_fixed_delay_2": one / several,
+                    "delay": options.delay,
+                    "windows": options.windows,
                     "seconds_measured_2": several * 0.8 * options.windows,
                     "overhead_ms_per_window": 1000 * (through_ray - bare),
                     "identical": bench.identical,

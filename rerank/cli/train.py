@@ -62,7 +62,7 @@ def train_command(
     push: Push = "",
     form: FormatOption = "text",
 ) -> None:
-    """Train an adapter. With it, rerank run --adapter FOLDER uses the method and prompt of the training.
+    """Train an adapter, a whole model or a cross-encoder. `rerank run` uses the method and prompt of the training.
 
     An interrupted training can be continued with --resume and results in the same weights.
     """

@@ -76,7 +76,7 @@ def train_command(
         _estimate(read, options, form)
         return
     make_training_components(read)
-    result = run(read, out, resume=resume, progress=show_progress, **dataclasses.asdict(options))
+    result = run(read, out, resume=resume, device=options.device, report_to=options.report_to, progress=show_progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],

@@ -64,7 +64,10 @@ def test_damage_of_a_call_log_is_noticed_and_what_is_whole_is_kept(
                 continue
         kept = stored_calls(folder)
         kept_counts.append(len(kept))
-        assert all(calls[digest] == row for digest, row in kept.items()), number
+        for digest, row in kept.items():  # a prompt that cannot be read is left out; it can be rendered again
+            whole = calls[digest]
+            assert row[3] in ("", whole[3]), number
+            assert (row[:3], row[4:]) == (whole[:3], whole[4:]), number
         finished_run(folder)
         assert (folder / "run.trec").read_bytes() == run, number
         assert repair.original is None or stored_calls(folder).keys() == calls.keys()

@@ -79,6 +79,9 @@ def verify_command(
     if repair and (repaired := repair_call_log(RunFolder.existing(folder))).original is not None:
         note = f"{folder}: {repaired.kept} calls are kept, {repaired.damaged} are damaged, others may be unreadable"
         result = {"folder": str(folder), "kept": repaired.kept, "damaged": repaired.damaged}
+        if repaired.prompts_lost:
+            result["prompts_lost"] = repaired.prompts_lost
+            note += f"; {repaired.prompts_lost} of them without prompts (`rerank replay --prompts`)"
         note += f"; the damaged log is {repaired.original.name}. Repeat the other calls with --resume"
         emit_output(result, form=form, text=lambda: print_note(note))
         return

@@ -219,24 +219,24 @@ class CallLog:
         return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
-        """Return whether the file and all its rows are undamaged."""
+        """Return whether the file, all its rows and their prompts are undamaged."""
         try:
             with self._guard():
                 problems = self._db.execute("PRAGMA integrity_check").fetchall()
-            for _ in self.calls():
-                pass
+            for call in self.calls():
+                self.prompt(call.row)
             return problems == [("ok",)]
         except DataError:
             return False
 
-    def whole_rows(self) -> tuple[list[tuple[Any, ...]], int]:
+    def whole_rows(self) -> tuple[list[tuple[Any, ...]], int, int]:
         """Read row by row, past damaged pages of the file.
 
         Returns:
-            The rows that are whole, with all columns, and the number of damaged rows that were found. How many rows are
-            on pages that cannot be read is not known.
+            The rows that are whole, with all columns; the number of damaged rows that were found, without those on
+            unreadable pages; and the number of whole rows without a prompt, if prompts were stored.
         """
-        rows: list[tuple[Any, ...]] = []
+        rows: list[dict[str, Any]] = []
         damaged = 0
         files = [path for suffix in ("", "-wal") if (path := Path(f"{self.path}{suffix}")).is_file()]
         # The largest row number may be on a damaged page; a row takes more than 64 bytes.
@@ -249,9 +249,12 @@ class CallLog:
                 except sqlite3.DatabaseError:
                     continue
                 break
-        return rows, damaged
+        lost = sum(not row["prompt"] for row in rows)
+        with suppress(sqlite3.DatabaseError):  # if it cannot be read, there may have been prompts
+            lost *= lost < len(rows) or self._db.execute("SELECT 1 FROM prompts LIMIT 1").fetchone() is not None
+        return [tuple(row.values()) for row in rows], damaged, lost
 
-    def _whole_row(self, number: int, source: str) -> list[tuple[Any, ...]]:
+    def _whole_row(self, number: int, source: str) -> list[dict[str, Any]]:
         found = list(self._checked("WHERE calls.rowid = ?", number, source=source))
         for _, row, has_checksum in found:
             self._parse(number, row)
@@ -262,7 +265,7 @@ class CallLog:
                 raise self._damaged(number)
             with suppress(ValueError, sqlite3.DatabaseError):  # a damaged prompt is not needed for a reply
                 row["prompt"] = row["prompt"] or self._stored_prompt(number) or ""
-        return [tuple(row.values()) for _, row, _ in found]
+        return [row for _, row, _ in found]
 
     def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
         """Commit rows that `whole_rows` of another log returned."""

@@ -21,11 +21,14 @@ class CallLogRepair:
     Attributes:
         kept: Number of calls that are whole.
         damaged: Number of damaged rows that were found. Rows on pages that cannot be read are not counted.
+        prompts_lost: Number of kept calls whose prompt cannot be read, though prompts were logged; each prompt is
+            compressed with those before it. `rerank.experiment.run_prompts.read_run_prompts` renders them again.
         original: The damaged file under its new name; None if the log was whole and has not been changed.
     """
 
     kept: int
     damaged: int
+    prompts_lost: int
     original: Path | None
 
 
@@ -52,8 +55,8 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
             ) from error
         with log:
             if log.is_whole():
-                return CallLogRepair(kept=len(log), damaged=0, original=None)
-            rows, damaged = log.whole_rows()
+                return CallLogRepair(kept=len(log), damaged=0, prompts_lost=0, original=None)
+            rows, damaged, lost = log.whole_rows()
         try:
             draft = path.with_name(".calls.sqlite.tmp")
             for suffix in _BESIDE:
@@ -72,4 +75,4 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
                 f"The repaired call log cannot be written to {str(folder.path)!r}: {error.strerror or error}",
                 remedy="Free disk space, or check the permissions of the folder",
             ) from error
-    return CallLogRepair(kept=len(rows), damaged=damaged, original=original)
+    return CallLogRepair(kept=len(rows), damaged=damaged, prompts_lost=lost, original=original)

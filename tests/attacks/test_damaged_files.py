@@ -12,6 +12,7 @@ import pytest
 
 from rerank.errors import RerankError
 from rerank.experiment import run_experiment, verify_run_folder
+from rerank.experiment.run_prompts import read_run_prompts
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import CallLog, RunFolder, repair_call_log
 from tests.attacks.scale import scaled_count
@@ -41,6 +42,7 @@ def test_damage_of_a_call_log_is_noticed_and_what_is_whole_is_kept(
     tmp_path: Path, *, cut_off: bool, share: float
 ) -> None:
     finished_run(tmp_path / "whole")
+    prompts = {call.digest: call.prompt for call in read_run_prompts(RunFolder(tmp_path / "whole"))}
     calls, run = stored_calls(tmp_path / "whole"), (tmp_path / "whole" / "run.trec").read_bytes()
     data = (tmp_path / "whole" / "calls.sqlite").read_bytes()
     kept_counts = []
@@ -64,13 +66,15 @@ def test_damage_of_a_call_log_is_noticed_and_what_is_whole_is_kept(
                 continue
         kept = stored_calls(folder)
         kept_counts.append(len(kept))
-        for digest, row in kept.items():  # a prompt that cannot be read is left out; it can be rendered again
-            whole = calls[digest]
-            assert row[3] in ("", whole[3]), number
-            assert (row[:3], row[4:]) == (whole[:3], whole[4:]), number
+        # A prompt that cannot be read is left out and counted, and is rendered again by what reads prompts.
+        lost = [digest for digest, row in kept.items() if not row[3]]
+        assert all(calls[digest] == row for digest, row in kept.items() if digest not in lost), number
+        assert all(calls[d][:3] + calls[d][4:] == kept[d][:3] + kept[d][4:] for d in lost), number
+        assert repair.prompts_lost == len(lost), number
         finished_run(folder)
         assert (folder / "run.trec").read_bytes() == run, number
         assert repair.original is None or stored_calls(folder).keys() == calls.keys()
+        assert {call.digest: call.prompt for call in read_run_prompts(RunFolder(folder))} == prompts, number
     assert len(kept_counts) >= 0.8 * scaled_count(200)
     assert sum(kept_counts) >= share * len(kept_counts) * len(calls)
 

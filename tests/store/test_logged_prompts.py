@@ -81,10 +81,13 @@ def test_a_damaged_prompt_is_an_error_and_not_needed_for_replies(tmp_path: Path)
     with sqlite3.connect(tmp_path / "calls.sqlite") as database:
         database.execute("UPDATE prompts SET packed = x'00' WHERE row = 1")
     with CallLog(tmp_path / "calls.sqlite") as log:
-        assert log.is_whole()
+        assert not log.is_whole()
+        assert len(list(log.calls())) == 3
         with raises(DataError, "Row 2"):
             log.prompt(2)
         assert log.prompt(3) == prompt(1)
+    repair = repair_call_log(RunFolder(tmp_path))
+    assert (repair.kept, repair.damaged, repair.prompts_lost) == (3, 0, 2)
 
 
 def test_a_repaired_log_keeps_its_prompts(tmp_path: Path) -> None:

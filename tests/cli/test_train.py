@@ -1,0 +1,59 @@
+"""`rerank train`: what the command hands to a training, and how it refuses recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.finetune.trainer import training
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+RECIPE = '[data]\nlists = ["lists.jsonl"]\n'
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """A training that takes the arguments of the real one, and no others."""
+    fields = {field.name: 0 for field in dataclasses.fields(training.TrainingResult)}
+    result = training.TrainingResult(**{**fields, "folder": "out", "first_stage": {}, "validation": {}})  # type: ignore[arg-type]
+    run = create_autospec(training.train_adapter, return_value=result)
+    monkeypatch.setattr(training, "train_adapter", run)
+    Path("recipe.toml").write_text(RECIPE)
+    return run
+
+
+def test_the_options_reach_the_training(cli: Cli, trained: Callable[..., object]) -> None:
+    flags = ("--device", "cpu", "--report-to", "none", "--resume", "--format", "json")
+    done = cli("train", "recipe.toml", "--out", "out", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == "out"
+    ((recipe, out), given) = trained.call_args  # type: ignore[attr-defined]
+    assert (recipe.data.lists, out) == (("lists.jsonl",), Path("out"))
+    assert (given["device"], given["report_to"], given["resume"]) == ("cpu", ["none"], True)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", UsageError),
+        ("lists = [", DataError),
+        (f'{RECIPE}[adapter]\nname = "lorra"\n', UsageError),
+        (f"{RECIPE}[optimizer]\nlr = -1\n", UsageError),
+    ],
+)
+def test_a_recipe_that_does_not_fit(
+    cli: Cli, trained: Callable[..., object], text: str, error: type[UsageError]
+) -> None:
+    Path("recipe.toml").write_text(text)
+    done = cli("train", "recipe.toml", "--out", "out")
+    assert (done.returncode, done.stdout) == (error.exit_code, "")
+    assert done.stderr.startswith("error: ")
+    assert cli("train", "missing.toml", "--out", "out").returncode == MissingResourceError.exit_code
+    trained.assert_not_called()  # type: ignore[attr-defined]

@@ -125,7 +125,7 @@ def print_table(
     print_reports([TableReport([Grid(headers, cells, minor=hidden)])], wide=wide)
 
 
-def print_reports(reports: Sequence[TableReport], *, wide: bool = False, most_rows: int | None = None) -> None:
+def print_reports(reports: Sequence[TableReport], *, wide: bool | None = None, most_rows: int | None = None) -> None:
     """Print tables with their legends and notes, so that they fit the terminal.
 
     A pipe or file gets only the main table, tab-separated and complete, with a column for the measure if there is one;
@@ -133,7 +133,7 @@ def print_reports(reports: Sequence[TableReport], *, wide: bool = False, most_ro
 
     Args:
         reports: The tables.
-        wide: Show all columns on a terminal.
+        wide: Show all columns on a terminal; None if the command has no option for it.
         most_rows: Largest number of rows of the main table that a terminal shows; None for all.
     """
     if not sys.stdout.isatty():

@@ -13,12 +13,14 @@ from rerank.io.table_formats import Grid, TableReport, table_as_text_cells, widt
 from rerank.terminal_text import strip_terminal_control_characters
 
 #: A cell with a number, a percentage or an interval, or with what stands for a missing number.
-_NUMBER = re.compile(r"[<>±+-]?[\d.]+[%*\u1d43-\u1dbb†‡↑↓]*|[\[(].*[\d.]+.*[\])]|[\d/]+|[-–]|unknown|")
+_NUMBER = re.compile(
+    r"[<>±+-]?[\d.]+[%*\u02b0-\u02ff\u1d43-\u1dbb\u2071\u207f†‡↑↓]*|[\[(].*[\d.]+.*[\])]|[\d/]+|[-–]|unknown|"
+)
 #: Columns of the terminal between two columns of a table.
 _GAP = 2
 
 
-def print_terminal_report(report: TableReport, *, wide: bool, most_rows: int | None) -> None:
+def print_terminal_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
     """Print tables, their legend and notes on a terminal.
 
     Minor columns are left out unless ``wide`` is set. If a table is still too wide, its cells with a short text show
@@ -26,7 +28,7 @@ def print_terminal_report(report: TableReport, *, wide: bool, most_rows: int | N
 
     Args:
         report: The tables.
-        wide: Show all columns.
+        wide: Show all columns; None if the command has no option for it.
         most_rows: Largest number of rows of the main table; None for all.
     """
     console = Console(highlight=False)
@@ -41,7 +43,8 @@ def print_terminal_report(report: TableReport, *, wide: bool, most_rows: int | N
         console.print(_plain(line))
     hidden = [grid.heads[index] for grid in report.grids for index in sorted(grid.minor)]
     if hidden and not wide:
-        console.print(_plain(f"Columns not shown: {', '.join(hidden)}; --wide shows them."))
+        way = "--format json has them" if wide is None else "--wide shows them"
+        console.print(_plain(f"Columns not shown: {', '.join(hidden)}; {way}."))
 
 
 def _print_grid(grid: Grid, console: Console) -> None:
@@ -58,9 +61,10 @@ def _print_grid(grid: Grid, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=False)
     for column in columns:
         table.add_column(width=column.width, justify="right" if column.is_number else "left")
-    for row in cells:
-        # Rich would remove the spaces that stand for missing marks.
-        table.add_row(*(_plain(cell.rstrip() + "\u00a0" * (len(cell) - len(cell.rstrip()))) for cell in row))
+    heads, *rows = cells
+    table.add_row(*map(_plain, heads))
+    for row in rows:
+        table.add_row(*(column.aligned(cell) for column, cell in zip(columns, row, strict=True)))
     width = sum(column.width for column in columns) + gaps
     Console(highlight=False, width=max(console.width, width)).print(table, crop=False)
 
@@ -76,6 +80,14 @@ class _Column:
         self.width = max(map(width_in_terminal, texts))
         words = [*head.split(), *(values if numbers else (word for value in values for word in value.split()))]
         self.narrowest = max(map(width_in_terminal, words), default=0)
+
+    def aligned(self, cell: str) -> Text:
+        """Return a cell; numbers are aligned here, since Rich would ignore the spaces that stand for missing marks."""
+        text = _plain(cell)
+        if self.is_number:
+            text.justify = "left"
+            text.pad_left(self.width - width_in_terminal(cell))
+        return text
 
 
 def _width_of_table(cells: Sequence[Sequence[str]]) -> int:

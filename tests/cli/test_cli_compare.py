@@ -228,3 +228,13 @@ def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, messag
     done = cli("compare", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
+
+
+def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    from rerank.cli.terminal_tables import print_terminal_report
+    from rerank.io.table_formats import LETTERS, Cell, Grid, TableReport
+
+    rows = [["a run", Cell("0.5", LETTERS)], ["another", Cell("10.25", "a")]]
+    print_terminal_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
+    _, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.index("ᵃ") == second.index("ᵃ")

@@ -234,7 +234,7 @@ def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[s
     from rerank.cli.terminal_tables import print_terminal_report
     from rerank.io.table_formats import LETTERS, Cell, Grid, TableReport
 
-    rows = [["a run", Cell("0.5", LETTERS)], ["another", Cell("10.25", "a")]]
+    rows: list[list[str | Cell]] = [["a run", Cell("0.5", LETTERS)], ["another", Cell("10.25", "a")]]
     print_terminal_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
     _, first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.index("ᵃ") == second.index("ᵃ")

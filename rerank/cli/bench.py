@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rerank.cli.model_options import EngineOptions
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_reports, print_table
 from rerank.errors import PartialFailureError
@@ -40,7 +41,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(EngineOptions):
     """Options for the execution of all runs, and what the suite may do."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
@@ -53,23 +54,10 @@ class BenchOptions:
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply from a server.")] = None
     retries: Annotated[int | None, typer.Option(help="Number of retries if a server does not reply.")] = None
-    engine: Annotated[str, typer.Option(help="Where to rank: local, ray, or ray:ADDRESS.")] = "local"
-    workers: Annotated[int | None, typer.Option(help="Number of workers of the engine ray.")] = None
-    gpus_per_worker: Annotated[float | None, typer.Option(help="Number of GPUs per worker of the engine ray.")] = None
-    worker_timeout: Annotated[
-        float | None, typer.Option(help="Restart a worker that has handed over no reply for this many seconds.")
-    ] = None
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models."),
     ] = False
-
-    def execution(self) -> Execution:
-        """Return the validated execution options."""
-        from rerank.experiment.spec import Execution
-
-        given = {key: value for key, value in vars(self).items() if value is not None}
-        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
 
 
 @expand_option_groups

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
@@ -107,20 +107,17 @@ class WorkBlocks(Generic[Item, Result]):
             BackendError: An item ends its workers again and again.
             Exception: A worker reports an error that ends the work.
         """
-        if isinstance(message, Fail):
-            if message.block is not None:
-                self._release_calls(message.block)
-            raise message.error
-        if isinstance(message, OpenBlock):
-            return self._open(message)
-        block = self._blocks.get(message.block)
-        if block is None:
-            return None  # a worker that was taken for lost has outlived its block
-        block.busy_since = None
-        answer = self._answer(block, message)
-        if answer is not WAIT and block.results is None:
-            block.busy_since = time.monotonic()
-        return answer
+        return self.answer_all({0: message}).get(0, WAIT)
+
+    def answer_all(self, messages: Mapping[int, OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
+        """Return the answers to those messages that need not wait, by the keys of the messages.
+
+        Raises:
+            Exception: As for `answer`; the replies among the messages are committed before.
+        """
+        self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
+        answers = {number: self._answer(message) for number, message in messages.items()}
+        return {number: answer for number, answer in answers.items() if answer is not WAIT}
 
     def take_results(self) -> Iterator[Result]:
         """Yield the results that are next in the order of the items."""
@@ -146,13 +143,32 @@ class WorkBlocks(Generic[Item, Result]):
             block.busy_since = None
         return [block.worker for block in overdue]
 
-    def _answer(self, block: _Block[Item, Result], message: BlockMessage) -> Any:
+    def _answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
+        if isinstance(message, Fail):
+            if message.block is not None:
+                self._release_calls(message.block)
+            raise message.error
+        if isinstance(message, OpenBlock):
+            return self._open(message)
+        block = self._blocks.get(message.block)
+        if block is None:
+            return None  # a worker that was taken for lost has outlived its block
+        block.busy_since = None
+        answer = self._answer_about(block, message)
+        if answer is not WAIT and block.results is None:
+            block.busy_since = time.monotonic()
+        return answer
+
+    def _answer_about(self, block: _Block[Item, Result], message: BlockMessage) -> Any:
         match message:
             case OpenItem():
                 block.position = message.position
             case FinishBlock():
                 block.results = message.results
         return None
+
+    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
+        """Commit what has arrived, in one transaction."""
 
     def _release_calls(self, number: int) -> int:
         """Forget the calls in flight of a block whose worker was lost, and return their number."""
@@ -221,16 +237,19 @@ class RankingBlocks(WorkBlocks[Ranking, RankedList]):
         """Return whether workers have begun calls whose replies they have not handed over."""
         return self._desk.has_calls_in_flight()
 
-    def _answer(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:
+    def _answer_about(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:
         match message:
             case BeginCalls():
                 begun = self._desk.begin(message.block, message.requests, refusal=block.refusal())
                 return WAIT if begun is None else begun
             case KeepCalls():
-                self._desk.keep(message.block, message.replies)
                 block.stalls = 0
                 return None
-        return super()._answer(block, message)
+        return super()._answer_about(block, message)
+
+    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
+        if messages:
+            self._desk.keep([(message.block, message.replies) for message in messages if message.block in self._blocks])
 
     def _release_calls(self, number: int) -> int:
         return self._desk.release(number)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from rerank.engines.ray.blocks import WAIT, WorkBlocks
+from rerank.engines.ray.blocks import WorkBlocks
 from rerank.engines.ray.messages import KeepCalls
 from rerank.errors import BackendError, RerankError
 
@@ -78,7 +78,7 @@ class WorkerPool:
     def _answer(self, blocks: WorkBlocks[Any, Any], messages: Mapping[int, Any]) -> dict[int, Any]:
         """Return the answers to those messages that need not wait."""
         try:
-            return _answer_messages(blocks, messages)
+            return blocks.answer_all(messages)
         except Exception:
             self._keep_replies_in_flight(blocks)
             raise
@@ -106,7 +106,7 @@ class WorkerPool:
                 messages = self._exchange_messages(answers)
                 if messages is not None:
                     kept = {n: message for n, message in messages.items() if isinstance(message, KeepCalls)}
-                    answers = _answer_messages(blocks, kept)
+                    answers = blocks.answer_all(kept)
 
     def _failed(self, error: Exception) -> BackendError:
         return BackendError(
@@ -121,10 +121,3 @@ class WorkerPool:
         with suppress(Exception):  # the cluster may be gone
             ray.kill(self._exchange)
         self._thread.join(timeout=10)
-
-
-def _answer_messages(blocks: WorkBlocks[Any, Any], messages: Mapping[int, Any]) -> dict[int, Any]:
-    """Return the answers to those messages that need not wait; replies are committed before anything can fail."""
-    replies_first = sorted(messages, key=lambda number: not isinstance(messages[number], KeepCalls))
-    answers = {number: blocks.answer(messages[number]) for number in replies_first}
-    return {number: answer for number, answer in answers.items() if answer is not WAIT}

@@ -12,7 +12,15 @@ import typer
 
 from rerank.cli.model_options import EngineOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_reports, print_table
+from rerank.cli.output import (
+    FormatOption,
+    WideOption,
+    emit_output,
+    format_number_cell,
+    print_note,
+    print_reports,
+    print_table,
+)
 from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
@@ -60,16 +68,24 @@ class BenchOptions(EngineOptions):
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchOutputOptions:
+    """Options for the output."""
+
+    wide: WideOption = False
+    form: FormatOption = "text"
+
+
 @expand_option_groups
 def bench_command(
     suite: SuiteFile,
     options: BenchOptions,
+    output: BenchOutputOptions,
     *,
     out: Out = None,
     data: Data = None,
     model: Models = None,
     dry_run: DryRun = False,
-    form: FormatOption = "text",
 ) -> None:
     """Execute the missing runs of a suite, resume unfinished runs, and compare runs with the same candidates.
 
@@ -85,16 +101,18 @@ def bench_command(
     expected = sum_suite_costs(planned)
     if dry_run:
         content = {"suite": opened.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
-        emit_output(content, form=form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
+        emit_output(content, form=output.form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
         if expected["problems"]:
             first = next(planned_run.problem for planned_run in planned if planned_run.problem)
             raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be executed: {first}")
         return
     print_note(_format_bench_plan(opened, expected))
-    _execute_bench(opened, planned, folder, execution, form)
+    _execute_bench(opened, planned, folder, execution, output)
 
 
-def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, form: Any) -> None:
+def _execute_bench(
+    suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, output: BenchOutputOptions
+) -> None:
     from rerank.leaderboard.suites.bench import SuiteResult, execute_suite_runs
     from rerank.leaderboard.suites.results import compare_suite_groups, suite_result_row, write_suite_results
 
@@ -122,8 +140,8 @@ def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, ex
     }
     emit_output(
         content | {"failures": failures},
-        form=form,
-        text=lambda: _print_bench_results(suite, groups, results),
+        form=output.form,
+        text=lambda: _print_bench_results(suite, groups, results, wide=output.wide),
         rows="runs",
     )
     if failures:
@@ -193,13 +211,15 @@ def _print_bench_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dic
     print_note(_format_bench_plan(suite, expected))
 
 
-def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
+def _print_bench_results(
+    suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult], *, wide: bool
+) -> None:
     if not sys.stdout.isatty():
         _print_bench_pairs(groups)
     for group in groups:
         print_note(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
         if group["comparison"] and sys.stdout.isatty():
-            print_reports([group["comparison"].tables()])
+            print_reports([group["comparison"].tables()], wide=wide)
         _print_bench_means(group)
         _print_bench_spread(group)
         _print_bench_rivals(group)

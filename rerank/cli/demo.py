@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, format_window_counts, print_note, print_reports, print_table
+from rerank.cli.output import (
+    FormatOption,
+    WideOption,
+    emit_output,
+    format_window_counts,
+    print_note,
+    print_reports,
+    print_table,
+)
 from rerank.cli.run import execute_with_progress_bar
 
 
@@ -20,6 +28,7 @@ def demo_command(
     everything: Annotated[bool, typer.Option("--all", help="Use all queries instead of the fixed sample.")] = False,
     out: Annotated[Path, typer.Option(help="Parent folder of the run folders.")] = Path("runs/demo"),
     model: Annotated[str, typer.Option(help="Model of the reranker.")] = "smollm2-135m",
+    wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
     """Rank Python's documentation with BM25 and a small language model, and test which ranking is better."""
@@ -45,11 +54,13 @@ def demo_command(
     report = compare_demo_with_bm25(summaries)
     sentences = describe_demo_differences(report["comparison"])
     content = report | {"comparison": report["comparison"].to_dict(), "differences": sentences}
-    emit_output(content, form=form, text=lambda: _print_demo_report(report, sentences, sample=not everything))
+    emit_output(
+        content, form=form, text=lambda: _print_demo_report(report, sentences, sample=not everything, wide=wide)
+    )
 
 
-def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: bool) -> None:
-    print_reports([report["comparison"].tables()])
+def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: bool, wide: bool) -> None:
+    print_reports([report["comparison"].tables()], wide=wide)
     print_note("In words, with the corrected p-values:")
     for sentence in sentences:
         print_note(f"- {sentence}")

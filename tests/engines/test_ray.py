@@ -25,6 +25,7 @@ from tests.engines.runs import (
     run_with_ray,
     start_run,
 )
+from tests.experiment.test_several_servers import assert_a_lost_server_changes_nothing
 from tests.raising import raises
 
 pytestmark = [
@@ -176,3 +177,9 @@ def test_the_cap_on_tokens_counts_all_workers(lists: Lists, tmp_path: Path) -> N
     summary = run_with_ray(lists(), tmp_path / "ray", max_total_tokens=3000)
     assert 0 < summary["tokens_in"] + summary["tokens_out"] <= 3000
     assert summary["windows"]["error"] > 0
+
+
+def test_a_server_that_dies_and_comes_back_changes_nothing(tmp_path: Path) -> None:
+    """Each of two workers has two connections to each server."""
+    assert_a_lost_server_changes_nothing(tmp_path, in_flight=4, engine="ray", workers=2)
+    assert recorded_engine(tmp_path / "both")["lost_workers"] == 0

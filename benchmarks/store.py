@@ -8,6 +8,10 @@ each of: `run`, `resume` (of a run that was stopped before its results were writ
 Reported are wall-clock and CPU seconds, the peak of the memory in MB, the windows per second of `run`, the bytes per
 window of the call log, and their parts. `exponents` are the slopes of log(seconds) and log(memory) between the two
 largest sizes: 1 is linear. `store` is the call log alone: windows committed per second, in batches of 8 and one by one.
+`servers` is the call log behind a server that needs 20 ms per reply, with 1, 8 and 64 connections: windows per second,
+CPU milliseconds per window, and windows per transaction.
+
+    python benchmarks/store.py --only-servers
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ from typing import Any
 import numpy as np
 
 from rerank.backends.fake import Fake
+from rerank.backends.fake_server import FakeServer
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
-from rerank.store import CallLog
+from rerank.store import CallLog, log_calls
+from rerank.tasks import Request
 from rerank.types import Document, Query, Window
 
 DEPTH, WORDS = 20, 60
@@ -53,10 +59,13 @@ def main() -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--log-prompts", default="", help="passed on to `rerank run`")
     parser.add_argument("--folder", type=Path, help="keep the files there")
+    parser.add_argument("--only-servers", action="store_true", help="measure the call log behind a server, and end")
     options = parser.parse_args()
-    result: dict[str, Any] = {
-        "store": {"batches_of_8": store_windows_per_second(8), "one_by_one": store_windows_per_second(1)}
-    }
+    result: dict[str, Any] = {"servers": {f"connections_{number}": measure_server(number) for number in (1, 8, 64)}}
+    if options.only_servers:
+        print(json.dumps(result))
+        return
+    result["store"] = {"batches_of_8": store_windows_per_second(8), "one_by_one": store_windows_per_second(1)}
     with tempfile.TemporaryDirectory() as temporary:
         for count in options.queries:
             folder = (options.folder or Path(temporary)) / str(count)
@@ -67,12 +76,41 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def store_windows_per_second(batch_size: int, count: int = 4000) -> float:
-    """Windows per second that the call log alone commits, with prompts of 20 passages."""
-    passages, backend = make_passages(count), Fake("reversed")
+def make_requests(count: int, backend: Fake) -> list[Request]:
+    """Make up a request per query, with a prompt of 20 passages."""
+    passages = make_passages(count)
     judge = open_judge("generate", backend, load_prompt("listwise"))
     windows = [Window(Query(id=f"q{n}", text=f"query {n}"), tuple(passages[n : n + DEPTH])) for n in range(count)]
-    requests = [request for window in windows for request in judge.make_requests(window)]
+    return [request for window in windows for request in judge.make_requests(window)]
+
+
+def measure_server(connections: int) -> dict[str, float]:
+    """Windows per second and per transaction, and CPU time, through the call log of a run with a server."""
+    backend = FakeServer("reversed", batch_size=connections, concurrency=connections, delay=0.02)
+    requests = make_requests(min(2000, 100 * connections), backend)
+    with tempfile.TemporaryDirectory() as folder, CallLog(Path(folder) / "calls.sqlite") as log:
+        commits, cpu, wall = 0, time.process_time(), time.perf_counter()
+        put = log.put
+
+        def count_commit(*arguments: Any) -> list[int]:
+            nonlocal commits
+            commits += 1
+            return put(*arguments)
+
+        log.put = count_commit  # type: ignore[method-assign]
+        log_calls(backend, log).generate(requests)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {
+        "windows_per_second": round(len(requests) / wall, 1),
+        "cpu_ms": round(1000 * cpu / len(requests), 3),
+        "windows_per_transaction": round(len(requests) / commits, 2),
+    }
+
+
+def store_windows_per_second(batch_size: int, count: int = 4000) -> float:
+    """Windows per second that the call log alone commits."""
+    backend = Fake("reversed")
+    requests = make_requests(count, backend)
     calls = [(request.digest(backend.identity), request, backend.generate([request])[0]) for request in requests]
     with tempfile.TemporaryDirectory() as folder, CallLog(Path(folder) / "calls.sqlite") as log:
         started = time.perf_counter()

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rerank.cli.model_options import EngineOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_reports, print_table
+from rerank.cli.output import (
+    FormatOption,
+    WideOption,
+    emit_output,
+    format_number_cell,
+    print_note,
+    print_reports,
+    print_table,
+)
 from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(EngineOptions):
     """Options for the execution of all runs, and what the suite may do."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
@@ -53,35 +62,30 @@ class BenchOptions:
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply from a server.")] = None
     retries: Annotated[int | None, typer.Option(help="Number of retries if a server does not reply.")] = None
-    engine: Annotated[str, typer.Option(help="Where to rank: local, ray, or ray:ADDRESS.")] = "local"
-    workers: Annotated[int | None, typer.Option(help="Number of workers of the engine ray.")] = None
-    gpus_per_worker: Annotated[float | None, typer.Option(help="Number of GPUs per worker of the engine ray.")] = None
-    worker_timeout: Annotated[
-        float | None, typer.Option(help="Restart a worker that has handed over no reply for this many seconds.")
-    ] = None
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Permit the suite to run Python code that comes with its models."),
     ] = False
 
-    def execution(self) -> Execution:
-        """Return the validated execution options."""
-        from rerank.experiment.spec import Execution
 
-        given = {key: value for key, value in vars(self).items() if value is not None}
-        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})
+@dataclass(frozen=True, kw_only=True)
+class BenchOutputOptions:
+    """Options for the output."""
+
+    wide: WideOption = False
+    form: FormatOption = "text"
 
 
 @expand_option_groups
 def bench_command(
     suite: SuiteFile,
     options: BenchOptions,
+    output: BenchOutputOptions,
     *,
     out: Out = None,
     data: Data = None,
     model: Models = None,
     dry_run: DryRun = False,
-    form: FormatOption = "text",
 ) -> None:
     """Execute the missing runs of a suite, resume unfinished runs, and compare runs with the same candidates.
 
@@ -97,16 +101,18 @@ def bench_command(
     expected = sum_suite_costs(planned)
     if dry_run:
         content = {"suite": opened.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
-        emit_output(content, form=form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
+        emit_output(content, form=output.form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
         if expected["problems"]:
             first = next(planned_run.problem for planned_run in planned if planned_run.problem)
             raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be executed: {first}")
         return
     print_note(_format_bench_plan(opened, expected))
-    _execute_bench(opened, planned, folder, execution, form)
+    _execute_bench(opened, planned, folder, execution, output)
 
 
-def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, form: Any) -> None:
+def _execute_bench(
+    suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, output: BenchOutputOptions
+) -> None:
     from rerank.leaderboard.suites.bench import SuiteResult, execute_suite_runs
     from rerank.leaderboard.suites.results import compare_suite_groups, suite_result_row, write_suite_results
 
@@ -134,8 +140,8 @@ def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, ex
     }
     emit_output(
         content | {"failures": failures},
-        form=form,
-        text=lambda: _print_bench_results(suite, groups, results),
+        form=output.form,
+        text=lambda: _print_bench_results(suite, groups, results, wide=output.wide),
         rows="runs",
     )
     if failures:
@@ -204,13 +210,15 @@ def _print_bench_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dic
     print_note(_format_bench_plan(suite, expected))
 
 
-def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
+def _print_bench_results(
+    suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult], *, wide: bool
+) -> None:
     if not sys.stdout.isatty():
         _print_bench_pairs(groups)
     for group in groups:
         print_note(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
         if group["comparison"] and sys.stdout.isatty():
-            print_reports([group["comparison"].tables()])
+            print_reports([group["comparison"].tables()], wide=wide)
         _print_bench_means(group)
         _print_bench_spread(group)
         _print_bench_rivals(group)

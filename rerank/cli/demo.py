@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit_output, format_window_counts, print_note, print_reports, print_table
+from rerank.cli.output import (
+    FormatOption,
+    WideOption,
+    emit_output,
+    format_window_counts,
+    print_note,
+    print_reports,
+    print_table,
+)
 from rerank.cli.run import execute_with_progress_bar
 
 
@@ -20,6 +29,7 @@ def demo_command(
     everything: Annotated[bool, typer.Option("--all", help="Use all queries instead of the fixed sample.")] = False,
     out: Annotated[Path, typer.Option(help="Parent folder of the run folders.")] = Path("runs/demo"),
     model: Annotated[str, typer.Option(help="Model of the reranker.")] = "smollm2-135m",
+    wide: WideOption = False,
     form: FormatOption = "text",
 ) -> None:
     """Rank Python's documentation with BM25 and a small language model, and test which ranking is better."""
@@ -53,14 +63,13 @@ def demo_command(
     content = report | {"comparison": report["comparison"].to_dict(), "differences": sentences}
     page = out / "before-and-after.html"
     write_demo_page(page, report, sentences, runs)
-    emit_output(
-        content | {"page": str(page)}, form=form, text=lambda: _print_demo_report(report, sentences, everything)
-    )
+    shown = partial(_print_demo_report, report, sentences, everything=everything, wide=wide)
+    emit_output(content | {"page": str(page)}, form=form, text=shown)
     print_note(f"{sentences[0]}\nBefore and after, query by query: {page}")
 
 
-def _print_demo_report(report: dict[str, Any], sentences: list[str], everything: bool) -> None:
-    print_reports([report["comparison"].tables()])
+def _print_demo_report(report: dict[str, Any], sentences: list[str], *, everything: bool, wide: bool) -> None:
+    print_reports([report["comparison"].tables()], wide=wide)
     print_note("In words, with the corrected p-values:")
     for sentence in sentences:
         print_note(f"- {sentence}")

@@ -1,4 +1,4 @@
-"""Options for loading a model, shared by several commands."""
+"""Options for loading a model and for the engine that runs it, shared by several commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rerank.experiment.spec import Execution
     from rerank.models import BackendOptions
 
 #: Heading of these options in help texts.
@@ -48,3 +49,36 @@ class ModelLoadOptions:
             batch_size=self.batch_size,
             base_url=addresses[0] if len(addresses) == 1 else addresses,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Options for the processes that run a model; None if omitted."""
+
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Where the model runs: local, ray, or ray:ADDRESS. (default: local)", rich_help_panel=PANEL),
+    ] = None
+    workers: Annotated[int | None, typer.Option(help="Number of workers of the engine ray.", rich_help_panel=PANEL)] = (
+        None
+    )
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="Number of GPUs per worker of the engine ray.", rich_help_panel=PANEL)
+    ] = None
+    worker_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Restart a worker that has handed over no reply for this many seconds.", rich_help_panel=PANEL
+        ),
+    ] = None
+
+    def execution(self) -> Execution:
+        """Return the validated execution options among the fields of this group, which may have more fields.
+
+        Raises:
+            UsageError: A value is invalid.
+        """
+        from rerank.experiment.spec import Execution
+
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return Execution.make({key: value for key, value in given.items() if key in Execution.model_fields})

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rerank.cli.model_options import PANEL, ModelLoadOptions
+from rerank.cli.model_options import PANEL, EngineOptions, ModelLoadOptions
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import PartialFailureError, UsageError
 
 if TYPE_CHECKING:
-    from rerank.adjudication.judging.grader import Grader
     from rerank.adjudication.judging.judging_terms import JudgingTerms
     from rerank.adjudication.judging.pool_texts import PoolTexts
     from rerank.adjudication.judging.session import JudgingSession
@@ -55,7 +56,7 @@ class JudgingTaskOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssessorOptions(ModelLoadOptions):
+class AssessorOptions(ModelLoadOptions, EngineOptions):
     """Options for the assessor, which is a person or a model."""
 
     judge: Annotated[Literal["person", "llm"], typer.Option(help="Assessor: a person at the keyboard, or a model.")] = (
@@ -245,23 +246,26 @@ def _judge_at_terminal(
 def _judge_with_progress_bar(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
-    from rerank.adjudication.judging.model_judging import judge_session_by_model
-    from rerank.cli.run import show_command_progress_bar
-
-    grader = _grader_of_options(session, assessor, collection)
-    with show_command_progress_bar("judging", session.left) as advance:
-        return judge_session_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
-
-
-def _grader_of_options(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grader import Grader
+    from rerank.adjudication.judging.model_judging import GradingWorkers, judge_session_by_model
+    from rerank.cli.run import show_command_progress_bar
+    from rerank.engines import open_engine
     from rerank.models import open_model_backend
     from rerank.prompts import load_prompt
 
-    backend = open_model_backend(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
+    execution = assessor.execution()
+    model, options, qrels = assessor.model or "", assessor.options(), collection.qrels() or None
     by: Any = assessor.by or "auto"
-    template = load_prompt(assessor.prompt or Grader.prompt)
-    return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)
+    with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
+        workers = engine.worker_map()
+        backend = open_model_backend(model, options, qrels=qrels, lazy=workers is not None)
+        template = load_prompt(assessor.prompt or Grader.prompt)
+        grader = Grader(backend=backend, template=template, grades=session.terms.grades, by=by)
+        engine.start(backend)
+        opened = partial(open_model_backend, model, options, qrels=qrels)
+        grading = None if workers is None else GradingWorkers(open_backend=opened, apply=workers)
+        with show_command_progress_bar("judging", session.left) as advance:
+            return judge_session_by_model(session, grader, texts, name=model, on_judged=advance, workers=grading)
 
 
 def _judge_command_output(

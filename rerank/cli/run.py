@@ -20,7 +20,7 @@ from rerank.cli.output import (
     print_note,
     print_table,
 )
-from rerank.cli.spec_options import RETRIEVAL, with_spec_command_options
+from rerank.cli.spec_options import ENGINE, RETRIEVAL, with_spec_command_options
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import show_progress as count
 from rerank.terminal_text import unstripped_output_stream
@@ -74,7 +74,7 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
     check_failure_rate(summary, spec.max_failure_rate)
 
 
-@with_spec_command_options(only=RETRIEVAL)
+@with_spec_command_options(only=(*RETRIEVAL, *ENGINE))
 def retrieve_command(
     spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text"
 ) -> None:
@@ -85,10 +85,9 @@ def retrieve_command(
     from rerank.experiment.first_stage_search import run_first_stage_experiment
     from rerank.io.text_files import check_file_writable
 
-    del execution
     if output is not None:
         check_file_writable(output)  # before an index is built
-    result = run_first_stage_experiment(spec)
+    result = run_first_stage_experiment(spec, execution)
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:

@@ -51,6 +51,8 @@ _SINGULAR = {"measures", "queries"}
 Command = Callable[..., None]
 #: Fields for retrieval and its evaluation; the other fields concern reranking.
 RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
+#: Fields that choose the engine and its workers.
+ENGINE = ("engine", "workers", "gpus_per_worker", "worker_timeout")
 
 
 def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:

@@ -19,7 +19,7 @@ from rerank.types import Ranking
 class Local:
     """Compute all rankings in this process; it needs no options."""
 
-    def start(self, backend: Backend) -> None:
+    def start(self, backend: Backend | None) -> None:
         """Load the weights of a local model."""
         if isinstance(backend, LazyBackend):
             backend.warm_up()
@@ -31,6 +31,12 @@ class Local:
         setup = job.setup
         ranker = Ranker(strategy=setup.strategy, judge=job.judge, passages=setup.passages, top_k=job.top_k)
         return drive_ranking_stream(lists, ranker, calls, job.flow)
+
+    def worker_map(self) -> None:
+        """Return None, since there are no workers."""
+
+    def close(self) -> None:
+        """Do nothing: a model is kept for later runs."""
 
     def record(self) -> Mapping[str, Any]:
         """Return nothing: this is where runs are computed if spec.json names no engine."""

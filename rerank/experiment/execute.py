@@ -81,31 +81,32 @@ def execute_run(
     name = hash_run_folder_identity(identity)
     folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
     flow = _choose_recorded_flow(folder, prepared, execution)
-    engine = open_engine(execution.engine, **execution.engine_options())
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
-    batched = None if folder.finished else _prepare_calls(prepared, execution, engine)  # its errors precede the folder
-    with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
-        if folder.finished:
-            return _rescore_finished_experiment(prepared, folder)
-        folder.write_candidates(prepared.lists, prepared.lists.name)
-        if passages := prepared.setup.passages:
-            folder.write_passages(map(passages.expand, prepared.lists))
-        files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
-        folder.write_json("spec.json", folder.spec() | {"files": files})
+    with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
+        # its errors precede the folder
+        batched = None if folder.finished else _prepare_calls(prepared, execution, engine)
+        with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
+            if folder.finished:
+                return _rescore_finished_experiment(prepared, folder)
+            folder.write_candidates(prepared.lists, prepared.lists.name)
+            if passages := prepared.setup.passages:
+                folder.write_passages(map(passages.expand, prepared.lists))
+            files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
+            folder.write_json("spec.json", folder.spec() | {"files": files})
 
-        def rank(lists: Iterable[Ranking], backend: LoggingBackend) -> Iterator[RankedList]:
-            answer_run_in_batches(prepared, backend, folder, batched, on_batch)
-            return engine.rank(lists, _ranking_job_of_run(prepared, flow), backend)
+            def rank(lists: Iterable[Ranking], backend: LoggingBackend) -> Iterator[RankedList]:
+                answer_run_in_batches(prepared, backend, folder, batched, on_batch)
+                return engine.rank(lists, _ranking_job_of_run(prepared, flow), backend)
 
-        tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
-        queries = prepared.lists.survey.queries
-        scores = _write_experiment_scores(prepared, folder, result)
-        summary = summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores)
-        summary = {"folder": str(folder.path), "hash": name, **summary}
-        files |= {"run.trec": folder.file_hash("run.trec")}
-        folder.write_json("spec.json", folder.spec() | {"files": files} | _record_of_engine(engine))
-        folder.write_json("summary.json", summary)
-        return summary
+            tally, usage, result = _rerank_into_folder(prepared, execution, folder, flow, on_reply, rank)
+            queries = prepared.lists.survey.queries
+            scores = _write_experiment_scores(prepared, folder, result)
+            summary = summarise_experiment(prepared.spec, tally, usage, queries=queries, scores=scores)
+            summary = {"folder": str(folder.path), "hash": name, **summary}
+            files |= {"run.trec": folder.file_hash("run.trec")}
+            folder.write_json("spec.json", folder.spec() | {"files": files} | _record_of_engine(engine))
+            folder.write_json("summary.json", summary)
+            return summary
 
 
 def check_run_folder(execution: Execution) -> None:

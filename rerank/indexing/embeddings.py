@@ -19,6 +19,7 @@ from rerank.indexing.encoding_batches import (
     open_encoded_index_files,
 )
 from rerank.indexing.text_encoder import Encoder, Floats
+from rerank.indexing.worker_encoding import EncodingWorkers
 
 __all__ = ["embeddings_folder", "indexing_folder_key", "open_embeddings"]
 
@@ -31,7 +32,13 @@ def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) 
 
 
 def open_embeddings(
-    documents: StoredDocuments, encoder: Encoder, made_from: Mapping[str, str], *, text: TextSelector, batch_size: int
+    documents: StoredDocuments,
+    encoder: Encoder,
+    made_from: Mapping[str, str],
+    *,
+    text: TextSelector,
+    batch_size: int,
+    workers: EncodingWorkers[Floats] | None = None,
 ) -> Floats:
     """Memory-map the embeddings of a corpus, after computing those that are missing.
 
@@ -41,6 +48,7 @@ def open_embeddings(
         made_from: Everything that the embeddings depend on; it determines the folder's name.
         text: Maps a document to the text that is embedded.
         batch_size: Number of documents per batch. The saved embeddings may be reused with another batch size.
+        workers: Compute the embeddings in place of ``encoder``; None to compute them in this process.
 
     Returns:
         The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
@@ -50,7 +58,7 @@ def open_embeddings(
         BackendError: The model fails; committed batches are kept.
     """
     folder = embeddings_folder(documents, made_from)
-    job = EncodingJob(documents, encoder.passages, text, batch_size)
+    job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
     files = _Matrix((len(documents), encoder.size))
     return open_encoded_index_files(
         folder, made_from, job, files, lambda complete: _map_embeddings(complete / _FILE, files.shape)

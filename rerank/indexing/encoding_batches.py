@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.indexing.documents import StoredDocuments
+from rerank.indexing.worker_encoding import EncodingWorkers
 from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_progress_line_to_stderr
 from rerank.types import Document
@@ -66,19 +67,27 @@ class EncodingJob(Generic[T]):
         encode: Maps the texts of a batch to one row per text.
         text: Maps a document to the text that is encoded.
         batch_size: Number of documents per batch. The saved files may be reused with another batch size.
+        workers: Encode the batches in place of ``encode``; None to encode in this process.
     """
 
     documents: StoredDocuments
     encode: Callable[[Sequence[str]], T]
     text: TextSelector
     batch_size: int
+    workers: EncodingWorkers[T] | None = None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
         """Yield the positions and rows of every batch after ``done`` documents in `encoding_order_by_length`."""
         order = encoding_order_by_length(self.documents)
-        for start in range(done, len(order), self.batch_size):
-            positions: list[int] = order[start : start + self.batch_size].tolist()
-            yield positions, self.encode([self.text(self.documents[position]) for position in positions])
+        starts = range(done, len(order), self.batch_size)
+
+        def positions(start: int) -> list[int]:
+            selected: list[int] = order[start : start + self.batch_size].tolist()
+            return selected
+
+        batches = ([self.text(self.documents[position]) for position in positions(start)] for start in starts)
+        encoded = map(self.encode, batches) if self.workers is None else self.workers.passages(batches, len(starts))
+        yield from zip(map(positions, starts), encoded, strict=True)
 
 
 def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
@@ -139,8 +148,9 @@ def _encode_missing_index_documents(
             partial.mkdir(parents=True)
             files.begin(partial)
             _write_encoded_count(partial, made_from, 0)
-    with show_progress("embedding documents", total, done) as advance:
-        for positions, rows in job.batches(done):
+    # closing the batches ends the work of other processes after an error here
+    with show_progress("embedding documents", total, done) as advance, closing(job.batches(done)) as batches:
+        for positions, rows in batches:
             done += len(positions)
             with storage_errors(partial):
                 files.add(partial, positions, rows)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import cast
 
 from rerank.collections.base.corpus import SupportsDropSelf, SupportsExclusion
+from rerank.errors import UsageError
 from rerank.io.paths import named_path_errors
 from rerank.registry import Registry
-from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever
+from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever, SupportsWorkers
 from rerank.retrieval.base.lists import ExcludingRetriever
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import build_from_selector
+from rerank.tasks.worker_map import WorkerMap
 
 __all__ = [
     "Corpus",
@@ -27,22 +29,42 @@ __all__ = [
 first_stages = Registry("retrieval", "first stage")
 
 
-def check_first_stage(selector: str) -> None:
-    """Check the name and the options of a first stage, without opening it."""
-    build_from_selector(first_stages, selector)
+def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
+    """Check the name and the options of a first stage, without opening it.
+
+    Args:
+        selector: The first stage.
+        with_workers: Whether workers of an engine are to encode the texts.
+
+    Raises:
+        UnknownNameError: There is no such first stage or option.
+        UsageError: An option is out of range, or the first stage has no use for workers.
+    """
+    stage = build_from_selector(first_stages, selector)
+    if with_workers and not isinstance(stage, SupportsWorkers):
+        raise UsageError(
+            f"The first stage {selector!r} with workers of an engine",
+            expected="a first stage that encodes texts with a model: dense or sparse",
+            remedy="Omit --engine",
+        )
 
 
 @named_path_errors()
-def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
+def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None = None) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
     If the collection's ``drop_self`` is true, a document whose id equals the query's id is removed from its ranking; so
-    are documents that the collection excludes for the query.
+    are documents that the collection excludes for the query. If ``workers`` are given, they encode the texts.
 
     Returns:
         A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
     """
-    retriever = cast(FirstStage, build_from_selector(first_stages, selector)).over(corpus)
+    check_first_stage(selector, with_workers=workers is not None)
+    stage = build_from_selector(first_stages, selector)
+    if workers is None:
+        retriever = cast(FirstStage, stage).over(corpus)
+    else:
+        retriever = cast(SupportsWorkers, stage).over_with_workers(corpus, workers)
     drops_self = isinstance(corpus, SupportsDropSelf) and corpus.drop_self
     excluded = corpus.excluded() if isinstance(corpus, SupportsExclusion) else {}
     if drops_self or excluded:

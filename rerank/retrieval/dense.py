@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from rerank.collections.base.corpus import Corpus
 from rerank.indexing.vector_options import VectorOptions
 from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rerank.indexing.documents import StoredDocuments
-    from rerank.indexing.text_encoder import Encoder, Floats
+    from rerank.indexing.text_encoder import Encoder, Floats, SentenceEncoder
     from rerank.indexing.vector_index import Searcher, VectorIndex
+    from rerank.indexing.worker_encoding import EncodingWorkers
 
 _FORMAT = "1"
 
@@ -65,10 +67,23 @@ class Dense(VectorOptions):
             StorageError: The cache folder cannot be written.
             UsageError: An option does not fit the model, the collection or this machine.
         """
+        return DenseRetriever(self, corpus, self._load())
+
+    def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> DenseRetriever:
+        """Do the same as `over`; the documents, and the queries of searches, are embedded by workers."""
+        import numpy as np
+
+        from rerank.indexing.worker_encoding import EncodingWorkers
+
+        encoder = self._load()
+        spread = EncodingWorkers(encoder=encoder, load=self._load, apply=workers, join=np.concatenate)
+        return DenseRetriever(self, corpus, encoder, spread)
+
+    def _load(self) -> SentenceEncoder:
         from rerank.indexing.text_encoder import load_text_encoder
         from rerank.retrieval.base.model_folders import locate_retrieval_model
 
-        return DenseRetriever(self, corpus, load_text_encoder(locate_retrieval_model(self.model), self))
+        return load_text_encoder(locate_retrieval_model(self.model), self)
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers and faiss are installed.
@@ -100,15 +115,21 @@ class DenseRetriever:
     #: Name of the first stage, used in the names of folders and runs.
     stage: ClassVar[str] = "dense"
 
-    def __init__(self, options: VectorOptions, corpus: Corpus, encoder: Encoder) -> None:
-        """Open or build documents, embeddings and index."""
+    def __init__(
+        self,
+        options: VectorOptions,
+        corpus: Corpus,
+        encoder: Encoder,
+        workers: EncodingWorkers[Floats] | None = None,
+    ) -> None:
+        """Open or build documents, embeddings and index; workers, if there are any, compute the embeddings."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
         from rerank.indexing import vector_index
         from rerank.io.sealed_folders import open_sealed_folder
 
-        self._encoder = encoder
+        self._embed_queries = (workers or encoder).queries
         self._documents = documents = document_files.open_indexed_documents(corpus)
         made_from = {
             "format": _FORMAT,
@@ -117,7 +138,7 @@ class DenseRetriever:
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
         matrix = embedding_files.open_embeddings(
-            documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size
+            documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size, workers=workers
         )
         index = options.vector_index()
         self.identity: Mapping[str, str] = made_from | {
@@ -145,7 +166,7 @@ class DenseRetriever:
         """
         check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]
-        vectors = self._encoder.queries([query.text for query in with_text])
+        vectors = self._embed_queries([query.text for query in with_text])
         results = self._nearest(self._search, vectors, k, self._documents.id_ranks)
         rankings = {
             query.id: Ranking.from_scores(

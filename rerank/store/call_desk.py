@@ -8,7 +8,7 @@ and after each batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -69,14 +69,23 @@ class CallDesk:
         self._in_flight.setdefault(owner, {}).update(missing)
         return BegunCalls(replies=replies, missing=tuple(missing))
 
-    def keep(self, owner: int, replies: Mapping[str, Reply]) -> None:
-        """Commit the replies to calls in flight; replies that nobody waits for any more are ignored."""
-        in_flight = self._in_flight.get(owner, {})
-        requests = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
-        self._backend._reserved -= self._most_tokens(requests)
-        self._backend.keep(requests, {digest: replies[digest] for digest in requests})
-        for digest in requests:
-            self._backend.on_reply(replies[digest])
+    def keep(self, arrived: Sequence[tuple[int, Mapping[str, Reply]]]) -> None:
+        """Commit replies to calls in flight, all in one transaction; replies that nobody waits for are ignored.
+
+        Args:
+            arrived: Number of the work and digest -> reply, in the order of arrival. Of two replies to one request,
+                the first is committed.
+        """
+        calls: list[tuple[str, Request, Reply]] = []
+        for owner, replies in arrived:
+            in_flight = self._in_flight.get(owner, {})
+            expected = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
+            self._backend._reserved -= self._most_tokens(expected)
+            calls += [(digest, request, replies[digest]) for digest, request in expected.items()]
+        first_come = calls[::-1]  # the last value of a key is the one that a dictionary has
+        self._backend.keep({d: request for d, request, _ in first_come}, {d: reply for d, _, reply in first_come})
+        for _, _, reply in calls:
+            self._backend.on_reply(reply)
 
     def release(self, owner: int) -> int:
         """Forget the calls in flight of lost work, and return their number."""

@@ -223,15 +223,26 @@ class LoggingBackend:
         return [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
 
 
+@dataclass(slots=True)
+class _ArrivedReplies:
+    """Replies that will be committed together: digest -> request and reply, and what their coroutines wait for."""
+
+    committed: asyncio.Future[None]
+    requests: dict[str, Request] = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
+
+
 @dataclass(kw_only=True)
 class AsyncLoggingBackend(LoggingBackend):
     """A `LoggingBackend` for a backend behind a network: every reply is committed as soon as it arrives.
 
     Its coroutines run on the background event loop. A request that is already in flight is not sent a second time.
+    Replies that arrive while others are being committed are committed together, in one transaction.
     """
 
     backend: AsyncBackend
     _in_flight: dict[str, asyncio.Event] = field(default_factory=dict)
+    _arrived: _ArrivedReplies | None = None
 
     def __post_init__(self) -> None:
         """Prepare for forks."""
@@ -239,7 +250,7 @@ class AsyncLoggingBackend(LoggingBackend):
 
     def after_fork_in_child(self) -> None:
         """Forget the requests in flight, whose replies only the parent process gets."""
-        self._in_flight, self._reserved = {}, 0
+        self._in_flight, self._reserved, self._arrived = {}, 0, None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return one reply per request, in the order of the requests."""
@@ -278,7 +289,7 @@ class AsyncLoggingBackend(LoggingBackend):
         self._reserved += reserved
         try:
             reply = await self.backend.agenerate(request)
-            self.keep({digest: request}, {digest: reply})
+            await self._commit_with_others(digest, request, reply)
         except CancelledAfterReplyError as cancelled:
             self.keep({digest: request}, {digest: cancelled.reply})
             raise
@@ -286,6 +297,28 @@ class AsyncLoggingBackend(LoggingBackend):
             self._reserved -= reserved
             self._in_flight.pop(digest).set()
         return reply
+
+    async def _commit_with_others(self, digest: str, request: Request, reply: Reply) -> None:
+        """Commit a reply together with those that the event loop has received by now; return once it is committed."""
+        if self._arrived is None:
+            loop = asyncio.get_running_loop()
+            self._arrived = _ArrivedReplies(loop.create_future())
+            loop.call_soon(self._commit_arrived)  # runs after the callbacks of all other replies received by now
+        arrived = self._arrived
+        arrived.requests[digest], arrived.replies[digest] = request, reply
+        await asyncio.shield(arrived.committed)
+
+    def _commit_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is None:
+            return
+        try:
+            self.keep(arrived.requests, arrived.replies)
+        except Exception as error:  # noqa: BLE001 - raised where the replies are waited for
+            arrived.committed.set_exception(error)
+            arrived.committed.exception()  # nobody may be waiting any more
+        else:
+            arrived.committed.set_result(None)
 
     async def aclose(self) -> None:
         """Do the same as `close` without blocking."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rerank.adjudication.judging.grade_parsing import parse_judged_grade
 from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader
 from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms
 from rerank.adjudication.judging.judgment import PendingJudgment
-from rerank.adjudication.judging.model_judging import judge_session_by_model
+from rerank.adjudication.judging.model_judging import GradingWorkers, judge_session_by_model
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
 from rerank.adjudication.pools import pool_runs
@@ -280,6 +281,24 @@ def test_a_resumed_session_asks_in_the_same_batches(tmp_path: Path) -> None:
             parts += backend.batches
     assert parts == whole.batches
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["depth", "mtf", "mtf-global"])
+def test_workers_get_the_batches_of_one_process(tmp_path: Path, method: str) -> None:
+    def apply(function: Any, rounds: Any, *, count: int, together: int = 1) -> Iterator[Any]:
+        opened, calls = function.open(), 0
+        for items in rounds:
+            results = [opened(item) for item in items]  # read as a whole: a round does not depend on its own results
+            calls += len(results)
+            yield from results
+        assert calls <= count
+
+    here, there = Batches(by_id, size=2), Batches(by_id, size=2)
+    judge_session_by_model(open_session(tmp_path / "here.jsonl", method), grader(here), TEXTS)
+    workers = GradingWorkers(open_backend=lambda: there, apply=apply)
+    judge_session_by_model(open_session(tmp_path / "there.jsonl", method), grader(there), TEXTS, workers=workers)
+    assert there.batches == here.batches
+    assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()
 
 
 def test_topics_without_a_reply_wait_and_are_asked_again(tmp_path: Path) -> None:

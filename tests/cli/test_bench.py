@@ -51,6 +51,15 @@ def test_dry_run_is_the_contract(cli: Cli, tmp_path: Path) -> None:
     assert after["total"]["missing"] == after["total"]["calls"] == 0
 
 
+def test_a_terminal_gets_fewer_columns_unless_it_is_wide(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = write_suite(write_lists(tmp_path))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "--wide shows them" in cli("bench", suite).stdout
+    assert "not shown" not in cli("bench", suite, "--wide").stdout
+
+
 def test_text_says_what_is_not_known(cli: Cli, tmp_path: Path) -> None:
     done = cli("bench", write_suite(write_lists(tmp_path)), "--dry-run")
     head, first, _ = done.stdout.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def test_the_demo(cli: Cli) -> None:
         ("sliding", 24, 24),
     ]
     assert json.loads(cli(*DEMO, "--format", "jsonl").stdout)["costs"] == report["costs"]
+
+
+def test_a_terminal_gets_fewer_columns_unless_it_is_wide(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "--wide shows them" in cli(*DEMO).stdout
+    assert "not shown" not in cli(*DEMO, "--wide").stdout
 
 
 def test_all_questions(cli: Cli) -> None:

@@ -34,7 +34,7 @@ def test_committed_calls_are_answered_and_counted_once(log: CallLog) -> None:
     begun = desk.begin(0, batch("a", "b"))
     assert begun is not None
     assert (begun.replies, begun.missing) == ({}, ("a", "b"))
-    desk.keep(0, {"a": Reply(text="1"), "b": Reply(finish="error", error="no reply")})
+    desk.keep([(0, {"a": Reply(text="1"), "b": Reply(finish="error", error="no reply")})])
     again = desk.begin(0, batch("a", "b"))
     assert again is not None
     assert (again.replies, again.missing) == ({"a": Reply(text="1")}, ("b",))
@@ -44,16 +44,16 @@ def test_committed_calls_are_answered_and_counted_once(log: CallLog) -> None:
 def test_calls_of_lost_work_are_counted_and_made_again(log: CallLog) -> None:
     desk, _ = desk_of(log)
     desk.begin(3, batch("a", "b"))
-    desk.keep(3, {"a": Reply(text="1")})
+    desk.keep([(3, {"a": Reply(text="1")})])
     assert (desk.release(3), desk.release(3)) == (1, 0)
-    desk.keep(3, {"b": Reply(text="late")})
+    desk.keep([(3, {"b": Reply(text="late")})])
     assert log.get(["b"]) == {}
 
 
 def test_refused_requests_get_what_is_recorded_or_an_error(log: CallLog) -> None:
     desk, _ = desk_of(log)
     desk.begin(0, batch("a"))
-    desk.keep(0, {"a": Reply(text="1")})
+    desk.keep([(0, {"a": Reply(text="1")})])
     begun = desk.begin(0, batch("a", "b"), refusal="lost")
     assert begun is not None
     assert begun.missing == ()
@@ -67,7 +67,7 @@ def test_the_cap_counts_the_calls_in_flight_of_all_workers(log: CallLog) -> None
     assert first is not None
     assert first.missing == ("a", "b")
     assert desk.begin(1, batch("c")) is None
-    desk.keep(0, {"a": Reply(text="1", tokens_in=2, tokens_out=1), "b": Reply(text="1", tokens_in=2, tokens_out=1)})
+    desk.keep([(0, {"a": Reply(text="1", tokens_in=2, tokens_out=1), "b": Reply(text="1", tokens_in=2, tokens_out=1)})])
     second = desk.begin(1, batch("c"))
     assert second is not None
     assert second.missing == ("c",)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 
 from rerank.adjudication.judging.grader import GradedReply, Grader
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
+from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.concurrent_replies import iterate_task_replies
+from rerank.tasks.worker_map import WorkerMap, check_worker_model
 
 
 def judge_session_by_model(
@@ -19,6 +24,7 @@ def judge_session_by_model(
     *,
     name: str = "llm",
     on_judged: Callable[[PendingJudgment], None] = lambda pending: None,
+    workers: GradingWorkers | None = None,
 ) -> dict[str, str]:
     """Let a model judge the remaining documents of a session.
 
@@ -34,6 +40,7 @@ def judge_session_by_model(
         texts: Queries and documents of the pool.
         name: Name of the assessor in the judgment file.
         on_judged: Called after each judged document.
+        workers: Answer the same batches in place of the backend of ``grader``; None if that backend answers.
 
     Returns:
         Topic -> error message, for topics that were skipped because there was no reply.
@@ -43,10 +50,9 @@ def judge_session_by_model(
         ContextOverflowError: A query leaves no space for a document.
     """
     waiting: dict[str, str] = {}
-    while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
-        requests = [grader.request(texts.window(pending)) for pending in batch]
-        for position, reply in iterate_task_replies(grader.backend, requests):
-            pending = batch[position]
+    reply_stream = _replies_of_backend if workers is None else workers.replies
+    with closing(reply_stream(session, grader, texts, waiting)) as replies:
+        for pending, reply in replies:
             graded = grader.read(reply)
             if graded.answered:
                 session.record(_judgment_of_reply(pending, graded, name, reply.seconds))
@@ -54,6 +60,75 @@ def judge_session_by_model(
             else:
                 waiting[pending.topic] = graded.detail
     return waiting
+
+
+def _replies_of_backend(
+    session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
+) -> Generator[tuple[PendingJudgment, Reply]]:
+    """Yield documents and the replies of the grader's backend, batch by batch."""
+    while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
+        requests = [grader.request(texts.window(pending)) for pending in batch]
+        for position, reply in iterate_task_replies(grader.backend, requests):
+            yield batch[position], reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradingWorkers:
+    """Workers that open a model and answer batches of requests.
+
+    Attributes:
+        open_backend: Opens the model in a worker.
+        apply: Applies a function in the workers.
+    """
+
+    open_backend: Callable[[], Backend]
+    apply: WorkerMap
+
+    def replies(
+        self, session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
+    ) -> Generator[tuple[PendingJudgment, Reply]]:
+        """Yield documents and replies, in the batches and in the order of one process.
+
+        The documents that are pending together belong to different topics, so the batches that one process would form
+        of them do not depend on each other's judgments.
+        """
+        batches: deque[list[PendingJudgment]] = deque()
+
+        def read_batches(pending: list[PendingJudgment]) -> Iterator[list[Request]]:
+            size = max(1, grader.backend.batch_size)
+            for start in range(0, len(pending), size):
+                batches.append(pending[start : start + size])
+                yield [grader.request(texts.window(document)) for document in batches[-1]]
+
+        def read_rounds() -> Iterator[Iterator[list[Request]]]:
+            while pending := session.pending(excluding=waiting):
+                yield read_batches(pending)
+
+        answer = _AnswerRequests(open_backend=self.open_backend, identity=dict(grader.backend.identity))
+        for replies in self.apply(answer, read_rounds(), count=session.left):
+            yield from zip(batches.popleft(), replies, strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AnswerRequests:
+    """The function that workers apply to batches of requests.
+
+    Attributes:
+        open_backend: Opens the model.
+        identity: Identity of the model in the process that writes the judgments.
+    """
+
+    open_backend: Callable[[], Backend]
+    identity: Mapping[str, str]
+
+    def open(self) -> Callable[[Sequence[Request]], list[Reply]]:
+        backend = self.open_backend()
+        check_worker_model(backend.identity, self.identity)
+        return backend.generate
+
+    def describe(self, item: Sequence[Request]) -> str:
+        topics = dict.fromkeys(request.window.query.id for request in item if request.window is not None)
+        return f"documents of the topics {', '.join(map(repr, topics))}"
 
 
 def _judgment_of_reply(pending: PendingJudgment, graded: GradedReply, name: str, seconds: float) -> Judgment:

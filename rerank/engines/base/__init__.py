@@ -12,6 +12,7 @@ from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow
 from rerank.store import LoggingBackend
 from rerank.tasks import Backend
+from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Qrels, Ranking
 
 
@@ -39,11 +40,11 @@ class RankingJob:
 class Engine(Protocol):
     """Where the rankings of a run are computed. An engine has no effect on rankings and scores.
 
-    `start` is called once, before anything is written, and then `rank`.
+    `start` is called once, before anything is written, then `rank` or what `worker_map` returns, and last `close`.
     """
 
-    def start(self, backend: Backend) -> None:
-        """Make ready whatever `rank` needs.
+    def start(self, backend: Backend | None) -> None:
+        """Make ready whatever `rank` needs, given the model as this process has opened it, if it has.
 
         Raises:
             RerankError: A model cannot be loaded, or a cluster cannot be reached or is too small.
@@ -60,6 +61,12 @@ class Engine(Protocol):
         Raises:
             RerankError: A list cannot be ranked, or the model cannot answer at all; committed calls are kept.
         """
+
+    def worker_map(self) -> WorkerMap | None:
+        """Return a function that applies another one to items in workers; None if this process does all the work."""
+
+    def close(self) -> None:
+        """Give back what `start` has made ready; the engine can be started again."""
 
     def record(self) -> Mapping[str, Any]:
         """Return what spec.json records of the engine after the run; empty for a run in this process."""

@@ -1,6 +1,6 @@
-"""The blocks of a run that workers rank: which are open, what becomes of those of lost workers, and their results.
+"""The blocks that workers process: which are open, what becomes of those of lost workers, and their results.
 
-Nothing here uses Ray: `RankingBlocks` is a state machine that gets the messages of workers and returns the answers.
+Nothing here uses Ray: `WorkBlocks` is a state machine that gets the messages of workers and returns the answers.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from rerank.engines.ray.messages import (
     BeginCalls,
     BlockMessage,
     BlockWork,
-    FailBlock,
+    Fail,
     FinishBlock,
     KeepCalls,
     OpenBlock,
-    OpenList,
+    OpenItem,
 )
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
@@ -29,88 +29,98 @@ from rerank.store.call_desk import CallDesk
 from rerank.types import Ranking
 
 _log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-#: Number of workers that a block may lose without a new reply before its lists are ranked one by one, and that a list
-#: may then lose before it is set aside.
+#: Number of workers that a block may lose without progress before its items are processed one by one, and that an
+#: item may then lose before it is set aside.
 _PATIENCE = 2
 #: The answer to a message that must wait for another one.
 WAIT: Final = object()
 
 
 @dataclass(kw_only=True)
-class _Block:
+class _Block(Generic[Item, Result]):
     """A block whose results have not been taken yet.
 
     Attributes:
-        lists: The lists.
-        shared: What workers get in place of the lists.
+        items: The items.
+        shared: What workers get in place of the items.
+        worker: The worker that processes it.
         results: The results, once they are there.
-        worker: The worker that ranks it; None before the first.
         stalls: Number of workers that were lost since the last new reply.
-        position: Position of the list that is being ranked, if lists are ranked one by one.
-        losses: Position of a list -> number of workers that were lost while they ranked this list alone.
+        position: Position of the item that is being processed, if items are processed one by one.
+        losses: Position of an item -> number of workers that were lost while they processed this item alone.
         busy_since: `time.monotonic` value of the last answer to its worker; None while the worker waits.
     """
 
-    lists: Sequence[Ranking]
+    items: Sequence[Item]
     shared: Any
-    results: Sequence[RankedList] | None = None
-    worker: Any = None
+    worker: Any
+    results: Sequence[Result] | None = None
     stalls: int = 0
     position: int | None = None
     losses: Counter[int] = field(default_factory=Counter)
     busy_since: float | None = None
 
     def refusal(self) -> str:
-        """Return why a list that is being ranked alone gets no new replies; empty if it gets some."""
+        """Return why an item that is being processed alone gets no new replies; empty if it gets some."""
         losses = 0 if self.position is None else self.losses[self.position]
         return f"{losses} workers ended during the calls for this query" if losses >= _PATIENCE else ""
 
 
-class RankingBlocks:
-    """The blocks of a run; the results are yielded in the order of the lists.
+class WorkBlocks(Generic[Item, Result]):
+    """Blocks of items; the results are yielded in the order of the items.
 
     Args:
-        lists: The first-stage lists, which are read block by block when workers open the blocks.
-        desk: Answers the calls of the workers.
-        size: Number of lists per block.
-        ahead: Number of blocks, from the oldest one without a result on, that may be open. Later ones wait while
-            another worker ranks the oldest one.
-        share: Makes what workers get in place of the lists of a block.
+        rounds: The items. Blocks are read when workers ask for them, and a round only once the results of all earlier
+            rounds were taken.
+        size: Number of items per block.
+        ahead: Number of blocks, from the oldest one without a result on, that may be open. A worker that asks for
+            another one waits.
+        share: Makes what workers get in place of the items of a block.
+        describe: Returns a noun phrase for an item, for messages.
     """
 
     def __init__(
         self,
-        lists: Iterable[Ranking],
-        desk: CallDesk,
+        rounds: Iterable[Iterable[Item]],
         *,
         size: int,
         ahead: int,
-        share: Callable[[Sequence[Ranking]], Any] = lambda lists: lists,
+        share: Callable[[Sequence[Item]], Any] = lambda items: items,
+        describe: Callable[[Item], str],
     ) -> None:
         """Start without open blocks."""
-        self._source, self._desk, self._size, self._ahead, self._share = iter(lists), desk, size, ahead, share
-        self._blocks: dict[int, _Block] = {}
+        self._rounds = iter(rounds)
+        self._round: Iterator[Item] = iter(())
+        self._size, self._ahead, self._share, self._describe = size, ahead, share, describe
+        self._blocks: dict[int, _Block[Item, Result]] = {}
+        self._tickets: dict[int, int] = {}  # ticket -> its last block
         self._oldest = self._read = 0
         self.lost_workers = self.lost_calls = 0
 
-    def answer(self, message: BlockMessage) -> Any:
+    def answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
         """Return the answer to a message, or `WAIT` if it has to be asked for again after another message.
 
         Raises:
-            BackendError: A list ends its workers even without new calls.
-            Exception: A worker reports an error that ends the run.
+            BackendError: An item ends its workers again and again.
+            Exception: A worker reports an error that ends the work.
         """
-        block = self._blocks.get(message.block)
-        if block is not None:
-            block.busy_since = None
-        answer = self._answer(message)
-        if answer is not WAIT and (block := self._blocks.get(message.block)) is not None and block.results is None:
-            block.busy_since = time.monotonic()
-        return answer
+        return self.answer_all({0: message}).get(0, WAIT)
 
-    def take_results(self) -> Iterator[RankedList]:
-        """Yield the results that are next in the order of the lists."""
+    def answer_all(self, messages: Mapping[int, OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
+        """Return the answers to those messages that need not wait, by the keys of the messages.
+
+        Raises:
+            Exception: As for `answer`; the replies among the messages are committed before.
+        """
+        self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
+        answers = {number: self._answer(message) for number, message in messages.items()}
+        return {number: answer for number, answer in answers.items() if answer is not WAIT}
+
+    def take_results(self) -> Iterator[Result]:
+        """Yield the results that are next in the order of the items."""
         while (block := self._blocks.get(self._oldest)) is not None and block.results is not None:
             del self._blocks[self._oldest]
             self._oldest += 1
@@ -118,11 +128,11 @@ class RankingBlocks:
 
     def has_calls_in_flight(self) -> bool:
         """Return whether workers have begun calls whose replies they have not handed over."""
-        return self._desk.has_calls_in_flight()
+        return False
 
     def read_to_end(self) -> None:
-        """Read what is left of the lists, so that their source can check that they have not changed."""
-        for _ in self._source:
+        """Read what is left of the items, so that their source can check that they have not changed."""
+        for _ in self._round:
             pass
 
     def overdue_workers(self, seconds: float) -> list[Any]:
@@ -133,54 +143,67 @@ class RankingBlocks:
             block.busy_since = None
         return [block.worker for block in overdue]
 
-    def _answer(self, message: BlockMessage) -> Any:
+    def _answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
+        if isinstance(message, Fail):
+            if message.block is not None:
+                self._release_calls(message.block)
+            raise message.error
         if isinstance(message, OpenBlock):
             return self._open(message)
         block = self._blocks.get(message.block)
         if block is None:
             return None  # a worker that was taken for lost has outlived its block
+        block.busy_since = None
+        answer = self._answer_about(block, message)
+        if answer is not WAIT and block.results is None:
+            block.busy_since = time.monotonic()
+        return answer
+
+    def _answer_about(self, block: _Block[Item, Result], message: BlockMessage) -> Any:
         match message:
-            case OpenList():
+            case OpenItem():
                 block.position = message.position
-            case BeginCalls():
-                begun = self._desk.begin(message.block, message.requests, refusal=block.refusal())
-                return WAIT if begun is None else begun
-            case KeepCalls():
-                self._desk.keep(message.block, message.replies)
-                block.stalls = 0
             case FinishBlock():
                 block.results = message.results
-            case FailBlock():
-                self._desk.release(message.block)
-                raise message.error
         return None
 
+    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
+        """Commit what has arrived, in one transaction."""
+
+    def _release_calls(self, number: int) -> int:
+        """Forget the calls in flight of a block whose worker was lost, and return their number."""
+        del number
+        return 0
+
     def _open(self, message: OpenBlock) -> Any:
-        if message.block >= self._oldest + self._ahead and self._is_ranked_elsewhere(message.worker):
+        number = self._tickets.get(message.ticket, -1)
+        block = self._blocks.get(number)
+        if block is not None and block.results is None:
+            self._count_loss(number, block)
+            block.worker = message.worker
+        elif self._read >= self._oldest + self._ahead or (items := self._next_items()) is None:
             return WAIT
-        while self._read <= message.block:
-            lists = list(islice(self._source, self._size))
-            self._blocks[self._read] = _Block(lists=lists, shared=self._share(lists))
+        elif not items:
+            return None
+        else:
+            number = self._tickets[message.ticket] = self._read
+            block = self._blocks[number] = _Block(items=items, shared=self._share(items), worker=message.worker)
             self._read += 1
-        block = self._blocks.get(message.block)
-        if block is None or block.results is not None:
-            return None  # its worker was lost between the results and the end of its task
-        if block.worker is not None:
-            self._count_loss(message.block, block)
-        block.worker = message.worker
-        return BlockWork(lists=block.shared, one_by_one=block.stalls >= _PATIENCE)
+        block.busy_since = time.monotonic()
+        return BlockWork(block=number, items=block.shared, one_by_one=block.stalls >= _PATIENCE)
 
-    def _is_ranked_elsewhere(self, worker: Any) -> bool:
-        """Return whether another worker ranks the oldest block.
+    def _next_items(self) -> list[Item] | None:
+        """Return the items of the next block, none if there are no more; None if they depend on unfinished blocks."""
+        while not (items := list(islice(self._round, self._size))):
+            if self._blocks:
+                return None
+            if (following := next(self._rounds, None)) is None:
+                return []
+            self._round = iter(following)
+        return items
 
-        If none does, or this worker did before Ray restarted it, the block may be next in the queue of this worker,
-        which must not wait for it.
-        """
-        oldest = self._blocks.get(self._oldest)
-        return oldest is not None and oldest.worker not in (None, worker)
-
-    def _count_loss(self, number: int, block: _Block) -> None:
-        in_flight = self._desk.release(number)
+    def _count_loss(self, number: int, block: _Block[Item, Result]) -> None:
+        in_flight = self._release_calls(number)
         self.lost_workers += 1
         self.lost_calls += in_flight
         block.stalls += 1
@@ -189,9 +212,44 @@ class RankingBlocks:
             return
         losses = block.losses[block.position] = block.losses[block.position] + 1
         if losses > 2 * _PATIENCE:
-            query = block.lists[block.position].query.id
             raise BackendError(
-                f"Query {query!r} has ended its worker {losses} times, also without calls of the model",
-                remedy="Omit this query, or run it with --engine local to see why",
+                f"Workers have ended {losses} times at {self._describe(block.items[block.position])}",
+                remedy="Omit it, or use --engine local to see why",
             )
         block.position = None
+
+
+class RankingBlocks(WorkBlocks[Ranking, RankedList]):
+    """The blocks of a run, whose workers ask for the replies to their calls.
+
+    Args:
+        lists: The first-stage lists.
+        desk: Answers the calls of the workers.
+        options: Further arguments of `WorkBlocks`.
+    """
+
+    def __init__(self, lists: Iterable[Ranking], desk: CallDesk, **options: Any) -> None:
+        """Start without open blocks."""
+        super().__init__([lists], describe=lambda ranking: f"query {ranking.query.id!r}", **options)
+        self._desk = desk
+
+    def has_calls_in_flight(self) -> bool:
+        """Return whether workers have begun calls whose replies they have not handed over."""
+        return self._desk.has_calls_in_flight()
+
+    def _answer_about(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:
+        match message:
+            case BeginCalls():
+                begun = self._desk.begin(message.block, message.requests, refusal=block.refusal())
+                return WAIT if begun is None else begun
+            case KeepCalls():
+                block.stalls = 0
+                return None
+        return super()._answer_about(block, message)
+
+    def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
+        if messages:
+            self._desk.keep([(message.block, message.replies) for message in messages if message.block in self._blocks])
+
+    def _release_calls(self, number: int) -> int:
+        return self._desk.release(number)

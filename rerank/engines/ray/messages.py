@@ -1,4 +1,4 @@
-"""Messages of workers to the process that owns the run folder. Each is answered; until then, the worker waits."""
+"""Messages of workers to the process that started them. Each is answered; until then, the worker waits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBlock:
+    """A worker asks for its next block. The answer is a `BlockWork`, or None at the end.
+
+    Attributes:
+        ticket: Number of the worker's task. If the worker is lost, Ray repeats the task, and so this message.
+        worker: Ray's handle of the worker, with which it can be ended.
+    """
+
+    ticket: int
+    worker: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockWork:
+    """The work of a block.
+
+    Attributes:
+        block: Number of the block, from 0.
+        items: Ray's reference to the items.
+        one_by_one: Whether the items are to be processed and announced one by one, because workers were lost.
+    """
+
+    block: int
+    items: Any
+    one_by_one: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockMessage:
-    """A message about one block of lists.
+    """A message about one block.
 
     Attributes:
         block: Number of the block, from 0.
@@ -22,35 +49,11 @@ class BlockMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenBlock(BlockMessage):
-    """A worker is about to rank a block. The answer is a `BlockWork`, or None if the block is finished already.
+class OpenItem(BlockMessage):
+    """A worker is about to process one item of a block whose items are processed one by one. The answer is None.
 
     Attributes:
-        worker: Ray's handle of the worker, with which it can be ended.
-    """
-
-    worker: Any = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockWork:
-    """The work of a block.
-
-    Attributes:
-        lists: Ray's reference to the lists.
-        one_by_one: Whether the lists are to be ranked and announced one by one, because workers were lost.
-    """
-
-    lists: Any
-    one_by_one: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenList(BlockMessage):
-    """A worker is about to rank one list of a block whose lists are ranked one by one. The answer is None.
-
-    Attributes:
-        position: Position of the list in its block.
+        position: Position of the item in its block.
     """
 
     position: int
@@ -72,17 +75,19 @@ class KeepCalls(BlockMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishBlock(BlockMessage):
-    """The results of a block, in the order of its lists. The answer is None."""
+    """The results of a block, in the order of its items. The answer is None."""
 
-    results: Sequence[RankedList]
+    results: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailBlock(BlockMessage):
-    """An error that ends the run. There is no answer.
+class Fail:
+    """An error that ends the work. There is no answer.
 
     Attributes:
+        block: Number of the block; None if the worker has none yet.
         error: The error.
     """
 
+    block: int | None = None
     error: Exception

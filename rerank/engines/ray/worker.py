@@ -1,39 +1,46 @@
-"""The worker: a Ray actor with one model, which ranks blocks of lists."""
+"""The worker: a Ray actor that opens one model and processes blocks, for `RankLists` or `ApplyFunction`."""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
 from rerank.assemble import RankerSetup
-from rerank.engines.ray.messages import (
-    BeginCalls,
-    BlockWork,
-    FailBlock,
-    FinishBlock,
-    KeepCalls,
-    OpenBlock,
-    OpenList,
-)
+from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store.call_desk import BegunCalls, log_calls_at_desk
 from rerank.tasks import Backend, Reply, Request
+from rerank.tasks.worker_map import WorkerFunction, check_worker_model
 from rerank.types import Qrels, Ranking
+
+#: Processes the items of a block, all together or one by one, with the connection of the worker for this block.
+ProcessBlock = Callable[[Sequence[Any], bool, "BlockDesk"], Iterable[Any]]
+
+
+class WorkerJob(Protocol):
+    """What workers do with blocks. It is pickled."""
+
+    def open(self) -> ProcessBlock:
+        """Open the model, and return the function that processes a block.
+
+        Raises:
+            RerankError: The model cannot be opened.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerJob:
-    """The part of a job that workers get; they open the model themselves.
+class RankLists:
+    """Rerank lists, with calls that the process that owns the run folder answers from its log, or commits to it.
 
     Attributes:
         setup: The ranker.
@@ -41,7 +48,6 @@ class WorkerJob:
         flow: The number of lists and requests that are processed together.
         qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
         identity: Identity of the model in the process that owns the run folder.
-        folder: Working directory of that process, in which relative paths of models are looked up.
     """
 
     setup: RankerSetup
@@ -49,86 +55,101 @@ class WorkerJob:
     flow: Flow
     qrels: Qrels | None
     identity: Mapping[str, str]
-    folder: Path
 
-    def open(self) -> tuple[Ranker, Backend]:
+    def open(self) -> ProcessBlock:
         """Open the model.
 
         Raises:
             RerankError: The model cannot be opened.
             BackendError: It is not the model of the process that owns the run folder.
         """
-        with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
-            os.chdir(self.folder)
         setup = self.setup
         backend = setup.open_backend(qrels=self.qrels)
-        if dict(backend.identity) != dict(self.identity):
-            raise BackendError(
-                f"A worker has opened another model: {dict(backend.identity)}",
-                expected=str(dict(self.identity)),
-                remedy="Use the same files on all machines, and give --dtype",
-            )
+        check_worker_model(backend.identity, self.identity)
         if (set_batching := getattr(backend, "set_batching", None)) is not None:
             set_batching(self.flow.batch_size, reuse=self.flow.reuse)
         judge = setup.open_judge(backend)
-        return Ranker(strategy=setup.strategy, judge=judge, passages=setup.passages, top_k=self.top_k), backend
+        ranker = Ranker(strategy=setup.strategy, judge=judge, passages=setup.passages, top_k=self.top_k)
+        return partial(self._rank, ranker, backend)
+
+    def _rank(
+        self, ranker: Ranker, backend: Backend, lists: Sequence[Ranking], one_by_one: bool, desk: BlockDesk
+    ) -> Iterator[RankedList]:
+        logged = log_calls_at_desk(backend, desk, batch_characters=self.flow.batch_characters)
+        if not one_by_one:
+            yield from drive_ranking_stream(lists, ranker, logged, replace(self.flow, block=None))
+            return
+        for position, ranking in enumerate(lists):
+            desk.announce(position)
+            yield from drive_ranking_stream([ranking], ranker, logged, self.flow)
 
 
-class RankingWorker:
+@dataclass(frozen=True)
+class ApplyFunction:
+    """Apply a function to each item.
+
+    Attributes:
+        function: The function.
+    """
+
+    function: WorkerFunction[Any, Any]
+
+    def open(self) -> ProcessBlock:
+        """Open the function.
+
+        Raises:
+            RerankError: Its model cannot be opened.
+        """
+        return partial(self._apply, self.function.open())
+
+    @staticmethod
+    def _apply(
+        function: Callable[[Any], Any], items: Sequence[Any], one_by_one: bool, desk: BlockDesk
+    ) -> Iterator[Any]:
+        for position, item in enumerate(items):
+            if one_by_one:
+                desk.announce(position)
+            yield function(item)
+
+
+class BlockWorker:
     """A worker.
 
     Args:
         exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`, which has the `WorkerJob`.
+        folder: Working directory of the process that started the workers, in which relative paths are looked up.
     """
 
-    def __init__(self, exchange: Any) -> None:
+    def __init__(self, exchange: Any, folder: Path) -> None:
         """Store the handle; the model is opened with the first block, so that errors are reported like all others."""
-        self._exchange = exchange
+        self._exchange, self._folder = exchange, folder
 
     @cached_property
-    def _job(self) -> WorkerJob:
+    def _process(self) -> ProcessBlock:
+        with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
+            os.chdir(self._folder)
         job: WorkerJob = ray.get(self._exchange.job.remote())
-        return job
-
-    @cached_property
-    def _opened(self) -> tuple[Ranker, Backend]:
-        return self._job.open()
+        return job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Rank the blocks whose numbers are in the batch, and return the batch; the results go to the exchange."""
-        for number in batch["item"]:
-            desk = _BlockDesk(int(number), self._exchange)
-            try:
-                self._rank(desk)
-            except ray.exceptions.RayError:
-                raise  # the run has ended, or Ray repeats the task
-            except Exception as error:  # noqa: BLE001 - whatever it is, the owner of the run folder raises it
-                desk.ask(FailBlock(block=desk.block, error=_picklable(error)))
+        """Process blocks until there are none left, and return the batch; the results go to the exchange."""
+        desk = None
+        try:
+            process, worker = self._process, ray.get_runtime_context().current_actor
+            question = OpenBlock(ticket=int(batch["item"][0]), worker=worker)
+            while (work := ask_exchange(self._exchange, question)) is not None:
+                desk = BlockDesk(work.block, self._exchange)
+                results = list(process(ray.get(work.items), work.one_by_one, desk))
+                ask_exchange(self._exchange, FinishBlock(block=work.block, results=results))
+        except ray.exceptions.RayError:
+            raise  # the work has ended, or Ray repeats the task
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process that started the workers raises it
+            ask_exchange(self._exchange, Fail(block=None if desk is None else desk.block, error=_picklable(error)))
         return batch
 
-    def _rank(self, desk: _BlockDesk) -> None:
-        ranker, backend = self._opened
-        work = desk.ask(OpenBlock(block=desk.block, worker=ray.get_runtime_context().current_actor))
-        if work is not None:
-            logged = log_calls_at_desk(backend, desk, batch_characters=self._job.flow.batch_characters)
-            results = list(_rank_lists(work, ranker, logged, self._job.flow, desk))
-            desk.ask(FinishBlock(block=desk.block, results=results))
 
-
-def _rank_lists(
-    work: BlockWork, ranker: Ranker, backend: Backend, flow: Flow, desk: _BlockDesk
-) -> Iterator[RankedList]:
-    lists: list[Ranking] = ray.get(work.lists)
-    if not work.one_by_one:
-        yield from drive_ranking_stream(lists, ranker, backend, replace(flow, block=None))
-        return
-    for position, ranking in enumerate(lists):
-        desk.ask(OpenList(block=desk.block, position=position))
-        yield from drive_ranking_stream([ranking], ranker, backend, flow)
-
-
-class _BlockDesk:
-    """The connection of a worker to the owner of the run folder, for one block.
+class BlockDesk:
+    """The connection of a worker to the process that started it, for one block.
 
     Args:
         block: Number of the block.
@@ -136,24 +157,35 @@ class _BlockDesk:
     """
 
     def __init__(self, block: int, exchange: Any) -> None:
+        """Store number and handle."""
         self.block, self._exchange = block, exchange
 
-    def ask(self, message: Any) -> Any:
-        return ray.get(self._exchange.ask.remote(message))
+    def announce(self, position: int) -> None:
+        """Say which item of the block is processed next, if they are processed one by one."""
+        ask_exchange(self._exchange, OpenItem(block=self.block, position=position))
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        begun: BegunCalls = self.ask(BeginCalls(block=self.block, requests=requests))
+        """Ask for the answer to a batch, and wait for it."""
+        begun: BegunCalls = ask_exchange(self._exchange, BeginCalls(block=self.block, requests=requests))
         return begun
 
     def keep(self, replies: Mapping[str, Reply]) -> None:
-        self.ask(KeepCalls(block=self.block, replies=replies))
+        """Hand over new replies, and wait until they are committed."""
+        ask_exchange(self._exchange, KeepCalls(block=self.block, replies=replies))
 
     async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
+        """Do the same as `begin` without blocking."""
         begun: BegunCalls = await self._exchange.ask.remote(BeginCalls(block=self.block, requests=requests))
         return begun
 
     async def akeep(self, replies: Mapping[str, Reply]) -> None:
+        """Do the same as `keep` without blocking."""
         await self._exchange.ask.remote(KeepCalls(block=self.block, replies=replies))
+
+
+def ask_exchange(exchange: Any, message: Any) -> Any:
+    """Send a message, and return the answer."""
+    return ray.get(exchange.ask.remote(message))
 
 
 def _picklable(error: Exception) -> Exception:

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rerank.collections.base.corpus import Corpus
+from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Query, Run
 
-__all__ = ["Corpus", "FirstStage", "HasNestedStages", "HasPrerequisites", "IndexedRetriever", "Retriever"]
+__all__ = [
+    "Corpus",
+    "FirstStage",
+    "HasNestedStages",
+    "HasPrerequisites",
+    "IndexedRetriever",
+    "Retriever",
+    "SupportsWorkers",
+]
 
 
 class Retriever(Protocol):
@@ -40,6 +49,14 @@ class IndexedRetriever(Protocol):
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders of the index, except the folder of document texts, which all stages share."""
+
+
+@runtime_checkable
+class SupportsWorkers(Protocol):
+    """A first stage whose texts can be encoded by the workers of an engine."""
+
+    def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> Retriever:
+        """Return the same retriever as ``over``; whatever takes much computing is done by workers."""
 
 
 @runtime_checkable

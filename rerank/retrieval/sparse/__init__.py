@@ -9,15 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
 from rerank.retrieval.base.stages import check_retrieval_depth
+from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from rerank.indexing.worker_encoding import EncodingWorkers
+    from rerank.retrieval.sparse.encoder import SentenceSparseEncoder
     from rerank.retrieval.sparse.vectors import Floats, Integers, SparseEncoder
 
 _FORMAT = "1"
@@ -84,12 +90,23 @@ class Sparse:
             StorageError: The cache folder cannot be written.
             UsageError: The model is not a sparse encoder, or an option does not fit this machine.
         """
+        return SparseRetriever(self, corpus, self._load())
+
+    def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> SparseRetriever:
+        """Do the same as `over`; the documents, and the queries of searches, are encoded by workers."""
+        from scipy.sparse import vstack
+
+        from rerank.indexing.worker_encoding import EncodingWorkers
+
+        encoder = self._load()
+        spread = EncodingWorkers(encoder=encoder, load=self._load, apply=workers, join=partial(vstack, format="csr"))
+        return SparseRetriever(self, corpus, encoder, spread)
+
+    def _load(self) -> SentenceSparseEncoder:
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.sparse.encoder import load_sparse_encoder
 
-        return SparseRetriever(
-            self, corpus, load_sparse_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
-        )
+        return load_sparse_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers is installed.
@@ -113,13 +130,19 @@ class SparseRetriever:
         folders: The folder of the vectors.
     """
 
-    def __init__(self, options: Sparse, corpus: Corpus, encoder: SparseEncoder) -> None:
-        """Open the documents and vectors, after computing them if needed."""
+    def __init__(
+        self,
+        options: Sparse,
+        corpus: Corpus,
+        encoder: SparseEncoder,
+        workers: EncodingWorkers[csr_array] | None = None,
+    ) -> None:
+        """Open the documents and vectors, after computing them if needed, by workers if there are any."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
-        self._encoder = encoder
+        self._encode_queries = (workers or encoder).queries
         self._documents = documents = document_files.open_indexed_documents(corpus)
         made_from = {
             "format": _FORMAT,
@@ -128,7 +151,7 @@ class SparseRetriever:
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
         self._vectors = sparse_vectors.open_sparse_vectors(
-            documents, encoder, made_from, text=options._text, batch_size=options.batch_size
+            documents, encoder, made_from, text=options._text, batch_size=options.batch_size, workers=workers
         )
         self._iter_rows = sparse_vectors.iterate_sparse_encoder_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
@@ -146,7 +169,7 @@ class SparseRetriever:
         """
         check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]
-        rows = self._iter_rows(self._encoder.queries([query.text for query in with_text]))
+        rows = self._iter_rows(self._encode_queries([query.text for query in with_text]))
         rankings = {query.id: self._rank(query, *row, k) for query, row in zip(with_text, rows, strict=True)}
         return Run((rankings.get(query.id) or Ranking(query, (), ()) for query in queries), name="sparse")
 

@@ -27,6 +27,7 @@ from rerank.indexing.encoding_batches import (
     indexing_folder_key,
     open_encoded_index_files,
 )
+from rerank.indexing.worker_encoding import EncodingWorkers
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -125,6 +126,7 @@ def open_sparse_vectors(
     *,
     text: TextSelector,
     batch_size: int,
+    workers: EncodingWorkers[csr_array] | None = None,
 ) -> SparseVectors:
     """Memory-map the vectors of a corpus, after computing those that are missing.
 
@@ -134,6 +136,7 @@ def open_sparse_vectors(
         made_from: Everything that the vectors depend on; it determines the folder's name.
         text: Maps a document to the text that is encoded.
         batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
+        workers: Compute the vectors in place of ``encoder``; None to compute them in this process.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -141,7 +144,7 @@ def open_sparse_vectors(
     """
     folder = documents.folder.with_name(f"sparse-{indexing_folder_key(made_from)}")
     files = _Rows(encoding_order_by_length(documents), encoder.size)
-    job = EncodingJob(documents, encoder.passages, text, batch_size)
+    job = EncodingJob(documents, encoder.passages, text, batch_size, workers)
     return open_encoded_index_files(
         folder, made_from, job, files, lambda complete: SparseVectors(complete, len(documents), encoder.size)
     )

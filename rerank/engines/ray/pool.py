@@ -1,0 +1,123 @@
+"""The pool of workers: Ray Data runs one task per actor, whose messages are answered here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from rerank.engines.ray.blocks import WorkBlocks
+from rerank.engines.ray.messages import KeepCalls
+from rerank.errors import BackendError, RerankError
+
+Result = TypeVar("Result")
+
+#: Seconds between checks of the pool and of the workers' deadline, and for replies in flight after an error.
+_CHECK, _LAST_REPLIES = 1.0, 60.0
+
+
+class WorkerPool:
+    """The workers, while their tasks run.
+
+    Args:
+        exchange: Handle of the exchange.
+        dataset: The dataset whose execution runs the tasks.
+    """
+
+    def __init__(self, exchange: Any, dataset: Any) -> None:
+        """Start the execution."""
+        self._exchange, self._dataset = exchange, dataset
+        self._error: Exception | None = None
+        self._request: Any = None
+        self._thread = threading.Thread(target=self._execute, name="rerank-ray-data", daemon=True)
+        self._thread.start()
+
+    def _execute(self) -> None:
+        try:
+            for _ in self._dataset.iter_batches(batch_size=None, prefetch_batches=0):
+                pass
+        except Exception as error:  # noqa: BLE001 - raised by the thread that serves the workers
+            self._error = error
+        with suppress(Exception):  # the cluster may be gone
+            self._exchange.wake.remote()
+
+    def serve(self, blocks: WorkBlocks[Any, Result], timeout: float | None) -> Iterator[Result]:
+        """Answer the messages of the workers, and yield results, until all blocks are processed.
+
+        Args:
+            blocks: The blocks.
+            timeout: Seconds after which a silent worker is restarted; None for no limit.
+
+        Raises:
+            BackendError: The pool failed, for example since the cluster is gone.
+        """
+        import ray
+
+        waiting: dict[int, Any] = {}
+        answers: dict[int, Any] = {}
+        while self._thread.is_alive():
+            if (messages := self._exchange_messages(answers)) is None:
+                for worker in [] if timeout is None else blocks.overdue_workers(timeout):
+                    ray.kill(worker, no_restart=False)
+                continue
+            waiting |= messages
+            answers = {}
+            has_results = True
+            while has_results:  # the items of the next blocks may depend on results that the caller has taken
+                answers |= self._answer(blocks, waiting)
+                waiting = {number: message for number, message in waiting.items() if number not in answers}
+                has_results = False
+                for result in blocks.take_results():
+                    has_results = True
+                    yield result
+        if self._error is not None:
+            raise self._failed(self._error) from self._error
+
+    def _answer(self, blocks: WorkBlocks[Any, Any], messages: Mapping[int, Any]) -> dict[int, Any]:
+        """Return the answers to those messages that need not wait."""
+        try:
+            return blocks.answer_all(messages)
+        except Exception:
+            self._keep_replies_in_flight(blocks)
+            raise
+
+    def _exchange_messages(self, answers: Mapping[int, Any]) -> dict[int, Any] | None:
+        """Send answers, and return the next messages; None if there are none yet: call it again with these answers."""
+        import ray
+
+        self._request = self._request or self._exchange.serve.remote(answers)
+        try:
+            messages: dict[int, Any] = ray.get(self._request, timeout=_CHECK)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        except ray.exceptions.RayError as error:
+            raise self._failed(error) from error
+        self._request = None
+        return messages
+
+    def _keep_replies_in_flight(self, blocks: WorkBlocks[Any, Any]) -> None:
+        """After an error, commit the replies that other workers are waiting for, since they may be billed."""
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + _LAST_REPLIES
+        with suppress(RerankError):  # the first error is the one to report
+            while blocks.has_calls_in_flight() and time.monotonic() < deadline:
+                messages = self._exchange_messages(answers)
+                if messages is not None:
+                    kept = {n: message for n, message in messages.items() if isinstance(message, KeepCalls)}
+                    answers = blocks.answer_all(kept)
+
+    def _failed(self, error: Exception) -> BackendError:
+        return BackendError(
+            f"The workers of Ray ended before their work was finished: {error}",
+            remedy="What was committed is kept; repeat the command, a run with --resume",
+        )
+
+    def end(self) -> None:
+        """End the exchange and with it the execution; workers find out at their next message."""
+        import ray
+
+        with suppress(Exception):  # the cluster may be gone
+            ray.kill(self._exchange)
+        self._thread.join(timeout=10)

@@ -1,0 +1,97 @@
+"""Encoding of passages and queries by the workers of an engine, with the vectors of an encoder in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from rerank.tasks.worker_map import WorkerMap, check_worker_model
+
+Rows = TypeVar("Rows")
+RowsOut = TypeVar("RowsOut", covariant=True)
+
+#: Number of queries that a worker gets at once; it encodes them one at a time, like a single process.
+_QUERIES = 32
+#: Number of batches of passages that a worker gets at once, so that messages take little of its time.
+_BATCHES = 8
+
+
+class TextEncoder(Protocol[RowsOut]):
+    """An encoder whose vectors are rows of any type."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that passage vectors depend on, apart from the passages."""
+
+    def queries(self, texts: Sequence[str]) -> RowsOut:
+        """Encode queries one at a time, and return one row per text."""
+
+    def passages(self, texts: Sequence[str]) -> RowsOut:
+        """Encode passages as one batch, and return one row per text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeTexts(Generic[Rows]):
+    """The function that workers apply to batches of texts.
+
+    Attributes:
+        load: Loads the encoder.
+        identity: Identity of the encoder in the process that writes the index.
+        kind: What the texts are.
+    """
+
+    load: Callable[[], TextEncoder[Rows]]
+    identity: Mapping[str, str]
+    kind: Literal["queries", "passages"]
+
+    def open(self) -> Callable[[Sequence[str]], Rows]:
+        """Load the encoder.
+
+        Raises:
+            RerankError: It cannot be loaded.
+            BackendError: It is another model than that of the process that writes the index.
+        """
+        encoder = self.load()
+        check_worker_model(encoder.identity, self.identity)
+        return encoder.queries if self.kind == "queries" else encoder.passages
+
+    def describe(self, item: Sequence[str]) -> str:
+        """Return the number of texts, and the beginning of the first one."""
+        return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingWorkers(Generic[Rows]):
+    """Workers that encode texts with the vectors of an encoder.
+
+    Attributes:
+        encoder: The encoder, as this process has loaded it.
+        load: Loads the same encoder in a worker.
+        apply: Applies a function in the workers.
+        join: Joins the rows of several batches of queries.
+    """
+
+    encoder: TextEncoder[Rows]
+    load: Callable[[], TextEncoder[Rows]]
+    apply: WorkerMap
+    join: Callable[[Sequence[Rows]], Rows]
+
+    def passages(self, batches: Iterable[Sequence[str]], count: int) -> Iterator[Rows]:
+        """Yield the rows of each batch, in order.
+
+        Args:
+            batches: Passages; each batch is encoded as a whole by one worker.
+            count: Number of batches.
+        """
+        return self.apply(self._function("passages"), [batches], count=-(-count // _BATCHES), together=_BATCHES)
+
+    def queries(self, texts: Sequence[str]) -> Rows:
+        """Return one row per query. A few queries are encoded here, because workers would have to load the model."""
+        parts = [texts[start : start + _QUERIES] for start in range(0, len(texts), _QUERIES)]
+        if len(parts) < 2:
+            return self.encoder.queries(texts)
+        return self.join(list(self.apply(self._function("queries"), [parts], count=len(parts))))
+
+    def _function(self, kind: Literal["queries", "passages"]) -> EncodeTexts[Rows]:
+        return EncodeTexts(load=self.load, identity=dict(self.encoder.identity), kind=kind)

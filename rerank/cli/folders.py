@@ -15,6 +15,12 @@ from rerank.errors import DataError, UsageError
 if TYPE_CHECKING:
     from rerank.store import RunFolder
 
+#: What differs -> what to do.
+_REMEDIES = {
+    "prompts": "Replies do not need prompts; keep the readable ones with --repair, then finish the run with --resume",
+    "index": "The next search builds a damaged index again",
+}
+
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
 
@@ -71,7 +77,8 @@ def verify_command(
 ) -> None:
     """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any.
 
-    Indexes of the run's collection in the cache folder are compared with the hashes that were stored with them.
+    Prompts in the call log have to be readable. Indexes of the run's collection in the cache folder are compared with
+    the hashes that were stored with them.
     """
     from rerank.experiment import verify_run_folder as check
     from rerank.store import RunFolder, repair_call_log
@@ -102,9 +109,7 @@ def verify_command(
         raise DataError(
             f"{folder} is not as it was recorded: {names}",
             expected="no differences",
-            remedy="The next search builds a damaged index again"
-            if any(row["what"] == "index" for row in rows)
-            else "",
+            remedy=". ".join(remedy for what, remedy in _REMEDIES.items() if any(row["what"] == what for row in rows)),
         )
 
 

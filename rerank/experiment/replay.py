@@ -28,7 +28,7 @@ from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
 from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
-from rerank.store import RunFolder, hash_run_folder_identity
+from rerank.store import Call, RunFolder, hash_run_folder_identity
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
@@ -49,13 +49,28 @@ def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
 
 
 @contextmanager
-def _replay_lists(folder: RunFolder) -> Iterator[tuple[Iterator[RankedList], Usage]]:
-    """Yield the reranked lists, one at a time, and the cost of the replies used so far."""
+def _replay_lists(
+    folder: RunFolder, damaged_prompts: list[int] | None = None
+) -> Iterator[tuple[Iterator[RankedList], Usage]]:
+    """Yield the reranked lists, one at a time, and the cost of the replies used so far.
+
+    Args:
+        folder: The run folder.
+        damaged_prompts: A list to which the numbers of the calls with a damaged prompt are added; if None, prompts are
+            not read.
+    """
     spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_config_of_run(spec))
     letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
-        backend = Replay.by_query(log.calls_of_query, letters=letters)
+
+        def calls_of_query(query_id: str) -> list[Call]:
+            calls = log.calls_of_query(query_id)
+            if damaged_prompts is not None:
+                damaged_prompts.extend(log.damaged_prompts(calls))
+            return calls
+
+        backend = Replay.by_query(calls_of_query, letters=letters)
         judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
         splitter = _recorded_splitter(plan, folder)
         ranker = Ranker(strategy=plan.strategy, judge=judge, passages=splitter, top_k=spec.top_k)
@@ -77,12 +92,12 @@ class _Replayed:
 
 
 @contextmanager
-def _replay_into_file(folder: RunFolder) -> Iterator[_Replayed]:
+def _replay_into_file(folder: RunFolder, damaged_prompts: list[int] | None = None) -> Iterator[_Replayed]:
     """Replay a run folder list by list; the file with the reranked run is removed after the block."""
     name, tally = run_tag_of_spec(RunSpec.from_record(folder.spec()["spec"])), RunTally()
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "run.trec"
-        with _replay_lists(folder) as (lists, usage), open_trec_run_file(path, name) as write:
+        with _replay_lists(folder, damaged_prompts) as (lists, usage), open_trec_run_file(path, name) as write:
             for ranked in lists:
                 write(ranked.ranking)
                 tally.add(ranked)
@@ -152,13 +167,16 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
-    """Recompute every number of a finished run folder, and check the indexes of its collection that are in the cache.
+    """Recompute every number of a finished run folder, and check its prompts and the indexes of its collection.
+
+    Prompts are checked if they are in the call log, and indexes if they are in the cache.
 
     Returns:
         One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
-    with _replay_into_file(folder) as replayed:
+    damaged_prompts: list[int] = []
+    with _replay_into_file(folder, damaged_prompts) as replayed:
         summary, scores = _recompute_summary(folder, replayed)
         stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
     spec = RunSpec.from_record(document["spec"])
@@ -187,6 +205,9 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
         _replay_difference_row(str(index), "index", "the hashes of its files", damage)
         for index, damage in damaged_corpus_indexes(str(document.get("dataset", {}).get("fingerprint", "")))
     ]
+    if damaged_prompts:
+        damage = f"{len(damaged_prompts)} are damaged, the first in row {min(damaged_prompts)}"
+        rows.append(_replay_difference_row("calls.sqlite", "prompts", "prompts that can be read", damage))
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
         rows += [_replay_difference_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ _WITHOUT_CHECKSUMS = "NULL, calls.* FROM calls"
 _SLICE = 1000
 
 
-class CallLog:
+class CallLog(AbstractContextManager["CallLog"]):
     """The committed calls of one run folder, or of the cache that all runs share, in a SQLite file.
 
     The file is open between calls, until `close` or a fork: SQLite must not use a connection of a parent process. The
@@ -220,14 +220,19 @@ class CallLog:
 
     def is_whole(self) -> bool:
         """Return whether the file, all its rows and their prompts are undamaged."""
-        try:
+        with suppress(DataError):
             with self._guard():
                 problems = self._db.execute("PRAGMA integrity_check").fetchall()
-            for call in self.calls():
+            return problems == [("ok",)] and next(self.damaged_prompts(self.calls()), None) is None
+        return False
+
+    def damaged_prompts(self, calls: Iterable[Call]) -> Iterator[int]:
+        """Yield the row numbers of those calls whose prompt was stored and is damaged."""
+        for call in calls:
+            try:
                 self.prompt(call.row)
-            return problems == [("ok",)]
-        except DataError:
-            return False
+            except DataError:
+                yield call.row
 
     def whole_rows(self) -> tuple[list[tuple[Any, ...]], int, int]:
         """Read row by row, past damaged pages of the file.
@@ -312,10 +317,6 @@ class CallLog:
         self._lock.release()
 
     after_fork_in_child = after_fork_in_parent
-
-    def __enter__(self) -> CallLog:
-        """Return the log, for ``with``."""
-        return self
 
     def __exit__(self, *exc: object) -> None:
         """Close the file."""

@@ -67,7 +67,8 @@ class LoggedPrompts:
                 raise ValueError(f"row {number} follows row {before}")
             chain.append((number, packed))
             number = before
-        dictionary = b"" if number is None else self._read[number]
+        # A row follows at most one other, so a dictionary is used once. Each query then has one, as in `add`.
+        dictionary = b"" if number is None else self._read.pop(number)
         content = b""
         try:
             for number, packed in reversed(chain):

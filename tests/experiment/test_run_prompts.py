@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rerank.errors import DataError
 from rerank.experiment import run_experiment, verify_run_folder
 from rerank.experiment.run_prompts import read_run_prompts
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.store import RunFolder
+from rerank.store import RunFolder, repair_call_log
 from tests.raising import raises
 
 LISTS = """{"query": {"text": "drums", "qid": "q1"}, "candidates": [
@@ -43,6 +44,20 @@ def test_another_text_has_another_digest(tmp_path: Path) -> None:
     with raises(DataError, "digest", "query 'q1'"):
         list(read_run_prompts(folder))
     assert verify_run_folder(folder) == []
+
+
+@pytest.mark.parametrize("method", ["fullrank", "pairwise"])
+def test_verify_finds_damaged_prompts(tmp_path: Path, method: str) -> None:
+    folder = run(tmp_path, method)
+    with sqlite3.connect(folder.path / "calls.sqlite") as database:
+        damaged = database.execute("UPDATE prompts SET packed = x'00'").rowcount
+    (row,) = verify_run_folder(folder)
+    assert (row["file"], row["what"]) == ("calls.sqlite", "prompts")
+    assert row["computed"].startswith(f"{damaged} are damaged, the first in row 1")
+    assert repair_call_log(folder).prompts_lost == damaged
+    run(tmp_path, method, resume=True)
+    assert verify_run_folder(folder) == []
+    assert len(list(read_run_prompts(folder))) == damaged
 
 
 def test_calls_without_a_reply_have_no_prompt(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -50,6 +51,19 @@ def test_prompts_are_read_as_they_were_sent(tmp_path: Path, monkeypatch: pytest.
         assert log.has_all_prompts()
         assert read(log) == expected(*range(80))
         assert log.prompt(41) == prompt(40)
+
+
+def test_each_prompt_is_unpacked_once_if_queries_alternate_irregularly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logged_prompts, "_QUERIES", 4)
+    chance, selects = random.Random(0), list[str]()
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(logged_prompts.PROMPTS_SCHEMA)
+        writer, reader = logged_prompts.LoggedPrompts(), logged_prompts.LoggedPrompts()
+        for row in range(1, 201):
+            writer.add(database, row, f"q{chance.randrange(4)}", PASSAGES[row % 40])
+        database.set_trace_callback(selects.append)
+        assert [reader.read(database, row) for row in range(1, 201)] == [PASSAGES[row % 40] for row in range(1, 201)]
+    assert len(selects) == 200
 
 
 def test_shared_text_is_stored_once(tmp_path: Path) -> None:

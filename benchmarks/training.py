@@ -91,7 +91,7 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     from rerank.finetune.recipe import Recipe
     from rerank.finetune.trainer.listwise_module import collate_examples
     from rerank.finetune.trainer.schedule import select_training_documents
-    from rerank.finetune.trainer.training_data import read_training_lists
+    from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
     from rerank.finetune.trainer.training_run import TrainingRun
 
     docs = list(open_collection("pydoc").docs())[: options.documents]
@@ -118,7 +118,7 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     run = TrainingRun(recipe, make_training_components(recipe), folder / "out", device="cpu")
     module = run._attach_adapter()
     module.train()
-    (given,) = read_training_lists(recipe)
+    (given,), _ = read_training_and_held_out_lists(recipe)
     short, full = (run._places.examples.make(select_training_documents(given, range(n))) for n in (2, len(given)))
     return module, [collate_examples([short]), *[collate_examples([full])] * options.steps], len(full)
 

@@ -37,13 +37,20 @@ PRIVATE = {
         "transformers:PreTrainedConfig()": ["_attn_implementation"],
         "transformers:PreTrainedModel": ["_tp_size"],
         "transformers:Trainer": [
-            "_get_grad_norm", "_get_output_dir", "_load_from_checkpoint", "_save", "_save_checkpoint",
+            "_get_grad_norm", "_get_output_dir", "_load_from_checkpoint", "_load_optimizer_and_scheduler", "_save",
+            "_save_checkpoint", "_save_optimizer_and_scheduler",
         ],
     },
     "peft": {"peft:LoraConfig()": ["_register_custom_module"]},
     "torch": {"torch:Tensor": ["_version"]},
-    "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_tokenize_prompts"]},
+    "trl": {"trl.trainer.grpo_trainer:GRPOTrainer": ["_send_telemetry", "_tokenize_prompts"]},
 }  # fmt: skip
+#: Our classes that derive from trainers of libraries.
+TRAINERS = [
+    "rerank.finetune.trainer.sharded_trainer:ShardedListTrainer",
+    "rerank.finetune.trainer.cross_encoder_training:CrossEncoderListTrainer",
+    "rerank.finetune.extra.objectives.grpo.group_trainer:GrpoListTrainer",
+]
 #: Public functions of the standard library, and an attribute with a default, since transformers no longer sets it.
 _OTHER = {"_asdict", "_replace", "_exit", "_commit_hash"}
 
@@ -173,3 +180,16 @@ def test_no_other_private_part_is_used() -> None:
     listed = {name for owners in PRIVATE.values() for names in owners.values() for name in names}
     private = {name for name in read if re.match(r"_[^_]", name)}
     assert private - defined <= listed | _OTHER
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_no_other_private_method_is_replaced(trainer: str) -> None:
+    """A method of ours with the name of a library's private method would no longer be called if that is renamed."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("trl")
+    pytest.importorskip("sentence_transformers")
+    module, _, name = trainer.partition(":")
+    classes = getattr(import_module(module), name).__mro__
+    ours, theirs = ([c for c in classes if c.__module__.startswith("rerank.") is own] for own in (True, False))
+    replaced = {key for c in ours for key in vars(c) if re.match(r"_[^_]", key) and any(key in vars(t) for t in theirs)}
+    assert replaced <= {name for owners in PRIVATE.values() for names in owners.values() for name in names}

@@ -142,12 +142,12 @@ def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimize
             f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
             expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
-    if adapter.moves_base or (adapter.shape == "full" and adapter.saves != "model"):
-        raise UsageError(f"{setting}, which changes the weights of the base model", expected=frozen)
+    if adapter.moves_base or (adapter.shape == "full") != (adapter.saves == "model"):
+        raise UsageError(f"{setting}, which changes the weights of the base model or saves them", expected=frozen)
     if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
         raise UsageError(
-            f"{setting} and the optimizer {recipe.optimizer.name!r}, which needs whole matrices",
-            expected="an optimizer that treats every entry of a weight alike, such as adamw",
+            f"{setting} and the optimizer {recipe.optimizer.name!r}, which may need whole matrices",
+            expected="an optimizer that is known to treat every entry of a weight alike, such as adamw",
         )
     if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
         raise UsageError(

@@ -329,6 +329,17 @@ def test_osf_keeps_large_directions_under_plain_descent(optimizer: str, stays: b
     assert (outside(model, before) < 1e-3) == stays
 
 
+def test_the_shadow_corrects_the_input_of_a_layer() -> None:
+    model = attached(Shadow(r=4, alpha=0.5))
+    disturb(model)
+    one = layer(model, "model.layers.0")
+    down, up = (part["default"].weight for part in (one.shadow_down, one.shadow_up))
+    hidden, shadow = torch.randn(2, 1, 3, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        one.shadow_inject(hidden, shadow, "default"), hidden + 0.5 * (hidden - shadow) @ down.T @ up.T, atol=1e-5
+    )
+
+
 def test_the_shadow_after_the_last_layer_does_not_train() -> None:
     model = attached(Shadow(r=4))
     last = layer(model, "model.layers.1")

@@ -30,7 +30,7 @@ from rerank.finetune.trainer.cost_estimate import estimate_training  # noqa: E40
 from rerank.finetune.trainer.cross_encoder_recipe import check_cross_encoder_recipe  # noqa: E402
 from rerank.finetune.trainer.schedule import ListSchedule  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_data import read_training_and_held_out_lists, read_training_lists  # noqa: E402
+from rerank.finetune.trainer.training_data import read_training_and_held_out_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.small import WORDS, recipe, validation  # noqa: E402
@@ -68,7 +68,8 @@ def encoder_folder(folder: Path, kind: Any = BertForSequenceClassification, **op
 
 def first_list(asked: Recipe) -> TrainingList:
     """The first list that a training shows."""
-    return ListSchedule(lists=read_training_lists(asked), length=1, documents=5, shuffle=False, seed=asked.seed)[0]
+    lists, _ = read_training_and_held_out_lists(asked)
+    return ListSchedule(lists=lists, length=1, documents=5, shuffle=False, seed=asked.seed)[0]
 
 
 @pytest.fixture(scope="module")

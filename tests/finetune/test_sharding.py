@@ -43,7 +43,8 @@ held = {}
 
 def clip(self, model, grad_norm=None, found=ListTrainer._get_grad_norm):
     weights = list(model.parameters())
-    frozen = [v for n, v in model.named_parameters() if ".layers." in n and not v.requires_grad]
+    # Of the adapter shadow, what is behind the last layer does not train, and is not a weight of the model.
+    frozen = [v for n, v in model.named_parameters() if ".layers." in n and "shadow" not in n and not v.requires_grad]
     held.update(weights=size(part(weights)), frozen=size(part(frozen)), frozen_whole=size(frozen))
     held.update(gradients=size(part(v.grad for v in weights if v.grad is not None)))
     return found(self, model, grad_norm)
@@ -119,8 +120,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
+    """Losses of the steps, and of the lists that are held out if there are any."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [(line["step"], line[name]) for line in lines for name in ("loss", "eval_loss") if name in line]
 
 
 #: Changes of a recipe for full training. With a weight decay, a parameter without gradient moves if it is updated.
@@ -137,10 +139,11 @@ def assert_close(one: Path, other: Path, *, rtol: float, atol: float) -> None:
 
 
 @pytest.mark.full
-def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {**FULL, "layers": {"name": "lisa", "n": 1, "every": 1}}], ids=["lora", "lisa"])
+def test_several_processes(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
-    train_adapter(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
-    run_in(2, recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
+    train_adapter(recipe(model, collection, **more, training={"accumulation": 2}), tmp_path / "one", device="cpu")
+    run_in(2, recipe(model, collection, **more, training={"accumulation": 1}), tmp_path / "two")
     assert_close(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
 
 
@@ -153,11 +156,15 @@ def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> Non
         {**ATTENTION, "readout": {"layers": "0-2"}, "training": {"checkpointing": True}},
         {"adapter": {"name": "dora", "r": 4}},
         {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
+        {"adapter": {"name": "peft", "config": "vblora", "num_vectors": 8, "vector_length": 16, "topk": 2}},
+        {"adapter": {"name": "shadow", "r": 4}},
+        {"adapter": {"name": "peft", "config": "ia3"}, "training": {"dtype": "bfloat16"}},
     ],
+    ids=["tokens", "attention", "attention-checkpointing", "dora", "lora-xs", "peft-shared", "shadow", "peft-bfloat16"],
 )
 def test_sharded_frozen_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
-    asked = {**more, "validation": validation(collection)}
+    asked = {**more, "validation": validation(collection, share=0.3)}
     for name, shared in (("whole", False), ("shared", True)):
         training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
         held = run_in(2, recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
@@ -195,6 +202,29 @@ def test_full_training_in_several_processes(
     whole = sum(part["weights"] for part in held)
     assert all(part["state"] == 2 * part["weights"] for part in held)
     assert all(part["weights"] <= 1.05 * whole / processes for part in held)
+
+
+@pytest.mark.full
+def test_full_training_in_bfloat16(model: Path, collection: Path, tmp_path: Path) -> None:
+    """Sharding changes little of what bfloat16 changes, also in the loss on held-out lists; what is kept is float32."""
+    asked = {**FULL, "validation": {"share": 0.3, "every": 2}}
+    for name, dtype in (("float32", "float32"), ("whole", "bfloat16")):
+        training = {"accumulation": 2, "dtype": dtype}
+        train_adapter(recipe(model, collection, **asked, training=training), tmp_path / name, device="cpu")
+    training = {"accumulation": 1, "dtype": "bfloat16", "fsdp": True}
+    held = run_in(2, recipe(model, collection, **asked, training=training), tmp_path / "sharded")
+    weights = {name: tensors(tmp_path / name) for name in ("float32", "whole", "sharded")}
+
+    def distance(one: str, other: str) -> float:
+        squares = ((weights[one][name] - value).square().sum() for name, value in weights[other].items())
+        return float(sum(squares)) ** 0.5
+
+    assert 0 < distance("whole", "sharded") < distance("whole", "float32") / 5
+    found, expected = losses(tmp_path / "sharded"), losses(tmp_path / "whole")
+    assert [step for step, _ in found] == [step for step, _ in expected] == [1, 2, 2, 3, 4, 4]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=2e-4)
+    size = sum(value.numel() for value in weights["sharded"].values())
+    assert sum(part["weights"] for part in held) == sum(part["gradients"] for part in held) == 4 * size
 
 
 @pytest.mark.full

@@ -25,7 +25,7 @@ from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_data import read_training_lists  # noqa: E402
+from rerank.finetune.trainer.training_data import read_training_and_held_out_lists  # noqa: E402
 from rerank.finetune.trainer.training_folder import list_training_checkpoints  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, LIKELIHOOD, recipe, validation  # noqa: E402
@@ -239,7 +239,7 @@ def test_epochs_in_the_metrics_are_passes_over_the_lists(model: Path, collection
     asked = recipe(model, collection, training={"steps": 3, "accumulation": 1, "log_every": 1})
     train_adapter(asked, tmp_path, device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    lists = len(read_training_lists(asked))
+    lists = len(read_training_and_held_out_lists(asked)[0])
     assert [line["epoch"] for line in lines if "loss" in line] == pytest.approx([n / lists for n in (1, 2, 3)])
 
 

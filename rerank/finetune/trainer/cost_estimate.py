@@ -15,6 +15,7 @@ from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.label_files import read_labels
+from rerank.finetune.optimizers.base import SizedOptimizer
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
 from rerank.finetune.training_cost import ModelSize, TrainingSetup, h100_hours, training_flops, training_memory
@@ -129,12 +130,12 @@ def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
 
 
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
-    if not hasattr(components.optimizer, "count_state"):
+    if not isinstance(components.optimizer, SizedOptimizer):
         raise UsageError(
             "The size of the state of this optimizer is not known",
             expected="an optimizer of this package; adamw has the state of transformers' AdamW",
         )
-    return int(components.optimizer.count_state(_trained_shapes(components.adapter, shapes)))
+    return components.optimizer.count_state(_trained_shapes(components.adapter, shapes))
 
 
 def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:

@@ -15,15 +15,6 @@ from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe
 
 
-def read_training_lists(recipe: Recipe) -> list[TrainingList]:
-    """Read the label files of a recipe, without lists that are held out; lists with a single document are skipped.
-
-    Raises:
-        DataError: A file is invalid, or no list has two documents.
-    """
-    return read_training_and_held_out_lists(recipe)[0]
-
-
 def read_training_and_held_out_lists(
     recipe: Recipe, pinned: Mapping[str, str] | None = None
 ) -> tuple[list[TrainingList], list[TrainingList]]:

@@ -61,9 +61,12 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     else:
         whole = {value for name, value in module.named_parameters() if name in kept}
         for layer in layers:
+            # An adapter may have wrapped the layer in a module whose inputs and outputs are objects of peft, in which
+            # torch finds no tensors to wait for. The frozen weights are inside of it.
+            inner = getattr(layer, "base_layer", layer)
             # torch treats each layer as a root module; root modules keep gathered weights without
             # reshard_after_forward.
-            fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(layer.parameters()))
+            fully_shard(inner, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(inner.parameters()))
     module.to(device)
     module.is_sharded = True
 

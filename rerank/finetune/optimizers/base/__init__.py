@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rerank.finetune.components import ParameterKind, TrainingComponent
 
@@ -39,6 +39,7 @@ class Optimizer(TrainingComponent, Protocol):
         """
 
 
+@runtime_checkable
 class SizedOptimizer(Optimizer, Protocol):
     """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
 

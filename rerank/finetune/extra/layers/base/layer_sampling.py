@@ -52,8 +52,7 @@ class LayerSamplingCallback(TrainerCallback):
     """Callback that trains ``n`` layers at a time and draws new layers every ``every`` steps.
 
     The draws depend only on seed and step, so a training that is resumed within an interval draws the layers of that
-    interval again. Only a single process is supported, because DistributedDataParallel does not expect parameters to be
-    frozen.
+    interval again, and several processes draw the same layers.
 
     Args:
         model: The model to train. Only parameters that are trainable now are ever modified.

@@ -26,6 +26,7 @@ class Owlore(Lisa):
 
     paper: ClassVar[str] = "Li et al., arXiv 2405.18380 (OwLore)"
     summary: ClassVar[str] = "Layer sampling as in lisa, with more frequent draws of layers with more outliers"
+    differs: ClassVar[str] = "Gradients are projected only if the recipe names the optimizer galore"
 
     n: int = 5
     every: int = 50

@@ -1,4 +1,4 @@
-"""Generate the pages of commands, methods and training methods from the code: `python docs/generate.py`.
+"""Generate the pages of commands, methods, training methods and the reference from the code: `python docs/generate.py`.
 
 It reads names, help texts and examples instead of rendered help, so the output does not depend on the width of a
 terminal or the version of the rendering library. A test compares the pages with the generated ones.
@@ -6,30 +6,18 @@ terminal or the version of the rendering library. A test compares the pages with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import typer
-import yaml
+from command_pages import table, write_command_pages
+from reference_pages import write_reference_pages
 
 from rerank.backends import BACKENDS
-from rerank.cli.app import app
-from rerank.collections import list_collection_providers
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
 from rerank.methods import describe_methods
-from rerank.models import MODELS, list_rerankers
-from rerank.prompts import prompt_names, prompt_text
+from rerank.models import list_rerankers
 
 DOCS = Path(__file__).parent
-_HEAD = """# Commands
-
-<!-- Written by docs/generate.py; change the help texts instead. -->
-
-Every command prints the same with `--help`. Results go to standard output, everything else to standard error; tables
-are tab-separated when piped. `--format json` prints one object, `--format jsonl` one object per line; their keys are in
-[File formats](formats.md#output-of-the-commands). Flags may be written with underscores, as in `--window_size`.
-"""
 _METHODS = """# Methods
 
 <!-- Written by docs/generate.py; change the cards in rerank/methods instead. -->
@@ -162,34 +150,16 @@ _ELSEWHERE = {
     "fed-sb": "../inspecting.md#averaging-adapters-of-shards",
 }
 _FOR_TESTS = ("fake", "fake_server", "replay")
-#: Examples that tests cannot run, and why.
-_NOT_RUN = {
-    "rerank doctor": "looks at this machine",
-    "rerank serve": "runs until it is stopped, and needs a server with a model",
-    "rerank mcp": "runs until it is stopped",
-    "rerank bench": "needs a suite's file",
-    "rerank leaderboard build": "needs runs over one collection",
-    "rerank leaderboard open": "opens a browser",
-    "rerank leaderboard check": "needs a submission's card",
-    "rerank mteb tasks": "needs the extra mteb",
-    "rerank mteb run": "needs the extra mteb, a model and data",
-    "rerank mteb choose tasks": "needs a table of scores",
-    "rerank mteb choose queries": "needs a table of scores",
-    "rerank models pull": "downloads a model",
-    "rerank train": "trains for minutes",
-    "rerank inspect": "needs a trained adapter",
-    "rerank merge": "needs a trained adapter",
-    "rerank transfer": "trains for minutes",
-}
 
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> the whole page."""
     return {
-        "commands.md": _commands(),
         "methods/index.md": _methods(),
         "models.md": _rerankers(),
         "training/index.md": _training(),
+        **write_command_pages(),
+        **write_reference_pages(),
     }
 
 
@@ -202,9 +172,9 @@ def _training() -> str:
         keys = ("stability", "summary", "differs", "paper")
         cells = [[_linked(row), *(row[key] for key in keys)] for row in here]
         head = ("name", "stability", "what it does", "differs from the source", "source")
-        parts += [f"## {title}\n", _table(head, cells), ""]
+        parts += [f"## {title}\n", table(head, cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
-    parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not implemented", "source"), away), ""]
+    parts += ["## Out of scope\n", table(("name", "what it is", "why it is not implemented", "source"), away), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
     return "\n".join(parts) + "\n"
 
@@ -241,7 +211,7 @@ def _adapters() -> str:
         numbers = [part.shape, f"{count:,}", f"{100 * count / whole:.3g} %"]
         needs = f" (needs {part.needs})" if part.needs else ""
         cells.append([f"`{name}`{needs}", *numbers, start, part.saves, vllm, merges])
-    return _table(head, cells)
+    return table(head, cells)
 
 
 def _optimizers() -> str:
@@ -256,7 +226,7 @@ def _optimizers() -> str:
         sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]
         of_factors = f"{one.count_state(factors):,}" if "lora" in one.fits else ""
         cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes, of_factors])
-    return _table(head, cells)
+    return table(head, cells)
 
 
 def _methods() -> str:
@@ -264,7 +234,7 @@ def _methods() -> str:
     rows = describe_methods()
     backends = [name for name in BACKENDS.names() if name not in _FOR_TESTS]
     head = ("method", "strategy", "judge", "calls for 100 documents, at most", *(f"`{name}`" for name in backends))
-    table = [
+    cells = [
         [
             f"[`{row['name']}`]({_PAGES_OF.get(row['name'], row['name'])}.md)",
             f"`{row['strategy']}`",
@@ -275,7 +245,7 @@ def _methods() -> str:
         for row in rows
     ]
     papers = [[f"`{row['name']}`", row["summary"], row["paper"]] for row in rows]
-    parts = (_METHODS, _table(head, table), "", _table(("method", "what it does", "source"), papers))
+    parts = (_METHODS, table(head, cells), "", table(("method", "what it does", "source"), papers))
     return "\n".join(parts) + "\n"
 
 
@@ -292,7 +262,7 @@ def _rerankers() -> str:
         "`--method auto`",
         "verified",
     )
-    table = [
+    cells = [
         [
             f"`{row['name']}`",
             f"[{row['hub_id']}](https://huggingface.co/{row['hub_id']})"
@@ -311,7 +281,7 @@ def _rerankers() -> str:
     keys = ("value", "measure", "collection", "first_stage", "depth", "measured_by")
     figures = [[f"`{row['name']}`", *(figure[key] for key in keys)] for row in rows for figure in row["published"]]
     figure_head = ("model", "value", "measure", "collection", "first stage", "depth", "measured by")
-    parts = (_RERANKERS, _table(head, table), "", *notes, _FACTS, *facts, _PUBLISHED, _table(figure_head, figures))
+    parts = (_RERANKERS, table(head, cells), "", *notes, _FACTS, *facts, _PUBLISHED, table(figure_head, figures))
     return "\n".join(parts) + "\n"
 
 
@@ -323,76 +293,7 @@ def _models_by_remark(remarks: Iterable[tuple[str, str]]) -> list[str]:
     return [f"- {', '.join(names)}: {remark}." for remark, names in models.items()]
 
 
-def _commands() -> str:
-    """Every command."""
-    root = typer.main.get_command(app)
-    parts = [_HEAD, *_command("rerank", root), *_tables()]
-    return "\n".join(part.rstrip() + "\n" for part in parts)
-
-
-def _command(name: str, command: Any) -> Iterator[str]:
-    """A section for a command, then those of the commands below it."""
-    yield f"## `{name}`"
-    yield _joined(command.help or "")
-    takes = "".join(f" {p.metavar or p.name.upper()}" for p in command.params if p.param_type_name == "argument")
-    below = getattr(command, "commands", {})
-    example = (command.epilog or "").removeprefix("Example: ")
-    if example:
-        mark = f"<!-- not run: {_NOT_RUN[name]} -->\n" if name in _NOT_RUN else ""
-        yield f"{mark}```bash\n{example}\n```"
-    options = [p for p in command.params if "--help" not in p.opts and not p.opts[0].endswith("-completion")]
-    if options:
-        yield _table((f"`{name}{takes}` takes", "meaning"), [(_names(p), _meaning(p)) for p in options])
-    for word, inner in below.items():
-        if word != "list":  # the same as the group by itself
-            yield from _command(f"{name} {word}", inner)
-
-
-def _joined(text: str) -> str:
-    """Paragraphs with their lines joined."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-def _names(option: Any) -> str:
-    if option.param_type_name == "argument":
-        return f"`{option.metavar or option.name.upper()}`"
-    value = "" if getattr(option, "is_flag", False) else " VALUE"
-    return ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
-
-
-def _meaning(option: Any) -> str:
-    text = _joined(option.help or "")
-    if option.default in (None, False, "", [], ()) or "(default:" in text:
-        return f"{text} Required." if option.required else text
-    shown = ", ".join(map(str, option.default)) if isinstance(option.default, list) else str(option.default)
-    return f"{text} (default: {shown})"
-
-
-def _tables() -> Iterator[str]:
-    yield "## Methods"
-    rows = [[f"`{m['name']}`", m["summary"], m["calls_per_100"], m["paper"]] for m in describe_methods()]
-    yield _table(("name", "what it does", "calls for 100 documents", "paper"), rows)
-    yield "## Collections"
-    yield _table(("written", "what it is"), [[f"`{p['usage']}`", p["about"]] for p in list_collection_providers()])
-    yield "## Prompts"
-    yield _table(("name", "what it is"), [[f"`{n}`", _about(n)] for n in prompt_names()])
-    yield "## Models known by name"
-    cards = [
-        [f"`{card.name}`", card.hub_id, card.licence, f"`{card.prompt}`", card.recipe.get("method", "")]
-        for card in MODELS.values()
-    ]
-    yield _table(("name", "on the hub", "licence", "prompt", "`--method auto`"), cards)
-
-
-def _about(prompt: str) -> str:
-    return str(yaml.safe_load(prompt_text(prompt)).get("description", ""))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 if __name__ == "__main__":
     for path, text in pages().items():
+        (DOCS / path).parent.mkdir(exist_ok=True)
         (DOCS / path).write_text(text, encoding="utf-8")

@@ -60,8 +60,9 @@ def error_repr(value: object, limit: int = 60) -> str:
 def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
     """Describe a validation error of pydantic for users who write TOML.
 
-    >>> describe_pydantic_error({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
-    'should be a list, as in ["AP"]'
+    Examples:
+        >>> describe_pydantic_error({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
+        'should be a list, as in ["AP"]'
     """
     if fault["type"] in ("tuple_type", "list_type"):
         return f"should be a list, as in [{json.dumps(fault['input'], default=str)}]"
@@ -73,12 +74,13 @@ def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
 def expected_value_of_fault(fault: Mapping[str, Any]) -> str:
     """Return what pydantic expected instead of an invalid value, for messages about flags and options.
 
-    >>> expected_value_of_fault({"msg": "Input should be greater than or equal to 1"})
-    'at least 1'
-    >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
-    'a valid integer'
-    >>> expected_value_of_fault({"msg": "List should have at least 2 items after validation, not 1"})
-    'at least 2 items'
+    Examples:
+        >>> expected_value_of_fault({"msg": "Input should be greater than or equal to 1"})
+        'at least 1'
+        >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
+        'a valid integer'
+        >>> expected_value_of_fault({"msg": "List should have at least 2 items after validation, not 1"})
+        'at least 2 items'
     """
     text = str(fault["msg"]).removeprefix("Value error, ").partition(", unable")[0].partition(" after validation")[0]
     text = re.sub(r"^(Input|List|Tuple|Dictionary|String) should (be|have) ", "", text)

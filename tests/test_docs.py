@@ -24,6 +24,7 @@ from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *FOLDERS]
+COMMANDS = "docs/commands/"
 REAL, FAKE = "smollm2-135m", "fake:reversed"
 ASKING = ("run", "rerank", "demo")
 
@@ -108,7 +109,7 @@ def run_page(page: str, room: Path) -> None:
         run_block(block, names)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != "docs/commands.md" and "```" in text_of(p)])
+@pytest.mark.parametrize("page", [p for p in PAGES if not p.startswith(COMMANDS) and "```" in text_of(p)])
 def test_the_page_runs(page: str, room: Path) -> None:
     run_page(page, room)
 
@@ -125,17 +126,23 @@ def test_the_examples_of_the_help_texts_run(room: Path) -> None:
             shutil.copy(room / name, room / folder / name)
         shutil.copy(room / "qrels.txt", room / f"{folder}.txt")
     shutil.copy(room / "data/requests/rank_llm.jsonl", room / "lists.jsonl")
-    run_page("docs/commands.md", room)
+    for page in PAGES:
+        if page.startswith(COMMANDS):
+            run_page(page, room)
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
+def test_the_generated_pages_are_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
     pytest.importorskip("peft")  # which counts the parameters of some adapters
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    for path, text in generate.pages().items():
+    pages = generate.pages()
+    folders = {path.partition("/")[0] for path in pages if path.startswith(("commands/", "reference/"))}
+    assert {page for page in FOLDERS if page.split("/")[1] in folders} <= {f"docs/{path}" for path in pages}
+    for path, text in pages.items():
         assert text_of(f"docs/{path}") == text, "run: python docs/generate.py"
 
 

@@ -20,8 +20,9 @@ DEPTHS = (5, 20, 100)
 def is_absolute_score_to_calibrate(kind: str) -> bool:
     """Return whether scores of this kind are absolute: they do not depend on the other documents of the window.
 
-    >>> [is_absolute_score_to_calibrate(kind) for kind in ("log-odds of relevance", "log attention", "")]
-    [True, False, False]
+    Examples:
+        >>> [is_absolute_score_to_calibrate(kind) for kind in ("log-odds of relevance", "log attention", "")]
+        [True, False, False]
     """
     return kind.startswith(_ABSOLUTE)
 

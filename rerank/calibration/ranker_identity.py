@@ -42,8 +42,9 @@ def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: M
 def first_stage_bound_to_calibration(selector: str) -> str:
     """Return the name under which a calibration stores a first stage: its selector, without the path of a run file.
 
-    >>> first_stage_bound_to_calibration("bm25,k1=1.2"), first_stage_bound_to_calibration("run:folder/first.trec")
-    ('bm25,k1=1.2', 'run')
+    Examples:
+        >>> first_stage_bound_to_calibration("bm25,k1=1.2"), first_stage_bound_to_calibration("run:folder/first.trec")
+        ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector
 

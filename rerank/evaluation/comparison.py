@@ -114,7 +114,7 @@ def compare_evaluated_measures(
         options: Test, correction and level.
 
     Raises:
-        The errors of `compare_evaluated_runs`.
+        UsageError: As in `compare_evaluated_runs`.
     """
     check_names_of_compared_runs([entry.run for entry in scores])
     check_significance_level(options.alpha)

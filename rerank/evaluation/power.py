@@ -45,8 +45,9 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
 def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Return the smallest number of topics with which the paired t-test has the given power.
 
-    >>> topics_needed_for_power(0.05, 0.1)
-    34
+    Examples:
+        >>> topics_needed_for_power(0.05, 0.1)
+        34
 
     Args:
         difference: The true mean difference to detect.
@@ -79,8 +80,9 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
 def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true mean difference that the paired t-test detects with the given power.
 
-    >>> round(smallest_detectable_difference(34, 0.1), 3)
-    0.05
+    Examples:
+        >>> round(smallest_detectable_difference(34, 0.1), 3)
+        0.05
 
     Args:
         topics: Number of topics, at least 2.

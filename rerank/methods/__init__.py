@@ -98,8 +98,9 @@ def method_names() -> list[str]:
 def open_method(text: str) -> Method:
     """Look up a method by its name or as ``strategy:judge``, followed by options of the strategy or the judge.
 
-    >>> open_method("sliding,size=10,stride=5").strategy
-    Selector(name='sliding', argument='', options={'size': '10', 'stride': '5'})
+    Examples:
+        >>> open_method("sliding,size=10,stride=5").strategy
+        Selector(name='sliding', argument='', options={'size': '10', 'stride': '5'})
 
     Raises:
         UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.

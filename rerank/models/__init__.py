@@ -326,8 +326,9 @@ def backend_class_of_model(selector: str, kind: str = "") -> Any:
 def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     """Split a model's selector into the name of its backend and the backend's argument.
 
-    >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")
-    (('openai', 'gpt-4o'), ('hf', 'smollm2-135m'))
+    Examples:
+        >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")
+        (('openai', 'gpt-4o'), ('hf', 'smollm2-135m'))
     """
     name, colon, argument = selector.partition(":")
     if colon and name.replace("-", "_") in BACKENDS.names():

@@ -99,8 +99,9 @@ def fingerprint_of_pool(pool: Pool) -> str:
 def describe_adjudication_setting_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Describe the differences between the settings stored in a file and the current settings.
 
-    >>> describe_adjudication_setting_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
-    ['--seed is 0 in the file and 1 now']
+    Examples:
+        >>> describe_adjudication_setting_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+        ['--seed is 0 in the file and 1 now']
     """
     differences = []
     for key in dict.fromkeys([*current, *stored]):

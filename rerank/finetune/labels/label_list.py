@@ -80,8 +80,9 @@ class LabelList:
     def order(self) -> Order:
         """The label as positions in ``initial``, best first.
 
-        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
-        (2, 0, 1)
+        Examples:
+            >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
+            (2, 0, 1)
         """
         position = {doc_id: index for index, doc_id in enumerate(self.initial)}
         return tuple(position[doc_id] for doc_id in self.final)
@@ -97,8 +98,9 @@ class LabelList:
         Args:
             positions: Positions in ``initial``, each at most once.
 
-        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
-        ('c', 'b')
+        Examples:
+            >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
+            ('c', 'b')
         """
         shown = tuple(self.initial[position] for position in positions)
         ids = set(shown)

@@ -6,6 +6,7 @@ terminal or the version of the rendering library. A test compares the pages with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -158,9 +159,18 @@ def pages() -> dict[str, str]:
         "methods/index.md": _methods(),
         "models.md": _rerankers(),
         "training/index.md": _training(),
+        "package-index.md": _package_index(),
         **write_command_pages(),
         **write_reference_pages(),
     }
+
+
+def _package_index() -> str:
+    """Return README.md for a package index, where its relative links and pictures lead nowhere: only their texts."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    without_comments = re.sub(r"<!-- .*? -->\n", "", readme)
+    without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_comments)
+    return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
 
 
 def _training() -> str:

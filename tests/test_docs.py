@@ -22,7 +22,9 @@ from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE_INDEX = "docs/package-index.md"  # README.md once more
 FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS.remove(PACKAGE_INDEX)
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *FOLDERS]
 COMMANDS = "docs/commands/"
 REAL, FAKE = "smollm2-135m", "fake:reversed"
@@ -256,3 +258,9 @@ def test_a_printed_command_that_would_fail_is_found(parser_only: Any) -> None:
     )
     found = [bool(why_command_fails(line, parser_only)) for line in printed_commands(text)]
     assert found == [True, True, True, False, True, True, False]
+
+
+def test_the_page_for_a_package_index_has_no_relative_links() -> None:
+    text = text_of(PACKAGE_INDEX)
+    assert len(text) > len(text_of("README.md")) / 2
+    assert all(link.startswith("https://") for link in _LINK.findall(text))

@@ -17,6 +17,7 @@ from rerank.backends import BACKENDS
 from rerank.cli.app import app
 from rerank.collections import list_collection_providers
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
+from rerank.finetune.recipe import describe_recipe_keys
 from rerank.methods import describe_methods
 from rerank.models import MODELS, list_rerankers
 from rerank.prompts import prompt_names, prompt_text
@@ -205,6 +206,7 @@ def _training() -> str:
         parts += [f"## {title}\n", _table(head, cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
     parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not implemented", "source"), away), ""]
+    parts += ["## Keys of a recipe\n", _table(("table", "key and default", "meaning"), describe_recipe_keys()), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
     return "\n".join(parts) + "\n"
 

@@ -15,6 +15,7 @@ from reference_pages import write_reference_pages
 
 from rerank.backends import BACKENDS
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
+from rerank.finetune.recipe import describe_recipe_keys
 from rerank.methods import describe_methods
 from rerank.models import list_rerankers
 
@@ -185,6 +186,7 @@ def _training() -> str:
         parts += [f"## {title}\n", table(head, cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
     parts += ["## Out of scope\n", table(("name", "what it is", "why it is not implemented", "source"), away), ""]
+    parts += ["## Keys of a recipe\n", table(("table", "key and default", "meaning"), describe_recipe_keys()), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
     return "\n".join(parts) + "\n"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.docs_scripts import load_docs_script
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("first_stage", "ndcg10", "low", "high", "p", "corrected")
@@ -15,12 +16,7 @@ FIGURES = ("first_stage", "ndcg10", "low", "high", "p", "corrected")
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", ROOT / "docs/results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_docs_script("results")
 
 
 def entries_of_log() -> dict[str, str]:

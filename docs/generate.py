@@ -168,6 +168,7 @@ _NOT_RUN = {
     "rerank serve": "runs until it is stopped, and needs a server with a model",
     "rerank mcp": "runs until it is stopped",
     "rerank bench": "needs a suite's file",
+    "rerank models tokenize": "needs a model",
     "rerank leaderboard build": "needs runs over one collection",
     "rerank leaderboard open": "opens a browser",
     "rerank leaderboard check": "needs a submission's card",

@@ -44,6 +44,7 @@ _NOT_RUN = {
     "rerank mteb choose tasks": "needs a table of scores",
     "rerank mteb choose queries": "needs a table of scores",
     "rerank models pull": "downloads a model",
+    "rerank models tokenize": "needs a model",
     "rerank train": "trains for minutes",
     "rerank inspect": "needs a trained adapter",
     "rerank merge": "needs a trained adapter",

@@ -129,11 +129,3 @@ def test_models_without_a_tokenizer_have_nothing_to_tokenize(cli: Cli, data: Pat
     done = cli("models", "tokenize", "fake:perfect", "--collection", f"jsonl:{data / 'jsonl'}")
     assert (done.returncode, done.stdout) == (2, "")
     assert "word by word" in done.stderr
-
-
-@pytest.mark.model
-def test_the_words_of_a_collection_are_tokenized(cli: Cli, data: Path) -> None:
-    done = cli("models", "tokenize", "smollm2-135m", "--collection", f"jsonl:{data / 'jsonl'}", "--format", "json")
-    made = json.loads(done.stdout)
-    assert made["words"] > 10
-    assert (Path(made["folder"]) / "ids.npy").is_file()

@@ -115,7 +115,7 @@ def _command(name: str, command: Any, common: dict[tuple[str, str], Any], level:
     yield _joined(command.help or "")
     example = (command.epilog or "").removeprefix("Example: ")
     if example:
-        mark = f"<!-- not run: {_NOT_RUN[name]} -->\n" if name in _NOT_RUN else ""
+        mark = f"*Not run: {_NOT_RUN[name]}.*\n\n" if name in _NOT_RUN else ""
         yield f"{mark}```bash\n{example}\n```"
     own = [option for option in options if (_names(option), _meaning(option)) not in common]
     if own:

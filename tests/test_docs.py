@@ -29,7 +29,7 @@ REAL, FAKE = "smollm2-135m", "fake:reversed"
 ASKING = ("run", "rerank", "demo")
 
 _BLOCK = re.compile(
-    r"(?P<mark><!-- not run: .+? -->\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
+    r"(?P<mark>^[ ]*\*Not run: [^\n]+\*\n\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
     re.M | re.S,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -172,7 +172,7 @@ def printed_commands(text: str) -> Iterator[str]:
     """Every command of ours and every script of ours with its arguments, in blocks and in running text."""
     for block in re.finditer(r"^[ ]*```(?:bash|text|console)?\n(.*?)^[ ]*```$", text, re.M | re.S):
         for line in re.sub(r"\s*\\\n\s*", " ", block[1]).splitlines():
-            if _COMMAND.match(line.strip()) or line.strip().startswith("--"):  # the latter, if a backslash is missing
+            if _COMMAND.match(line.strip()) or re.match(r"--\w", line.strip()):  # the latter, if a backslash is missing
                 yield _NO_ARGUMENT.sub("", line.strip())
     for span in re.findall(r"`([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S)):
         if _COMMAND.match(line := " ".join(span.split())):
@@ -243,7 +243,7 @@ def test_every_page_is_in_the_site() -> None:
 def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
     with pytest.raises(AssertionError, match="no command of ours"):
         run_line("make demo")
-    assert [b.not_run for b in blocks("<!-- not run: x -->\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
+    assert [b.not_run for b in blocks("*Not run: x.*\n\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
         True,
         False,
     ]

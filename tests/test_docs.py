@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from rerank.cli.app import app
@@ -80,6 +83,17 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
     elif block.kind == "python" and not block.not_run:
         with redirect_stdout(StringIO()):
             exec(compile(block.body.replace(REAL, FAKE), "page", "exec"), names)
+    elif block.kind in READERS and not block.not_run and not block.body.startswith("--8<--"):
+        READERS[block.kind](block.body)
+
+
+def read_json(text: str) -> None:
+    """Read any number of JSON values, one after the other."""
+    while text := text.strip():
+        text = text[json.JSONDecoder().raw_decode(text)[1] :]
+
+
+READERS = {"json": read_json, "toml": tomllib.loads, "yaml": yaml.safe_load}
 
 
 @pytest.fixture(scope="module")

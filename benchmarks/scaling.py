@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -92,7 +93,7 @@ class Bench:
     def compare(self, out: Path) -> bool:
         """Return whether a run has the results and the calls of the first one."""
         query = "SELECT digest, text, tokens_in, tokens_out FROM calls ORDER BY digest"
-        with sqlite3.connect(out / "calls.sqlite") as log:
+        with closing(sqlite3.connect(out / "calls.sqlite")) as log:
             found = ((out / "run.trec").read_bytes(), log.execute(query).fetchall())
         self._reference = self._reference or found
         self.identical = self.identical and found == self._reference

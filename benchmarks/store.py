@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def store_windows_per_second(batch_size: int, count: int = 4000) -> float:
 
 def bytes_per_window(path: Path) -> dict[str, float]:
     """Bytes per window of a call log: the whole file, and the content of each column."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as log:
         rows = log.execute("SELECT COUNT(*) FROM calls").fetchone()[0]
         tables = [name for (name,) in log.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         sizes = {

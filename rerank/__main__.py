@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 import signal
 import sys
-import threading
+import time
 from typing import Any
 
 #: Exit code of a process that was stopped with Ctrl-C, as in a shell.
@@ -47,10 +47,18 @@ def _is_silent_interruption(error: BaseException) -> bool:
 
 def _interrupt_again(unraisable: Any) -> None:
     """Repeat a Ctrl-C that arrived in a finalizer or callback, where Python prints and then ignores exceptions."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(_AFTER_CALLBACK, _thread.interrupt_main).start()
-    else:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
+        return
+    try:
+        _thread.start_new_thread(_interrupt_after_callback, ())  # threading.Timer would wait for the thread
+    except KeyboardInterrupt:  # on a busy machine, this callback itself may be interrupted
+        _interrupt_again(unraisable)
+
+
+def _interrupt_after_callback() -> None:
+    time.sleep(_AFTER_CALLBACK)
+    _thread.interrupt_main()
 
 
 if __name__ == "__main__":

@@ -33,35 +33,57 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         done: Number of items that an earlier process finished.
         bound: Text before the total if it is a bound, such as ``at most``.
     """
+    started, before = time.monotonic(), done
+    with show_detailed_progress(title, total, done, bound=bound) as show:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            seconds = (time.monotonic() - started) * (total - done) / (done - before) if done > before else None
+            show(done, format_time_left(seconds, bound=bound))
+
+        yield advance
+
+
+@contextmanager
+def show_detailed_progress(
+    title: str, total: int, done: int = 0, *, bound: str = ""
+) -> Generator[Callable[[int, str], None]]:
+    """Yield a function that shows how many items are done, with further details, such as a speed.
+
+    The arguments are those of `show_progress`.
+    """
     if not sys.stderr.isatty():
-        yield _progress_line_writer(title, f"{bound} {total}".strip(), done)
+        yield _progress_line_writer(title, f"{bound} {total}".strip())
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[details]")]
+    columns = (texts[0], BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn(), texts[1])
     # While a bar is shown, Rich replaces both streams, and what is written to them must be stripped, too.
-    with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr)) as bar, stripped_output_streams():
-        task = bar.add_task(strip_terminal_control_characters(title), total=total, completed=done)
-        yield lambda more: bar.advance(task, more)
+    with Progress(*columns, console=Console(file=sys.stderr), expand=True) as bar, stripped_output_streams():
+        task = bar.add_task(strip_terminal_control_characters(title), total=total, completed=done, details="")
+        yield lambda done, details: bar.update(task, completed=done, details=details)
 
 
-def _progress_line_writer(title: str, total: str, done: int) -> Callable[[int], None]:
+def format_time_left(seconds: float | None, *, bound: str = "") -> str:
+    """Return a remaining time as text, such as ``at most 3 min left``; an empty text if it is not known."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return f"{bound} {hours if seconds >= 90 else f'{seconds:.0f} s'} left".strip()
+
+
+def _progress_line_writer(title: str, total: str) -> Callable[[int, str], None]:
     """Return a function that writes a line at most every `_INTERVAL` seconds; for short operations, it writes none."""
     last_line = time.monotonic()
 
-    def advance(more: int) -> None:
-        nonlocal done, last_line
-        done += more
+    def show(done: int, details: str) -> None:
+        nonlocal last_line
         if time.monotonic() - last_line >= _INTERVAL:
             last_line = time.monotonic()
-            write_progress_line_to_stderr(f"{title}: {done} of {total}")
+            write_progress_line_to_stderr(", ".join(filter(None, [f"{title}: {done} of {total}", details])))
 
-    return advance
+    return show

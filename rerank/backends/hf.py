@@ -18,6 +18,7 @@ from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
 from rerank.lm.model_process import LocalModel, require_model_process
 from rerank.lm.tensor_parallel import broadcast_torch_batch, follow_torch_leader, is_causal_model_split
+from rerank.lm.token_meter import OnTokens, TokenMeter
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -180,6 +181,14 @@ class Hf(LocalModel):
         """
         self._batch_size, self._reuse = batch_size, reuse
         vars(self).pop("_prefixes", None)
+
+    def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
+        """Call a function with the tokens that pass through the layers, also before the first reply; None to stop."""
+        self._meter.on_tokens = on_tokens
+
+    @cached_property
+    def _meter(self) -> TokenMeter:
+        return TokenMeter(self._model)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.

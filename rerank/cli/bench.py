@@ -153,8 +153,7 @@ class _ProgressRunner:
         self._total, self._current = total, done
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-        from rerank.cli.run import show_command_progress_bar
-        from rerank.experiment import execute_run
+        from rerank.experiment import execute_run, show_run_progress
 
         self._current += 1
         spec = prepared.spec
@@ -163,7 +162,7 @@ class _ProgressRunner:
             f"{execution.out}"
         )
         try:
-            with show_command_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
+            with show_run_progress(prepared) as on_reply:
                 return execute_run(prepared, execution, on_reply=on_reply)
         except KeyboardInterrupt:
             print_note("Stopped. Committed calls are kept; the same command continues.")

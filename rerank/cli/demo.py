@@ -25,7 +25,12 @@ def demo_command(
     """Rank Python's documentation with BM25 and a small language model, and test which ranking is better."""
     from rerank.cli.data import pull_with_progress_bar
     from rerank.experiment import prepare_run
-    from rerank.experiment.demo import compare_demo_with_bm25, demo_experiment_specs, describe_demo_differences
+    from rerank.experiment.demo import (
+        compare_demo_with_bm25,
+        demo_experiment_specs,
+        describe_demo_differences,
+        write_demo_page,
+    )
     from rerank.experiment.execute import default_run_folder, run_tag_of_spec
     from rerank.experiment.spec import Execution
     from rerank.models import MODELS
@@ -33,9 +38,10 @@ def demo_command(
 
     if model in MODELS:
         pull_with_progress_bar(model)
-    summaries = []
+    summaries, runs = [], []
     for spec in demo_experiment_specs(model=model, everything=everything):
         prepared = prepare_run(spec, Execution())
+        runs.append(prepared)
         print_note(
             f"{run_tag_of_spec(prepared.spec)}: {prepared.calls()} calls for "
             f"{len(prepared.first_stage)} queries, {model}"
@@ -45,10 +51,15 @@ def demo_command(
     report = compare_demo_with_bm25(summaries)
     sentences = describe_demo_differences(report["comparison"])
     content = report | {"comparison": report["comparison"].to_dict(), "differences": sentences}
-    emit_output(content, form=form, text=lambda: _print_demo_report(report, sentences, sample=not everything))
+    page = out / "before-and-after.html"
+    write_demo_page(page, report, sentences, runs)
+    emit_output(
+        content | {"page": str(page)}, form=form, text=lambda: _print_demo_report(report, sentences, everything)
+    )
+    print_note(f"{sentences[0]}\nBefore and after, query by query: {page}")
 
 
-def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: bool) -> None:
+def _print_demo_report(report: dict[str, Any], sentences: list[str], everything: bool) -> None:
     print_reports([report["comparison"].tables()])
     print_note("In words, with the corrected p-values:")
     for sentence in sentences:
@@ -60,7 +71,7 @@ def _print_demo_report(report: dict[str, Any], sentences: list[str], *, sample: 
         for row in report["costs"]
     ]
     print_table(headers, rows, further=True)
-    if sample:
+    if not everything:
         print_note("The sample contains only queries on which BM25 can be improved. Use it to compare methods, not")
         print_note("as a benchmark. `rerank demo --all` uses all queries.")
     for row in report["costs"]:

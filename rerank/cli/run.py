@@ -140,10 +140,10 @@ def rerank_command(
 
 def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
     """Execute a run with a progress bar on stderr. If it is interrupted, print how to continue, and exit."""
-    from rerank.experiment import execute_run
+    from rerank.experiment import execute_run, show_run_progress
 
     try:
-        with show_command_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
+        with show_run_progress(prepared) as on_reply:
             return execute_run(prepared, execution, on_reply=on_reply, on_batch=_make_batch_printer())
     except KeyboardInterrupt:
         print_note("Stopped. Committed calls are kept; the same command with --resume continues.")

@@ -6,6 +6,7 @@ from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.execute import check_failure_rate, check_run_folder, execute_run, run_experiment
 from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.replay import replay_and_rescore_run, replay_run_folder, verify_run_folder
+from rerank.experiment.run_progress import show_run_progress
 
 __all__ = [
     "PreparedRun",
@@ -17,5 +18,6 @@ __all__ = [
     "replay_and_rescore_run",
     "replay_run_folder",
     "run_experiment",
+    "show_run_progress",
     "verify_run_folder",
 ]

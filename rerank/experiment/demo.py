@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
 from rerank.evaluation import Comparison, compare_runs
+from rerank.experiment.demo_page import render_demo_page
+from rerank.experiment.prepare import PreparedRun
 from rerank.experiment.spec import RunSpec
-from rerank.store import RunFolder
+from rerank.io.text_files import replace_text_file
+from rerank.judges.attention import Attention
+from rerank.pipeline.evidence import find_evidence
+from rerank.store import CallLog, RunFolder, log_calls
 from rerank.types import Run
 
 #: Number of candidates. It exceeds one window of twenty, so that full and sliding-window reranking differ.
@@ -59,10 +66,41 @@ def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any
         ``comparison`` (a `Comparison`) and ``costs`` (one row per run: name, calls, tokens, seconds, windows, folder).
     """
     folders = [RunFolder.existing(summary["folder"]) for summary in summaries]
-    runs = [Run(folders[0].read_candidates().values(), name="bm25")]
-    runs += [folder.read_run("run.trec") for folder in folders]
+    runs = read_demo_runs(folders)
     costs = [{"run": run.name, **summary} for run, summary in zip(runs[1:], summaries, strict=True)]
     comparison = compare_runs(folders[0].read_qrels(), runs, MEASURE)
     counts = ("queries", "windows", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
     columns = ("run", "method", *counts, "folder")
     return {"comparison": comparison, "costs": [{key: row[key] for key in columns} for row in costs]}
+
+
+def read_demo_runs(folders: Sequence[RunFolder]) -> list[Run]:
+    """Read the candidates of the first folder, as ``bm25``, and the reranked run of every folder."""
+    return [
+        Run(folders[0].read_candidates().values(), name="bm25"),
+        *(folder.read_run("run.trec") for folder in folders),
+    ]
+
+
+def write_demo_page(
+    path: Path, report: dict[str, Any], sentences: Sequence[str], prepared: Sequence[PreparedRun]
+) -> None:
+    """Write a page with the best documents of each query, before and after reranking.
+
+    Args:
+        path: The HTML file. Requests for the words to shade are logged beside it, so that they are sent only once.
+        report: What `compare_demo_with_bm25` returned.
+        sentences: What `describe_demo_differences` returned.
+        prepared: The demonstration's runs. If the last one's judge is based on attention, its words are shaded.
+    """
+    reranked = read_demo_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
+    runs, qrels, last = [prepared[0].first_stage, *reranked], prepared[0].qrels, prepared[-1]
+    render = partial(render_demo_page, report["comparison"], sentences, runs, qrels)
+    if isinstance(last.judge, Attention):
+        with CallLog(path.with_suffix(".calls.sqlite")) as log:
+            backend = log_calls(last.backend, log)
+            page = render(partial(find_evidence, last.judge, backend, unit="word", threshold=None))
+    else:
+        page = render(None)
+    with replace_text_file(path) as file:
+        file.write(page)

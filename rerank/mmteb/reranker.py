@@ -17,9 +17,9 @@ from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
 from rerank.experiment.execute import execute_run, run_tag_of_spec
 from rerank.experiment.prepare import PreparedRun, prepare_run
+from rerank.experiment.run_progress import show_run_progress
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
-from rerank.progress import show_progress
 from rerank.store import RunFolder
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run
@@ -145,8 +145,8 @@ class MtebReranker:
         )
         execution = self._execution.model_copy(update={"out": folder, "resume": True})
         prepared = prepare_run(spec, execution, backend=self._ready.backend, candidates=found)
-        with show_progress(f"{part.name}: calls", prepared.calls(), bound="at most") as advance:
-            summary = execute_run(prepared, execution, on_reply=lambda reply: advance(1))
+        with show_run_progress(prepared, f"{part.name}: calls") as on_reply:
+            summary = execute_run(prepared, execution, on_reply=on_reply)
         self.reports.append({"task": task_metadata.name, "subset": hf_subset, "split": hf_split, **summary})
         if not summary["complete"]:
             raise _no_reply_error_in_mteb(summary)

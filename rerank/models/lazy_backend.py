@@ -5,7 +5,7 @@ Reading a finished run or making an estimate requires only identity and token co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +61,7 @@ class LazyBackend:
         """Store the description, without loading the model."""
         self._type, self._description = backend_type, description
         self._loaded: Backend | None = None
+        self._on_tokens: Callable[[float], None] | None = None
         self._lock = ForkLock()
 
     @property
@@ -123,7 +124,17 @@ class LazyBackend:
                         remedy="Run the command again",
                     )
                 self._loaded = loaded
+                self._report_tokens()
             return self._loaded
+
+    def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
+        """Call a function with the tokens that the model processes, once it is loaded; None to stop."""
+        self._on_tokens = on_tokens
+        self._report_tokens()
+
+    def _report_tokens(self) -> None:
+        if self._loaded is not None and hasattr(self._loaded, "report_tokens_to"):
+            self._loaded.report_tokens_to(self._on_tokens)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.

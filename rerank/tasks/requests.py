@@ -177,8 +177,9 @@ class Backend(Protocol):
     it caches the prefixes of prompts (false if missing); ``batch_characters``, the maximum number of characters of the
     prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
     several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
-    adapter or trained model with the settings that `Reranker.from_backend` uses; and ``default_method``, the method
-    that ``auto`` stands for.
+    adapter or trained model with the settings that `Reranker.from_backend` uses; ``default_method``, the method that
+    ``auto`` stands for; and ``report_tokens_to(function)``, which lets a function know how many tokens the model has
+    processed while a batch is in progress.
     """
 
     @property

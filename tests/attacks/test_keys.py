@@ -13,7 +13,7 @@ import tomllib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -396,7 +396,7 @@ def everything_written(folder: Path) -> str:
     """Return the text of all files, and of all cells of the call logs."""
     texts = [path.read_bytes().decode("utf-8", "replace") for path in folder.rglob("*") if path.is_file()]
     for path in folder.rglob("*.sqlite"):
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database:
             tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
             texts += [str(row) for table in tables for row in database.execute(f"select * from {table}")]
     return "\n".join(texts)

@@ -26,8 +26,17 @@ def test_the_demo(cli: Cli) -> None:
     assert "- sliding is not significantly different from fullrank: +0.0" in done.stderr
     assert len(list(Path("d").glob("sliding-fake-reversed-*/run.trec"))) == 1
 
+    page = Path("d/before-and-after.html")
+    assert done.stderr.splitlines()[-1].endswith(str(page))
+    html = page.read_text()
+    assert html.count("<details") == 12
+    assert html.count("<section") == 36
+    assert html.count("<li>") == 36 * 5 + 3
+    assert "://" not in html.replace("data:,", "")  # it needs no other file
+
     again = cli(*DEMO, "--format", "json")  # from the folders
     report = json.loads(again.stdout)
+    assert report["page"] == str(page)
     assert [run["run"] for run in report["comparison"]["runs"]] == ["bm25", "fullrank", "sliding"]
     assert [(row["method"], row["calls"], row["reused_calls"]) for row in report["costs"]] == [
         ("fullrank", 12, 12),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def with_ray(spec: RunSpec, folder: Path, **options: Any) -> dict[str, Any]:
 
 
 def calls(folder: Path) -> set[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "calls.sqlite") as log:
+    with closing(sqlite3.connect(folder / "calls.sqlite")) as log:
         return set(log.execute("SELECT digest, text, tokens_in, tokens_out, finish, more FROM calls"))
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def run(folder: Path, urls: list[str], name: str, **execution: Any) -> dict[str,
 
 
 def digests(folder: Path) -> list[str]:
-    with sqlite3.connect(folder / "calls.sqlite") as db:
+    with closing(sqlite3.connect(folder / "calls.sqlite")) as db:
         return [digest for (digest,) in db.execute("SELECT digest FROM calls")]
 
 

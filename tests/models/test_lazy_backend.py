@@ -230,3 +230,18 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(spec: RunSpec, tmp_path:
     with raises(DataError, "tiny"):
         run_experiment(spec, Execution(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tokens_of_a_batch_are_reported_before_its_reply(folder: Path) -> None:
+    backend = open_lazily(folder)
+    parts: list[float] = []
+    backend.report_tokens_to(parts.append)
+    assert not backend.is_loaded
+    prompt = backend.tokens.count(ASKED.prompt)
+    reply = backend.generate([ASKED])[0]
+    assert sum(parts) == pytest.approx(prompt + reply.tokens_out - 1)  # the last token is not read
+    assert parts[0] == pytest.approx(prompt / 2)  # of the first of two layers
+    backend.report_tokens_to(None)
+    parts.clear()
+    backend.generate([ASKED])
+    assert not parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_shared_text_is_stored_once(tmp_path: Path) -> None:
             put(log, *range(200), queries=1)
             assert log.has_all_prompts() == (storage != "none")
             assert read(log) == (expected(*range(200)) if storage != "none" else dict.fromkeys(expected(*range(200))))
-        with sqlite3.connect(tmp_path / storage) as database:
+        with closing(sqlite3.connect(tmp_path / storage)) as database:
             columns = "(SELECT SUM(LENGTH(prompt)) FROM calls), (SELECT SUM(LENGTH(packed)) FROM prompts)"
             sizes[storage] = sum(size or 0 for size in database.execute(f"SELECT {columns}").fetchone())
     assert sizes["none"] == 0 < 10 * sizes["once"] < sizes["full"]
@@ -78,7 +79,7 @@ def test_a_transaction_that_fails_leaves_no_dictionary(tmp_path: Path) -> None:
 def test_a_damaged_prompt_is_an_error_and_not_needed_for_replies(tmp_path: Path) -> None:
     with CallLog(tmp_path / "calls.sqlite") as log:
         put(log, 0, 3, 1)
-    with sqlite3.connect(tmp_path / "calls.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "calls.sqlite")) as database, database:
         database.execute("UPDATE prompts SET packed = x'00' WHERE row = 1")
     with CallLog(tmp_path / "calls.sqlite") as log:
         assert not log.is_whole()
@@ -93,7 +94,7 @@ def test_a_damaged_prompt_is_an_error_and_not_needed_for_replies(tmp_path: Path)
 def test_a_repaired_log_keeps_its_prompts(tmp_path: Path) -> None:
     with CallLog(tmp_path / "calls.sqlite") as log:
         put(log, *range(9))
-    with sqlite3.connect(tmp_path / "calls.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "calls.sqlite")) as database, database:
         database.execute("UPDATE calls SET text = 'another' WHERE rowid = 1")
     assert repair_call_log(RunFolder(tmp_path)).kept == 8
     with CallLog(tmp_path / "calls.sqlite") as log:
@@ -103,7 +104,7 @@ def test_a_repaired_log_keeps_its_prompts(tmp_path: Path) -> None:
 def test_a_log_of_an_older_version_has_its_prompts_in_the_rows(tmp_path: Path) -> None:
     with CallLog(tmp_path / "c", prompts="full") as log:
         put(log, *range(5))
-    with sqlite3.connect(tmp_path / "c") as database:
+    with closing(sqlite3.connect(tmp_path / "c")) as database, database:
         database.execute("DROP TABLE prompts")
     with CallLog(tmp_path / "c", readonly=True) as log:
         assert log.has_all_prompts()

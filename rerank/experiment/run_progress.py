@@ -1,0 +1,82 @@
+"""The progress of a run on stderr: calls, tokens per second and the remaining time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rerank.experiment.prepare import PreparedRun
+from rerank.progress import format_time_left, show_detailed_progress
+from rerank.tasks import Reply
+
+#: Layers report tokens more often than anyone can read.
+_SECONDS_BETWEEN_UPDATES = 0.2
+
+
+@contextmanager
+def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Callable[[Reply], None]]:
+    """Show the progress of a run, and yield the function that `execute_run` calls with each reply.
+
+    A local model also reports the tokens of the batch in progress, so that the speed is known before the first reply.
+
+    Args:
+        prepared: The run.
+        title: Text shown before the progress; by default the name of the method.
+    """
+    total = prepared.calls()
+    with show_detailed_progress(title or prepared.setup.method.name, total, bound="at most") as show:
+        speed, shown = RunSpeed(total), 0.0
+
+        def on_reply(reply: Reply) -> None:
+            speed.add_reply(reply)
+            show(speed.calls, speed.describe())
+
+        def on_tokens(tokens: float) -> None:
+            nonlocal shown
+            speed.add_tokens_in_progress(tokens)
+            if (now := time.monotonic()) - shown >= _SECONDS_BETWEEN_UPDATES:
+                shown = now
+                show(speed.calls, speed.describe())
+
+        report_tokens_to = getattr(prepared.backend, "report_tokens_to", lambda function: None)
+        report_tokens_to(on_tokens)
+        try:
+            yield on_reply
+        finally:
+            report_tokens_to(None)
+
+
+class RunSpeed:
+    """Speed of a run so far. Replies that are reused from a log are counted as calls, but not for the speed.
+
+    Args:
+        total: Maximum number of calls.
+        clock: Function that returns the time in seconds.
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the clock."""
+        self.calls = 0
+        self._total, self._clock, self._started = total, clock, clock()
+        self._new_calls, self._tokens, self._in_progress = 0, 0, 0.0
+
+    def add_reply(self, reply: Reply) -> None:
+        """Count a reply, in place of the tokens in progress."""
+        self.calls += 1
+        if not reply.reused:
+            self._new_calls += 1
+            self._tokens += reply.tokens_in - reply.tokens_cached + reply.tokens_out
+            self._in_progress = 0.0
+
+    def add_tokens_in_progress(self, tokens: float) -> None:
+        """Count tokens that a model has processed for a reply that is not complete; 0.5 after half of the layers."""
+        self._in_progress += tokens
+
+    def describe(self) -> str:
+        """Return tokens, tokens per second and, from the first new reply on, the remaining time at this speed."""
+        seconds = max(self._clock() - self._started, 1e-9)
+        tokens = self._tokens + self._in_progress
+        speed = [f"{tokens:,.0f} tokens", f"{tokens / seconds:,.0f}/s"] if tokens else []
+        left = (self._total - self.calls) * seconds / self._new_calls if self._new_calls else None
+        return ", ".join(filter(None, [*speed, format_time_left(left, bound="at most")]))

@@ -38,7 +38,8 @@ but they can be close to random, and nothing shows it
 ([reports about Qwen3-Reranker](https://github.com/vllm-project/vllm/issues/21681)). Presets hold what the authors
 use, so that the name is sufficient:
 
-<!-- not run: downloads a model -->
+*Not run: downloads a model.*
+
 ```bash
 rerank run --collection pydoc --model qwen3-reranker-0.6b --depth 20 --max-queries 2
 ```

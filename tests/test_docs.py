@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from rerank.cli.app import app
@@ -33,7 +36,7 @@ REAL, FAKE = "smollm2-135m", "fake:reversed"
 ASKING = ("run", "rerank", "demo")
 
 _BLOCK = re.compile(
-    r"(?P<mark><!-- not run: .+? -->\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
+    r"(?P<mark>^[ ]*\*Not run: [^\n]+\*\n\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
     re.M | re.S,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -84,6 +87,17 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
     elif block.kind == "python" and not block.not_run:
         with redirect_stdout(StringIO()):
             exec(compile(block.body.replace(REAL, FAKE), "page", "exec"), names)
+    elif block.kind in READERS and not block.not_run and not block.body.startswith("--8<--"):
+        READERS[block.kind](block.body)
+
+
+def read_json(text: str) -> None:
+    """Read any number of JSON values, one after the other."""
+    while text := text.strip():
+        text = text[json.JSONDecoder().raw_decode(text)[1] :]
+
+
+READERS = {"json": read_json, "toml": tomllib.loads, "yaml": yaml.safe_load}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +185,7 @@ def printed_commands(text: str) -> Iterator[str]:
     """Every command of ours and every script of ours with its arguments, in blocks and in running text."""
     for block in re.finditer(r"^[ ]*```(?:bash|text|console)?\n(.*?)^[ ]*```$", text, re.M | re.S):
         for line in re.sub(r"\s*\\\n\s*", " ", block[1]).splitlines():
-            if _COMMAND.match(line.strip()) or line.strip().startswith("--"):  # the latter, if a backslash is missing
+            if _COMMAND.match(line.strip()) or re.match(r"--\w", line.strip()):  # the latter, if a backslash is missing
                 yield _NO_ARGUMENT.sub("", line.strip())
     for span in re.findall(r"`([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S)):
         if _COMMAND.match(line := " ".join(span.split())):
@@ -242,7 +256,7 @@ def test_every_page_is_in_the_site() -> None:
 def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
     with pytest.raises(AssertionError, match="no command of ours"):
         run_line("make demo")
-    assert [b.not_run for b in blocks("<!-- not run: x -->\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
+    assert [b.not_run for b in blocks("*Not run: x.*\n\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
         True,
         False,
     ]

@@ -170,8 +170,8 @@ def pages() -> dict[str, str]:
 def _package_index() -> str:
     """Return README.md for a package index, where its relative links and pictures lead nowhere: only their texts."""
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    without_comments = re.sub(r"<!-- .*? -->\n", "", readme)
-    without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_comments)
+    without_marks = re.sub(r"^\*Not run: .*\*\n\n", "", readme, flags=re.M)
+    without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_marks)
     return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
 
 

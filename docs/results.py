@@ -1,7 +1,7 @@
 """Write the page of results: `python docs/results.py`.
 
-The figures come from committed files: docs/results.jsonl, whose rows repeat entries of the log, and the scores per topic
-in eval/leaderboard, from which gains are computed again. A test compares the page and the rows with both.
+The figures come from committed files: docs/results.jsonl, whose rows repeat entries of the log, and the scores per
+topic in eval/leaderboard, from which gains are computed again. A test compares the page and the rows with both.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ _HEAD = """# Results
 
 <!-- Written by docs/results.py from docs/results.jsonl and eval/leaderboard. -->
 
-nDCG@10 of reranked lists, and the difference to the first stage that made these lists. Everything that we ran used two CPU cores and no GPU.
+nDCG@10 of reranked lists, and the difference to the first stage that made these lists. Everything that we ran used two
+CPU cores and no GPU.
 
-- The interval is the 95 % interval of the mean difference over queries (Student's t), without a correction. *p* is that of a two-sided paired t-test;
-  *corrected* is *p* after the correction, with the family that the correction covers.
+- The interval is the 95 % interval of the mean difference over queries (Student's t), without a correction. *p* is that
+  of a two-sided paired t-test; *corrected* is *p* after the correction, with the family that the correction covers.
 - Differences that are significant at .05 are bold, after the correction if there was one.
 - A dash means that the log has no such figure. A result with neither *p* nor *corrected* was not tested.
-- The date links to the entry of the log with the machine and the versions. [`results.jsonl`](results.jsonl) has the same rows with their commands.
+- The date links to the entry of the log with the machine and the versions. [`results.jsonl`](results.jsonl) has the
+  same rows with their commands.
 
-Collections and depths differ, so compare rows of one table with the same first stage. [Which method](which-method.md) says what follows from them.
+Queries and depths differ within a table, so compare only rows in which both are the same.
+[Which method](which-method.md) says what follows from them.
 """
 _COLUMNS = ("model", "method", "queries", "depth", "first stage", "nDCG@10", "difference [95 %]", "p", "corrected")
 _COLLECTIONS = {
@@ -42,14 +45,16 @@ _COLLECTIONS = {
 _BOARDS = """
 ## Gains on the boards
 
-These runs come with scores per topic, so the test is repeated when this page is written: paired t-tests, and one correction over all
-gains of a board. Runs marked *listrank* were made here, the others by their authors. The full boards are in the [gallery](gallery.md).
+These runs come with scores per topic, so the test is repeated when this page is written: paired t-tests, and one
+correction over all gains of a board. Runs marked *listrank* were made here, the others by their authors. The full
+boards are in the [gallery](gallery.md).
 """
 _MISSING = """
 ## Not measured here
 
 - No model with more than 135 million parameters: runs of larger models on the boards were made by others.
-- No gain on BEIR, BRIGHT, T2Ranking, INQUIRE or MMTEB: [Reproduce](reproduce/fullrank.md) starts the pages of the papers, with the commands.
+- No gain on BEIR, BRIGHT, T2Ranking, INQUIRE or MMTEB. The pages under *Reproduce* have the commands, from
+  [full ranking](reproduce/fullrank.md) on.
 - One seed, unless a row says otherwise. Greedy decoding and scoring are deterministic; training is not.
 """
 

@@ -48,6 +48,7 @@ def test_no_id_of_a_topic_is_published(published: dict[str, str]) -> None:
 def test_the_numbered_board_is_the_recorded_one(published: dict[str, str]) -> None:
     golden = json.loads((DOCS.parent / "eval/leaderboard/dl19.golden.json").read_text("utf-8"))
     table = golden["tables"][0]
-    assert f"{table['significant']} of {table['pairs']} pairs differ significantly" in published[
-        "published/boards/index.html"
-    ]
+    assert (
+        f"{table['significant']} of {table['pairs']} pairs differ significantly"
+        in published["published/boards/index.html"]
+    )

@@ -17,7 +17,11 @@ from rerank.leaderboard.board_config import read_board_config
 DOCS = Path(__file__).parent
 BOARDS = DOCS.parent / "eval/leaderboard"
 SIGNIFICANCE_LEVEL = 0.05
-_HEAD = """# Results
+_HEAD = """---
+hide: [toc]
+---
+
+# Results
 
 <!-- Written by docs/results.py from docs/results.jsonl and eval/leaderboard. -->
 
@@ -31,10 +35,11 @@ CPU cores and no GPU.
 - The date links to the entry of the log with the machine and the versions. [`results.jsonl`](results.jsonl) has the
   same rows with their commands.
 
-Queries and depths differ within a table, so compare only rows in which both are the same.
+Each table has one set of queries and one set of candidates; rows of different tables cannot be compared.
 [Which method](which-method.md) says what follows from them.
 """
-_COLUMNS = ("model", "method", "queries", "depth", "first stage", "nDCG@10", "difference [95 %]", "p", "corrected")
+_COLUMNS = ("model", "method", "nDCG@10", "difference [95 %]", "p", "corrected", "log")
+_GAIN_COLUMNS = ("group", "model", "method", "nDCG@10", "difference [95 %]", "corrected")
 _COLLECTIONS = {
     "DL19": "TREC Deep Learning 2019, passages, over BM25",
     "DL21": "TREC Deep Learning 2021, passages, over BM25",
@@ -69,26 +74,30 @@ def render_results_page() -> str:
     rows = read_result_rows()
     parts = [_HEAD]
     for name, title in _COLLECTIONS.items():
-        mine = [row for row in rows if row["collection"] == name]
-        parts += [f"\n## {title}\n", _format_markdown_table((*_COLUMNS, "measured"), map(_log_cells, mine))]
+        tables: dict[str, list[tuple[str, ...]]] = {}
+        for row in (row for row in rows if row["collection"] == name):
+            lists = f"{row['queries']} queries, the first {row['depth']} of BM25 ({row['first_stage']}):"
+            tables.setdefault(lists, []).append(_log_cells(row))
+        parts.append(f"\n## {title}")
+        parts += [f"\n{lists}\n\n{_format_markdown_table(_COLUMNS, cells)}" for lists, cells in tables.items()]
     parts.append(_BOARDS)
     for name in ("dl19", "dl21"):
         board = make_board(read_board_config(BOARDS / f"{name}.toml"), home=BOARDS)
-        columns = ("group", *(column for column in _COLUMNS if column != "p"))
-        parts += [f"\n### {board.plan.title}\n", _format_markdown_table(columns, _gain_cells(board))]
+        table = board.tables[0]
+        before = sorted({gain.before for run in table.runs if (gain := run.gain)})
+        stages = ", ".join(f"{board.entries[at].name} ({_decimal(table.runs[at].mean)})" for at in before)
+        parts.append(f"\n### {board.plan.title}\n\n{len(board.topics)} queries, the first 100 of {stages}:\n")
+        parts.append(_format_markdown_table(_GAIN_COLUMNS, _gain_cells(board)))
     return "\n".join([*parts, _MISSING])
 
 
 def _log_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     decisive = row["corrected"] or row["p"]
     significant = bool(decisive) and not decisive.startswith(">") and float(decisive.strip("< ")) <= SIGNIFICANCE_LEVEL
-    interval = f" [{row['low']}, {row['high']}]" if row["low"] else ""
+    interval = f"&nbsp;[{row['low']},&nbsp;{row['high']}]" if row["low"] else ""
     return (
         row["model"],
         row["method"],
-        row["queries"],
-        str(row["depth"]),
-        row["first_stage"],
         row["ndcg10"],
         _bold(f"{row['difference']}{interval}", when=significant),
         row["p"] or "–",
@@ -101,15 +110,12 @@ def _gain_cells(board: Board) -> Iterator[tuple[str, ...]]:
     table = board.tables[0]
     gains = [(at, gain) for at in table.order if (gain := table.runs[at].gain)]
     for at, gain in sorted(gains, key=lambda pair: -pair[1].difference):
-        card, first = board.entries[at].card, board.entries[gain.before]
-        interval = f"{_signed(gain.difference)} [{_decimal(gain.low)}, {_decimal(gain.high)}]"
+        card = board.entries[at].card
+        interval = f"{_signed(gain.difference)}&nbsp;[{_decimal(gain.low)},&nbsp;{_decimal(gain.high)}]"
         yield (
             card.group,
             card.model or "–",
             card.method or "–",
-            str(len(board.topics)),
-            str(card.depth or "–"),
-            f"{first.name} {_decimal(table.runs[gain.before].mean)}",
             _decimal(table.runs[at].mean),
             _bold(interval, when=gain.significant),
             "< .0001" if gain.p < 1e-4 else _decimal(gain.p),
@@ -118,7 +124,7 @@ def _gain_cells(board: Board) -> Iterator[tuple[str, ...]]:
 
 def _decimal(value: float) -> str:
     """Format a number with four digits and without the zero before the point."""
-    return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
+    return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def _signed(value: float) -> str:

@@ -61,7 +61,7 @@ test-ray: $(VENV)/.dev $(VENV)/.ray ## runs with several workers of Ray, also un
 	$(BIN)/python $(MEASURE) -m pytest -q -m ray tests
 
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
-	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations
+	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations tests/test_migration.py
 	$(INTEGRATIONS)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 # Warnings of the clients are theirs.

@@ -1,7 +1,7 @@
 """Hook of MkDocs: the boards, the study and the plots of quality against cost that are part of the site.
 
-The boards and plots come from the scores per topic in eval/leaderboard, whose topics are numbered here. The study ranks
-the questions of `pydoc`, which are part of the package. So nothing published contains ids, texts or judgments of others.
+The boards and plots come from the scores per topic in eval/leaderboard, whose topics are numbered here. The study is
+about `pydoc`, which is part of the package. So nothing published contains ids, texts or judgments of others.
 """
 
 from __future__ import annotations
@@ -94,10 +94,9 @@ def draw_cost_plot(board: Board, kind: str) -> str:
         [entry.name for entry in board.entries],
     )
     axis = next(label for key, label, _, _ in COSTS if key == kind)
-    template = Environment(autoescape=True, trim_blocks=True).from_string(
-        (DOCS / "cost_plot.svg.j2").read_text("utf-8")
-    )
+    source = (DOCS / "cost_plot.svg.j2").read_text("utf-8")
     frame = {"width": WIDTH, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+    template = Environment(autoescape=True, trim_blocks=True).from_string(source)
     return template.render(plot=plot, measure=measure, axis=axis, **frame)
 
 

@@ -14,7 +14,7 @@ PAGE = (DOCS / "citation.md").read_text("utf-8")
 
 def test_the_entry_of_the_software_is_that_of_the_citation_file() -> None:
     citation = yaml.safe_load((DOCS.parent / "CITATION.cff").read_text("utf-8"))
-    stated = dict(re.findall(r"^  (\w+) +=\s*\{+(.+?)\}+,?$", PAGE, re.M))
+    stated = dict(re.findall(r"^  (\w+) +=\s*\{+(.+?)\}+,?$", PAGE.split("```")[1], re.M))
     assert stated["author"] == citation["authors"][0]["name"]
     assert stated["title"] == citation["title"]
     assert stated["version"] == citation["version"]

@@ -45,16 +45,19 @@ def tiny(tmp_path: Path) -> Path:
     return save(tmp_path / "tiny")
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_sentence_transformers(tiny: Path) -> None:
     assert run_other("sentence_transformers", **{MODEL: str(tiny)})["order"][0] in (0, 1)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_rerankers(tiny: Path) -> None:
     assert sorted(run_other("rerankers", **{MODEL: str(tiny)})["order"]) == ["a", "b"]
 
 
+@pytest.mark.integrations
 @pytest.mark.filterwarnings("ignore")
 def test_pyterrier() -> None:
     assert run_other("pyterrier")["table"]["nDCG@10"].tolist() == pytest.approx([0.6309], abs=1e-4)

@@ -50,9 +50,12 @@ def test_replies_of_several_workers_are_committed_in_one_transaction(
         desk.begin(owner, batch("a", f"b{owner}"))
     commits: list[int] = []
     put = CallLog.put
-    monkeypatch.setattr(
-        CallLog, "put", lambda self, calls, model: commits.append(len(calls)) or put(self, calls, model)
-    )
+
+    def count(self: CallLog, calls: Any, model: str) -> list[int]:
+        commits.append(len(calls))
+        return put(self, calls, model)
+
+    monkeypatch.setattr(CallLog, "put", count)
     desk.keep([(owner, {"a": Reply(text=f"from {owner}"), f"b{owner}": Reply(text="1")}) for owner in (0, 1)])
     assert commits == [3]
     assert log.get(["a"])["a"].text == "from 0"

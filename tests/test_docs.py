@@ -32,7 +32,8 @@ REAL, FAKE = "smollm2-135m", "fake:reversed"
 ASKING = ("run", "rerank", "demo")
 
 _BLOCK = re.compile(
-    r"(?P<mark>^[ ]*\*Not run: [^\n]+\*\n\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
+    r"(?P<mark>^[ ]*\*Not run: [^\n]+\*\n\n)?"
+    r"^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
     re.M | re.S,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -44,31 +44,17 @@ use, so that the name is sufficient:
 rerank run --collection pydoc --model qwen3-reranker-0.6b --depth 20 --max-queries 2
 ```
 
-`--method auto`, the default, is replaced by the method, the prompt and the limit of the preset. Flags override each
-of them. The weights come from the hub when they are first used, or from a folder: `--model FOLDER`.
+`--method auto`, the default, is replaced by method, prompt and limit of the preset; flags override each. A model is
+recognised by the name of a preset, its hub id (also fine-tuned, if the name is kept), or in a folder by the folder's
+name, the class in `config.json` or the chat template. A warning names the preset if a recognised model gets another
+method or prompt. A server of chats (`openai:NAME`) gets the preset if its prompt is a chat (RankZephyr, ReasonRank);
+prompts with marks of turns, and scores after thoughts (Rank1), need a local model.
 
-A model is recognised by the name of a preset, by its hub id (fine-tuned models too, if the name is kept), and in a
-folder by the folder's name, the class in `config.json` or the chat template. If a recognised model gets another
-method or another prompt, a warning names the preset. An adapter is recognised instead of its base model.
-
-A server of chats (`openai:NAME`) applies a template of its own. It gets the preset if its prompt is a chat, as that of
-RankZephyr or ReasonRank; prompts that contain marks of turns, and scores after thoughts (Rank1), need a local model.
-
-The limits are those of the authors. Where they count words or characters, the limit in tokens is about as long: 4/3
-tokens per word, or a quarter per character. Reasoning models think before they answer, up to the length that their
-authors use: 2,000 to 8,000 tokens per call, which takes most of the time.
-
-*Verified* means that a test compares the prompt with the text that the cited source makes, byte for byte, and the
-scores of a small model of the same class with the formula of the source. It says nothing about quality. Models that
-are not verified need code from their repository (`--trust-remote-code`), or cannot be run here at all, and the note
-says why. White space in queries and passages is reduced to single spaces, and marks of turns in them are escaped, as
-in every [prompt](prompts.md). Pointwise rerankers and cross-encoders read the title and the text of a document,
-joined by a space.
-
-The same list for scripts: `rerank models --all --format jsonl`. Licences are those of the weights; check them on the
-hub before you rely on them. `licence not stated` and `not stated` mean that the source below does not state it, or
-that it could not be read. Sizes are as precise as their source: `7000` is a model that is only called 7B. The year is
-that of the release, or that of the paper if only this was found.
+Limits are those of the authors, in tokens (4/3 per word, a quarter per character). Reasoning models think for up to
+2,000 to 8,000 tokens per call. *Verified* means that a test compares the prompt with the text that the cited source
+makes, byte for byte, and the scores of a small model of the same class with the formula; it says nothing about quality.
+Others need code from their repository (`--trust-remote-code`) or cannot be run here, as the note says. Licences are
+those of the weights: check them before you rely on them. `7000` is a model that is only called 7B.
 
 An adapter (Rank-R1, Setwise-SFT) needs its base model, as in
 `--model Qwen/Qwen2.5-7B-Instruct --adapter ielabgroup/Rank-R1-7B-v0.1`.

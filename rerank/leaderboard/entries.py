@@ -20,7 +20,7 @@ from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
 #: Suffixes of files in folders of runs that are not run files.
-_BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
+_BESIDE = (".toml", ".md", ".jsonl", ".csv", ".html")  # cards, notes, tables of rerank bench, the page of rerank demo
 _LISTS = {"candidates", "hits", "ctxs"}
 #: File name of the card in a run folder.
 _CARD = "card.toml"

@@ -18,7 +18,9 @@ from tests.raising import raises
 
 
 def test_a_folder_of_everything(tmp_path: Path) -> None:
-    entries, notes = find_board_entries([files(tmp_path) / "runs"])
+    runs = files(tmp_path) / "runs"
+    (runs / "before-and-after.html").write_text("the page of rerank demo", encoding="utf-8")
+    entries, notes = find_board_entries([runs])
     assert notes == []
     found = {entry.name: entry for entry in entries}
     assert set(found) == {"good", "better", "plain", f"<b>{HOSTILE}</b>", "short"}

@@ -20,11 +20,14 @@ SAMPLE = {
 }
 QUESTION = "how long does bread dough have to rise"
 
-if len(sys.argv) == 3:
-    folder, question = Path(sys.argv[1]), sys.argv[2]
-    files = {str(path): path.read_text("utf-8") for path in sorted(folder.rglob("*")) if path.suffix in (".txt", ".md")}
-else:
-    files, question = SAMPLE, QUESTION
+match sys.argv[1:]:
+    case []:
+        files, question = SAMPLE, QUESTION
+    case [folder, question]:
+        paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".txt", ".md")]
+        files = {str(path): path.read_text("utf-8", errors="replace") for path in paths}
+    case _:
+        sys.exit(__doc__)
 
 # A paragraph is a document: the model reads the beginning of a long text only.
 paragraphs = [

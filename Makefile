@@ -61,7 +61,9 @@ test-ray: $(VENV)/.dev $(VENV)/.ray ## runs with several workers of Ray, also un
 	$(BIN)/python $(MEASURE) -m pytest -q -m ray tests
 
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
-	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations tests/test_migration.py
+	$(INTEGRATIONS)/bin/rerank models pull smollm2-135m
+	$(INTEGRATIONS)/bin/rerank models pull all-minilm-l6-v2
+	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations tests/examples tests/test_migration.py
 	$(INTEGRATIONS)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 # Warnings of the clients are theirs.
@@ -90,6 +92,7 @@ test-lowest: $(LOCK)/.uv ## TESTS with the lowest versions that pyproject.toml a
 lock: $(LOCK)/.uv ## write requirements.lock and locks/: versions of all packages with the hashes of their files
 	$(COMPILE) --no-deps constraints.txt --output-file requirements.lock
 	$(COMPILE) -c constraints.txt --extra langchain --extra llama-index --extra haystack --extra pyterrier --extra dspy \
+		--extra dense --extra qdrant --excludes locks/excluded.txt \
 		pyproject.toml tests/integrations/requirements.txt --output-file locks/integrations.lock
 	$(COMPILE) -c constraints.txt --extra lucene --extra dev --excludes locks/excluded.txt \
 		pyproject.toml --output-file locks/lucene.lock
@@ -139,11 +142,11 @@ $(LUCENE)/.lucene: locks/lucene.lock pyproject.toml constraints.txt $(LOCK)/.uv
 	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
 	@touch $@
 
-# The frameworks bring much that nothing else needs.
-$(INTEGRATIONS)/.integrations: locks/integrations.lock pyproject.toml $(LOCK)/.uv
+# The frameworks bring much that nothing else needs; the last command adds torch, which the lock leaves out.
+$(INTEGRATIONS)/.integrations: locks/integrations.lock pyproject.toml constraints.txt $(LOCK)/.uv
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps --require-hashes -r locks/integrations.lock
-	$(LOCK)/bin/uv pip install --quiet --python $(INTEGRATIONS)/bin/python --no-deps -e .
+	$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dense,qdrant]'
 	@touch $@
 
 # pip needs minutes to find versions of all clients that fit each other, uv seconds.

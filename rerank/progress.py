@@ -39,7 +39,8 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         def advance(more: int) -> None:
             nonlocal done
             done += more
-            seconds = (time.monotonic() - started) * (total - done) / (done - before) if done > before else None
+            new = done - before
+            seconds = (time.monotonic() - started) * (total - done) / new if new and done < total else None
             show(done, format_time_left(seconds, bound=bound))
 
         yield advance

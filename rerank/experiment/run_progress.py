@@ -78,5 +78,6 @@ class RunSpeed:
         seconds = max(self._clock() - self._started, 1e-9)
         tokens = self._tokens + self._in_progress
         speed = [f"{tokens:,.0f} tokens", f"{tokens / seconds:,.0f}/s"] if tokens else []
-        left = (self._total - self.calls) * seconds / self._new_calls if self._new_calls else None
+        more = self._total - self.calls
+        left = more * seconds / self._new_calls if more > 0 and self._new_calls else None
         return ", ".join(filter(None, [*speed, format_time_left(left, bound="at most")]))

@@ -70,7 +70,7 @@ def test_some_are_slow() -> None:
     replies = FakeServer("reversed", slow_every=3, slow_delay=0.3).generate(requests(6))
     by_seconds = sorted(range(6), key=lambda at: replies[at].seconds)
     assert {*by_seconds[-2:]} == {2, 5}
-    assert replies[2].seconds >= 0.3
+    assert replies[2].seconds > 0.29  # timers are not exact
 
 
 def test_a_cancelled_request_frees_its_slot() -> None:

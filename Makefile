@@ -63,7 +63,7 @@ test-ray: $(VENV)/.dev $(VENV)/.ray ## runs with several workers of Ray, also un
 test-integrations: $(INTEGRATIONS)/.integrations ## the tests of the components for RAG frameworks, in an environment of their own
 	$(INTEGRATIONS)/bin/rerank models pull smollm2-135m
 	$(INTEGRATIONS)/bin/rerank models pull all-minilm-l6-v2
-	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations tests/examples
+	$(INTEGRATIONS)/bin/python $(MEASURE) -m pytest -q -m integrations tests/integrations tests/test_migration.py tests/examples
 	$(INTEGRATIONS)/bin/python -m pytest -q tests/test_dependencies.py -k "licences or pinned"
 
 # Warnings of the clients are theirs.

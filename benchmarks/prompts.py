@@ -4,7 +4,8 @@
 
 Three ways take turns on the same lists, each of which is new to them: `joined` tokenizes from memoized pieces (the
 default), `whole` every text as a whole, and `once` is the bare tokenizer on the finished prompts, one call each.
-`known` is `joined` on a list that it has seen. The work includes what a local model needs besides token ids: grammars,
+`known` is `joined` on a list that it has seen, and `stored` is `joined` with a dictionary of the words of all lists, as
+`rerank models tokenize` writes it. The work includes what a local model needs besides token ids: grammars,
 continuations and spans of passages. Replies are drawn at random. Ratios are times of `joined`: large is good.
 """
 
@@ -13,21 +14,27 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.joined_tokens import JoinedTokenizer
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passage_tokens
+from rerank.lm.token_dictionary import TokenDictionary
+from rerank.lm.token_joints import find_token_joints
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
 from rerank.pipeline.stream import rank_together
 from rerank.prompts import load_prompt
+from rerank.prompts.passages import passage_text
 from rerank.retrieval import open_first_stage
 from rerank.strategies import open_strategy
 from rerank.tasks import AttentionTask, ContinuationTask, PermutationTask, Reply, Request
@@ -96,27 +103,49 @@ def main() -> None:
     lists = list(open_first_stage(first_stage, collection).search(queries, 100).values())
     tokenizer = AutoTokenizer.from_pretrained(resolve_model_name(options.model))
     limits = Limits(max_passage_tokens=options.max_passage_tokens, min_passage_tokens=8)
-    rows = {name: timed(name, lists, tokenizer, limits) for name in options.methods}
+    with tempfile.TemporaryDirectory() as folder:
+        dictionary = make_dictionary(lists, tokenizer, Path(folder))
+        rows = {name: timed(name, lists, tokenizer, limits, dictionary) for name in options.methods}
     for name, row in rows.items():
         print(name, json.dumps(row))
     print(json.dumps({"lists": len(lists) - WARM, "methods": rows}))
 
 
-def timed(method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits) -> dict[str, float]:
+def make_dictionary(lists: Sequence[Any], tokenizer: Any, folder: Path) -> TokenDictionary:
+    """Write and open a dictionary of the words of all lists, and print what it cost."""
+    joined = HfTokens(tokenizer, context_size=16384).joined
+    assert joined is not None
+    texts = {passage_text(doc) for ranking in lists for doc in ranking.docs}
+    spent = seconds(joined.write_dictionary, texts, folder)
+    dictionary = TokenDictionary(folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    row = {"words": len(dictionary), "bytes": size, "passages_per_second": round(len(texts) / spent)}
+    print("dictionary", json.dumps(row))
+    return dictionary
+
+
+def timed(
+    method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits, dictionary: TokenDictionary
+) -> dict[str, float]:
     """Return the milliseconds per list of every way, and their ratios."""
     card = open_method(method)
     strategy, template = open_strategy(card.strategy), load_prompt(card.own_prompt or "listwise")
     sides = {}
-    for name in ("joined", "whole"):
-        tokens = HfTokens(tokenizer, context_size=16384, join=name == "joined")
+    for name in ("joined", "whole", "stored"):
+        tokens = HfTokens(tokenizer, context_size=16384, join=name != "whole")
+        if name == "stored":
+            joints = find_token_joints(tokenizer)
+            assert joints is not None
+            tokens.joined = JoinedTokenizer(tokenizer, joints, [dictionary])
         sides[name] = open_judge(card.judge, HostOnly(tokens), template, limits)
-    spent: dict[str, list[float]] = {"joined": [], "whole": [], "known": [], "once": []}
+    spent: dict[str, list[float]] = {"joined": [], "stored": [], "whole": [], "known": [], "once": []}
     backend: Any = sides["joined"].backend
     for ranking in lists:
         backend.prompts.clear()
         spent["joined"].append(seconds(rank_together, [ranking], strategy, sides["joined"], sides["joined"].backend))
         texts = list(map(backend.tokens.chat.render, backend.prompts))
         spent["known"].append(seconds(rank_together, [ranking], strategy, sides["joined"], sides["joined"].backend))
+        spent["stored"].append(seconds(rank_together, [ranking], strategy, sides["stored"], sides["stored"].backend))
         spent["whole"].append(seconds(rank_together, [ranking], strategy, sides["whole"], sides["whole"].backend))
         spent["once"].append(seconds(tokenize_each, tokenizer, texts))
     means = {name: 1000 * sum(times[WARM:]) / len(times[WARM:]) for name, times in spent.items()}
@@ -127,7 +156,9 @@ def timed(method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits) -> 
         "whole_ratio": round(means["whole"] / means["joined"], 2),
         "once_ratio": round(means["once"] / means["joined"], 2),
         "known_ratio": round(means["joined"] / means["known"], 2),
+        "stored_ratio": round(means["joined"] / means["stored"], 2),
         "passages_per_second": round(1000 * documents / means["joined"]),
+        "passages_per_second_stored": round(1000 * documents / means["stored"]),
     }
 
 

@@ -1,10 +1,12 @@
 """Two workers of Ray against one process: speed with a model of fixed delay, overhead per window, and kills survived.
 
     python benchmarks/scaling.py [--delay 0.3] [--windows 400] [--kills 20] [--restarts 20]
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py --smollm2 60
 
 Rates are those of the replies after the first fifth, so the start of the cluster and of the workers does not count.
 The overhead is a difference of medians, since other work on the machine stretches some windows. `--kills` ends random
-workers during a run, two per run; `--restarts` ends the whole run, which is then continued.
+workers during a run, two per run; `--restarts` ends the whole run, which is then continued. `--smollm2` measures
+SmolLM2-135M in place of all that, with one thread per process, and reports the load of the machine.
 """
 
 from __future__ import annotations
@@ -42,11 +44,15 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=400)
     parser.add_argument("--kills", type=int, default=0, help="workers to end at random moments")
     parser.add_argument("--restarts", type=int, default=0, help="ends of the whole run at random moments")
+    parser.add_argument("--smollm2", type=int, metavar="WINDOWS", help="measure SmolLM2-135M with this many windows")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if options.smollm2:
+            print(json.dumps(measure_smollm2(Bench(Path(folder), options.smollm2))))
+            return
         bench = Bench(Path(folder), options.windows)
-        one, several = (fmean(bench.run(f"delay={options.delay}", workers)) for workers in (0, WORKERS))
-        bare, through_ray = (median(bench.run("delay=0", workers)) for workers in (0, 1))
+        one, several = (fmean(bench.run(fake(f"delay={options.delay}"), workers)) for workers in (0, WORKERS))
+        bare, through_ray = (median(bench.run(fake("delay=0"), workers)) for workers in (0, 1))
         survived = bench.survive_kills(options.kills) + bench.survive_restarts(options.restarts)
         print(
             json.dumps(
@@ -64,6 +70,26 @@ def main() -> None:
         )
 
 
+def fake(options: str) -> dict[str, Any]:
+    """Return model and method of a run of a fake model with some options, one window per batch."""
+    return {"method": "fullrank", "model": f"fake:stutter,batch_size=1,{options}"}
+
+
+def measure_smollm2(bench: Bench) -> dict[str, Any]:
+    """Measure `first` on six passages per query, which is one window, one window per batch."""
+    before = os.getloadavg()
+    model = {"model": "smollm2-135m", "method": "first", "depth": 6, "max_passage_tokens": 48, "dtype": "float32"}
+    one, several = (fmean(bench.run(model, workers, batch_size=1)) for workers in (0, WORKERS))
+    return {
+        "speedup_smollm2_2": one / several,
+        "windows": bench.windows,
+        "seconds_per_window": [one, several],
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "load": [before, os.getloadavg()],
+        "identical": bench.identical,
+    }
+
+
 class Bench:
     """Runs over the same lists, one window per list; the first one is what all others are compared with."""
 
@@ -74,18 +100,20 @@ class Bench:
         rows = [{"query": {"qid": f"q{q}", "text": f"query {q}"}, "candidates": docs} for q in range(windows)]
         (folder / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
-    def spec(self, model: str) -> RunSpec:
-        """Return the run of a fake model with some options."""
-        values = {"collection": f"requests:{self.folder / 'lists.jsonl'}", "first_stage": "candidates"}
-        return RunSpec.make({**values, "method": "fullrank", "model": f"fake:stutter,batch_size=1,{model}"})
+    def spec(self, values: dict[str, Any]) -> RunSpec:
+        """Return a run over the lists."""
+        lists = {"collection": f"requests:{self.folder / 'lists.jsonl'}", "first_stage": "candidates"}
+        return RunSpec.make(lists | values)
 
-    def run(self, model: str, workers: int) -> list[float]:
+    def run(self, values: dict[str, Any], workers: int, **execution: Any) -> list[float]:
         """Run, compare the result, and return the seconds of each window after the first fifth."""
         out = self._out()
         replies: list[float] = []
         engine: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
         run_experiment(
-            self.spec(model), Execution(out=out, **engine), on_reply=lambda reply: replies.append(time.monotonic())
+            self.spec(values),
+            Execution(out=out, **engine, **execution),
+            on_reply=lambda reply: replies.append(time.monotonic()),
         )
         self.compare(out)
         return [later - earlier for earlier, later in pairwise(replies[len(replies) // 5 :])]
@@ -107,7 +135,9 @@ class Bench:
             count = min(2, kills - seed)
             killer = threading.Thread(target=_kill_workers, args=(served, count, seed, self.windows))
             killer.start()
-            run_experiment(self.spec(f"delay=0.05,log={served}"), Execution(out=out, engine="ray", workers=WORKERS))
+            run_experiment(
+                self.spec(fake(f"delay=0.05,log={served}")), Execution(out=out, engine="ray", workers=WORKERS)
+            )
             killer.join()
             survived += count if self.compare(out) else 0
         return survived
@@ -117,7 +147,7 @@ class Bench:
         if not restarts:
             return 0
         out, served, rng = self._out(), self.folder / "served", random.Random(0)
-        spec = self.spec(f"delay=0.05,log={served}")
+        spec = self.spec(fake(f"delay=0.05,log={served}"))
         flags = ["--collection", spec.collection, "--first-stage", "candidates", "--method", spec.method]
         flags += ["--model", spec.model, "--out", str(out), "--resume", "--engine", "ray", "--workers", str(WORKERS)]
         command = [sys.executable, "-m", "rerank", "run", *flags]

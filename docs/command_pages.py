@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ _NOT_RUN = {
     "rerank mteb choose tasks": "needs a table of scores",
     "rerank mteb choose queries": "needs a table of scores",
     "rerank models pull": "downloads a model",
+    "rerank models tokenize": "needs a model",
     "rerank train": "trains for minutes",
     "rerank inspect": "needs a trained adapter",
     "rerank merge": "needs a trained adapter",
@@ -57,7 +59,7 @@ def write_command_pages() -> dict[str, str]:
     top = {name: root.commands[name] for name in root.list_commands(None)}
     common = _common_options(root)
     pages = {"commands/index.md": _INDEX + "\n" + "\n\n".join(_index(top)) + "\n"}
-    rows = [(_names(option), _meaning(option)) for option in common.values()]
+    rows = [(f'<a id="{anchor}"></a>{names}', meaning) for (names, meaning), anchor in common.items()]
     pages["commands/options.md"] = f"{_OPTIONS}\n{table(('option', 'meaning'), rows)}\n"
     extra = {"collections": _collections, "prompts": _prompts, "models": _models}
     for name, command in top.items():
@@ -95,17 +97,29 @@ def _own_options(command: Any) -> list[Any]:
     return [p for p in command.params if "--help" not in p.opts and not p.opts[0].endswith("-completion")]
 
 
-def _common_options(root: Any) -> dict[tuple[str, str], Any]:
-    """Return the options that many commands take with the same meaning, the most frequent first."""
-    found: dict[tuple[str, str], list[Any]] = {}
+def _common_options(root: Any) -> dict[tuple[str, str], str]:
+    """Return names and meaning of the options that many commands share -> anchor on the page of options."""
+    found: Counter[tuple[str, str]] = Counter()
+    names: dict[tuple[str, str], str] = {}
     for command in _leaves(root):
         for option in _own_options(command):
             if option.param_type_name == "option":
-                found.setdefault((_names(option), _meaning(option)), []).append(option)
-    return {key: options[0] for key, options in found.items() if len(options) >= _COMMON}
+                key = (_names(option), _meaning(option))
+                found[key] += 1
+                names[key] = _flag(option).strip("-")
+    common, used = {}, Counter[str]()
+    for key in [key for key, count in found.items() if count >= _COMMON]:
+        used[names[key]] += 1
+        common[key] = names[key] + (f"-{used[names[key]]}" if used[names[key]] > 1 else "")
+    return common
 
 
-def _command(name: str, command: Any, common: dict[tuple[str, str], Any], level: str) -> Iterator[str]:
+def _flag(option: Any) -> str:
+    """Return the first long name of an option."""
+    return next((name for name in option.opts if name.startswith("--")), str(option.opts[0]))
+
+
+def _command(name: str, command: Any, common: dict[tuple[str, str], str], level: str) -> Iterator[str]:
     """A section for a command, then those of the commands below it."""
     options = _own_options(command)
     takes = "".join(f" {p.metavar or p.name.upper()}" for p in options if p.param_type_name == "argument")
@@ -115,14 +129,13 @@ def _command(name: str, command: Any, common: dict[tuple[str, str], Any], level:
     yield _joined(command.help or "")
     example = (command.epilog or "").removeprefix("Example: ")
     if example:
-        mark = f"<!-- not run: {_NOT_RUN[name]} -->\n" if name in _NOT_RUN else ""
+        mark = f"*Not run: {_NOT_RUN[name]}.*\n\n" if name in _NOT_RUN else ""
         yield f"{mark}```bash\n{example}\n```"
-    own = [option for option in options if (_names(option), _meaning(option)) not in common]
-    if own:
-        yield table((f"`{name}{takes}`", "meaning"), [(_names(p), _meaning(p)) for p in own])
-    if len(own) < len(options):
-        shared = ", ".join(f"`{option.opts[0]}`" for option in options if option not in own)
-        yield f"[Common options](options.md): {shared}."
+    rows = {(_names(option), _meaning(option)): option for option in options}
+    if own := [key for key in rows if key not in common]:
+        yield table((f"`{name}{takes}`", "meaning"), own)
+    if shared := [f"[`{_flag(rows[key])}`](options.md#{common[key]})" for key in rows if key in common]:
+        yield f"Common options: {', '.join(shared)}."
     for word, inner in getattr(command, "commands", {}).items():
         if word != "list":
             yield from _command(f"{name} {word}", inner, common, "##")

@@ -15,6 +15,7 @@ from reference_pages import write_reference_pages
 
 from rerank.backends import BACKENDS
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
+from rerank.finetune.recipe import describe_recipe_keys
 from rerank.methods import describe_methods
 from rerank.models import list_rerankers
 
@@ -37,7 +38,8 @@ but they can be close to random, and nothing shows it
 ([reports about Qwen3-Reranker](https://github.com/vllm-project/vllm/issues/21681)). Presets hold what the authors
 use, so that the name is sufficient:
 
-<!-- not run: downloads a model -->
+*Not run: downloads a model.*
+
 ```bash
 rerank run --collection pydoc --model qwen3-reranker-0.6b --depth 20 --max-queries 2
 ```
@@ -168,8 +170,8 @@ def pages() -> dict[str, str]:
 def _package_index() -> str:
     """Return README.md for a package index, where its relative links and pictures lead nowhere: only their texts."""
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    without_comments = re.sub(r"<!-- .*? -->\n", "", readme)
-    without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_comments)
+    without_marks = re.sub(r"^\*Not run: .*\*\n\n", "", readme, flags=re.M)
+    without_pictures = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"> \1", without_marks)
     return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
 
 
@@ -185,6 +187,7 @@ def _training() -> str:
         parts += [f"## {title}\n", table(head, cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
     parts += ["## Out of scope\n", table(("name", "what it is", "why it is not implemented", "source"), away), ""]
+    parts += ["## Keys of a recipe\n", table(("table", "key and default", "meaning"), describe_recipe_keys()), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
     return "\n".join(parts) + "\n"
 

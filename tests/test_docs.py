@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from rerank.cli.app import app
 from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_run_spec
+from tests.docs_scripts import load_docs_script
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_INDEX = "docs/package-index.md"  # README.md once more
@@ -27,11 +30,14 @@ FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").
 FOLDERS.remove(PACKAGE_INDEX)
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *FOLDERS]
 COMMANDS = "docs/commands/"
+#: Files that the build of the site makes.
+PUBLISHED = load_docs_script("published").LINKED
 REAL, FAKE = "smollm2-135m", "fake:reversed"
 ASKING = ("run", "rerank", "demo")
 
 _BLOCK = re.compile(
-    r"(?P<mark><!-- not run: .+? -->\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
+    r"(?P<mark>^[ ]*\*Not run: [^\n]+\*\n\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"
+    r"(?P<body>.*?)^[ ]*```$",
     re.M | re.S,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -82,6 +88,17 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
     elif block.kind == "python" and not block.not_run:
         with redirect_stdout(StringIO()):
             exec(compile(block.body.replace(REAL, FAKE), "page", "exec"), names)
+    elif block.kind in READERS and not block.not_run and not block.body.startswith("--8<--"):
+        READERS[block.kind](block.body)
+
+
+def read_json(text: str) -> None:
+    """Read any number of JSON values, one after the other."""
+    while text := text.strip():
+        text = text[json.JSONDecoder().raw_decode(text)[1] :]
+
+
+READERS: dict[str, Callable[[str], Any]] = {"json": read_json, "toml": tomllib.loads, "yaml": yaml.safe_load}
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +153,7 @@ def test_the_examples_of_the_help_texts_run(room: Path) -> None:
 def test_the_generated_pages_are_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     pytest.importorskip("peft")  # which counts the parameters of some adapters
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    pages = generate.pages()
+    pages = load_docs_script("generate").pages()
     folders = {path.partition("/")[0] for path in pages if path.startswith(("commands/", "reference/"))}
     assert {page for page in FOLDERS if page.split("/")[1] in folders} <= {f"docs/{path}" for path in pages}
     for path, text in pages.items():
@@ -174,7 +186,7 @@ def printed_commands(text: str) -> Iterator[str]:
     """Every command of ours and every script of ours with its arguments, in blocks and in running text."""
     for block in re.finditer(r"^[ ]*```(?:bash|text|console)?\n(.*?)^[ ]*```$", text, re.M | re.S):
         for line in re.sub(r"\s*\\\n\s*", " ", block[1]).splitlines():
-            if _COMMAND.match(line.strip()) or line.strip().startswith("--"):  # the latter, if a backslash is missing
+            if _COMMAND.match(line.strip()) or re.match(r"--\w", line.strip()):  # the latter, if a backslash is missing
                 yield _NO_ARGUMENT.sub("", line.strip())
     for span in re.findall(r"`([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S)):
         if _COMMAND.match(line := " ".join(span.split())):
@@ -233,7 +245,7 @@ def test_flags_that_are_named_exist() -> None:
 @pytest.mark.parametrize("page", [*PAGES, "data/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     for target in _LINK.findall(_BLOCK.sub("", text_of(page))):
-        if not re.match(r"https?:|#|mailto:", target):
+        if not re.match(r"https?:|#|mailto:", target) and target not in PUBLISHED:
             assert ((ROOT / page).parent / target.partition("#")[0]).exists(), target
 
 
@@ -245,7 +257,7 @@ def test_every_page_is_in_the_site() -> None:
 def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
     with pytest.raises(AssertionError, match="no command of ours"):
         run_line("make demo")
-    assert [b.not_run for b in blocks("<!-- not run: x -->\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
+    assert [b.not_run for b in blocks("*Not run: x.*\n\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
         True,
         False,
     ]

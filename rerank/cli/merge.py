@@ -72,7 +72,7 @@ def merge_command(
     options: SingleMergeOptions,
     *,
     adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER...", help="Folders or hub ids of PEFT adapters.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for the merged model or the averaged adapter.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the merged model or the averaged adapter.")],
     model: Annotated[
         str,
         typer.Option("--model", help="Untrained base model, if the adapter does not record its location."),

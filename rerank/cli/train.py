@@ -10,6 +10,7 @@ import typer
 
 from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.errors import UsageError
 from rerank.progress import show_progress
 
 _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
@@ -72,6 +73,12 @@ def train_command(
     from rerank.finetune.trainer.training import train_adapter as run
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
+    if options.processes > 1 and not options.dry_run:
+        raise UsageError(
+            f"--processes {options.processes} without --dry-run",
+            expected="torchrun, which starts the processes of a training",
+            remedy=f"Run torchrun --standalone --nproc-per-node={options.processes} -m rerank train ...",
+        )
     if options.dry_run:
         _estimate(read, options, form)
         return

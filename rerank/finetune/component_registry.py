@@ -127,7 +127,7 @@ def _check_trained_parameter_kinds(
     for name, component in components:
         if kind not in component.fits:
             raise UsageError(
-                f"{name} with the adapter {recipe.adapter.name!r}: {component.reason}",
+                f"{name} does not fit the adapter {recipe.adapter.name!r}. {component.reason}",
                 expected=f"an adapter that trains parameters of the kind {', '.join(sorted(component.fits))}",
                 remedy="`rerank methods --training` shows what each adapter trains",
             )

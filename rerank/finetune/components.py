@@ -62,8 +62,13 @@ class MachineRequirement(Protocol):
 class CalibrationBatches(Protocol):
     """Batches of training data under the training loss, for components that are initialised from data."""
 
-    def forward(self, model: Any) -> None:
-        """Run a few batches through ``model`` without gradients, for components that observe its layers."""
+    def forward(self, model: Any, lists: int | None = None) -> None:
+        """Run a few batches through ``model`` without gradients, for components that observe its layers.
+
+        Args:
+            model: The model.
+            lists: As for `backward`.
+        """
 
     @property
     def first_lr(self) -> float:

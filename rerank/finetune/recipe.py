@@ -6,6 +6,7 @@ The pydantic classes check field types, ranges and combinations of fields. A rec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,7 +30,7 @@ class _Table(BaseModel):
 class ComponentTable(BaseModel):
     """A component given by name; all further keys are its options."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
 
@@ -130,7 +131,7 @@ class TrainingTable(_Table):
     """The training loop."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Number of optimizer steps; derived from ``epochs`` if omitted."""
+    """Number of optimizer steps, whatever ``epochs`` is; derived from ``epochs`` if omitted."""
     epochs: float = Field(default=1.0, gt=0)
     """Number of passes over the lists."""
     batch_size: int = Field(default=1, ge=1)
@@ -311,11 +312,13 @@ def _recipe_error(error: ValidationError) -> UsageError:
     problem = error.errors()[0]
     keys = [str(key) for key in problem["loc"]]
     name = ".".join(keys) or "The recipe"
+    table: Any = Recipe
+    for key in keys[:-1]:
+        table = _training_recipe_table_class(table, key)
+    fields = getattr(table, "model_fields", {})
     if problem["type"] == "extra_forbidden":
-        table: Any = Recipe
-        for key in keys[:-1]:
-            table = _training_recipe_table_class(table, key)
-        return UnknownNameError("key of a recipe", keys[-1], getattr(table, "model_fields", {}))
+        kind = f"key of [{'.'.join(keys[:-1])}]" if keys[1:] else "key of a recipe"
+        return UnknownNameError(kind, keys[-1], fields, otherwise=_owners_of_key(keys[-1]), limit=len(fields))
     if problem["type"] == "missing":
         return UsageError(
             f"The recipe has no {name}",
@@ -323,7 +326,40 @@ def _recipe_error(error: ValidationError) -> UsageError:
             remedy='A minimal recipe is: [data] with lists = ["labels.jsonl"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-    return UsageError(f"{name}{shown}: {describe_pydantic_error(problem)}")
+    if problem["type"].startswith("model_"):
+        return UsageError(f"{name}{shown}", expected=f"a table: [{name}], and its keys in the lines below")
+    if problem["type"] == "tuple_type" and not shown:
+        return UsageError(f"[{name}] is one table", expected=f"a list of tables: [[{name}]]")
+    meaning = fields[keys[-1]].description if keys and keys[-1] in fields else None
+    return UsageError(
+        f"{name}{shown}: {describe_pydantic_error(problem)}",
+        remedy=f"The key means: {meaning.replace('``', '')}" if meaning else "",
+    )
+
+
+def _owners_of_key(key: str) -> str:
+    """Return a hint that names the tables of a recipe that have a key; empty if there are none."""
+    tables = {name: _training_recipe_table_class(Recipe, name) for name in Recipe.model_fields}
+    owners = [f"[{name}]" for name, table in tables.items() if table is not Recipe and key in table.model_fields]
+    return f"Write it below {' or '.join(owners)}" if owners else ""
+
+
+def describe_recipe_keys() -> list[tuple[str, str, str]]:
+    """Return table, name with default, and meaning of every key of a recipe that is no option of a component."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in Recipe.model_fields.items():
+        table = _training_recipe_table_class(Recipe, name)
+        if table is Recipe:
+            rows.append(("", *_recipe_key_row(name, field)))
+        title = "`[[losses]]`" if name == "losses" else f"`[{name}]`"
+        inner = {} if table is Recipe else table.model_fields
+        rows += [(title, *_recipe_key_row(key, value)) for key, value in inner.items() if value.description]
+    return rows
+
+
+def _recipe_key_row(name: str, field: Any) -> tuple[str, str]:
+    default = "" if field.is_required() or field.default in (None, "", ()) else f" = {json.dumps(field.default)}"
+    return f"`{name}{default}`", " ".join((field.description or "").replace("``", "`").split())
 
 
 def _training_recipe_table_class(table: Any, key: str) -> Any:

@@ -109,13 +109,20 @@ def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
         os.fsync(marker.fileno())
 
 
-def damaged_sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each damaged folder in ``parent``, and how it is damaged; nothing is built or removed."""
+def sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each folder in ``parent``, and how it is damaged (empty if it is whole); nothing is built or removed."""
     for marker in sorted(parent.glob(f"[!.]*/{_MARKER}")):
         try:
             _check_seal(marker.parent)
+            damage = ""
         except _DAMAGE as error:
-            yield marker.parent, f"{type(error).__name__}: {error}"
+            damage = f"{type(error).__name__}: {error}"
+        yield marker.parent, damage
+
+
+def damaged_sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each damaged folder in ``parent``, and how it is damaged; nothing is built or removed."""
+    return (pair for pair in sealed_folders(parent) if pair[1])
 
 
 def _check_seal(folder: Path, made_from: Mapping[str, str] | None = None) -> None:

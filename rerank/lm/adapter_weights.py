@@ -30,7 +30,8 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
         raise MissingResourceError(
             f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
             expected="the files that save_pretrained of PEFT writes",
-            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
+            remedy="Complete an interrupted training with rerank train --resume, and convert pickled adapters (.bin), "
+            "which can run code, to safetensors",
         )
 
 

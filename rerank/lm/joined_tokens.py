@@ -11,10 +11,13 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, chain, count
 from operator import add
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from rerank.lm.token_dictionary import TokenDictionary, open_token_dictionaries, write_token_dictionary
 from rerank.lm.token_joints import CARRIER, Joints, find_token_joints
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
@@ -92,11 +95,12 @@ class JoinedTokenizer:
     Args:
         tokenizer: A tokenizer of transformers.
         joints: The joints of this tokenizer.
+        dictionaries: The token ids of words of corpora.
     """
 
-    def __init__(self, tokenizer: Any, joints: Joints) -> None:
+    def __init__(self, tokenizer: Any, joints: Joints, dictionaries: Sequence[TokenDictionary] = ()) -> None:
         """Create empty memos."""
-        self._tokenizer, self._joints = tokenizer, joints
+        self._tokenizer, self._joints, self._dictionaries = tokenizer, joints, dictionaries
         self._ids: BoundedMemo[_Piece, TokenIds] = BoundedMemo(_IDS_BYTES, _joined_token_ids_size)
         self._spans: BoundedMemo[_Piece, _Spans] = BoundedMemo(_SPANS_BYTES, _joined_token_spans_size)
         #: One int object per token id; without sharing, each occurrence would be a separate object of 28 bytes.
@@ -112,7 +116,7 @@ class JoinedTokenizer:
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
         """Return the joined tokenizer of a transformers tokenizer; None if it has no joints."""
         joints = find_token_joints(tokenizer)
-        joined = None if joints is None else cls(tokenizer, joints)
+        joined = None if joints is None else cls(tokenizer, joints, open_token_dictionaries(tokenizer))
         return joined if joined is not None and joined._is_exact(_PROBES) else None
 
     def divide(self, texts: Sequence[str]) -> list[TokenPieces]:
@@ -125,6 +129,15 @@ class JoinedTokenizer:
             for index in indices:
                 part.ids[index] = new[part.pieces[index]]
         return divided
+
+    def write_dictionary(self, passages: Iterable[str], folder: Path) -> None:
+        """Write the token ids of those words of passages that have a joint after them."""
+
+        def tokenize(words: list[str]) -> Iterator[list[int]]:
+            return (ids[self._carrier :] for ids in self._encode(list(map(_carrier_text_for_token_ids, words))))
+
+        words = chain([CARRIER], chain.from_iterable(map(str.split, passages)))  # an empty file cannot be mapped
+        write_token_dictionary(filter(cache(self._joints.closes), words), folder, tokenize)
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
         """Return the number of tokens of each prefix of a text, if it is tokenized like the beginning of the text.
@@ -235,12 +248,22 @@ class JoinedTokenizer:
         """Tokenize pieces, and add them to the memo."""
         if not pieces:
             return {}
-        share, new = self._shared.setdefault, {}
-        for piece, ids in zip(pieces, self._encode(list(map(_carrier_text_for_token_ids, pieces))), strict=True):
+        new, share = self._look_up(pieces), self._shared.setdefault
+        others = [piece for piece in pieces if piece not in new] if new else pieces
+        for piece, ids in zip(others, self._encode(list(map(_carrier_text_for_token_ids, others))), strict=True):
             own = ids if _is_first_piece(piece) else ids[self._carrier :]
             new[piece] = tuple([share(token, token) for token in own])
         self._ids.put_all(new.items())
         return new
+
+    def _look_up(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
+        """Return the token ids of those pieces that are in a dictionary."""
+        return {
+            piece: ids
+            for dictionary in self._dictionaries
+            for piece in pieces
+            if isinstance(piece, str) and (ids := dictionary.find(piece)) is not None
+        }
 
     def _spans_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, _Spans]:
         """Return the character spans of the tokens of each piece."""

@@ -85,10 +85,10 @@ class HfTokens:
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a rendered prompt."""
-        if self._joined is None:
+        if self.joined is None:
             return self._call(text, add_special_tokens=not self.chat.has_template)
         before, after = self._special
-        return [*before, *self._joined.divide([text])[0].joined(), *after]
+        return [*before, *self.joined.divide([text])[0].joined(), *after]
 
     def boundaries(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the lengths in tokens of the prefixes of a prompt that end at the boundaries of its template.
@@ -103,12 +103,12 @@ class HfTokens:
         if len(sections := _verbatim_sections(prompt)) > 1:
             *ends, whole = accumulate(map(len, self._ids_of_sections(sections)))
             return tuple(dict.fromkeys(length for length in ends if 0 < length < whole))
-        if self._joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
+        if self.joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
             return ()
         tokenized = self._tokenize(prompt)
         ends = self.chat.locate(prompt, tokenized.text, prompt.boundaries)
         stripped = [len(tokenized.text[:end].rstrip()) for end in ends]
-        lengths = self._joined.prefix_lengths(tokenized.text, [*ends, *stripped])
+        lengths = self.joined.prefix_lengths(tokenized.text, [*ends, *stripped])
         pairs = zip(lengths[: len(ends)], lengths[len(ends) :], strict=True)
         before = len(self._special[0])
         found = {before + length for exact, earlier in pairs if (length := exact or earlier)}
@@ -143,9 +143,9 @@ class HfTokens:
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text on its own, without special tokens."""
-        if self._joined is None:
+        if self.joined is None:
             return tuple(self._call(text, add_special_tokens=False))
-        return tuple(self._joined.divide([text])[0].joined())
+        return tuple(self.joined.divide([text])[0].joined())
 
     def count(self, prompt: Prompt) -> int:
         """Return the number of tokens of a rendered prompt."""
@@ -155,9 +155,9 @@ class HfTokens:
         """Return the number of tokens of each text on its own; the tokenizer is called at most once."""
         if not texts:
             return []
-        if self._joined is None:
+        if self.joined is None:
             return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        return [divided.length for divided in self._joined.divide(texts)]
+        return [divided.length for divided in self.joined.divide(texts)]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
@@ -216,7 +216,7 @@ class HfTokens:
         return [[*before, *first], *map(list, inner), [*last, *after]]
 
     @cached_property
-    def _joined(self) -> JoinedTokenizer | None:
+    def joined(self) -> JoinedTokenizer | None:
         """The tokenizer that works piece by piece; None if that would not be exact."""
         try:
             _ = self._special
@@ -227,7 +227,7 @@ class HfTokens:
     @property
     def _positions(self) -> JoinedTokenizer | None:
         """The tokenizer that works piece by piece, if it locates tokens exactly; otherwise None."""
-        return self._joined if self._joined and self._joined.has_exact_positions else None
+        return self.joined if self.joined and self.joined.has_exact_positions else None
 
     @cached_property
     def _special(self) -> tuple[list[int], list[int]]:

@@ -225,11 +225,19 @@ class LoggingBackend:
 
 @dataclass(slots=True)
 class _ArrivedReplies:
-    """Replies that will be committed together: digest -> request and reply, and what their coroutines wait for."""
+    """Replies that will be committed together.
+
+    Attributes:
+        committed: What their coroutines wait for.
+        requests: Digest -> request.
+        replies: Digest -> reply.
+        reserved: Number of tokens that were reserved for these calls.
+    """
 
     committed: asyncio.Future[None]
     requests: dict[str, Request] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
+    reserved: int = 0
 
 
 @dataclass(kw_only=True)
@@ -289,7 +297,9 @@ class AsyncLoggingBackend(LoggingBackend):
         self._reserved += reserved
         try:
             reply = await self.backend.agenerate(request)
-            await self._commit_with_others(digest, request, reply)
+            arrived = self._add_to_arrived(digest, request, reply)
+            arrived.reserved, reserved = arrived.reserved + reserved, 0  # else the commit would count tokens twice
+            await asyncio.shield(arrived.committed)
         except CancelledAfterReplyError as cancelled:
             self.keep({digest: request}, {digest: cancelled.reply})
             raise
@@ -298,20 +308,20 @@ class AsyncLoggingBackend(LoggingBackend):
             self._in_flight.pop(digest).set()
         return reply
 
-    async def _commit_with_others(self, digest: str, request: Request, reply: Reply) -> None:
-        """Commit a reply together with those that the event loop has received by now; return once it is committed."""
+    def _add_to_arrived(self, digest: str, request: Request, reply: Reply) -> _ArrivedReplies:
+        """Add a reply to those that the event loop has received by now, which will be committed together."""
         if self._arrived is None:
             loop = asyncio.get_running_loop()
             self._arrived = _ArrivedReplies(loop.create_future())
             loop.call_soon(self._commit_arrived)  # runs after the callbacks of all other replies received by now
-        arrived = self._arrived
-        arrived.requests[digest], arrived.replies[digest] = request, reply
-        await asyncio.shield(arrived.committed)
+        self._arrived.requests[digest], self._arrived.replies[digest] = request, reply
+        return self._arrived
 
     def _commit_arrived(self) -> None:
         arrived, self._arrived = self._arrived, None
-        if arrived is None:
+        if arrived is None:  # in the child of a fork
             return
+        self._reserved -= arrived.reserved
         try:
             self.keep(arrived.requests, arrived.replies)
         except Exception as error:  # noqa: BLE001 - raised where the replies are waited for

@@ -123,3 +123,9 @@ def test_pull_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("rerank.models.download.pull_model", absent)
     assert cli("models", "pull", "smollm2-135m").returncode == 4
+
+
+def test_models_without_a_tokenizer_have_nothing_to_tokenize(cli: Cli, data: Path) -> None:
+    done = cli("models", "tokenize", "fake:perfect", "--collection", f"jsonl:{data / 'jsonl'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "word by word" in done.stderr

@@ -32,7 +32,7 @@ def test_the_demo(cli: Cli) -> None:
     html = page.read_text()
     assert html.count("<details") == 12
     assert html.count("<section") == 36
-    assert html.count("<li>") == 36 * 5 + 3
+    assert html.count("<li>") == 36 * 5 + 2
     assert "://" not in html.replace("data:,", "")  # it needs no other file
 
     again = cli(*DEMO, "--format", "json")  # from the folders

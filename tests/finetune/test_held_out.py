@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rerank.errors import DataError, UsageError
-from rerank.finetune.recipe import Recipe
+from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.finetune.recipe import Recipe, ValidationTable
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -19,6 +19,7 @@ pytest.importorskip("peft")
 from rerank.finetune.trainer.training import train_adapter
 from rerank.finetune.trainer.training_data import read_training_and_held_out_lists
 from rerank.finetune.trainer.training_folder import list_training_checkpoints
+from rerank.finetune.trainer.validation import Validation
 from tests.finetune.small import collection_folder, recipe, validation
 from tests.raising import raises
 
@@ -84,6 +85,11 @@ def test_lists_and_a_collection(model: Path, collection: Path, tmp_path: Path, m
     state = json.loads((list_training_checkpoints(tmp_path / "out")[-1] / "trainer_state.json").read_text())
     best = {"nDCG@10": max, "loss": min}[measure](looks(tmp_path / "out", f"eval_{measure}"))
     assert state["best_metric"] == best
+
+
+def test_a_measure_that_does_not_exist_is_refused_before_the_training(collection: Path) -> None:
+    with raises(UnknownNameError, "ndgc"):
+        Validation.of(ValidationTable(**validation(collection, measure="ndgc@10")))
 
 
 def test_a_held_out_query_that_is_trained_on_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:

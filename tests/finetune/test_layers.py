@@ -206,10 +206,10 @@ def test_outlier_shares_are_numpys() -> None:
     class Two:
         first_lr = 1e-5
 
-        def forward(self, given: Any) -> None:
+        def forward(self, model: Any, lists: int | None = None) -> None:
             with torch.no_grad():
                 for batch in batches:
-                    given(batch)
+                    model(batch)
 
         def backward(self, given: Any, lists: int | None = None) -> None:
             raise NotImplementedError
@@ -256,7 +256,7 @@ def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
     class Nothing:
         first_lr = 1e-5
 
-        def forward(self, given: Any) -> None:
+        def forward(self, model: Any, lists: int | None = None) -> None:
             pass
 
         def backward(self, given: Any, lists: int | None = None) -> None:

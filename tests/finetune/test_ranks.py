@@ -36,7 +36,7 @@ class Pulls:
     gradients: dict[str, Any]
     first_lr: float = 1e-5
 
-    def forward(self, model: Any) -> None:
+    def forward(self, model: Any, lists: int | None = None) -> None:
         """See `Calibrate`."""
 
     def backward(self, model: Any, lists: int | None = None) -> None:

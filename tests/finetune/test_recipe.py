@@ -12,7 +12,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.finetune.component_registry import make_training_components
-from rerank.finetune.recipe import Recipe, read_recipe
+from rerank.finetune.recipe import Recipe, TrainingTable, describe_recipe_keys, read_recipe
 from tests.raising import raises
 
 RECIPES = Path(__file__).resolve().parents[2] / "training"
@@ -54,6 +54,11 @@ def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
     [
         ({"sed": 1}, UnknownNameError, "seed"),
         ({"training": {"step": 1}}, UnknownNameError, "steps"),
+        ({"training": {"lr": 1}}, UnknownNameError, "[optimizer]"),
+        ({"data": {"lists": ["a"], "documnets": 3}}, UnknownNameError, "key of [data]"),
+        ({"adapter": "lora"}, UsageError, "[adapter]"),
+        ({"losses": {"name": "lm"}}, UsageError, "[[losses]]"),
+        ({"training": {"warmup": 100}}, UsageError, "raction of the optimizer steps"),
         ({"data": {}}, UsageError, "data.lists"),
         ({"data": {"lists": ["a"], "documents": 1}}, UsageError, "data.documents = 1"),
         ({"data": {"lists": ["a"], "documents": 4, "best": 3, "hard": 2}}, UsageError, "best = 3 and hard = 2"),
@@ -88,6 +93,8 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
         ({"losses": [{"name": "lm", "on": "logits"}]}, UsageError, "no 'on'"),
         ({"losses": [{"name": "importance", "alpha": -1}]}, UsageError, "alpha"),
         ({"optimizer": {"name": "galore"}}, UsageError, "adapter 'lora'"),
+        ({"optimizer": {"name": "sgd", "momentm": 1}}, UnknownNameError, "option of 'sgd'"),
+        ({"optimizer": {"name": "adamw_torch", "eps": "x"}}, UsageError, "'eps': 'x'"),
         ({"optimizer": {"name": "lora-pro"}, "adapter": {"name": "full"}}, UsageError, "lora"),
         ({"layers": {"name": "lisa"}}, UsageError, "full"),
         ({"callbacks": [{"name": "refactor"}], "adapter": {"name": "vera"}}, UsageError, "lora"),
@@ -97,6 +104,18 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
 def test_parts_that_do_not_fit_together(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with raises(error, message):
         make_training_components(Recipe.make({**LEAST, **changes}))
+
+
+def test_every_message_about_a_key_lists_all_keys_of_its_table() -> None:
+    with raises(UnknownNameError, *TrainingTable.model_fields):
+        Recipe.make({**LEAST, "training": {"learning_rate": 1}})
+
+
+def test_every_key_is_described() -> None:
+    described = {(table, key.strip("`").split(" ")[0]): meaning for table, key, meaning in describe_recipe_keys()}
+    assert all(described.values())
+    assert {key for table, key in described if table == "`[training]`"} == set(TrainingTable.model_fields)
+    assert {("", "model"), ("`[optimizer]`", "lr"), ("`[[losses]]`", "on")} <= set(described)
 
 
 def test_the_preset_of_dora_and_galore() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -116,6 +116,10 @@ def test_a_missing_service_is_reported_before_the_model_is_looked_for(tmp_path: 
 def test_services_are_listed_once_and_none_is_no_service() -> None:
     assert pick_reporting_services(["none"]) == []
     assert set(pick_reporting_services(None)) <= {"tensorboard"}
+    with raises(UsageError, "wandb"):
+        pick_reporting_services(["none", "wandb"])
+    with raises(UnknownNameError, "tensorboard", "mlflow"):
+        pick_reporting_services(["nothing"])
 
 
 def test_what_the_environment_sets_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,11 +184,15 @@ def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collec
         train_adapter(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["lora", "adalora", "full"])
+@pytest.mark.parametrize(
+    "adapter",
+    [{"name": "lora"}, {"name": "adalora"}, {"name": "full"}, {"name": "peft", "config": "hra"}],
+    ids=lambda table: table["name"],
+)
 def test_adapters_where_the_last_layer_is_only_looked_at(
-    model: Path, collection: Path, tmp_path: Path, name: str
+    model: Path, collection: Path, tmp_path: Path, adapter: dict[str, Any]
 ) -> None:
-    asked = recipe(model, collection, **{**ATTENTION, "adapter": {"name": name}, "training": {"steps": 8}})
+    asked = recipe(model, collection, **{**ATTENTION, "adapter": adapter, "training": {"steps": 8}})
     stopped_and_gone_on_with(asked, tmp_path, after=7)
 
 
@@ -221,6 +225,7 @@ def test_the_penalty_of_an_adapter_is_part_of_the_loss_and_trains(
         ({"method": {"method": "full:pick"}}, "'pick'"),
         ({"method": {"method": "pointwise"}, "losses": [{"name": "lm"}]}, "'score'"),
         ({"method": {"method": "nothing"}}, "nothing"),
+        ({"data": {"lists": []}}, "data.lists"),
         ({"method": {"method": "fullrank", "prompt": "nothing"}}, "nothing"),
     ],
 )

@@ -37,7 +37,6 @@ def paper_recipe(folder: Path) -> Recipe:
     """The recipe of the paper, with a folder that has only the configuration of its model."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(MISTRAL))
-    (folder / "model.safetensors").touch()  # a folder without weights is no model; they are not read
     return read_recipe(PAPER / "recipe.toml").model_copy(update={"model": str(folder)})
 
 
@@ -86,3 +85,10 @@ def test_hours_follow_from_operations() -> None:
     low, high = h100_hours(3.6e18)
     assert low == pytest.approx(1000 / 0.37 / 989, rel=1e-9)
     assert high == pytest.approx(1000 / 0.2 / 989, rel=1e-9)
+
+
+def test_lists_of_every_format_are_counted(model: Path, collection: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "flag.jsonl"
+    lists.write_text('{"query": "wing", "pos": ["lift"], "neg": ["jet"]}\n' * 5)
+    asked = recipe(model, collection, data={"lists": [str(lists)]}, training={"steps": None, "accumulation": 2})
+    assert estimate_training(asked, processes=1, device="cpu")["steps"] == 3

@@ -59,10 +59,10 @@ class TinyBatches:
     seed: int = 1
     first_lr: float = 1e-5
 
-    def forward(self, model: Any) -> None:
+    def forward(self, model: Any, lists: int | None = None) -> None:
         """Run the batches without gradients."""
         with torch.no_grad():
-            for at in range(self.batches):
+            for at in range(lists or self.batches):
                 model(input_ids=tiny_ids(self.seed + at), use_cache=False)
 
     def backward(self, model: Any, lists: int | None = None) -> None:

@@ -34,7 +34,7 @@ def joined(family: Callable[[], Any]) -> JoinedTokenizer:
 def tokens_of(family: Callable[[], Any], *, template: bool = True, by_text: bool = False) -> HfTokens:
     """A counter of its own; ``by_text`` tokenizes whole texts, as for a tokenizer without joints."""
     tokens = HfTokens(make(family, template=template), context_size=4096, join=not by_text)
-    assert (tokens._joined is None) == by_text
+    assert (tokens.joined is None) == by_text
     return tokens
 
 

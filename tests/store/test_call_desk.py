@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,27 @@ def test_committed_calls_are_answered_and_counted_once(log: CallLog) -> None:
     assert again is not None
     assert (again.replies, again.missing) == ({"a": Reply(text="1")}, ("b",))
     assert (len(log), backend.usage.calls) == (1, 1)
+
+
+def test_replies_of_several_workers_are_committed_in_one_transaction(
+    log: CallLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, backend = desk_of(log)
+    for owner in (0, 1):
+        desk.begin(owner, batch("a", f"b{owner}"))
+    commits: list[int] = []
+    put = CallLog.put
+
+    def count(self: CallLog, calls: Any, model: str) -> list[int]:
+        commits.append(len(calls))
+        return put(self, calls, model)
+
+    monkeypatch.setattr(CallLog, "put", count)
+    desk.keep([(owner, {"a": Reply(text=f"from {owner}"), f"b{owner}": Reply(text="1")}) for owner in (0, 1)])
+    assert commits == [3]
+    assert log.get(["a"])["a"].text == "from 0"
+    assert (len(log), backend.usage.calls) == (3, 3)
+    assert not desk.has_calls_in_flight()
 
 
 def test_calls_of_lost_work_are_counted_and_made_again(log: CallLog) -> None:

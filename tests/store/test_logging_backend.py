@@ -7,10 +7,11 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rerank.errors import BackendError
+from rerank.errors import BackendError, StorageError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
 from rerank.store import CallLog, LoggingBackend, NoLog, log_calls
@@ -208,6 +209,53 @@ def test_requests_in_flight_do_not_use_up_the_token_cap(log: CallLog, cap: int, 
 
     assert [reply.finish for reply in asyncio.run(all_replies())].count("stop") == answered
     assert logged.usage.calls == len(log) == answered
+
+
+def test_replies_that_arrive_together_are_committed_together(log: CallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[int] = []
+    put = CallLog.put
+
+    def count(self: CallLog, calls: Any, model: str) -> Any:
+        commits.append(len(calls))
+        return put(self, calls, model)
+
+    monkeypatch.setattr(CallLog, "put", count)
+
+    class Committed(EchoServer):
+        async def agenerate(self, request: Request) -> Reply:
+            await asyncio.sleep(0 if request.prompt[0].content < "z" else 0.05)
+            return self.generate([request])[0]
+
+    logged = log_calls(Committed(), log)
+    assert isinstance(logged, AsyncLoggingBackend)
+
+    async def ask_one(request: Request) -> int:
+        await logged.agenerate(request)
+        return len(log)  # a reply is handed over once it is committed
+
+    async def ask_all() -> list[int]:
+        return await asyncio.gather(*map(ask_one, ask(["a", "b", "c", "z"])))
+
+    assert asyncio.run(ask_all()) == [3, 3, 3, 4]
+    assert commits == [3, 1]
+
+
+def test_a_full_disk_fails_all_replies_of_a_commit(log: CallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: CallLog, calls: Any, model: str) -> Any:
+        raise StorageError("the disk is full")
+
+    logged = log_calls(EchoServer(), log)
+    assert isinstance(logged, AsyncLoggingBackend)
+
+    async def ask_all() -> list[Any]:
+        replies = (logged.agenerate(request) for request in ask(["a", "b"]))
+        return await asyncio.gather(*replies, return_exceptions=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CallLog, "put", fail)
+        assert [type(result) for result in asyncio.run(ask_all())] == [StorageError, StorageError]
+    assert [reply.text for reply in asyncio.run(ask_all())] == ["a", "b"]
+    assert len(log) == 2
 
 
 def test_long_prompts_form_smaller_batches(log: CallLog) -> None:

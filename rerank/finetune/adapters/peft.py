@@ -94,7 +94,7 @@ class Peft(NamedPeftAdapter):
             UsageError: There is no such configuration or option, peft rejects a value, or the method cannot be trained.
         """
         if not self.config:
-            raise UsageError("The adapter 'peft' has no option config", expected="a configuration, such as 'boft'")
+            raise UsageError("The adapter 'peft' without config", expected="a configuration of peft, such as 'boft'")
         if find_spec("peft") is None:
             raise MissingPrerequisiteError("peft is not installed", remedy="pip install 'listrank[train]'")
         from rerank.finetune.adapters.base.peft_configurations import make_peft_configuration
@@ -110,18 +110,16 @@ class Peft(NamedPeftAdapter):
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft, after a pass over a short text.
+        """Return the model wrapped by peft, after a pass over one list of the training.
 
         Raises:
             UsageError: peft rejects the configuration for this model, or the method needs inputs besides text.
         """
-        import torch
-
         from rerank.finetune.adapters.base.peft_files import convert_peft_errors
 
         wrapped = super().attach(model, calibrate, seed=seed)
-        with convert_peft_errors(self.config), torch.no_grad():
-            wrapped(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+        with convert_peft_errors(self.config):
+            calibrate.forward(wrapped, lists=1)
         return wrapped
 
     @cached_property

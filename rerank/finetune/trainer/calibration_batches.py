@@ -44,11 +44,11 @@ class FirstBatches:
     first_lr: float
     count: int = 8
 
-    def forward(self, model: Any) -> None:
+    def forward(self, model: Any, lists: int | None = None) -> None:
         """Run the batches through ``model`` without gradients."""
         module = self.module(model)
         with torch.no_grad():
-            for batch in self._batches():
+            for batch in self._batches(lists):
                 self._loss(module, batch)
 
     def backward(self, model: Any, lists: int | None = None) -> None:

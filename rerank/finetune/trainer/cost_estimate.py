@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rerank.errors import UsageError
 from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import RecipeComponents
-from rerank.finetune.labels.label_files import read_labels
+from rerank.finetune.labels.list_files import open_label_records
 from rerank.finetune.optimizers.base import SizedOptimizer
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.cross_encoder_recipe import CROSS_ENCODER_JUDGE, method_of_recipe
@@ -86,7 +86,8 @@ def _make_empty_decoder(recipe: Recipe) -> Any:
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
     options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
-    return make_empty_model(resolve_model_name(recipe.model), options)
+    has_configuration = (Path(recipe.model) / "config.json").is_file()  # its folder need not have weights
+    return make_empty_model(recipe.model if has_configuration else resolve_model_name(recipe.model), options)
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
@@ -125,7 +126,7 @@ def model_size(model: Any) -> ModelSize:
 
 
 def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
-    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in read_labels(path))
+    lists = recipe.data.max_lists or sum(1 for path in recipe.data.lists for _ in open_label_records(path)[1])
     return max(1, math.ceil(recipe.training.epochs * lists / lists_per_step))
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError
+from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
@@ -20,6 +20,7 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
 
     Raises:
         UnknownNameError: transformers does not know a service with this name.
+        UsageError: ``none`` is given together with a service.
         MissingPrerequisiteError: A service is not installed.
     """
     if names is None:
@@ -31,9 +32,12 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
 
     installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
     wanted = [name for name in dict.fromkeys(names) if name != "none"]
+    if wanted and "none" in names:
+        raise UsageError(f"--report-to none and --report-to {wanted[0]}", expected="either none or services")
     for name in wanted:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise UnknownNameError("reporting service", name, [*INTEGRATION_TO_CALLBACK, "none"])
+            known = [*INTEGRATION_TO_CALLBACK, "none"]
+            raise UnknownNameError("reporting service", name, known, limit=len(known))
         if name not in installed:
             raise MissingPrerequisiteError(
                 f"The training is to be reported to {name}, which is not installed",

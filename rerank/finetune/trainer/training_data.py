@@ -63,6 +63,8 @@ def _read_lists(paths: Sequence[str], selectors: Sequence[str], limit: int | Non
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=3)
     lists = [training_list for training_list in lists[:limit] if len(training_list) > 1]
+    if not paths:
+        raise UsageError("data.lists = []", expected="at least one label file or data set")
     if not lists:
         raise DataError(f"No list in {', '.join(paths)} has two or more documents", expected="at least one such list")
     return lists

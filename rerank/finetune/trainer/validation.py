@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerank.evaluation import Comparison, compare_runs, evaluate_run
+from rerank.evaluation import Comparison, compare_runs, evaluate_run, parse_measures
 from rerank.experiment.candidates import load_experiment_queries, retrieve_spec_candidates_for_queries
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
@@ -36,8 +36,9 @@ class Validation:
         """Retrieve the candidates, which stay the same for the whole training.
 
         Raises:
-            RerankError: The collection or the first stage cannot be used.
+            RerankError: The collection or the first stage cannot be used, or the measure does not exist.
         """
+        parse_measures([table.ranking_measure])  # before an hour of training, not after it
         spec = RunSpec(
             collection=table.collection,
             first_stage=table.first_stage,

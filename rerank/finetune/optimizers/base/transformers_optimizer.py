@@ -172,8 +172,10 @@ class TransformersOptimizer:
         allowed = [name for name in inspect.signature(make).parameters if name not in ("params", "lr", "weight_decay")]
         for option in self.options:
             if option not in allowed:
-                raise UnknownNameError(f"option of the optimizer {self.name!r}", option, allowed)
+                raise UnknownNameError(f"option of {self.name!r}:", option, allowed, limit=len(allowed))
         try:
             return make(groups, **values | dict(self.options))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"The optimizer {self.name!r} rejects its options: {error}") from error
+            raise UsageError(
+                f"The optimizer {self.name!r} rejects its options {dict(self.options)}: {error}"
+            ) from error

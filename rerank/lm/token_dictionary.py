@@ -1,0 +1,127 @@
+"""The token ids of the words of a corpus, in memory-mapped files that are written once.
+
+Token ids of a whole passage depend on the text around it and on where it is truncated. Those of a word between two
+joints do not (`rerank.lm.token_joints`), so they are stored, and every prompt finds them whatever it contains besides.
+All dictionaries of a tokenizer are used, whatever corpora they were made from: a word that is found is tokenized right,
+and one that is not found is tokenized.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank.errors import DataError
+from rerank.io.paths import cache_dir
+from rerank.io.sealed_folders import sealed_folders, storage_errors
+
+#: Hashes of the words, ascending; texts and token ids of all words in this order, and where those of each end.
+_KEYS, _TEXTS, _TEXT_ENDS, _IDS, _ID_ENDS = "keys.npy", "texts.npy", "text_ends.npy", "ids.npy", "id_ends.npy"
+#: Number of words that are tokenized together.
+_BATCH = 10_000
+
+
+class TokenDictionary:
+    """The token ids of words, read from a folder that `write_token_dictionary` wrote.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files into memory."""
+        self._folder = folder
+        self._keys, self._texts, self._text_ends, self._ids, self._id_ends = (
+            memoryview(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+            for name in (_KEYS, _TEXTS, _TEXT_ENDS, _IDS, _ID_ENDS)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path; another process maps the files again."""
+        return TokenDictionary, (self._folder,)
+
+    def __len__(self) -> int:
+        """Return the number of words."""
+        return len(self._keys)
+
+    def find(self, word: str) -> tuple[int, ...] | None:
+        """Return the token ids of a word; None if it is not stored."""
+        row = bisect_left(self._keys, _hash_word(word))
+        # Another word may have the same hash, and the row is `len(self)` if all hashes are smaller.
+        if row < len(self) and self._texts[self._text_ends[row] : self._text_ends[row + 1]] == word.encode():
+            return tuple(self._ids[self._id_ends[row] : self._id_ends[row + 1]])
+        return None
+
+
+def write_token_dictionary(
+    words: Iterable[str], folder: Path, tokenize: Callable[[list[str]], Iterable[Sequence[int]]]
+) -> None:
+    """Write the files of a `TokenDictionary`; the distinct words are in memory.
+
+    Args:
+        words: The words; of those with the same hash, only one is stored.
+        folder: An empty folder.
+        tokenize: Returns the token ids of each of several words.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    distinct = list(dict.fromkeys(words))
+    keys, first = np.unique(np.array(list(map(_hash_word, distinct)), np.uint64), return_index=True)
+    texts, ids, text_ends, id_ends = bytearray(), array("I"), array("q", [0]), array("q", [0])
+    for start in range(0, len(first), _BATCH):
+        batch = [distinct[index] for index in first[start : start + _BATCH].tolist()]
+        for word, row in zip(batch, tokenize(batch), strict=True):
+            texts += word.encode()
+            ids.extend(row)
+            text_ends.append(len(texts))
+            id_ends.append(len(ids))
+    arrays: dict[str, Any] = {
+        _KEYS: keys,
+        _TEXTS: np.frombuffer(texts, np.uint8),
+        _TEXT_ENDS: np.frombuffer(text_ends, np.int64),
+        _IDS: np.frombuffer(ids, np.uint32),
+        _ID_ENDS: np.frombuffer(id_ends, np.int64),
+    }
+    with storage_errors(folder):
+        for name, column in arrays.items():
+            np.save(folder / name, column, allow_pickle=False)
+
+
+def token_dictionaries_folder(tokenizer: Any) -> Path:
+    """Return the cache folder for the dictionaries of a fast tokenizer, named by everything that decides token ids."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state |= {"truncation": None, "padding": None, "tokenizers": importlib.metadata.version("tokenizers")}
+    return cache_dir("tokens", hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest())
+
+
+def open_token_dictionaries(tokenizer: Any) -> list[TokenDictionary]:
+    """Open all dictionaries of a fast tokenizer that are in the user's cache folder.
+
+    Raises:
+        DataError: A dictionary is damaged.
+    """
+    if not cache_dir("tokens").is_dir():
+        return []
+    found = []
+    for folder, damage in sealed_folders(token_dictionaries_folder(tokenizer)):
+        if damage:
+            raise DataError(
+                f"The token dictionary {str(folder)!r} is damaged: {damage}",
+                expected="the files that `rerank models tokenize` wrote",
+                remedy="Remove the folder; runs do not need it, and the command writes it again",
+            )
+        found.append(TokenDictionary(folder))
+    return found
+
+
+def _hash_word(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,58 @@
+"""Tokenize the words of a corpus once, for all later runs with the same tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank.collections.base.corpus import Corpus
+from rerank.errors import UsageError
+from rerank.io.sealed_folders import open_sealed_folder
+from rerank.lm.token_dictionary import TokenDictionary, token_dictionaries_folder
+from rerank.lm.tokenizers import HfTokens
+from rerank.prompts.base import TokenCounter
+from rerank.prompts.passages import passage_text
+
+#: Changes when the same corpus and tokenizer give other files.
+_FORMAT = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusTokens:
+    """The token dictionary of a corpus.
+
+    Attributes:
+        folder: Its folder in the cache.
+        words: Number of distinct words.
+    """
+
+    folder: Path
+    words: int
+
+
+def tokenize_corpus_words(corpus: Corpus, tokens: TokenCounter) -> CorpusTokens:
+    """Write the token ids of all words of a corpus to the cache folder, unless they are there.
+
+    All backends whose tokenizer is the same use them from then on. Token ids, prompts and results stay the same.
+
+    Args:
+        corpus: The corpus; it is read once.
+        tokens: The token counter of a backend.
+
+    Raises:
+        UsageError: The tokenizer is not a fast tokenizer of this machine, or does not tokenize word by word.
+        StorageError: The cache folder cannot be written.
+    """
+    if not isinstance(tokens, HfTokens) or (joined := tokens.joined) is None:
+        raise UsageError(
+            "The tokenizer of this model cannot be used word by word",
+            expected="a model in this process, with a fast tokenizer that divides texts at spaces",
+            remedy="Run without this command; it changes the speed only",
+        )
+
+    def build(folder: Path) -> None:
+        joined.write_dictionary((passage_text(doc) for doc in corpus.docs() if doc.title or doc.text), folder)
+
+    folder = token_dictionaries_folder(tokens.tokenizer) / corpus.fingerprint
+    dictionary = open_sealed_folder(folder, {"format": _FORMAT}, build, TokenDictionary)
+    return CorpusTokens(folder=folder, words=len(dictionary))

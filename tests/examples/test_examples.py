@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -93,11 +94,9 @@ def test_a_chain_of_langchain_gets_reranked_passages(tmp_path: Path) -> None:
 def test_a_notebook_is_its_script(name: str) -> None:
     written = (EXAMPLES / f"{name}.ipynb").read_text("utf-8")
     assert written == NOTEBOOKS["notebook_text"](name), "run: python examples/make_notebooks.py"
-    code = [line for cell in json.loads(written)["cells"] if cell["cell_type"] == "code" for line in cell["source"]]
-    script = (EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()
-    assert [line.strip("\n") for line in code if line.strip()] == [
-        line for line in script if line and not line.startswith("# ")
-    ]
+    code = ["".join(cell["source"]) for cell in json.loads(written)["cells"] if cell["cell_type"] == "code"]
+    script = (EXAMPLES / f"{name}.py").read_text("utf-8")
+    assert ast.dump(ast.parse("\n".join(code))) == ast.dump(ast.parse(script))
 
 
 def test_every_script_is_listed_short_and_tested() -> None:

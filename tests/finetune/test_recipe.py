@@ -93,8 +93,6 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
         ({"losses": [{"name": "lm", "on": "logits"}]}, UsageError, "no 'on'"),
         ({"losses": [{"name": "importance", "alpha": -1}]}, UsageError, "alpha"),
         ({"optimizer": {"name": "galore"}}, UsageError, "adapter 'lora'"),
-        ({"optimizer": {"name": "sgd", "momentm": 1}}, UnknownNameError, "option of 'sgd'"),
-        ({"optimizer": {"name": "adamw_torch", "eps": "x"}}, UsageError, "'eps': 'x'"),
         ({"optimizer": {"name": "lora-pro"}, "adapter": {"name": "full"}}, UsageError, "lora"),
         ({"layers": {"name": "lisa"}}, UsageError, "full"),
         ({"callbacks": [{"name": "refactor"}], "adapter": {"name": "vera"}}, UsageError, "lora"),
@@ -104,6 +102,21 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
 def test_parts_that_do_not_fit_together(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with raises(error, message):
         make_training_components(Recipe.make({**LEAST, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "error", "message"),
+    [
+        ({"name": "sgd", "momentm": 1}, UnknownNameError, "option of 'sgd'"),
+        ({"name": "adamw_torch", "eps": "x"}, UsageError, "'eps': 'x'"),
+    ],
+)
+def test_wrong_options_of_an_optimizer_of_transformers(
+    optimizer: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    pytest.importorskip("transformers")
+    with raises(error, message):
+        make_training_components(Recipe.make({**LEAST, "optimizer": optimizer}))
 
 
 def test_every_message_about_a_key_lists_all_keys_of_its_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_another_text_has_another_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["fullrank", "pairwise"])
 def test_verify_finds_damaged_prompts(tmp_path: Path, method: str) -> None:
     folder = run(tmp_path, method)
-    with sqlite3.connect(folder.path / "calls.sqlite") as database:
+    with closing(sqlite3.connect(folder.path / "calls.sqlite")) as database, database:
         damaged = database.execute("UPDATE prompts SET packed = x'00'").rowcount
     (row,) = verify_run_folder(folder)
     assert (row["file"], row["what"]) == ("calls.sqlite", "prompts")

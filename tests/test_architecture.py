@@ -316,7 +316,7 @@ def test_sizes() -> None:
 
 
 def test_databases_are_closed() -> None:
-    """``with sqlite3.connect(...)`` ends a transaction and leaves the file open, about which Python 3.13 warns."""
+    """A connection as a context manager ends a transaction and stays open, about which Python 3.13 warns."""
     everywhere = [path for folder in (ROOT, ROOT.parent / "tests") for path in folder.rglob("*.py")]
     left_open = "with sqlite3" + ".connect("
     assert [path.name for path in everywhere if left_open in path.read_text(encoding="utf-8")] == []

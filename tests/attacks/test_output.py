@@ -224,4 +224,4 @@ def test_every_page_has_a_policy_that_stops_foreign_scripts(name: str, text: str
 
 
 def test_the_pages_are_all_that_we_write() -> None:
-    assert [name for name, _ in page_templates()] == ["report.html.j2", "site.html.j2"]
+    assert [name for name, _ in page_templates()] == ["report.html.j2", "demo_page.html.j2", "site.html.j2"]

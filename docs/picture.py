@@ -1,6 +1,5 @@
-"""Draw what a command prints on a terminal, such as the pictures of README.md.
+"""Draw what a command prints on a terminal, such as the picture of README.md.
 
-python docs/picture.py docs/images/demo.svg --width 136 -- rerank demo      (after `rerank demo`, in the same folder)
 python docs/picture.py docs/images/compare.svg --width 84 -- rerank compare smollm2-135m.trec bm25.trec --qrels QRELS
 """
 

@@ -37,6 +37,9 @@ paragraphs = [
     if text.strip()
 ]
 
+if not paragraphs:
+    sys.exit(f"No text in .txt or .md files of {sys.argv[1]!r}; pass a folder that has some")
+
 with TemporaryDirectory() as room:
     path = Path(room, "docs.jsonl")
     path.write_text("\n".join(map(json.dumps, paragraphs)), "utf-8")

@@ -49,6 +49,15 @@ def test_files_of_a_folder_are_searched_and_reranked(tmp_path: Path) -> None:
     assert "1. notes/a.md:2" in lines[lines.index("reranked:") + 1]
 
 
+def test_a_folder_without_texts_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "rerank_your_files.py"), "nowhere", "where is the key"]
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert "'nowhere'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.model
 def test_a_model_is_checked_as_an_assessor(tmp_path: Path) -> None:
     """SmolLM2 gives one grade to every document, which the check finds."""

@@ -334,7 +334,7 @@ def test_cut_passages_are_counted() -> None:
 
 def test_a_limit_on_tokens_wins_over_longer_passages(caplog: pytest.LogCaptureFixture) -> None:
     Reranker.from_pretrained("fake:reversed", passages="max,size=100", max_passage_tokens=64)
-    assert "Passages of 100 words are cut to 64 tokens" in caplog.text
+    assert "Passages of 100 words are truncated to 64 tokens" in caplog.text
 
 
 def test_replies_are_cached_and_tokens_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """Assembly of rankers: settings (model, adapter, method, prompt, limits) become a backend, a strategy and a judge.
 
 The reranker, the commands, benchmarks, label teachers, training and validation all assemble their rankers here, so the
-same settings always send the same requests.
+same settings always lead to the same requests.
 
-    setup = assemble({"model": "smollm2-135m", "adapter": "smollm2-135m-attention"})
+    setup = assemble_ranker({"model": "smollm2-135m", "adapter": "smollm2-135m-attention"})
     judge = setup.open_judge(setup.open_backend())
 """
 
@@ -65,20 +65,20 @@ __all__ = [
 ]
 
 
-#: A calibration in the folder of an adapter or trained model. Files of this name have no part in the model's hash
-#: (`rerank.io.model_hash`), so that adding one changes no run.
+#: File with the calibration in the folder of an adapter or trained model. The model's hash (`rerank.io.model_hash`)
+#: ignores files of this name, so that adding a calibration does not change the identity of runs.
 CALIBRATION = "rerank-calibration.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankerPlan:
-    """The part of a ranker that follows from the settings alone, without opening a prompt or a model.
+    """The part of a ranker that depends only on the settings, not on a prompt or a model.
 
     Attributes:
         config: The settings.
         method: The method with all its options.
-        strategy: Decides which windows are judged.
-        passages: Divides documents into passages; None judges whole documents.
+        strategy: The strategy, which decides which windows are judged.
+        passages: Division of documents into passages; None to judge whole documents.
     """
 
     config: RankerConfig
@@ -100,10 +100,10 @@ class RankerPlan:
         }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
-        """Build a judge that reads recorded replies.
+        """Build a judge that uses recorded replies.
 
-        Recorded replies are looked up by window, so the prompt does not matter. Files that only affect the requests,
-        such as a prompt or a list of attention heads, need not exist any more.
+        Recorded replies are looked up by window, so the prompt has no effect. Files that only affect the requests, such
+        as a prompt or a list of attention heads, may have been deleted.
         """
         judge = judges.get(self.method.judge.name)
         options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
@@ -129,7 +129,7 @@ class RankerSetup(RankerPlan):
 
         Raises:
             RerankError: A file of a local model or of its adapter is missing or damaged.
-            UsageError: The backend does not support the judge, or does not support pictures and the prompt shows some.
+            UsageError: The backend does not support the judge, or does not support the pictures in the prompt.
         """
         backend = backend_class_of_model(self.config.model, self.method.backend)
         check_judge_runs_on_backend(self.method.judge, backend, self.config.model)
@@ -141,7 +141,7 @@ class RankerSetup(RankerPlan):
 
         Args:
             qrels: Relevance judgments for ``fake:perfect``.
-            lazy: Load the weights of a local model only at the first call.
+            lazy: Whether to load the weights of a local model only at the first call.
 
         Raises:
             RerankError: The model cannot be opened, or its backend does not support the judge.
@@ -171,8 +171,8 @@ class RankerSetup(RankerPlan):
         """Build the judge for a backend.
 
         Args:
-            backend: The backend that runs its requests.
-            options: Options of the judge, which override those in the method.
+            backend: The backend that runs the judge's requests.
+            options: Options of the judge, which override the options in the method.
 
         Raises:
             UsageError: The backend does not support the judge.
@@ -182,11 +182,11 @@ class RankerSetup(RankerPlan):
 
 
 def plan_ranker(config: RankerConfig) -> RankerPlan:
-    """Look up the method of the settings and build its strategy.
+    """Look up the method that the settings name, and build its strategy.
 
     Raises:
         UnknownNameError: No method, option or passage aggregate has this name.
-        UsageError: The strategy does not have an option, or a value is out of range.
+        UsageError: An option that is set does not exist in the strategy, or a value is out of range.
     """
     method = open_method(config.method)
     method = dataclasses.replace(method, strategy=_assemble_strategy_with_flags(config, method))
@@ -204,12 +204,12 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
 
     Args:
         settings: Settings, named as in `RankerConfig`. A missing setting is taken from the adapter or the trained model
-            or, if these have none, from the defaults.
+            or, if neither sets it, from the defaults.
         backend: The backend of the model, if it is already open.
 
     Raises:
         UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
-        UsageError: The strategy does not have an option, or a value is out of range.
+        UsageError: An option that is set does not exist in the strategy, or a value is out of range.
         MissingResourceError: The adapter or the prompt file does not exist.
     """
     if not isinstance(settings, RankerConfig):
@@ -218,7 +218,7 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
     limit = plan.config.max_passage_tokens
     if plan.passages and limit is not None and plan.passages.size > limit:
         _log.warning(
-            "Passages of %d words are cut to %d tokens, the limit of the adapter or of max_passage_tokens",
+            "Passages of %d words are truncated to %d tokens, the limit of the adapter or of max_passage_tokens",
             plan.passages.size,
             limit,
         )
@@ -236,10 +236,10 @@ def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Back
 
 
 def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
-    """Warn if a published reranker does not get the judge and the prompt with which it was trained.
+    """Warn if a published reranker is used without the judge or the prompt with which it was trained.
 
-    Nothing else would show it: users of Qwen3-Reranker report scores that are almost random without its template
-    (github.com/vllm-project/vllm, issues 20478 and 21681).
+    Without a warning, the error would not be noticed: users of Qwen3-Reranker report scores that are almost random
+    without its template (github.com/vllm-project/vllm, issues 20478 and 21681).
     """
     preset = None if plan.config.adapter else reranker_preset_of_model(plan.config.model)
     if preset is None or not preset.recipe or not preset.recognise.hub:  # without patterns, it was not trained to rank
@@ -263,17 +263,17 @@ def _warn_of_other_recipe(plan: RankerPlan, prompt: str) -> None:
         )
 
 
-#: Flags that set options of a strategy: option -> flag, for messages.
+#: Flags that set options of a strategy, by name of the option; used in messages.
 _FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 
 
 def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
     """Return the method's strategy with the options that have their own flags, such as ``--window-size``.
 
-    If passages are judged, the strategy gets no ``top_k``, because ``top_k`` counts documents, not passages.
+    If passages are judged, ``top_k`` is not passed to the strategy, because it counts documents, not passages.
 
     Raises:
-        UsageError: The strategy does not have an option, or is not a dataclass.
+        UsageError: An option that is set does not exist in the strategy, or the strategy is not a dataclass.
     """
     strategy_type = strategies.get(method.strategy.name)
     if not is_dataclass(strategy_type):  # the fields are the options, which are part of a run's identity
@@ -282,15 +282,15 @@ def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selec
     required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
     if config.window_size and not config.stride and "stride" not in method.strategy.options:
-        # Windows must overlap, since otherwise no document could move from one window to the next.
+        # Windows must overlap, because otherwise no document could move from one window to the next.
         optional["stride"] = max(1, config.window_size // 2)
     known = {f.name for f in fields(cast(Any, strategy_type))}
     for name in required:
         if name not in known:
             raise UsageError(
-                f"{_FLAGS[name]} with --method {method.name}",
+                f"{_FLAGS[name]} cannot be used with --method {method.name}",
                 expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
-                remedy="Omit it, or use --method sliding",
+                remedy=f"Omit {_FLAGS[name]}, or use --method sliding",
             )
     # These options are not required: the driver itself applies top_k, and only some strategies have a stride or a seed.
     applied = {name: value for name, value in optional.items() if value is not None and name in known}

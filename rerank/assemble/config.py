@@ -1,4 +1,4 @@
-"""Settings of rankers: completed, validated, and named like the command's flags."""
+"""Settings of rankers, which are named like the command's flags, completed with defaults, and validated."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RankerOptions(TypedDict, total=False):
 
 
 _Positive = Annotated[int, Field(ge=1)]
-#: What the method ``auto`` stands for if neither the adapter nor the model nor its backend names one.
+#: Method that replaces ``auto`` if neither the adapter, the model nor the backend has a method of its own.
 DEFAULT_METHOD = "fullrank"
 
 
@@ -68,9 +68,9 @@ class RankerConfig:
     `from_settings` reports an invalid value as a UsageError, the constructor as a ValidationError of pydantic.
 
     Attributes:
-        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``api:API/NAME``, ``decisions:NAME``,
-            ``vllm:NAME`` or ``fake:KIND``.
-        adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
+        model: A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``api:API/NAME``,
+            ``decisions:NAME``, ``vllm:NAME`` or ``fake:KIND``.
+        adapter: A name listed by `rerank models`, or the folder or hub id of a PEFT adapter; None for no adapter.
         adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``. ``auto`` is
@@ -80,26 +80,26 @@ class RankerConfig:
         stride: Number of documents by which the window moves; half of ``window_size`` if only ``window_size`` is set.
         passes: Number of passes, for strategies that support several.
         top_k: Rerank only the top K; the remaining documents keep their input order.
-        passages: How to divide documents into passages, as in ``max,size=150,stride=75``; None judges whole documents.
-        prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects it by method and model.
+        passages: Division of documents into passages, as in ``max,size=150,stride=75``; None judges whole documents.
+        prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects the prompt by method and model.
         min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Passages are truncated to at most this many tokens.
+        max_passage_tokens: Maximum number of tokens kept of each passage; None for no limit.
         context_size: Number of tokens of the model's context to use; None for all.
         temperature: Sampling temperature; 0 is greedy.
         seed: Seed for sampling and for stochastic strategies.
         thinking_tokens: Maximum number of tokens that a reasoning model may generate before its answer.
         dtype: Data type of the weights.
         device: Torch device; ``auto`` selects the first accelerator.
-        device_map: How to distribute a model over several devices; empty for one device.
+        device_map: Distribution of a model over several devices; empty for one device.
         tensor_parallel_size: With vLLM: number of GPUs over which to split every weight matrix.
         pipeline_parallel_size: With vLLM: number of groups of GPUs over which to distribute the layers.
         batch_size: Number of requests per batch; None for the backend's default.
         reuse: For local models: compute a prompt prefix only once if several requests share it.
         deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
             its request.
-        trust_remote_code: Run Python code from the model's repository.
+        trust_remote_code: Whether to run Python code from the model's repository.
         base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``; a tuple or list for
-            several servers that hold the same model.
+            several servers that serve the same model.
         concurrency: Number of concurrent requests to each server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
         calibration: File written by `rerank calibrate`, which converts scores to probabilities of relevance; None for
@@ -198,16 +198,16 @@ class RankerConfig:
 
 
 def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
-    """Return the method, and the settings that come with it, for the keys that are missing in ``settings``.
+    """Return the default method and its settings, for the keys that are missing in ``settings``.
 
-    They are those of the adapter, or of the trained or merged model, if its folder has settings; or else the recipe of
-    the preset of the model or reranker; or else the default of the backend; or else `DEFAULT_METHOD`. If the method is
-    given, prompt and limits of another one do not apply.
+    The defaults are taken from the first of these sources that exists: the settings in the folder of the adapter or of
+    the trained or merged model, the recipe of the preset of the model or reranker, the default method of the backend,
+    and `DEFAULT_METHOD`. If the method is given, prompt and limits of another method are not returned.
 
     Args:
         settings: The given settings; the method ``auto`` counts as missing.
-        backend: The open backend of the model. It knows the folder that it was loaded from, whereas the model's name
-            may not be a path, or may be the path of another folder.
+        backend: The backend of the model, if it is already open. It stores the folder from which the model was loaded,
+            whereas the model's name may not be a path, or may be the path of another folder.
 
     Raises:
         MissingResourceError: The adapter does not exist.
@@ -225,7 +225,9 @@ def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = Non
 
 
 def folder_of_ranker_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
-    """Return the folder of the adapter or, without one, of the model; after training, it contains ranking settings.
+    """Return the folder of the adapter or, without an adapter, of the model; None if there is no folder.
+
+    If the adapter or the model was trained with this package, the folder contains ranking settings.
 
     Args:
         settings: Settings of a ranker, of which only ``adapter`` and ``model`` are used.

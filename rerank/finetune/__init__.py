@@ -1,4 +1,4 @@
 """Training of rerankers: labels, losses, adapters, optimizers, the trainer, and inspection of trained models.
 
-Importing this package imports no torch.
+Importing this package does not import torch.
 """

@@ -1,6 +1,6 @@
 """Registries of the training components, and construction of the components that a recipe names.
 
-Importing this module imports no torch, so an impossible recipe is rejected before a model is loaded.
+Importing this module does not import torch, so an invalid recipe is rejected before a model is loaded.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rerank.selector import build_from_selector_options
 
 
 class AdapterRegistry(Registry):
-    """The adapters: plug-ins, and names for configurations of peft that are in a table instead of a file."""
+    """Registry of adapters: plug-ins, and presets of peft that are defined in a table instead of in files."""
 
     def names(self) -> list[str]:
-        """Return the sorted names of all plug-ins and of the table."""
+        """Return the sorted names of all plug-ins and presets."""
         return sorted({*super().names(), *peft_presets()})
 
     def get(self, name: str) -> Any:
-        """Return the class with this name; those of the table are made from it.
+        """Return the class of the plug-in or preset with this name.
 
         Raises:
             RerankError: As in `Registry.get`.
@@ -38,7 +38,7 @@ class AdapterRegistry(Registry):
         return peft_presets().get(name.replace("-", "_")) or super().get(name)
 
     def is_experimental(self, name: str) -> bool:
-        """Return whether an adapter is a research method."""
+        """Return whether an adapter is a research method; all presets are."""
         return name.replace("-", "_") in peft_presets() or super().is_experimental(name)
 
 
@@ -56,8 +56,8 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     """Construct the components of a recipe, and check that they can be combined.
 
     Raises:
-        UnknownNameError: A component, or an option of one, does not exist.
-        UsageError: An option is out of range, or components cannot be combined; the message gives the reason.
+        UnknownNameError: A component, or an option of a component, does not exist.
+        UsageError: An option is out of range, or components cannot be combined; the message states the reason.
     """
     adapter: Adapter = _build_training_component(ADAPTERS, recipe.adapter)
     optimizer = _build_optimizer(recipe.optimizer)
@@ -78,7 +78,8 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
     for table, loss in zip(recipe.losses, losses, strict=True):
         if loss.of != "scores" and table.on:
             raise UsageError(
-                f"on = {table.on!r} for the loss {table.name!r}", expected=f"no 'on', because it is a loss on {loss.of}"
+                f"on = {table.on!r} is set for the loss {table.name!r}",
+                expected=f"no 'on', because it is a loss on {loss.of}",
             )
     objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
@@ -118,7 +119,11 @@ def _check_trained_parameter_kinds(
     layers: CallbackPart | None,
     callbacks: tuple[CallbackPart, ...],
 ) -> None:
-    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains."""
+    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains.
+
+    Raises:
+        UsageError: A component does not support this kind.
+    """
     components: list[tuple[str, Optimizer | CallbackPart]] = [(f"The optimizer {recipe.optimizer.name!r}", optimizer)]
     if recipe.layers and layers:
         components.append((f"layers = {recipe.layers.name!r}", layers))
@@ -127,19 +132,20 @@ def _check_trained_parameter_kinds(
     for name, component in components:
         if kind not in component.fits:
             raise UsageError(
-                f"{name} does not fit the adapter {recipe.adapter.name!r}. {component.reason}",
+                f"{name} cannot be used with the adapter {recipe.adapter.name!r}. {component.reason}",
                 expected=f"an adapter that trains parameters of the kind {', '.join(sorted(component.fits))}",
                 remedy="`rerank methods --training` shows what each adapter trains",
             )
 
 
 def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimizer) -> None:
-    """Reject components that need whole weights or gradients, which no process has if they are sharded."""
-    setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
+    """Reject components that need whole weights or gradients, because sharding leaves only parts in each process."""
+    setting = f"fsdp = true cannot be used with the adapter {recipe.adapter.name!r}"
     frozen = "full, or an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:
         raise UsageError(
-            f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
+            f"fsdp = true cannot be used with the objective {recipe.objective.name!r}, in which every process "
+            "generates its own texts",
             expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
     if adapter.moves_base or (adapter.shape == "full") != (adapter.saves == "model"):
@@ -147,11 +153,12 @@ def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimize
     if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
         raise UsageError(
             f"{setting} and the optimizer {recipe.optimizer.name!r}, which may need whole matrices",
-            expected="an optimizer that is known to treat every entry of a weight alike, such as adamw",
+            expected="an optimizer that is known to update each entry of a matrix separately, such as adamw",
         )
     if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
         raise UsageError(
-            f"{setting} and layers or callbacks", expected="neither: all weights are trained in every step"
+            f"{setting} and with layers or callbacks",
+            expected="neither layers nor callbacks, because all weights are trained in every step",
         )
     if adapter.needs:
         raise UsageError(f"{setting}, whose base model is quantised to 4 bits", expected=frozen)

@@ -1,8 +1,8 @@
-"""Protocols and data shared by all training components.
+"""Protocols and data types shared by all training components.
 
 A component (an adapter, an optimizer, a loss, a callback ...) is a frozen dataclass in its own file. Its fields are its
-options, and its class attributes describe it. These files import torch and peft inside functions, so listing components
-is fast.
+options, and its class attributes describe it. These files import torch and peft only inside functions, so listing
+components is fast.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class RecipeConstraint(Protocol):
             recipe: The complete recipe.
 
         Raises:
-            UsageError: A setting of the recipe does not work with this component; the message gives the reason.
+            UsageError: A setting of the recipe does not work with this component; the message states the reason.
             MissingResourceError: A folder named by an option lacks required files.
         """
 
 
 @runtime_checkable
 class MachineRequirement(Protocol):
-    """A component that does not run on every machine."""
+    """A component that needs a particular device or package."""
 
     def check_machine(self) -> None:
-        """Check this machine before anything is loaded.
+        """Check that this machine meets the requirement, before anything is loaded.
 
         Raises:
             MissingPrerequisiteError: A required device or package is missing.
@@ -60,26 +60,26 @@ class MachineRequirement(Protocol):
 
 
 class CalibrationBatches(Protocol):
-    """Batches of training data under the training loss, for components that are initialised from data."""
+    """Batches of training data with the training loss, for components that are initialised from data."""
 
     def forward(self, model: Any, lists: int | None = None) -> None:
         """Run a few batches through ``model`` without gradients, for components that observe its layers.
 
         Args:
             model: The model.
-            lists: As for `backward`.
+            lists: Number of lists, or fewer if the training has fewer; None for a default number of batches.
         """
 
     @property
     def first_lr(self) -> float:
-        """Learning rate of the first optimizer step, which a linear warm-up raises afterwards."""
+        """Learning rate of the first optimizer step; a linear warm-up raises the learning rate afterwards."""
 
     def backward(self, model: Any, lists: int | None = None) -> None:
         """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it.
 
         Args:
             model: The model.
-            lists: Number of lists, if the training has as many; None for a default number of batches.
+            lists: Number of lists, or fewer if the training has fewer; None for a default number of batches.
         """
 
 
@@ -87,7 +87,7 @@ class CalibrationBatches(Protocol):
 class RecipeComponents:
     """The components of a recipe, constructed and checked against each other.
 
-    The fields are `Any` because the protocols of the component kinds are defined on top of this module.
+    The types of the fields are `Any` because the modules that define the protocols of components import this module.
 
     Attributes:
         adapter: A `rerank.finetune.adapters.base.Adapter`.
@@ -95,7 +95,7 @@ class RecipeComponents:
         layers: Layer sampling method; None to train all layers in every step.
         callbacks: Further components that act between optimizer steps.
         ranks: Method that assigns a rank to each matrix; None to use the same rank for all matrices.
-        losses: Losses in the order of the recipe; empty if there is an objective.
+        losses: Losses in the order of the recipe; empty if the recipe has an objective.
         objective: A `rerank.finetune.extra.objectives.base.Objective`; None if the recipe has losses.
     """
 

@@ -1,7 +1,7 @@
 """Table of all training methods: available components, and papers that are not implemented.
 
-Rows of components come from their classes, so a new component appears in the table by being registered. Papers without
-a component are listed in ``papers.toml``. Importing this module imports no torch.
+The rows of components are created from their classes, so a new component is in the table as soon as it is registered.
+Papers without a component are listed in ``papers.toml``. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KIND_REGISTRIES: Mapping[str, tuple[Registry, ...]] = {
 KEYS = ("name", "kind", "status", "stability", "summary", "paper", "differs", "reason")
 STATUSES = ("available", "out-of-scope")
 STABILITIES = ("stable", "experimental")
-#: The adapters that people use, which come first: every tool loads them, and they need neither data nor further steps.
+#: Common adapters, which come first in the table: all tools can load them, and they need no data and no further steps.
 USUAL_ADAPTERS = ("lora", "dora", "rslora", "qlora", "full")
 
 
@@ -34,12 +34,12 @@ def describe_training_methods() -> list[dict[str, str]]:
     """Return one row per component and paper, sorted by kind, status, stability and name; `USUAL_ADAPTERS` come first.
 
     Returns:
-        ``name`` as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives, rank allocations are
-        analysis); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if the method is not
-        implemented; ``summary`` in one line, with the trained parameters for adapters; ``paper``, the publication,
-        empty for common knowledge; ``differs``, how the implementation differs from the publication, empty if it does
-        not; ``reason`` why the method is not implemented and which one is closest, empty if it
-        is available.
+        Rows with the keys ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives,
+        rank allocations are analysis); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if
+        the method is not implemented; ``summary``, a description in one line, with the kind of trained parameters for
+        adapters; ``paper``, the publication, empty for common knowledge; ``differs``, a description of how the
+        implementation differs from the publication, empty if it does not; and ``reason``, the reason why the method is
+        not implemented and the name of the closest method, empty if the method is available.
     """
     components = [
         _describe_training_component(name, kind, component)
@@ -47,7 +47,7 @@ def describe_training_methods() -> list[dict[str, str]]:
         for name, component in training_components_of_kind(kind).items()
     ]
     known = {(row["name"], row["kind"]) for row in components}
-    # A paper that has been implemented since is described by its component.
+    # If a paper in the file has a component by now, the component describes it.
     papers = [row for row in _read_training_method_papers() if (row["name"], row["kind"]) not in known]
     return sorted([*components, *papers], key=_training_table_order)
 
@@ -69,7 +69,7 @@ def training_components_of_kind(kind: str) -> dict[str, Any]:
 
 def _describe_training_component(name: str, kind: str, component: Any) -> dict[str, str]:
     summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
-    # This determines which optimizers can be used. The adapter `peft` knows it only when its options are known.
+    # The kind of trained parameters determines the possible optimizers. For the adapter `peft`, it depends on options.
     if isinstance(shape := getattr(component, "shape", None), str):
         summary += f" (trains: {shape})"
     is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])

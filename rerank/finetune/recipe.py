@@ -17,9 +17,9 @@ from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 from rerank.experiment.file_settings import settings_from_file
 from rerank.io.settings_files import read_toml_file
 
-#: Source of the document scores of a `ListLoss`: the log-probabilities that the judge reads, which are those of the
-#: identifiers, of its words, or of the query; the attention that each passage receives from the end of the prompt; or
-#: the logarithm of that attention.
+#: Source of the document scores of a `ListLoss`. ``logits``: the log-probabilities that the judge uses (of identifiers,
+#: of words such as yes and no, or of the query). ``attention``: the attention that each passage receives from the end
+#: of the prompt. ``log-attention``: the logarithm of that attention.
 ScoreSource = Literal["logits", "attention", "log-attention"]
 
 
@@ -28,7 +28,7 @@ class _Table(BaseModel):
 
 
 class ComponentTable(BaseModel):
-    """A component given by name; all further keys are its options."""
+    """A table of a recipe that names a component; all further keys are options of the component."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
@@ -41,16 +41,19 @@ class ComponentTable(BaseModel):
 
 
 class LossTable(ComponentTable):
-    """A loss given by name; keys other than these fields are its options."""
+    """A table of a recipe that names a loss; keys other than these fields are options of the loss."""
 
     weight: float = Field(default=1.0, gt=0)
     """Factor by which this loss is multiplied in the sum of the losses."""
     on: ScoreSource | None = None
-    """Source of the document scores, for losses on scores; logits if omitted."""
+    """Source of the document scores, for losses on scores: logits, attention or log-attention; logits if omitted."""
 
 
 class OptimizerTable(ComponentTable):
-    """An optimizer of this package or of transformers, given by name; keys other than these fields are its options."""
+    """A table of a recipe that names an optimizer of this package or of transformers.
+
+    Keys other than these fields are options of the optimizer.
+    """
 
     name: str = "adamw"
     lr: float = Field(default=1e-4, gt=0)
@@ -60,7 +63,7 @@ class OptimizerTable(ComponentTable):
 
 
 class DataTable(_Table):
-    """The training data."""
+    """The table of a recipe that describes the training data."""
 
     lists: tuple[str, ...]
     """Label files, or data sets such as ``hf:owner/name,split=train``. Paths here and in selectors are relative to the
@@ -70,10 +73,10 @@ class DataTable(_Table):
     documents: int = Field(default=20, ge=2)
     """Maximum number of documents per list; longer lists are subsampled in every epoch."""
     best: int = Field(default=0, ge=0)
-    """Number of documents that every sample contains because they are the best ones under the label."""
+    """Number of best documents, according to the label, that every sample contains."""
     hard: int = Field(default=0, ge=0)
-    """Number of documents that every sample contains because they are ranked much lower under the label than in the
-    list. The list is in first-stage order unless it was shuffled. The other documents are drawn at random."""
+    """Number of hard negatives that every sample contains: documents that the label ranks much lower than the list,
+    which is in first-stage order unless it was shuffled. The other documents are drawn at random."""
     shuffle: bool = False
     """Show documents in random order instead of first-stage order."""
     max_lists: int | None = Field(default=None, ge=1)
@@ -83,13 +86,14 @@ class DataTable(_Table):
     def _sample_holds_kept_documents(self) -> Self:
         if self.best + self.hard > self.documents:
             raise ValueError(
-                f"best = {self.best} and hard = {self.hard}, documents = {self.documents}; expected at least their sum"
+                f"best = {self.best} and hard = {self.hard}, but documents = {self.documents}; expected documents of "
+                "at least their sum"
             )
         return self
 
 
 class MethodTable(_Table):
-    """The ranking method that the model is trained for; stored with the adapter."""
+    """The table of a recipe that names the ranking method for which the model is trained; stored with the adapter."""
 
     method: str = "fullrank"
     """Name of a method, or ``strategy:judge``, with options."""
@@ -100,20 +104,20 @@ class MethodTable(_Table):
     max_passage_tokens: int | None = Field(default=None, ge=1)
     """Truncate passages to at most this many tokens."""
     context_size: int | None = Field(default=None, ge=1)
-    """Use a smaller context than the model supports."""
+    """Context size in tokens, if it should be smaller than the model supports."""
 
     @model_validator(mode="after")
     def _passages_may_be_as_long_as_they_must(self) -> Self:
         if self.max_passage_tokens is not None and self.max_passage_tokens < self.min_passage_tokens:
             raise ValueError(
-                f"max_passage_tokens = {self.max_passage_tokens}, min_passage_tokens = {self.min_passage_tokens}; "
+                f"max_passage_tokens = {self.max_passage_tokens}, but min_passage_tokens = {self.min_passage_tokens}; "
                 "expected a maximum of at least the minimum"
             )
         return self
 
 
 class ReadoutTable(_Table):
-    """The attention heads used by losses on attention."""
+    """The table of a recipe that selects the attention heads used by losses on attention."""
 
     layers: str = ""
     """First and last layer, such as ``9-17``, counted from 0; all layers if empty."""
@@ -122,22 +126,22 @@ class ReadoutTable(_Table):
     learn: bool = True
     """Learn a weight per head, and the exponent of the passage length."""
     fit: int = Field(default=0, ge=0)
-    """Fit head weights and exponent on this many lists before the model trains."""
+    """Number of lists on which head weights and exponent are fitted before the model is trained; 0 disables it."""
     cut: bool = True
-    """If the losses read only attention, remove the layers above the last one that they read."""
+    """If the losses use only attention, remove the layers above the last layer whose attention is used."""
 
 
 class TrainingTable(_Table):
-    """The training loop."""
+    """The table of a recipe that configures the training loop."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Number of optimizer steps, whatever ``epochs`` is; derived from ``epochs`` if omitted."""
+    """Number of optimizer steps; overrides ``epochs``, from which it is computed if omitted."""
     epochs: float = Field(default=1.0, gt=0)
     """Number of passes over the lists."""
     batch_size: int = Field(default=1, ge=1)
-    """Lists per batch, packed into one row."""
+    """Number of lists per batch; they are packed into one row."""
     accumulation: int = Field(default=8, ge=1)
-    """Batches per optimizer step."""
+    """Number of batches per optimizer step."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     """Learning rate schedule."""
     warmup: float = Field(default=0.1, ge=0, le=1)
@@ -151,27 +155,30 @@ class TrainingTable(_Table):
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     fsdp: bool = False
-    """Shard the weights over the processes started by torchrun: in full training all weights with their gradients and
-    optimizer state, with an adapter the frozen weights of the layers."""
+    """Shard the weights over the processes started by torchrun: in full fine-tuning, all weights with their gradients
+    and optimizer state; with an adapter, the frozen weights of the layers."""
     save_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     keep: int = Field(default=2, ge=1)
-    """Number of checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     log_every: int = Field(default=10, ge=1)
-    """Steps between lines of the metrics file."""
+    """Number of steps between lines of the metrics file."""
 
 
 class ValidationTable(_Table):
-    """Held-out data at regular intervals: a collection that is ranked with the method of the recipe, lists, or both."""
+    """The table of a recipe that configures validation at regular intervals.
+
+    The held-out data are a collection that is ranked with the method of the recipe, lists, or both.
+    """
 
     collection: str = ""
     """Selector of a collection that is ranked; nothing is ranked if empty."""
     lists: tuple[str, ...] = ()
-    """Label files whose loss is measured; none of their queries may be among the training lists."""
+    """Label files on which the loss is measured; none of their queries may be among the training lists."""
     documents_in: str = ""
-    """Collection of the documents of ``lists``; the one of [data] if omitted."""
+    """Collection that contains the documents of ``lists``; the collection of [data] if omitted."""
     share: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the training queries whose lists are not trained on; their loss is measured."""
+    """Fraction of the training queries whose lists are held out; the loss on these lists is measured."""
     first_stage: str = "bm25"
     """Selector of the first stage."""
     depth: int = Field(default=20, ge=2)
@@ -179,13 +186,14 @@ class ValidationTable(_Table):
     max_queries: int | None = Field(default=50, ge=1)
     """Use only the first N judged queries."""
     queries: tuple[str, ...] = ()
-    """Use only these query ids."""
+    """Use only the queries with these ids."""
     qrels: str | None = None
     """Relevance judgments, if the collection has none."""
     measure: str = "nDCG@10"
-    """Measure that selects the best checkpoint; ``loss`` is that on lists, and the default without a collection."""
+    """Measure that selects the best checkpoint. ``loss`` is the loss on held-out lists, and the default without a
+    collection."""
     every: int = Field(default=50, ge=1)
-    """Steps between validations."""
+    """Number of steps between validations."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without improvement."""
 
@@ -202,16 +210,17 @@ class ValidationTable(_Table):
 
     @property
     def ranking_measure(self) -> str:
-        """Measure of the rankings of the collection."""
+        """Measure of the rankings of the collection; nDCG@10 if ``loss`` selects the checkpoint."""
         return self.measure if self.measure != "loss" else "nDCG@10"
 
     @model_validator(mode="after")
     def _validates_something(self) -> Self:
         if not (self.collection or self.has_lists):
-            raise ValueError("nothing to validate on; expected collection, lists or share")
+            raise ValueError("the table names no held-out data; expected collection, lists or share")
         if (self.measure == "loss" and not self.has_lists) or (self.measure != "loss" and not self.collection):
             raise ValueError(
-                f"measure = {self.measure!r}; expected lists or share for 'loss', and a collection for other measures"
+                f"measure = {self.measure!r} has no data on which it can be computed; expected lists or share for "
+                "'loss', and a collection for other measures"
             )
         return self
 
@@ -220,9 +229,9 @@ class Recipe(_Table):
     """All settings that determine the result of a training. Hashable; read from TOML or JSON, written as JSON."""
 
     model: str = "smollm2-135m"
-    """Base model: a name of `rerank models`, a folder, or a hub id."""
+    """Base model: a name listed by `rerank models`, a folder, or a hub id."""
     revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit of the model on the hub."""
     trust_remote_code: bool = Field(default=False, strict=True)
     """Run code that is shipped with the model."""
     seed: int = 0
@@ -251,8 +260,8 @@ class Recipe(_Table):
         collections = self.data.collection
         if not isinstance(collections, str) and len(collections) != len(self.data.lists):
             raise ValueError(
-                f"{len(collections)} collections for {len(self.data.lists)} label files; expected one for all files, "
-                "or one per file"
+                f"there are {len(collections)} collections for {len(self.data.lists)} label files; expected one for "
+                "all files, or one per file"
             )
         names = [loss.name for loss in self.losses]
         if self.objective:
@@ -263,8 +272,8 @@ class Recipe(_Table):
                 )
             if self.validation and self.validation.has_lists:
                 raise ValueError(
-                    f"held-out lists with the objective {self.objective.name!r}, which has no loss on lists; expected "
-                    "a collection in [validation]"
+                    f"held-out lists cannot be used with the objective {self.objective.name!r}, which has no loss on "
+                    "lists; expected a collection in [validation]"
                 )
             return self
         if not names or len(set(names)) < len(names):
@@ -290,7 +299,7 @@ def read_recipe(path: str | Path, *, trust_remote_code: bool = False) -> Recipe:
 
     Args:
         path: The TOML file.
-        trust_remote_code: Permit the recipe to run Python code that comes with its models.
+        trust_remote_code: Whether the recipe may run Python code that comes with its models.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -329,7 +338,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
     if problem["type"].startswith("model_"):
         return UsageError(f"{name}{shown}", expected=f"a table: [{name}], and its keys in the lines below")
     if problem["type"] == "tuple_type" and not shown:
-        return UsageError(f"[{name}] is one table", expected=f"a list of tables: [[{name}]]")
+        return UsageError(f"[{name}] is a single table", expected=f"a list of tables: [[{name}]]")
     meaning = fields[keys[-1]].description if keys and keys[-1] in fields else None
     return UsageError(
         f"{name}{shown}: {describe_pydantic_error(problem)}",
@@ -338,14 +347,14 @@ def _recipe_error(error: ValidationError) -> UsageError:
 
 
 def _owners_of_key(key: str) -> str:
-    """Return a hint that names the tables of a recipe that have a key; empty if there are none."""
+    """Return a hint that names the tables of a recipe in which a key is valid; empty if there are none."""
     tables = {name: _training_recipe_table_class(Recipe, name) for name in Recipe.model_fields}
     owners = [f"[{name}]" for name, table in tables.items() if table is not Recipe and key in table.model_fields]
     return f"Write it below {' or '.join(owners)}" if owners else ""
 
 
 def describe_recipe_keys() -> list[tuple[str, str, str]]:
-    """Return table, name with default, and meaning of every key of a recipe that is no option of a component."""
+    """Return the table, name with default, and meaning of every recipe key that is not an option of a component."""
     rows: list[tuple[str, str, str]] = []
     for name, field in Recipe.model_fields.items():
         table = _training_recipe_table_class(Recipe, name)
@@ -363,7 +372,7 @@ def _recipe_key_row(name: str, field: Any) -> tuple[str, str]:
 
 
 def _training_recipe_table_class(table: Any, key: str) -> Any:
-    """Return the pydantic class of the table under a key; its fields are the valid keys of that table."""
+    """Return the pydantic class of the table with a given key; its fields are the valid keys of that table."""
     field = getattr(table, "model_fields", {}).get(key)
     annotation = field.annotation if field else table
     options = [annotation, *getattr(annotation, "__args__", ())]

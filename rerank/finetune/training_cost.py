@@ -1,4 +1,4 @@
-"""Formulas for the memory and the arithmetic of a training. Imports no torch.
+"""Formulas for the memory and the floating-point operations of a training. This module does not import torch.
 
 Weights, gradients and optimizer state are exact. Gathered weights and activations are estimates: they depend on the
 kernels of the model and on torch's allocator.
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 #: Dense bfloat16 operations per second of an H100 SXM (NVIDIA's data sheet, without sparsity).
 H100_FLOPS = 989e12
-#: Share of those operations that a training uses for the model. The upper value was measured by others: MPT-7B on 8
-#: H100, texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry, scripts/train/benchmarking). The
-#: lower one is an assumption for batches of one list.
+#: Fraction of these operations per second that a training achieves, as a lower and an upper value. The upper value was
+#: measured by others: MPT-7B on 8 H100, texts of 8,192 tokens, sharded and with checkpointing (mosaicml/llm-foundry,
+#: scripts/train/benchmarking). The lower value is an assumption for batches of one list.
 MODEL_FLOPS_UTILISATION = (0.2, 0.37)
 
 
@@ -22,8 +22,9 @@ class ModelSize:
 
     Attributes:
         layers: Number of layers.
-        layer: Parameters of one layer.
-        outside: Parameters outside of the layers: embeddings, final norm, and the output matrix if it is not tied.
+        layer: Number of parameters of one layer.
+        outside: Number of parameters outside of the layers: embeddings, final norm, and the output matrix unless it is
+            tied to the embeddings.
         width: Size of the hidden states.
         inner: Size of the hidden states of the feed-forward network.
         query: Number of query heads times their size.
@@ -48,18 +49,18 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """What a training does with a model.
+    """Settings of a training that determine its memory.
 
     Attributes:
-        full: True if the model itself is trained; False if it is frozen below an adapter.
+        full: True if all weights of the model are trained; False if they are frozen and an adapter is trained.
         trained: Number of trained parameters.
         state: Number of values in the optimizer state, without step counters.
         processes: Number of processes, each with one GPU.
-        sharded: True with ``fsdp = true``.
-        half: True to compute in bfloat16.
+        sharded: True if weights are sharded over the processes (``fsdp = true``).
+        half: True if the computation is in bfloat16, False if it is in float32.
         checkpointing: True if activations are recomputed in the backward pass.
-        tokens: Tokens per batch.
-        outputs: Tokens per batch whose logits a loss uses.
+        tokens: Number of tokens per batch.
+        outputs: Number of tokens per batch whose logits a loss uses.
     """
 
     full: bool
@@ -74,21 +75,21 @@ class TrainingSetup:
 
     @property
     def bytes(self) -> int:
-        """Bytes per value of the computation."""
+        """Number of bytes per value of the computation: 2 in bfloat16, 4 in float32."""
         return 2 if self.half else 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingMemory:
-    """Memory of one process in bytes.
+    """Memory of one process, in bytes.
 
     Attributes:
-        weights: Frozen and trained weights that the process holds between steps.
+        weights: Frozen and trained weights that the process keeps between steps.
         gradients: Gradients of the trained weights.
         state: State of the optimizer.
-        gathered: Estimate: weights of layers and embeddings while they are gathered, and gradients before they are
-            distributed.
-        activations: Estimate: hidden states that are kept for the backward pass, and logits.
+        gathered: Estimated size of the weights of layers and embeddings while they are gathered, and of the gradients
+            before they are distributed; 0 without sharding.
+        activations: Estimated size of the hidden states that are kept for the backward pass, and of the logits.
     """
 
     weights: int
@@ -106,11 +107,12 @@ class TrainingMemory:
 def training_memory(size: ModelSize, setup: TrainingSetup) -> TrainingMemory:
     """Return the memory of one process.
 
-    Trained weights, gradients and optimizer state take 4 bytes per value (P is the number of processes that share
-    them, 1 without sharding); frozen weights take 2 in bfloat16.
+    Trained weights, gradients and optimizer state need 4 bytes per value; frozen weights need b bytes, which is 2 in
+    bfloat16 and 4 in float32. N is the number of parameters of the model, N_layers the number of parameters in its
+    layers, A the number of parameters of the adapter, and P the number of processes (1 without sharding).
 
-        full training:  weights 4 N / P,                     gradients 4 N / P,  AdamW's state 8 N / P
-        with adapter:   weights b (N - N_layers) + b N_layers / P + 4 A,   gradients 4 A,   AdamW's state 8 A
+        full fine-tuning:  weights 4 N / P,  gradients 4 N / P,  AdamW's state 8 N / P
+        with adapter:      weights b (N - N_layers) + b N_layers / P + 4 A,  gradients 4 A,  AdamW's state 8 A
     """
     shares = setup.processes if setup.sharded else 1
     layers = size.layers * size.layer
@@ -128,7 +130,11 @@ def training_memory(size: ModelSize, setup: TrainingSetup) -> TrainingMemory:
 
 
 def _gathered_bytes(size: ModelSize, setup: TrainingSetup) -> int:
-    """Two layers are gathered at a time. In full training, so are the weights outside of layers, and gradients."""
+    """Return the size in bytes of gathered weights and undistributed gradients.
+
+    Two layers are gathered at a time. In full fine-tuning, the weights outside of the layers are gathered too, and the
+    gradients of one layer and of the weights outside of the layers are not yet distributed.
+    """
     layers = 2 * size.layer * setup.bytes
     if not setup.full:
         return layers
@@ -136,11 +142,12 @@ def _gathered_bytes(size: ModelSize, setup: TrainingSetup) -> int:
 
 
 def _activation_bytes(size: ModelSize, setup: TrainingSetup) -> int:
-    """Return the bytes that the backward pass needs, for attention kernels that keep no attention matrix.
+    """Return the size in bytes of the activations, for attention kernels that keep no attention matrix.
 
-    A layer keeps per token: the residual stream and its normalised copy in float32, both twice; and in the data type of
-    the computation the normalised copies, queries and keys before and after rotation, values, the outputs of attention,
-    and the four hidden states of a gated feed-forward network. With checkpointing, all layers but one keep their input.
+    For each token, a layer keeps the residual stream and its normalised copy in float32, both twice. In the data type
+    of the computation, it keeps the normalised copies, queries and keys before and after rotation, values, the outputs
+    of attention, and the four hidden states of a gated feed-forward network. With checkpointing, all layers except one
+    keep only their input.
     """
     kept = 16 * size.width + setup.bytes * (3 * size.width + 3 * size.query + 3 * size.key + 4 * size.inner)
     layers = 4 * size.width * size.layers + kept if setup.checkpointing else kept * size.layers
@@ -148,17 +155,18 @@ def _activation_bytes(size: ModelSize, setup: TrainingSetup) -> int:
 
 
 def training_flops(size: ModelSize, *, length: int, tokens: int, full: bool) -> float:
-    """Return the operations of a training without those of recomputation, as utilisation of hardware is stated.
+    """Return the number of floating-point operations of a training.
 
-    Per token and parameter of a layer: 2 in the forward pass, 2 for the gradient of the inputs, and 2 for the gradient
-    of the weights if they are trained. Causal attention adds 6 times layers, length and width of the queries. Logits
-    are computed at few positions and are not counted.
+    Recomputed activations are not counted, which is the convention for model FLOPs utilisation. Each parameter of a
+    layer needs per token 2 operations in the forward pass, 2 for the gradient of the inputs, and 2 for the gradient of
+    the weights if they are trained. Causal attention adds per token 6 times layers, length and width of the queries.
+    Logits are computed at few positions and are not counted.
 
     Args:
         size: Sizes of the model.
-        length: Tokens per text.
-        tokens: Tokens of the whole training.
-        full: True if the model itself is trained.
+        length: Number of tokens per text.
+        tokens: Number of tokens in the whole training.
+        full: True if all weights of the model are trained.
     """
     matrices = (6 if full else 4) * size.layers * size.layer
     return float(tokens) * (matrices + 6 * size.layers * length * size.query)

@@ -1,4 +1,4 @@
-"""Rerankers as components of other frameworks: one module per framework, whose package an extra installs.
+"""Rerankers as components of other frameworks, with one module per framework and an extra that installs the framework.
 
-No module is imported here, since each needs its framework: ``from rerank.integrations.langchain import ...``.
+No module is imported here, because each needs its framework: ``from rerank.integrations.langchain import ...``.
 """

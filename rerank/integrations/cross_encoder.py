@@ -1,4 +1,4 @@
-"""A reranker with the interface of a cross-encoder of sentence-transformers, which need not be installed."""
+"""A reranker with the interface of a sentence-transformers cross-encoder; that package need not be installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.reranker.relevance_scores import compute_pair_scores
 
 
 class CrossEncoderOptions(TypedDict, total=False):
-    """Arguments of sentence-transformers' methods besides the texts, so that calls need not be changed.
+    """Further arguments of the methods of sentence-transformers, which are accepted so that existing calls work.
 
     Attributes:
         batch_size: Accepted without effect: the model's own batch size applies.
@@ -34,7 +34,7 @@ class RerankerCrossEncoder(FrameworkReranker):
     """A reranker with the methods ``rank`` and ``predict`` of `sentence_transformers.CrossEncoder`."""
 
     def __init__(self, model: str | None = None, /, **fields: Any) -> None:
-        """Take the model by position, as sentence-transformers does, or by name."""
+        """Accept the model as a positional argument, as sentence-transformers does, or as a keyword argument."""
         super().__init__(**fields if model is None else {"model": model, **fields})
 
     def rank(
@@ -45,11 +45,13 @@ class RerankerCrossEncoder(FrameworkReranker):
         return_documents: bool = False,
         **options: Unpack[CrossEncoderOptions],
     ) -> list[dict[str, Any]]:
-        """Return one mapping per document, best first, with ``corpus_id``, ``score`` and, if asked, ``text``.
+        """Return one mapping per document, best first, with the keys ``corpus_id`` and ``score``.
+
+        With ``return_documents``, the mappings also contain ``text``. ``top_k`` limits the number of documents.
 
         Raises:
             UsageError: An option would change the scores.
-            UnknownNameError: There is no such option.
+            UnknownNameError: An option does not exist.
         """
         _check_options(options)
         return [
@@ -62,17 +64,16 @@ class RerankerCrossEncoder(FrameworkReranker):
     ) -> Any:
         """Return the score of each pair of a query and a document, in the order of the pairs.
 
-        The documents of a query are ranked together, and a single pair gets a single score. Scores are calibrated
-        probabilities, or else the method's own scores if these do not depend on other documents. Otherwise they are
-        1 / rank, and those of different queries have no common scale. Every pair gets a score, whatever ``top_n`` and
-        ``threshold`` are.
+        The documents of a query are ranked together. Scores are calibrated probabilities, or else the method's own
+        scores if these do not depend on other documents. Otherwise they are 1 / rank, and scores of different queries
+        have no common scale. Every pair has a score; ``top_n`` and ``threshold`` have no effect.
 
         Returns:
-            An array of shape (pairs,) or a number, in the form that the options ask for.
+            The scores, shape (pairs,), or a number for a single pair; the options select the data type.
 
         Raises:
-            UsageError: An option would change the scores, or a pair is none.
-            UnknownNameError: There is no such option.
+            UsageError: An option would change the scores, or a pair does not consist of a query and a document.
+            UnknownNameError: An option does not exist.
         """
         _check_options(options)
         is_pair = len(sentences) > 0 and isinstance(sentences[0], str)
@@ -99,9 +100,9 @@ def _check_options(options: CrossEncoderOptions) -> None:
     for name in options:
         if name in ("activation_fn", "activation_fct", "apply_softmax"):
             raise UsageError(
-                f"{name} for a reranker",
-                expected="the scores as they are",
-                remedy="Pass calibration= in settings for probabilities",
+                f"{name} cannot be applied to the scores of a reranker",
+                expected="a call without this argument",
+                remedy="For probabilities, pass calibration= in settings",
             )
         if name not in CrossEncoderOptions.__annotations__:
             raise UnknownNameError("option of a cross-encoder", name, list(CrossEncoderOptions.__annotations__))

@@ -1,4 +1,4 @@
-"""A reranker for DSPy: a module for programs. Extra ``dspy``."""
+"""A reranker for DSPy, as a module for programs. It requires the extra ``dspy``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ except ImportError as error:
 class RerankerModule(dspy.Module):
     """A module that reranks passages for a query; it has no parameters to optimize.
 
-    A passage is a text, a mapping or a `dspy.Example` with ``text``, or a `rerank.Document`. The prediction has
-    ``passages``, the given objects, best first, with their ``scores`` and their ``indices`` in the input.
+    A passage is a text, a mapping or a `dspy.Example` with ``text``, or a `rerank.Document`. The prediction contains
+    ``passages`` (the given objects, best first), their ``scores``, and ``indices`` (their positions in the input).
 
     Args:
         model: The model, as for `Reranker.from_pretrained`.
         settings: The other arguments of `Reranker.from_pretrained`.
         reranker: A reranker that is already open, instead of ``model`` and ``settings``.
         top_n: Number of passages to return; None for all.
-        threshold: Return only passages whose calibrated relevance is at least this.
+        threshold: Minimum calibrated relevance of the passages to return; None for no threshold.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class RerankerModule(dspy.Module):
         )
 
     def forward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
-        """Return the passages, best first."""
+        """Return a prediction with the passages, best first."""
         return _predict(passages, self._ranker.rank_positions(query, _documents(passages)))
 
     async def aforward(self, query: str, passages: Sequence[Any]) -> dspy.Prediction:
-        """Return the passages, best first, without blocking the event loop."""
+        """Return a prediction with the passages, best first, without blocking the event loop."""
         return _predict(passages, await self._ranker.arank_positions(query, _documents(passages)))
 
 

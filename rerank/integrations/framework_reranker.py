@@ -1,4 +1,4 @@
-"""What the components of all frameworks share: settings that can be stored, and relevance scores by position."""
+"""Base of the components for all frameworks: settings that can be stored, and relevance scores by position."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisi
 
 
 class FrameworkReranker(BaseModel):
-    """A reranker as frameworks use it: opened on first use, and stored as its settings. Copies share the open reranker.
+    """A reranker for frameworks, which is opened on first use and stored as settings. Copies share the open reranker.
 
     Attributes:
         model: The model, as for `Reranker.from_pretrained`.
@@ -38,12 +38,13 @@ class FrameworkReranker(BaseModel):
         reranker: A reranker that is already open, instead of ``model`` and ``settings``. A component with an open
             reranker can be pickled, but not be stored as settings.
         top_n: Number of documents to return; None for all.
-        threshold: Return only documents whose calibrated relevance is at least this; needs a calibration.
+        threshold: Minimum calibrated relevance of the documents to return, which requires a calibration; None for no
+            threshold.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    # Not checked by pydantic, since frameworks without pydantic should not see its errors either.
+    # pydantic does not check these fields, so that users of frameworks without pydantic do not see its errors.
     model: SkipValidation[str | None] = None
     settings: SkipValidation[dict[str, Any]] = Field(default_factory=dict)
     reranker: SkipValidation[Any] = Field(default=None, repr=False)
@@ -58,20 +59,23 @@ class FrameworkReranker(BaseModel):
         """Check the settings, without loading the model.
 
         Raises:
-            UsageError: A setting is invalid, or there are settings for a reranker that is already open.
+            UsageError: A setting is invalid, or an open reranker is combined with a model or settings.
         """
         super().model_post_init(context)
         check_reranker_top_k(self.top_n)
         if self.reranker is None:
             self._assemble()
         elif self.model is not None or self.settings:
-            raise UsageError("An open reranker with a model or settings", expected="one or the other")
+            raise UsageError(
+                "An open reranker is combined with a model or settings",
+                expected="either an open reranker, or a model and settings",
+            )
         elif not isinstance(self.reranker, Reranker):
             raise UsageError(f"The reranker is a {type(self.reranker).__name__}", expected="a rerank.Reranker")
 
     @field_serializer("reranker")
     def _store_reranker(self, reranker: Reranker | None) -> None:
-        """Refuse to store an open reranker, which would be read as the default model."""
+        """Raise an error for an open reranker, because the stored settings would select the default model instead."""
         if reranker is not None:
             raise UsageError(
                 "A component with an open reranker cannot be stored as settings",
@@ -89,13 +93,13 @@ class FrameworkReranker(BaseModel):
         Raises:
             UsageError: The component has an open reranker that cannot be pickled.
         """
-        if self.reranker is not None:  # LlamaIndex would drop it
+        if self.reranker is not None:  # without this check, LlamaIndex would drop a reranker that cannot be pickled
             check_reranker_backend_pickles(self.reranker.backend)
         state = super().__getstate__()
         return {**state, "__pydantic_private__": {**state["__pydantic_private__"], "_opened": {}}}
 
     def open_reranker(self) -> Reranker:
-        """Return the reranker, opened on first use."""
+        """Return the reranker; the first call opens it."""
         if self.reranker is not None:
             return self.reranker  # type: ignore[no-any-return]  # checked on construction
         key = json.dumps([self.model, self.settings], sort_keys=True, default=str)
@@ -105,11 +109,11 @@ class FrameworkReranker(BaseModel):
             return self._opened[key]
 
     def warm_up_reranker(self) -> None:
-        """Load the model, or query its server for the context size."""
+        """Load the model, or ask its server for the context size."""
         self.open_reranker().warm_up()
 
     def close_reranker(self) -> None:
-        """Close the reranker, unless it was passed in open; the next ranking opens it again."""
+        """Close the reranker, unless it was already open when it was passed in; the next ranking opens it again."""
         with self._opening:
             opened = list(self._opened.values())
             self._opened.clear()
@@ -119,7 +123,7 @@ class FrameworkReranker(BaseModel):
     def rank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
     ) -> RankedPositions:
-        """Rank documents for a query; ``top_n`` replaces the component's."""
+        """Rank documents for a query; ``top_n`` overrides the ``top_n`` of the component."""
         if not documents:
             return []
         return _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n)))

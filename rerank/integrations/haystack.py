@@ -1,4 +1,4 @@
-"""A reranker for Haystack: a ranker component for pipelines. Extra ``haystack``."""
+"""A reranker for Haystack, as a ranker component for pipelines. It requires the extra ``haystack``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RerankerComponent:
         settings: The other arguments of `Reranker.from_pretrained`.
         reranker: A reranker that is already open, instead of ``model`` and ``settings``.
         top_k: Number of documents to return; None for all.
-        threshold: Return only documents whose calibrated relevance is at least this.
+        threshold: Minimum calibrated relevance of the documents to return; None for no threshold.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RerankerComponent:
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
-        """Return the documents, best first; ``top_k`` replaces the component's."""
+        """Return the documents, best first; ``top_k`` overrides the ``top_k`` of the component."""
         return _scored_copies(documents, self._ranker.rank_positions(query, _texts(documents), top_k))
 
     @component.output_types(documents=list[Document])
@@ -53,29 +53,29 @@ class RerankerComponent:
         return _scored_copies(documents, await self._ranker.arank_positions(query, _texts(documents), top_k))
 
     def warm_up(self) -> None:
-        """Load the model, or query its server for the context size."""
+        """Load the model, or ask its server for the context size."""
         self._ranker.warm_up_reranker()
 
     async def warm_up_async(self) -> None:
-        """Warm up without blocking the event loop."""
+        """Load the model like `warm_up`, without blocking the event loop."""
         await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
-        """Close the reranker, unless it was passed in open."""
+        """Close the reranker, unless it was already open when it was passed in."""
         self._ranker.close_reranker()
 
     async def close_async(self) -> None:
-        """Close the reranker without blocking the event loop."""
+        """Close the reranker like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings."""
+        """Return the settings as a dictionary, from which `from_dict` builds the component."""
         stored = self._ranker.model_dump(exclude={"top_n"})
         return dict(default_to_dict(self, top_k=self._ranker.top_n, **stored))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RerankerComponent:
-        """Build a component from its settings."""
+        """Build a component from the result of `to_dict`."""
         read: RerankerComponent = default_from_dict(cls, data)
         return read
 

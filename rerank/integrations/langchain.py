@@ -1,4 +1,4 @@
-"""A reranker for LangChain: a document compressor for retrievers, and the same as a `Runnable`. Extra ``langchain``."""
+"""A reranker for LangChain, as a document compressor or as a `Runnable`. It requires the extra ``langchain``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RerankerCompressor(FrameworkReranker, BaseDocumentCompressor):
         return _scored_copies(documents, await self.arank_positions(query, _texts(documents)))
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:
-        """Return a runnable from ``{"query": ..., "documents": [...]}`` to the documents, best first."""
+        """Return a runnable that maps ``{"query": ..., "documents": [...]}`` to the documents, best first."""
 
         def rerank(inputs: dict[str, Any]) -> list[Document]:
             return self.compress_documents(inputs["documents"], inputs["query"])

@@ -1,4 +1,4 @@
-"""A reranker for LlamaIndex: a node postprocessor for query engines. Extra ``llama-index``."""
+"""A reranker for LlamaIndex, as a node postprocessor for query engines. It requires the extra ``llama-index``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _DISPATCHER = get_dispatcher(__name__)
 
 
 class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
-    """A node postprocessor that reranks, and sends the events of rerankers.
+    """A node postprocessor that reranks, and sends LlamaIndex's start and end events of rerankers.
 
-    It ranks the texts that nodes have for embedding models, with the metadata that belong to them. It returns the
-    nodes best first, in new `NodeWithScore` objects with the relevance score.
+    The texts to rank are those that nodes provide for embedding models, including metadata. The nodes are returned
+    best first, in new `NodeWithScore` objects with the relevance score.
     """
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name in stored settings."""
+        """Return the name of the class in stored settings."""
         return cls.__name__
 
     def _postprocess_nodes(
@@ -43,7 +43,7 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
     def _start(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> str:
         """Send the start event and return the query."""
         if query_bundle is None:
-            raise UsageError("There is no query", expected="query_bundle or query_str")
+            raise UsageError("No query was passed", expected="query_bundle or query_str")
         top_n = len(nodes) if self.top_n is None else self.top_n
         _DISPATCHER.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.describe_model())
@@ -56,7 +56,7 @@ def _texts(nodes: list[NodeWithScore]) -> list[str]:
 
 
 def _end(nodes: list[NodeWithScore], positions: RankedPositions) -> list[NodeWithScore]:
-    """Return the ranked nodes, and send the end event."""
+    """Send the end event and return the ranked nodes with their scores."""
     ranked = [NodeWithScore(node=nodes[position].node, score=score) for position, score in positions]
     _DISPATCHER.event(ReRankEndEvent(nodes=ranked))
     return ranked

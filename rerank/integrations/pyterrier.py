@@ -1,4 +1,4 @@
-"""A reranker for PyTerrier: a transformer of result frames. Extra ``pyterrier``; it needs no Java."""
+"""A reranker for PyTerrier, as a transformer of result frames. It requires the extra ``pyterrier``, but not Java."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 class RerankerTransformer(pt.Transformer):
     """A stage that reranks, as in ``bm25 % 100 >> pt.text.get_text(dataset) >> RerankerTransformer("smollm2-135m")``.
 
-    It expects the columns ``qid``, ``query``, ``docno`` and the text. If there is a column ``score``, its order is the
-    first-stage order. It keeps all columns and sets ``score``, the relevance score, and ``rank``, from 0.
+    The input must have the columns ``qid``, ``query``, ``docno`` and the text. If there is a column ``score``, it
+    determines the first-stage order. The output has all columns of the input, and the columns ``score`` (the relevance
+    score) and ``rank`` (from 0).
 
     Args:
         model: The model, as for `Reranker.from_pretrained`.
         settings: The other arguments of `Reranker.from_pretrained`.
         reranker: A reranker that is already open, instead of ``model`` and ``settings``.
         top_n: Number of documents to return per query; None for all.
-        threshold: Return only documents whose calibrated relevance is at least this.
+        threshold: Minimum calibrated relevance of the documents to return; None for no threshold.
         text_field: The column with the text.
     """
 
-    #: In diagrams; without ``help_url``, PyTerrier downloads an index of its documentation to look the class up.
+    #: Label in diagrams. Without the key ``help_url``, PyTerrier would download an index of its documentation to find
+    #: the class.
     schematic: ClassVar[dict[str, Any]] = {"label": "Reranker", "help_url": None}
 
     def __init__(
@@ -69,11 +71,11 @@ class RerankerTransformer(pt.Transformer):
         return pd.concat([_reorder_rows(group, positions) for group, positions in ranked], ignore_index=True)
 
     def close(self) -> None:
-        """Close the reranker, unless it was passed in open."""
+        """Close the reranker, unless it was already open when it was passed in."""
         self._ranker.close_reranker()
 
 
 def _reorder_rows(rows: pd.DataFrame, positions: RankedPositions) -> pd.DataFrame:
-    """Return rows in the order of positions, with their new scores and ranks."""
+    """Return rows in the order of the positions, with the new scores and ranks."""
     scores = [score for _, score in positions]
     return rows.iloc[[position for position, _ in positions]].assign(score=scores, rank=range(len(scores)))

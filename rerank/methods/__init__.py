@@ -2,8 +2,8 @@
 
 A card has the keys ``strategy``, ``judge``, ``paper`` and ``summary``. Optional keys are ``options`` (of the strategy
 and the judge), ``backend`` and ``prompt``. A combination without a card is written as ``strategy:judge``. Another
-distribution adds a card with an entry point in the group ``rerank.methods``: its name is that of the method, and its
-value is the package that contains ``NAME.toml``.
+distribution adds a card with an entry point in the group ``rerank.methods``: the name of the entry point is the name of
+the method, and its value is the package that contains ``NAME.toml``.
 """
 
 from __future__ import annotations
@@ -109,12 +109,15 @@ def open_method(text: str) -> Method:
     name, _, rest = text.partition(",")
     options = _parse_method_options(rest)
     if options is None:
-        raise UsageError(f"Method {text!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
+        raise UsageError(
+            f"The options of the method in {text!r} are not written as KEY=VALUE",
+            expected="options as KEY=VALUE after the name, as in sliding,size=10",
+        )
     return _make_method(name, _find_method_card(name), options)
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return one row per card; its ``calls_per_100`` is the maximum number of requests for 100 documents.
+    """Return one row per card; ``calls_per_100`` is the maximum number of requests for 100 documents.
 
     Cards that cannot be used are omitted with a warning, so that they do not affect other methods.
     """
@@ -130,7 +133,7 @@ def describe_methods() -> list[dict[str, Any]]:
 def backends_of_method(method: Method) -> list[str]:
     """Return the names of the backends with which a method can be used.
 
-    These backends support a task of the method's judge, and the method's prompt: its pictures or its marks of turns.
+    These backends support a task of the method's judge, and the pictures or marks of turns in the method's prompt.
     """
     needed = set(judges.get(method.judge.name).needs)
     prompt = load_prompt(method.own_prompt) if method.own_prompt else None
@@ -145,7 +148,7 @@ def backends_of_method(method: Method) -> list[str]:
 
 
 def count_requests_of_method(method: Method, n: int) -> int:
-    """Return the maximum number of requests for ``n`` documents: windows of the strategy * requests per window.
+    """Return the maximum number of requests for ``n`` documents: windows of the strategy times requests per window.
 
     For a pointwise judge, a single window contains all documents.
     """
@@ -182,12 +185,17 @@ def _describe_method_card(name: str) -> dict[str, Any]:
 
 
 def _find_method_card(name: str) -> _Card:
-    """Return the card with this name, or a new one for ``strategy:judge``."""
+    """Return the card with this name, or a new card for ``strategy:judge``.
+
+    Raises:
+        UnknownNameError: No method, strategy or judge has this name.
+        UsageError: The name is only a strategy or only a judge.
+    """
     added = _added_method_cards()
     if name in _built_in_method_names():
         if name in added:
             warnings.warn(
-                f"The method {name!r} in the package {added[name].value!r} is ignored, since a built-in method has "
+                f"The method {name!r} in the package {added[name].value!r} is ignored, because a built-in method has "
                 "this name",
                 stacklevel=2,
             )
@@ -221,8 +229,8 @@ def _read_method_card(package: str, name: str) -> _Card:
     """Read ``NAME.toml`` from a package, only once, and check everything except its prompt.
 
     Raises:
-        MissingPrerequisiteError: The package does not load, or has no such file.
-        DataError: The file is not a card.
+        MissingPrerequisiteError: The package cannot be imported, or does not contain this file.
+        DataError: The file is not a valid card.
         UnknownNameError: No strategy, judge, option or backend has the name in the card.
         UsageError: The value of an option is invalid.
     """
@@ -272,7 +280,7 @@ def _parse_method_options(text: str) -> Mapping[str, Any] | None:
 
 
 def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
-    """Return the strategy and the judge of a card with their options; an option that both have is set for the judge."""
+    """Return the strategy and the judge of a card with their options; an option of both is set for the judge only."""
     of_judge = judge_specific_option_names(card.judge)
     return (
         Selector(card.strategy, options={key: value for key, value in options.items() if key not in of_judge}),
@@ -293,5 +301,9 @@ def _added_method_cards() -> dict[str, EntryPoint]:
 
 @cache
 def _method_entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return method name -> entry point of its card; cached, since this reads the metadata of all distributions."""
+    """Return the entry points of cards by name of the method.
+
+    The result is cached, because the metadata of all distributions are read. The argument is ``sys.path``, so that a
+    change of the path leads to a new result.
+    """
     return {point.name: point for point in entry_points(group=_GROUP)}

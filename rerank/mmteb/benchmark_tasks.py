@@ -1,4 +1,4 @@
-"""List of the retrieval and reranking tasks in mteb's benchmarks. No data are loaded."""
+"""Functions that list and describe the retrieval and reranking tasks in mteb's benchmarks, without loading data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rerank.collections.mteb.library import find_mteb_collection_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
-#: The benchmarks with which this package is tested. `list_mteb_tasks` accepts any benchmark that mteb knows.
+#: The benchmarks with which this package is tested. `list_mteb_tasks` accepts all benchmarks of mteb.
 BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
 #: Types of tasks that rank texts for a query.
 KINDS = ("Retrieval", "Reranking", "InstructionReranking")
@@ -19,8 +19,8 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
 
     Args:
         benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks only by name.
-        names: Return only tasks with these names.
-        kinds: Return only tasks of these types.
+        names: Return only tasks with these names; empty for all tasks of the benchmark.
+        kinds: Return only tasks of these types. Without a benchmark, tasks are not filtered by type.
 
     Raises:
         UnknownNameError: The benchmark, task or type does not exist. The message suggests the nearest name.

@@ -1,4 +1,4 @@
-"""Content hashes of the files and models that are named in the options of a first stage.
+"""Computation of content hashes for the files and models that are named in the options of a first stage.
 
 Rankings depend on the content of these files, not only on their names. A model on the hub has no local files before it
 is loaded; its version is identified by the option ``revision``.
@@ -21,7 +21,7 @@ from rerank.selector import build_from_selector
 
 
 def hash_mteb_model_contents(selector: str) -> dict[str, str]:
-    """Return name -> hexadecimal SHA-256 for every file, folder and known model in the options of a first stage.
+    """Return the hexadecimal SHA-256 of every file, folder and known model in the options of a first stage, by name.
 
     Paths that do not exist are omitted. They raise an error when the first stage is opened.
 
@@ -36,7 +36,7 @@ def hash_mteb_model_contents(selector: str) -> dict[str, str]:
 
 
 def _option_texts_of_mteb_stage(stage: Any) -> Iterator[str]:
-    """Yield the values of all string options, including defaults, of a first stage and of those nested in it."""
+    """Yield the values of all string options, including defaults, of a first stage and of its nested first stages."""
     if isinstance(stage, HasNestedStages):
         for selector in stage.nested_stages:
             yield from _option_texts_of_mteb_stage(build_from_selector(first_stages, selector))
@@ -45,7 +45,7 @@ def _option_texts_of_mteb_stage(stage: Any) -> Iterator[str]:
 
 def _local_path_of_mteb_model(text: str) -> Path | None:
     path = model_folder(text) if text in MODELS else Path(text).expanduser() if text else None
-    # os.path, since the selectors of nested stages may be too long for a file name
+    # os.path.exists raises no error if the selector of a nested stage is too long for a file name.
     return path if path is not None and os.path.exists(path) else None
 
 
@@ -57,8 +57,7 @@ def _hash_mteb_model_file(path: Path) -> str:
     if not any((path / name).is_file() for name in ("config.json", "modules.json")):
         return folder_hash(path)
     try:
-        return hash_encoder_folder(
-            path
-        )  # the hash stays the same if a model is saved again with the same weights and settings
+        # The hash stays the same if a model is saved again with the same weights and settings.
+        return hash_encoder_folder(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} has a malformed list of modules ({error!r})", expected="a model's folder") from error

@@ -1,5 +1,7 @@
 """Evaluation of a reranker on mteb tasks: retrieve candidates, rerank them, and let mteb score the rankings.
 
+The output folder OUT contains:
+
 OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results for the reranker and for the first stage
 OUT/predictions/ORG__MODEL/REVISION/TASK_predictions.json   the rankings of the first stage
 OUT/runs/MODEL-REVISION/TASK/SUBSET.SPLIT/    run folders with calls, failures and token counts
@@ -70,7 +72,7 @@ def evaluate_mteb_task(
         first_stage: First stage for retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
             It is not used for reranking tasks, which contain their own candidate lists.
         depth: Number of candidates per query that a first stage retrieves.
-        overwrite: True to repeat existing results.
+        overwrite: Whether to repeat the evaluation and replace existing results.
 
     Raises:
         UsageError: The revision of the reranker refers to other candidates.
@@ -110,7 +112,7 @@ def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage 
             remedy="Pass --first-stage bm25, or the folder of predictions saved by mteb",
         )
     lists = describe_mteb_candidates(first_stage, depth, task=task.metadata.name)
-    # more predictions are added to the folder with every task, so its content is not compared
+    # The content of the folder is not compared, because every task adds predictions to it.
     if {**reranker.first_stage, _CONTENT: ""} != {**lists, _CONTENT: ""}:
         raise UsageError(
             f"The reranker was created for the candidates {reranker.first_stage or 'of no first stage'}, "
@@ -121,7 +123,7 @@ def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage 
 
 
 def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
-    """Set the candidates of a retrieval task. Return mteb's result for the first stage; None for saved predictions."""
+    """Set the candidates of a retrieval task, and return mteb's result for the first stage; None for predictions."""
     if isinstance(first_stage, MtebFirstStage):
         result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
@@ -211,7 +213,7 @@ def _mteb_result_path(task: Any, model: Any, place: Path) -> Path:
 
 
 def _copy_mteb_task(task: Any) -> Any:
-    """Return a copy of a task. Setting candidates in the copy does not change the original."""
+    """Return a copy of a task whose candidates can be set without changing the original."""
     task_copy = copy.copy(task)
     if task_copy.data_loaded:
         task_copy.dataset = {
@@ -246,7 +248,7 @@ def _mteb_predictions_of_part(saved: Mapping[str, Any], subset: str, split: str)
 
 
 def _covers_mteb_task(path: Path, result: Path) -> bool:
-    """Return True if the predictions are valid and cover every subset and split with a saved score."""
+    """Return whether the predictions are valid and cover every subset and split with a saved score."""
     try:
         saved, scored = (
             _saved_mteb_predictions(path),

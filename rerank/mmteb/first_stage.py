@@ -1,4 +1,4 @@
-"""First stages as mteb models. mteb saves and scores their rankings in the same way as the rankings of an encoder."""
+"""First stages as mteb models, whose rankings mteb saves and scores in the same way as the rankings of an encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import Selector
 from rerank.types import make_ranking_scores_strictly_decrease
 
-#: First stage -> model type in mteb. All other first stages have the type ``hybrid``.
+#: Model type in mteb, by name of the first stage. All other first stages have the type ``hybrid``.
 _KINDS = {"bm25": "sparse", "lucene": "sparse", "sparse": "sparse", "dense": "dense"}
 
 
@@ -27,8 +27,8 @@ class MtebFirstStage:
         selector: Selector of the first stage, such as ``bm25`` or ``dense:all-minilm-l6-v2``.
 
     Attributes:
-        drop_self: True to drop the document whose id equals the query id before the ranking is truncated. For some
-            tasks, mteb drops this document after truncation, which would leave the reranker one candidate fewer.
+        drop_self: Whether the document whose id equals the query id is dropped before the ranking is truncated. For
+            some tasks, mteb drops this document after truncation, so the reranker would receive one candidate fewer.
     """
 
     def __init__(self, selector: str = "bm25") -> None:
@@ -60,7 +60,10 @@ class MtebFirstStage:
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_k: int, **more: Any
     ) -> dict[str, dict[str, float]]:
-        """Return query id -> document id -> score, for the top ``top_k`` documents. Scores are strictly decreasing.
+        """Search the top ``top_k`` documents of each query.
+
+        Returns:
+            A mapping from each query id to a mapping from document ids to scores, which are strictly decreasing.
 
         Raises:
             UsageError: `index` was not called, or candidate lists to rerank were passed.
@@ -72,9 +75,9 @@ class MtebFirstStage:
         allowed = more.get("top_ranked")
         if allowed is not None and task_metadata.type != "Retrieval":
             raise UsageError(
-                f"The first stage {self.selector!r} received lists to rerank",
-                expected="a task without lists of its own",
-                remedy="Rerank them with MtebReranker",
+                f"The first stage {self.selector!r} received candidate lists to rerank",
+                expected="a task without candidate lists",
+                remedy="Rerank the lists with MtebReranker",
             )
         self._part.allowed = allowed or {}
         split = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": [], "queries": queries})
@@ -95,7 +98,7 @@ class MtebFirstStage:
 def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
     """Return the first stage for a selector, or the path of saved predictions.
 
-    Text that is the name of a first stage is never read as a path. Write ``./bm25`` for the path.
+    A text that is the name of a first stage is never interpreted as a path; ``./bm25`` is the path of that name.
     """
     if Selector.parse(text).name in first_stages:
         return MtebFirstStage(text)

@@ -1,4 +1,4 @@
-"""Metadata of models for mteb. The name and the revision determine the folder of the results."""
+"""Creation of mteb's metadata for models. The name and the revision determine the folder of the results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from rerank.collections.mteb.library import import_mteb
 
-#: Organisation in the model names.
+#: Organisation in the names of the models, before the slash.
 ORGANISATION = "listrank"
 
 
 def compute_mteb_revision(identity: Mapping[str, Any]) -> str:
-    """Return the first 12 hexadecimal digits of the SHA-256 of an identity: all values that determine a result."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of an identity (all values that determine a result)."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -35,9 +35,9 @@ class MtebReranker:
         spec: Specification of the reranker. The collection, first stage and depth are set for each task.
         out: Folder of the runs.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
-        backend: A loaded backend for the model of ``spec``; loaded from the specification if omitted.
+        backend: A loaded backend for the model of ``spec``; if None, the model is loaded.
         first_stage: Source of the candidates for retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
-            It is part of the revision; otherwise mteb would reuse results of other candidates.
+            It is part of the revision, because mteb would otherwise reuse results for other candidates.
 
     Attributes:
         reports: One run summary per reranked subset and split, with additional keys for task, subset and split.
@@ -52,7 +52,7 @@ class MtebReranker:
         backend: Backend | None = None,
         first_stage: Mapping[str, Any] | None = None,
     ) -> None:
-        """Load the model."""
+        """Load the model and check the specification."""
         self._execution = execution or Execution()
         placeholder = RetrievedCandidates(
             collection=cast(Collection, _NoCollection()), qrels=Qrels({}), first_stage=Run(())
@@ -117,7 +117,8 @@ class MtebReranker:
         """Rerank the candidate lists of a subset and split.
 
         Returns:
-            Query id -> document id -> 1 / rank. All candidates are returned, so mteb's ``top_k`` has no effect.
+            A mapping from each query id to a mapping from document ids to 1 / rank. All candidates are returned, so
+            mteb's ``top_k`` has no effect.
 
         Raises:
             UsageError: There are no candidate lists.
@@ -128,7 +129,7 @@ class MtebReranker:
             raise UsageError(
                 f"{task_metadata.name} has no candidate lists to rerank",
                 expected="a reranking task, or the lists of a first stage",
-                remedy="task.convert_to_reranking(predictions, top_k=100), or rerank mteb run --first-stage bm25",
+                remedy="Call task.convert_to_reranking(predictions, top_k=100), or rerank mteb run --first-stage bm25",
             )
         data = {"corpus": self._corpus, "queries": queries, "top_ranked": top_ranked}
         part = TaskSplit(task_metadata, hf_subset, hf_split, data)
@@ -159,21 +160,24 @@ class MtebReranker:
         return self._out / "runs" / name / task / f"{escape_mteb_collection_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:
-        """Return the order in which candidates are reranked.
+        """Return the order in which the candidates of a task of the type ``kind`` are reranked.
 
-        It is the order in the specification; if that is ``none``, the tasks' own lists are shuffled.
+        This is the order in the specification; but if it is ``none``, the tasks' own lists are shuffled.
         """
         return "random" if self.spec.shuffle == "none" and kind != "Retrieval" else self.spec.shuffle
 
 
 class _NoCollection:
-    """A placeholder collection, which is used to prepare the reranker without data."""
+    """A placeholder for a collection, with which the reranker is prepared without data."""
 
     name, relevant = "none", 1
 
 
 def _mteb_scores_of_ranks(part: TaskSplit, candidates: Run, ranked: Run) -> dict[str, dict[str, float]]:
-    """Return query id -> document id -> 1 / rank, with mteb's ids. Queries without candidates have no documents."""
+    """Return a mapping from each query id to a mapping from document ids to 1 / rank, with the ids of mteb.
+
+    The mapping is empty for queries without candidates.
+    """
     table = {}
     for query_id, ranking in candidates.items():
         order = ranked[query_id].doc_ids if query_id in ranked else ()

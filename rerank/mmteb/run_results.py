@@ -1,4 +1,4 @@
-"""A run as a result of an mteb task, in the folder structure of mteb's results repository."""
+"""Function that writes a run as the result of an mteb task, in the folder structure of mteb's results repository."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def write_run_as_mteb_result(
 
     Raises:
         MissingPrerequisiteError: mteb is not installed.
-        UnknownNameError: There is no such task.
+        UnknownNameError: mteb has no task of this name.
         UsageError: The task has several splits or subsets.
-        DataError: The run lacks a judged query, which mteb would leave out of its means.
+        DataError: The run lacks a judged query, which mteb would omit from its means.
     """
     task = find_mteb_collection_task(task_name)
     subsets = list(task.metadata.hf_subsets_to_langscripts)
     if len(task.metadata.eval_splits) != 1 or len(subsets) != 1:
         raise UsageError(
             f"{task_name} has {len(task.metadata.eval_splits)} splits and {len(subsets)} subsets",
-            expected="a task with one of each, since a run has one set of queries",
+            expected="a task with one split and one subset, because a run has one set of queries",
         )
     if missing := [query for query in qrels if query not in run or not len(run[query])]:
         raise DataError(
             f"Run {run.name!r} has no list for {len(missing)} of {len(qrels)} judged queries, such as {missing[0]!r}",
-            expected="a list for every judged query, because mteb leaves the others out of its means",
+            expected="a list for every judged query, because mteb omits queries without a list from its means",
         )
     scores = {**_score_run_as_mteb_does(run, qrels, task)}
     scores["main_score"] = scores[task.metadata.main_score]
@@ -59,7 +59,7 @@ def write_run_as_mteb_result(
 
 
 def _score_run_as_mteb_does(run: Run, qrels: Qrels, task: Any) -> dict[str, Any]:
-    """Return mteb's scores of a run."""
+    """Return the scores that mteb computes for a run, by name of the measure."""
     from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores, make_score_dict
 
     results = {

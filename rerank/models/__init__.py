@@ -1,4 +1,4 @@
-"""Resolve the names of models, and open models as backends.
+"""Functions that resolve the names of models, and open models as backends.
 
 Importing this package does not download or load anything. `rerank.models.presets` lists the models that can be
 referenced by name, and `rerank.models.download` downloads them.
@@ -76,8 +76,8 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
     """Return the settings of the method ``auto`` for a model; empty if none are known.
 
     Args:
-        selector: The model, as in ``--model``, or its adapter; empty if it is not known.
-        folder: The folder that the model or the adapter is read from; None for one on the hub.
+        selector: The model, as in ``--model``, or its adapter; empty if the model is not known.
+        folder: The folder from which the model or the adapter is loaded; None if it is on the hub.
 
     Raises:
         UsageError: The model is a published reranker that cannot be run here.
@@ -90,7 +90,7 @@ def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
         raise UsageError(
             f"Model {selector!r} is a reranker of the family {preset.family!r}: {preset.note}",
             expected="a reranker that this version can run; `rerank models --all` lists them with their methods",
-            remedy="Use another model, or serve it with vLLM, or give --method to use it in another way",
+            remedy="Use another model, serve this model with vLLM, or pass --method to use it in another way",
         )
     return preset.recipe
 
@@ -100,8 +100,8 @@ def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
     Args:
-        name: The name of a preset, a folder, or ``owner/model`` on the hub. A folder takes precedence over the preset
-            of a reranker, which stands for its id on the hub.
+        name: The name of a preset, a folder, or ``owner/model`` on the hub. The name of a reranker's preset stands for
+            its id on the hub, unless a folder has this name.
 
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
@@ -134,9 +134,9 @@ def resolve_model_name(name: str) -> Path | str:
     if _HUB_ID.fullmatch(name):
         return name
     _check_not_a_backend(name)
-    # Of the many rerankers, only similar names help.
+    # There are many rerankers, so only those with similar names are suggested.
     similar = difflib.get_close_matches(name, reranker_presets(), cutoff=0.5)
-    elsewhere = "" if ":" in name else f"Write openai:{name} for a model of a server, or OWNER/NAME for one of the hub"
+    elsewhere = "" if ":" in name else f"Write openai:{name} for a model on a server, or OWNER/NAME for a hub model"
     raise UnknownNameError("model", name, [*MODELS, *_FAKES, *similar], otherwise=elsewhere)
 
 
@@ -163,7 +163,7 @@ def model_settings_folder(selector: str) -> Path | None:
     """Return the folder that contains the settings of a trained or merged model, if it has any.
 
     This is the folder that `open_model_backend` loads for this selector: a preset takes precedence over a folder of the
-    same name, and ``hf:FOLDER`` stands for ``FOLDER``. The folder need not exist, since the model may be on the hub.
+    same name, and ``hf:FOLDER`` stands for ``FOLDER``. The folder may not exist, because the model may be on the hub.
 
     Args:
         selector: The selector, as for `open_model_backend`.
@@ -176,12 +176,12 @@ def model_settings_folder(selector: str) -> Path | None:
 
 
 def default_method_of_model(selector: str) -> str:
-    """Return the default method of a model's backend, for backends that support few tasks; empty for the others."""
+    """Return the default method of a model's backend; empty for backends without one, which support many tasks."""
     return str(getattr(BACKENDS.get(split_model_selector(selector)[0]), "default_method", ""))
 
 
 def _local_path_of_model(name: str) -> Path:
-    """Return the local path of a model, which need not exist: the folder of a preset, or the name as a path."""
+    """Return the local path of a model (the folder of a preset, or the name as a path), which may not exist."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
 
 
@@ -189,9 +189,9 @@ def _check_not_a_backend(name: str) -> None:
     """Check that the name of a model is not the name of a backend without a colon.
 
     Raises:
-        UsageError: It is the name of a backend, and no folder has this name.
+        UsageError: The name is that of a backend, and no folder has this name.
     """
-    # for "fake", the error about unknown models lists the kinds of fakes
+    # For "fake", the error about unknown models is more helpful, because it lists the kinds of fakes.
     if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
         raise UsageError(
             f"{name!r} is a backend, not a model",
@@ -201,10 +201,10 @@ def _check_not_a_backend(name: str) -> None:
 
 
 def _checked_model_folder(folder: Path) -> Path:
-    """Check that a folder contains a model, before torch is imported."""
+    """Return the folder after checking that it contains a model, before torch is imported."""
     if not (folder / "config.json").is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
-        preset = reranker_presets().get(str(folder))  # for example, an --out that was named like the model
+        preset = reranker_presets().get(str(folder))  # such as an output folder with the name of the model
         raise MissingResourceError(
             f"Model folder {str(folder)!r} {'contains only an adapter' if is_adapter else 'has no config.json'}",
             expected="config.json, safetensors weights and a tokenizer in the folder",
@@ -218,7 +218,7 @@ def _checked_model_folder(folder: Path) -> Path:
     if pickled:
         raise DataError(
             f"Model folder {str(folder)!r} has only pickled weights ({pickled[0]})",
-            expected="safetensors, since loading a pickle can run code",
+            expected="safetensors, because loading a pickle can run code",
             remedy="If you trust the file, convert it: save_pretrained of transformers writes safetensors",
         )
     raise MissingResourceError(
@@ -240,11 +240,11 @@ def open_model_backend(
     Args:
         selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
             ``NAME:ARGUMENT`` for a backend from another distribution.
-        options: How to load and run the model. Fakes use only batch size and concurrency.
+        options: Options for loading and running the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
-        lazy: Load the weights only at the first call, if the backend can be described without them (`LazyBackend`).
-            Errors in the weights are then raised by that call.
+        lazy: Whether to load the weights only at the first call, if the backend can be described without them
+            (`LazyBackend`). Errors in the weights are then raised by that call.
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
@@ -277,30 +277,30 @@ def open_model_backend(
 
 
 def _check_options_of_backend(options: BackendOptions, backend_type: Any, selector: str) -> None:
-    """Check that no option is set that only other backends can use.
+    """Check that all options that are set apply to the backend.
 
     Raises:
-        UsageError: There is such an option.
+        UsageError: An option applies only to other backends.
     """
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
-            f"--base-url with --model {selector}, which uses no server",
+            f"--base-url cannot be used with --model {selector}, which uses no server",
             expected="--model openai:NAME, api:API/NAME or decisions:NAME, with the model's name on that server",
             remedy="Change --model, or omit --base-url",
         )
     for flag in ("tensor_parallel_size", "pipeline_parallel_size"):
         if getattr(options, flag) and not getattr(backend_type, "takes_parallel_sizes", False):
             raise UsageError(
-                f"--{flag.replace('_', '-')} {getattr(options, flag)} with --model {selector}",
+                f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
                 expected="--model vllm:NAME",
-                remedy="Omit it; other local models take --device-map, and a server is started with such options",
+                remedy="Omit it. Other local models support --device-map; servers have such options of their own",
             )
 
 
 def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
     description = None
     if lazy and hasattr(backend_type, "describe"):
-        # Absolute paths, since the working directory may change before the weights are loaded.
+        # Paths are absolute, because the working directory may change before the weights are loaded.
         name = name.absolute() if isinstance(name, Path) else name
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
@@ -313,18 +313,22 @@ def backend_class_of_model(selector: str, kind: str = "") -> Any:
     """Return the class of the backend that `open_model_backend` opens for a selector.
 
     Raises:
-        UsageError: The selector is the name of a backend without a colon, or the backend is not one that users can
-            select.
+        UsageError: The selector is the name of a backend without a colon, or it refers to recorded replies.
     """
     _check_not_a_backend(selector)
     backend_type = BACKENDS.get(split_model_selector(selector, kind)[0])
     if not task_backend_is_selectable(backend_type):
-        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
+        raise UsageError(
+            f"{selector!r} refers to recorded replies, not to a model",
+            remedy="To replay a run folder, use: rerank replay FOLDER",
+        )
     return backend_type
 
 
 def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     """Split a model's selector into the name of its backend and the backend's argument.
+
+    If the selector names no backend, the result contains the backend ``kind``, or ``hf`` if it is empty.
 
     Examples:
         >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")

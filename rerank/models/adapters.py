@@ -1,7 +1,7 @@
 """Settings in the folder of an adapter or a trained model: base model, method, prompt and token limits.
 
-An adapter is trained for one method and prompt. Its folder contains them together with the weights. To rank with the
-settings of the training, ``--adapter FOLDER`` is therefore sufficient.
+An adapter is trained for one method and prompt. Its folder contains both together with the weights, so ``--adapter
+FOLDER`` is sufficient to rank with the settings of the training.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class AdapterSettings:
     Attributes:
         model: Base model, in the form of ``--model``.
         method: Method, in the form of ``--method``; files named by its options are in the adapter's folder.
-        revision: Commit of the base model on the hub, if it came from there.
+        revision: Revision of the base model on the hub; None if the training did not set one.
         min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Passages are truncated to at most this many tokens.
+        max_passage_tokens: Maximum number of tokens kept of each passage; None for no limit.
         context_size: Context size to use, in tokens; None for the model's whole context.
     """
 
@@ -58,12 +58,12 @@ class AdapterSettings:
 
 
 def shipped_adapters() -> dict[str, Path]:
-    """Return the adapters that are shipped with the package: name -> folder."""
+    """Return a mapping from the names of the adapters that are shipped with the package to their folders."""
     return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SETTINGS}"))}
 
 
 def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
-    """Read the settings in a folder; None if there are none, as with adapters that were trained with other tools.
+    """Return the settings in a folder; None if it contains none, as for adapters that were trained with other tools.
 
     Raises:
         DataError: The file with the settings is invalid.
@@ -78,7 +78,7 @@ def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
     )
     try:
         if content.get("format") != _FORMAT:
-            raise ValueError(f"format {content.get('format')!r:.60}")
+            raise ValueError(f"the format is {content.get('format')!r:.60}")
         return TypeAdapter(AdapterSettings).validate_json(json.dumps(content), strict=True)
     except ValueError as error:
         fault = error.errors()[0] if isinstance(error, ValidationError) else None
@@ -92,15 +92,15 @@ def read_model_adapter_settings(folder: Path) -> AdapterSettings | None:
 
 @named_path_errors()
 def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that an adapter provides, as far as the user does not set them.
+    """Return the settings that an adapter provides and the user does not set.
 
     Args:
         folder: Folder of the adapter, or of the model if all its weights were trained.
         settings: The user's settings, named as in a run specification.
 
     Returns:
-        Values for the missing settings. If the user sets the method, only the base model is returned, since prompt and
-        token limits belong to the method that was used in training.
+        Values for the missing settings. If the user sets the method, only the base model is returned, because prompt
+        and token limits belong to the method that was used in training.
     """
     trained = read_model_adapter_settings(folder)
     if trained is None:
@@ -132,7 +132,7 @@ def _resolve_adapter_method_files(method: str, folder: Path) -> str:
 
 
 def _check_downloadable_adapter_id(name: str) -> None:
-    """Check that a name has the form of a hub id, so that a typo does not cause a network request."""
+    """Check that a name has the form of a hub id, so that a mistyped path does not cause a network request."""
     if Path(name).expanduser().is_file():
         raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that contains it")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -159,7 +159,7 @@ def adapter_folder(adapter: str) -> Path:
         except (OSError, ValueError) as error:
             raise MissingResourceError(
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
-                expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
+                expected="a folder with adapter_config.json and adapter_model.safetensors, or the id of one on the hub",
             ) from error
     check_adapter_before_torch_loading(folder)
     return folder

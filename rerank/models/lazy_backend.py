@@ -1,6 +1,6 @@
 """A backend for a local model whose weights are loaded at the first call.
 
-Reading a finished run or making an estimate requires only identity and token counts, which are known without weights.
+Reading a finished run or estimating a cost requires only identity and token counts, which are known without weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Description(Protocol):
 class LazyBackend:
     """A backend that loads its model at the first call.
 
-    Other methods and properties of its class are available, too; using them loads the model.
+    All other methods and properties of the backend's class are available too; using them loads the model.
 
     Args:
         backend_type: The class of the backend, with the methods ``load_described(description)`` and
@@ -92,14 +92,14 @@ class LazyBackend:
 
     @property
     def batch_characters(self) -> int | None:
-        """Maximum number of characters of the prompts in a batch; None if the batch size alone decides."""
+        """Maximum number of characters of the prompts in a batch; None if only the batch size is limited."""
         choose = getattr(self._type, "choose_batch_characters", None)
         size: int | None = choose and choose(self._description.options, self._description.device.partition(":")[0])
         return size
 
     @property
     def settings_folder(self) -> Path | None:
-        """The folder with the settings that apply: of the adapter or the trained model. None for a model on the hub."""
+        """The folder with the settings of the adapter or the trained model; None for a model on the hub."""
         return task_backend_settings_folder(self._description.name, self._description.options)
 
     @property
@@ -128,7 +128,7 @@ class LazyBackend:
             return self._loaded
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
-        """Call a function with the tokens that the model processes, once it is loaded; None to stop."""
+        """Report the tokens that the model processes to a function, as soon as it is loaded; None stops the reports."""
         self._on_tokens = on_tokens
         self._report_tokens()
 

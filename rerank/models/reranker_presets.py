@@ -1,7 +1,8 @@
 """Presets of published rerankers: how a model is recognised, and the method and the prompt that its authors use.
 
-``rerank/models/rerankers/`` has one TOML file per family. Its top level holds what the models share, and each table of
-``models`` adds to it or replaces it. Nothing is downloaded here: the weights are read from a folder or from the hub.
+``rerank/models/rerankers/`` contains one TOML file per family. The top level of a file contains the values that the
+models share, and each table of ``models`` adds or replaces values. Nothing is downloaded here: the weights are loaded
+from a folder or from the hub.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CACHE_PREFIX = "models--"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSource:
-    """The file from which the prompt and the score of a preset were read.
+    """The file in which the authors of a reranker define its prompt and its score.
 
     Attributes:
         repository: ``owner/name`` on GitHub.
@@ -46,15 +47,17 @@ class PromptSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognition:
-    """How a model is recognised.
+    """Rules by which a model is recognised.
 
     Attributes:
         hub: Patterns of hub ids, such as ``*/Qwen3-Reranker-*``; case is ignored. The names of folders are compared
             with the part after the slash.
-        excluded: Patterns of names that belong to conversions with another architecture or another prompt.
+        excluded: Patterns of names that belong to conversions with another architecture or another prompt; these are
+            not recognised.
         architectures: Classes that the configuration of a folder may name; empty if any class is accepted.
-        config: Keys of ``config.json`` and their values, which are sufficient whatever the name is.
-        template: A text in the chat template of the folder, which is sufficient for an accepted architecture.
+        config: Keys of ``config.json`` and their values; a folder with all these values is recognised by any name.
+        template: A part of a chat template; a folder with this part and an accepted architecture is recognised by any
+            name.
     """
 
     hub: Sequence[str]
@@ -64,7 +67,7 @@ class Recognition:
     template: str = ""
 
     def matches_name(self, name: str) -> bool:
-        """Return whether a hub id, or the name of a folder, has one of the patterns."""
+        """Return whether a hub id or the name of a folder matches a pattern, and none of the excluded patterns."""
         lower = name.lower()
         patterns = self.hub if "/" in name else [pattern.rpartition("/")[2] for pattern in self.hub]
         return _matches_any(lower, patterns) and not _matches_any(lower, self.excluded)
@@ -83,25 +86,26 @@ class RerankerPreset:
     """A published reranker.
 
     Attributes:
-        name: The name that users type as ``--model``.
-        family: Name of the family, which is that of its file.
-        kind: How it scores: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
+        name: The name that users write as ``--model``.
+        family: Name of the family, which is the name of its file.
+        kind: Way of scoring: ``cross-encoder``, ``yes-no``, ``word-logit``, ``sequence-to-sequence``, ``listwise``, ...
         hub_id: Id of the model on the hub.
         licence: SPDX identifier or name of the licence of the weights, or ``licence not stated``.
-        recognise: How the model is recognised.
+        recognise: Rules by which the model is recognised.
         recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`; empty if the
             model cannot be run here, for the reason in ``note``.
-        source: The file from which prompt and score were read; None if it could not be read.
+        source: The file in which the authors define prompt and score; None if it is not available.
         verified: Whether a test compares prompt and score with the source.
         paper: The publication, or the address of the announcement.
         year: Year of the release, or of the paper if only that was found; None if neither was found.
         parameters: Number of parameters in millions, as precise as its source; None if it was not found.
-        facts: Where licence, year and number of parameters were read, and which of them were not found.
+        facts: Sources of licence, year and number of parameters, and which of these were not found.
         base: Id of the base model on the hub if the preset is an adapter; empty if it is a model.
         open: Whether the weights can be downloaded.
-        served: Whether the recipe also suits servers, which render chats and return no logits.
-        note: What users need to know, such as a package that the model needs.
-        published: Figures of others, each with value, measure, collection, first stage, depth and who measured it.
+        served: Whether the recipe also works with servers, which render chats and return no logits.
+        note: Note for users, such as a package that the model needs; empty if there is none.
+        published: Effectiveness measured by others, each with value, measure, collection, first stage, depth and
+            source.
     """
 
     name: str
@@ -124,10 +128,10 @@ class RerankerPreset:
     published: Sequence[Mapping[str, Any]] = ()
 
     def checked_hub_id(self) -> str:
-        """Return the id on the hub.
+        """Return the id on the hub, after checking that it belongs to a model.
 
         Raises:
-            UsageError: It is the id of an adapter, which cannot be loaded as a model.
+            UsageError: The preset is an adapter, which cannot be loaded as a model.
         """
         if self.base:
             raise UsageError(
@@ -140,7 +144,7 @@ class RerankerPreset:
 
 @cache
 def reranker_presets() -> Mapping[str, RerankerPreset]:
-    """Return all presets: name -> preset, sorted by family."""
+    """Return a mapping from the names of all presets to the presets, sorted by family."""
     folder = files("rerank.models") / "rerankers"
     tables = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     presets = [
@@ -152,7 +156,7 @@ def reranker_presets() -> Mapping[str, RerankerPreset]:
 
 
 def _read_reranker_family(family: str, text: str) -> Iterator[RerankerPreset]:
-    """Yield the presets of one file."""
+    """Yield the presets of a family, given the text of its file."""
     table = tomllib.loads(text)
     models = table.pop("models")
     for model in models:
@@ -167,10 +171,10 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
 
     Args:
         model: Name of a preset, hub id or folder. A folder is recognised by its name, by the name that its
-            configuration states, or by a mark in its configuration.
+            configuration states, by values of its configuration, or by its chat template.
 
     Returns:
-        The preset of this model, or, if only the family is known, the most similar one of the family.
+        The preset of this model, or, if only the family is known, the most similar preset of the family.
     """
     presets, name = reranker_presets(), str(model)
     folder = Path(model).expanduser()
@@ -186,7 +190,7 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
 
 
 def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
-    """Return the preset with the longest name that one of the names contains, or else the first one."""
+    """Return the preset with the longest name that is part of one of the names, or else the first; None if empty."""
     text = " ".join(names).lower()
 
     def similarity(preset: RerankerPreset) -> int:
@@ -204,7 +208,7 @@ def _names_of_model_folder(folder: Path) -> list[str]:
 
 
 def _read_json_file(path: Path) -> Mapping[str, Any]:
-    """Return an object in a model's folder; empty if it cannot be read, which is reported when the model is loaded."""
+    """Return the JSON object in a file of a model; empty if it is unreadable, which is reported at loading time."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

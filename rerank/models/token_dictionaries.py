@@ -1,4 +1,4 @@
-"""Tokenize the words of a corpus once, for all later runs with the same tokenizer."""
+"""Tokenization of the words of a corpus, which is done once for all later runs with the same tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.passages import passage_text
 
-#: Changes when the same corpus and tokenizer give other files.
+#: Version of the files; it must change when the same corpus and tokenizer lead to other files.
 _FORMAT = "1"
 
 
@@ -22,7 +22,7 @@ class CorpusTokens:
     """The token dictionary of a corpus.
 
     Attributes:
-        folder: Its folder in the cache.
+        folder: Folder of the dictionary in the cache.
         words: Number of distinct words.
     """
 
@@ -31,23 +31,23 @@ class CorpusTokens:
 
 
 def tokenize_corpus_words(corpus: Corpus, tokens: TokenCounter) -> CorpusTokens:
-    """Write the token ids of all words of a corpus to the cache folder, unless they are there.
+    """Write the token ids of all words of a corpus to the cache folder, unless it already contains them.
 
-    All backends whose tokenizer is the same use them from then on. Token ids, prompts and results stay the same.
+    Afterwards, all backends with the same tokenizer use this dictionary. Token ids, prompts and results do not change.
 
     Args:
-        corpus: The corpus; it is read once.
+        corpus: The corpus; its documents are read once.
         tokens: The token counter of a backend.
 
     Raises:
-        UsageError: The tokenizer is not a fast tokenizer of this machine, or does not tokenize word by word.
+        UsageError: The tokenizer is not a fast tokenizer in this process, or does not tokenize word by word.
         StorageError: The cache folder cannot be written.
     """
     if not isinstance(tokens, HfTokens) or (joined := tokens.joined) is None:
         raise UsageError(
-            "The tokenizer of this model cannot be used word by word",
+            "The tokenizer of this model does not tokenize word by word",
             expected="a model in this process, with a fast tokenizer that divides texts at spaces",
-            remedy="Run without this command; it changes the speed only",
+            remedy="Do not use this command with this model; it affects only the speed",
         )
 
     def build(folder: Path) -> None:

@@ -4,8 +4,8 @@
     for hit in reranker.rank("how do I ...", ["one text", "another"], top_k=1):
         print(hit.rank, hit.score, hit.text)
 
-It can also be a stage in a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; `rerank.experiment`
-executes whole runs, which can be resumed and are scored.
+A reranker can also be a stage in a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; the package
+`rerank.experiment` executes whole runs, which can be resumed and are scored.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Reranker(RunTransformer):
     thread, batch by batch.
 
     Attributes:
-        strategy: Decides which windows are judged.
-        judge: Orders the documents of a window.
-        name: Name of the runs that it returns.
-        passages: Divides long documents into passages; None judges whole documents.
+        strategy: Strategy that decides which windows are judged.
+        judge: Judge that orders the documents of a window.
+        name: Name of the runs that `transform` returns.
+        passages: Division of long documents into passages; None to judge whole documents.
         top_k: Rerank only the top K; the remaining documents keep their input order. None reranks all.
-        backend: Answers the requests; the judge's own backend by default.
-        on_failure: What happens if a window fails: ``keep`` its given order, or ``raise`` an error.
-        calibration: Converts scores to probabilities of relevance; None for no probabilities.
+        backend: Backend that answers the requests; by default the backend of the judge.
+        on_failure: ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error.
+        calibration: Calibration that converts scores to probabilities of relevance; None for no probabilities.
         first_stage: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If the
             calibration is for another first stage, probabilities are computed without these scores.
     """
@@ -83,7 +83,7 @@ class Reranker(RunTransformer):
     _opening: ForkLock = field(default_factory=ForkLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check ``on_failure``, and use the judge's backend if no other is given."""
+        """Check ``on_failure``, and use the judge's backend if no other backend is given."""
         check_reranker_on_failure(self.on_failure)
         self.backend = self.backend or self.judge.backend
 
@@ -96,12 +96,12 @@ class Reranker(RunTransformer):
     def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
         """Load a model and assemble a reranker.
 
-        The settings have the same names, meanings and defaults as the command's flags, so the same settings give the
-        same ranking in Python and in the command. `rerank.assemble.RankerConfig` lists them.
+        The settings have the same names, meanings and defaults as the command's flags, so the same settings lead to the
+        same ranking in Python and in the command. `rerank.assemble.RankerConfig` documents the settings.
 
         Args:
-            model: A name in `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``. If
-                omitted, the base model of the adapter is used, or ``smollm2-135m`` without an adapter.
+            model: A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or
+                ``fake:KIND``; None selects the base model of the adapter, or ``smollm2-135m`` without an adapter.
             **settings: ``method``, ``adapter``, ``prompt``, ``device``, ``base_url`` and so on. A missing setting is
                 taken from the adapter or the trained model, or else from the defaults; None counts as missing.
 
@@ -119,7 +119,7 @@ class Reranker(RunTransformer):
         """Use a backend that is already open, so that several methods share one loaded model.
 
         Args:
-            backend: The backend. Settings for loading a model have no effect on it.
+            backend: The backend. Settings for loading a model have no effect, because its model is already loaded.
             **settings: As for `from_pretrained`. A missing setting is taken from the adapter or the trained model that
                 the backend loaded, if the backend has a ``settings_folder``. The prompt is chosen for the model that is
                 named in the backend's identity.
@@ -147,8 +147,8 @@ class Reranker(RunTransformer):
         """Return a copy of this reranker with a cache of replies, a cap on tokens, or both.
 
         Args:
-            cache: Answer repeated requests from the user's cache of replies, and add new replies to it. The command
-                uses the same cache. It contains prompts and replies.
+            cache: Whether to answer repeated requests from the user's cache of replies, and to add new replies to it.
+                The command uses the same cache, which contains prompts and replies.
             max_total_tokens: Cap on the prompt and completion tokens of all rankings together. Requests that could
                 exceed it fail, so their windows keep their order. None for no cap.
         """
@@ -192,8 +192,8 @@ class Reranker(RunTransformer):
     ) -> Hits:
         """Rank documents for a query like `rank`, without blocking the event loop.
 
-        If it is cancelled, its requests to a server are cancelled, too. A model in this process finishes its current
-        batch, and the result is dropped.
+        If the call is cancelled, its requests to a server are cancelled too. A model in this process finishes its
+        current batch, and the result is discarded.
         """
         asked = self._ask(query, documents, options)
         if not (self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)):
@@ -222,7 +222,7 @@ class Reranker(RunTransformer):
         """
         for name in ("scores", "deadline"):
             if options.get(name) is not None:
-                raise UsageError(f"{name} for many lists", expected="scores in the documents, and no deadline")
+                raise UsageError(f"{name} is set for many lists", expected="scores in the documents, and no deadline")
         self.warm_up()
         waiting: deque[RankCall] = deque()
 
@@ -269,7 +269,7 @@ class Reranker(RunTransformer):
         return Run(rankings, name=self.name)
 
     def warm_up(self) -> None:
-        """Load the model, or query its server for the context size, so that the first ranking does not have to wait.
+        """Load the model, or ask its server for the context size, so that the first ranking does not have to wait.
 
         Raises:
             BackendError: The server cannot be reached.
@@ -282,7 +282,7 @@ class Reranker(RunTransformer):
             self._is_warm = True
 
     def close(self) -> None:
-        """Stop the model's thread, and close connections and the cache of `with_log`. Cancels rankings in progress."""
+        """Cancel rankings in progress, stop the model's thread, and close connections and the cache of `with_log`."""
         with self._opening:
             service, self._service = self._service, None
         if service is not None:
@@ -299,21 +299,21 @@ class Reranker(RunTransformer):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close it."""
+        """Close the reranker."""
         self.close()
 
     def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
         """Check the arguments of a ranking and return them as a `RankCall`."""
         if options.get("threshold") is not None and self.calibration is None:
             raise UsageError(
-                f"threshold is {options['threshold']!r}, and the reranker has no calibration",
-                expected="probabilities of relevance, since raw scores have no common scale",
-                remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
+                f"threshold is {options['threshold']!r}, but the reranker has no calibration",
+                expected="probabilities of relevance, because raw scores have no common scale",
+                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
             )
         return RankCall.check(query, documents, {**options, "on_failure": options.get("on_failure") or self.on_failure})
 
     def _warm_up_in_time(self, asked: RankCall) -> bool:
-        """Warm up, and return whether it ended before the deadline; if not, it continues in the background."""
+        """Warm up, and return whether this ended before the deadline; otherwise it continues in the background."""
         if self._is_warm or asked.deadline is None:
             self.warm_up()
             return True
@@ -364,7 +364,7 @@ class Reranker(RunTransformer):
         return ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
 
     def _ranker(self, top_k: int | None) -> Ranker:
-        """Return the ranker for this number of hits; a strategy that can stop early gets this number."""
+        """Return the ranker for this number of hits, which is passed to strategies that can stop early."""
         strategy = self.strategy
         top_k = min((k for k in (top_k, self.top_k) if k), default=None)
         if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:

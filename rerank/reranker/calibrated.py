@@ -1,4 +1,4 @@
-"""Calibrations of rankers: open the calibration that belongs to a ranker, and apply it to a reranked list."""
+"""Functions that open the calibration of a ranker, and apply it to a reranked list."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rerank.pipeline.results import RankedList
 
 
 def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
-    """Open the calibration of a ranker: the one that the user named, or the one of its adapter or trained model.
+    """Return the calibration that the user named, or the calibration of the adapter or trained model; None without one.
 
-    A calibration that came with the adapter is ignored if the ranker has another method, prompt or base model.
+    The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -42,9 +42,10 @@ def calibrate_list_of_reranker(
 
     Args:
         calibration: The calibration.
-        ranked: The list.
-        given: First-stage scores in the order of the reranked list; None for a document without a score.
-        first_stage: Name of the first stage.
+        ranked: The reranked list.
+        given: First-stage scores in the order of the reranked list; None for a document without a score. They are used
+            only if all documents have a score.
+        first_stage: Name of the first stage; None if it is not known.
     """
     known = [score for score in given if score is not None]
     scores = known if len(known) == len(given) else None

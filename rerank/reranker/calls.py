@@ -29,10 +29,10 @@ class RankOptions(TypedDict, total=False):
         scores: First-stage scores of the documents, which then determine the first-stage order. If omitted, the
             documents' key ``score`` is used; without either, there are no first-stage scores.
         top_k: Number of hits to return, at least 0; None for all. Methods that can stop early do so.
-        threshold: Keep only hits whose calibrated relevance is at least this.
+        threshold: Minimum calibrated relevance of a hit; hits below it are omitted. None for no threshold.
         deadline: Seconds from now. Windows that are not judged by then keep their given order; a model in this process
             still finishes its current batch. None for no limit.
-        on_failure: What happens if a window fails; replaces the reranker's ``on_failure``.
+        on_failure: ``keep`` or ``raise``, as in `Reranker`; None to use the ``on_failure`` of the reranker.
         instruction: Description of what counts as relevant, for prompts that have a place for it. If the prompt has
             none, `Hits.notes` says so.
     """
@@ -51,11 +51,11 @@ class RankCall:
 
     Attributes:
         ranking: The first-stage list; the ids of its documents are their positions.
-        candidates: The documents as they were given.
-        top_k: Number of hits to return.
-        threshold: Minimum calibrated relevance of a hit.
-        deadline: `time.monotonic` value of the deadline.
-        on_failure: What happens if a window fails.
+        candidates: The documents in the order in which they were given.
+        top_k: Number of hits to return; None for all.
+        threshold: Minimum calibrated relevance of a hit; None for no threshold.
+        deadline: `time.monotonic` value of the deadline; None for no deadline.
+        on_failure: ``keep`` to leave a failed window in its given order, or ``raise`` to raise an error.
     """
 
     ranking: Ranking
@@ -67,7 +67,7 @@ class RankCall:
 
     @classmethod
     def check(cls, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> Self:
-        """Check the arguments of a call; the time until its deadline starts now.
+        """Return the checked arguments of a call; the time until its deadline is counted from now.
 
         Raises:
             UnknownNameError: No option has this name.
@@ -93,7 +93,7 @@ class RankCall:
         if instruction := options.get("instruction"):
             query = replace(query, instruction=instruction)
         return cls(
-            # With top_k=0, no model is called, so nothing may be judged.
+            # With top_k=0, the list to rank is empty, so that no model is called.
             ranking=given_first_stage_ranking(query, [] if top_k == 0 else candidates),
             candidates=candidates,
             top_k=top_k,

@@ -1,4 +1,4 @@
-"""Output of a reranker: ranked documents with scores, and a report on the ranking."""
+"""Data types for the output of a reranker: ranked documents with scores, and a report on the ranking."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Hit:
     Attributes:
         corpus_id: Position of the document in the input list, from 0.
         rank: Rank of the document, from 1.
-        score: The judge's score, of the kind named by `Hits.score_kind`; None if the judge gave this document none.
+        score: The judge's score, of the kind named by `Hits.score_kind`; None if the judge did not score the document.
         rank_score: 1/rank, which is not an estimate of relevance.
-        relevance: Calibrated probability that the document is relevant, non-increasing along the list; None without a
-            calibration.
+        relevance: Calibrated probability that the document is relevant, which never increases from one rank to the
+            next; None without a calibration.
         document: The document.
     """
 
@@ -47,7 +47,7 @@ class Hit:
         return self.document.source
 
     def to_json(self) -> dict[str, Any]:
-        """Return the hit as a JSON object with the document's own keys."""
+        """Return the hit as a JSON object, including the other keys that came with the document."""
         shown = {"id": self.document.id, "title": self.document.title, "text": self.document.text}
         return {
             **self.source,
@@ -61,7 +61,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """The amount of text that was cut off documents to fit prompts in the model's context or passages in their limit.
+    """The amount of text that was cut off documents, so that prompts fit in the context and passages in their limit.
 
     Attributes:
         passages: Number of documents, or passages of long documents, that were cut.
@@ -78,15 +78,15 @@ class RankingReport:
 
     Attributes:
         windows: Number of judged windows per status, such as ``ok`` or ``error``.
-        score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge gives no scores.
+        score_kind: Kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores.
         has_absolute_scores: Whether scores can be compared with those of other lists.
         usage: Number of calls, tokens and seconds; replies from a cache count only as calls.
         cost: Cost in US dollars; None if the price is unknown.
-        cut: How much was cut off the documents.
+        cut: Amount of text that was cut off the documents.
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.
         fit: Name of the calibration's fit that was used; empty without a calibration.
         expired: Whether the deadline passed before all windows were judged.
-        notes: Messages for the user, such as a deadline that passed or windows that failed; empty if all went well.
+        notes: Messages for the user, such as about a deadline that passed or windows that failed; empty without any.
     """
 
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def score_kind(self) -> str:
-        """What the scores are; empty if the judge gives no scores."""
+        """Kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores."""
         return self.report.score_kind
 
     @property
@@ -138,7 +138,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def cut(self) -> Cut:
-        """How much was cut off the documents."""
+        """Amount of text that was cut off the documents."""
         return self.report.cut
 
     @property
@@ -153,7 +153,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user about this ranking; empty if all went well."""
+        """Messages for the user about this ranking, such as about windows that failed; empty without any."""
         return self.report.notes
 
     def top_k(self, k: int) -> Hits:
@@ -169,19 +169,19 @@ class Hits(tuple[Hit, ...]):
         """Return the hits whose calibrated relevance is at least ``threshold``.
 
         Raises:
-            UsageError: The hits have no calibrated relevance.
+            UsageError: A hit has no calibrated relevance.
         """
         if any(hit.relevance is None for hit in self):
             raise UsageError(
-                "A threshold on hits without calibrated relevance",
-                expected="a calibration, since raw scores have no common scale",
-                remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
+                "A threshold is set, but the hits have no calibrated relevance",
+                expected="a calibration, because raw scores have no common scale",
+                remedy="Fit a calibration with `rerank calibrate` and pass calibration=FILE",
             )
         return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
 
 
 def check_reranker_top_k(k: object) -> None:
-    """Check that a value is a number of hits, or None.
+    """Check that a value is a valid number of hits, or None.
 
     Raises:
         UsageError: The value is neither None nor a whole number of at least 0.

@@ -1,4 +1,4 @@
-"""A check that the backend of a reranker can be pickled, with an error that says what to do."""
+"""Check that the backend of a reranker can be pickled; the error states what to do if it cannot."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rerank.tasks import Backend
 
 
 class _Discard:
-    """A file that stores nothing."""
+    """A file that discards all data."""
 
     def write(self, data: object) -> int:
-        """Drop the data."""
+        """Discard the data."""
         return 0
 
 
 def check_reranker_backend_pickles(backend: Backend) -> None:
     """Check that a backend consists of objects that can be pickled.
 
-    Functions and classes that only some picklers can pickle, such as those of a notebook, are left to the pickler.
+    Functions and classes that only some picklers can pickle, such as those of a notebook, cause no error here.
 
     Raises:
         UsageError: The backend cannot be pickled.
@@ -28,8 +28,8 @@ def check_reranker_backend_pickles(backend: Backend) -> None:
         pickle.Pickler(_Discard()).dump(backend)
     except TypeError as error:
         raise UsageError(
-            f"The reranker cannot be pickled, because its backend {type(backend).__name__} cannot: {error}",
-            expected="a backend that another process can open again, such as those of Reranker.from_pretrained",
+            f"The reranker cannot be pickled, because its backend {type(backend).__name__} cannot be pickled: {error}",
+            expected="a backend that another process can open again, such as a backend of Reranker.from_pretrained",
             remedy="Open the reranker in the other process, or give the class of the backend a method __reduce__",
         ) from error
     except (AttributeError, pickle.PicklingError):

@@ -1,4 +1,4 @@
-"""The `relevance_score` of results: calibrated probabilities where there are any, else scores made from ranks."""
+"""Computation of the `relevance_score` of results from calibrated probabilities or, without them, from ranks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from rerank.reranker.hits import Hit, Hits
 
 #: Probabilities are clipped to [_MARGIN, 1 - _MARGIN].
 _MARGIN = 1e-6
-#: Relative decrease per rank. Clients sort by score, so equal probabilities would lose the order.
+#: Relative decrease per rank. Clients sort by score, so the order of hits with equal probabilities would be lost.
 _STEP = 1e-9
 
-#: Warning of answers whose scores are made from ranks.
+#: Warning for responses whose scores are computed from ranks.
 RANK_BASED = (
-    "relevance_score is 1 / rank: it shows the order and is no estimate of relevance. The method has no "
+    "relevance_score is 1 / rank: it shows the order and is not an estimate of relevance. The method has no "
     "calibration (rerank calibrate)."
 )
 
 
 def compute_relevance_scores(hits: Sequence[Hit]) -> tuple[list[float], list[str]]:
-    """Return the relevance score of each hit, strictly decreasing and in (0, 1], and warnings about them.
+    """Return the relevance scores of the hits, strictly decreasing and in (0, 1], and warnings about the scores.
 
-    A hit at rank r with the calibrated probability p gets p (1 - r 1e-9). Without a calibration it gets 1 / r.
+    The score of a hit at rank r with the calibrated probability p, clipped to [1e-6, 1 - 1e-6], is p (1 - 1e-9 r).
+    Without a calibration, it is 1 / r.
     """
     probabilities = [hit.relevance for hit in hits if hit.relevance is not None]
     if len(probabilities) < len(hits):
@@ -33,16 +34,16 @@ def compute_relevance_scores(hits: Sequence[Hit]) -> tuple[list[float], list[str
 
 
 def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[str]]:
-    """Return scores of pairs of a query and a document, which need not belong to one list, and warnings about them.
+    """Return scores of (query, document) pairs from several lists, and warnings about the scores.
 
-    They are calibrated probabilities. Without a calibration they are the judge's own scores, if these do not depend on
-    other documents and every hit has one; otherwise 1 / rank in the list of the query.
+    The scores are calibrated probabilities. Without a calibration, they are the judge's own scores if these do not
+    depend on other documents and every hit has one; otherwise they are 1 / rank in the list of the query.
 
     Args:
         lists: The hits of each query.
 
     Returns:
-        For each list, the scores of its hits in their order.
+        For each list, the scores of its hits in their order; and the warnings.
     """
     hits = [hit for found in lists for hit in found]
     if (
@@ -51,7 +52,7 @@ def compute_pair_scores(lists: Sequence[Hits]) -> tuple[list[list[float]], list[
         and all(hit.score is not None for hit in hits)
     ):
         kinds = ", ".join(dict.fromkeys(found.score_kind for found in lists))
-        warning = f"The scores are the method's own ({kinds}) and no probabilities: it has no calibration."
+        warning = f"The scores are the method's own ({kinds}), not probabilities, because it has no calibration."
         return [[hit.score for hit in found if hit.score is not None] for found in lists], [warning]
     scored = [compute_relevance_scores(found) for found in lists]
     return [scores for scores, _ in scored], list(dict.fromkeys(note for _, notes in scored for note in notes))

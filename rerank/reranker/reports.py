@@ -1,4 +1,4 @@
-"""The report on a ranking: its costs and problems. A degraded ranking is logged, without any text of its documents."""
+"""Creation of the report on a ranking (costs and problems). Degraded rankings are logged without texts of documents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def report_reranker_ranking(
     Args:
         ranked: The ranking.
         judge: The judge of its windows.
-        on_failure: What happens if a window failed.
+        on_failure: ``keep`` to only report failed windows, or ``raise`` to raise an error.
         deadline: `time.monotonic` value of the deadline; None for no deadline.
 
     Raises:
@@ -41,7 +41,7 @@ def report_reranker_ranking(
         _log.warning("Degraded ranking of query %r: %s", ranked.ranking.query.id, "; ".join(degraded))
     if failures and on_failure == "raise":
         raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
-    # A verdict may contain a remark even if it did not fail, such as that the judge was given no first-stage scores.
+    # A verdict may contain a remark even if it did not fail, such as that the judge received no first-stage scores.
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
     if ranked.ranking.query.instruction and not judge.template.takes_instruction:
         remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None

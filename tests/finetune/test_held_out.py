@@ -94,14 +94,14 @@ def test_a_measure_that_does_not_exist_is_refused_before_the_training(collection
 
 def test_a_held_out_query_that_is_trained_on_is_refused(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, validation={"lists": [str(collection / "labels.jsonl")]})
-    with raises(DataError, "trained on", "rerank label split"):
+    with raises(DataError, "also in the training lists", "rerank label split"):
         train_adapter(asked, tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("table", "named"),
     [
-        ({}, "nothing to validate on"),
+        ({}, "no held-out data"),
         ({"collection": "pydoc", "measure": "loss"}, "lists or share"),
         ({"share": 0.2, "measure": "AP"}, "collection"),
         ({"share": 1.0}, "share"),

@@ -74,7 +74,7 @@ def test_texts_are_cut_alike() -> None:
     assert [(doc.title, doc.text) for doc in cut.docs[:2]] == [("title of", "a two"), ("title of", "b two")]
     assert truncate_training_texts(LIST, 3).docs[0].text == "a two  three"
     assert truncate_training_texts(LIST, 99) == LIST
-    with raises(UsageError, "--cut-words 0"):
+    with raises(UsageError, "--cut-words is 0"):
         truncate_training_texts(LIST, 0)
 
 
@@ -83,8 +83,8 @@ def test_texts_are_cut_alike() -> None:
     [
         ({}, ["--shuffle", "--docs", "--draw"]),
         ({"copies": 2}, ["--shuffle", "--docs", "--draw"]),
-        ({"docs": 1}, ["--docs 1"]),
-        ({"shuffle": True, "copies": 0}, ["--copies 0"]),
+        ({"docs": 1}, ["--docs is 1"]),
+        ({"shuffle": True, "copies": 0}, ["--copies is 0"]),
         ({"docs": 5, "copies": 2}, ["--copies 2", "--shuffle", "--draw"]),
     ],
 )

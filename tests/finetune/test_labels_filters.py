@@ -76,11 +76,11 @@ def test_lengths_of_documents() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_tau": 0.5, "max_tau": 0.1}, "--min-tau 0.5 with --max-tau 0.1"),
-        ({"min_docs": 0}, "--min-docs 0"),
-        ({"min_docs": 5, "max_docs": 3}, "--min-docs 5 with --max-docs 3"),
-        ({"min_words": 9, "max_words": 3}, "--min-words 9"),
-        ({"max_tau": 1.5}, "--max-tau 1.5"),
+        ({"min_tau": 0.5, "max_tau": 0.1}, "--min-tau is 0.5, but --max-tau is 0.1"),
+        ({"min_docs": 0}, "--min-docs is 0"),
+        ({"min_docs": 5, "max_docs": 3}, "--min-docs is 5, but --max-docs is 3"),
+        ({"min_words": 9, "max_words": 3}, "--min-words is 9"),
+        ({"max_tau": 1.5}, "--max-tau is 1.5"),
     ],
 )
 def test_limits_that_make_no_sense(options: dict[str, Any], message: str) -> None:

@@ -105,7 +105,7 @@ def test_texts_without_words_are_compared_as_they_are() -> None:
     assert [leak.exact for leak in find_query_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
     assert find_query_leaks({}, {"1": "x"}) == find_query_leaks({"1": "x"}, {}) == []
     assert find_query_leaks({"1": ""}, {"2": ""}) == []
-    with raises(UsageError, "--threshold 0"):
+    with raises(UsageError, "--threshold is 0"):
         find_query_leaks({}, {}, threshold=0)
 
 

@@ -156,7 +156,7 @@ def test_what_is_asked_for_is_checked() -> None:
         QueryOptions.make("titel")
     with raises(UsageError, "--from llm", "--count"):
         QueryOptions(source="llm")
-    with raises(UsageError, "--min-words 5", "--max-words 3"):
+    with raises(UsageError, "--min-words is 5", "--max-words is 3"):
         QueryOptions(source="title", min_words=5, max_words=3)
 
 

@@ -232,7 +232,7 @@ def test_names_that_are_none() -> None:
         Dense(index="hnsw")
     with raises(UsageError, "--teacher bm25", "--weights"):
         LabellingPlan(teachers=("bm25", "bm25"))
-    with raises(UsageError, "--weights 1 for 2 teachers"):
+    with raises(UsageError, "--weights is '1', but there are 2 teachers"):
         LabellingPlan(teachers=("bm25", "qrels"), fusion=LabelFusion(weights="1"))
 
 

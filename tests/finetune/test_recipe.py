@@ -67,7 +67,7 @@ def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
         ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "'lm', 'lm'"),
         ({"losses": [{"name": "lm", "weight": 0}]}, UsageError, "weight = 0"),
         ({"training": {"schedule": "wild"}}, UsageError, "schedule"),
-        ({"method": {"max_passage_tokens": 20}}, UsageError, "max_passage_tokens = 20, min_passage_tokens = 32"),
+        ({"method": {"max_passage_tokens": 20}}, UsageError, "max_passage_tokens = 20, but min_passage_tokens = 32"),
     ],
 )
 def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str) -> None:

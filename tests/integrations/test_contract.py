@@ -119,7 +119,7 @@ def test_settings_are_checked_before_the_model_is_loaded(library: Reranker, form
         form.build(model=MODEL, settings={"metod": "sliding"})
     with pytest.raises(UsageError, match="top_k is -1"):
         form.build(model=MODEL, top_n=-1)
-    with pytest.raises(UsageError, match="one or the other"):
+    with pytest.raises(UsageError, match="either an open reranker"):
         form.build(model=MODEL, reranker=library)
     with pytest.raises(UsageError, match="The reranker is a str"):
         form.build(reranker="fake:reversed")

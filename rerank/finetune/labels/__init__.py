@@ -1,7 +1,7 @@
 """Training data of listwise rerankers: teachers, label files, filters, splits, augmentation and checks.
 
-A label is a ranking of the documents that a first stage retrieved for a query. Label files hold only ids; the texts
-stay in the collection. Importing this package imports no torch.
+A label is a ranking of the documents that a first stage retrieved for a query. Label files contain only ids; the texts
+stay in the collection. Importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) is trained on lists in shuffled orders and of varying length, which
 makes it robust to both. Random numbers depend on the seed, the query and the index in the file, so that the same file
-always gives the same variants.
+always yields the same variants.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Options for the variants that are made from each list.
+    """Options for the variants that are created from each list.
 
     Attributes:
         copies: Number of variants per list.
-        keep: Yield the unchanged list before its variants.
-        shuffle: Show the documents in random order.
+        keep: Whether to yield the unchanged list before its variants.
+        shuffle: Whether to show the documents in random order; otherwise they keep their order.
         docs: Maximum number of documents per variant; None for all.
-        draw: Sample the documents at random; their number is drawn uniformly from 2 to ``docs``. If False, the first
-            ``docs`` documents are used.
+        draw: Whether to sample the documents at random; their number is drawn uniformly from 2 to ``docs``. If False,
+            the first ``docs`` documents are used.
         seed: Random seed.
 
     Raises:
@@ -50,15 +50,17 @@ class Augmentation:
             raise UsageError("No option that changes the lists is given", expected="--shuffle, --docs or --draw")
         if self.copies < 1 or (self.docs is not None and self.docs < 2):
             raise UsageError(
-                f"--copies {self.copies} with --docs {self.docs}", expected="at least 1 copy, and at least 2 documents"
+                f"--copies is {self.copies} and --docs is {self.docs}",
+                expected="at least 1 copy, and at least 2 documents",
             )
         if self.copies > 1 and not (self.shuffle or self.draw):
             raise UsageError(
-                f"--copies {self.copies} gives identical copies", expected="--shuffle or --draw, or a single copy"
+                f"--copies {self.copies} would create identical copies",
+                expected="--shuffle or --draw, or a single copy",
             )
 
     def positions(self, count: int, rng: random.Random) -> list[int]:
-        """Return the positions of the documents to show, out of ``count`` documents, in the order to show them."""
+        """Return the positions, among ``count`` documents, of the documents to show, in the order to show them."""
         most = count if self.docs is None else min(self.docs, count)
         if self.draw and count > 1:
             chosen = sorted(rng.sample(range(count), rng.randint(2, most)))
@@ -70,7 +72,7 @@ class Augmentation:
 
 
 def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
-    """Yield the variants of every list."""
+    """Yield the variants of every list, after the unchanged list if ``keep`` is set."""
     for index, label in enumerate(labels):
         if options.keep:
             yield label
@@ -86,7 +88,7 @@ def truncate_training_texts(training_list: TrainingList, words: int) -> Training
         UsageError: ``words`` is below 1.
     """
     if words < 1:
-        raise UsageError(f"--cut-words {words}", expected="at least 1")
+        raise UsageError(f"--cut-words is {words}", expected="at least 1")
     return replace(training_list, docs=tuple(_truncate_training_document(doc, words) for doc in training_list.docs))
 
 
@@ -97,7 +99,7 @@ def _truncate_training_document(doc: Document, words: int) -> Document:
 
 
 def first_words_of_training_text(text: str, count: int) -> str:
-    """Return the first ``count`` words of a text, with the original white space.
+    """Return the first ``count`` words of a text, with the original whitespace.
 
     >>> first_words_of_training_text("one  two three", 2)
     'one  two'

@@ -16,14 +16,15 @@ SHOWN = 20
 
 
 def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
-    """Compute the statistics of a label file that need no texts.
+    """Compute the statistics of a label file that do not depend on texts.
 
     Returns:
-        ``lists``, ``queries`` and ``documents`` (numbers of lists, of distinct queries and of distinct documents),
-        ``docs_per_list`` (``min``, ``mean``, ``max``), ``tau`` (mean Kendall tau between label and shown order; None if
-        no list has two documents), ``unchanged`` (number of lists whose label is the shown order), ``with_scores`` and
-        ``with_query`` (number of lists with scores, and with a query text), ``repeated`` (number of duplicate lists)
-        and ``teachers`` (name -> number of lists).
+        A dictionary with ``lists``, ``queries`` and ``documents`` (numbers of lists, distinct queries and distinct
+        documents),
+        ``docs_per_list`` (``min``, ``mean`` and ``max``; None without lists), ``tau`` (mean Kendall tau between label
+        and shown order; None if no list has two documents), ``unchanged`` (number of lists with at least two documents
+        whose label is the shown order), ``with_scores`` and ``with_query`` (number of lists with scores, and with a
+        query text), ``repeated`` (number of duplicate lists) and ``teachers`` (number of lists by name of the teacher).
     """
     sizes = [len(label) for label in labels]
     taus = [label.tau for label in labels]
@@ -57,14 +58,15 @@ def check_labels(
     Args:
         labels: The lists.
         lists: The same lists with texts, for the probe; None if the texts are not available.
-        texts: Query id -> text, for queries whose text is known.
-        against: Test queries that must not be trained on: name of the test set -> query id -> text.
+        texts: Mapping from query ids to texts, for queries whose text is known.
+        against: Test queries that must not be trained on: for each name of a test set, a mapping from query ids to
+            texts.
         threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
         seed: Random seed of the bootstrap.
 
     Returns:
-        The values of `label_statistics`; ``probe`` (`ProbeReport.to_dict`; None without texts); ``leaks`` (number of
-        leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
+        The values of `label_statistics`; ``probe`` (result of `ProbeReport.to_dict`; None without texts); ``leaks``
+        (number of leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
     """
     leaks = [
         leak

@@ -1,4 +1,4 @@
-"""Reading of conversations such as RankZephyr's training data: a prompt with numbered passages, and a ranking as reply.
+"""Parser for conversations such as RankZephyr's training data: a prompt with numbered passages, and a ranking as reply.
 
 The data of RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) have the form ``{"conversations": [{"from": "human",
 "value": ...}, {"from": "gpt", "value": "[2] > [1]"}]}``. Chats with ``role`` and ``content`` under ``messages`` are
@@ -20,7 +20,7 @@ from rerank.parsing import parse_permutation
 from rerank.types import Document, Query
 
 _USERS, _MODELS = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
-#: Patterns for the start of the text after the last passage, the most reliable pattern first.
+#: Patterns for the start of the text that follows the last passage, the most reliable pattern first.
 _AFTER = tuple(
     re.compile(rf"^\s*{sign}", re.I | re.M) for sign in (r"search query\s*:", r"rank the \d+ passages", r"query\s*:")
 )
@@ -32,7 +32,7 @@ _STATED = re.compile(r"\b(\d+) passages", re.I)
 
 
 def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) -> Iterator[TrainingList]:
-    """Stream the training lists of a file of conversations.
+    """Yield the training lists of a file of conversations.
 
     The id of a document is a hash of its passage. A list whose reply does not rank every passage is skipped; repeated
     identifiers and text around the ranking are accepted, as in a run.
@@ -52,7 +52,7 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
         stated = _STATED.search(prompt[: prompt.find("[1]")])
         if stated and int(stated[1]) != len(passages):
             raise DataError(
-                f"{record.where}: {len(passages)} numbered passages, but the prompt announces {stated[1]}",
+                f"{record.where}: there are {len(passages)} numbered passages, but the prompt announces {stated[1]}",
                 expected="a line that starts with [N] for every N",
             )
         if len(set(passages)) < len(passages):

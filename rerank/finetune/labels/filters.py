@@ -21,11 +21,11 @@ class ListFilter:
     Attributes:
         min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
             teachers.
-        max_tau: Maximum agreement; a list above it mainly teaches the model to keep the order.
+        max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the order.
         min_docs: Minimum number of documents per list.
-        max_docs: Maximum number of documents per list.
-        min_words: Drop documents with fewer words from their lists.
-        max_words: Drop documents with more words from their lists.
+        max_docs: Maximum number of documents per list; None for no limit, as in the other fields.
+        min_words: Minimum number of words per document; shorter documents are dropped from their lists.
+        max_words: Maximum number of words per document; longer documents are dropped from their lists.
 
     Raises:
         UsageError: A limit is out of range, or a minimum exceeds its maximum.
@@ -47,23 +47,23 @@ class ListFilter:
         ):
             if low is not None and high is not None and low > high:
                 raise UsageError(
-                    f"--min-{name} {low} with --max-{name} {high}",
+                    f"--min-{name} is {low}, but --max-{name} is {high}",
                     expected="a minimum that does not exceed the maximum",
                 )
         if self.min_docs < 1:
-            raise UsageError(f"--min-docs {self.min_docs}", expected="at least 1")
+            raise UsageError(f"--min-docs is {self.min_docs}", expected="at least 1")
         for name, value in (("--min-tau", self.min_tau), ("--max-tau", self.max_tau)):
             if value is not None and not -1 <= value <= 1:
-                raise UsageError(f"{name} {value}", expected="a number from -1 (reversed) to 1 (identical)")
+                raise UsageError(f"{name} is {value}", expected="a number from -1 (reversed) to 1 (identical)")
 
     @property
     def counts_words(self) -> bool:
-        """True if document lengths are limited, so that the numbers of words are needed."""
+        """True if document lengths are limited, so that the number of words of each document is needed."""
         return self.min_words is not None or self.max_words is not None
 
     @property
     def uses_agreement(self) -> bool:
-        """True if the agreement is limited."""
+        """True if the agreement has a minimum or a maximum."""
         return self.min_tau is not None or self.max_tau is not None
 
 
@@ -80,9 +80,9 @@ def filter_labels(
     Args:
         labels: The lists.
         limits: The limits.
-        words: Document id -> number of words; required if document lengths are limited.
-        other: Query id -> list of another teacher. If given, the agreement is measured between the two labels, over the
-            documents in both; otherwise between the label and the shown order.
+        words: Mapping from document ids to numbers of words; required if document lengths are limited.
+        other: Mapping from query ids to lists of another teacher. If given, the agreement is measured between the two
+            labels, over the documents in both; otherwise between the label and the shown order.
         dropped: Counter to which dropped documents and lists are added, by reason.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reading of FlagEmbedding training files: a query with positive and negative texts.
+"""Parser for FlagEmbedding training files: a query with positive and negative texts per line.
 
 A line has the form ``{"query": "...", "pos": ["..."], "neg": ["..."]}``, with optional teacher scores of the texts in
 ``pos_scores`` and ``neg_scores``. It contains no first-stage order, so the texts are shown in random order: if
@@ -25,7 +25,7 @@ _RELEVANT, _OTHER = 1.0, 0.0
 def read_flag_embedding_training_lists(
     records: Iterable[JsonRecord], *, seed: int = 0, use_scores: bool = True, skipped: Counter[str]
 ) -> Iterator[TrainingList]:
-    """Stream the training lists of a FlagEmbedding file.
+    """Yield the training lists of a FlagEmbedding file.
 
     The id of a document is a hash of its text, so that equal texts are the same document. A repeated text counts once,
     and a text that is both positive and negative counts as positive. With teacher scores, the label orders the texts by
@@ -34,8 +34,9 @@ def read_flag_embedding_training_lists(
     Args:
         records: JSON objects of the file.
         seed: Random seed of the shown order.
-        use_scores: Use the teacher scores; otherwise positives have score 1 and negatives have score 0.
-        skipped: Counter to which skipped lists (without a negative) and repeated texts are added.
+        use_scores: Whether to use the teacher scores. If False, or if there are none, positives have score 1 and
+            negatives score 0.
+        skipped: Counter to which skipped lists (without a negative) and repeated texts are added, by reason.
 
     Raises:
         DataError: An object is invalid; the message names file and line.
@@ -62,7 +63,7 @@ def _flag_embedding_sort_key(texts: Mapping[str, tuple[float, int]], body: str) 
 def _flag_embedding_training_texts(
     record: JsonRecord, *, use_scores: bool, skipped: Counter[str]
 ) -> dict[str, tuple[float, int]] | None:
-    """Return text -> (score, index of the text in the line); None if there are no negatives."""
+    """Return a mapping from each text to its score and its index in the line; None if there are no negatives."""
     positive, negative = _flag_embedding_strings(record, "pos"), _flag_embedding_strings(record, "neg")
     scores = _flag_embedding_teacher_scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:
@@ -84,8 +85,8 @@ def _flag_embedding_teacher_scores(record: JsonRecord, positive: int, negative: 
         return ()
     if [len(side) for side in scores] != [positive, negative]:
         raise DataError(
-            f"{record.where}: {len(scores[0])} pos_scores and {len(scores[1])} neg_scores for {positive} positives and "
-            f"{negative} negatives",
+            f"{record.where}: there are {len(scores[0])} pos_scores and {len(scores[1])} neg_scores for {positive} "
+            f"positives and {negative} negatives",
             expected="one score per text, or no scores",
         )
     return (*scores[0], *scores[1])
@@ -103,7 +104,7 @@ def _flag_embedding_strings(record: JsonRecord, key: str) -> list[str]:
 def _flag_embedding_query(record: JsonRecord, number: int) -> Query:
     words = parse_json_text(record.fields.get("query"), record.where)
     if not words.strip():
-        raise DataError(f"{record.where}: the query is blank", expected="a text")
+        raise DataError(f"{record.where}: the query is blank", expected="a text that is not blank")
     query_id = record.get(QUERY_IDS)
     return Query(id=record.identifier(QUERY_IDS, "query") if query_id is not None else str(number), text=words)
 

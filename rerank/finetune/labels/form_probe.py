@@ -1,14 +1,15 @@
-"""A probe of superficial features: can the best documents be separated from the worst without reading the query?
+"""A probe that tests whether superficial features separate the best documents from the worst without the query.
 
-If the length or the first words separate them, a model may learn only this feature. In one of our experiments,
+If the length or the first words separate them, a model may learn only this feature. In one experiment,
 positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but nDCG on real queries fell from
 .26 to .13.
 
 Every list contributes its best and worst documents (`best_and_worst_labelled`). A feature value is computed for each of
-them. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value; a tie
-counts 1/2. The AUC of a query is the mean over its lists. The report contains the mean AUC over queries, with a 95 %
-bootstrap interval over queries; 0.5 means no separation. A feature gives a warning if its AUC is at least `WARN` and
-the interval excludes 0.5. Length also gives a warning if its AUC is at most 1 - `WARN` and the interval excludes 0.5.
+these documents. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger
+value; a tie counts 1/2. The AUC of a query is the mean over its lists. The report contains the mean AUC over queries,
+with a 95 % bootstrap interval over queries; 0.5 means no separation. A feature causes a warning if its AUC is at least
+`WARN` and the interval is above 0.5. Length also causes a warning if its AUC is at most 1 - `WARN` and the interval is
+below 0.5.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts.passages import passage_text
 
-#: Minimum AUC for a warning; the preference of real teachers for longer passages gives a smaller AUC.
+#: Minimum AUC for a warning; real teachers prefer longer passages, but this preference leads to a smaller AUC.
 WARN = 0.7
 LENGTH, FIRST_WORDS = "length", "first words"
 #: With fewer queries than this, the confidence interval is not reliable.
@@ -35,13 +36,13 @@ _WORDS = 2
 _SMOOTH = 1.0
 
 Pairs = tuple[Sequence[float], Sequence[float]]
-#: A word and its position, from 0.
+#: The position of a word, from 0, and the word.
 _Key = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSeparation:
-    """Separation of the best from the worst documents by one feature.
+    """Degree to which one feature separates the best documents from the worst.
 
     Attributes:
         feature: `LENGTH` or `FIRST_WORDS`.
@@ -59,7 +60,7 @@ class FeatureSeparation:
     def warns(self) -> bool:
         """True if the AUC is far from 0.5 and the confidence interval excludes 0.5.
 
-        For first words, only a high AUC counts: a low AUC means that they separate nothing.
+        For first words, only a high AUC counts: a low AUC means that the first words do not separate the documents.
         """
         reversed_length = self.feature == LENGTH and 1 - self.auc >= WARN and self.high < 0.5
         return reversed_length or (self.auc >= WARN and self.low > 0.5)
@@ -74,10 +75,10 @@ class ProbeReport:
     """Result of the probe.
 
     Attributes:
-        lists: Number of lists with a best and a worst document.
-        queries: Number of queries of these lists.
-        features: Separation by each feature.
-        notes: Warnings and caveats.
+        lists: Number of lists that have best and worst documents.
+        queries: Number of distinct queries of these lists.
+        features: Separation by each feature; empty if there are no such lists.
+        notes: Warnings and caveats, as sentences.
     """
 
     lists: int
@@ -87,7 +88,7 @@ class ProbeReport:
 
     @property
     def warns(self) -> bool:
-        """True if any feature gives a warning."""
+        """True if any feature causes a warning."""
         return any(feature.warns for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class ProbeReport:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Superficial features of a document. A truncated copy has other features than the original."""
+    """Superficial features of a document. A truncated copy of a document may have other features."""
 
     doc: str
     length: int
@@ -125,7 +126,7 @@ class _Ends:
 
 
 def probe_training_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
-    """Measure how well length and the first two words separate the best from the worst documents.
+    """Measure how well length and the first two words separate the best documents from the worst.
 
     Args:
         lists: Training lists with texts.
@@ -159,8 +160,9 @@ def probe_training_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -
 def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the positions of the best documents of a list, and the positions of its worst documents.
 
-    If scores are tied, such as grades, the best are all documents with the highest score, and the worst all documents
+    If some scores are equal, as with grades, the best documents are all with the highest score, and the worst are all
     with the lowest score. Otherwise they are the first and the last quarter of the label, at least one document each.
+    Both are empty if all scores are equal or the list has a single document.
     """
     scores, order = training_list.scores, training_list.order
     if scores and len(set(scores)) < len(scores):
@@ -206,8 +208,9 @@ def _first_word_scores_of_labels(all_ends: Sequence[_Ends]) -> list[Pairs]:
     """Score documents by the log-odds of best against worst in a naive Bayes model of their first words.
 
     The model for a query is trained without the documents in the lists of this query, even where they occur in lists of
-    other queries. Otherwise a document that is often among the best would be recognised by its first words, although
-    its form is not special. All documents of a list are scored by the same model, so that only their words matter.
+    other queries. Otherwise a document that is often among the best would be recognised by its first words, even if
+    nothing about its form is unusual. All documents of a list are scored by the same model, so that only their words
+    matter.
     """
     forms = [[form for ends in all_ends for form in ends.sides[side]] for side in (0, 1)]
     words = [_count_words_of_labels((form, 1) for form in side) for side in forms]
@@ -230,7 +233,7 @@ def _first_word_scores_of_labels(all_ends: Sequence[_Ends]) -> list[Pairs]:
 
 
 def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Sequence[int]) -> float:
-    """Return log P(words | best) - log P(words | worst); 0 for words that the model does not contain."""
+    """Return log P(words | best) - log P(words | worst); words that the model does not contain count 0."""
     odds = 0.0
     for key in enumerate(form.words):
         for side, sign in ((0, 1), (1, -1)):
@@ -240,7 +243,7 @@ def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_K
 
 
 def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
-    """Count (position, word) pairs over documents; each document counts as often as its multiplicity."""
+    """Count (position, word) pairs over documents, each weighted by the number given with the document."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
         for key in enumerate(form.words):

@@ -1,8 +1,8 @@
-"""Training lists in data sets of the Hugging Face hub, or in a local folder that the package datasets can read.
+"""Reader of training lists from data sets on the Hugging Face hub or in a local folder, with the package datasets.
 
-A row is one list. The columns of our label files, FlagEmbedding files and conversations are read as in those files.
-Otherwise the columns of a row are translated into those of FlagEmbedding: a query with positives and negatives, or with
-documents and their grades.
+A row is one list. Rows with the keys of label files, FlagEmbedding files or conversations are read as in those files.
+The columns of other rows, which contain a query with positives and negatives or with graded documents, are renamed to
+the keys of FlagEmbedding.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def is_hub_dataset(path: str | Path) -> bool:
-    """Return whether a path of training lists is the selector of a data set, such as ``hf:owner/name,split=train``."""
+    """Return whether a path is instead the selector of a data set, such as ``hf:owner/name,split=train``."""
     return str(path).startswith(_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """The selector ``hf:NAME,KEY=VALUE``.
+    """A data set of training lists, named by the selector ``hf:NAME,KEY=VALUE``.
 
     Attributes:
-        name: Data set of the hub, or a local folder.
+        name: Name of the data set on the hub, or path of a local folder.
+        options: Split, configuration, revision and names of the columns.
     """
 
     name: str
@@ -68,16 +69,16 @@ class HubDataset:
         return str(self._call("load_dataset_builder").hash)
 
     def records(self) -> Iterator[JsonRecord]:
-        """Yield the rows as records of label files, FlagEmbedding files or conversations.
+        """Yield the rows of the data set in the format of label files, FlagEmbedding files or conversations.
 
         Raises:
             MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
-            DataError: The columns are unknown, or the cache holds another revision.
+            DataError: The columns are unknown, or the cache contains another commit than ``revision``.
         """
         options = self.options
         if _COMMIT.fullmatch(options.revision) and (commit := self.commit()) not in ("", options.revision):
             raise DataError(
-                f"The data set {self.name!r} in the cache is of commit {commit}",
+                f"The commit of the data set {self.name!r} in the cache is {commit}",
                 expected=f"commit {options.revision}",
                 remedy="Connect to the network once, so that this commit is downloaded",
             )
@@ -85,7 +86,7 @@ class HubDataset:
             yield JsonRecord(f"{_PREFIX}{self.name}, row {number}", self._fields(row, number))
 
     def _call(self, function: str, **more: Any) -> Any:
-        """Call a function of the package datasets."""
+        """Return the result of a function of the package datasets for this data set; ``more`` are its arguments."""
         try:
             datasets = import_module("datasets")  # by name, since it has no types
         except ImportError as error:
@@ -106,7 +107,7 @@ class HubDataset:
             ) from error
 
     def _fields(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-        """Return the fields of a row under the names of the file formats."""
+        """Return the fields of a row with the keys of the file formats."""
         if {"initial_list", "conversations", "messages"} & row.keys():
             return row
         options = self.options
@@ -131,17 +132,18 @@ class HubDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDatasetOptions:
-    """Options of a data set; a column that is not named is looked for under usual names.
+    """Options of a data set; if the name of a column is empty, common names are tried.
 
     Attributes:
-        split: Split, or a part of it such as ``train[:1000]``.
-        config: Configuration of the data set.
-        revision: Branch, tag or commit; a training stores the commit, and continues with it.
-        query: Column of the query.
-        positives: Column of the relevant text or texts.
-        negatives: Column of the other text or texts.
-        documents: Column of the texts of a graded list.
-        grades: Column of their grades.
+        split: Name of the split, or a slice of it such as ``train[:1000]``.
+        config: Configuration of the data set; empty for the default.
+        revision: Branch, tag or commit; empty for the default branch. A training stores the commit, and uses the same
+            commit when it is resumed.
+        query: Name of the column with the query.
+        positives: Name of the column with the relevant text or texts.
+        negatives: Name of the column with the other text or texts.
+        documents: Name of the column with the texts of a graded list.
+        grades: Name of the column with the grades of these texts.
     """
 
     split: str = "train"
@@ -155,7 +157,9 @@ class HubDatasetOptions:
 
 
 def pin_hub_datasets(selectors: Iterable[str]) -> dict[str, str]:
-    """Return, per selector of a data set of the hub, the same selector with the commit as its revision.
+    """Return a mapping from the selector of each hub data set to the same selector with the commit as revision.
+
+    Paths of files and folders, and data sets in local folders, are omitted.
 
     Raises:
         MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
@@ -187,7 +191,7 @@ def _number(column: str) -> int:
 
 
 def _entry_text(entry: Any) -> Any:
-    """Return the text of an entry: itself, or title and text of an object."""
+    """Return the text of an entry: the entry itself, or the title and the text of an object."""
     if not isinstance(entry, Mapping):
         return entry
     body = next((entry[key] for key in TEXTS if entry.get(key)), "")
@@ -198,7 +202,7 @@ def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str
     """Return documents with the highest grade as positives, the others as negatives, and all grades as scores."""
     if not isinstance(grades, list) or len(grades) != len(documents):
         raise DataError(
-            f"{_PREFIX}{where}: {len(documents)} documents, and grades {error_repr(grades)}",
+            f"{_PREFIX}{where}: there are {len(documents)} documents, and the grades are {error_repr(grades)}",
             expected="one grade per document",
         )
     best = max(grades)

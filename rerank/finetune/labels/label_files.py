@@ -20,7 +20,7 @@ from rerank.io.text_files import replace_text_file
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:
-    """Stream the lists of a label file, which may be gzipped. A query may have several lists.
+    """Yield the lists of a label file, which may be gzipped. A query may have several lists.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -52,7 +52,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
 
     Args:
         lists: The lists.
-        target: A stream, or a file that is replaced atomically (gzipped if its name ends in ``.gz``).
+        target: A stream, or the path of a file that is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Returns:
         The number of lists written.
@@ -71,7 +71,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
 
 
 def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
-    """Parse a list of numbers; None gives an empty tuple.
+    """Parse a list of numbers; return an empty tuple for None.
 
     Raises:
         DataError: The value is not a list of numbers.
@@ -83,7 +83,7 @@ def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[f
     try:
         return tuple(map(float, value))
     except OverflowError as error:
-        raise DataError(f"{where}: {key} has a number that is too large", expected="finite numbers") from error
+        raise DataError(f"{where}: {key} contains a number that is too large", expected="finite numbers") from error
 
 
 def _label_document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def _label_document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
         raise DataError(
             f"{record.where}: {key} is {error_repr(value)}"
             if key in record.fields
-            else f"{record.where}: no {key} among the keys {', '.join(record.fields) or '(none)'}",
+            else f"{record.where}: the key {key} is missing; the keys are: {', '.join(record.fields) or '(none)'}",
             expected='a list of document ids, as in {"qid": ..., "initial_list": [...], "final_list": [...]}',
             remedy="Convert other formats with `rerank label convert`",
         )

@@ -28,9 +28,9 @@ class LabelFusion:
     """A fusion method with its weights.
 
     Attributes:
-        how: ``rrf``: sum of 1 / (60 + rank among the candidates) (Cormack et al., SIGIR 2009); ``z-score`` or
-            ``min-max``: sum of the scores, normalised over the candidates.
-        weights: One number per teacher, joined by ``+``, such as ``0.3+0.7``; all 1 if empty.
+        how: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score``
+            and ``min-max`` sum the scores of the teachers, normalised over the candidates.
+        weights: One number per teacher, separated by ``+``, such as ``0.3+0.7``; all weights are 1 if empty.
     """
 
     how: FusionMethod = "rrf"
@@ -57,7 +57,7 @@ class LabelFusion:
             parse_hybrid_weights(self.weights, teachers)
         except UsageError as error:
             raise UsageError(
-                f"--weights {self.weights} for {teachers} teachers",
+                f"--weights is {self.weights!r}, but there are {teachers} teachers",
                 expected=f"{teachers} nonnegative numbers, not all 0, such as {'+'.join(['0.5'] * teachers)}",
             ) from error
 
@@ -70,10 +70,10 @@ class LabelFusion:
 
         Args:
             candidates: The first-stage ranking.
-            rankings: Teacher -> its ranking, in the order of the weights.
+            rankings: Mapping from each teacher to its ranking, in the order of the weights.
 
         Raises:
-            UsageError: The method needs scores, and a teacher gives none.
+            UsageError: The method needs scores, and a teacher returns none.
         """
         weights = parse_hybrid_weights(self.weights, len(rankings))
         failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
@@ -100,9 +100,9 @@ class LabelFusion:
 
 
 def missing_teacher_scores_error(how: str, name: str) -> UsageError:
-    """Return the error for a fusion method that needs scores, combined with a teacher that gives none."""
+    """Return the error for a fusion method that needs scores and a teacher that returns none."""
     return UsageError(
-        f"--fuse {how} with the teacher {name!r}, which gives a ranking without scores",
+        f"--fuse {how} cannot be used with the teacher {name!r}, which returns a ranking without scores",
         expected="teachers with scores, or --fuse rrf, which needs only ranks",
     )
 

@@ -1,6 +1,6 @@
 """A labelled list of document ids, as stored in a label file.
 
-When texts are added, it becomes a `rerank.finetune.labels.training_list.TrainingList`.
+With texts, a labelled list becomes a `rerank.finetune.labels.training_list.TrainingList`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class LabelList:
         where: File and line of the list, for error messages.
 
     Raises:
-        DataError: The list is empty or contains an id twice, the label is not a permutation of it, or the scores are
-            not finite or not one per document.
+        DataError: The list is empty or contains an id twice, the label is not a permutation of the list, the number of
+            scores is not the number of documents, or a score is not finite.
     """
 
     qid: str
@@ -93,7 +93,7 @@ class LabelList:
         return robustness_kendall_tau(self.initial, self.final) if len(self) > 1 else None
 
     def take(self, positions: Sequence[int]) -> LabelList:
-        """Return the list with only the documents at these positions, shown in this order; their label order is kept.
+        """Return the list restricted to the documents at these positions, in this order; their label order is kept.
 
         Args:
             positions: Positions in ``initial``, each at most once.
@@ -121,6 +121,12 @@ class LabelList:
         return row
 
     def fault(self, found: str, *, expected: str = "", remedy: str = "") -> DataError:
-        """Return an error about this list that names file and line."""
+        """Return an error about this list whose message starts with file and line, if known, and the query.
+
+        Args:
+            found: Predicate of the sentence, such as ``has no documents``.
+            expected: What is accepted, as in `DataError`.
+            remedy: What to do, as in `DataError`.
+        """
         where = f"{self.where}: " if self.where else ""
         return DataError(f"{where}the list of query {error_repr(self.qid)} {found}", expected=expected, remedy=remedy)

@@ -29,11 +29,11 @@ class LabellingPlan:
     Attributes:
         teachers: Selectors of the teachers; the rankings of several teachers are fused.
         fusion: Fusion method.
-        keep_failed: Keep lists whose teacher failed.
-        min_docs: Minimum number of documents of a list; shorter lists are skipped.
+        keep_failed: Whether to keep lists whose teacher failed; otherwise they are skipped.
+        min_docs: Minimum number of documents per list; shorter lists are skipped.
 
     Raises:
-        UsageError: There is no teacher, one is named twice, ``min_docs`` is below 1, or the weights are invalid.
+        UsageError: There is no teacher, a teacher is named twice, ``min_docs`` is below 1, or the weights are invalid.
     """
 
     teachers: tuple[str, ...] = ("method",)
@@ -45,7 +45,7 @@ class LabellingPlan:
         """Check the options."""
         if not self.teachers or self.min_docs < 1:
             raise UsageError(
-                f"{len(self.teachers)} teachers and --min-docs {self.min_docs}",
+                f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
                 expected="at least 1 teacher, and --min-docs of at least 1",
             )
         check_teacher_names(self.teachers)
@@ -54,14 +54,14 @@ class LabellingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingResult:
-    """Labelled lists, and a report.
+    """Labelled lists, and a report about the labelling.
 
     Attributes:
-        labels: The lists.
-        report: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (reason -> number
-            of lists without a label), ``failed`` (the first `NAMED` failed lists with their reasons), ``failed_lists``
-            (number of all failed lists), ``silent`` (number of candidates that no teacher ranked) and ``teachers``
-            (report of each teacher).
+        labels: The labelled lists.
+        report: ``queries`` (number of queries), ``written`` (number of labelled lists), ``left_out`` (number of lists
+            without a label, by reason), ``failed`` (the first `NAMED` failed lists with their reasons),
+            ``failed_lists`` (number of all failed lists), ``silent`` (number of candidates that no teacher ranked) and
+            ``teachers`` (report of each teacher, by name).
     """
 
     labels: tuple[LabelList, ...]
@@ -71,7 +71,7 @@ class LabellingResult:
         """Check that at least one list is labelled.
 
         Raises:
-            DataError: No list is labelled; the message gives the reasons.
+            DataError: No list is labelled; the message names the reasons.
         """
         if self.labels:
             return
@@ -89,7 +89,7 @@ class LabellingJob:
 
     Attributes:
         task: The lists to label.
-        teachers: Selector -> teacher.
+        teachers: Mapping from the selector of each teacher to the teacher.
         plan: Teachers, fusion method and rules.
     """
 
@@ -98,7 +98,11 @@ class LabellingJob:
     plan: LabellingPlan
 
     def estimate(self) -> dict[str, Any]:
-        """Estimate the run of the teacher `method`: ``queries``, ``calls``, ``tokens_in``, ``tokens_out``, ``cost``."""
+        """Estimate the cost of the teacher `method`; without this teacher, all values except ``queries`` are 0.
+
+        Returns:
+            ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, as in `estimate_run_cost`.
+        """
         if self.task.prepared is not None:
             return estimate_run_cost(self.task.prepared)
         return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
@@ -111,7 +115,7 @@ def prepare_labelling(
     *,
     run: Callable[[PreparedRun, Execution], dict[str, Any]] = execute_run,
 ) -> LabellingJob:
-    """Open collection, candidates and teachers, and check everything that can be checked without labelling.
+    """Open collection, candidates and teachers, and perform all checks that are possible before labelling.
 
     Args:
         spec: Specification of the lists (collection, first stage, depth and queries), and of the method and model of
@@ -152,7 +156,7 @@ def make_labels(job: LabellingJob) -> LabellingResult:
     """Label the lists. The result may be empty; `LabellingResult.check` raises an error in this case.
 
     Raises:
-        RerankError: A teacher fails; logged calls are kept.
+        RerankError: A teacher fails; the calls that are already in the call log are kept.
     """
     outputs = {name: teacher.label(job.task) for name, teacher in job.teachers.items()}
     reports = {_teacher_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}

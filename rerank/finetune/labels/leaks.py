@@ -1,4 +1,4 @@
-"""Leaks: training queries that are duplicates or near-duplicates of test queries.
+"""Detection of leaks: training queries that are duplicates or near-duplicates of test queries.
 
 The similarity is the Jaccard coefficient between the sets of character trigrams of two queries. Trigrams are taken
 within words that are padded with spaces, so word order and repetitions have no effect. The similarity is computed
@@ -37,7 +37,7 @@ class Leak:
         train_text: Text of the training query.
         test_text: Text of the test query.
         similarity: Jaccard coefficient of the trigrams; 1 if both have the same words.
-        exact: True if the texts differ only in case, punctuation and white space.
+        exact: True if the texts differ only in case, punctuation and whitespace.
         where: Name of the test set; empty if there is only one.
     """
 
@@ -79,16 +79,16 @@ def find_query_leaks(
     """Find all pairs of a training query and a test query that are near-duplicates, the most similar first.
 
     Args:
-        train: Query id -> text of the training queries.
-        test: Query id -> text of the test queries.
+        train: Mapping from the ids of the training queries to their texts.
+        test: Mapping from the ids of the test queries to their texts.
         threshold: Minimum Jaccard coefficient, above 0 and at most 1.
-        where: Name of the test set.
+        where: Name of the test set, which is stored in the leaks.
 
     Raises:
         UsageError: ``threshold`` is out of range.
     """
     if not 0 < threshold <= 1:
-        raise UsageError(f"--threshold {threshold}", expected="a number above 0 and at most 1, such as 0.7")
+        raise UsageError(f"--threshold is {threshold}", expected="a number above 0 and at most 1, such as 0.7")
     if not train or not test:
         return []
     ours, theirs = list(train.items()), list(test.items())
@@ -110,7 +110,7 @@ def find_query_leaks(
 
 
 def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Return (position in ``ours``, position in ``theirs``, coefficient) of every pair that reaches the threshold."""
+    """Return (position in ``ours``, position in ``theirs``, coefficient) for every pair that reaches the threshold."""
     import numpy as np
 
     columns: dict[str, int] = {}  # trigram -> column
@@ -130,7 +130,7 @@ def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: 
 
 
 def _training_leak_trigram_matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
-    """Return a (texts, trigrams) matrix with a 1 for every trigram of a text."""
+    """Return a sparse matrix of shape (texts, trigrams) with a 1 for every trigram of a text."""
     import numpy as np
     from scipy.sparse import csr_array
 

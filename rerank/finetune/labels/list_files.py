@@ -1,4 +1,4 @@
-"""Reading of training lists from files. The format of a file is detected from its first object."""
+"""Reader of training lists from files and data sets. The format of a file is detected from its first object."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def read_label_lists_of_file(
     use_scores: bool = True,
     skipped: Counter[str] | None = None,
 ) -> Iterator[TrainingList]:
-    """Stream the training lists of a label file, a FlagEmbedding file or a file of conversations, which may be gzipped.
+    """Yield the training lists of a label file, a FlagEmbedding file or a file of conversations.
 
     Args:
-        path: The file: JSON lines, or one JSON list; or a data set, such as ``hf:owner/name,split=train``.
+        path: The file, which may be gzipped: JSON lines, or one JSON list; or a data set, such as
+            ``hf:owner/name,split=train``.
         collection: Collection that contains the documents of a label file; the other formats contain texts.
         seed: Random seed of the order in which texts of FlagEmbedding files are shown.
-        use_scores: Order texts of FlagEmbedding files by their scores.
-        skipped: Counter to which skipped lists are added, by reason; if omitted, a warning reports them at the end.
+        use_scores: Whether to order the texts of FlagEmbedding files by their scores; otherwise positives come first.
+        skipped: Counter to which skipped lists are added, by reason; if None, a warning reports them at the end.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -115,5 +116,5 @@ def _label_records(path: Path) -> Iterator[JsonRecord]:
 def _checked_label_records(entries: Iterable[object], path: Path) -> Iterator[JsonRecord]:
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}, entry {number}: {error_repr(entry)}", expected="a JSON object")
+            raise DataError(f"{path}: entry {number} is {error_repr(entry)}", expected="a JSON object")
         yield JsonRecord(f"{path}, entry {number}", entry)

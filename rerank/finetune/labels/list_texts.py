@@ -1,4 +1,4 @@
-"""Texts of labelled lists: lookup of ids in a collection, and writing of lists as a separate collection."""
+"""Functions that look up the texts of labelled lists in a collection, and write lists as a separate collection."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
 
 
 def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
-    """Return query id -> text for the queries of labels; queries without a known text are omitted.
+    """Return a mapping from the query ids of labels to texts; queries without a known text are omitted.
 
-    If several lists of a query have a text, the first one is used. If no list has one, the collection is used.
+    If several lists of a query have a text, the first text is used. If none of them has a text, it is taken from the
+    collection.
     """
     known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
     own: dict[str, str] = {}
@@ -54,13 +55,16 @@ def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | 
 
 
 def document_lengths_of_labels(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
-    """Return document id -> number of words in title and text; documents missing in the collection are omitted."""
+    """Return a mapping from document ids to numbers of words in title and text.
+
+    Documents that are missing in the collection are omitted.
+    """
     docs = _documents_of_labels(list(labels), collection)
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 
 def label_of_training_list(training_list: TrainingList) -> LabelList:
-    """Convert a training list to a label list, which holds ids instead of texts."""
+    """Convert a training list to a label list, which contains document ids instead of texts."""
     return LabelList(
         qid=training_list.query.id,
         initial=tuple(doc.id for doc in training_list.docs),
@@ -85,7 +89,7 @@ def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCou
 
     Raises:
         DataError: Two documents or queries have the same id and different texts.
-        UsageError: The folder holds files that were not written by `rerank label`.
+        UsageError: The folder contains files that were not written by `rerank label`.
         StorageError: The folder cannot be created or written.
     """
     make_label_folder(folder)
@@ -94,7 +98,7 @@ def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCou
         with fill_folder(folder, last=LABELS) as draft:
             _write_training_lists(lists, draft, count)
     except OSError as error:
-        raise StorageError(f"Cannot write into {str(folder)!r}: {error.strerror or error}") from error
+        raise StorageError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
     return count
 
 
@@ -116,17 +120,17 @@ def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: Fol
 
 
 def make_label_folder(folder: Path) -> None:
-    """Create an output folder, or reuse a folder that an earlier call wrote.
+    """Create an output folder, or reuse a folder that an earlier call created.
 
     Raises:
-        UsageError: The folder holds files that were not written by `rerank label`.
+        UsageError: The folder contains files that were not written by `rerank label`.
         StorageError: The folder cannot be created.
     """
     try:
         if folder.is_dir() and not (folder / MARK).is_file() and (files := sorted(folder.iterdir())):
             raise UsageError(
                 f"{str(folder)!r} exists and was not written by `rerank label` (it contains {files[0].name!r})",
-                expected="a new folder, or one written by `rerank label`",
+                expected="a new folder, or a folder written by `rerank label`",
                 remedy="Choose another --output",
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +152,7 @@ def training_document_row(doc: Document) -> dict[str, str]:
 
 @dataclass
 class _UniqueRows:
-    """Writes each id once, and rejects different texts for the same id. Keeps hashes instead of texts."""
+    """Writer that writes each id once and rejects different texts for the same id; it stores hashes, not texts."""
 
     stream: TextIO
     kind: str
@@ -163,7 +167,7 @@ class _UniqueRows:
             raise DataError(
                 f"The {self.kind} {error_repr(name)} has two different texts in these lists",
                 expected="one text per id",
-                remedy="Give different texts different ids",
+                remedy="Use a different id for each text",
             )
 
 

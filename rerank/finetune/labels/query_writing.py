@@ -1,7 +1,7 @@
 """Generation of queries for documents with a language model: requests, and parsing of the replies.
 
 Sources of the idea: Bonifacio et al. 2022, arXiv 2202.05144 (InPars), and Dai et al. 2022, arXiv 2209.11755
-(Promptagator), which also introduces round-trip filtering. The prompt is our own.
+(Promptagator), which also introduces round-trip filtering. The prompt is not taken from these papers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GeneratedQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryWriter:
-    """Generates queries with a language model.
+    """Generator of queries for documents, with a language model.
 
     Attributes:
         backend: Backend of the model.
@@ -84,8 +84,8 @@ class QueryWriter:
             )
         if self.each < 1 or (self.each > 1 and self.temperature <= 0):
             raise UsageError(
-                f"{self.each} queries per document at temperature {self.temperature}",
-                expected="at least 1 query, and a temperature above 0 for several different ones",
+                f"{self.each} queries per document are to be generated at temperature {self.temperature}",
+                expected="at least 1 query, and a temperature above 0 for several different queries",
                 remedy="Pass --temperature 0.7",
             )
 
@@ -135,7 +135,7 @@ def shipped_training_query_prompt() -> PromptTemplate:
 
 
 def open_query_prompt(name: str | None) -> PromptTemplate:
-    """Load the named prompt, or the shipped one.
+    """Load the named prompt; without a name, load the shipped prompt.
 
     Raises:
         RerankError: The prompt cannot be loaded.
@@ -144,7 +144,7 @@ def open_query_prompt(name: str | None) -> PromptTemplate:
 
 
 def parse_written_query(reply: str) -> str:
-    """Return the query in a reply: its first line without labels, numbers and quotes; empty if there is none.
+    """Return the query in a reply: the first line without labels, numbers and quotes; empty if there is no query.
 
     A line about the passage, such as a summary, is not a query.
 

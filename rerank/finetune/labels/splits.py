@@ -17,7 +17,7 @@ from rerank.finetune.labels.training_list import TrainingList
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitShares:
-    """Sizes of the parts of a split.
+    """Fractions of the queries in each part of a split; the remaining queries are the training set.
 
     Attributes:
         dev: Fraction of the queries in the development set.
@@ -36,7 +36,7 @@ class SplitShares:
         """Check the fractions."""
         if min(self.dev, self.test) < 0 or self.dev + self.test >= 1 or self.dev + self.test <= 0:
             raise UsageError(
-                f"--dev {self.dev} with --test {self.test}",
+                f"--dev is {self.dev}, and --test is {self.test}",
                 expected="nonnegative fractions whose sum is above 0 and below 1",
             )
 
@@ -64,8 +64,8 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
 
     Args:
         labels: The lists.
-        shares: Sizes of the parts; a part with a positive fraction gets at least one query.
-        texts: Query id -> text, for queries whose text is known.
+        shares: Sizes of the parts; a part with a positive fraction contains at least one query.
+        texts: Mapping from query ids to texts, for queries whose text is known.
 
     Raises:
         DataError: There are too few queries.
@@ -82,7 +82,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
 def hold_out_training_lists(
     lists: Sequence[TrainingList], share: float, *, seed: int
 ) -> tuple[list[TrainingList], list[TrainingList]]:
-    """Return the lists to train on, and those of a fraction ``share`` of the queries, at least one.
+    """Return the lists to train on, and the lists of a fraction ``share`` of the queries (at least one query).
 
     Lists whose queries have the same words stay together, as in `split_labels`.
 
@@ -99,7 +99,7 @@ def hold_out_training_lists(
 
 
 def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
-    """Return group -> name of its part; the part depends only on the seed and the names of all groups.
+    """Return a mapping from each group to the name of its part, which depends only on the seed and all group names.
 
     Raises:
         DataError: There are too few groups.
@@ -128,8 +128,8 @@ def find_split_leaks(
 
     Args:
         parts: The split.
-        texts: Query id -> text.
-        against: Further test queries: name of the test set -> query id -> text.
+        texts: Mapping from query ids to texts; queries without a text are not compared.
+        against: Further test queries: for each name of a test set, a mapping from query ids to texts.
         threshold: Minimum similarity of near-duplicate queries, as in `find_query_leaks`.
     """
 
@@ -144,7 +144,7 @@ def find_split_leaks(
 
 
 def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
-    """Return the lists whose queries do not leak."""
+    """Return the lists whose queries are in none of the leaks."""
     leaking = {leak.train for leak in leaks}
     return tuple(label for label in labels if label.qid not in leaking)
 
@@ -153,10 +153,10 @@ def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
     """Write train.jsonl, dev.jsonl and test.jsonl; an empty part has no file.
 
     Returns:
-        Part -> number of lists.
+        The number of lists in each part, by name of the part.
 
     Raises:
-        UsageError: The folder holds files that were not written by `rerank label`.
+        UsageError: The folder contains files that were not written by `rerank label`.
         StorageError: The folder cannot be written.
     """
     make_label_folder(folder)

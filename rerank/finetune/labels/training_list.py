@@ -21,7 +21,7 @@ class TrainingList:
 
     Raises:
         DataError: The list is empty or contains a document twice, the label is not a permutation of its documents, or
-            there is not one score per document.
+            the number of scores is not the number of documents.
     """
 
     query: Query
@@ -56,7 +56,7 @@ class TrainingList:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Rank of each document under the label, from 1, in the order of ``docs``.
+        """Rank of each document according to the label, from 1, in the order of ``docs``.
 
         >>> docs = tuple(Document(id=name) for name in "abc")
         >>> TrainingList(query=Query(id="q"), docs=docs, order=(2, 0, 1)).ranks

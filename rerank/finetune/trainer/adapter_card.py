@@ -18,14 +18,14 @@ class AdapterDescription:
     """All information, except the weights, from which the files of an adapter folder are written.
 
     Attributes:
-        recipe: The recipe.
-        setup: The `rerank.assemble.RankerSetup` of the method of the recipe.
+        recipe: The recipe that was trained.
+        setup: The `rerank.assemble.RankerSetup` for the method named in the recipe.
         adapter: The adapter component.
         readout: The weighting of attention heads; None if no loss uses attention.
-        identity: Identity of the base model.
-        tokenizer: The tokenizer; it is saved too if the folder holds a complete model.
+        identity: Identity of the base model, as its backend reports it.
+        tokenizer: The tokenizer; it is also saved if the folder contains a complete model.
         lists: Number of training lists.
-        outcome: Results of the training.
+        outcome: Results of the training, with the fields of ``result.json``.
         comparison: Comparison of first stage, untrained model and trained model on the validation queries; None without
             validation.
     """
@@ -47,7 +47,7 @@ def base_model_name_for_card(model: str) -> str:
 
 
 def render_adapter_card(description: AdapterDescription) -> str:
-    """Return the card in Markdown, with the metadata header of the hub."""
+    """Return the model card in Markdown, with the metadata header that the Hugging Face hub reads."""
     recipe, outcome = description.recipe, description.outcome
     is_adapter = description.adapter.saves == "adapter"
     library = "peft" if is_adapter else "transformers"

@@ -1,4 +1,4 @@
-"""The adapter folder (weights, method, prompt, heads and card), and its upload to the hub."""
+"""Functions that write an adapter folder (weights, method, prompt, heads and model card) and upload it to the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.judges.attention.heads import BESIDE, HeadList, attention_judge_mode
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
 from rerank.prompts import prompt_text
 
-#: Head list with the current head weights, which the judge reads during a validation.
+#: File with the attention heads and their current weights; the judge reads it during a validation.
 _CURRENT_HEADS = "heads.now.json"
 
 
@@ -30,19 +30,19 @@ def _trained_readout_head_list(readout: Any, model: dict[str, str]) -> HeadList:
 
 
 def write_current_head_list(folder: Path, readout: Any, identity: Any) -> Path:
-    """Write the current head weights into a file, which the judge reads during a validation, and return its path."""
+    """Write the current head weights to a file that the judge reads during a validation, and return its path."""
     path = folder / _CURRENT_HEADS
     _trained_readout_head_list(readout, attention_judge_model_identity(identity)).write(path)
     return path
 
 
 def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> None:
-    """Write all files of an adapter; the settings are written last, so a folder with settings is complete.
+    """Write all files of an adapter; the settings are written last, so a folder that contains them is complete.
 
     Args:
         description: All information except the weights.
         model: The trained model.
-        folder: The folder of the training.
+        folder: Output folder of the training.
     """
     with fill_folder(folder, last=SETTINGS) as draft:
         _write_adapter_files(description, model, draft)
@@ -79,18 +79,18 @@ def _write_adapter_files(description: AdapterDescription, model: Any, draft: Pat
 
 
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Upload an adapter folder without checkpoints and logs, using the hub token of the environment.
+    """Upload an adapter folder without checkpoints and logs, with the hub token from the environment.
 
     Args:
         folder: A folder written by `write_adapter`.
         repository: ``owner/name``; created if it does not exist.
-        private: Make a new repository private.
+        private: Whether a new repository is private; an existing repository keeps its visibility.
 
     Returns:
         URL of the repository.
 
     Raises:
-        MissingResourceError: The folder holds no trained adapter.
+        MissingResourceError: The folder contains no trained adapter.
         BackendError: The hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi

@@ -1,4 +1,4 @@
-"""Preparation of the base model: loading, removal of unused layers, and the names of tensors that checkpoints hold.
+"""Preparation of the base model: loading, removal of unused layers, and the names of the tensors in checkpoints.
 
 Imports torch.
 """
@@ -32,7 +32,7 @@ def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tupl
 
 
 def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
-    """Return the (layer, head) pairs that losses on attention use.
+    """Return the (layer, head) pairs of the attention heads that losses on attention use.
 
     Raises:
         UsageError: The model lacks these layers or heads, or no head is selected.
@@ -56,7 +56,7 @@ def truncate_trained_layers(model: Any, layers: int) -> bool:
 
 
 def limit_adapter_layers(adapter: Any, layers: int) -> Any:
-    """Return the adapter restricted to the remaining layers, so that its files also load onto the complete model."""
+    """Return the adapter restricted to the first ``layers`` layers, so that it also loads onto the complete model."""
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
@@ -66,11 +66,13 @@ def unwrap_adapted_model(model: Any) -> Any:
 
 
 def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
-    """Return the names of the tensors that a checkpoint must hold: trained tensors, and tensors that the adapter set.
+    """Return the sorted names of the tensors that a checkpoint must contain.
+
+    These are the trained tensors and all other tensors that the adapter added or changed.
 
     Args:
         module: The module with the adapter attached.
-        before: Names in the model's state dict before the adapter was attached.
+        before: Names of the tensors in the model's state dict before the adapter was attached.
         moved: True if the adapter has changed the base weights of the matrices that it adapts.
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}

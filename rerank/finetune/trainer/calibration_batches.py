@@ -1,8 +1,8 @@
-"""Calibration batches (the first batches of a training, with its loss), and the fit of head weights on them.
+"""Calibration batches (the first batches of a training, with its loss), and the fitting of head weights on them.
 
 Head weights are fitted on the attention of each head of the untrained model, which is computed once. The training of
 the model starts from these weights: most of the relevance signal is in a few heads, and training with the learning rate
-of an adapter would find them slowly. Imports torch.
+of an adapter would find these heads only slowly. Imports torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FirstBatches:
 
     Attributes:
         places: Examples in training order.
-        size: Lists per batch.
+        size: Number of lists per batch.
         module: Function that combines a model with the losses of the recipe.
         device: Torch device.
         dtype: Data type of the computation.
@@ -45,14 +45,24 @@ class FirstBatches:
     count: int = 8
 
     def forward(self, model: Any, lists: int | None = None) -> None:
-        """Run the batches through ``model`` without gradients."""
+        """Run the batches through ``model`` without gradients.
+
+        Args:
+            model: The model with the adapter attached.
+            lists: Number of lists to process, rounded up to whole batches; None for ``count`` batches.
+        """
         module = self.module(model)
         with torch.no_grad():
             for batch in self._batches(lists):
                 self._loss(module, batch)
 
     def backward(self, model: Any, lists: int | None = None) -> None:
-        """Add the gradient of the mean loss over the batches to the model's parameters, but not to the head weights."""
+        """Add the gradient of the mean loss over the batches to the model's parameters, but not to the head weights.
+
+        Args:
+            model: The model with the adapter attached.
+            lists: Number of lists to process, rounded up to whole batches; None for ``count`` batches.
+        """
         module, batches = self.module(model), self._batches(lists)
         for batch in batches:
             (self._loss(module, batch) / len(batches)).backward()
@@ -91,9 +101,11 @@ class FirstBatches:
 def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:
     """Fit the head weights and the length exponent by minimising the losses on attention; nothing else changes.
 
+    Without head weights, or without a loss on attention, the function does nothing.
+
     Args:
         module: The module before training.
-        observed: Per list, the attention of the untrained model, shape (heads, documents), and the example.
+        observed: For each list, the attention of the untrained model, shape (heads, documents), and the example.
     """
     readout = module.readout
     losses = [term for term in module.losses if term.loss.of == "scores" and term.source != "logits"]

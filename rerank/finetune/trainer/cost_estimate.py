@@ -1,4 +1,4 @@
-"""Estimate of the memory and the time of a training from its recipe, without loading weights. Imports torch."""
+"""Estimation of the memory and the time that a training needs, from its recipe and without weights. Imports torch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from rerank.lm.loading import causal_model_origin, named_loading_errors, pick_de
 from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 
-#: Tokens of a prompt besides its passages, and per passage besides its text: identifiers in the prompt and the label.
+#: Assumed number of prompt tokens outside the passages, and number of tokens per passage for its identifiers in the
+#: prompt and in the target text.
 _PROMPT_TOKENS, _IDENTIFIER_TOKENS = 200, 10
 
 
 def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -> dict[str, Any]:
-    """Estimate a training whose lists are as long as the recipe permits.
+    """Estimate memory and time of a training, assuming that all lists are as long as the recipe permits.
 
     Args:
         recipe: The recipe.
         processes: Number of processes that torchrun would start.
-        device: Torch device, for ``dtype = "auto"``.
+        device: Torch device; it determines the data type if the recipe sets ``dtype = "auto"``.
 
     Returns:
-        ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both at most), ``flops``, and
-        ``h100_hours`` (of all processes together, from the shortest to the longest); and in bytes per process
-        ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
+        A dictionary with ``parameters``, ``trained``, ``steps``, ``tokens_per_list`` and ``tokens`` (both upper
+        bounds), ``flops``, and ``h100_hours`` (all processes together; the lowest and the highest estimate); and, in
+        bytes per process, ``weights``, ``gradients``, ``state``, ``gathered``, ``activations`` and ``total``.
 
     Raises:
-        UsageError: The recipe is inconsistent or trains a cross-encoder, or a size of model or state is not known.
+        UsageError: The recipe is inconsistent or trains a cross-encoder, or the size of the model or of the optimizer
+            state is unknown.
         MissingResourceError: The configuration of the model, or a label file, cannot be found.
     """
     components, table = make_training_components(recipe), recipe.training
@@ -81,17 +83,17 @@ def estimate_training(recipe: Recipe, *, processes: int, device: str = "auto") -
 def _make_empty_decoder(recipe: Recipe) -> Any:
     if method_of_recipe(recipe).judge.name == CROSS_ENCODER_JUDGE:
         raise UsageError(
-            f"An estimate with method = {recipe.method.method!r}, which trains an encoder",
+            f"The cost of method = {recipe.method.method!r} cannot be estimated, because it trains an encoder",
             expected="a recipe for a language model with a decoder",
             remedy="Omit --dry-run, and set steps = 1 in [training] to try the recipe",
         )
     options = BackendOptions(revision=recipe.revision or "", trust_remote_code=recipe.trust_remote_code)
-    has_configuration = (Path(recipe.model) / "config.json").is_file()  # its folder need not have weights
+    has_configuration = (Path(recipe.model) / "config.json").is_file()  # weights may be missing
     return make_empty_model(recipe.model if has_configuration else resolve_model_name(recipe.model), options)
 
 
 def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
-    """Return a model without memory for its weights, from its configuration.
+    """Build a model from its configuration on torch's meta device, which allocates no memory for the weights.
 
     Raises:
         MissingResourceError: The configuration cannot be found or read.
@@ -103,10 +105,10 @@ def make_empty_model(name: str | Path, options: BackendOptions) -> Any:
 
 
 def model_size(model: Any) -> ModelSize:
-    """Return the sizes of a decoder with layers of one kind.
+    """Return the sizes of a decoder, assuming that all its layers are of the same kind.
 
     Raises:
-        UsageError: The decoder has no attribute ``layers``.
+        UsageError: The decoder has no attribute ``layers``, or it is empty.
     """
     config, layers = model.config.get_text_config(), getattr(model.get_decoder(), "layers", None)
     if not layers:
@@ -133,21 +135,21 @@ def _count_steps(recipe: Recipe, lists_per_step: int) -> int:
 def _count_state(components: RecipeComponents, shapes: Sequence[tuple[int, int]]) -> int:
     if not isinstance(components.optimizer, SizedOptimizer):
         raise UsageError(
-            "The size of the state of this optimizer is not known",
-            expected="an optimizer of this package; adamw has the state of transformers' AdamW",
+            "The size of this optimizer's state is not known",
+            expected="an optimizer of this package, such as adamw, whose state has the size of transformers' AdamW",
         )
     return components.optimizer.count_state(_trained_shapes(components.adapter, shapes))
 
 
 def _trained_shapes(adapter: Any, shapes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    """Return the shapes of the trained parameters, from those of the adapted matrices."""
+    """Return the shapes of the trained parameters, given the shapes of the adapted matrices."""
     if adapter.shape == "lora":
         return [shape for m, n in shapes for shape in ((adapter.r, n), (m, adapter.r))]
     return shapes if adapter.shape == "full" else [(1, adapter.count_trainable(shapes))]
 
 
 def _tokens_per_list(recipe: Recipe, config: Any) -> int:
-    """Return the tokens of the longest possible list."""
+    """Return the number of tokens of the longest possible list."""
     context = recipe.method.context_size or int(config.get_text_config().max_position_embeddings)
     if recipe.method.max_passage_tokens is None:
         return context

@@ -1,4 +1,4 @@
-"""Check of recipes that train a cross-encoder, before anything is loaded. Imports no torch."""
+"""Checks of recipes that train a cross-encoder, before anything is loaded. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BACKEND = "cross_encoder"
 
 
 def method_of_recipe(recipe: Recipe) -> Method:
-    """Return the method that a recipe trains for; nothing is loaded."""
+    """Return the method for which a recipe trains a model; nothing is loaded."""
     return plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
@@ -30,7 +30,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
         backend: Backend of the method.
 
     Raises:
-        UsageError: A setting does not apply; the message names it as it is written in the recipe.
+        UsageError: A setting does not apply; the message names the setting as it is written in the recipe.
         MissingPrerequisiteError: A required package is not installed.
     """
     method = recipe.method.method
@@ -40,14 +40,15 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
         )
     if components.adapter.shape != "full" or components.adapter.saves != "model":
         raise UsageError(
-            f"adapter = {recipe.adapter.name!r} with method = {method!r}, which trains a whole model",
+            f"adapter = {recipe.adapter.name!r} cannot be used with method = {method!r}, which trains a whole model",
             expected="the adapter full",
             remedy='Write name = "full" below [adapter]',
         )
     _check_losses(recipe, components)
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UsageError(
-            f"{processes} processes with method = {method!r}", expected="a single process, without torchrun"
+            f"method = {method!r} cannot be trained with {processes} processes",
+            expected="a single process, without torchrun",
         )
     settings = {
         f"layers = {recipe.layers.name!r}" if recipe.layers else "": recipe.layers is not None,
@@ -58,8 +59,8 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
     }
     if unused := [name for name, is_set in settings.items() if is_set]:
         raise UsageError(
-            f"{' and '.join(unused)} with method = {method!r}",
-            expected="a recipe without this, because it does not apply to cross-encoders",
+            f"{' and '.join(unused)} cannot be used with method = {method!r}",
+            expected="a recipe without settings that do not apply to cross-encoders",
         )
     if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
         raise MissingPrerequisiteError(
@@ -71,10 +72,10 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
 def _check_losses(recipe: Recipe, components: RecipeComponents) -> None:
     for table, loss in zip(recipe.losses, components.losses, strict=True):
         if loss.of == "tokens" or table.on not in (None, "logits"):
-            on = f" on = {table.on!r}" if table.on else ""
+            on = f" with on = {table.on!r}" if table.on else ""
             raise UsageError(
-                f"The loss {table.name!r}{on} with method = {recipe.method.method!r}, which generates no text and "
-                "reads no attention",
+                f"The loss {table.name!r}{on} cannot be used with method = {recipe.method.method!r}, which generates "
+                "no text and uses no attention weights",
                 expected="losses on scores without 'on', such as distill, ranknet or listnet",
-                remedy="Name one in [[losses]]",
+                remedy="Name one of these losses in [[losses]]",
             )

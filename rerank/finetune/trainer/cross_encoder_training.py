@@ -48,10 +48,10 @@ from rerank.types import Window
 
 
 class PairBuilder:
-    """Builds the texts of a list with the judge; replaces `rerank.finetune.trainer.examples.ExampleBuilder`.
+    """Builder of query-document pairs, used instead of `rerank.finetune.trainer.examples.ExampleBuilder`.
 
     Args:
-        judge: The judge that will rank with the model, so that passages are truncated as at inference.
+        judge: The judge that will rank with the model; it truncates passages in the same way as at inference.
     """
 
     #: A list is one batch of pairs, which needs no packing.
@@ -62,7 +62,9 @@ class PairBuilder:
         self._judge = judge
 
     def make(self, training_list: TrainingList) -> dict[str, Any]:
-        """Return a row of a data set of sentence-transformers; ``label`` holds the teacher scores, which may be absent.
+        """Return a list as a row of a sentence-transformers data set.
+
+        The field ``label`` contains the teacher scores; it is empty if the list has none.
 
         Raises:
             ContextOverflowError: The query leaves no space for a passage.
@@ -84,10 +86,10 @@ def default_prompt(model: CrossEncoder) -> str | None:
 
 
 class CrossEncoderLoss(nn.Module):
-    """The losses of a recipe as one loss of sentence-transformers.
+    """The losses of a recipe, combined into one loss module for sentence-transformers.
 
     Args:
-        model: The cross-encoder, with one label, or with the labels irrelevant and relevant.
+        model: The cross-encoder, with a single output, or with one output each for irrelevant and relevant.
         losses: Losses on scores. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
 
     Attributes:
@@ -95,12 +97,12 @@ class CrossEncoderLoss(nn.Module):
         tokens: Number of tokens of the last batch, including padding.
     """
 
-    # Attributes of `ListwiseModule`: a cross-encoder is trained in a single process.
+    # The attributes have the same meaning as in `ListwiseModule`: in a single process, nothing is sharded.
     is_sharded = False
     gather_model = None
 
     def __init__(self, model: CrossEncoder, losses: Sequence[WeightedLoss]) -> None:
-        """Store the arguments, and count the tokens that the model reads from now on."""
+        """Store the arguments, and register a hook that counts the input tokens of the model."""
         super().__init__()
         self.model, self.losses = model, tuple(losses)
         self.parts: dict[str, Tensor] = {}
@@ -111,13 +113,13 @@ class CrossEncoderLoss(nn.Module):
         self.tokens += int(args[0]["input_ids"].numel())
 
     def forward(self, inputs: Sequence[Any], labels: Sequence[Tensor], prompt: Any = None, task: Any = None) -> Tensor:
-        """Compute the loss of one batch.
+        """Return the total loss of one batch, a scalar.
 
         Args:
             inputs: The columns ``query``, ``documents``, ``ranks`` and ``query_id`` of `PairBuilder.make`.
             labels: The column ``label``.
             prompt: Prompt of the model, for models that have one.
-            task: Ignored by models without a router.
+            task: Name of the task, for models with a router; other models ignore it.
 
         Raises:
             BackendError: The loss is not finite; the message names the queries.
@@ -129,7 +131,11 @@ class CrossEncoderLoss(nn.Module):
         return sum_weighted_losses(self.losses, means, query_ids)
 
     def example_loss(self, example: Mapping[str, Any], device: str) -> dict[str, Any]:
-        """Compute the loss of one row of `PairBuilder.make` on the device of the model, as `ListwiseModule` does."""
+        """Compute the loss of one row of `PairBuilder.make`; ``device`` is the device of the model.
+
+        Returns:
+            ``loss`` and ``parts``, as from `ListwiseModule.example_loss`.
+        """
         label = torch.tensor(example["label"], device=device)
         columns = [[value] for name, value in example.items() if name != "label"]
         loss = self(columns, [label], prompt=default_prompt(self.model))
@@ -154,11 +160,11 @@ class CrossEncoderLoss(nn.Module):
 
 
 class LibraryLoss(CrossEncoderLoss):
-    """A loss of sentence-transformers, which runs the model itself.
+    """Module that computes a loss of the library sentence-transformers; such a loss runs the model itself.
 
     Args:
         model: The cross-encoder.
-        term: A `rerank.finetune.losses.sentence_transformers.SentenceTransformers` with its weight.
+        term: The loss, a `rerank.finetune.losses.sentence_transformers.SentenceTransformers`, with its weight.
     """
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
@@ -179,7 +185,7 @@ class LibraryLoss(CrossEncoderLoss):
 
 
 class ScheduledListCollator(CrossEncoderDataCollator):
-    """Collator that builds the lists of a batch when they are needed; the data set holds only their positions."""
+    """Collator that builds the lists of a batch when they are needed; the data set contains only their positions."""
 
     def __init__(self, model: CrossEncoder, places: ScheduledExamples) -> None:
         """Store the lists in training order."""
@@ -187,12 +193,12 @@ class ScheduledListCollator(CrossEncoderDataCollator):
         self._places = places
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of lists at these positions."""
+        """Return the batch of the lists at the positions that the rows contain."""
         return cast(dict[str, Any], super().__call__([self._places[row["place"]] for row in features]))
 
 
 class SingleGpuCrossEncoderArguments(SingleGpu, CrossEncoderTrainingArguments):
-    """Arguments of sentence-transformers for a process with one GPU."""
+    """Training arguments of sentence-transformers that limit a process to one GPU."""
 
 
 class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
@@ -243,10 +249,10 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
 
 @dataclass(frozen=True, kw_only=True)
 class FullCrossEncoder(Full):
-    """Full training of a cross-encoder, which is saved in the format of sentence-transformers."""
+    """Full fine-tuning of a cross-encoder (all weights, no adapter), saved in the sentence-transformers format."""
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the whole model without a card, because the caller writes one."""
+        """Write the whole model without a model card, because the caller writes the card."""
         model.save_pretrained(str(folder), create_model_card=False)
 
 
@@ -294,7 +300,7 @@ class CrossEncoderRun(TrainingRun):
 
     @contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Backend]:
-        """Yield the backend, whose model is the one that is trained, and restore training mode afterwards."""
+        """Yield the backend with the model that is being trained, and restore training mode afterwards."""
         training = self._backend.model.training
         try:
             yield self._backend

@@ -1,4 +1,4 @@
-"""Training examples: the tokens of a training list, and the positions at which the losses read model outputs.
+"""Training examples: the tokens of a training list, and the positions at which the losses use model outputs.
 
 Prompts come from the judge that will rank with the adapter, so training and inference use the same prompts.
 """
@@ -35,7 +35,8 @@ from rerank.selector import Selector
 from rerank.tasks import ContinuationTask
 from rerank.types import Window
 
-#: One term of a document score: a position, a token, and the factor of that token's log-probability as the next token.
+#: One term of a document score, as (position, token, factor): the factor times the log-probability that the token
+#: follows the position.
 ScoreTerm = tuple[int, int, float]
 
 #: Remedy for a list that is too long.
@@ -55,8 +56,8 @@ class TrainingExample:
         target_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
         terms: Terms of the logit score of each document; empty if no loss uses logits.
         passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
-        rows: Start and end (exclusive) of the attention rows that are averaged.
-        ranks: Rank of each document under the label, from 1.
+        rows: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
+        ranks: Rank of each document according to the label, from 1.
         scores: Teacher scores; empty if there are none.
         query: Id of the query, for error messages.
     """
@@ -103,11 +104,11 @@ class LossInputs:
 
 
 def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
-    """Check that a model can be trained for a judge with losses that use these inputs, before the model is loaded.
+    """Check, before the model is loaded, that a judge supports training with losses that use these model outputs.
 
     Raises:
-        UsageError: The judge does not support training or these losses, or it ranks by calibrated attention and a loss
-            uses attention.
+        UsageError: The judge does not support training or does not support these losses, or a loss uses attention and
+            the judge ranks by calibrated attention.
     """
     kind = judges.get(judge.name)
     if not issubclass(kind, Attention | Generate | Likelihood | Logits | Relate | Score):
@@ -132,7 +133,7 @@ def check_judge_can_be_trained(judge: Selector, inputs: LossInputs) -> None:
 
 
 class ExampleBuilder:
-    """Builds training examples with the prompts of a judge.
+    """Builder of training examples with the prompts of a judge.
 
     Args:
         judge: The judge that will rank with the adapter.
@@ -153,7 +154,7 @@ class ExampleBuilder:
         """Build the example of one list.
 
         Raises:
-            ContextOverflowError: Prompt and target do not fit in the context.
+            ContextOverflowError: Prompt and target together do not fit in the context.
             DataError: The prompt cannot be rendered.
         """
         window = Window(training_list.query, training_list.docs)
@@ -164,13 +165,13 @@ class ExampleBuilder:
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
     def _pointwise(self, window: Window, best: int) -> TrainingExample:
-        """Build one text per document; the score is the judge's.
+        """Build one text per document, with the terms of the score that the judge computes.
 
-        The target of losses on tokens is the query after the prompt of the best document.
+        For losses on tokens, the target is the query that follows the prompt of the best document.
 
         Args:
             window: The query and its documents.
-            best: Position of the best document under the label.
+            best: Position of the best document according to the label.
         """
         texts: list[tuple[int, ...]] = []
         terms: list[tuple[ScoreTerm, ...]] = []
@@ -191,13 +192,13 @@ class ExampleBuilder:
     def _score_terms(
         self, rendered: str, ids: Sequence[int], continuations: Sequence[str]
     ) -> tuple[tuple[int, ...], list[ScoreTerm]]:
-        """Return the text of a document and the terms of its score: those of a single continuation, or of yes and no.
+        """Return the token ids of a document's text, and the terms of the document's score.
 
         Args:
             rendered: The rendered prompt.
-            ids: Its token ids.
-            continuations: The query, whose log-likelihood is the score; or yes and no, and the score is log P(yes) -
-                log P(no).
+            ids: Token ids of the rendered prompt.
+            continuations: Either only the query, and the score is its log-likelihood; or the words yes and no, and the
+                score is log P(yes) - log P(no).
         """
         last = len(ids) - 1
         if len(continuations) == 1:
@@ -207,7 +208,7 @@ class ExampleBuilder:
         return tuple(ids), [(last, yes, 1.0), (last, no, -1.0)]
 
     def _next_token(self, rendered: str, ids: Sequence[int], word: str) -> int:
-        """Return the first token of the continuation ``word`` of a rendered prompt, whose token ids are ``ids``."""
+        """Return the first token of ``word`` after a rendered prompt; ``ids`` are the token ids of the prompt."""
         whole = self._tokens.ids(rendered + word)
         return whole[len(ids)] if whole[: len(ids)] == list(ids) else self._tokens.plain(word)[0]
 

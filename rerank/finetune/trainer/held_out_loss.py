@@ -13,7 +13,7 @@ from rerank.finetune.trainer.scheduled_examples import ScheduledExamples
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutLoss:
-    """The training loss on held-out lists, with the current weights and without dropout and noise.
+    """The training loss on held-out lists, with the current weights and without dropout or noise.
 
     Attributes:
         module: The module that is trained.
@@ -29,7 +29,7 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the mean over lists of the total loss as ``loss``, and of each loss as ``loss_NAME``."""
+        """Return the total loss as ``loss`` and each single loss as ``loss_NAME``, averaged over the lists."""
         values: defaultdict[str, list[float]] = defaultdict(list)
         was_training = self.module.training
         self.module.eval()

@@ -41,17 +41,17 @@ class ListTrainer(Trainer):
     Args:
         module: The module to train.
         args: Arguments of transformers; ``output_dir`` is the folder of the training.
-        places: Training examples in order.
+        places: Examples in training order.
         optimizer: The optimizer component.
         kept: Names of the tensors that a checkpoint must hold.
-        validate: Function that measures on held-out data and returns name -> value, starting with the measure that
-            selects the best checkpoint; None without validation.
+        validate: Function that evaluates the model on held-out data and returns a mapping from names to values; the
+            first entry is the measure that selects the best checkpoint. None without validation.
 
     Raises:
         UsageError: The environment configures accelerate to use FSDP or DeepSpeed.
     """
 
-    #: Function that returns a term of the loss that depends on the trained parameters only; None if there is none.
+    #: Function that returns a loss term that depends only on the trained parameters; None without such a term.
     penalty: Callable[[], Tensor] | None = None
 
     def __init__(
@@ -87,7 +87,7 @@ class ListTrainer(Trainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None,
     ) -> None:
-        """Store what this class adds to transformers' trainer; the arguments are those of the constructor."""
+        """Store the settings that transformers' trainer does not have; the arguments are those of the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
@@ -130,7 +130,10 @@ class ListTrainer(Trainer):
         return loss
 
     def complete_gradients(self) -> None:
-        """Do what remains after the last batch of a step; DistributedDataParallel has averaged over processes."""
+        """Complete the gradients after the last batch of a step.
+
+        Here this does nothing, because DistributedDataParallel has already averaged them over processes.
+        """
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
         """Add the gradients of the penalty, which are the same in all processes, once per step; return its value."""
@@ -153,8 +156,8 @@ class ListTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log metrics, with the mean of each loss since the last line, and passes over the lists as ``epoch``."""
-        # transformers calls all examples of the training one epoch.
+        """Log metrics with the mean of each loss since the last log line; ``epoch`` counts passes over the lists."""
+        # For transformers, all examples of the training are a single epoch.
         self.state.epoch = self._epochs * self.state.global_step / self.state.max_steps
         if "loss" in logs:
             means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
@@ -163,7 +166,7 @@ class ListTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Measure on held-out data, and save the weights if they are the best so far."""
+        """Evaluate on held-out data, save the weights if they are the best so far, and return the metrics."""
         self.use_inference_weights()
         values = self._validate() if self._validate else {}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
@@ -201,12 +204,12 @@ class ListTrainer(Trainer):
         """Copy the tensors of a checkpoint into the module.
 
         Raises:
-            DataError: The checkpoint holds other tensors, so it belongs to another training.
+            DataError: The checkpoint contains other tensors, so it belongs to another training.
         """
         with safetensors.safe_open(str(folder / WEIGHTS), "pt") as file, torch.no_grad():
             if set(stored := file.keys()) != set(self._kept):
                 raise DataError(
-                    f"The checkpoint {folder.name!r} holds {len(stored)} tensors that are not those of this training",
+                    f"The checkpoint {folder.name!r} contains {len(stored)} tensors that do not match this training",
                     expected=f"the {len(self._kept)} tensors that this recipe trains",
                 )
             own = cast(Any, self.model).state_dict()
@@ -220,11 +223,12 @@ class ListTrainer(Trainer):
             raise UsageError(
                 f"The training started with {before} lists per step, but would continue with {self._per_step}",
                 expected="the same number of processes as before",
-                remedy="Start as many processes with torchrun, or start in a new folder",
+                remedy="Start the same number of processes with torchrun, or start in a new folder",
             )
         self.load_weights(Path(resume_from_checkpoint))
         if self.args.should_save:
-            self._remove_old_checkpoints()  # the process that wrote this one may have been killed before it did this
+            # A process that was killed after it wrote this checkpoint may not have removed the old ones.
+            self._remove_old_checkpoints()
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.folder / UNFINISHED)
@@ -243,7 +247,10 @@ class ListTrainer(Trainer):
             self._remove_old_checkpoints()
 
     def _remove_old_checkpoints(self) -> None:
-        """Remove all checkpoints except the last ones. Each is moved away first, so that none is ever incomplete."""
+        """Keep the newest ``save_total_limit`` checkpoints and remove the others.
+
+        Each checkpoint is moved away before it is deleted, so that the folder never contains an incomplete one.
+        """
         draft = self.folder / UNFINISHED
         for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
             draft.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""The trained torch module: a language model, a weighting of its attention heads, and the losses of a recipe.
+"""The torch module that is trained: a language model, weights of its attention heads, and the losses of a recipe.
 
-The loss is computed inside `forward`, so that wrappers for several devices see one module with one call. Logits are
-computed only at the positions that a loss uses, so no tensor has the size length times vocabulary. Imports torch.
+The loss is computed inside `forward`, so that wrappers for several devices wrap a single module with one call. Logits
+are computed only at the positions that a loss uses, so no tensor has the size length times vocabulary. Imports torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class WeightedLoss:
     Attributes:
         name: Name in the metrics.
         loss: The loss component.
-        source: Source of the document scores, for a `ListLoss`.
+        source: Model output from which a `ListLoss` computes document scores; other losses ignore it.
         weight: Factor by which the loss is multiplied in the total loss.
     """
 
@@ -82,7 +82,7 @@ class AttentionScorer(nn.Module):
 
     Args:
         heads: (layer, head) pairs.
-        learnt: True to train the weights and the power.
+        learnt: Whether the weights and the power are trained.
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
@@ -124,11 +124,11 @@ class ListwiseModule(nn.Module):
         """Store the arguments, and group the heads by layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
-        #: True if weights are sharded. A layer is then gathered for the backward pass only when a gradient
-        #: reaches its output. A gradient is therefore needed there, even if the loss uses only attention in the layer.
+        #: True if weights are sharded. FSDP then gathers a layer for the backward pass only when a gradient reaches the
+        #: output of the layer, so `forward` adds a term with gradient 0 for layers of which only attention is used.
         self.is_sharded = False
-        #: Function that gathers the weights of a sharded model in a whole copy of it: `ModelGatherer`. None if code
-        #: other than `forward` can use the model itself.
+        #: A `ModelGatherer`, which returns an unsharded copy of the model; None if only frozen weights or no weights
+        #: are sharded, because inference can then use the model itself.
         self.gather_model: Callable[..., Any] | None = None
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
@@ -152,7 +152,7 @@ class ListwiseModule(nn.Module):
             examples: The examples.
 
         Returns:
-            ``loss`` (the total loss), and ``parts`` (name -> unweighted value of each loss, for the metrics).
+            ``loss`` (the total loss), and ``parts`` (the unweighted value of each loss by name, for the metrics).
 
         Raises:
             BackendError: The loss is not finite; the message names the queries.
@@ -170,7 +170,7 @@ class ListwiseModule(nn.Module):
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
 
     def example_loss(self, example: TrainingExample, device: str) -> dict[str, Any]:
-        """Compute the loss of one example on a device; the result is that of `forward`."""
+        """Return the result of `forward` for a single example; ``device`` is the device of the model."""
         batch = collate_examples([example])
         out: dict[str, Any] = self(**batch | {key: batch[key].to(device) for key in ("ids", "positions")})
         return out

@@ -1,4 +1,4 @@
-"""Attention for packed training rows: every text attends to itself only, and attention to passages is recorded.
+"""Attention for packed training rows: tokens attend only to their own text, and attention to passages is recorded.
 
 `compute_packed_training_attention` is registered with transformers' attention interface. Each text is one causal call
 of torch's kernel, so packing needs no mask of quadratic size. In layers with recorded heads, the attention rows to
@@ -48,9 +48,9 @@ class PackedTrainingRow:
     Attributes:
         texts: Start and end (exclusive) of each text.
         regions: Regions whose attention is recorded.
-        heads: Layer -> heads that are recorded.
-        recorded: (region, layer) -> attention that each document receives in each head, averaged over the rows of the
-            region, shape (heads, documents).
+        heads: Mapping from each layer with recorded heads to the indices of these heads.
+        recorded: Mapping from (index of the region, layer) to the attention that each document receives in each head,
+            averaged over the rows of the region, shape (heads, documents).
     """
 
     texts: Sequence[tuple[int, int]]
@@ -87,8 +87,8 @@ def compute_packed_training_attention(
         attention_mask: Not used.
         scaling: Factor by which attention scores are multiplied; 1 / sqrt(head size) if None.
         dropout: Dropout probability of the attention weights.
-        more: ``packing``, the `PackedTrainingRow` that the model was called with; ``sliding_window``; and further
-            arguments of transformers.
+        more: ``packing``, the `PackedTrainingRow` that was passed to the model; ``sliding_window``, the number of keys
+            per position (0 or None for all earlier keys); and further arguments of transformers, which are ignored.
 
     Returns:
         The output of shape (1, length, heads, head size), and None instead of the attention weights.
@@ -141,12 +141,14 @@ def _training_sliding_window_mask(length: int, window: int, device: torch.device
 def _packed_training_passage_attention(
     query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int
 ) -> Tensor:
-    """Compute the attention that documents receive, averaged over the rows of a region: float32 (heads, documents).
+    """Compute the attention that documents receive, averaged over the rows of a region.
+
+    The result has the shape (heads, documents) and is computed in float32.
 
     Args:
         query: Queries of shape (heads, length, head size).
         key: Keys of shape (heads, length, head size), with key-value heads repeated for each query head.
-        region: The rows to average over, and the documents.
+        region: The rows over which attention is averaged, and the documents.
         bounds: Start and end (exclusive) of the text.
         scale: Factor by which attention scores are multiplied.
         window: Size of a sliding window; 0 for full causal attention.

@@ -1,4 +1,4 @@
-"""The processes of a training under torchrun: their devices, their memory use, and which process writes the files."""
+"""Functions about the processes of a training under torchrun: device, main process, shared values and memory use."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ def training_process_device(device: str) -> str:
     picked = pick_device(device)
     if picked.startswith("cuda:"):
         raise UsageError(
-            f"--device {device}", expected="cuda", remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and omit --device"
+            f"--device {device} names a single GPU, which is not supported in training",
+            expected="cuda",
+            remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and omit --device",
         )
     return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
 
 
 def is_main_training_process() -> bool:
-    """Return whether this process writes the files: it is the only process, or the first one started by torchrun."""
+    """Return whether this process writes the files, because it is the only or the first process of the training."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def value_of_first_process(value: float) -> float:
-    """Return the value of the first process, so that all processes decide alike about checkpoints and stopping."""
+    """Return the value of the first process, so that all processes make the same decisions, such as when to stop."""
     import torch.distributed
 
     values = [value]

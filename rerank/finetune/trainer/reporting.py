@@ -1,4 +1,4 @@
-"""Services to which a training reports its metrics, such as tensorboard, wandb and mlflow."""
+"""Selection and configuration of services to which a training reports metrics, such as tensorboard and wandb."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameErr
 
 
 def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
-    """Return the names of the services, as transformers' argument ``report_to`` takes them.
+    """Return the names of the services, as transformers' argument ``report_to`` accepts them.
 
     Args:
-        names: Names of services, or ``none``; if omitted, tensorboard if it is installed.
+        names: Names of services, or ``none`` for no service. If None, tensorboard is used if it is installed.
 
     Raises:
-        UnknownNameError: transformers does not know a service with this name.
-        UsageError: ``none`` is given together with a service.
+        UnknownNameError: transformers does not support a service with this name.
+        UsageError: ``none`` is combined with a service.
         MissingPrerequisiteError: A service is not installed.
     """
     if names is None:
@@ -33,7 +33,9 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
     installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
     wanted = [name for name in dict.fromkeys(names) if name != "none"]
     if wanted and "none" in names:
-        raise UsageError(f"--report-to none and --report-to {wanted[0]}", expected="either none or services")
+        raise UsageError(
+            f"--report-to none is combined with --report-to {wanted[0]}", expected="either none or names of services"
+        )
     for name in wanted:
         if name not in INTEGRATION_TO_CALLBACK:
             known = [*INTEGRATION_TO_CALLBACK, "none"]
@@ -48,9 +50,15 @@ def pick_reporting_services(names: Sequence[str] | None) -> list[str]:
 
 @contextmanager
 def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[None]:
-    """Let services write below the folder of the training, and nothing to a network, unless the environment says else.
+    """Set environment variables so that services write into the training folder and send nothing over the network.
 
-    Runs of wandb are offline; ``wandb sync`` uploads them. A run of wandb that was begun in the meantime is ended.
+    Variables that are already set keep their values, except for the folder of tensorboard. Runs of wandb are offline;
+    ``wandb sync`` uploads them. At the end, a wandb run that was started in the context is finished, and the
+    variables are restored.
+
+    Args:
+        folder: Output folder of the training.
+        services: Names of the services in use.
 
     Raises:
         BackendError: A service fails.
@@ -60,7 +68,7 @@ def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[Non
         "WANDB_DIR": str(folder),
         "WANDB_PROJECT": "rerank",
         "MLFLOW_TRACKING_URI": (folder.absolute() / "mlruns").as_uri(),
-        "MLFLOW_ALLOW_FILE_STORE": "true",  # newer versions refuse folders without it
+        "MLFLOW_ALLOW_FILE_STORE": "true",  # newer versions of mlflow require it for folders
         "MLFLOW_EXPERIMENT_NAME": "rerank",
     }
     changed = {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard")} | {

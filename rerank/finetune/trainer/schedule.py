@@ -1,4 +1,4 @@
-"""Order of the training lists, with random subsets and random orders of their documents.
+"""The order in which training lists are shown, with random subsets and random orders of their documents.
 
 All random choices depend only on the seed and the index, so a resumed training continues exactly as if it had not
 stopped.
@@ -22,10 +22,10 @@ class ListSchedule:
         lists: The lists; every epoch visits each of them once, in a new random order.
         length: Length of the sequence.
         documents: Maximum number of documents per list; longer lists are subsampled at every visit.
-        best: Number of documents that every sample contains: the best ones under the label.
-        hard: Number of further documents that every sample contains: those that are the most ranks lower under the
-            label than in the list. The other documents are drawn at random.
-        shuffle: Show documents in random order.
+        best: Number of best documents, according to the label, that every sample contains.
+        hard: Number of hard negatives that every sample contains: the documents whose rank in the label is furthest
+            below their position in the list. The other documents are drawn at random.
+        shuffle: Whether documents are shown in random order; otherwise they keep the order of the list.
         seed: Random seed.
     """
 
@@ -63,14 +63,14 @@ def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 def _kept_training_documents(training_list: TrainingList, best: int, hard: int) -> list[int]:
-    """Return the positions of the ``best`` documents under the label, and of the ``hard`` ones of the others."""
+    """Return the positions of the ``best`` best documents, and of the ``hard`` hardest of the other documents."""
     others = sorted(training_list.order[best:])
     ranks = training_list.ranks
     return [*training_list.order[:best], *sorted(others, key=lambda position: position - ranks[position])[:hard]]
 
 
 def select_training_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:
-    """Return the list with only the documents at these positions, shown in this order; their label order is kept.
+    """Return the list restricted to the documents at these positions, in this order; their label order is kept.
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abcd")

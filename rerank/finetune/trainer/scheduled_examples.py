@@ -23,7 +23,7 @@ class ScheduledExamples(torch.utils.data.Dataset[Any]):
     Args:
         schedule: The schedule.
         examples: Builder of examples.
-        steps: Number of optimizer steps, which share the examples equally.
+        steps: Number of optimizer steps; every step uses the same number of examples.
     """
 
     def __init__(self, schedule: ListSchedule, examples: ExampleBuilder, steps: int) -> None:
@@ -66,7 +66,7 @@ def schedule_training_examples(
 def schedule_held_out_examples(
     recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder
 ) -> ScheduledExamples:
-    """Return one example per held-out list; documents are sampled as in the training, equally in every validation.
+    """Return one example per held-out list, with documents sampled as in training; the sample never changes.
 
     Raises:
         DataError: The list with the most text, or the list with the most documents, does not fit in the context.
@@ -92,5 +92,5 @@ def _schedule_examples(
         try:
             examples.make(replace(schedule, lists=[training_list], length=1)[0])
         except ContextOverflowError as error:
-            raise DataError(f"A list does not fit the context: {error.found}", remedy=error.remedy) from error
+            raise DataError(f"A list does not fit in the context: {error.found}", remedy=error.remedy) from error
     return ScheduledExamples(schedule, examples, steps)

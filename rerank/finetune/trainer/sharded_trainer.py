@@ -1,7 +1,7 @@
 """The trainer of a module whose weights are sharded over processes. Imports torch.
 
 Every process writes its part of a sharded optimizer state as tensors. torch.distributed.checkpoint is not used, because
-its metadata is a pickle, by which a checkpoint from elsewhere could run code.
+its metadata is a pickle, so a checkpoint from an untrusted source could execute code.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ShardedListTrainer(ListTrainer):
         super().load_weights(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Gather the trained tensors, for which all processes have to call this; the first process writes them."""
+        """Gather the trained tensors and write them in the first process; all processes must call this method."""
         tensors: dict[str, Tensor] = {}
         for name, value in cast(Any, self.model).state_dict().items():
             if name in self._kept:

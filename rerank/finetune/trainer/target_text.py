@@ -1,7 +1,7 @@
-"""The target text of a generative reranker (identifiers, best first), as tokens with their ranks.
+"""Rendering and tokenization of the target text of a generative reranker: the identifiers, best first.
 
 Tokens are assigned to ranks by character offsets. This works for every tokenizer, whether it splits numbers into
-digits, keeps them whole, or joins a bracket with the next character.
+digits, keeps them whole, or merges a bracket with the next character.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEPARATOR = " > "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTokens:
-    """The target text as tokens.
+    """The tokens of a target text, with the rank of the document that each token belongs to.
 
     Attributes:
         ids: Token ids, including the end-of-text token.
@@ -42,7 +42,8 @@ def render_target_order(order: Order, names: Sequence[str], prefix: str = "") ->
     Args:
         order: Positions of the documents, best first.
         names: Identifier of each document, without brackets.
-        prefix: Start of the completion that is part of the prompt.
+        prefix: Start of the completion that is already part of the prompt. If it ends in ``[``, the target text starts
+            without this bracket.
     """
     items = [f"[{names[position]}]" for position in order]
     skipped = 1 if prefix.endswith("[") else 0  # the opening bracket is already in the prompt
@@ -60,8 +61,8 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
     Prompt and target are tokenized together. If a token spans the border between them, the target is tokenized alone,
     because at inference the prompt tokens are fixed before the first completion token.
 
-    A token belongs to the identifier that contains the token's first character other than white space. A token outside
-    of all identifiers is a separator.
+    A token belongs to the identifier that contains the token's first non-whitespace character. A token outside of all
+    identifiers is a separator.
 
     Args:
         tokens: A fast tokenizer.
@@ -86,7 +87,7 @@ def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequ
 
 
 def _first_visible_training_target_offset(text: str, start: int) -> int:
-    """Return the offset of the first character at or after ``start`` that is not white space."""
+    """Return the offset of the first non-whitespace character at or after ``start``."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 
 

@@ -14,14 +14,14 @@ from rerank.finetune.recipe import Recipe
 def trainer_settings(
     recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool, report_to: Sequence[str]
 ) -> dict[str, Any]:
-    """Return keyword arguments of `TrainingArguments`.
+    """Return the keyword arguments of `TrainingArguments` for a recipe.
 
     Args:
         recipe: The recipe.
         folder: Output folder of the training.
         steps: Total number of optimizer steps.
         device: Torch device.
-        half: True to compute in bfloat16.
+        half: Whether to compute in bfloat16.
         report_to: Names of the services to which metrics are reported.
     """
     table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
@@ -63,7 +63,7 @@ def first_learning_rate(settings: Mapping[str, Any]) -> float:
 
 
 class SingleGpu(TrainingArguments):
-    """Limits a process to one GPU.
+    """Training arguments that limit a process to one GPU.
 
     With several GPUs in one process, transformers would use DataParallel, whose batches differ from the batches of the
     recipe. torchrun starts one process per GPU instead.

@@ -19,7 +19,7 @@ class MetricsWriter(TrainerCallback):
 
     Args:
         path: Metrics file.
-        advance: Called with the number of steps since the last call.
+        advance: Function that is called after each step with the number of steps since its last call.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
@@ -27,7 +27,7 @@ class MetricsWriter(TrainerCallback):
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """When a training is resumed, remove the lines of steps that will be repeated, and the last line of an end."""
+        """Remove the lines of steps that a resumed training will repeat, and the summaries of earlier processes."""
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
@@ -47,7 +47,7 @@ class MetricsWriter(TrainerCallback):
 
 
 def _step_of_metrics_line(line: str) -> float:
-    """Return the step of a metrics line, or infinity if the line is truncated or summarises a process that ended."""
+    """Return the step of a metrics line; infinity if the line is truncated or is the summary of an earlier process."""
     try:
         values = json.loads(line)
         return math.inf if "train_runtime" in values else float(values["step"])
@@ -71,8 +71,8 @@ class EarlyStopping(TrainerCallback):
     continues the count.
 
     Args:
-        measure: The validation measure, or ``loss``, which is better if it is lower.
-        patience: Number of validations.
+        measure: Name of the validation measure. Lower values are better for ``loss``, higher values for all others.
+        patience: Number of validations without improvement after which the training ends.
     """
 
     def __init__(self, measure: str, patience: int) -> None:

@@ -1,4 +1,4 @@
-"""Training of a recipe, which writes an adapter folder. Torch and transformers are imported by the functions only."""
+"""Training from a recipe into an adapter folder. Only the functions import torch and transformers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ class TrainingResult:
         folder: Folder of the adapter.
         steps: Number of optimizer steps.
         loss: Mean training loss in the last line of the metrics.
-        validation: Best value of the validation measure, by name; empty without validation.
-        first_stage: Value of the same measure for the first-stage candidates.
+        validation: Validation measure and held-out loss of the saved weights, by name; empty without validation.
+        first_stage: Validation measure of the first-stage rankings, by name; empty without a validation collection.
         seconds: Wall time of this process.
         peak_mb: Peak memory use in MiB: GPU memory if there is a GPU, otherwise memory of the process.
         trainable: Number of trained parameters.
         state_mb: Size of the optimizer state in MiB.
         tokens: Number of tokens processed by this process.
-        datasets: Data sets of the hub in the recipe, with the commit that was trained on.
+        datasets: Mapping from the selector of each hub data set in the recipe to the same selector with the commit
+            that was used.
     """
 
     folder: str
@@ -69,16 +70,19 @@ def train_adapter(
     report_to: Sequence[str] | None = None,
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> TrainingResult:
-    """Train a recipe, and write the adapter with its model card into a folder.
+    """Train a model as a recipe describes, and write the adapter with its model card into a folder.
 
     Args:
         recipe: The recipe.
         folder: Output folder, also for checkpoints and metrics.
         resume: Continue from the last complete checkpoint, if there is one.
         device: Torch device.
-        report_to: Names of the services to which metrics are reported, as transformers has them; if omitted,
-            tensorboard if it is installed. It may differ between the parts of a resumed training.
+        report_to: Names of the services to which metrics are reported, as in transformers. If None, tensorboard is used
+            if it is installed. The services may change when a training is resumed.
         progress: Function that opens a progress display.
+
+    Returns:
+        The result. In processes other than the main process, most fields are 0 or empty.
 
     Raises:
         UsageError: The recipe is inconsistent, or the folder holds another training.
@@ -105,7 +109,7 @@ def train_adapter(
 
 
 def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., TrainingRun]:
-    """Return what makes the training of a recipe, after the checks of a recipe for a cross-encoder."""
+    """Return the class or function that creates the training run, after checking recipes for cross-encoders."""
     method = method_of_recipe(recipe)
     if method.judge.name == CROSS_ENCODER_JUDGE:
         check_cross_encoder_recipe(recipe, components, backend=method.backend)
@@ -119,7 +123,7 @@ def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., Tra
 
 @contextmanager
 def _training_process_group() -> Iterator[None]:
-    """Destroy torch's process group at the end, since its threads might otherwise communicate while processes exit."""
+    """Destroy torch's process group at the end, so that its threads do not communicate while processes exit."""
     import torch.distributed
 
     try:

@@ -1,4 +1,4 @@
-"""Reading the training lists of a recipe, and the lists that are held out of the training."""
+"""Function that reads the training lists of a recipe and the lists that are held out of the training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def read_training_and_held_out_lists(
 
     Args:
         recipe: The recipe.
-        pinned: Selectors of data sets to read instead of those of the recipe, as `pin_hub_datasets` returns them.
+        pinned: Mapping from the selectors of data sets in the recipe to the selectors that are read instead, as
+            returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
 
     Raises:
         DataError: A file is invalid, no list has two documents, or a held-out query is also trained on.
-        UsageError: The collection of held-out lists is ambiguous.
+        UsageError: The recipe names no training lists, or the collection of the held-out lists is ambiguous.
     """
     data, table = recipe.data, recipe.validation
     selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection
@@ -46,7 +47,7 @@ def read_training_and_held_out_lists(
     trained = {normalise_query_for_leaks(entry.query.text) for entry in train}
     if leaks := [entry.query.text for entry in held if normalise_query_for_leaks(entry.query.text) in trained]:
         raise DataError(
-            f"{len(leaks)} held-out lists have queries that are trained on, such as {leaks[0]!r}",
+            f"{len(leaks)} held-out lists have queries that are also in the training lists, such as {leaks[0]!r}",
             expected="lists of other queries",
             remedy="Split the lists by query with `rerank label split`, or use share in [validation]",
         )
@@ -64,7 +65,7 @@ def _read_lists(paths: Sequence[str], selectors: Sequence[str], limit: int | Non
         warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=3)
     lists = [training_list for training_list in lists[:limit] if len(training_list) > 1]
     if not paths:
-        raise UsageError("data.lists = []", expected="at least one label file or data set")
+        raise UsageError("data.lists is empty", expected="at least one label file or data set")
     if not lists:
         raise DataError(f"No list in {', '.join(paths)} has two or more documents", expected="at least one such list")
     return lists

@@ -20,30 +20,30 @@ from rerank.finetune.trainer.processes import is_main_training_process
 from rerank.io.settings_files import read_json_object
 from rerank.io.text_files import replace_text_file
 
-#: Names in the folder.
+#: Names of files and folders in the training folder.
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 _RECIPE, _RESULT, _DATASETS = "recipe.json", "result.json", "datasets.json"
-#: Words by which errors of torch and safetensors about a failing disk are recognised.
+#: Parts of the messages by which torch and safetensors report a full or failing disk.
 _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFolder:
-    """Recipe and result of a training in its folder; only the main process writes.
+    """The folder in which a training stores its recipe and its result; only the main process writes.
 
     Attributes:
-        path: The folder.
-        recipe: The recipe.
+        path: Path of the folder.
+        recipe: The recipe of the training.
     """
 
     path: Path
     recipe: Recipe
 
     def is_complete(self, *, resume: bool) -> bool:
-        """Return whether the folder holds the completed result of this training.
+        """Return whether the folder contains the result of this training, so that nothing remains to be done.
 
         Raises:
-            UsageError: The folder holds another training, or it holds this training and ``resume`` is not set.
+            UsageError: The folder contains another training, or it contains this training and ``resume`` is False.
         """
         path, result = self.path / _RECIPE, self.path / _RESULT
         if not is_main_training_process():
@@ -68,7 +68,7 @@ class TrainingFolder:
         return result.is_file()
 
     def write_recipe(self, datasets: Mapping[str, str]) -> None:
-        """Store the recipe and the data sets; this is done after components have been checked against the model."""
+        """Store the recipe and the selectors of its data sets, after the components were checked against the model."""
         path = self.path / _RECIPE
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_main_training_process() and not path.is_file():
@@ -79,7 +79,9 @@ class TrainingFolder:
                 file.write(self.recipe.model_dump_json(indent=1) + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
-        """Return the data sets of the recipe with the commits that this training began with, or with the present ones.
+        """Return the data sets of the recipe with their commits, as `pin_hub_datasets` does.
+
+        A resumed training uses the commits with which it started; a new one uses the current commits.
 
         Raises:
             MissingResourceError: A data set does not exist, or is not in the cache while there is no network.
@@ -115,7 +117,7 @@ def training_storage_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch and safetensors report a failing disk with their own error classes, so it is recognised by the message.
+        # torch and safetensors report a failing disk with their own error classes, so the message is examined.
         if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
             raise
         raise StorageError(

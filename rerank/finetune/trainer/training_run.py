@@ -1,4 +1,4 @@
-"""One training run: it connects model, data, components and files. Imports torch."""
+"""A training run, which connects the model, the data, the components and the files. Imports torch."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TrainingRun:
         """Load model and data."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
             raise UsageError(
-                "fsdp = true with a single process",
+                "fsdp = true is set, but there is only a single process",
                 expected="several processes, which share the weights of the model",
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
@@ -212,7 +212,7 @@ class TrainingRun:
         return trainer
 
     def _validate(self, module: ListwiseModule, rankings: ValidationRankings | None) -> dict[str, float]:
-        """Return the values of held-out data, the measure that selects a checkpoint first."""
+        """Return the validation values by name; the first is the measure that selects a checkpoint."""
         values = rankings.validate() if rankings else {}
         if self._held_out:
             loss = HeldOutLoss(module=module, examples=self._held_out, device=self._device, dtype=self._dtype)
@@ -270,7 +270,7 @@ class TrainingRun:
                 self._save(module, trainer, done, rankings)
 
     def _rankings(self, module: ListwiseModule) -> ValidationRankings | None:
-        """Return what ranks the validation queries with the module; None without validation."""
+        """Return the object that ranks the validation queries with the module; None without a validation collection."""
         if not self._validation:
             return None
         return ValidationRankings(
@@ -338,7 +338,7 @@ class TrainingRun:
             self._folder.write_result(self.outcome)
 
     def _selected_loss(self, state: Any) -> dict[str, float]:
-        """Return the held-out loss of the selected weights, from the validation that selected them."""
+        """Return the held-out loss of the selected weights by name; empty if there are no held-out lists."""
         table = self._recipe.validation
         if not (table and table.has_lists):
             return {}
@@ -348,7 +348,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:
-        """Convert an out-of-memory error into an error that names the sizes in use and the settings that reduce them.
+        """Convert an out-of-memory error into an error that names the sizes in use and settings that need less memory.
 
         Raises:
             BackendError: The memory is exhausted.

@@ -17,7 +17,7 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """First-stage candidates, relevance judgments, and the measure that selects a checkpoint.
+    """Validation data (first-stage candidates and relevance judgments), and the measure that selects a checkpoint.
 
     Attributes:
         candidates: First-stage rankings of the judged queries.
@@ -33,12 +33,12 @@ class Validation:
 
     @classmethod
     def of(cls, table: ValidationTable) -> Validation:
-        """Retrieve the candidates, which stay the same for the whole training.
+        """Retrieve the candidates of the validation queries; they stay the same during the training.
 
         Raises:
             RerankError: The collection or the first stage cannot be used, or the measure does not exist.
         """
-        parse_measures([table.ranking_measure])  # before an hour of training, not after it
+        parse_measures([table.ranking_measure])  # report an invalid measure before the training, not after it
         spec = RunSpec(
             collection=table.collection,
             first_stage=table.first_stage,
@@ -52,7 +52,7 @@ class Validation:
         return cls(candidates=candidates, qrels=qrels, measure=table.ranking_measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
-        """Rerank the candidates; return the run and the failure rate of its windows."""
+        """Rerank the candidates; return the run and the fraction of windows that failed."""
         outcome = rank_together(self.candidates.values(), strategy, judge, judge.backend)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 

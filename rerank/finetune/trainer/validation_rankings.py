@@ -25,16 +25,16 @@ _FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.tr
 
 @dataclass(kw_only=True)
 class ValidationRankings:
-    """Rankings of the validation queries by the model that is trained, with the method of the recipe.
+    """Rankings of the validation queries by the model in training, with the method of the recipe.
 
     Attributes:
         validation: Candidates, relevance judgments and measure.
-        setup: Method of the recipe.
-        folder: Folder of the training.
+        setup: The components of the recipe's method.
+        folder: Output folder of the training.
         module: The module that is trained.
-        readout: Trained attention scores of the passages, for the judge `attention`; None without such losses.
-        open_backend: Function that returns a context in which the model is a backend in inference mode.
-        best: Best validation of this process: value of the measure, and the rankings.
+        readout: Trained weights of attention heads, for the judge `attention`; None if no loss uses attention.
+        open_backend: Function that returns a context manager, which yields the model as a backend in inference mode.
+        best: Value of the measure and rankings of the best validation in this process; None before the first one.
     """
 
     validation: Validation
@@ -52,7 +52,11 @@ class ValidationRankings:
         self._rank_into(_UNTRAINED)
 
     def write_after_training(self, *, reuse: bool) -> None:
-        """Write the rankings of the selected weights; with ``reuse``, those of the best validation if in memory."""
+        """Write the rankings of the selected weights.
+
+        Args:
+            reuse: Write the rankings of the best validation, if this process has validated, instead of ranking again.
+        """
         if self.best and reuse:
             if is_main_training_process():
                 write_run(self.best[1], self.folder / _TRAINED)
@@ -60,7 +64,7 @@ class ValidationRankings:
             self._rank_into(_TRAINED)
 
     def validate(self) -> dict[str, float]:
-        """Rank with the current weights; return the value of the measure, and the failure rate of the windows."""
+        """Rank with the current weights; return the measure by its name, and the failed windows as ``failures``."""
         run, failures = self._rank("trained")
         value = self.validation.measure_run(run)
         if self.best is None or value > self.best[0]:
@@ -68,14 +72,18 @@ class ValidationRankings:
         return {self.validation.measure: value, "failures": failures}
 
     def compare(self) -> tuple[Comparison, dict[str, dict[str, float]]]:
-        """Compare the three runs in the folder; also return the value of the measure by name of the run."""
+        """Compare the first stage, the untrained model and the trained model, from the runs in the folder.
+
+        Returns:
+            The comparison, and a mapping from the name of each run to its measure, by name of the measure.
+        """
         files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
         runs = [Run(read_run(self.folder / file).values(), name=name) for name, file in files.items()]
         comparison, measure = self.validation.compare_runs(runs), self.validation.measure
         return comparison, {name: {measure: run.mean} for name, run in zip(files, comparison.runs, strict=True)}
 
     def _rank(self, name: str) -> tuple[Run, float]:
-        """Rerank the candidates with the current model; return the run and the windows' failure rate."""
+        """Rerank the candidates with the current weights; return the run and the fraction of windows that failed."""
         with self.open_backend() as backend, torch.no_grad():
             readout = self.readout if self.setup.method.judge.name == "attention" else None
             heads = write_current_head_list(self.folder, readout, backend.identity) if readout else None

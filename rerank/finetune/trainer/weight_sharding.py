@@ -1,8 +1,8 @@
 """Sharding of the weights of a model over processes with torch's FSDP2. Imports torch.
 
 With an adapter, only the frozen weights of the layers are sharded. Trained parameters are small, so every process holds
-all of them, and optimizers and checkpoints work in the same way as without sharding. In full training all weights are
-trained: then weights, gradients and optimizer state are all sharded.
+all of them, and optimizers and checkpoints work in the same way as without sharding. In full fine-tuning, all weights
+are trained; then weights, gradients and optimizer state are all sharded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rerank.finetune.trainer.listwise_module import ListwiseModule
 
 
 def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dtype: str) -> None:
-    """Shard the weights of a model: all of them if the model itself is trained, else the frozen weights of its layers.
+    """Shard all weights of a model in full fine-tuning; otherwise shard only the frozen weights of its layers.
 
     A layer is gathered for its forward and backward pass, and resharded afterwards. After this call, whenever one
     process runs the model, all processes have to run it. Trained weights keep their data type, float32; the layers are
@@ -33,8 +33,8 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
 
     Args:
         module: The module with the adapter attached, on the CPU or on the device.
-        kept: Names of the tensors that checkpoints hold, which are not sharded if only frozen weights are.
-        device: Torch device of this process, where the module is afterwards.
+        kept: Names of the tensors in checkpoints; they are not sharded unless all weights are.
+        device: Torch device of this process, to which the module is moved.
         dtype: Data type of the computation: ``float32`` or ``bfloat16``.
 
     Raises:
@@ -44,8 +44,8 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
     layers = getattr(model.get_decoder(), "layers", None)
     if layers is None:
         raise UsageError(
-            f"fsdp = true with {type(model).__name__}, which has no attribute 'layers'",
-            expected="a decoder whose layers are at .layers",
+            f"fsdp = true cannot be used with {type(model).__name__}, whose decoder has no attribute 'layers'",
+            expected="a decoder with an attribute 'layers'",
             remedy="Remove fsdp",
         )
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
@@ -62,7 +62,7 @@ def shard_weights(module: ListwiseModule, kept: Collection[str], device: str, dt
         whole = {value for name, value in module.named_parameters() if name in kept}
         for layer in layers:
             # An adapter may have wrapped the layer in a module whose inputs and outputs are objects of peft, in which
-            # torch finds no tensors to wait for. The frozen weights are inside of it.
+            # torch finds no tensors to wait for. The wrapped layer inside this module contains the frozen weights.
             inner = getattr(layer, "base_layer", layer)
             # torch treats each layer as a root module; root modules keep gathered weights without
             # reshard_after_forward.
@@ -79,8 +79,8 @@ def trains_whole_model(module: ListwiseModule) -> bool:
 def reshard_weights(module: nn.Module) -> None:
     """Free the weights that are still gathered.
 
-    A forward pass without a backward pass leaves such weights, and so does a judge that reads attention, because it
-    stops the model inside the last layer that it needs.
+    Weights stay gathered after a forward pass without a backward pass. They also stay gathered after a judge has used
+    attention weights, because this judge stops the model inside the last layer that it needs.
     """
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
@@ -101,7 +101,7 @@ def average_replicated_gradients(module: ListwiseModule) -> None:
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as a whole one, for which all processes have to call this; other tensors unchanged."""
+    """Return a sharded tensor as a whole tensor, and other tensors unchanged; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -113,25 +113,26 @@ def copy_into_shards(target: Tensor, value: Tensor) -> None:
 
 
 class ModelGatherer:
-    """Gather the weights of a sharded model in a whole copy of it, for inference and for saving.
+    """Callable that gathers the weights of a sharded model into an unsharded copy, for inference and for saving.
 
-    Inference reads weights outside of `forward` and stops it early, neither of which FSDP supports.
+    The sharded model itself cannot be used for inference, which reads weights outside of `forward` and stops `forward`
+    early; FSDP supports neither.
 
     Args:
         model: The model before it is sharded.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Keep the structure and the buffers of the model, without its weights."""
+        """Store a copy of the model's structure and buffers without its weights."""
         empty = {id(value): nn.Parameter(torch.empty_like(value, device="meta")) for value in model.parameters()}
         self._model, self._skeleton = model, copy.deepcopy(model, dict(empty))
 
     def __call__(self, device: str, *, keeps: bool = True) -> Any:
-        """Return a copy of the model; all processes have to call this.
+        """Return an unsharded copy of the model; all processes must call this.
 
         Args:
             device: Torch device of the copy.
-            keeps: False if this process needs no copy; the result is then None.
+            keeps: Whether this process needs the copy; if False, the result is None.
         """
         reshard_weights(self._model)
         weights: dict[int, Any] = {}
@@ -154,7 +155,7 @@ def save_optimizer_shard(optimizer: Any, path: Path) -> None:
 
 
 def load_optimizer_shard(optimizer: Any, path: Path) -> None:
-    """Read the part of the optimizer state that `save_optimizer_shard` wrote for this process.
+    """Load the part of the optimizer state that `save_optimizer_shard` wrote for this process.
 
     Every tensor of the state with dimensions has the shape of its parameter, because only such optimizers are sharded.
     """

@@ -72,7 +72,7 @@ class RankerConfig:
             ``decisions:NAME``, ``vllm:NAME`` or ``fake:KIND``.
         adapter: A name listed by `rerank models`, or the folder or hub id of a PEFT adapter; None for no adapter.
         adapter_dtype: Data type of the adapter: ``auto`` for the model's data type, or ``float32``.
-        revision: Branch, tag or commit of the model on the hub.
+        revision: Branch, tag or commit of the model on the hub; None for the default branch.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``. ``auto`` is
             replaced by the method of the adapter or the trained model, by the recipe of the model preset, by the
             default of the backend, or else by `DEFAULT_METHOD`.
@@ -89,14 +89,14 @@ class RankerConfig:
         seed: Seed for sampling and for stochastic strategies.
         thinking_tokens: Maximum number of tokens that a reasoning model may generate before its answer.
         dtype: Data type of the weights.
-        device: Torch device; ``auto`` selects the first accelerator.
+        device: Torch device; ``auto`` selects the first accelerator, or the CPU if there is none.
         device_map: Distribution of a model over several devices; empty for one device.
         tensor_parallel_size: With vLLM: number of GPUs over which to split every weight matrix.
         pipeline_parallel_size: With vLLM: number of groups of GPUs over which to distribute the layers.
         batch_size: Number of requests per batch; None for the backend's default.
-        reuse: For local models: compute a prompt prefix only once if several requests share it.
-        deterministic: For local models: process requests one by one without reuse, so that each reply depends only on
-            its request.
+        reuse: Whether local models compute a prompt prefix only once if several requests share it.
+        deterministic: Whether local models process requests one by one without reuse, so that each reply depends only
+            on its request.
         trust_remote_code: Whether to run Python code from the model's repository.
         base_url: Address of the server, for models ``openai:``, ``api:`` and ``decisions:``; a tuple or list for
             several servers that serve the same model.
@@ -198,7 +198,7 @@ class RankerConfig:
 
 
 def assembly_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
-    """Return the default method and its settings, for the keys that are missing in ``settings``.
+    """Return the method, its settings and the base model of an adapter, for keys that are missing in ``settings``.
 
     The defaults are taken from the first of these sources that exists: the settings in the folder of the adapter or of
     the trained or merged model, the recipe of the preset of the model or reranker, the default method of the backend,

@@ -149,7 +149,7 @@ def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimize
             expected="losses instead of an objective, because all processes have to run each layer equally often",
         )
     if adapter.moves_base or (adapter.shape == "full") != (adapter.saves == "model"):
-        raise UsageError(f"{setting}, which changes the weights of the base model or saves them", expected=frozen)
+        raise UsageError(f"{setting}, which changes or saves the weights of the base model", expected=frozen)
     if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
         raise UsageError(
             f"{setting} and the optimizer {recipe.optimizer.name!r}, which may need whole matrices",

@@ -21,8 +21,8 @@ PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
 class TrainingComponent(Protocol):
     """Protocol of all components: each has a paper and a summary.
 
-    A component that is simpler than its paper, or differs from it, says so in a class attribute ``differs``, which the
-    table of methods prints.
+    If a component is simpler than its paper or differs from it, a class attribute ``differs`` describes the difference;
+    the table of methods prints it.
     """
 
     #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.

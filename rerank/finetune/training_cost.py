@@ -27,8 +27,8 @@ class ModelSize:
             tied to the embeddings.
         width: Size of the hidden states.
         inner: Size of the hidden states of the feed-forward network.
-        query: Number of query heads times their size.
-        key: Number of key heads times their size.
+        query: Number of query heads times the head size.
+        key: Number of key heads times the head size.
         vocabulary: Number of tokens of the vocabulary.
     """
 

@@ -1,4 +1,4 @@
-"""Base of the components for all frameworks: settings that can be stored, and relevance scores by position."""
+"""Base class of the components for all frameworks: settings that can be stored, and relevance scores by position."""
 
 from __future__ import annotations
 

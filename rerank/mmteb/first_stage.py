@@ -60,7 +60,7 @@ class MtebFirstStage:
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_k: int, **more: Any
     ) -> dict[str, dict[str, float]]:
-        """Search the top ``top_k`` documents of each query.
+        """Retrieve the top ``top_k`` documents of each query.
 
         Returns:
             A mapping from each query id to a mapping from document ids to scores, which are strictly decreasing.

@@ -59,7 +59,7 @@ _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fa
 
 
 def prompt_for_model(model: str, prompt: str = "auto") -> str:
-    """Return the prompt to use. ``auto`` selects the prompt of a model preset, and ``listwise`` for other models."""
+    """Return the prompt to use; ``auto`` selects the prompt of the model's preset, or ``listwise`` without a preset."""
     if prompt != "auto":
         return prompt
     _, name = split_model_selector(model)
@@ -120,7 +120,9 @@ def resolve_model_name(name: str) -> Path | str:
         return path
     if name in shipped_adapters():
         raise UsageError(
-            f"Model {name!r} is an adapter", expected="a model", remedy=f"Use --adapter {name}; it names its base model"
+            f"Model {name!r} is an adapter",
+            expected="a model",
+            remedy=f"Use --adapter {name}; the folder of the adapter names its base model",
         )
     if path.is_dir():
         return _checked_model_folder(path)

@@ -159,7 +159,7 @@ def adapter_folder(adapter: str) -> Path:
         except (OSError, ValueError) as error:
             raise MissingResourceError(
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
-                expected="a folder with adapter_config.json and adapter_model.safetensors, or the id of one on the hub",
+                expected="a folder with adapter_config.json and adapter_model.safetensors, or the hub id of an adapter",
             ) from error
     check_adapter_before_torch_loading(folder)
     return folder

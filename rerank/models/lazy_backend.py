@@ -128,7 +128,7 @@ class LazyBackend:
             return self._loaded
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
-        """Report the tokens that the model processes to a function, as soon as it is loaded; None stops the reports."""
+        """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None stops the calls."""
         self._on_tokens = on_tokens
         self._report_tokens()
 

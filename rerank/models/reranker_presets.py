@@ -25,7 +25,7 @@ _CACHE_PREFIX = "models--"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSource:
-    """The file in which the authors of a reranker define its prompt and its score.
+    """The file from which the prompt and the score of a preset were taken.
 
     Attributes:
         repository: ``owner/name`` on GitHub.
@@ -94,7 +94,7 @@ class RerankerPreset:
         recognise: Rules by which the model is recognised.
         recipe: Settings of the method ``auto`` for this model, named as in `rerank.assemble.RankerConfig`; empty if the
             model cannot be run here, for the reason in ``note``.
-        source: The file in which the authors define prompt and score; None if it is not available.
+        source: The file from which prompt and score were taken; None if it was not available.
         verified: Whether a test compares prompt and score with the source.
         paper: The publication, or the address of the announcement.
         year: Year of the release, or of the paper if only that was found; None if neither was found.
@@ -104,8 +104,8 @@ class RerankerPreset:
         open: Whether the weights can be downloaded.
         served: Whether the recipe also works with servers, which render chats and return no logits.
         note: Note for users, such as a package that the model needs; empty if there is none.
-        published: Effectiveness measured by others, each with value, measure, collection, first stage, depth and
-            source.
+        published: Effectiveness measured by others, each with value, measure, collection, first stage, depth and the
+            name of those who measured it.
     """
 
     name: str
@@ -190,7 +190,7 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
 
 
 def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
-    """Return the preset with the longest name that is part of one of the names, or else the first; None if empty."""
+    """Return the preset with the longest name that one of ``names`` contains, else the first preset if there is one."""
     text = " ".join(names).lower()
 
     def similarity(preset: RerankerPreset) -> int:

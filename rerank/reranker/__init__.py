@@ -159,15 +159,15 @@ class Reranker(RunTransformer):
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]) -> Hits:
         """Rank documents for a query.
 
-        Ids do not affect the ranking and may repeat. A document without an id gets its position as id. The position of
-        a hit in the input is ``hit.corpus_id``. An empty query keeps the input order. A single document is judged if
-        its score does not depend on other documents. If a window failed or the deadline passed, ``hits.notes`` says
-        so, and one warning without texts is logged.
+        Ids do not affect the ranking and may repeat; the default id is the position. The position of a hit in the input
+        is ``hit.corpus_id``. An empty query keeps the input order. A single document is judged only if its score does
+        not depend on others. Failed windows or a passed deadline cause a note in ``hits.notes`` and a logged warning.
 
         Args:
             query: The query.
             documents: The candidates in first-stage order, which matters to sliding windows.
-            **options: ``scores``, ``top_k``, ``threshold``, ``deadline`` and ``on_failure``; see `RankOptions`.
+            **options: ``scores``, ``top_k``, ``threshold``, ``deadline``, ``on_failure`` and ``instruction``, as
+                described in `RankOptions`.
 
         Returns:
             The documents, best first.

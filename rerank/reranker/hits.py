@@ -86,7 +86,7 @@ class RankingReport:
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.
         fit: Name of the calibration's fit that was used; empty without a calibration.
         expired: Whether the deadline passed before all windows were judged.
-        notes: Messages for the user, such as about a deadline that passed or windows that failed; empty without any.
+        notes: Messages for the user, such as about failed windows or a passed deadline; empty if there are none.
     """
 
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Hits(tuple[Hit, ...]):
     """The ranked documents, best first.
 
     Attributes:
-        report: Information about the ranking; its attributes are also attributes of the hits.
+        report: Information about the ranking; most of its attributes are also attributes of the hits.
     """
 
     report: RankingReport
@@ -153,7 +153,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages for the user about this ranking, such as about windows that failed; empty without any."""
+        """Messages for the user about this ranking, such as about failed windows; empty if there are none."""
         return self.report.notes
 
     def top_k(self, k: int) -> Hits:

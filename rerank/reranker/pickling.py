@@ -1,4 +1,4 @@
-"""Check that the backend of a reranker can be pickled; the error states what to do if it cannot."""
+"""A check that the backend of a reranker can be pickled, whose error message states what to do otherwise."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def test_the_form_is_told_from_the_first_object(tmp_path: Path) -> None:
     (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}', "utf-8")
     (tmp_path / "queries.jsonl").write_text('{"id": "1", "text": "what"}', "utf-8")
     assert texts(next(read_label_lists_of_file(path, Jsonl(str(tmp_path))))) == ["x"]
-    for content, message in (('{"a": 1}', "the keys a"), ("[]", "an empty list"), ("[3]", "entry 1: 3")):
+    for content, message in (('{"a": 1}', "the keys a"), ("[]", "an empty list"), ("[3]", "entry 1 is 3")):
         path.write_text(content, "utf-8")
         with pytest.raises(DataError, match=message):
             list(read_label_lists_of_file(path))

@@ -20,11 +20,11 @@ def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
 
     Returns:
         A dictionary with ``lists``, ``queries`` and ``documents`` (numbers of lists, distinct queries and distinct
-        documents),
-        ``docs_per_list`` (``min``, ``mean`` and ``max``; None without lists), ``tau`` (mean Kendall tau between label
-        and shown order; None if no list has two documents), ``unchanged`` (number of lists with at least two documents
-        whose label is the shown order), ``with_scores`` and ``with_query`` (number of lists with scores, and with a
-        query text), ``repeated`` (number of duplicate lists) and ``teachers`` (number of lists by name of the teacher).
+        documents), ``docs_per_list`` (``min``, ``mean`` and ``max``; None without lists), ``tau`` (mean Kendall tau
+        between label and shown order; None if no list has two documents), ``unchanged`` (number of lists with at least
+        two documents whose label is the shown order), ``with_scores`` and ``with_query`` (number of lists with scores,
+        and with a query text), ``repeated`` (number of duplicate lists) and ``teachers`` (number of lists by name of
+        the teacher).
     """
     sizes = [len(label) for label in labels]
     taus = [label.tau for label in labels]

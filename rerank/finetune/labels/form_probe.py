@@ -1,6 +1,6 @@
 """A probe that tests whether superficial features separate the best documents from the worst without the query.
 
-If the length or the first words separate them, a model may learn only this feature. In one experiment,
+If the length or the first words separate them, a model may learn only this feature. In one of our experiments,
 positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but nDCG on real queries fell from
 .26 to .13.
 
@@ -160,8 +160,9 @@ def probe_training_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -
 def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the positions of the best documents of a list, and the positions of its worst documents.
 
-    If some scores are equal, as with grades, the best documents are all with the highest score, and the worst are all
-    with the lowest score. Otherwise they are the first and the last quarter of the label, at least one document each.
+    If some scores are equal, as with grades, the best documents are all documents with the highest score, and the worst
+    are all documents with the lowest score. Otherwise they are the first and the last quarter of the label, at least
+    one document each.
     Both are empty if all scores are equal or the list has a single document.
     """
     scores, order = training_list.scores, training_list.order

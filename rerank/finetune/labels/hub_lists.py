@@ -29,7 +29,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def is_hub_dataset(path: str | Path) -> bool:
-    """Return whether a path is instead the selector of a data set, such as ``hf:owner/name,split=train``."""
+    """Return whether a text is the selector of a data set, such as ``hf:owner/name,split=train``, and not a path."""
     return str(path).startswith(_PREFIX)
 
 

@@ -117,5 +117,5 @@ def check_teacher_names(names: Sequence[str]) -> None:
         raise UsageError(
             f"--teacher {repeated[0]} is given twice",
             expected="each teacher once",
-            remedy="Set its weight with --weights",
+            remedy="To give it more weight, use --weights",
         )

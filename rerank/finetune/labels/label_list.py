@@ -52,15 +52,15 @@ class LabelList:
         listed = set(self.initial)
         if unknown := [doc_id for doc_id in self.final if doc_id not in listed]:
             raise self.fault(
-                f"has {len(unknown)} documents in its final_list that are missing in its initial_list, the first is "
+                f"has {len(unknown)} documents in its final_list that are missing in its initial_list; the first is "
                 f"{error_repr(unknown[0])}",
                 expected="the same documents in another order",
             )
         if len(self.final) < len(self.initial):
             missing = min(listed - set(self.final), key=self.initial.index)
             raise self.fault(
-                f"has {len(self.final)} of its {len(self.initial)} documents in its final_list, without "
-                f"{error_repr(missing)}",
+                f"has only {len(self.final)} of its {len(self.initial)} documents in its final_list; the first missing "
+                f"document is {error_repr(missing)}",
                 expected="all documents",
                 remedy="Remove the missing documents from initial_list, or label them",
             )

@@ -187,7 +187,7 @@ def _documents_of_labels(labels: Sequence[LabelList], collection: Collection) ->
 def _label_with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
     if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
         raise label.fault(
-            f"has {len(missing)} documents that are not in the collection, the first is {error_repr(missing[0])}",
+            f"has {len(missing)} documents that are not in the collection; the first is {error_repr(missing[0])}",
             expected="a collection that contains all documents",
             remedy="Check that the labels belong to this collection",
         )

@@ -1,4 +1,4 @@
-"""Extraction of queries from documents: the title or the first sentence becomes the query and is removed.
+"""Extraction of queries from documents: the title or first sentence becomes the query and is removed from the document.
 
 The extracted text is removed from **every** document, not only from the source documents of queries: otherwise the
 relevant document of a query could be recognised by its form.

@@ -21,7 +21,7 @@ class AdapterDescription:
         recipe: The recipe that was trained.
         setup: The `rerank.assemble.RankerSetup` for the method named in the recipe.
         adapter: The adapter component.
-        readout: The weighting of attention heads; None if no loss uses attention.
+        readout: The weights of attention heads, an `AttentionScorer`; None if no loss uses attention.
         identity: Identity of the base model, as its backend reports it.
         tokenizer: The tokenizer; it is also saved if the folder contains a complete model.
         lists: Number of training lists.

@@ -98,7 +98,8 @@ def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) 
 
     if not (folder / SETTINGS).is_file():
         raise MissingResourceError(
-            f"{str(folder)!r} holds no trained adapter", expected=f"the folder of a completed training, with {SETTINGS}"
+            f"{str(folder)!r} contains no trained adapter",
+            expected=f"the folder of a completed training, with {SETTINGS}",
         )
     api = HfApi()
     try:

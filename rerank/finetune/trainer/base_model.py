@@ -56,7 +56,7 @@ def truncate_trained_layers(model: Any, layers: int) -> bool:
 
 
 def limit_adapter_layers(adapter: Any, layers: int) -> Any:
-    """Return the adapter restricted to the first ``layers`` layers, so that it also loads onto the complete model."""
+    """Return the adapter restricted to the first ``layers`` layers; its files can be loaded into the complete model."""
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 

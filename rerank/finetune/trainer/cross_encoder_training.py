@@ -244,7 +244,7 @@ class CrossEncoderListTrainer(ListTrainer, CrossEncoderTrainer):
         return BatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Collect nothing for a card; this package writes its own card at the end of the training."""
+        """Do nothing, because this package writes its own model card at the end of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +277,7 @@ class CrossEncoderRun(TrainingRun):
         return cast(ExampleBuilder, PairBuilder(cast(Relate, judge)))
 
     def _attach_adapter(self) -> ListwiseModule:
-        """Return the loss that holds the model, after enabling the gradients of all its weights."""
+        """Return the loss module that contains the model, after enabling the gradients of all its weights."""
         recipe, model = self._recipe, self._backend.model.requires_grad_(True)
         self._adapter = FullCrossEncoder()
         self._kept = [name for name, _ in model.named_parameters()]

@@ -93,7 +93,7 @@ class LossInputs:
 
     @classmethod
     def of(cls, recipe: Recipe, components: RecipeComponents) -> LossInputs:
-        """Return the kinds of outputs that the losses of a recipe use."""
+        """Return the kinds of model outputs that the losses of a recipe use."""
         pairs = list(zip(recipe.losses, components.losses, strict=True))
         sources = {table.on or "logits" for table, loss in pairs if loss.of == "scores"}
         return cls(

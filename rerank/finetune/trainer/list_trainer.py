@@ -1,8 +1,8 @@
 """transformers' trainer adapted to training lists. Imports torch.
 
-Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
-tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite ends
-the training.
+Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints contain only
+trained tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite
+ends the training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ListTrainer(Trainer):
         args: Arguments of transformers; ``output_dir`` is the folder of the training.
         places: Examples in training order.
         optimizer: The optimizer component.
-        kept: Names of the tensors that a checkpoint must hold.
+        kept: Names of the tensors that a checkpoint must contain.
         validate: Function that evaluates the model on held-out data and returns a mapping from names to values; the
             first entry is the measure that selects the best checkpoint. None without validation.
 
@@ -132,7 +132,7 @@ class ListTrainer(Trainer):
     def complete_gradients(self) -> None:
         """Complete the gradients after the last batch of a step.
 
-        Here this does nothing, because DistributedDataParallel has already averaged them over processes.
+        This class does nothing here, because DistributedDataParallel has already averaged them over processes.
         """
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:

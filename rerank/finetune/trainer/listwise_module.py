@@ -114,7 +114,7 @@ class ListwiseModule(nn.Module):
     Args:
         model: The model returned by the ``attach`` method of an adapter.
         losses: Losses. Each loss is averaged over the lists of a batch; the total loss is the weighted sum.
-        readout: Weighting of attention heads; None if no loss uses attention.
+        readout: Weights of attention heads; None if no loss uses attention.
         packs: True if the model uses `packed_attention`; otherwise a batch must consist of a single text.
     """
 
@@ -253,7 +253,8 @@ class _Layout:
     Attributes:
         texts: Start and end (exclusive) of each text.
         positions: Positions whose logits are computed, in ascending order.
-        pairs: The requested log-probabilities, shape (2, requested): indices into ``positions``, and tokens.
+        pairs: The requested log-probabilities, shape (2, requested): the first row contains indices into
+            ``positions``, the second row tokens.
         targets: Start and end (exclusive) in ``pairs`` of the target tokens of each example.
         scores: Start and end (exclusive) in ``pairs`` of the score terms of each example.
         regions: Attention region of each example.

@@ -27,7 +27,7 @@ def training_process_device(device: str) -> str:
 
 
 def is_main_training_process() -> bool:
-    """Return whether this process writes the files, because it is the only or the first process of the training."""
+    """Return whether this is the main process, which writes the files: the only process, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -84,7 +84,7 @@ def reporting_environment(folder: Path, services: Sequence[str]) -> Iterator[Non
             raise
         raise BackendError(
             f"Reporting to {service} failed: {error}",
-            remedy="Check its settings, or continue with --resume --report-to none",
+            remedy=f"Check the settings of {service}, or continue with --resume --report-to none",
         ) from error
     finally:
         wandb = sys.modules.get("wandb")

@@ -75,7 +75,7 @@ def train_adapter(
     Args:
         recipe: The recipe.
         folder: Output folder, also for checkpoints and metrics.
-        resume: Continue from the last complete checkpoint, if there is one.
+        resume: Whether to continue from the last complete checkpoint, if there is one.
         device: Torch device.
         report_to: Names of the services to which metrics are reported, as in transformers. If None, tensorboard is used
             if it is installed. The services may change when a training is resumed.
@@ -85,7 +85,7 @@ def train_adapter(
         The result. In processes other than the main process, most fields are 0 or empty.
 
     Raises:
-        UsageError: The recipe is inconsistent, or the folder holds another training.
+        UsageError: The recipe is inconsistent, or the folder contains another training.
         DataError: The training data are invalid, or a list does not fit in the context of the model.
         BackendError: The model fails, runs out of memory, or returns numbers that are not finite.
         StorageError: The disk is full; earlier checkpoints stay intact.

@@ -26,7 +26,7 @@ def read_training_and_held_out_lists(
             returned by `pin_hub_datasets`; None to read the data sets as named in the recipe.
 
     Raises:
-        DataError: A file is invalid, no list has two documents, or a held-out query is also trained on.
+        DataError: A file is invalid, no list has two documents, or a held-out query is also in the training lists.
         UsageError: The recipe names no training lists, or the collection of the held-out lists is ambiguous.
     """
     data, table = recipe.data, recipe.validation
@@ -37,7 +37,7 @@ def read_training_and_held_out_lists(
         selector = table.documents_in or (data.collection if isinstance(data.collection, str) else selectors[0])
         if not table.documents_in and len(set(selectors)) > 1:
             raise UsageError(
-                "[data] names several collections, and [validation] has lists without a collection of their own",
+                "[data] names several collections, but [validation] names no collection for its lists",
                 expected="documents_in in [validation]",
             )
         held = _read_lists([exact.get(path, path) for path in table.lists], [selector] * len(table.lists))

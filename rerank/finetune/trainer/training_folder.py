@@ -55,13 +55,13 @@ class TrainingFolder:
         now = Recipe.make(json.loads(self.recipe.model_dump_json()))
         if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
             raise UsageError(
-                f"{str(self.path)!r} holds a training with another recipe; it differs in {', '.join(changed)}",
+                f"{str(self.path)!r} contains a training with another recipe, which differs in {', '.join(changed)}",
                 expected="an empty folder, or the folder of a training with the same recipe",
                 remedy="Choose another --out",
             )
         if not resume:
             raise UsageError(
-                f"{str(self.path)!r} already holds this training",
+                f"{str(self.path)!r} already contains this training",
                 expected="an empty folder",
                 remedy="Continue it with --resume, or choose another --out",
             )

@@ -33,7 +33,7 @@ class Validation:
 
     @classmethod
     def of(cls, table: ValidationTable) -> Validation:
-        """Retrieve the candidates of the validation queries; they stay the same during the training.
+        """Create the validation that a recipe describes; its candidates are retrieved once for the whole training.
 
         Raises:
             RerankError: The collection or the first stage cannot be used, or the measure does not exist.

@@ -55,7 +55,8 @@ class ValidationRankings:
         """Write the rankings of the selected weights.
 
         Args:
-            reuse: Write the rankings of the best validation, if this process has validated, instead of ranking again.
+            reuse: Whether to write the rankings of the best validation in this process, if there was one, instead of
+                ranking again.
         """
         if self.best and reuse:
             if is_main_training_process():
@@ -64,7 +65,7 @@ class ValidationRankings:
             self._rank_into(_TRAINED)
 
     def validate(self) -> dict[str, float]:
-        """Rank with the current weights; return the measure by its name, and the failed windows as ``failures``."""
+        """Rank with the current weights; return the measure by name, and the failed windows' share as ``failures``."""
         run, failures = self._rank("trained")
         value = self.validation.measure_run(run)
         if self.best is None or value > self.best[0]:

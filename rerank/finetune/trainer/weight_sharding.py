@@ -157,7 +157,8 @@ def save_optimizer_shard(optimizer: Any, path: Path) -> None:
 def load_optimizer_shard(optimizer: Any, path: Path) -> None:
     """Load the part of the optimizer state that `save_optimizer_shard` wrote for this process.
 
-    Every tensor of the state with dimensions has the shape of its parameter, because only such optimizers are sharded.
+    Every state tensor with at least one dimension has the shape of its parameter, because optimizers without this
+    property are not sharded.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]

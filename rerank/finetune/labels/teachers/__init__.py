@@ -22,7 +22,7 @@ def open_teacher(selector: str) -> Teacher:
     """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``.
 
     Raises:
-        UnknownNameError: The teacher or one of its options does not exist; the message suggests the nearest name.
+        UnknownNameError: The teacher or an option does not exist; the message suggests the nearest name.
         UsageError: An option is invalid.
     """
     name = Selector.parse(selector).name.replace("-", "_")

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherRanking:
-    """Ranking of one query's candidates by a teacher.
+    """Ranking of the candidates of one query by a teacher.
 
     Attributes:
-        order: All candidates, best first.
-        scores: Document id -> teacher score; empty if the teacher gives no scores.
-        unranked: Candidates that the teacher does not rank; they come last, in first-stage order.
+        order: Ids of all candidates, best first.
+        scores: Mapping from document ids to teacher scores; empty if the teacher computes no scores.
+        unranked: Ids of candidates that the teacher does not rank; they come last, in first-stage order.
         failed: Reason why this ranking cannot be used as a label; empty if it can be used.
     """
 
@@ -63,13 +63,14 @@ class Teacher(Protocol):
     judged_only: ClassVar[bool]
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return whether its rankings have scores, which can be fused with the scores of other teachers."""
+        """Return whether the teacher's rankings have scores, which can be fused with the scores of other teachers."""
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
         """Rank the candidates of every query.
 
         Returns:
-            Query id -> ranking for every query in ``task.candidates``, and further values for the report.
+            A mapping from the id of every query in ``task.candidates`` to its ranking, and further values for the
+            report.
 
         Raises:
             RerankError: The teacher cannot be used.
@@ -79,7 +80,10 @@ class Teacher(Protocol):
 def distillation_ranking_from_list(
     candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None
 ) -> TeacherRanking:
-    """Rank candidates in the order of a list of ids, which may contain other ids; missing candidates come last.
+    """Rank candidates in the order of a list of ids; candidates that are not in the list come last.
+
+    The list may contain ids of other documents, which are ignored. ``scores`` are the scores of the listed documents;
+    None if there are none.
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])
@@ -100,7 +104,11 @@ def rank_by_teacher_scores(candidates: Ranking, scores: Mapping[str, float]) -> 
 
 
 def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
-    """Rank candidates in the order of a run, with its scores; queries missing in the run have no label."""
+    """Rank candidates in the order of a run, with the scores of the run.
+
+    Rankings of queries that are missing in the run, or whose list in the run contains no candidate, are marked as
+    failed.
+    """
     rankings = {}
     for ranking in candidates:
         query_id = ranking.query.id

@@ -1,4 +1,4 @@
-"""The teacher `dense`: an embedding model ranks candidates by similarity to the query.
+"""The teacher `dense`: an embedding model ranks candidates by their similarity to the query.
 
 Only candidates are embedded, not the collection. Embeddings are stored batch by batch in the cache of
 `rerank.retrieval.dense`, so that an interrupted process can be continued.
@@ -37,7 +37,8 @@ class Dense(Searching):
         Searching.__post_init__(self)
         if self.index != "flat":
             raise UsageError(
-                f"The teacher dense with index={self.index}", expected="no index, because every candidate is scored"
+                f"The teacher dense has the option index={self.index}",
+                expected="no index, because every candidate is scored",
             )
 
     def scored(self, spec: RunSpec) -> bool:

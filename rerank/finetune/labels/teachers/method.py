@@ -1,4 +1,4 @@
-"""The teacher `method`: a reranking method and its model, executed as a run that has a folder and can be resumed."""
+"""The teacher `method`: a reranking method and its model, executed as a run with a folder, which can be resumed."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """The method and the model of the run specification.
+    """Teacher that ranks with the method and the model of the run specification.
 
-    A list with a failed window gets no label, because the window keeps its first-stage order. A list with a blank query
-    gets no label either. Cross-encoders and pointwise methods give scores.
+    A list with a failed window has no label, because the window keeps its first-stage order. A list with a blank query
+    has no label either. Cross-encoders and pointwise methods also provide scores.
     """
 
     runs: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class Method:
         """
         if task.prepared is None:
             raise UsageError(
-                "The teacher 'method' has no prepared run", expected="a labelling task made by prepare_labelling"
+                "The teacher 'method' has no prepared run", expected="a labelling task from prepare_labelling"
             )
         summary = task.execute(task.prepared, task.execution)
         folder = RunFolder(summary["folder"])
@@ -88,7 +88,7 @@ def _queries_failed_by_teacher(outcome: RerankOutcome, statuses: Collection[str]
 
 
 def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
-    """Return query id -> document id -> score of a completed run, or an empty mapping if its method gives no scores.
+    """Return a mapping from query ids to the scores of a completed run by document id; empty without scores.
 
     A query is included only if all of its documents have scores and the order of the scores agrees with the result.
     """

@@ -14,12 +14,12 @@ from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, 
 
 @dataclass(frozen=True, slots=True)
 class Qrels:
-    """Relevance judgments. Unjudged documents have grade 0, as in evaluation; the report counts them.
+    """Teacher that ranks by relevance judgments. Unjudged documents count as grade 0; the report states their number.
 
-    A list whose documents all have the same grade gets no label, because its order would be the first-stage order.
+    A list whose documents all have the same grade has no label, because its order would be the first-stage order.
 
     Attributes:
-        file: A qrels file or the selector of a collection; the qrels of the run specification if omitted.
+        file: A qrels file or the selector of a collection; if empty, the qrels of the run specification are used.
     """
 
     runs: ClassVar[bool] = False
@@ -41,7 +41,7 @@ class Qrels:
         if not qrels:
             raise DataError(
                 f"The collection {task.collection.name!r} has no judgments",
-                expected="relevance judgments, for the teacher qrels",
+                expected="relevance judgments, which the teacher qrels needs",
                 remedy="Name a file with --qrels, or use another --teacher",
             )
         rankings: dict[str, TeacherRanking] = {}

@@ -1,4 +1,4 @@
-"""The teacher `run`: a run file of a reranker or a first stage."""
+"""The teacher `run`: candidates are ranked as in a run file of a reranker or a first stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from rerank.io.run_files import read_run
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run. Candidates that are missing in the run come last, and are counted in the report.
+    """Teacher that ranks as in an existing run. Candidates that are missing in the run come last.
+
+    The report of the labelling counts the missing candidates.
 
     The scores in the run of a listwise reranker are reciprocal ranks (1, 1/2 ...), not relevance estimates.
 
@@ -35,6 +37,6 @@ class Run:
 
         Raises:
             MissingResourceError: The file does not exist.
-            DataError: The file is not a run.
+            DataError: The file is not a valid run.
         """
         return rank_by_teacher_run(task.candidates.values(), read_run(self.path)), {}

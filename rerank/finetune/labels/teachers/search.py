@@ -17,14 +17,16 @@ DEPTH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A first stage that searches the whole collection, at the depth of the candidates or 1000, whichever is larger.
+    """Teacher that ranks as a first stage, which searches the collection at a depth of at least `DEPTH`.
+
+    If the candidates are deeper, the first stage searches at their depth.
 
     Attributes:
-        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. If it has options and is given as
-            ``search:(...)``, it is enclosed in parentheses.
+        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in
+            parentheses if it is part of a teacher's selector, as in ``search:(bm25,k1=1.2)``.
 
     Raises:
-        UnknownNameError: The first stage or one of its options does not exist.
+        UnknownNameError: The first stage or an option does not exist.
     """
 
     runs: ClassVar[bool] = False

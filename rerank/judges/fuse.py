@@ -17,10 +17,10 @@ from rerank.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Fuse(Generate):
-    """A judge that sends one text per passage, each with its identifier; the reply is parsed as that of `Generate`.
+    """A judge that sends one text per passage, each with its identifier; the reply is parsed as in `Generate`.
 
-    The context limits each text, not the window: passages are truncated so that theirs fits. Constrained decoding is
-    not available.
+    The context limits the length of each text, not the size of the window: each passage is truncated so that its text
+    fits. Constrained decoding is not available.
     """
 
     needs = (FusionTask,)
@@ -30,7 +30,7 @@ class Fuse(Generate):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the prompt of one passage."""
+        """Return the shipped prompt, which shows one passage."""
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:

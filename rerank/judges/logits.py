@@ -20,7 +20,7 @@ from rerank.types import Window
 class Logits(ListwiseJudge):
     """A judge that orders a window by decreasing log P(identifier | prompt), without generating text.
 
-    Ties keep their order. Identifiers are letters of one token each: A to Z, then pairs. If a window has more
+    Ties keep the input order. Identifiers are letters of one token each: A to Z, then pairs. If a window has more
     documents than the tokenizer has such identifiers, a `UsageError` states the number of identifiers. Each window
     needs one request and one forward pass.
     """

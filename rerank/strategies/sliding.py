@@ -39,10 +39,10 @@ def check_sliding_window(size: int, stride: int) -> None:
         UsageError: ``size < 2`` or not ``0 < stride <= size``.
     """
     if size < 2:
-        raise UsageError(f"Window size {size}", expected="at least 2 documents, since one has no order")
+        raise UsageError(f"The window size is {size}", expected="at least 2 documents")
     if not 0 < stride <= size:
         raise UsageError(
-            f"Stride {stride} with window size {size}",
+            f"The stride is {stride}, and the window size is {size}",
             expected="0 < stride <= window size",
             remedy=f"Use --stride {size // 2}; a stride above the window size skips documents between windows",
         )

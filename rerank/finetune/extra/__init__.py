@@ -1,1 +1,1 @@
-"""Experimental training methods: research methods that few people use; listings mark them as experimental."""
+"""Experimental training methods from research that few people use. Listings mark them as experimental."""

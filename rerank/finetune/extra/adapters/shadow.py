@@ -74,7 +74,7 @@ class Shadow(PeftAdapter):
         """Check that no loss reads attention and no texts are packed, because the shadow network supports neither.
 
         Raises:
-            UsageError: A loss reads attention, or texts are packed.
+            UsageError: A loss reads attention, ``batch_size`` is above 1, or the method scores one document at a time.
         """
         from rerank.methods import open_method
 
@@ -139,7 +139,7 @@ def _widen_shadow_embeddings(
 
 
 def _shortest_adapter_shape_period(shapes: Shapes) -> Shapes:
-    """Return the shortest prefix whose repetition gives the sequence."""
+    """Return the shortest prefix of the sequence that yields the whole sequence when it is repeated."""
     size = next(
         n
         for n in range(1, len(shapes) + 1)

@@ -38,7 +38,7 @@ class Lisa:
                 raise UsageError(f"Option {option} is {getattr(self, option)!r}", expected="a whole number above 0")
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the odds of each layer; empty for equal odds."""
+        """Return the odds of each layer; the list is empty if the odds are equal."""
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

@@ -1,4 +1,4 @@
-"""Options shared by the optimizers that keep their moments in a subspace. Torch is imported by `build` only."""
+"""Options shared by the optimizers that keep their moments in a subspace. Only `build` imports torch."""
 
 from __future__ import annotations
 

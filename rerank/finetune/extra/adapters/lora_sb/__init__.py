@@ -34,9 +34,10 @@ class LoraSb(FrozenBasis):
     Attributes:
         eta: Size of the first step; None for the learning rate of the recipe divided by its number of warm-up steps, as
             in the authors' code.
-        samples: Number of lists over which the gradient is averaged, or all of the training if it has fewer; 50 as in
-            the authors' training on arithmetic.
-        basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, directions are computed.
+        samples: Number of training lists over which the gradient is averaged; if there are fewer lists, all are used.
+            The default, 50, is that of the authors' training on arithmetic.
+        basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, U, V and the initial R are
+            computed from the gradient.
     """
 
     r: int = 64
@@ -102,5 +103,5 @@ class LoraSb(FrozenBasis):
         return DownProjection(v[: self.r], core, torch.zeros_like(core)), UpProjection(u[:, : self.r])
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return r^2 per matrix."""
+        """Return r^2 times the number of matrices."""
         return self.r**2 * len(shapes)

@@ -1,4 +1,4 @@
-"""Options of GRPO and their checks. Imports no torch."""
+"""Options of GRPO and their checks. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class GrpoOptions:
         if self.temperature <= 0:
             raise UsageError(
                 f"Option temperature is {self.temperature}",
-                expected="above 0, since a group of equal replies has no advantages",
+                expected="above 0, since greedy decoding would make all replies of a group equal",
             )
         if self.beta < 0:
             raise UsageError(f"Option beta is {self.beta}", expected="at least 0")
         if self.group % (self.together or 1):
             raise UsageError(
-                f"Option together is {self.together} with group={self.group}", expected="a divisor of group"
+                f"Option together is {self.together}, and group is {self.group}", expected="a divisor of group"
             )

@@ -48,7 +48,7 @@ class Relate(PromptJudge):
         super().__post_init__()
         if self.template.digest != load_prompt(self.prompt).digest:
             raise UsageError(
-                f"The prompt {self.template.name!r} cannot be used with a cross-encoder, which does not use prompts",
+                f"The prompt {self.template.name!r} was given, but a cross-encoder does not use prompts",
                 expected="no prompt",
                 remedy="Omit --prompt",
             )

@@ -80,9 +80,10 @@ class Tournament:
 
     A stage distributes the remaining documents over groups like seeded players, so that the first documents of the list
     are in different groups. Each group is shuffled and judged, and its best documents advance to the next stage and
-    receive a point. Of n documents, n/2, n/5, n/10, n/20, n/50 ... advance, rounded up, until two are left: for n = 100,
-    50, 20, 10, 5 and 2. Groups have at most ``size`` documents. The number of groups is the smallest one that divides both
-    the number of entrants and the number of advancing documents, or else the smallest possible number.
+    receive a point. Of n documents, n/2, n/5, n/10, n/20, n/50 ... advance, rounded up, until two are left; for
+    n = 100, this is 100-50-20-10-5-2. Groups have at most ``size`` documents. The number of groups is the smallest one
+    that divides both the number of entrants and the number of advancing documents, or else the smallest possible
+    number.
 
     Ties: The paper keeps the input order of documents with equal points. Here, a judge also ranks the advancing
     documents. Ties are therefore broken by the rank in the last group from which a document advanced (the mean over the

@@ -1,4 +1,4 @@
-"""The fusing judge: an encoder reads each passage separately, and the decoder generates the order of all of them.
+"""The fusing judge: an encoder reads each passage separately, and the decoder generates the order of all passages.
 
 Source: LiT5-Distill, Tamber et al. 2023, arXiv 2312.16098, which is a listwise form of fusion in the decoder (Izacard
 and Grave, EACL 2021, arXiv 2007.01282).
@@ -34,7 +34,7 @@ class Fuse(Generate):
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request whose turns are the texts of the passages."""
+        """Return a list of one request, whose turns are the texts of the passages."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         fitted = [
             self.budget.fit(self.template, Window(window.query, (doc,)), reply_tokens=0, labels=[label])

@@ -37,7 +37,7 @@ class Logits(ListwiseJudge):
         return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request for the log-probability of each identifier as the first one of the completion."""
+        """Return a list of one request for the log-probability of each identifier at the start of the completion."""
         labels = make_prompt_identifiers("letters", len(window), self.backend.tokens)
         return [
             make_judge_continuation_request(

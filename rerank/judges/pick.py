@@ -23,14 +23,14 @@ from rerank.types import Window
 class Pick(ListwiseJudge):
     """A judge that asks which document of a window is the most relevant. It makes one request per window.
 
-    A window without a usable reply is a failure. It keeps its order, so its first document is considered the best.
+    A window without a usable reply is a failure. The window keeps its order, so its first document counts as the best.
 
     Attributes:
         by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
             ``generation`` lets the model generate one identifier; this document comes first, and the others keep their
             order.
         constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
-            that were trained to write more, such as tags, need false; the completion is then parsed.
+            that were trained to generate more, such as tags, need ``false``; the completion is then parsed.
         identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
 
     Raises:

@@ -34,7 +34,7 @@ class Relate(PromptJudge):
             depends on the other documents.
 
     Raises:
-        UsageError: Another prompt than the default is given. Cross-encoders do not use prompts.
+        UsageError: A prompt other than the default is given. Cross-encoders do not use prompts.
     """
 
     needs = (CrossEncoderTask,)

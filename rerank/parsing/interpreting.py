@@ -52,7 +52,9 @@ _BRACKETED = re.compile(r"\[\s?\d{1,100}\s?\]")
 
 
 def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation | None, bool]:
-    """Return the best interpretation of a text, None if it has none, and whether its last identifier is truncated.
+    """Return the best interpretation of a text, and whether the text ends in a truncated identifier.
+
+    The interpretation is None if the text contains nothing that can be an identifier.
 
     Bare numbers that are joined by ``>`` are always interpreted. Other bare numbers are interpreted only if no passage
     is named in another way, and only if they fill their lines or form a complete permutation, because running text

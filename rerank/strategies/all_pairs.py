@@ -36,5 +36,5 @@ class AllPairs:
         return ranking.reorder(0, tuple(sorted(range(n), key=lambda position: -half_wins[position])))
 
     def calls(self, n: int) -> int:
-        """Return n (n - 1)."""
+        """Return the number of windows, n (n - 1)."""
         return n * (n - 1)

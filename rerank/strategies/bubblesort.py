@@ -42,7 +42,7 @@ class Bubblesort:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time, in one or both orders; it contains the winner of the previous window."""
+        """Yield one window at a time, in one or both orders; it contains the winner of the pass's previous window."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):

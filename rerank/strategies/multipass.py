@@ -18,7 +18,7 @@ class Multipass:
     settles all its documents.
 
     Passes: p = 1 + ceil(max(0, n - size) / f). Calls: the sum over k < p of the number of windows of a pass over
-    n - k f positions. With 20/10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
+    n - k f positions. With size 20, stride 10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
 
     Attributes:
         size: Number of documents per window.
@@ -26,8 +26,8 @@ class Multipass:
         top_k: Number of best documents to rank; passes that start after them are omitted. None for all.
 
     Raises:
-        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, a window
-            passes on fewer documents than it moves by, so a pass does not settle any position.
+        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, adjacent
+            windows share fewer documents than the window moves by, so a pass does not settle any position.
     """
 
     size: int = 20

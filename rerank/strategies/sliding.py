@@ -53,7 +53,7 @@ class Sliding:
     """A strategy that judges overlapping windows from the tail to the head, so that relevant documents move up.
 
     Calls for n documents: passes x (1 + ceil((n - size) / stride)) for n > size, passes for 2 <= n <= size.
-    With 20/10 and n = 100 that is 9 per pass.
+    With size 20, stride 10 and n = 100, this is 9 per pass.
 
     Attributes:
         size: Number of documents per window.

@@ -19,8 +19,8 @@ class TopDown:
 
     The head is a window with the first ``size`` documents. After it has been ranked, its middle document is the pivot.
     All documents behind the head are judged together with the pivot, ``size - 1`` of them per window. Documents that
-    are ranked above the pivot become candidates, as do the documents above the pivot in the head. They are sorted by
-    their rank in their window.
+    are ranked above the pivot become candidates, as do the documents above the pivot in the head. The candidates are
+    sorted by the rank that each has in its window.
 
     If no document from behind the head is ranked above the pivot, the order of the head remains. Otherwise, the first
     ``budget`` candidates are ranked again, in the same way if there are more than ``size``. All other documents follow

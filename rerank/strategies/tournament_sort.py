@@ -21,11 +21,11 @@ class TournamentSort:
 
     The contenders are the remaining documents that are not known to be worse than another remaining document. At first,
     these are all documents. They are divided into windows, and only the winner of each window remains a contender,
-    until only one is left: the next document of the ranking. It is removed, and the documents that were directly behind
-    it in a window become contenders. After ``top_k`` removals, the others are sorted by the number of better documents,
-    then by input order.
+    until only one is left. This contender is the next document of the ranking and is removed; the documents that were
+    directly behind it in a window then become contenders. After ``top_k`` removals, the others are sorted by the number
+    of better documents, then by input order.
 
-    Contenders have no known order, so no window can contradict an earlier one. With a perfect judge, the first
+    Contenders have no known order, so no window can contradict an earlier window. With a perfect judge, the first
     ``top_k`` documents are correct.
 
     With n = 100, windows of 20 and the ten best: 5 windows of 20 and one with their winners, then one of two to five

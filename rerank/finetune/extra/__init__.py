@@ -1,1 +1,1 @@
-"""Experimental training methods from research that few people use. Listings mark them as experimental."""
+"""Experimental training methods, from research papers and not widely used. Listings mark them as experimental."""

@@ -1,7 +1,7 @@
 """Exact averaging of several LoRA adapters of one model, computed from their factors without loading the model.
 
 Adapters trained on shards of the data cannot be averaged factor by factor: mean(B_i) mean(A_i) is not mean(B_i A_i).
-Two ways are exact. If B is the same in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained
+Two methods are exact. If B is the same in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained
 core is multiplied into A (Singhal et al., Fed-SB, arXiv 2502.15436). Otherwise the factors can be concatenated, which
 adds up the ranks. PEFT's ``add_weighted_adapter(combination_type="cat")`` concatenates on a loaded model; in version
 0.21, its result for rank-stabilised adapters is too large by a factor of sqrt(summed rank).

@@ -92,7 +92,7 @@ def _spellings_of_inspected_tensor(name: str) -> list[str]:
 def _checkpoint_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model: if there is an index, only the files that it names.
 
-    Other files in the folder may hold a second copy of the weights.
+    Other files in the folder may contain a second copy of the weights.
     """
     if folder.is_file():
         return [folder]

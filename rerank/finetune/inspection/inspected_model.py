@@ -23,7 +23,7 @@ class InspectedModel:
     Attributes:
         folder: Folder of an adapter saved by PEFT, or of a complete model.
         base: Folder of the untrained model.
-        kind: Type of the adapter in PEFT, such as ``LORA``, or ``full``.
+        kind: Type of the adapter in PEFT, such as ``LORA``; ``full`` for a complete model.
     """
 
     folder: Path

@@ -154,7 +154,10 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
 
 
 def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
-    """Return the report on one matrix, and the untrained matrix's singular values, None if they are not computed."""
+    """Return the report on one matrix, and the singular values of the untrained matrix.
+
+    The singular values are None if the options request neither intruder dimensions nor a rank profile.
+    """
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
         values = spectra.singular_values_of_change(delta)

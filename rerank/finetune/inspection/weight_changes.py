@@ -85,7 +85,7 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
 
     Raises:
         DataError: The base model is not the one that was trained, or a weight is not finite.
-        UsageError: The adapter changes no weights.
+        UsageError: The adapter changes no weights, or cannot be merged.
         RerankError: Loading or merging fails.
     """
     if subject.kind == FULL:

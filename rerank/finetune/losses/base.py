@@ -90,7 +90,7 @@ class ListLoss(TrainingComponent, Protocol):
 
 
 class TextLoss(TrainingComponent, Protocol):
-    """A loss that runs a cross-encoder on the texts of a list itself."""
+    """A loss that itself runs a cross-encoder on the texts of a list."""
 
     of: ClassVar[Literal["texts"]]
 

@@ -1,4 +1,4 @@
-"""The optimizer GaLore: Adam's moments of matrices in the subspace of the gradient's first singular vectors."""
+"""The optimizer GaLore: Adam with moments in the subspace of the leading singular vectors of each gradient."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ class Galore(SubspaceOptions):
         """Reason why the optimizer cannot train other kinds of parameters."""
         if self.factors:
             return "With factors=true it projects the gradients of lora_A and lora_B, which other adapters lack"
-        return f"{SubspaceOptions.reason}; to project the gradients of their factors, set factors=true and a small rank"
+        return f"{SubspaceOptions.reason}. To project gradients of adapter factors, set factors=true and a small rank"

@@ -95,8 +95,8 @@ class Attention(ListwiseJudge):
 
         Args:
             window: The window.
-            per_head: Request separate scores for every head, to select heads.
-            per_token: Request a score for every token, for evidence.
+            per_head: Request separate scores for every head, as needed to select heads.
+            per_token: Request a score for every token, as needed for evidence.
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)

@@ -29,9 +29,9 @@ class HeadList:
     """Attention heads of one model, best first.
 
     Attributes:
-        heads: (layer, head) pairs, from 0.
+        heads: (layer, head) pairs, both counted from 0.
         weights: Weight of each head, in the same order; empty if all heads have the same weight.
-        length_power: A passage's attention is multiplied by its length in tokens to this power.
+        length_power: Exponent p; the attention of a passage is multiplied by (its length in tokens)^p. 0 for no factor.
         model: Identity of the model for which the heads were selected. The value `BESIDE` stands for the weights or the
             adapter in the folder of the file, since a file in the folder cannot contain the hash of the folder.
         method: How the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.

@@ -65,7 +65,7 @@ class Adapter(TrainingComponent, Protocol):
         """Return the number of trainable parameters according to the published formula.
 
         Args:
-            shapes: Shape (rows, columns) of every adapted weight matrix. For full training, the shapes of all
+            shapes: Shape (rows, columns) of every adapted weight matrix. For full fine-tuning, the shapes of all
                 parameters, with vectors as (1, size).
         """
 

@@ -48,10 +48,10 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
     """Return a configuration of peft for a causal language model.
 
     Args:
-        name: Its type or class name.
-        options: Values of its fields, as a recipe contains them.
-        targets: Names of the adapted modules, unless ``options`` has ``target_modules``.
-        seed: Value of all fields for seeds that ``options`` omits.
+        name: Type or class name of the configuration.
+        options: Values of the configuration's fields, as a recipe contains them.
+        targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
+        seed: Value of all fields for seeds that ``options`` does not contain.
 
     Raises:
         UnknownNameError: peft has no such configuration, or the configuration has no such field.

@@ -51,7 +51,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
 
     @abstractmethod
     def peft_options(self) -> Mapping[str, Any]:
-        """Return the values of the fields of the configuration."""
+        """Return a mapping from the names of the configuration's fields to their values."""
 
     def peft_config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration for the model."""

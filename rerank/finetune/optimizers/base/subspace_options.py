@@ -21,7 +21,7 @@ class SubspaceOptions(AdamOptions):
     """
 
     fits: ClassVar[frozenset[ParameterKind]] = FULL
-    reason: ClassVar[str] = "It projects gradients of whole weight matrices, and an adapter's are already small"
+    reason: ClassVar[str] = "It projects gradients of whole weight matrices; those of adapters are already small"
 
     rank: int = 128
     gap: int = 200

@@ -87,7 +87,7 @@ class TransformersOptimizer:
 
     @property
     def needs(self) -> str:
-        """Required device: the optimizers of bitsandbytes run on GPUs."""
+        """Required device: ``cuda`` for the optimizers of bitsandbytes, empty for all others."""
         return "cuda" if self._package[0] == "bitsandbytes" else ""
 
     @property

@@ -1,4 +1,4 @@
-"""The adapter LoRA-SB: a small square matrix between singular directions of the first full training step."""
+"""The adapter LoRA-SB: a small square matrix between singular directions of the first full fine-tuning step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSb(FrozenBasis):
-    """LoRA-SB: the weight becomes W + U R V', where U, V and the initial R come from the first step of full training.
+    """LoRA-SB: the weight becomes W + U R V'; U, V and the initial R come from the first step of full fine-tuning.
 
     Only R of shape (r, r) is trained. The first step would be D = -eta sign(G), where G is the gradient of the training
     loss. U S V' is the truncated SVD of D, and R starts as S. The weights have therefore already changed by the best

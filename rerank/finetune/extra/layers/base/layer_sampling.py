@@ -51,7 +51,7 @@ def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int)
 class LayerSamplingCallback(TrainerCallback):
     """Callback that trains ``n`` layers at a time and draws new layers every ``every`` steps.
 
-    The draws depend only on seed and step, so a training that is resumed within an interval draws the layers of that
+    The draws depend only on seed and step, so training that is resumed within an interval draws the layers of that
     interval again, and several processes draw the same layers.
 
     Args:

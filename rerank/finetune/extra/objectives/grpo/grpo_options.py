@@ -15,7 +15,7 @@ class GrpoOptions:
         group: Number of replies per list.
         temperature: Sampling temperature.
         beta: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.
-        max_tokens: Maximum number of tokens per reply; None for the judge's limit for this number of documents.
+        max_tokens: Maximum number of tokens per reply; None for the judge's limit, which depends on the list length.
         together: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all
             replies of a batch.
         cutoff: Rank cutoff of nDCG.

@@ -15,7 +15,7 @@ class LoraPro(AdamOptions):
     """AdamW on the gradient of a matrix that a joint change of its factors can follow, mapped back to the factors.
 
     Adam's moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as
-    much memory as AdamW in full training of the adapted matrices.
+    much memory as AdamW in full fine-tuning of the adapted matrices.
 
     Attributes:
         damping: Term added to the diagonals of A A' and B'B before they are inverted.

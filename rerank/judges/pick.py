@@ -50,7 +50,7 @@ class Pick(ListwiseJudge):
         super().__post_init__()
         if self._uses_likelihood and self.identifiers == "numbers":
             raise UsageError(
-                "by=likelihood needs identifiers of one token each, but numbers may have several tokens",
+                "by=likelihood needs identifiers of one token each, but identifiers=numbers may have several tokens",
                 expected="identifiers=letters, or by=generation",
             )
         tasks = (ContinuationTask, DecisionTask) if self._uses_likelihood else (PermutationTask, GenerationTask)

@@ -1,4 +1,4 @@
-"""Judges order the documents of one window. There is one judge per module; judges are opened by name."""
+"""Judges order the documents of one window. Each module defines one judge, opened by its name."""
 
 from __future__ import annotations
 

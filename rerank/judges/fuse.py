@@ -1,4 +1,4 @@
-"""The fusing judge: an encoder reads each passage separately, and the decoder generates the order of all of them.
+"""The fusing judge: an encoder reads each passage separately, and the decoder generates the order of all passages.
 
 Source: LiT5-Distill, Tamber et al. 2023, arXiv 2312.16098, which is a listwise form of fusion in the decoder (Izacard
 and Grave, EACL 2021, arXiv 2007.01282).
@@ -17,10 +17,10 @@ from rerank.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Fuse(Generate):
-    """A judge that sends one text per passage, each with its identifier; the reply is parsed as that of `Generate`.
+    """A judge that sends one text per passage, each with its identifier; the reply is parsed as in `Generate`.
 
-    The context limits each text, not the window: passages are truncated so that theirs fits. Constrained decoding is
-    not available.
+    The context limits the length of each text, not the size of the window: each passage is truncated so that its text
+    fits. Constrained decoding is not available.
     """
 
     needs = (FusionTask,)
@@ -30,11 +30,11 @@ class Fuse(Generate):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the prompt of one passage."""
+        """Return the shipped prompt, which shows one passage."""
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request whose turns are the texts of the passages."""
+        """Return a list of one request, whose turns are the texts of the passages."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         fitted = [
             self.budget.fit(self.template, Window(window.query, (doc,)), reply_tokens=0, labels=[label])

@@ -25,7 +25,7 @@ class Generate(ListwiseJudge):
     Attributes:
         constrain: Allow only identifiers that have not been generated yet, if the backend supports constrained
             decoding; no reply can then be malformed. Otherwise the completion is parsed.
-        identifiers: ``numbers``, with which published models were trained, or ``letters`` of one token each.
+        identifiers: ``numbers``, which published models were trained with, or ``letters`` of one token each.
     """
 
     needs: ClassVar[tuple[type[Any], ...]] = (PermutationTask, GenerationTask)
@@ -36,7 +36,7 @@ class Generate(ListwiseJudge):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the prompt for letters if ``identifiers=letters``; otherwise empty, for any listwise prompt."""
+        """Return the shipped prompt for letters; empty, for any listwise prompt, if identifiers are numbers."""
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
@@ -58,7 +58,7 @@ class Generate(ListwiseJudge):
         )
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request, with passages truncated so that prompt and reply fit."""
+        """Return a list of one request, with passages truncated so that prompt and reply fit in the context."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         thinking = self.limits.thinking_tokens
         reply_tokens = self.reply_tokens(labels, window.depth)
@@ -72,7 +72,7 @@ class Generate(ListwiseJudge):
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Return the parsed order of the window's only reply."""
+        """Return the order parsed from the window's only reply, with log-probabilities if decoding was constrained."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         verdict = judge_verdict_from_reply(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
@@ -96,12 +96,12 @@ class Generate(ListwiseJudge):
 def judge_verdict_from_reply(
     reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
 ) -> Verdict:
-    """Parse a generated reply about a window of ``count`` documents; a missing or unreadable reply is not parsed.
+    """Return the verdict on a window, parsed from a generated reply; a missing or unreadable reply is a failure.
 
     Args:
         reply: The reply.
         count: Number of documents in the window.
-        depth: Number of documents that were requested; None for all. A reply that names as many is not partial.
+        depth: Number of documents that were requested; None for all. A reply that names this many is not partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...
     """
     if (reply.error or reply.finish == "error") and (failed := failed_judge_verdict([reply], count)):

@@ -20,7 +20,7 @@ from rerank.types import Window
 class Logits(ListwiseJudge):
     """A judge that orders a window by decreasing log P(identifier | prompt), without generating text.
 
-    Ties keep their order. Identifiers are letters of one token each: A to Z, then pairs. If a window has more
+    Ties keep the input order. Identifiers are letters of one token each: A to Z, then pairs. If a window has more
     documents than the tokenizer has such identifiers, a `UsageError` states the number of identifiers. Each window
     needs one request and one forward pass.
     """
@@ -37,7 +37,7 @@ class Logits(ListwiseJudge):
         return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request for the log-probability of each identifier as the first one of the completion."""
+        """Return a list of one request for the log-probability of each identifier at the start of the completion."""
         labels = make_prompt_identifiers("letters", len(window), self.backend.tokens)
         return [
             make_judge_continuation_request(

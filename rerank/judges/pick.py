@@ -21,20 +21,20 @@ from rerank.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Pick(ListwiseJudge):
-    """A judge that asks which document of a window is the most relevant, with one request per window.
+    """A judge that asks which document of a window is the most relevant. It makes one request per window.
 
-    A window without a usable reply is a failure. It keeps its order, so its first document is considered the best.
+    A window without a usable reply is a failure. The window keeps its order, so its first document counts as the best.
 
     Attributes:
         by: ``likelihood`` orders the whole window by log P(identifier | prompt); ties keep their order.
             ``generation`` lets the model generate one identifier; this document comes first, and the others keep their
             order.
         constrain: With ``generation``, allow only an identifier, if the backend supports constrained decoding. Models
-            that were trained to write more, such as tags, need false; the completion is then parsed.
+            that were trained to generate more, such as tags, need ``false``; the completion is then parsed.
         identifiers: ``letters`` of one token each, or ``numbers``, which need ``generation``.
 
     Raises:
-        UsageError: The backend does not support this way of choosing, or likelihoods of numbers are asked for.
+        UsageError: The backend does not support this way of choosing, or ``by=likelihood`` is combined with numbers.
     """
 
     needs = (ContinuationTask, DecisionTask, PermutationTask, GenerationTask)
@@ -50,15 +50,15 @@ class Pick(ListwiseJudge):
         super().__post_init__()
         if self._uses_likelihood and self.identifiers == "numbers":
             raise UsageError(
-                "identifiers=numbers with by=likelihood, but numbers may have several tokens",
-                expected="letters, or by=generation",
+                "by=likelihood needs identifiers of one token each, but identifiers=numbers may have several tokens",
+                expected="identifiers=letters, or by=generation",
             )
         tasks = (ContinuationTask, DecisionTask) if self._uses_likelihood else (PermutationTask, GenerationTask)
         if not any(map(self.supports, tasks)):
             model = self.backend.identity.get("model", "")
             raise UsageError(
-                f"by={self.by} with model {model!r}, whose backend does not support it",
-                expected=f"by={'generation' if self._uses_likelihood else 'likelihood'}, which it supports",
+                f"The backend of model {model!r} does not support by={self.by}",
+                expected=f"by={'generation' if self._uses_likelihood else 'likelihood'}, which the backend supports",
             )
 
     @property
@@ -68,7 +68,7 @@ class Pick(ListwiseJudge):
 
     @property
     def sorts_by_score(self) -> bool:
-        """Whether the log-probabilities of the identifiers decide."""
+        """Whether the order comes from the log-probabilities of the identifiers."""
         return self._uses_likelihood
 
     @property
@@ -79,7 +79,7 @@ class Pick(ListwiseJudge):
         return {"letters": " ".join(single_token_prompt_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request that asks for the most relevant document."""
+        """Return a list of one request that asks for the most relevant document."""
         labels = make_prompt_identifiers(self.identifiers, len(window), self.backend.tokens)
         if self._uses_likelihood:
             return [

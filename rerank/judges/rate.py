@@ -19,7 +19,7 @@ from rerank.types import Window
 
 #: Number of reply tokens per document: its identifier in brackets and quotation marks, a colon, a score and a comma.
 _TOKENS_PER_SCORE = 12
-#: Number of reply tokens for tags and for the marks of a block of JSON.
+#: Number of reply tokens for tags and for the marks around a JSON block.
 _SPARE_TOKENS = 32
 #: Largest score in the prompt.
 _BEST = 10.0
@@ -29,13 +29,13 @@ _BEST = 10.0
 class Rate(ListwiseJudge):
     """A judge that divides a window into groups and lets the model write a JSON object of scores for each group.
 
-    The window is shuffled before it is divided, so that documents compete with others than their neighbours. The score
-    of a document is its mean over the repeats; documents without a score keep their positions. Reasons before the
-    scores are part of the reply and may have as many tokens as ``thinking_tokens``.
+    The window is shuffled before it is divided, so that documents do not compete only with their neighbours. The score
+    of a document is its mean over the repeats; documents without a score keep their positions. The reply may contain
+    an explanation before the scores, for which ``thinking_tokens`` tokens are added to its maximum length.
 
     Attributes:
         group: Maximum number of documents per request.
-        repeats: How often the window is shuffled, divided and scored.
+        repeats: Number of times that the window is shuffled, divided and scored.
 
     Raises:
         UsageError: ``group`` or ``repeats`` is below 1.
@@ -54,7 +54,7 @@ class Rate(ListwiseJudge):
         """Check the options."""
         super().__post_init__()
         if min(self.group, self.repeats) < 1:
-            raise UsageError(f"group={self.group}, repeats={self.repeats}", expected="at least 1 each")
+            raise UsageError(f"group is {self.group} and repeats is {self.repeats}", expected="at least 1 each")
 
     @classmethod
     def calls(cls, n: int) -> int:
@@ -82,7 +82,7 @@ class Rate(ListwiseJudge):
         return replace(failure, order=verdict.order, scores=verdict.scores) if failure else verdict
 
     def _groups(self, window: Window) -> list[list[int]]:
-        """Return the positions of the documents of each request; the same for the same query, seed and size."""
+        """Return the positions of each request's documents, which depend only on the query, the seed and the sizes."""
         groups = []
         for repeat in range(self.repeats):
             positions = list(range(len(window)))
@@ -100,10 +100,13 @@ class Rate(ListwiseJudge):
 
 
 def _group_ratings(text: str, count: int) -> dict[int, float]:
-    """Return position -> score. A reply that is a ranking instead is converted to scores at equal distances."""
+    """Return a mapping from positions to scores; a reply that is a ranking is converted to evenly spaced scores.
+
+    The mapping is empty if the reply contains neither scores nor a ranking of at least two documents.
+    """
     if ratings := parse_identifier_scores(text, count):
         return ratings
     ranked = parse_permutation(text, count).order
-    if len(ranked) < min(2, count):  # such as the beginning of truncated scores
+    if len(ranked) < min(2, count):  # a single identifier may be the beginning of truncated scores
         return {}
     return {position: _BEST * (1 - rank / count) for rank, position in enumerate(ranked)}

@@ -21,9 +21,9 @@ from rerank.types import Document, Query, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Relate(PromptJudge):
-    """A judge that orders a window by cross-encoder scores, with one request per window of any length.
+    """A judge that orders a window of any length by cross-encoder scores. It makes one request per window.
 
-    Ties keep their order. The title and text of a document are joined to one line. This line is truncated to the part
+    Ties keep the input order. The title and text of a document are joined to one line. It is truncated to the part
     of the context that the query leaves free, or to ``max_passage_tokens`` if that is less, but not below
     ``min_passage_tokens``. If a query leaves less than that, a `ContextOverflowError` is raised. The query is never
     truncated. The prompt of the request contains the texts that are scored: one message with the query, then one per
@@ -34,7 +34,7 @@ class Relate(PromptJudge):
             depends on the other documents.
 
     Raises:
-        UsageError: Another prompt than the default is given. Cross-encoders do not use prompts.
+        UsageError: A prompt other than the default is given. Cross-encoders do not use prompts.
     """
 
     needs = (CrossEncoderTask,)
@@ -48,20 +48,20 @@ class Relate(PromptJudge):
         super().__post_init__()
         if self.template.digest != load_prompt(self.prompt).digest:
             raise UsageError(
-                f"The prompt {self.template.name!r} with a cross-encoder, which reads only the query and the document",
+                f"The prompt {self.template.name!r} was given, but a cross-encoder does not use prompts",
                 expected="no prompt",
                 remedy="Omit --prompt",
             )
 
     @property
     def score_kind(self) -> ScoreKind:
-        """The score, which can be compared between lists unless documents are read together."""
+        """The meaning of the scores, which can be compared between lists unless documents are read together."""
         if self.together:
             return ScoreKind("relevance within the list", "within")
         return ScoreKind("cross-encoder score", "absolute")
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request for the scores of all pairs."""
+        """Return a list of one request for the scores of all query-document pairs."""
         query = escape_turn_marks(collapse_passage_whitespace(window.query.text), self.budget.turn_marks)
         fitted = [self._fit_document(window.query, doc) for doc in window.docs]
         prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))

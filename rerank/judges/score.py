@@ -42,7 +42,7 @@ class Score(PointwiseJudge):
         """Check the two words."""
         super().__post_init__()
         if not self.yes or not self.no or self.yes == self.no:
-            raise UsageError(f"Answers yes={self.yes!r} and no={self.no!r} are invalid", expected="two different words")
+            raise UsageError(f"yes={self.yes!r} and no={self.no!r} are empty or equal", expected="two different words")
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         """Return the two words."""

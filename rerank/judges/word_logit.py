@@ -1,4 +1,4 @@
-"""The judge of rerankers that were trained to put the relevance of a document into the logit of one word.
+"""The word-logit judge, for rerankers that were trained to express relevance as the logit of one word.
 
 Source: bge-reranker-v2-gemma, FlagEmbedding (github.com/FlagOpen/FlagEmbedding), which reads the logit of "Yes"; zerank
 and Contextual AI's rerankers do the same with other words.

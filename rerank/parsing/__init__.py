@@ -1,4 +1,4 @@
-"""Parse model replies into orders. Every text can be parsed; the result reports what was repaired.
+"""Parse model replies into rankings of passages. Any text can be parsed; the result reports what was repaired.
 
 Identifiers are the numbers ``1 .. count``. If the prompt uses letters, they are first replaced by numbers.
 """
@@ -19,10 +19,11 @@ from rerank.parsing.refusal import is_refusal_to_answer
 
 __all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 
-#: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by white space,
+#: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by whitespace,
 #: thoughts and chat protocol tokens. ``repaired``: the permutation is complete after dropping duplicate identifiers,
 #: unknown identifiers or text around the ranking, or was written in another form. ``partial``: some identifiers are
-#: missing. ``empty``: the reply contains no identifier. ``refused``: it contains no identifier, and the model declines.
+#: missing. ``empty``: the reply contains no identifier. ``refused``: the reply contains no identifier and declines to
+#: answer.
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
 _IDENTIFIER = rf"\[\s?[0-9]{{1,{MAX_DIGITS}}}\s?\]"
@@ -38,9 +39,9 @@ class ParsedReply:
         order: Positions (from 0) of the passages that the reply names, best first, without duplicates.
         missing: Positions of the passages that the reply does not name, in input order.
         duplicates: Identifiers (from 1) that occur more than once.
-        unknown: Numbers used as identifiers that do not exist.
-        status: Status of the reply.
-        detail: What was repaired; empty if nothing was repaired.
+        unknown: Numbers that the reply uses as identifiers, but that are not identifiers of the prompt.
+        status: One of the values of `ParseStatus`.
+        detail: Description of the repairs; empty if nothing was repaired.
     """
 
     order: tuple[int, ...]
@@ -52,11 +53,11 @@ class ParsedReply:
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """All positions, best first: the ones that the reply names, then the others in input order."""
+        """All positions, best first: those of the passages that the reply names, then the others in input order."""
         return self.order + self.missing
 
     def to_dict(self) -> dict[str, list[int] | str]:
-        """Return the JSON form that ``rerank parse`` prints, with identifiers from 1.
+        """Return the JSON object that ``rerank parse`` prints. It contains identifiers (from 1) instead of positions.
 
         >>> parse_permutation("[2] > [1]", 3).to_dict()
         {'order': [2, 1], 'missing': [3], 'repeated': [], 'foreign': [], 'status': 'partial'}
@@ -71,7 +72,7 @@ class ParsedReply:
 
 
 def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedReply:
-    """Parse the order in a reply.
+    """Parse the ranking in a reply.
 
     Args:
         text: The reply; any text is allowed.
@@ -85,7 +86,7 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     (1, 0, 2)
     """
     if count < 0:
-        raise UsageError(f"{count} passages", expected="0 or more")
+        raise UsageError(f"The number of passages is {count}", expected="0 or more")
     answer = extract_answer_without_thoughts(text)
     if labels is not None and not all(label.isdigit() for label in labels):
         answer = _number_reply_identifiers(answer, labels)
@@ -98,7 +99,7 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
 
 
 def _interpret_permutation(answer: str, count: int) -> ParsedReply:
-    """Parse an answer that does not have the requested form, or names passages twice or that do not exist."""
+    """Parse an answer that is not in the requested form, or that contains duplicate or unknown identifiers."""
     interpretation, truncated = interpret_reply_identifiers(normalize_reply_signs(answer), count)
     if (
         interpretation is not None
@@ -165,10 +166,11 @@ def _describe_permutation_repairs(
 
 
 def _number_reply_identifiers(text: str, labels: Sequence[str]) -> str:
-    """Replace each label that is in brackets, in a chain or on its own by its number in square brackets.
+    """Replace each label by its number in square brackets, whether it is in brackets, in ``B > A``, or alone on a line.
 
-    If labels are letters, the numbers in the text are not identifiers, so they are masked. Labels in round brackets
-    count only if none is in square brackets, since passages that a reply repeats have round ones.
+    The labels are letters, so numbers in the text are not identifiers and are masked as ``#``. Labels in round brackets
+    are replaced only if no label is in square brackets, because round brackets also occur in passages that the reply
+    quotes. Labels without brackets are replaced only if no label is in brackets.
 
     >>> _number_reply_identifiers("The order is [B] > [A], 2 of 2", ("A", "B"))
     'The order is [2] > [1], # of #'

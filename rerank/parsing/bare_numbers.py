@@ -16,7 +16,7 @@ _BEST_LAST_SEPARATORS = (("<",),)
 
 
 def identifier_mentions_without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Mention]:
-    """Drop mentions that form a range, such as "1-3", which gives no order and stands for more than two passages.
+    """Return the mentions except those that form a range such as "1-3", since a range does not state an order.
 
     A range is two increasing numbers with a dash between them; "2-1-3" and "2 - 1" are not ranges.
     """
@@ -30,7 +30,10 @@ def identifier_mentions_without_ranges(tokens: Sequence[Token], mentions: Sequen
 
 
 def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
-    """Interpret lines that consist of an enumerator and a number, such as "1. 3"; a single line must have number 1."""
+    """Interpret lines that consist of an enumerator and a number, such as "1. 3".
+
+    A single such line is interpreted only if its enumerator is 1.
+    """
     numbers, first = [], ""
     line: list[Token] = []
     for token in [*tokens, Token("line", "\n", -1)]:
@@ -79,9 +82,10 @@ def _interpret_bare_identifier_sequence(
 def interpret_bare_permutations(
     tokens: Sequence[Token], mentions: Sequence[Mention], count: int
 ) -> list[Interpretation]:
-    """Interpret runs in a sentence that contain every identifier and nothing else, as in "The order is 2, 1, 3.".
+    """Interpret runs of numbers in a sentence that contain all identifiers and no other numbers.
 
-    An incomplete run is considered running text, as in "Passages about fleas: 2 of 3, since 2019".
+    An example is "The order is 2, 1, 3." Incomplete runs are ignored, because the numbers may belong to the text, as in
+    "Passages about fleas: 2 of 3, since 2019".
     """
     complete = set(range(1, count + 1))
     interpretations: list[Interpretation] = []

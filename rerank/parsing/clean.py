@@ -74,7 +74,7 @@ def normalize_reply_signs(text: str) -> str:
     >>> normalize_reply_signs("【２】 ≻ ①")
     '[２] >  1 '
 
-    Digits of other scripts are not replaced, since ``int`` reads them.
+    Digits of other scripts are not replaced, since ``int`` accepts them.
     """
     text = _SMALL_DIGITS.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", text)
     return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_ENCLOSED_NUMBERS)

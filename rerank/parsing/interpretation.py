@@ -1,21 +1,21 @@
-"""The interpretation type: one way to understand a reply as a ranking."""
+"""Data type that represents one way to interpret a reply as a ranking."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Strengths of an interpretation: joined by ``>``, a list, mentions in running text. The largest one is preferred.
+#: Strengths of an interpretation: joined by ``>``, a list, mentions in running text. A larger strength is preferred.
 CHAIN, LISTED, MENTIONED = 3, 2, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """One way to understand a reply as a ranking.
+    """One way to interpret a reply as a ranking.
 
     Attributes:
         numbers: Identifiers as written, best first, including duplicate and unknown identifiers.
         strength: `CHAIN`, `LISTED` or `MENTIONED`.
-        form: Description of the form, for messages.
+        form: Description of the form in which the ranking is written, for `ParsedReply.detail`.
         position: Position in the reply, used to prefer later interpretations.
     """
 

@@ -4,7 +4,7 @@ A reply can have several interpretations, such as runs of identifiers, one ident
 order of mention. `choose_interpretation` chooses by this rule: An interpretation must contain at least half as many
 passages as the most complete one. Among these, runs joined by ``>`` are preferred to lists, and lists to the order of
 mention; then interpretations with more passages; then later ones, because a model may correct itself. A run joined by
-``<`` is read as a run joined by ``>`` in reverse.
+``<`` is interpreted as a run joined by ``>`` in reverse.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ _BRACKETED = re.compile(r"\[\s?\d{1,100}\s?\]")
 
 
 def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation | None, bool]:
-    """Return the best interpretation of a text, if it names any passage, and whether its last identifier is truncated.
+    """Return the best interpretation of a text, and whether the text ends in a truncated identifier.
 
-    Bare numbers count if ``>`` joins them. Otherwise they count only if no passage is named in brackets or by a label,
-    and if they fill their lines or form a whole permutation, since running text contains numbers, too ("the 3
-    passages").
+    The interpretation is None if the text contains nothing that can be an identifier.
+
+    Bare numbers that are joined by ``>`` are always interpreted. Other bare numbers are interpreted only if no passage
+    is named in another way, and only if they fill their lines or form a complete permutation, because running text
+    contains numbers, too ("the 3 passages").
     """
     tokens = parse_reply_tokens(text)
     mentions, truncated = find_mentions(tokens)
@@ -79,7 +81,7 @@ def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation |
 
 def choose_interpretation(candidates: Sequence[Interpretation], count: int) -> Interpretation:
     """Return the best interpretation by the rule in the module's docstring."""
-    # At least half as complete as the most complete one: a short chain in a remark must not beat a complete list.
+    # Incomplete interpretations are excluded first, so that a short run in a remark does not beat a complete list.
     fullest = max(candidate.distinct(count) for candidate in candidates)
     full = [candidate for candidate in candidates if 2 * candidate.distinct(count) >= fullest]
     return max(full, key=lambda candidate: (candidate.strength, candidate.distinct(count), candidate.position))
@@ -168,7 +170,7 @@ def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) 
 def _interpret_json_objects(text: str) -> list[Interpretation]:
     """Interpret a JSON list of objects, one object per line, or an object that maps identifiers in brackets to scores.
 
-    Sort by rank or score if all objects have one.
+    The objects are sorted by rank, or else by score, if all of them have one.
     """
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:

@@ -93,7 +93,7 @@ def reply_tokens_join_identifiers(tokens: Sequence[Token], start: int, end: int,
             word = token.text.lower()
             allowed = word in _JOINING_WORDS or introduces_reply_identifier(token) or (heads and word in _HEAD_WORDS)
         elif token.kind == "number":
-            # ``end`` itself is the start of a mention, so it can be read and is not one of these marks.
+            # Token ``end`` starts a mention, so ``index + 1`` always exists.
             allowed = tokens[index + 1].text in _AFTER_ENUMERATOR
         else:
             allowed = True
@@ -128,7 +128,10 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
 
 
 def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
-    """Return the mentions in the bracket at ``opening``, the next index, and whether the reply ended inside it."""
+    """Return the mentions in the bracket at ``opening``, the index after it, and whether its last number is truncated.
+
+    A number counts as truncated if the reply ends directly after it. The index is the position at which to continue.
+    """
     end = opening + 1
     while end < len(tokens) and tokens[end].text not in "[]":
         end += 1
@@ -152,7 +155,7 @@ def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Men
 
 
 def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mention], int]:
-    """Return the mentions of a label ("Passage 2" or a run such as "Passages 2, 1 and 3") and the next index."""
+    """Return the mentions after a label, as in "Passage 2" or "Passages 2, 1 and 3", and the index after them."""
     index = label + 1
     while index < len(tokens) and index <= label + 2 and tokens[index].text in "#:.(":
         index += 1
@@ -165,7 +168,10 @@ def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mentio
 
 
 def _next_labelled_identifier_in_reply(tokens: Sequence[Token], index: int) -> int | None:
-    """Return the index of the next number in a labelled run; None for enumerators ("Passage 3, 2. Passage 1")."""
+    """Return the index of the next number in a labelled run, or None if it has ended.
+
+    An enumerator ends the run: "2." in "Passage 3, 2. Passage 1".
+    """
     start = index
     while index < len(tokens) and index < start + 2 and (tokens[index].text in ",;>=&" or tokens[index].text == "and"):
         index += 1

@@ -1,4 +1,4 @@
-"""Strategies: which windows of a ranking are judged. One strategy per module, opened by name."""
+"""Strategies decide which windows of a ranking are judged. Each module defines one strategy, opened by its name."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllPairs:
-    """A strategy that judges every pair as (a, b) and as (b, a) and sorts documents by wins; ties keep their order.
+    """A strategy that judges every pair as (a, b) and as (b, a) and sorts documents by wins; ties keep the input order.
 
     A document wins a comparison if it is chosen in both orders; if the choice depends on the order, the comparison is a
     tie. The score of a document is its number of wins plus half its number of ties:
@@ -36,5 +36,5 @@ class AllPairs:
         return ranking.reorder(0, tuple(sorted(range(n), key=lambda position: -half_wins[position])))
 
     def calls(self, n: int) -> int:
-        """Return n (n - 1)."""
+        """Return the number of windows, n (n - 1)."""
         return n * (n - 1)

@@ -42,7 +42,7 @@ class Bubblesort:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time, or one per order. It contains the winner of the previous window of the pass."""
+        """Yield one window at a time, in one or both orders; it contains the winner of the pass's previous window."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):
@@ -58,7 +58,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        """Return the maximum stated above; a perfect judge needs it for a reversed list."""
+        """Return the maximum number of calls stated above, which a perfect judge needs for a reversed list."""
         passes = range(min(self.top_k, n - 1))
         windows = sum(count_sliding_windows(n - first, self.size, self.size - 1) for first in passes)
         return windows * (1 + self.both_orders)

@@ -29,5 +29,5 @@ class Full:
         return ranking
 
     def calls(self, n: int) -> int:
-        """Return 1, or 0 for fewer than two documents."""
+        """Return the number of windows: 1, or 0 for fewer than two documents."""
         return int(n > 1)

@@ -20,9 +20,8 @@ class Heapsort:
 
     A node sinks as long as one of its children is chosen over it. While the heap is built, all nodes of the same depth
     sink together. Since their subtrees are disjoint, the windows are the same as in the usual algorithm, but there are
-    fewer rounds. A window shows its documents in input order, so a window without an answer keeps the input order. If
-    the parent stayed on top instead, one of the last documents of the list would be promoted after each removal of the
-    root.
+    fewer rounds. A window shows its documents in input order, so a window without a valid answer keeps the input order.
+    If the parent came first instead, each removal of the root would promote one of the last documents of the list.
 
     Maximum number of calls for n documents: s x (the sum of the heights of all nodes of a heap of n + the sum over
     1 <= j < min(top_k, n) of the height of a heap of n - j), where s is the number of windows for a node and its
@@ -49,7 +48,7 @@ class Heapsort:
         """Check the options."""
         check_group_choice(self.size, self.top_k)
         if self._children < 1:
-            raise UsageError(f"A heap with {self.children} children per node", expected="at least 1")
+            raise UsageError(f"The number of children per node is {self.children}", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield nodes with their children: all nodes of a depth at once while the heap is built, then one at a time."""
@@ -69,7 +68,7 @@ class Heapsort:
         return ranking.reorder(0, (*best, *(position for position in range(n) if position not in best)))
 
     def calls(self, n: int) -> int:
-        """Return the maximum stated above, which is reached if every node sinks to a leaf on the longest path."""
+        """Return the maximum number of calls stated above, reached if every node sinks along the longest path."""
         building = sum(self._path_windows(node, n) for node in range(n))
         return building + sum(self._path_windows(0, n - removed) for removed in range(1, min(self.top_k, n)))
 
@@ -93,7 +92,7 @@ class Heapsort:
         while families := [
             (node, *below) for node in sinking if (below := _heap_child_nodes(node, len(heap), self._children))
         ]:
-            # In input order, so that a window without an answer is won by the document that the first stage prefers.
+            # In input order, so that without a valid answer, the document that the first stage prefers wins.
             shown = [sorted(family, key=heap.__getitem__) for family in families]
             groups = [[ranking.docs[heap[node]] for node in family] for family in shown]
             winners = yield from choose_group_winners(

@@ -18,7 +18,7 @@ class Multipass:
     settles all its documents.
 
     Passes: p = 1 + ceil(max(0, n - size) / f). Calls: the sum over k < p of the number of windows of a pass over
-    n - k f positions. With 20/10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
+    n - k f positions. With size 20, stride 10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
 
     Attributes:
         size: Number of documents per window.
@@ -26,8 +26,8 @@ class Multipass:
         top_k: Number of best documents to rank; passes that start after them are omitted. None for all.
 
     Raises:
-        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, a window
-            passes on fewer documents than it moves by, so a pass does not settle any position.
+        UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, adjacent
+            windows share fewer documents than the window moves by, so a pass does not settle any position.
     """
 
     size: int = 20
@@ -39,10 +39,10 @@ class Multipass:
         check_sliding_window(self.size, self.stride)
         if 2 * self.stride > self.size:
             raise UsageError(
-                f"Multipass with stride {self.stride} and window size {self.size}",
-                expected="a stride of at most half the window",
-                remedy=f"Use --stride {self.size // 2}: with a longer stride a pass hands on fewer documents than it "
-                "moves by, so it cannot sort",
+                f"The stride of multipass is {self.stride}, and its window size is {self.size}",
+                expected="a stride of at most half the window size",
+                remedy=f"Use --stride {self.size // 2}; with a longer stride, adjacent windows share too few "
+                "documents to settle any position",
             )
 
     def __call__(self, ranking: Ranking) -> Plan:
@@ -59,7 +59,7 @@ class Multipass:
         return sum(count_sliding_windows(n - first, self.size, self.stride) for first in self._pass_starts(n))
 
     def _pass_starts(self, n: int) -> list[int]:
-        """Return the first open position of each pass; the last pass is the first one that fits in a single window."""
+        """Return the start position of each pass; the last pass is the first one that fits in a single window."""
         settled = self.size - self.stride  # f in the formula: documents that two adjacent windows share
         starts = [0]
         depth = n if self.top_k is None else self.top_k

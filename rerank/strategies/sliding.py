@@ -39,10 +39,10 @@ def check_sliding_window(size: int, stride: int) -> None:
         UsageError: ``size < 2`` or not ``0 < stride <= size``.
     """
     if size < 2:
-        raise UsageError(f"Window size {size}", expected="at least 2 documents, since one has no order")
+        raise UsageError(f"The window size is {size}", expected="at least 2 documents")
     if not 0 < stride <= size:
         raise UsageError(
-            f"Stride {stride} with window size {size}",
+            f"The stride is {stride}, and the window size is {size}",
             expected="0 < stride <= window size",
             remedy=f"Use --stride {size // 2}; a stride above the window size skips documents between windows",
         )
@@ -53,7 +53,7 @@ class Sliding:
     """A strategy that judges overlapping windows from the tail to the head, so that relevant documents move up.
 
     Calls for n documents: passes x (1 + ceil((n - size) / stride)) for n > size, passes for 2 <= n <= size.
-    With 20/10 and n = 100 that is 9 per pass.
+    With size 20, stride 10 and n = 100, this is 9 per pass.
 
     Attributes:
         size: Number of documents per window.

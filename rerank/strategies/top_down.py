@@ -19,8 +19,8 @@ class TopDown:
 
     The head is a window with the first ``size`` documents. After it has been ranked, its middle document is the pivot.
     All documents behind the head are judged together with the pivot, ``size - 1`` of them per window. Documents that
-    are ranked above the pivot become candidates, as do the documents above the pivot in the head. They are sorted by
-    their rank in their window.
+    are ranked above the pivot become candidates, as do the documents above the pivot in the head. The candidates are
+    sorted by the rank that each has in its window.
 
     If no document from behind the head is ranked above the pivot, the order of the head remains. Otherwise, the first
     ``budget`` candidates are ranked again, in the same way if there are more than ``size``. All other documents follow
@@ -36,8 +36,8 @@ class TopDown:
 
     Attributes:
         size: Number of documents per window.
-        budget: Maximum number of documents ranked again, but at least one per window; None for ``size``. For lists with
-            a poor head, use the length of the list: every document ranked above the pivot is then ranked again.
+        budget: Maximum number of documents ranked again, raised to one per window if it is lower; None for ``size``.
+            If the first stage is poor, use the length of the list, so that every document above the pivot is reranked.
         top_k: Number of best documents to rank. It is also the rank of the pivot, up to ``size - 1``; None for half a
             window.
 
@@ -52,10 +52,10 @@ class TopDown:
     def __post_init__(self) -> None:
         """Check the options."""
         if self.size < 3:
-            raise UsageError(f"Window size {self.size}", expected="at least 3: the pivot and two others")
+            raise UsageError(f"The window size is {self.size}", expected="at least 3: the pivot and two others")
         for name, value in (("budget", self.budget), ("top_k", self.top_k)):
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value}", expected="at least 1")
+                raise UsageError(f"{name} is {value}", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield the head, then all other documents with the pivot, then the documents that are ranked again."""
@@ -77,7 +77,7 @@ class TopDown:
         return Ranking.from_order(ranking.query, [*docs, *settled])
 
     def calls(self, n: int) -> int:
-        """Return the maximum stated above, which is reached if every document is ranked above the pivot."""
+        """Return the maximum number of calls stated above, reached if every document is ranked above the pivot."""
         calls = 0
         while n > self.size:
             # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again
@@ -113,7 +113,7 @@ class TopDown:
     ) -> Generator[list[Window], list[Order], tuple[list[list[Document]], list[Document]]]:
         """Compare documents with the pivot; return the documents above it per window, and all documents below it."""
         step = self.size - 1
-        # The pivot is shown first, so a window without an answer, which keeps its order, promotes no document.
+        # The pivot is shown first, so a window without a valid answer, which keeps its order, promotes no document.
         windows = [Window(query, (pivot, *docs[start : start + step])) for start in range(0, len(docs), step)]
         better, worse = [], list[Document]()
         for window, order in zip(windows, (yield windows), strict=True):

@@ -18,7 +18,7 @@ from rerank.types import Order, Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """One stage: its entrants are divided into groups, and ``advancing`` of them advance."""
+    """One stage of a tournament: its entrants are divided into groups, and ``advancing`` of them advance."""
 
     entrants: int
     groups: int
@@ -66,7 +66,7 @@ class _Group:
     quota: int
 
     def advance(self, order: Order) -> None:
-        """Let the best documents advance."""
+        """Let the best documents of the group advance to the next stage and receive a point."""
         for rank, index in enumerate(order[: self.quota]):
             position = self.positions[index]
             self.tournament.remaining.append(position)
@@ -78,11 +78,12 @@ class _Group:
 class Tournament:
     """A strategy that plays several tournaments with different shuffles and sorts documents by their total points.
 
-    A stage distributes the remaining documents over groups like seeds, so that the first documents of the list are in
-    different groups. Each group is shuffled and judged, and its best documents advance to the next stage and receive a
-    point. Of n documents, n/2, n/5, n/10, n/20, n/50 ... advance, rounded up, until two are left; for n = 100, this is
-    100-50-20-10-5-2. Groups have at most ``size`` documents. The number of groups is the smallest one that divides both
-    the number of entrants and the number of advancing documents, or else the smallest possible number.
+    A stage distributes the remaining documents over groups like seeded players, so that the first documents of the list
+    are in different groups. Each group is shuffled and judged, and its best documents advance to the next stage and
+    receive a point. Of n documents, n/2, n/5, n/10, n/20, n/50 ... advance, rounded up, until two are left; for
+    n = 100, this is 100-50-20-10-5-2. Groups have at most ``size`` documents. The number of groups is the smallest one
+    that divides both the number of entrants and the number of advancing documents, or else the smallest possible
+    number.
 
     Ties: The paper keeps the input order of documents with equal points. Here, a judge also ranks the advancing
     documents. Ties are therefore broken by the rank in the last group from which a document advanced (the mean over the
@@ -90,8 +91,8 @@ class Tournament:
 
     Calls for n documents: passes x the number of groups of all stages, without groups of one document. With n = 100 and
     groups of 20: 5 + 5 + 1 + 1 + 1 = 13 per tournament. All tournaments are played in parallel, so the number of rounds
-    does not depend on their number (5 for n = 100). If a window has no answer, the documents that the shuffle put first
-    advance.
+    does not depend on their number (5 for n = 100). If a window has no valid answer, the documents that the shuffle put
+    first advance.
 
     With a perfect judge, the number of top ranks that are correct is the smallest number of documents that advance from
     a group in a stage with several groups: 4 for n = 100.
@@ -138,7 +139,7 @@ class Tournament:
         return self.passes * sum(stage.windows() for stage in self._stages(n))
 
     def _stages(self, n: int) -> Iterator[_Stage]:
-        """Yield the stages of a tournament of n documents. The last one is a single group; two documents advance."""
+        """Yield the stages of a tournament of n documents. The last stage is one group, from which two advance."""
         remaining = n
         # 2, 5, 10, 20, 50, 100, ...: the fractions of n that advance, as in the paper's 100-50-20-10-5-2.
         divisors = (digit * 10**power for power in count() for digit in (2, 5, 10))

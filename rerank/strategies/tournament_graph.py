@@ -1,4 +1,4 @@
-"""Tournament graphs: what all windows have revealed decides which documents are judged next, until the head is certain.
+"""Tournament graphs: preferences from earlier windows determine the next window, until the head is certain.
 
 Source: BlitzRank of Agrawal, Nguyen and Kiela 2026, arXiv 2602.05448, algorithm 1 with the ties of conjecture 63.
 """
@@ -33,7 +33,7 @@ class TournamentGraph:
 
     Maximum number of calls for n documents: the paper proves only n (n - 1) / 2. It observes at most 1.25 B with
     B = ((n - 1) + (top_k - 1)) / (size - 1) x (1 + log_size(top_k)) (equation 13), and finds fewer calls with cycles.
-    This strategy stops at the next integer, 13 for n = 100, and then sorts by what is known.
+    This strategy stops after at most that many calls, rounded up (13 for n = 100), and sorts by the known preferences.
 
     Attributes:
         size: Number of documents per window (k in the paper).
@@ -68,7 +68,7 @@ class TournamentGraph:
         )
 
     def calls(self, n: int) -> int:
-        """Return the maximum stated above."""
+        """Return the maximum number of calls after which this strategy stops, as stated above."""
         if n <= self.size:
             return int(n > 1)
         best = min(self.top_k, n)

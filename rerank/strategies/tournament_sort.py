@@ -1,4 +1,4 @@
-"""Tournament sort: the best documents of all windows meet, and whoever lost only to the winner is next.
+"""Tournament sort: the winners of all windows are compared, then the documents that lost only to the overall winner.
 
 Sources: the m-ary tournament sort with output caching of ListT5 (Yoon et al., ACL 2024, arXiv 2402.15838), with windows
 that are ranked completely, as in the listwise tournament of ListK (Shin, Chang and Nargesian, arXiv 2603.17223).
@@ -19,17 +19,18 @@ from rerank.types import Plan, Ranking, Window
 class TournamentSort:
     """A strategy that judges only documents that may be the next best one, and never compares two documents twice.
 
-    The contenders are the documents that are not known to be worse than another remaining one: at first all documents.
-    They are divided into windows, and only the winner of each window remains a contender, until there is one. It is the
-    next document of the ranking. When it is removed, those that were directly behind it in a window become contenders.
-    After ``top_k`` removals, the others are sorted by the number of better documents, then by input order.
+    The contenders are the remaining documents that are not known to be worse than another remaining document. At first,
+    these are all documents. They are divided into windows, and only the winner of each window remains a contender,
+    until only one is left. This contender is the next document of the ranking and is removed; the documents that were
+    directly behind it in a window then become contenders. After ``top_k`` removals, the others are sorted by the number
+    of better documents, then by input order.
 
-    Contenders have no known order, so no window can contradict an earlier one. With a perfect judge, the first
+    Contenders have no known order, so no window can contradict an earlier window. With a perfect judge, the first
     ``top_k`` documents are correct.
 
     With n = 100, windows of 20 and the ten best: 5 windows of 20 and one with their winners, then one of two to five
     documents for each of the other nine ranks. These 15 calls in 11 rounds show 130 passages if the input order is
-    random, where sliding windows show 180 in 9 calls.
+    random, whereas sliding windows show 180 in 9 calls.
 
     Maximum number of calls: w(n) + the sum over 1 <= j < min(top_k, n - 1) of w(min(n - j, r_j)), where w(c) is the
     number of windows that find the best of c contenders, and r_j is the number of rounds until the j-th removal: a
@@ -70,7 +71,7 @@ class TournamentSort:
         return ranking.reorder(0, (*best, *others))
 
     def calls(self, n: int) -> int:
-        """Return the maximum stated above."""
+        """Return the maximum number of calls stated above."""
         calls = rounds = 0
         for removed in range(min(self.top_k, n - 1)):
             contenders = min(n - removed, rounds) if removed else n
@@ -80,6 +81,6 @@ class TournamentSort:
         return calls
 
     def _spans(self, contenders: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, end) of each window of a round; a contender that would be alone waits for the next round."""
+        """Yield (start, end) of each window of a round; a contender left over alone waits for the next round."""
         for start in range(0, contenders - 1, self.size):
             yield start, min(start + self.size, contenders)

@@ -171,11 +171,11 @@ def check_first_stage(selector: str) -> None:
     relevance = relevances(5, 3)
     backend = backend_for(selector, partial(answer, relevance=relevance))
     if not builder(selector)(backend).sorts_by_score:
-        with raises(UsageError, "first_stage=0.5"):
+        with raises(UsageError, "first_stage is 0.5"):
             builder(f"{selector},first_stage=0.5")(backend)
         return
     for weight in ("-1", "nan", "inf"):
-        with raises(UsageError, f"first_stage={weight}"):
+        with raises(UsageError, f"first_stage is {weight}"):
             builder(f"{selector},first_stage={weight}")(backend)
     given = replace(documents(5), scores=(4.0, 9.0, 1.0, 2.0, 3.0))
     (alone,) = judge_windows(builder(selector)(backend), [given])

@@ -202,10 +202,10 @@ def test_ten_candidates_are_one_window() -> None:
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        ("sliding,size=1", "size 1"),
+        ("sliding,size=1", "size is 1"),
         ("sliding,stride=0", "0 < stride"),
         ("sliding,stride=21", "--stride 10"),
-        ("sliding,passes=0", "0 passes"),
+        ("sliding,passes=0", "passes is 0"),
         ("multipass,size=20,stride=11", "--stride 10"),
         ("multipass,stride=0", "0 < stride"),
     ],

@@ -96,7 +96,7 @@ def test_layers_are_the_largest_list_of_modules() -> None:
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with raises(UsageError, "n=5", "2"):
+    with raises(UsageError, "n is 5", "2"):
         Lisa(n=5).callback(tiny_model(), TinyBatches(), seed=0)
     with raises(UsageError, "Linear"):
         Lisa().callback(torch.nn.Linear(2, 2), TinyBatches(), seed=0)

@@ -45,7 +45,7 @@ def test_it_says_what_it_is(name: str) -> None:
         ({"objective": {"name": "gpro"}}, ("'gpro'", "'grpo'")),
         ({"objective": {**GRPO, "groups": 4}}, ("groups", "'group'")),
         ({"objective": {**GRPO, "group": 1}}, ("group", "1", "2")),
-        ({"objective": {**GRPO, "together": 3}}, ("together", "3", "group=8")),
+        ({"objective": {**GRPO, "together": 3}}, ("together", "3", "group is 8")),
         ({"objective": {**GRPO, "temperature": 0}}, ("temperature", "0")),
         ({"objective": {**GRPO, "beta": -1}}, ("beta", "-1")),
         ({"objective": {**GRPO, "max_tokens": 0}}, ("max_tokens", "0")),

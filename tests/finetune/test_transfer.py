@@ -170,7 +170,7 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
-    with raises(UsageError, "--held-out 1.0"):
+    with raises(UsageError, "--held-out is 1.0"):
         asked(folder, tmp_path, held_out=1.0)
     (tmp_path / "foreign").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -118,7 +118,7 @@ def test_identifiers_have_at_most_a_hundred_digits() -> None:
 
 
 def test_a_negative_count_is_refused() -> None:
-    with raises(UsageError, "-1 passages"):
+    with raises(UsageError, "passages is -1"):
         parse_permutation("[1]", -1)
 
 

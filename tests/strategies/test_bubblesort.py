@@ -56,7 +56,7 @@ def test_a_judge_that_looks_at_places_moves_nothing(play: Play) -> None:
     assert turned.result != list(range(20))  # without the second order it would
 
 
-@pytest.mark.parametrize(("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k 0")])
+@pytest.mark.parametrize(("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k is 0")])
 def test_options_that_cannot_work(selector: str, message: str) -> None:
     with raises(UsageError, message):
         open_strategy(f"bubblesort,{selector}")

@@ -84,7 +84,7 @@ def test_more_documents_in_a_window_make_a_broader_heap(play: Play) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k 0"), ("children=0", "0 children")]
+    ("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k is 0"), ("children=0", "children per node is 0")]
 )
 def test_options_that_cannot_work(selector: str, message: str) -> None:
     with raises(UsageError, message):

@@ -58,5 +58,5 @@ def test_what_is_not_ranked_stays_as_given(play: Play) -> None:
 
 
 def test_no_passes() -> None:
-    with raises(UsageError, "0 passes"):
+    with raises(UsageError, "passes is 0"):
         open_strategy("self_consistency,passes=0")

@@ -75,7 +75,9 @@ def test_windows_without_an_answer_raise_nobody(play: Play) -> None:
     assert play("top_down", range(100), silent).result == list(range(100))
 
 
-@pytest.mark.parametrize(("selector", "message"), [("size=2", "2"), ("budget=0", "budget 0"), ("top_k=0", "top_k 0")])
+@pytest.mark.parametrize(
+    ("selector", "message"), [("size=2", "2"), ("budget=0", "budget is 0"), ("top_k=0", "top_k is 0")]
+)
 def test_options_that_cannot_work(selector: str, message: str) -> None:
     with raises(UsageError, message):
         open_strategy(f"top_down,{selector}")

@@ -88,7 +88,7 @@ def test_documents_in_a_cycle_are_sorted_by_their_wins(play: Play) -> None:
     assert played.result == [3, 1, 2, 0, 4]
 
 
-@pytest.mark.parametrize(("selector", "message"), [("size=1", "size 1"), ("top_k=0", "top_k 0")])
+@pytest.mark.parametrize(("selector", "message"), [("size=1", "size is 1"), ("top_k=0", "top_k is 0")])
 def test_options_that_cannot_work(selector: str, message: str) -> None:
     with raises(UsageError, message):
         open_strategy(f"tournament_graph,{selector}")

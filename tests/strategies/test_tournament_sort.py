@@ -73,7 +73,7 @@ def test_windows_without_an_answer_keep_the_order(play: Play) -> None:
     assert play("tournament_sort", range(100), silent).result[:10] == list(range(10))
 
 
-@pytest.mark.parametrize(("selector", "message"), [("size=1", "size 1"), ("top_k=0", "top_k 0")])
+@pytest.mark.parametrize(("selector", "message"), [("size=1", "size is 1"), ("top_k=0", "top_k is 0")])
 def test_options_that_cannot_work(selector: str, message: str) -> None:
     with raises(UsageError, message):
         open_strategy(f"tournament_sort,{selector}")

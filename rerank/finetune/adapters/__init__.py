@@ -1,1 +1,1 @@
-"""Adapters: methods that decide which parameters of a model are trained, one plug-in per file."""
+"""Adapters: methods that decide which parameters of a model are trained. Each module defines one plug-in."""

@@ -1,4 +1,4 @@
-"""Full training: all parameters of the model."""
+"""Full fine-tuning: all parameters of the model are trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Full training: every parameter is trained, and the whole model is saved with its configuration."""
+    """Full fine-tuning: every parameter is trained, and the whole model is saved with its configuration."""
 
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "Trains all weights of the model"

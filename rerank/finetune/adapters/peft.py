@@ -1,4 +1,4 @@
-"""Any method of the library peft, by the name of its configuration."""
+"""The adapter for all methods of the library peft, selected by the name of their configuration."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Peft(NamedPeftAdapter):
-    """Any adapter of the library peft: the options are the fields of its configuration, and peft does the rest.
+    """Any adapter of the library peft; the options are the fields of its configuration.
 
-    The adapted matrices are those of ``targets`` and ``layers``, unless the options have ``target_modules``. Fields for
-    random seeds get the seed of the recipe unless they are given. Whether the start is the identity and whether the
-    result can be merged is found by trying the configuration on a small model.
+    The adapted matrices are those of ``targets`` and ``layers``, unless the options contain ``target_modules``. Fields
+    for random seeds have the seed of the recipe by default. Whether the start is the identity and whether the adapter
+    can be merged is determined by trying the configuration on a small model.
 
     Attributes:
         config: Type of the configuration, such as ``boft``, or its class, such as ``BOFTConfig``.
-        options: All other options: fields of the configuration.
+        options: Values of the configuration's fields; unknown keyword arguments of the class are added to them.
     """
 
     config: str = ""
@@ -45,7 +45,7 @@ class Peft(NamedPeftAdapter):
         options: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Store the name and the options; they are checked when the recipe is, because that needs peft."""
+        """Store the name and the options. `check_recipe` checks them, because the check needs peft."""
         values = {"config": config, "targets": targets, "layers": layers, "options": {**(options or {}), **more}}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -64,22 +64,22 @@ class Peft(NamedPeftAdapter):
 
     @property
     def identity(self) -> bool:  # type: ignore[override]
-        """Whether the outputs of the small model stay the same."""
+        """Whether the adapter leaves the outputs of a small model unchanged before training."""
         return self._behaviour.identity
 
     @property
     def moves_base(self) -> bool:  # type: ignore[override]
-        """Whether peft changes weights of the small model."""
+        """Whether attaching the adapter changes base weights of a small model."""
         return self._behaviour.moves_base
 
     @property
     def merges(self) -> bool:  # type: ignore[override]
-        """Whether peft can merge the adapter into the small model."""
+        """Whether peft can merge the adapter into a small model without changing the outputs."""
         return self._behaviour.merges
 
     @property
     def vllm(self) -> bool:  # type: ignore[override]
-        """Whether the configuration is that of a plain LoRA."""
+        """Whether vLLM supports all features of the configuration, as it does for a plain LoRA."""
         from rerank.backends.vllm.adapters import features_unsupported_by_vllm
         from rerank.finetune.adapters.base.peft_configurations import make_peft_configuration
 
@@ -91,17 +91,19 @@ class Peft(NamedPeftAdapter):
 
         Raises:
             MissingPrerequisiteError: peft is not installed.
-            UsageError: There is no such configuration or option, peft rejects a value, or the method cannot be trained.
+            UsageError: The configuration or an option does not exist, peft rejects a value, or the method cannot be
+                trained here.
         """
         if not self.config:
-            raise UsageError("The adapter 'peft' without config", expected="a configuration of peft, such as 'boft'")
+            raise UsageError("The adapter 'peft' has no config", expected="a configuration of peft, such as 'boft'")
         if find_spec("peft") is None:
             raise MissingPrerequisiteError("peft is not installed", remedy="pip install 'listrank[train]'")
         from rerank.finetune.adapters.base.peft_configurations import make_peft_configuration
 
         if "target_modules" in self.options and (self.targets != "all-linear" or self.layers is not None):
             raise UsageError(
-                "target_modules of peft together with targets or layers", expected="one way of naming the matrices"
+                "The adapter 'peft' has both target_modules and targets or layers",
+                expected="either target_modules, or targets and layers",
             )
         make_peft_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
@@ -110,7 +112,7 @@ class Peft(NamedPeftAdapter):
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft, after a pass over one list of the training.
+        """Return the model wrapped by peft, after a forward pass over one training list as a check.
 
         Raises:
             UsageError: peft rejects the configuration for this model, or the method needs inputs besides text.

@@ -29,5 +29,5 @@ class Rslora(LoraFamily):
         return {"use_rslora": True}
 
     def alpha_for(self, rank: int) -> float:
-        """Return the alpha with which a matrix of rank ``rank`` has the same scaling factor as one of rank ``r``."""
+        """Return the alpha that gives a matrix of rank ``rank`` the same scaling factor as a matrix of rank ``r``."""
         return self.alpha * math.sqrt(rank / self.r)

@@ -1,1 +1,1 @@
-"""Experimental training methods: research methods that few people use; listings mark them as experimental."""
+"""Experimental training methods, from research papers and not widely used. Listings mark them as experimental."""

@@ -66,7 +66,7 @@ class TransferSpec:
             lists; 0 for none.
 
     Raises:
-        UsageError: The fraction is out of range.
+        UsageError: ``held_out`` is negative or not below 1.
     """
 
     adapter: str
@@ -79,10 +79,10 @@ class TransferSpec:
     def __post_init__(self) -> None:
         """Check the fraction."""
         if not 0 <= self.held_out < 1:
-            raise UsageError(f"--held-out {self.held_out}", expected="a fraction, at least 0 and below 1")
+            raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run over the lists.
+        """Return the specification of a run over the candidate lists.
 
         Args:
             ranker: Model, method and prompt, as fields of a run specification.
@@ -117,10 +117,11 @@ def transfer_adapter(
         progress: Function that opens a progress display.
 
     Returns:
-        The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (reason ->
-        number of lists without a label), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
+        The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (number of
+        lists without a label, per reason), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
         ``held_out``, each ``before`` and ``after`` training: mean Kendall tau between student and teacher, None without
-        lists), ``failure_rate`` of the student's windows, and ``training`` (fields of a `TrainingResult`).
+        lists), ``failure_rate`` (of the student's windows, ``before`` and ``after`` training), and ``training`` (fields
+        of a `TrainingResult`).
 
     Raises:
         UsageError: The adapter does not name its base model, the recipe is inconsistent, or the folder is in use.
@@ -187,7 +188,7 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
         if set(order) != set(label.initial):
             raise DataError(
                 f"The run {str(folder)!r} ranks other documents for query {label.qid!r} than the teacher did",
-                remedy="The collection has changed; start in another folder",
+                remedy="Start in another folder, because the collection has changed",
             )
         taus.append(robustness_kendall_tau(label.final, order))
     return sum(taus) / len(taus) if taus else None
@@ -211,7 +212,7 @@ def _agreement_of_transfer(
 def _check_new_adapter_transfer_folder(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not resume:
         raise UsageError(
-            f"{str(folder.parent)!r} already holds a transfer",
+            f"{str(folder.parent)!r} already contains a transfer",
             expected="a new folder",
             remedy="Continue it with --resume, or choose another --out",
         )
@@ -234,10 +235,10 @@ def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> 
 def _write_transfer_training_lists(
     labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
 ) -> Mapping[str, tuple[LabelList, ...]]:
-    """Split the lists into training and held-out lists, and write both; existing files must hold the same lists.
+    """Split the lists into training and held-out lists, and write both; existing files must contain the same lists.
 
     Raises:
-        UsageError: A file from an earlier call holds other lists.
+        UsageError: A file from an earlier call contains other lists.
     """
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
@@ -249,7 +250,7 @@ def _write_transfer_training_lists(
         path = spec.folder / name
         if (tuple(read_labels(path)) if path.is_file() else part) != part:
             raise UsageError(
-                f"{str(path)!r} does not hold the lists of this transfer",
+                f"{str(path)!r} does not contain the lists of this transfer",
                 expected="the lists of the interrupted transfer",
                 remedy="Use the same settings as before, or start in another folder",
             )

@@ -1,7 +1,7 @@
 """Exact averaging of several LoRA adapters of one model, computed from their factors without loading the model.
 
 Adapters trained on shards of the data cannot be averaged factor by factor: mean(B_i) mean(A_i) is not mean(B_i A_i).
-Two ways are exact. If B is the same in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained
+Two methods are exact. If B is the same in all adapters, A can be averaged; this is the case for LoRA-SB, whose trained
 core is multiplied into A (Singhal et al., Fed-SB, arXiv 2502.15436). Otherwise the factors can be concatenated, which
 adds up the ranks. PEFT's ``add_weighted_adapter(combination_type="cat")`` concatenates on a loaded model; in version
 0.21, its result for rank-stabilised adapters is too large by a factor of sqrt(summed rank).
@@ -33,7 +33,14 @@ _WEIGHTS = "adapter_model.safetensors"
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
-    """One adapter: folder, PEFT configuration, tensors, and mapping module -> side (A or B) -> tensor name."""
+    """One adapter to average.
+
+    Attributes:
+        folder: Folder of the adapter.
+        config: Its PEFT configuration.
+        stored: Reader of its tensors.
+        modules: Tensor names of the factors, as a mapping from module name to a mapping from side (A or B) to name.
+    """
 
     folder: Path
     config: Any
@@ -63,8 +70,9 @@ def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
         Number of adapted matrices.
 
     Raises:
-        UsageError: There are fewer than two adapters, or one is not a plain LoRA.
-        DataError: The adapters differ in more than A, in the base model, in the method or in the heads.
+        UsageError: There are fewer than two adapters, or an adapter is not a plain LoRA.
+        DataError: The adapters differ in B, the scale, the rank, the adapted matrices, the base model, the method, the
+            prompt or the heads.
     """
     shards = _open_averaged_adapters(adapters)
     first = shards[0]
@@ -98,8 +106,8 @@ def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -
         Number of adapted matrices.
 
     Raises:
-        UsageError: There are fewer than two adapters, or one is not a plain LoRA.
-        DataError: The adapters differ in the adapted matrices, in the base model, in the method or in the heads.
+        UsageError: There are fewer than two adapters, or an adapter is not a plain LoRA.
+        DataError: The adapters differ in the adapted matrices, the base model, the method, the prompt or the heads.
     """
     import torch
 
@@ -127,7 +135,8 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
     """Open the adapters and check that they can be combined."""
     if len(adapters) < 2:
         raise UsageError(
-            f"Averaging of {len(adapters)} adapters", expected="two or more adapters, trained on shards of the data"
+            f"The number of adapters to average is {len(adapters)}",
+            expected="two or more adapters, trained on shards of the data",
         )
     shards = []
     for adapter in adapters:
@@ -148,7 +157,7 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
             )
         if subject.base.resolve() != adapters[0].base.resolve():
             raise DataError(
-                f"{shards[0].folder} was trained on {adapters[0].base}, {other.folder} on {subject.base}",
+                f"{shards[0].folder} was trained on {adapters[0].base}, but {other.folder} on {subject.base}",
                 expected="adapters of the same base model",
             )
         _check_adapters_share_use(shards[0].folder, other.folder)
@@ -180,7 +189,7 @@ def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _average_trained_adapter_heads(paths: Sequence[Path]) -> HeadList | None:
-    """Return the heads with averaged weights and length powers; None if no adapter has heads.
+    """Return the attention heads with averaged weights and length powers; None if no adapter has a head list.
 
     A score is the weighted sum of attention over heads, multiplied by a power of the passage length. Averaging the
     weights averages the scores exactly if the powers are equal, and approximately if the powers are similar.

@@ -1,4 +1,4 @@
-"""Reading of individual tensors from the safetensors files of a model, without building the model."""
+"""Reader of individual tensors in the safetensors files of a model, which does not build the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREFIXES = ("model.", "transformer.", "gpt_neox.")
 
 
 class CheckpointReader:
-    """Reads the tensors of a model, in float32.
+    """Reader of the tensors of a model; values are returned in float32.
 
     Args:
         folder: A model folder with one or several safetensors files, or one such file.
@@ -50,7 +50,7 @@ class CheckpointReader:
             return self._files[name].get_slice(name)[:0].dtype
 
     def find(self, name: str) -> str | None:
-        """Return the name under which a tensor is stored, or None.
+        """Return the name under which a tensor is stored, or None if it is not stored.
 
         The stored name may have a model prefix that ``name`` lacks, or lack the prefix of ``name``. For an output
         matrix that is shared with the embeddings, the name of the embeddings is returned.
@@ -78,7 +78,7 @@ class CheckpointReader:
             raise DataError(
                 f"{name} in {self.folder} has the data type {tensor.dtype}",
                 expected="floating-point weights, since quantised weights cannot be inspected",
-                remedy="Name the model before quantisation",
+                remedy="Pass the folder of the model before quantisation",
             )
         return tensor.float()
 
@@ -92,7 +92,7 @@ def _spellings_of_inspected_tensor(name: str) -> list[str]:
 def _checkpoint_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model: if there is an index, only the files that it names.
 
-    Other files in the folder may hold a second copy of the weights.
+    Other files in the folder may contain a second copy of the weights.
     """
     if folder.is_file():
         return [folder]

@@ -1,4 +1,4 @@
-"""Output folders that are written completely or not at all."""
+"""Functions that write output folders either completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_new_merge_folder(folder: Path) -> None:
     if not folder.absolute().parent.is_dir():
         raise MissingResourceError(
             f"{folder} cannot be created: the folder {folder.absolute().parent} does not exist",
-            remedy="Create it, or check the path",
+            remedy="Create the folder, or check the path",
         )
 
 

@@ -1,4 +1,4 @@
-"""Location of a trained adapter or model and of its base model. Only settings are read, not weights."""
+"""Locate a trained adapter or model and its base model. Only settings are read, not weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class InspectedModel:
     Attributes:
         folder: Folder of an adapter saved by PEFT, or of a complete model.
         base: Folder of the untrained model.
-        kind: Type of the adapter in PEFT, such as ``LORA``, or ``full``.
+        kind: Type of the adapter in PEFT, such as ``LORA``; ``full`` for a complete model.
     """
 
     folder: Path
@@ -46,8 +46,8 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
 
     Args:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
-        model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the model that
-            the settings in the folder name.
+        model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
+            that is named in the settings files of the trained model.
 
     Raises:
         MissingResourceError: The trained or the untrained model does not exist or is incomplete.
@@ -65,13 +65,13 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
         return InspectedModel(folder=folder, base=resolve_inspected_model_folder(model), kind=kind)
     named, revision = _base_of_inspected_adapter(folder, written)
     if not named:
-        raise UsageError(f"{name!r} does not name its base model", remedy="Name it with --model")
+        raise UsageError(f"{name!r} does not name its base model", remedy="Pass the base model with --model")
     try:
         base = resolve_inspected_model_folder(named, revision)
     except RerankError as error:
         raise MissingResourceError(
             f"The base model {named!r} of {name!r} cannot be found: {error}",
-            remedy="Give its folder with --model",
+            remedy="Pass the folder of the base model with --model",
         ) from error
     return InspectedModel(folder=folder, base=base, kind=kind)
 
@@ -80,8 +80,8 @@ def resolve_inspected_model_folder(model: str, revision: str = "") -> Path:
     """Return the folder of a model, after downloading it if it is on the hub.
 
     Raises:
-        RerankError: `rerank.models.resolve_model_name` raises it.
-        MissingResourceError: The hub cannot be reached, or lacks the model.
+        RerankError: `rerank.models.resolve_model_name` cannot resolve the name.
+        MissingResourceError: The hub cannot be reached, or does not contain the model.
     """
     location = resolve_model_name(model)
     if isinstance(location, Path):
@@ -133,7 +133,10 @@ def _folder_of_inspected_model(folder: Path) -> Path:
 
 
 def _base_of_inspected_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Return base model and revision from our settings file in the folder, or from PEFT's settings if it is missing."""
+    """Return base model and revision from our settings file, or from PEFT's settings if the file is missing.
+
+    Both are empty if the settings do not name a base model; the revision is empty if the settings do not state one.
+    """
     ours = read_model_adapter_settings(folder)
     if ours is not None:
         return ours.model.removeprefix("hf:"), ours.revision or ""

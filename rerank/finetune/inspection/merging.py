@@ -1,4 +1,4 @@
-"""Merging of an adapter into its base model, with optional reduction of intruder dimensions.
+"""Merge an adapter into its base model, with an optional reduction of intruder dimensions.
 
 PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because they can have any rank.
 PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes it inexact.
@@ -48,7 +48,7 @@ class MergeOptions:
         device: Torch device for the singular value decompositions.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: ``reduce``, ``top`` or ``epsilon`` is out of range, or ``dtype`` is unknown.
     """
 
     reduce: float | None = None
@@ -61,14 +61,16 @@ class MergeOptions:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.reduce is not None and not 0 <= self.reduce <= 1:
-            raise UsageError(f"--reduce-intruders {self.reduce}", expected="a factor from 0 (removed) to 1 (unchanged)")
+            raise UsageError(
+                f"--reduce-intruders is {self.reduce}", expected="a factor from 0 (removed) to 1 (unchanged)"
+            )
         if self.top < 1 or not 0 < self.epsilon <= 1:
             raise UsageError(
-                f"top={self.top}, epsilon={self.epsilon}",
+                f"top is {self.top} and epsilon is {self.epsilon}",
                 expected="top of at least 1, and epsilon above 0 and at most 1",
             )
         if self.dtype not in DTYPES:
-            raise UsageError(f"Dtype {error_repr(self.dtype)}", expected=f"one of: {', '.join(DTYPES)}")
+            raise UsageError(f"dtype is {error_repr(self.dtype)}", expected=f"one of: {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +197,7 @@ def _load_model_to_merge(subject: InspectedModel, base: CheckpointReader, option
     if subject.kind == FULL:
         if options.reduce is None:
             raise UsageError(
-                f"{subject.folder} is a complete model, which has nothing to merge",
+                f"{subject.folder} is a complete model, which contains no adapter to merge",
                 expected="an adapter, or --reduce-intruders",
             )
         model, tokenizer, _ = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))

@@ -1,4 +1,4 @@
-"""Merging of an adapter into its base model with PEFT, in float32. Imports torch."""
+"""Merge an adapter into its base model with PEFT, in float32. This module imports torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
 
 
 class _suppress_peft_warnings(warnings.catch_warnings):
-    """Suppresses PEFT's warnings about cases that this module handles, such as tied weights and missing keys."""
+    """Context manager that suppresses PEFT's warnings about tied weights and missing keys, which are handled here."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

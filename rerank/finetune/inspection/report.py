@@ -28,7 +28,7 @@ class InspectionOptions:
         device: Torch device for the singular value decompositions.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: An option is out of its range.
     """
 
     top: int = 10
@@ -40,10 +40,10 @@ class InspectionOptions:
     def __post_init__(self) -> None:
         """Check the ranges."""
         checks = {
-            f"top={self.top}": (self.top >= 0, "0 or more"),
-            f"epsilon={self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0 and at most 1"),
-            f"tolerance={self.tolerance}": (self.tolerance >= 0, "0 or more"),
-            f"reduction={self.reduction}": (
+            f"top is {self.top}": (self.top >= 0, "0 or more"),
+            f"epsilon is {self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0 and at most 1"),
+            f"tolerance is {self.tolerance}": (self.tolerance >= 0, "0 or more"),
+            f"reduction is {self.reduction}": (
                 self.reduction is None or 0 <= self.reduction < 1,
                 "a fraction, at least 0 and below 1",
             ),
@@ -154,7 +154,10 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
 
 
 def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
-    """Return the report on one matrix, and the singular values of the untrained matrix, or None if not computed."""
+    """Return the report on one matrix, and the singular values of the untrained matrix.
+
+    The singular values are None if the options request neither intruder dimensions nor a rank profile.
+    """
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
         values = spectra.singular_values_of_change(delta)
@@ -227,6 +230,6 @@ def _inspection_notes(subject: InspectedModel, base: CheckpointReader, rows: lis
         missing = missing_adapter_modules(stored, base, subject.config)
         if missing:
             yield (
-                f"The adapter targets {len(missing)} matrices of this model for which it has no weights, the first is "
-                f"{missing[0]}: it may belong to another model"
+                f"The adapter targets {len(missing)} matrices of this model for which it has no weights (the first is "
+                f"{missing[0]}), so it may belong to another model"
             )

@@ -159,17 +159,17 @@ def inspected_weight_rank_profile(
     Source: Jaiswal et al., From GaLore to WeLore, arXiv 2407.11239, section 3.
 
     Args:
-        spectra: Name -> singular values, at least one of them positive.
+        spectra: Mapping from the name of each matrix to its singular values, at least one of them positive.
         reduction: Mean fraction of dropped singular values, at least 0 and below 1.
 
     Returns:
-        The threshold (values up to it are dropped), and name -> rank.
+        The threshold (values up to it are dropped), and a mapping from the name of each matrix to its rank.
 
     Raises:
-        UsageError: The reduction is out of range.
+        UsageError: ``reduction`` is negative or not below 1.
     """
     if not 0 <= reduction < 1:
-        raise UsageError(f"A rank reduction of {reduction}", expected="a fraction, at least 0 and below 1")
+        raise UsageError(f"The rank reduction is {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
     threshold, ranks = select_common_rank_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
     return max(threshold, 0.0), ranks
@@ -183,12 +183,13 @@ def select_common_rank_threshold(
     The threshold is found by sorting; bisection would converge to the same value. Equal values are dropped together.
 
     Args:
-        spectra: Name -> singular values divided by the largest, so that the first is 1.
+        spectra: Mapping from the name of each matrix to its singular values divided by the largest one.
         drop: Minimum total weight of the dropped values.
         weight: Function that returns the weight of each singular value of a spectrum.
 
     Returns:
-        The threshold (negative if nothing has to be dropped), and name -> number of values above it, at least 1.
+        The threshold (negative if nothing has to be dropped), and a mapping from the name of each matrix to its number
+        of values above the threshold, at least 1.
 
     >>> select_common_rank_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})

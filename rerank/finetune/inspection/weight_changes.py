@@ -1,4 +1,4 @@
-"""Weight changes caused by training, one matrix at a time.
+"""Compute the weight changes caused by training, one matrix at a time.
 
 For plain LoRA, changes are computed from the factors; for other adapters, by merging; for complete models, as
 differences of weights. One matrix is in memory at a time; for adapters other than plain LoRA, the whole model in
@@ -85,7 +85,7 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
 
     Raises:
         DataError: The base model is not the one that was trained, or a weight is not finite.
-        UsageError: The adapter changes no weights.
+        UsageError: The adapter changes no weights, or cannot be merged.
         RerankError: Loading or merging fails.
     """
     if subject.kind == FULL:
@@ -130,9 +130,9 @@ def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> No
         layer = re.match(r".*?\.\d+\.", name)
         if layer and not base.has(layer[0]):
             raise DataError(
-                f"The adapter changes {name}, and the model in {base.folder} has no {layer[0].rstrip('.')}",
+                f"The adapter changes {name}, but the model in {base.folder} has no {layer[0].rstrip('.')}",
                 expected="the model that the adapter was trained on",
-                remedy="Name this model with --model",
+                remedy="Pass this model with --model",
             )
 
 
@@ -160,7 +160,10 @@ def layer_sort_key(name: str) -> list[Any]:
 
 
 def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]:
-    """Return module -> side (``A`` or ``B``) -> tensor name of a LoRA adapter, in layer order."""
+    """Return a mapping from each module of a LoRA adapter to the tensor names of its factors, in layer order.
+
+    The inner mapping has the keys ``A``, ``B`` and ``kind``: ``lora``, or ``lora_embedding`` for an embedding.
+    """
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(stored, key=layer_sort_key):
         if match := _FACTOR.fullmatch(key):
@@ -216,14 +219,14 @@ def _weight_change_of_tensor(name: str, changed: Tensor, base: CheckpointReader)
 
 
 def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str = "") -> Tensor:
-    """Read the weight before training, and check its shape."""
+    """Read the weight of a module before training, and check its shape."""
     stored = base.find(name or f"{module}.weight")
     if stored is None or base.shape(stored) != shape:
         other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
         raise DataError(
-            f"The trained {module} has the shape {shape}, and the model in {base.folder} has {other}",
+            f"The trained {module} has the shape {shape}, but the model in {base.folder} has {other}",
             expected="the base model of the training",
-            remedy="Name this model with --model",
+            remedy="Pass this model with --model",
         )
     return base.read(stored)
 

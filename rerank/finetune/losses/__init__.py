@@ -1,1 +1,1 @@
-"""Training losses: functions of model outputs and a label, one plug-in per file."""
+"""Training losses: functions of model outputs and a label. Each module defines one loss as a plug-in."""

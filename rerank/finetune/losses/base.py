@@ -24,7 +24,7 @@ class ListTarget:
 
     Attributes:
         ranks: Rank of each document under the label, from 1; float, shape (documents,).
-        scores: Scores of the teacher, larger is better, shape (documents,); empty if the teacher gave none.
+        scores: Scores of the teacher, larger is better, shape (documents,); empty if the teacher assigned none.
     """
 
     ranks: Tensor
@@ -50,15 +50,15 @@ def require_teacher_scores(target: ListTarget, loss: str) -> Tensor:
     """
     if not len(target.scores):
         raise DataError(
-            f"The loss {loss!r} needs teacher scores, and a training list has none",
+            f"The loss {loss!r} needs teacher scores, but at least one training list has none",
             expected="a label file whose lists have 'scores', one per document of 'initial_list'",
-            remedy="Create labels with a teacher that gives scores, or use a loss on ranks such as ranknet or listnet",
+            remedy="Create labels with a teacher that assigns scores, or use a rank-based loss such as ranknet",
         )
     return target.scores
 
 
 class TokenLoss(TrainingComponent, Protocol):
-    """A loss on the tokens of the generated permutation."""
+    """A loss that is computed from the tokens of the generated permutation."""
 
     #: Input of the loss; distinguishes token losses from list losses.
     of: ClassVar[Literal["tokens"]]
@@ -66,7 +66,7 @@ class TokenLoss(TrainingComponent, Protocol):
     def weights(self, ranks: Tensor) -> Tensor:
         """Return the weight w_i of each token, shape (tokens,).
 
-        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens and not the sum of the
+        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens, not the sum of the
         weights.
 
         Args:
@@ -76,7 +76,7 @@ class TokenLoss(TrainingComponent, Protocol):
 
 
 class ListLoss(TrainingComponent, Protocol):
-    """A loss on one score per document."""
+    """A loss that is computed from one score per document."""
 
     of: ClassVar[Literal["scores"]]
 
@@ -90,7 +90,7 @@ class ListLoss(TrainingComponent, Protocol):
 
 
 class TextLoss(TrainingComponent, Protocol):
-    """A loss that runs a cross-encoder on the texts of a list itself."""
+    """A loss that itself runs a cross-encoder on the texts of a list."""
 
     of: ClassVar[Literal["texts"]]
 

@@ -27,7 +27,7 @@ class Infonce:
         positives: Number of documents, from the top of the label, that count as positive.
 
     Raises:
-        UsageError: An option is out of its range.
+        UsageError: The temperature is not a positive number, or ``positives`` is below 1.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"

@@ -20,15 +20,15 @@ _PAIR_LOSSES = ("BinaryCrossEntropyLoss", "MSELoss")
 class SentenceTransformers:
     """A loss of sentence-transformers on the teacher's scores, for cross-encoders.
 
-    Unlike the other losses, it runs the model itself, so it cannot be combined with another one. The labels that it
-    gets are the scores of the label file as they are.
+    Unlike the other losses, it runs the model itself, so it cannot be combined with another loss. Its labels are the
+    unchanged scores of the label file.
 
     Attributes:
         loss: Name of the class.
-        options: Further arguments of the class.
+        options: Further keyword arguments of the class.
 
     Raises:
-        UnknownNameError: There is no such loss on lists or on pairs with one label.
+        UnknownNameError: ``loss`` is not one of the supported classes.
     """
 
     of: ClassVar[Literal["texts"]] = "texts"
@@ -45,7 +45,7 @@ class SentenceTransformers:
 
     @property
     def reads_pairs(self) -> bool:
-        """True if the loss reads one pair of query and document at a time."""
+        """Whether the loss processes one query-document pair at a time."""
         return self.loss in _PAIR_LOSSES
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -57,25 +57,26 @@ class SentenceTransformers:
         method = recipe.method.method
         if method.partition(",")[0] != "cross-encoder":
             raise UsageError(
-                f"The loss 'sentence-transformers' with method = {method!r}", expected="method = 'cross-encoder'"
+                f"The loss 'sentence-transformers' does not support method = {method!r}",
+                expected="method = 'cross-encoder'",
             )
         if len(recipe.losses) > 1:
             raise UsageError(
-                f"The loss 'sentence-transformers' among {len(recipe.losses)} losses",
-                expected="it alone, because it runs the model itself",
+                f"The recipe has {len(recipe.losses)} losses, one of which is 'sentence-transformers'",
+                expected="this loss alone, because it runs the model itself",
             )
 
     def build(self, model: Any) -> Any:
         """Return the loss for a ``sentence_transformers.CrossEncoder``.
 
         Raises:
-            UsageError: The class does not have such an option, or it does not support the model.
+            UsageError: The class does not accept one of the options, or it does not support the model.
         """
         from sentence_transformers.cross_encoder import losses
 
-        # Without it, lists would run in batches of as many pairs as there are lists.
+        # Without this default, a batch would have only as many pairs as there are lists.
         defaults = {} if self.reads_pairs else {"mini_batch_size": -1}
         try:
             return getattr(losses, self.loss)(model, **(defaults | dict(self.options)))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"options = {dict(self.options)} for the loss {self.loss}: {error}") from error
+            raise UsageError(f"The loss {self.loss} rejected options = {dict(self.options)}: {error}") from error

@@ -1,1 +1,1 @@
-"""Optimizers, one plug-in per file."""
+"""Optimizers for training. Each module defines one optimizer as a plug-in."""

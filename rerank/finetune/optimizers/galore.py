@@ -1,4 +1,4 @@
-"""The optimizer GaLore: Adam's moments of matrices in the subspace of the gradient's first singular vectors."""
+"""The optimizer GaLore: Adam with moments in the subspace of the leading singular vectors of each gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Galore(SubspaceOptions):
-    """Adam on projected gradients of matrices; its updates are projected back to the full matrices.
+    """Adam on projected gradients of matrices; the updates are projected back to the full matrices.
 
     It keeps r (2 long + short) numbers per (long x short) matrix instead of 2 long short: 66 % fewer at r = 1024 in a
     7B model. Each choice of the subspace costs a singular value decomposition of every gradient.
@@ -31,12 +31,12 @@ class Galore(SubspaceOptions):
 
     @property
     def fits(self) -> frozenset[ParameterKind]:  # type: ignore[override]
-        """Kinds of parameters that it can train: factor pairs with ``factors``, otherwise the model's own weights."""
+        """Kinds of trainable parameters: factor pairs with ``factors``, otherwise the model's own weights."""
         return LORA if self.factors else FULL
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        """Reason why it cannot train other kinds of parameters."""
+        """Reason why the optimizer cannot train other kinds of parameters."""
         if self.factors:
             return "With factors=true it projects the gradients of lora_A and lora_B, which other adapters lack"
-        return f"{SubspaceOptions.reason}; to project the gradients of their factors, set factors=true and a small rank"
+        return f"{SubspaceOptions.reason}. To project gradients of adapter factors, set factors=true and a small rank"

@@ -42,15 +42,17 @@ class Attention(ListwiseJudge):
     """A judge that orders passages by calibrated attention.
 
     s_i = sum over the tokens t of passage i of (a(t | query) - a(t | null query)), where a(t) is the attention weight
-    of t, summed over layers and heads and averaged over the attending tokens. These are the tokens of the instruction
-    and query after the passages. Passages are shown in reverse order, so the first stage's best is next to the query.
+    of t, summed over layers and heads and averaged over the attending tokens. The attending tokens are those of the
+    instruction and the query after the passages. Passages are shown in reverse order, so the first stage's best passage
+    is next to the query.
 
     Attributes:
         heads: The attention heads to use: a file written by ``rerank heads select``, ``qrhead`` or ``core`` for the
             published list of the model, or empty for all heads.
         layers: First and last layer to use, counted from 0, such as ``8-15``; empty for all. Layers above the last one
             are not computed.
-        calibrate: Subtract the attention from the null query, and drop tokens far below the mean of their passage.
+        calibrate: Subtract the attention that the tokens receive from the null query, and drop tokens far below the
+            mean of their passage.
         best_first: Show the first stage's best passage first instead of last.
     """
 
@@ -72,7 +74,7 @@ class Attention(ListwiseJudge):
 
     @property
     def score_kind(self) -> ScoreKind:
-        """Log attention, or calibrated attention, which is a difference and may be negative."""
+        """The meaning of the scores: log attention, or calibrated attention, a difference that may be negative."""
         return ScoreKind("attention minus that of a null query" if self.calibrate else "log attention", "within")
 
     @cached_property
@@ -85,7 +87,7 @@ class Attention(ListwiseJudge):
         return {"heads": self._heads.digest} if self._heads else {}
 
     def make_requests(self, window: Window) -> list[Request]:
-        """Return one request, with passages truncated so that the prompt fits."""
+        """Return a list of one request, with passages truncated so that the prompt fits in the context."""
         return [self.request(window)]
 
     def request(self, window: Window, *, per_head: bool = False, per_token: bool = False) -> Request:
@@ -93,8 +95,8 @@ class Attention(ListwiseJudge):
 
         Args:
             window: The window.
-            per_head: Request separate scores for every head, to select heads.
-            per_token: Request a score for every token, for evidence.
+            per_head: Request separate scores for every head, as needed to select heads.
+            per_token: Request a score for every token, as needed for evidence.
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)
@@ -152,7 +154,7 @@ class Attention(ListwiseJudge):
         return [part for half in halves for part in self.evidence_windows(half)]
 
     def evidence_request(self, window: Window) -> Request:
-        """Return the request whose reply `evidence` reads. Its passages are not limited by ``max_passage_tokens``.
+        """Return the request whose reply `evidence` parses. Its passages are not limited by ``max_passage_tokens``.
 
         Raises:
             ContextOverflowError: The window does not fit in the context.
@@ -169,14 +171,14 @@ class Attention(ListwiseJudge):
         Args:
             window: The window.
             reply: The reply to its `evidence_request`.
-            unit: What is scored: sentences or words.
+            unit: Whether to score sentences or words.
 
         Returns:
-            For each document, in window order, the units of its text that the prompt shows. Text that was cut off has
-            none.
+            For each document, in window order, the units of the part of its text that the prompt shows. The truncated
+            rest of the text has no units.
 
         Raises:
-            PartialFailureError: There is no reply.
+            PartialFailureError: The request failed or was refused.
             DataError: The reply has no token scores.
             UsageError: The prompt shows passages more than once, or changes them.
         """
@@ -196,7 +198,7 @@ class Attention(ListwiseJudge):
         )
 
     def _null_query_excess(self, query: str) -> int:
-        """Return how many tokens longer the null query may be than the query. Its prompt has to fit as well."""
+        """Return how many tokens longer the null query may be than the query; the prompt with it must fit as well."""
         if not self.calibrate:
             return 0
         # One additional token, since the tokens of a query may merge differently with the text around it.
@@ -226,14 +228,14 @@ def _reverse_window(window: Window) -> Window:
 
 
 def parse_attention_layers(layers: str) -> tuple[int, int] | None:
-    """Parse a range of layers such as ``8-15``; the empty string means all layers.
+    """Parse a range of layers such as ``8-15``; return None, which means all layers, for an empty string.
 
     Raises:
-        UsageError: The text is not a range.
+        UsageError: The text is not a range, or its end is before its start.
     """
     if not layers:
         return None
     match = re.fullmatch(r"(\d+)-(\d+)", layers.strip())
     if match is None or int(match[1]) > int(match[2]):
-        raise UsageError(f"Layers {layers!r}", expected="the first and the last layer, from 0, as in layers=8-15")
+        raise UsageError(f"layers is {layers!r}", expected="the first and the last layer, from 0, as in layers=8-15")
     return int(match[1]), int(match[2])

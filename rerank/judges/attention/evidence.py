@@ -23,7 +23,7 @@ from rerank.types import Document
 #: Minimum score of a span; the same as the default for Cohere's ``relevant_spans``.
 THRESHOLD = 0.1
 
-#: What a text is divided into before the attention of its parts is added up.
+#: Units into which a text can be divided. Each unit is scored by the attention that its tokens receive.
 EvidenceUnit = Literal["sentence", "word"]
 _SPLITTERS: Mapping[EvidenceUnit, Callable[[str], list[tuple[int, int]]]] = {
     "sentence": split_attention_judge_sentences,
@@ -46,7 +46,7 @@ class EvidenceSpan:
             a passage; they do not tell whether the passage is relevant.
 
     Raises:
-        DataError: The span is empty, or the score is not a share.
+        DataError: The span is empty, or the score is not between 0 and 1.
     """
 
     start: int
@@ -129,7 +129,7 @@ def score_passage_by_attention(
         shown: The passage in the prompt, which may be truncated.
         prefix: The text that precedes the passage within its span.
         tokens: Pairs of the position of a token within the span and its score.
-        unit: What is scored: sentences or words.
+        unit: Whether to score sentences or words.
 
     Returns:
         All units of the document's text that the prompt shows, in order; the last one may be truncated.
@@ -159,7 +159,7 @@ def score_attention_judge_units(
     Args:
         text: The text, up to the point where it was truncated.
         tokens: Pairs of the position of a token's first character in the text and its score c_t.
-        unit: What is scored: sentences or words.
+        unit: Whether to score sentences or words.
 
     Returns:
         All units, in the order of the text.
@@ -195,7 +195,7 @@ def select_attention_judge_evidence(
         Spans in the order of the text. Adjacent selected units form one span; its score is the sum of theirs.
 
     Raises:
-        UsageError: The threshold is not a share, or ``max_spans`` is below 1.
+        UsageError: The threshold is not between 0 and 1, or ``max_spans`` is below 1.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold!r}", expected="a share of the attention from 0 to 1")

@@ -1,4 +1,4 @@
-"""Lists of attention heads: read them from files or published lists, check their model, and write them."""
+"""Read lists of attention heads from files or published lists, check their model, and write them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class HeadList:
     """Attention heads of one model, best first.
 
     Attributes:
-        heads: (layer, head) pairs, from 0.
+        heads: (layer, head) pairs, both counted from 0.
         weights: Weight of each head, in the same order; empty if all heads have the same weight.
-        length_power: A passage's attention is multiplied by its length in tokens to this power.
+        length_power: Exponent p; the attention of a passage is multiplied by (its length in tokens)^p. 0 for no factor.
         model: Identity of the model for which the heads were selected. The value `BESIDE` stands for the weights or the
             adapter in the folder of the file, since a file in the folder cannot contain the hash of the folder.
         method: How the heads were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
@@ -70,7 +70,7 @@ def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str
 
 @named_path_errors()
 def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
-    """Open a head list for a model.
+    """Open a head list and check that it belongs to a model.
 
     Args:
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
@@ -94,9 +94,9 @@ def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     if any(actual.get(key) != expected.get(key) for key in keys):
         raise UsageError(
             f"The heads in {name!r} were selected for {_describe_attention_judge_model(expected)}, "
-            f"and the model is {_describe_attention_judge_model(actual)}",
+            f"but the model is {_describe_attention_judge_model(actual)}",
             expected="heads of the same model",
-            remedy="Select heads for it: rerank heads select --model ... --output heads.json",
+            remedy="Select heads for this model: rerank heads select --model ... --output heads.json",
         )
     return head_list
 
@@ -131,7 +131,9 @@ def read_attention_heads(path: Path) -> HeadList:
     if not heads:
         raise DataError(f"The head list {str(path)!r} is empty", expected="at least one head")
     if weights and len(weights) != len(heads):
-        raise DataError(f"The head list {str(path)!r} has {len(weights)} weights for {len(heads)} heads")
+        raise DataError(
+            f"The head list {str(path)!r} has {len(weights)} weights for {len(heads)} heads instead of one per head"
+        )
     return head_list
 
 

@@ -3,15 +3,15 @@
 A sentence ends
 
 - at an empty line, and before a line that begins with a bullet;
-- after ``.``, ``!``, ``?`` or an ellipsis, including closing quotes and brackets, if white space follows and the next
-  word does not start with a lower-case letter. A full stop after white space (as in tokenized text) always ends a
+- after ``.``, ``!``, ``?`` or an ellipsis, including closing quotes and brackets, if whitespace follows and the next
+  word does not start with a lower-case letter. A full stop after whitespace (as in tokenized text) always ends a
   sentence. A full stop after an initial or a common abbreviation does not;
 - after the end marks of scripts that need no space after them, such as the ideographic full stop and the danda.
 
 Pieces that are still long (such as lists of words, or text in scripts without end marks, such as Thai) are divided at
-line breaks; if there are none, at colons and semicolons; then at commas; then at white space; and otherwise between any
-two characters. Splitters with rules per language would be better for languages with other abbreviations, but none of
-them is a dependency.
+line breaks; if there are none, at colons and semicolons; then at commas; then at whitespace; and otherwise between any
+two characters. Splitters with rules per language would be better for languages with other abbreviations, but they would
+be an additional dependency.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _WORD = re.compile(rf"(?:(?!{_UNSPACED.pattern})\S)+|\S")
-#: Patterns for places at which to divide a long piece, best first. The division is at the end of a match.
+#: Patterns of the places where a long piece can be divided, best first. The division is at the end of a match.
 _DIVISIONS = (
     re.compile("\n"),
     re.compile("[;；:：](?=\\s)|[；：]"),
@@ -57,8 +57,8 @@ def split_attention_judge_sentences(text: str) -> list[tuple[int, int]]:
         text: The text.
 
     Returns:
-        Start and end (exclusive) of each sentence in characters (code points), in order, without the white space around
-        it. Every character except white space belongs to exactly one sentence.
+        Start and end (exclusive) of each sentence in characters (code points), in order, without the whitespace around
+        it. Every character except whitespace belongs to exactly one sentence.
 
     >>> split_attention_judge_sentences("It rains. Snow (a lot!) falls")
     [(0, 9), (10, 29)]
@@ -75,7 +75,7 @@ def split_attention_judge_sentences(text: str) -> list[tuple[int, int]]:
 
 
 def split_attention_judge_words(text: str) -> list[tuple[int, int]]:
-    """Divide a text at white space; in scripts without spaces, every character with its marks is a word.
+    """Divide a text at whitespace; in scripts without spaces, every character with its combining marks is a word.
 
     Args:
         text: The text.
@@ -120,7 +120,7 @@ def _ends_judge_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def _trim_judge_sentence_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a sentence without surrounding white space, or its pieces if it is too long."""
+    """Yield a sentence without surrounding whitespace, or its pieces if it is too long."""
     end = start + len(text[start:end].rstrip())
     while (first := _NONSPACE.search(text, start, end)) is not None:
         start = first.start()
@@ -133,13 +133,16 @@ def _trim_judge_sentence_pieces(text: str, start: int, end: int) -> Iterator[tup
 
 
 def _divide_long_judge_sentence(text: str, start: int, end: int, limit: int) -> int:
-    """Return where to divide a long piece: at the last good place from ``limit / 2`` to ``limit`` characters."""
+    """Return the position at which to divide a long piece, if possible between ``limit / 2`` and ``limit`` characters.
+
+    The first pattern of ``_DIVISIONS`` that matches in this range decides, and its last match is used.
+    """
     for division in _DIVISIONS:
         places = [match.end() for match in division.finditer(text, start + limit // 2, start + limit)]
         if places:
             return places[-1]
     middle = start + limit
-    # Do not divide between a letter and its marks, or inside a sequence that forms a single character.
+    # Do not divide between a letter and its combining marks, or in a sequence that is displayed as one character.
     while middle < end and (unicodedata.category(text[middle])[0] == "M" or "\u200d" in text[middle - 1 : middle + 1]):
         middle += 1
     return middle

@@ -66,17 +66,17 @@ class OversizedWindow:
 
 
 class Judge(Protocol):
-    """A judge makes the requests for a window and reads the replies. It does no I/O; this is done by the driver."""
+    """A judge makes the requests for a window and parses the replies. It does no I/O; the driver runs the requests."""
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """The meaning of the scores in its verdicts; None if they have no scores."""
+        """The meaning of the scores in the judge's verdicts; None if the verdicts contain no scores."""
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or how many of its documents fit in the context.
 
         Raises:
-            ContextOverflowError: Not even two of its documents fit.
+            ContextOverflowError: Not even two of the documents fit.
         """
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
@@ -109,9 +109,9 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptJudge:
-    """Base class of judges that send prompts to a backend and read its replies.
+    """Base class of judges that send prompts to a backend and parse its replies.
 
-    A subclass names the tasks that it needs, makes the requests for one window, reads the replies, and states the
+    A subclass names the tasks that it needs, makes the requests for one window, parses the replies, and states the
     meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
 
     Attributes:
@@ -130,7 +130,7 @@ class PromptJudge:
     needs: ClassVar[tuple[type[Any], ...]]
     #: Type of the question that the judge asks if it uses a `DecisionTask`.
     question: ClassVar[QuestionType] = "predicate"
-    #: Options that affect the requests but not how replies are read.
+    #: Options that affect the requests but not how replies are parsed.
     request_options: ClassVar[frozenset[str]] = frozenset()
     #: The shipped prompt that suits the judge; empty if any listwise prompt is suitable.
     prompt: ClassVar[str] = ""
@@ -152,17 +152,17 @@ class PromptJudge:
 
     def _check_first_stage_weight(self) -> None:
         if not 0 <= self.first_stage < math.inf:
-            raise UsageError(f"first_stage={self.first_stage}", expected="a finite weight of at least 0")
+            raise UsageError(f"first_stage is {self.first_stage}", expected="a finite weight of at least 0")
         if self.first_stage and not self.sorts_by_score:
             raise UsageError(
-                f"first_stage={self.first_stage} with the judge {plugin_name(type(self))!r}, which does not sort by a "
-                "score per document, to which the first stage's could be added",
+                f"first_stage is {self.first_stage}, but the judge {plugin_name(type(self))!r} does not sort by a "
+                "score per document to which first-stage scores could be added",
                 expected="a judge that sorts by score, such as likelihood, score, logits or attention",
                 remedy="Omit first_stage, or use another method, such as qlm",
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes for a copy, without budgets, whose tokenizers belong to a backend."""
+        """Return the attributes to copy or pickle, without the prompt budget, which contains a backend's tokenizer."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, PromptBudget)}
 
     @cached_property
@@ -213,7 +213,7 @@ class PromptJudge:
 
     @property
     def score_kind(self) -> ScoreKind | None:
-        """The meaning of the scores in the verdicts; None if they have no scores."""
+        """The meaning of the scores in the verdicts; None if the verdicts contain no scores."""
         return None
 
     @property
@@ -236,15 +236,15 @@ class PromptJudge:
     def rank_by_score(self, scores: Sequence[float], window: Window) -> Verdict:
         """Order a window by z(score) + ``first_stage`` * z(first-stage score), or by the score alone.
 
-        Both are z-scores within the window. Infinite scores stay first or last, whatever the first stage says. Without
-        first-stage scores the judge's scores decide alone, and the verdict's detail states this.
+        Both are z-scores within the window. Infinite scores stay first or last, regardless of the first stage. If the
+        window has no first-stage scores, only the judge's scores are used, and the verdict's detail states this.
 
         Args:
             scores: The judge's score of each document of the window.
             window: The window, with first-stage scores if there are any.
 
         Returns:
-            The verdict with the judge's own scores; its status is that of `rank_window_by_score`.
+            The verdict, with the judge's own scores and the status that `rank_window_by_score` assigns.
         """
         verdict = rank_window_by_score(scores, len(window))
         if not self.first_stage or verdict.status in FAILURES:
@@ -260,7 +260,7 @@ class PromptJudge:
         return replace(rank_window_by_score(combined, len(window)), scores=verdict.scores)
 
     def rank_scored_documents(self, scores: Sequence[float | None], window: Window) -> Verdict:
-        """Order the documents that have a score with `rank_by_score`; those without one (None) keep their positions.
+        """Order the documents that have a score with `rank_by_score`; documents without a score keep their positions.
 
         The status is ``partial`` if some documents have no score, and ``empty`` if none has one.
         """
@@ -279,14 +279,14 @@ class PromptJudge:
         return Verdict(order=tuple(order), status="partial", detail=detail, scores=tuple(scores))
 
     def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
-        """Return the scores whose z-scores are added to those of the first stage; the judge's own by default."""
+        """Return the scores whose z-scores are added to those of the first stage; by default, the judge's scores."""
         return scores
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or how many of its documents fit in the context.
 
         Raises:
-            ContextOverflowError: The window does not fit, and dividing it into parts would not help.
+            ContextOverflowError: The window does not fit, and dividing it into smaller windows would not help.
         """
         return self.make_requests(window)
 
@@ -314,14 +314,14 @@ def check_judge_prompt_runs_on_backend(template: PromptTemplate, backend: Any, m
     """
     if template.verbatim and not task_backend_takes_verbatim(backend):
         raise UsageError(
-            f"The prompt {template.name!r} contains its marks of turns, and the backend of {model!r} adds its own",
-            expected="a backend that runs the text as it is, such as hf or vllm",
+            f"The prompt {template.name!r} contains its own marks of turns, but the backend of {model!r} adds others",
+            expected="a backend that runs the text without a chat template, such as hf or vllm",
             remedy="Use --model hf:NAME or vllm:NAME, or another prompt",
         )
     if template.pictures and not task_backend_sees_pictures(backend):
         raise UsageError(
-            f"The prompt {template.name!r} shows pictures, and model {model!r} reads text only",
-            expected="a model that sees pictures",
+            f"The prompt {template.name!r} shows pictures, but model {model!r} accepts only text",
+            expected="a model that accepts pictures",
             remedy="Use --model vlm:NAME, or another method",
         )
 
@@ -338,7 +338,7 @@ class ListwiseJudge(PromptJudge):
         super().__post_init__()
         if self.template.method == "pointwise":
             raise UsageError(
-                f"The judge {plugin_name(type(self))!r} with the pointwise prompt {self.template.name!r}",
+                f"The judge {plugin_name(type(self))!r} cannot use the pointwise prompt {self.template.name!r}",
                 expected="a prompt that shows several passages",
                 remedy="Omit --prompt",
             )

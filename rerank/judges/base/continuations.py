@@ -19,13 +19,13 @@ def make_judge_continuation_request(
 ) -> Request:
     """Return a request for the log-probability of each continuation of a window's prompt.
 
-    Passages are truncated so that the prompt and the longest continuation fit. The task is the first one that the
-    judge needs: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. After a plain text, they
-    begin with a space. If the backend answers only typed questions, the task is a `DecisionTask`, whose question the
-    judge declares.
+    Passages are truncated so that the prompt and the longest continuation fit. The task is of the first type in
+    ``judge.needs``: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts. If the prompt is plain
+    text without chat turns, the continuations begin with a space. If the backend supports only `DecisionTask`, the task
+    is a `DecisionTask` with the type of question that the judge declares.
 
     Args:
-        judge: Supplies the backend, template, budget and limits.
+        judge: The judge, whose backend, template, budget and limits are used.
         window: The documents of the prompt.
         continuations: Texts that may follow the prompt.
         labels: Identifiers of the passages, if they are not 1, 2, ...
@@ -54,7 +54,7 @@ def _make_judge_decision_request(
     """Return a request for the log-probability of each option as the answer to the judge's question."""
     if len(options) > MAX_OPTIONS:
         raise ContextOverflowError(
-            f"A question with {len(options)} options; decision APIs take at most {MAX_OPTIONS}",
+            f"The question has {len(options)} options, and decision APIs accept at most {MAX_OPTIONS}",
             remedy="Lower --depth, or use --method sliding",
         )
     fitted = judge.budget.fit(judge.template, window, reply_tokens=0, labels=labels)

@@ -33,7 +33,7 @@ class PointwiseJudge(PromptJudge):
         super().__post_init__()
         if self.template.method != "pointwise":
             raise UsageError(
-                f"The judge {plugin_name(type(self))!r} with prompt {self.template.name!r}, whose method is "
+                f"The judge {plugin_name(type(self))!r} cannot use the prompt {self.template.name!r}, whose method is "
                 f"{self.template.method}",
                 expected="a prompt with 'method: pointwise'",
                 remedy=f"Omit --prompt to use {self.prompt!r}",
@@ -69,11 +69,14 @@ class PointwiseJudge(PromptJudge):
         ]
 
     def _shown(self, doc: Document) -> Document:
-        """Return the document; published rerankers were trained on title and text without words between them."""
+        """Return the document; if the prompt is verbatim, its text begins with the title, and the title is empty.
+
+        Published rerankers, which have verbatim prompts, were trained on title and text without words between them.
+        """
         return replace(doc, title="", text=doc.full_text) if self.template.verbatim and doc.title else doc
 
     def _check_words(self, words: Sequence[str]) -> None:
-        """Check that words are single tokens, if the judge reads logits or the prompt is that of a trained reranker.
+        """Check that words are single tokens, if the judge reads logits or the prompt is verbatim.
 
         Raises:
             UsageError: The tokenizer divides a word into several tokens.
@@ -90,7 +93,7 @@ class PointwiseJudge(PromptJudge):
                 )
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order the window with `rank_by_score`; ties keep their order.
+        """Order the window with `rank_by_score`; ties keep the input order.
 
         If documents have no score, they keep their positions, the others are ordered among the remaining positions, and
         the window counts as a failure.

@@ -1,4 +1,4 @@
-"""Verdicts on windows: orders with a status and scores, and how scores become orders."""
+"""Verdicts on windows, which contain an order, a status and scores, and functions that derive orders from scores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rerank.types import Order
 
 #: Status of a judged window. ``ok``: the reply is a permutation in the requested form. ``repaired``: it is complete
 #: after dropping duplicate and unknown identifiers, or was written in another form. ``partial``: missing identifiers
-#: were appended. ``empty``: the reply has no identifier or cannot be read. ``refused``: it has no identifier, and the
-#: model declines. ``error``: no reply arrived.
+#: were appended. ``empty``: the reply has no identifier or cannot be parsed. ``refused``: the reply has no identifier
+#: and declines to answer. ``error``: no reply arrived.
 Status = Literal["ok", "repaired", "partial", "empty", "refused", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 #: Statuses that give no information about the documents. The window keeps its order and counts as a failure.
@@ -39,11 +39,11 @@ class Verdict:
     """The order of one window and how it was obtained.
 
     Attributes:
-        order: A permutation of the window's positions; the identity if the replies give no order.
+        order: A permutation of the window's positions; the identity if the replies contain no order.
         status: Status of the replies.
-        detail: What was repaired or failed; empty if nothing was.
+        detail: Description of the repairs or of the failure; empty if there was neither.
         scores: One score per document, in the order of the window; None for documents without a score. Empty if the
-            judge has no scores.
+            judge does not assign scores.
     """
 
     order: Order
@@ -53,14 +53,15 @@ class Verdict:
 
 
 def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
-    """Order a window by decreasing score; ties keep their order.
+    """Order a window by decreasing score; ties keep the input order.
 
     Args:
         scores: One score per document.
         count: Number of documents in the window.
 
     Returns:
-        The verdict with the scores. Its status is ``empty`` if the number of scores is wrong, or if a score is NaN.
+        The verdict with the scores. If the number of scores is wrong or a score is NaN, its status is ``empty``, and it
+        contains the input order and no scores.
 
     >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
@@ -93,9 +94,9 @@ def window_z_scores(scores: Sequence[float]) -> list[float]:
 
 
 def failed_judge_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
-    """Return the verdict on a window with a reply that is missing, refused or unreadable; None if all can be read.
+    """Return the verdict on a window if one of its replies is missing, refused or unreadable; otherwise None.
 
-    A missing reply takes precedence, since a resumed run asks for it again.
+    A missing reply takes precedence, since a resumed run repeats its request.
     """
     failed = [reply for reply in replies if reply.error or reply.finish in ("error", "refused")]
     if not failed:

@@ -7,7 +7,7 @@ from typing import Protocol
 from rerank.errors import UsageError
 from rerank.types import Plan, Ranking
 
-#: Papers use up to 20 passes. A larger number is a mistake, and a run would never end.
+#: Papers use up to 20 passes. A number above this limit is a mistake, and the run would take too long.
 _MAX_PASSES = 1000
 
 
@@ -15,10 +15,10 @@ def check_number_of_passes(passes: int) -> None:
     """Check the number of passes of a strategy that repeats itself.
 
     Raises:
-        UsageError: The number is below 1, or so large that a run would not end.
+        UsageError: The number is below 1 or above 1000.
     """
     if not 1 <= passes <= _MAX_PASSES:
-        raise UsageError(f"{passes} passes", expected=f"1 to {_MAX_PASSES}")
+        raise UsageError(f"The number of passes is {passes}", expected=f"1 to {_MAX_PASSES}")
 
 
 class Strategy(Protocol):

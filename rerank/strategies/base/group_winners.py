@@ -1,4 +1,4 @@
-"""Find the best document of each of several groups; shared by the strategies that sort by choices."""
+"""Find the best document of each of several groups, for the strategies that sort by pairwise or setwise choices."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def check_group_choice(size: int, top_k: int) -> None:
         UsageError: ``size < 2`` or ``top_k < 1``.
     """
     if size < 2:
-        raise UsageError(f"Window size {size}", expected="at least 2 documents, since one has no order")
+        raise UsageError(f"The window size is {size}", expected="at least 2 documents")
     if top_k < 1:
-        raise UsageError(f"top_k {top_k}", expected="at least 1")
+        raise UsageError(f"top_k is {top_k}", expected="at least 1")
 
 
 def _strategy_group_window(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:

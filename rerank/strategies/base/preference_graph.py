@@ -1,4 +1,4 @@
-"""Preferences between documents that windows revealed, and what follows from them by transitivity.
+"""Preferences between documents: those that windows revealed, and those that follow by transitivity.
 
 Source: the revealed graph of Agrawal, Nguyen and Kiela 2026, arXiv 2602.05448 (BlitzRank), sections 2.2 and 2.3.
 """
@@ -19,7 +19,7 @@ class PreferenceGraph:
     Attributes:
         above: For each position in the list, the set of positions that are known to be better. A document in a cycle is
             in its own set.
-        below: The same for positions that are known to be worse.
+        below: The same for the positions that are known to be worse.
     """
 
     def __init__(self, n: int) -> None:
@@ -64,9 +64,9 @@ class PreferenceGraph:
         return (self.below[position] & ~self.tier(position)).bit_count()
 
     def count_net_wins_in_tier(self, position: int) -> int:
-        """Return the number of tied documents that a document was ranked above, minus those it was ranked below.
+        """Return how many tied documents a document was ranked above, minus the number that it was ranked below.
 
-        This is the Copeland score within the tier. A tied document to which both applies counts as neither.
+        This is the Copeland score within the tier. Tied documents that it was ranked both above and below cancel out.
         """
         tier = self.tier(position)
         return (self._won[position] & tier).bit_count() - (self._lost[position] & tier).bit_count()
@@ -77,7 +77,7 @@ class PreferenceGraph:
         return known.bit_count() == len(self.above)
 
     def _add_preference(self, better: int, worse: int) -> None:
-        """Add an edge and everything that follows from it."""
+        """Add an edge and all edges that follow by transitivity."""
         if self.below[better] >> worse & 1:
             return
         upper = self.above[better] | 1 << better

@@ -10,7 +10,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind, Traini
 
 
 class Adapter(TrainingComponent, Protocol):
-    """Method that decides which parameters are trained.
+    """A method that decides which parameters of a model are trained.
 
     Dataclass fields are its options; `LinearTargets` defines the options that most adapters share.
     """
@@ -28,7 +28,7 @@ class Adapter(TrainingComponent, Protocol):
     saves: ClassVar[Literal["adapter", "model"]]
     #: True if vLLM loads the saved adapter as a LoRA.
     vllm: ClassVar[bool]
-    #: Required device: ``cuda``, or empty if it runs everywhere.
+    #: Required device: ``cuda``, or empty if the adapter runs on every device.
     needs: ClassVar[str]
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
@@ -65,7 +65,7 @@ class Adapter(TrainingComponent, Protocol):
         """Return the number of trainable parameters according to the published formula.
 
         Args:
-            shapes: Shape (rows, columns) of every adapted weight matrix. For full training, the shapes of all
+            shapes: Shape (rows, columns) of every adapted weight matrix. For full fine-tuning, the shapes of all
                 parameters, with vectors as (1, size).
         """
 
@@ -80,7 +80,7 @@ class SupportsCallbacks(Protocol):
 
 @runtime_checkable
 class SupportsPenalty(Protocol):
-    """An adapter that adds a term to the training loss which depends on its parameters only."""
+    """An adapter that adds to the training loss a term that depends only on the adapter's parameters."""
 
     def penalty(self, model: Any) -> Any:
         """Return the weighted term for a model that `attach` returned, as a scalar tensor with gradients."""

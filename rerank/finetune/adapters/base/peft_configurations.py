@@ -1,4 +1,4 @@
-"""Configurations of peft by name: which exist, what their options are, and why some cannot be trained here."""
+"""Find and build configurations of peft by name, and reject those that cannot be trained here, with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.finetune.adapters.base.targets import LinearTargets
 from rerank.selector import convert_option_values
 
-#: Fields of peft's configurations that describe a file or a task, and not a method.
+#: Fields of peft's configurations that describe a file or a task rather than a method.
 _NO_OPTIONS = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"}
 )
@@ -48,14 +48,14 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
     """Return a configuration of peft for a causal language model.
 
     Args:
-        name: Its type or class name.
-        options: Values of its fields, as a recipe contains them.
-        targets: Names of the adapted modules, unless ``options`` has ``target_modules``.
-        seed: Value of all fields for seeds that ``options`` omits.
+        name: Type or class name of the configuration.
+        options: Values of the configuration's fields, as a recipe contains them.
+        targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
+        seed: Value of all fields for seeds that ``options`` does not contain.
 
     Raises:
         UnknownNameError: peft has no such configuration, or the configuration has no such field.
-        UsageError: peft rejects a value, or the method cannot be trained here; the message gives the reason.
+        UsageError: peft rejects a value, or the method cannot be trained here; the message states the reason.
     """
     kind = find_peft_type(name)
     configuration = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
@@ -80,7 +80,7 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
 
 
 def default_target_modules(name: str, targets: LinearTargets, model: Any) -> list[str]:
-    """Return the names of the selected linear layers, or modules of other kinds if peft applies the method to those.
+    """Return the names of the selected linear layers, or of other modules if peft applies the method to those.
 
     peft knows the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
 
@@ -96,7 +96,7 @@ def default_target_modules(name: str, targets: LinearTargets, model: Any) -> lis
 
 
 def _reason_against_training(kind: PeftType, values: Mapping[str, Any]) -> str:
-    """Return why a method needs more than a wrapped model and an optimizer; empty if it does not."""
+    """Return the reason why a method needs more than a wrapped model and an optimizer; empty if it does not."""
     learns_prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
     if learns_prompt or kind is PeftType.ADAPTION_PROMPT:
         return (
@@ -113,12 +113,15 @@ def _reason_against_training(kind: PeftType, values: Mapping[str, Any]) -> str:
 
 
 def _check_targets_are_given_once(name: str, values: Mapping[str, Any]) -> None:
-    """Check that no option limits target modules that are given by their full names, where peft would ignore it."""
+    """Check that options that limit the target modules are used only together with ``target_modules``.
+
+    Without it, the target modules are passed by their full names, and peft would ignore these options.
+    """
     ignored = sorted({"layers_to_transform", "layers_pattern"} & values.keys())
     if ignored and "target_modules" not in values:
         raise UsageError(
-            f"{ignored[0]} for the configuration {name!r} of peft without target_modules",
-            expected="layers = N for the first N layers, or target_modules as well",
+            f"The options of the configuration {name!r} of peft contain {ignored[0]} but not target_modules",
+            expected="target_modules as well, or layers = N instead, to adapt the first N layers",
         )
 
 

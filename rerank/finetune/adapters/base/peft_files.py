@@ -1,4 +1,4 @@
-"""Functions on peft models that adapters share: wrapping a model, reading LoRA factors, writing adapter files."""
+"""Functions that adapters share for models of peft: wrap a model, read LoRA factors, and write adapter files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
 
 @contextmanager
 def convert_peft_errors(configuration: str) -> Iterator[None]:
-    """Raise errors of peft about a configuration that does not fit the model as a `UsageError`.
+    """Convert errors that peft raises for a configuration that does not fit the model into a `UsageError`.
 
     Args:
         configuration: Name of the configuration, for the message.
@@ -97,7 +97,7 @@ def iter_lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_adapter_factors(model: Any) -> Factors:
-    """Return the current factors of every adapted matrix."""
+    """Return a mapping from the name of each adapted module to its current factors (B, A)."""
     return {
         name: (_detached_adapter_weight(layer.lora_B[ADAPTER]), _detached_adapter_weight(layer.lora_A[ADAPTER]))
         for name, layer in iter_lora_layers(model)

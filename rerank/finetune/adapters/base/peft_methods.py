@@ -42,7 +42,7 @@ class PeftAdapter(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPeftAdapter(LinearTargets, PeftAdapter):
-    """Base class of adapters for which a configuration of peft is enough, given by its name and its options."""
+    """Base class of adapters that are completely defined by the name and the options of a configuration of peft."""
 
     @property
     @abstractmethod
@@ -51,7 +51,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
 
     @abstractmethod
     def peft_options(self) -> Mapping[str, Any]:
-        """Return the values of the fields of the configuration."""
+        """Return a mapping from the names of the configuration's fields to their values."""
 
     def peft_config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration for the model."""
@@ -101,5 +101,5 @@ class LoraFamily(LowRankTargets, PeftAdapter):
         return {}
 
     def alpha_for(self, rank: int) -> float:
-        """Return the alpha with which a matrix of rank ``rank`` has the same scaling factor as one of rank ``r``."""
+        """Return the alpha that gives a matrix of rank ``rank`` the same scaling factor as a matrix of rank ``r``."""
         return self.alpha * rank / self.r

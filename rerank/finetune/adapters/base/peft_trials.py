@@ -1,4 +1,4 @@
-"""What a configuration of peft does, found by trying it on a small model instead of listing peft's methods here."""
+"""Determine properties of peft configurations by trying them on a small model, without a list of peft's methods."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftBehaviour:
-    """Properties of a configuration, as in `rerank.finetune.adapters.base.Adapter`.
+    """Properties of a configuration, with the meaning that `rerank.finetune.adapters.base.Adapter` documents.
 
-    The defaults hold if the configuration does not fit the small model; they are those that promise nothing.
+    The defaults are used if the configuration does not fit the small model. They claim no useful property.
     """
 
     identity: bool = False
@@ -36,7 +36,7 @@ class PeftBehaviour:
 
 
 def try_peft_configuration(name: str, options: Mapping[str, Any]) -> PeftBehaviour:
-    """Return how a configuration behaves on a random Llama with one layer."""
+    """Return the properties of a configuration, determined on a random Llama with one layer."""
     with torch.random.fork_rng(devices=[]):
         model = _small_llama()
         ids = torch.arange(8)[None]
@@ -66,7 +66,8 @@ def count_trained_by_peft(name: str, options: Mapping[str, Any], shapes: Sequenc
     """Return the number of parameters that peft trains in a model that consists of matrices of these shapes.
 
     Raises:
-        UsageError: The configuration does not fit the matrices, or it reads their values and they are large.
+        UsageError: The configuration does not fit the matrices, or the method reads the values of matrices that are too
+            large to be allocated for counting.
     """
     options = {key: value for key, value in options.items() if key != "target_modules"}
     named = {f"matrix{index}": shape for index, shape in enumerate(shapes)}
@@ -80,7 +81,7 @@ def count_trained_by_peft(name: str, options: Mapping[str, Any], shapes: Sequenc
 
 def _count_on_device(device: str, name: str, options: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> int:
     config = make_peft_configuration(name, options, list(shapes), seed=0)
-    config.task_type = None  # the matrices are no language model
+    config.task_type = None  # the matrices are not a language model
     with torch.random.fork_rng(devices=[]), torch.device(device), convert_peft_errors(name):
         matrices = {key: torch.nn.Linear(columns, rows, bias=False) for key, (rows, columns) in shapes.items()}
         wrapped: Any = get_peft_model(torch.nn.Sequential(OrderedDict(matrices)), config)

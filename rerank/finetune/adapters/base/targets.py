@@ -1,4 +1,4 @@
-"""Target modules of adapters: which matrices of a model are adapted, with which rank, and checks of such options."""
+"""Options that select the matrices to adapt and their ranks, and functions that check the options of adapters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMES = re.compile(r"[\w.,-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class LinearTargets:
-    """Selection of the linear layers that are adapted.
+    """Options that select the linear layers to adapt.
 
     Attributes:
         targets: ``all-linear`` (all linear layers except the output head), ``attention`` (linear layers inside
@@ -90,7 +90,8 @@ class LowRankTargets(LinearTargets):
             only a single factor, such as vLLM.
 
     Raises:
-        UsageError: An option is out of its range.
+        UsageError: ``r`` or ``alpha`` is below 1, ``dropout`` is not in [0, 1), or a rank in ``rank_pattern`` is
+            negative.
     """
 
     r: int = 16
@@ -108,7 +109,7 @@ class LowRankTargets(LinearTargets):
             require_adapter_option_at_least(f"rank_pattern[{name}]", rank, 0)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return module name -> rank for the adapted modules.
+        """Return a mapping from the name of each adapted module to its rank.
 
         Raises:
             UsageError: The rank pattern names other modules than the targets, or all of its ranks are 0.
@@ -133,7 +134,7 @@ class LowRankTargets(LinearTargets):
         return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices; r comes from `rank_pattern`, in its order, if set."""
+        """Return the sum of r (rows + columns) over the matrices, with r from `rank_pattern`, in its order, if set."""
         return sum(r * (rows + columns) for r, (rows, columns) in zip(self._ranks_of(shapes), shapes, strict=True))
 
     def _ranks_of(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
@@ -141,7 +142,7 @@ class LowRankTargets(LinearTargets):
             return [self.r] * len(shapes)
         ranks = [rank for rank in self.rank_pattern.values() if rank]
         if len(ranks) != len(shapes):
-            raise UsageError(f"The rank pattern adapts {len(ranks)} matrices", expected=f"{len(shapes)}, one per shape")
+            raise UsageError(f"The rank pattern adapts {len(ranks)} matrices", expected=f"{len(shapes)} matrices")
         return ranks
 
 

@@ -44,8 +44,8 @@ class Qlora(LoraFamily):
 
         Raises:
             MissingPrerequisiteError: There is no CUDA device, or bitsandbytes is not installed.
-            UsageError: ``loftq`` is combined with a model that is already quantised, or a matrix is smaller than the
-                rank.
+            UsageError: ``init`` is ``loftq``, and the model is already quantised or a rank exceeds the smaller side of
+                its matrix.
         """
         self.check_machine()
         from rerank.finetune.adapters.qlora import four_bit
@@ -56,7 +56,7 @@ class Qlora(LoraFamily):
         if self.init == "loftq":
             if is_quantised:
                 raise UsageError(
-                    "init=loftq needs the weights before quantisation, and the model is loaded in four bits",
+                    "init=loftq needs the weights before quantisation, but the model is already loaded in four bits",
                     remedy="Load the model in 16 bits, or omit init",
                 )
             require_ranks_fit("r", ranks, self.shapes(model))

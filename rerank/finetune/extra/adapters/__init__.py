@@ -1,1 +1,1 @@
-"""Experimental adapters, one plug-in per file."""
+"""Experimental adapters. Each module defines one adapter as a plug-in."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Loldu(FrozenBasis):
-    """W = P L D U with unit triangular factors L and U; the first r diagonal entries of D are trained.
+    """LoLDU: W = P L D U with unit triangular factors L and U; the first r diagonal entries of D are trained.
 
     The update of W is P L (Z - D) U, restricted to the first r columns of L and the first r rows of U; Z is trained and
     starts as D. The paper also trains a scale per matrix; it is omitted, because it would only multiply Z.
@@ -30,7 +30,7 @@ class Loldu(FrozenBasis):
     differs: ClassVar[str] = "Without the trained scale per matrix"
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return module name -> rank of the saved LoRA: r, or the smaller side of the matrix if it is below r."""
+        """Return a mapping from module name to the rank of the saved LoRA: the minimum of r, rows and columns."""
         return {
             name: min(self.r, *shape) for name, shape in zip(self.module_names(model), self.shapes(model), strict=True)
         }

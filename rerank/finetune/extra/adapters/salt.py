@@ -40,7 +40,7 @@ class Salt(FrozenBasis):
         require_adapter_option_at_least("d", self.d, 1)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Return module name -> rank of the saved LoRA, which is r + d."""
+        """Return a mapping from module name to the rank of the saved LoRA, which is r + d."""
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:

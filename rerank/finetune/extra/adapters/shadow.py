@@ -24,14 +24,15 @@ Shapes = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Shadow(PeftAdapter):
-    """ShadowPEFT: a small network of the model's architecture corrects the input of each layer; `peft.ShadowConfig`.
+    """ShadowPEFT: a small network of the model's architecture corrects the input of each layer.
 
     Let h be the hidden state before a layer and s the hidden state of the shadow network. The input of the layer is
     h + alpha U D (h - s), and a gate moves s towards T(output of the layer). U, D, T, the gate and the network are
-    trained; U starts at 0. The adapter cannot be merged. The paper's second loss, on the outputs of the network, is not
-    applied: peft adds it only if the model computes the loss from ``labels``, and the losses of this package do not use
-    ``labels``. ShadowPEFT is the closest available method to IAA, which connects the adapters of the layers by a path
-    outside of the layers.
+    trained; U starts at 0. Implemented with `peft.ShadowConfig`. The adapter cannot be merged.
+
+    The paper's second loss, on the outputs of the network, is not applied: peft adds it only if the model computes the
+    loss from ``labels``, and the losses of this package do not use ``labels``. ShadowPEFT is the closest available
+    method to IAA, which connects the adapters of the layers by a path outside of the layers.
 
     Attributes:
         r: Width of the corrections, of T and of the gate.
@@ -74,7 +75,7 @@ class Shadow(PeftAdapter):
         """Check that no loss reads attention and no texts are packed, because the shadow network supports neither.
 
         Raises:
-            UsageError: A loss reads attention, or texts are packed.
+            UsageError: A loss reads attention, ``batch_size`` is above 1, or the method scores one document at a time.
         """
         from rerank.methods import open_method
 
@@ -139,7 +140,7 @@ def _widen_shadow_embeddings(
 
 
 def _shortest_adapter_shape_period(shapes: Shapes) -> Shapes:
-    """Return the shortest prefix whose repetition gives the sequence."""
+    """Return the shortest prefix of the sequence that yields the whole sequence when it is repeated."""
     size = next(
         n
         for n in range(1, len(shapes) + 1)

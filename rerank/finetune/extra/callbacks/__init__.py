@@ -1,1 +1,1 @@
-"""Experimental callbacks that change a model between optimizer steps, one plug-in per file."""
+"""Experimental callbacks that change a model between optimizer steps. Each module defines one plug-in."""

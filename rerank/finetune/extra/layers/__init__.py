@@ -1,1 +1,1 @@
-"""Experimental methods that train a few layers at a time, one plug-in per file."""
+"""Experimental methods that train a few layers at a time. Each module defines one plug-in."""

@@ -25,7 +25,7 @@ class Lisa:
     paper: ClassVar[str] = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
     summary: ClassVar[str] = "Trains a few layers at a time, which are drawn anew periodically"
     fits: ClassVar[frozenset[ParameterKind]] = frozenset({"full"})
-    reason: ClassVar[str] = "It freezes layers of the model's own weights, and an adapter's layers are already small"
+    reason: ClassVar[str] = "It freezes layers of the model's own weights; those of adapters are already small"
 
     n: int = 2
     every: int = 20
@@ -38,7 +38,7 @@ class Lisa:
                 raise UsageError(f"Option {option} is {getattr(self, option)!r}", expected="a whole number above 0")
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the odds of each layer; empty for equal odds."""
+        """Return the odds of each layer; the list is empty if the odds are equal."""
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

@@ -1,1 +1,1 @@
-"""Experimental training objectives that replace losses, one plug-in per file."""
+"""Experimental training objectives that replace losses. Each module defines one plug-in."""

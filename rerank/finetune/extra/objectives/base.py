@@ -25,7 +25,7 @@ class Objective(TrainingComponent, Protocol):
             adapter: The adapter of the recipe.
 
         Raises:
-            UsageError: The objective does not support the method, the adapter or a setting; the message gives the
+            UsageError: The objective does not support the method, the adapter or a setting; the message states the
                 reason.
         """
 

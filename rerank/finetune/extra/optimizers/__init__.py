@@ -1,1 +1,1 @@
-"""Experimental optimizers, one plug-in per file."""
+"""Experimental optimizers. Each module defines one optimizer as a plug-in."""

@@ -17,7 +17,7 @@ class Fira(SubspaceOptions):
 
     Attributes:
         scale: Factor by which both the update inside the subspace and the part of the gradient that is subtracted to
-            compute the rest are multiplied; with 1, the default of the authors' code, they are those of the paper.
+            compute the rest are multiplied; with 1, the default of the authors' code, both are as in the paper.
     """
 
     paper: ClassVar[str] = "Chen et al., arXiv 2410.01623 (Fira)"

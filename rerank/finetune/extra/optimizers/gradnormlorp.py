@@ -62,5 +62,5 @@ class Gradnormlorp(SubspaceOptions):
 
 def _gradnormlorp_error(problem: str) -> UsageError:
     return UsageError(
-        problem, expected=f"the adapter {_ADAPTER}", remedy="For other adapters use galore with factors = true"
+        problem, expected=f"the adapter {_ADAPTER}", remedy="For other adapters, use galore with factors = true"
     )

@@ -11,7 +11,7 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraFa(AdamOptions):
-    """AdamW on B with the gradient dB (A A')^-1 / s^2, the best possible one if A is frozen; `build` freezes A.
+    """AdamW on B with the gradient dB (A A')^-1 / s^2, the least-squares optimum if A is frozen; `build` freezes A.
 
     For the backward pass, a layer then keeps r numbers per token instead of its whole input. `count_state` counts only
     the parameters that are still trained, without A.

@@ -1,1 +1,1 @@
-"""Experimental methods that choose a rank per matrix, one plug-in per file."""
+"""Experimental methods that choose a rank per matrix. Each module defines one plug-in."""

@@ -9,12 +9,12 @@ from rerank.finetune.components import CalibrationBatches, TrainingComponent
 
 
 class RankAllocation(TrainingComponent, Protocol):
-    """Method that assigns a rank to each matrix. Dataclass fields are its options."""
+    """A method that assigns a rank to each matrix. Dataclass fields are its options."""
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return module name -> rank (at least 0); the ranks sum to at most ``r`` times the number of targets.
+        """Return a mapping from module name to rank; the ranks sum to at most ``r`` times the number of targets.
 
-        A matrix of rank 0 is not adapted.
+        Ranks are at least 0. A matrix of rank 0 is not adapted.
 
         Args:
             model: The unmodified model.

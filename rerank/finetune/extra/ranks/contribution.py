@@ -13,11 +13,11 @@ from rerank.finetune.components import CalibrationBatches
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """Ranks proportional to the squared norm of each matrix's gradient under the training loss.
+    """Rank allocation in proportion to the squared norm of each matrix's gradient under the training loss.
 
     The paper measures the contribution of filters in image networks by integrated gradients; this class uses the
-    squared gradient norm at the initial weights instead. No rank exceeds the smaller side of its matrix; ranks that
-    cannot be used there go to other matrices. A matrix that the loss does not depend on has the contribution 0.
+    squared gradient norm at the initial weights instead. No rank exceeds the smaller side of its matrix; the excess is
+    distributed among other matrices. A matrix that the loss does not depend on has the contribution 0.
 
     Attributes:
         least: Minimum rank of each matrix; the rest of the budget is distributed in proportion. With 0, some matrices
@@ -36,7 +36,7 @@ class Contribution:
             raise UsageError(f"Option least is {self.least}", expected="at least 0")
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return ranks in proportion to the squared gradient norms, at least ``least`` each.
+        """Return a mapping from module name to rank, in proportion to squared gradient norms, at least ``least`` each.
 
         Raises:
             UsageError: There are no targets, the mean rank is below 1 or below ``least``, or the model is quantised.
@@ -47,7 +47,7 @@ class Contribution:
         if not targets or r < max(1, self.least):
             raise UsageError(
                 f"The mean rank is {r} for {len(targets)} matrices, with least={self.least}",
-                expected="at least one matrix, and a mean rank of at least 1 and at least least",
+                expected="at least one matrix, and a mean rank of at least 1 that is not below least",
             )
         gradients = compute_mean_loss_gradients(model, targets, calibrate)
         weights = {name: float(gradient.double().square().sum()) for name, gradient in gradients.items()}
@@ -58,13 +58,13 @@ class Contribution:
 def allocate_ranks_proportionally(
     weights: Mapping[str, float], budget: int, most: Mapping[str, int], *, least: int = 0
 ) -> dict[str, int]:
-    """Distribute an integer budget in proportion to weights by the largest-remainder method.
+    """Distribute an integer budget in proportion to weights by the largest-remainder method; return the ranks by name.
 
     Args:
-        weights: Name -> weight, at least 0; if all weights are 0, the shares are equal.
+        weights: Mapping from name to weight, at least 0; if all weights are 0, the shares are equal.
         budget: Sum of the ranks to return, unless the sum of ``most`` is smaller.
-        most: Name -> maximum. What exceeds a maximum is distributed among the other names.
-        least: Minimum per name; a smaller maximum takes precedence.
+        most: Mapping from name to maximum rank. The excess over a maximum is distributed among the other names.
+        least: Minimum rank per name; a smaller maximum takes precedence.
 
     >>> allocate_ranks_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}

@@ -35,7 +35,7 @@ class Welore:
             raise UsageError(f"Option reduction is {self.reduction}", expected="above 0 and below 1")
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
-        """Return module name -> ``r`` for low-rank matrices and 0 for others.
+        """Return a mapping from module name to rank: ``r`` for low-rank matrices and 0 for others.
 
         Raises:
             UsageError: There are no targets, or the rank is below 1.

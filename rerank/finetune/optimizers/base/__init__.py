@@ -13,18 +13,18 @@ class Optimizer(TrainingComponent, Protocol):
 
     @property
     def needs(self) -> str:
-        """Required device: ``cuda``, or empty if it runs everywhere."""
+        """Required device: ``cuda``, or empty if the optimizer runs on every device."""
 
     @property
     def fits(self) -> frozenset[ParameterKind]:
-        """Kinds of parameters that it can train; a recipe with another kind is rejected before anything is loaded.
+        """Kinds of parameters that the optimizer can train; the value may depend on the options.
 
-        The value may depend on the options.
+        A recipe that trains parameters of another kind is rejected before anything is loaded.
         """
 
     @property
     def reason(self) -> str:
-        """Reason why it cannot train other kinds of parameters, for the error message; empty if it can train all."""
+        """Reason why the optimizer cannot train other kinds, for the error message; empty if it can train all."""
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
@@ -44,7 +44,7 @@ class SizedOptimizer(Optimizer, Protocol):
     """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of values in its state after a step, by the published formula and without step counters.
+        """Return the number of values in the state after a step, by the published formula, without step counters.
 
         Args:
             shapes: Shape (rows, columns) of every matrix that is trained (`build` may freeze some); vectors and

@@ -131,12 +131,12 @@ class ExactAdamW(ExactStateOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return weight -> gradient for the weights whose gradient is replaced; none in this class."""
+        """Return a mapping from each weight whose gradient is replaced to the new gradient; empty in this class."""
         return {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient."""
+        """Update every weight that has a gradient; return the loss of the closure, or None without a closure."""
         loss = evaluate_optimizer_closure(closure)
         adjusted = self.adjusted_gradients()
         for group in self.param_groups:

@@ -39,10 +39,10 @@ GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor
 def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
     """Return the factor pairs of all LoRA layers of peft in which at least one factor is trainable.
 
-    Factors that are computed from other parameters are left out.
+    Factors that are computed from other parameters are omitted.
 
     Raises:
-        UsageError: The model has no such pair.
+        UsageError: The model has no trainable factor pair.
     """
     pairs = []
     for module in model.modules():
@@ -108,7 +108,7 @@ def damped_gram_of_factor(rows: Tensor, damping: float) -> Tensor:
 
 
 def lora_fa_adjustment(damping: float) -> GradientAdjustment:
-    """Return the adjustment for a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
+    """Return the gradient adjustment for a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
 
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.

@@ -1,4 +1,4 @@
-"""Options, checks and size formulas that several optimizers share. Imports no torch."""
+"""Options, checks and size formulas that several optimizers share. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AdamOptions:
 
     @property
     def moments(self) -> dict[str, Any]:
-        """Options of the moments, as keyword arguments of torch's optimizers."""
+        """The options that affect the moments, as keyword arguments of torch's optimizers."""
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:

@@ -14,7 +14,7 @@ GroupOptions = Callable[[str, nn.Parameter], Mapping[str, Any]]
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Return (name, parameter) of all parameters with ``requires_grad``, in the model's order, without duplicates."""
+    """Return the (name, parameter) pairs with ``requires_grad``, in the model's order and without duplicates."""
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 

@@ -43,10 +43,13 @@ MAX_GROWTH = 1.01
 
 
 class SubspaceBasis(Protocol):
-    """Basis of the subspace. It keeps its tensors and numbers in the optimizer state of the matrix."""
+    """A rule that chooses the basis of the subspace. Its data is kept in the optimizer state of the matrix."""
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
-        """Choose the basis for a gradient (m x n) of the parameter at index ``place`` among all parameters."""
+        """Choose the basis for a gradient (m x n) and store it in ``state``.
+
+        ``place`` is the index of the parameter among all parameters.
+        """
 
     def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
         """Return P of shape (n, r) for a gradient with the same shape (m, n) as ``like``."""
@@ -99,7 +102,7 @@ class RandomBasis:
         self.seed = seed
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
-        """Store the next seed; the first one depends on the parameter."""
+        """Store the next seed; the first seed depends on ``place``, the index of the parameter."""
         # A parameter can draw 2^20 bases before it reaches the seeds of the next parameter.
         state["seed"] = state["seed"] + 1 if "seed" in state else self.seed + (place << 20)
 
@@ -184,7 +187,7 @@ class SubspaceAdamW(ExactStateOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient."""
+        """Update every weight that has a gradient; return the loss of the closure, or None without a closure."""
         loss = evaluate_optimizer_closure(closure)
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]
@@ -203,7 +206,7 @@ class SubspaceAdamW(ExactStateOptimizer):
         return loss
 
     def _update(self, grad: Tensor, state: OptimizerState, group: OptimizerState, place: int) -> Tensor:
-        """Return the update (m x n) before it is multiplied by the learning rate."""
+        """Return the update (m x n) of a matrix before it is multiplied by the learning rate."""
         rule, rank = self.rule, min(self.rule.rank, grad.shape[1])
         steps = int(state.get("step", 0))
         if steps % rule.gap == 0:

@@ -1,4 +1,4 @@
-"""Options shared by the optimizers that keep their moments in a subspace. Torch is imported by `build` only."""
+"""Options shared by the optimizers that keep their moments in a subspace. Only `build` imports torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SubspaceOptions(AdamOptions):
     """
 
     fits: ClassVar[frozenset[ParameterKind]] = FULL
-    reason: ClassVar[str] = "It projects gradients of whole weight matrices, and an adapter's are already small"
+    reason: ClassVar[str] = "It projects gradients of whole weight matrices; those of adapters are already small"
 
     rank: int = 128
     gap: int = 200

@@ -16,7 +16,8 @@ from rerank.finetune.components import PARAMETER_KINDS, ParameterKind
 if TYPE_CHECKING:
     from rerank.finetune.recipe import Recipe
 
-#: Packages that optimizers need: pattern of their names, module, and what to install. The first match counts.
+#: Packages that optimizers need: pattern of optimizer names, module, and distribution to install. The first matching
+#: pattern is used.
 _PACKAGES = (
     ("adamw_torch_[48]bit", "torchao", "torchao"),
     ("adamw_torch_xla", "torch_xla", "torch_xla"),
@@ -26,7 +27,7 @@ _PACKAGES = (
     ("stable_adamw", "optimi", "torch-optimi"),
     ("8bit|bnb|paged|ademamix|lion", "bitsandbytes", "bitsandbytes"),
 )
-#: Optimizers that cannot be used: pattern of their names, reason, and what to do.
+#: Optimizers that cannot be used: pattern of optimizer names, reason, and remedy, which complete an error message.
 _REFUSED = (
     (
         "lomo|layerwise",
@@ -67,7 +68,7 @@ def find_transformers_optimizer(name: str, options: Mapping[str, Any], *, own: S
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersOptimizer:
-    """An optimizer that transformers knows, with transformers' defaults.
+    """An optimizer of transformers, with the defaults of `TrainingArguments`.
 
     Learning rate and weight decay are those of the recipe. As for all optimizers, vectors have no weight decay.
 
@@ -86,12 +87,12 @@ class TransformersOptimizer:
 
     @property
     def needs(self) -> str:
-        """Required device: the optimizers of bitsandbytes run on GPUs."""
+        """Required device: ``cuda`` for the optimizers of bitsandbytes, empty for all others."""
         return "cuda" if self._package[0] == "bitsandbytes" else ""
 
     @property
     def _package(self) -> tuple[str, str]:
-        """Module that the optimizer needs, and what to install; empty if there is none."""
+        """Module that the optimizer needs and the distribution that contains it; both empty if it needs none."""
         found = (package for pattern, *package in _PACKAGES if re.search(pattern, self.name))
         module, distribution = next(found, ("", ""))
         return module, distribution
@@ -100,7 +101,7 @@ class TransformersOptimizer:
         """Check that the package and the device that the optimizer needs are available.
 
         Raises:
-            MissingPrerequisiteError: One of them is missing.
+            MissingPrerequisiteError: The package or the device is missing.
         """
         import torch
 
@@ -117,7 +118,7 @@ class TransformersOptimizer:
             )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the options, and that the state may be dropped if a component of the recipe does so.
+        """Check the options, and that the optimizer creates its state again if a component of the recipe drops it.
 
         Raises:
             UsageError: An option is invalid, or the optimizer does not fit the other components.
@@ -131,8 +132,8 @@ class TransformersOptimizer:
         optimizer = self._optimizer([torch.nn.Parameter(torch.zeros(2, 2))], recipe.optimizer.lr, 0.0)
         if optimizer.state and (recipe.layers or recipe.callbacks):
             raise UsageError(
-                f"The optimizer {self.name!r} creates its state before the first step, and layer sampling and "
-                "callbacks drop the state of parameters",
+                f"The optimizer {self.name!r} creates its state only before the first step, but layer sampling and "
+                "callbacks drop the state of parameters during training",
                 expected="an optimizer that creates its state again, such as adamw",
             )
 

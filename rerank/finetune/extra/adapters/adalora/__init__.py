@@ -22,9 +22,9 @@ class Adalora(LinearTargets, PeftAdapter):
     """AdaLoRA: the weight becomes W + alpha / init_r P diag(e) Q, and the least important terms of this sum are pruned.
 
     The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper). It is compared
-    across all matrices, so that ranks differ between matrices at the end. The trainer callbacks from `callbacks` prune;
-    without them, every matrix keeps its ``init_r`` terms. The adapter is saved as a plain LoRA of rank ``init_r``: e is
-    multiplied into the second factor, and pruned terms are zero. Implemented with `peft.AdaLoraConfig`, except for the
+    across all matrices, so that ranks differ between matrices at the end. Terms are pruned by the trainer callback that
+    `callbacks` returns; without it, each matrix keeps ``init_r`` terms. The adapter is saved as a plain LoRA of rank
+    ``init_r``: e is multiplied into Q, and pruned terms are 0. Implemented with `peft.AdaLoraConfig`, except for the
     penalty that keeps P and Q orthogonal (equation 4): peft adds it only if the model computes the loss from
     ``labels``, and the losses of this package do not use ``labels``, so the trainer adds `penalty`.
 
@@ -110,13 +110,13 @@ class Adalora(LinearTargets, PeftAdapter):
         return [RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def penalty(self, model: Any) -> Any:
-        """Return ``orthogonality`` times the mean distance of the factors from orthonormal ones."""
+        """Return ``orthogonality`` times the mean of ||P'P - I|| and ||QQ' - I|| over all factors, a scalar tensor."""
         from rerank.finetune.extra.adapters.adalora.rank_allocation import orthogonality_penalty
 
         return self.orthogonality * orthogonality_penalty(model)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a plain LoRA of rank ``init_r``, with e multiplied into the second factor."""
+        """Write a plain LoRA of rank ``init_r``, with e multiplied into Q."""
         from rerank.finetune.adapters.base import peft_files
         from rerank.finetune.extra.adapters.adalora.rank_allocation import fold_adalora_factors
 

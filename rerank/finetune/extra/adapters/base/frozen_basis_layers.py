@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 class UpProjection(nn.Module):
-    """y = B h with a frozen basis B of shape (rows, r)."""
+    """Module that computes y = B h with a frozen basis B of shape (rows, r)."""
 
     basis: Tensor
 
@@ -35,7 +35,10 @@ class UpProjection(nn.Module):
 
 
 class DownProjection(nn.Module):
-    """h = (R - R0) A x with a frozen basis A of shape (r, columns); R is a trained (r, r) matrix or diagonal (r,)."""
+    """Module that computes h = (R - R0) A x with a frozen basis A of shape (r, columns).
+
+    R is trained. It is a matrix of shape (r, r), or a diagonal matrix that is stored with shape (r,).
+    """
 
     basis: Tensor
     start: Tensor
@@ -61,7 +64,7 @@ class DownProjection(nn.Module):
 
 
 class SpectralDownProjection(nn.Module):
-    """h = [((a - 1) s + b) V1' x; Y V2' x] for the right singular vectors V = [V1 V2] of a matrix.
+    """Module that computes h = [((a - 1) s + b) V1' x; Y V2' x] for the right singular vectors V = [V1 V2] of a matrix.
 
     ``gain`` a and ``shift`` b, both of shape (r,), scale and shift the r largest singular values s. ``mix`` Y, of shape
     (d, k - r), combines the other directions.
@@ -98,7 +101,10 @@ class SpectralDownProjection(nn.Module):
 
 
 class SpectralUpProjection(nn.Module):
-    """y = U1 h1 + U2 X h2 for the left singular vectors U = [U1 U2]; ``mix`` X of shape (k - r, d) is trained."""
+    """Module that computes y = U1 h1 + U2 X h2 for the left singular vectors U = [U1 U2] of a matrix.
+
+    ``mix`` X, of shape (k - r, d), is trained.
+    """
 
     basis: Tensor
 

@@ -14,12 +14,12 @@ from rerank.finetune.components import CalibrationBatches
 def compute_mean_loss_gradients(
     model: Any, names: Sequence[str], calibrate: CalibrationBatches, *, lists: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return module name -> gradient of the mean loss for its weight, in float32, of shape (rows, columns).
+    """Return a mapping from module name to the gradient of the mean loss, in float32, of shape (rows, columns).
 
     A gradient is 0 if the loss does not depend on the weight: for example, a loss on attention does not depend on the
     layers above the last layer whose attention it reads. The model is unchanged afterwards. During the call,
-    memory holds one gradient per weight, in the weight's data type. ``lists`` is the number of lists that the mean is
-    over, if it is not the default of the batches.
+    memory holds one gradient per weight, in the weight's data type. ``lists`` is the number of training lists over
+    which the loss is averaged; None for the default of the batches.
 
     Raises:
         UsageError: A weight is quantised and therefore has no gradient.
@@ -45,7 +45,7 @@ def compute_mean_loss_gradients(
             calibrate.backward(model, lists)
         if all(weight.grad is None for weight in weights.values()):
             raise BackendError(
-                f"The loss depends on none of the {len(names)} matrices, such as {names[0]}",
+                f"The loss depends on none of the {len(names)} target matrices, the first of which is {names[0]}",
                 expected="targets that the loss depends on",
                 remedy="Choose other targets, or let the loss read higher layers",
             )

@@ -19,7 +19,7 @@ def initialise_loftq(
 
     Args:
         model: A `peft.PeftModel` with LoRA on quantised layers.
-        originals: Module name -> weight W before quantisation, shape (rows, columns).
+        originals: Mapping from module name to the weight W before quantisation, shape (rows, columns).
         dequantise: Function that returns the weight Q(W) of a quantised layer in float32.
     """
     for name, layer in peft_files.iter_lora_layers(model):

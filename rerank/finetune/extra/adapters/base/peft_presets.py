@@ -1,4 +1,4 @@
-"""Adapters that are a configuration of peft under another name: one class per table of ``peft_presets.toml``."""
+"""Adapters that are configurations of peft under other names: one class per table of ``peft_presets.toml``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PeftPreset(NamedPeftAdapter):
     """Base class of the presets. Its subclasses add the options as fields.
 
     Attributes:
-        preset: Table of the preset.
+        preset: Table that defines the preset: its configuration of peft, its options, and fixed values of fields.
     """
 
     preset: ClassVar[Mapping[str, Any]] = {}
@@ -52,7 +52,7 @@ class PeftPreset(NamedPeftAdapter):
 
 @cache
 def peft_presets() -> Mapping[str, type[PeftPreset]]:
-    """Return the class of every preset."""
+    """Return a mapping from the name of each preset to its class."""
     tables = tomllib.loads(files(__package__).joinpath("peft_presets.toml").read_text(encoding="utf-8"))
     return {name: _make_preset_class(name, table) for name, table in tables.items()}
 

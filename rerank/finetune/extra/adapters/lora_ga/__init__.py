@@ -19,8 +19,8 @@ class LoraGa(ResidualBaseLora):
     of the model do not change. The adapter is saved as a plain LoRA of rank 2 r, which is valid for the unmodified base
     weights.
 
-    This is our own initialisation, by the authors' formula: peft's multiplies B0 by the singular values of G, and does
-    not scale A0.
+    This package computes the initialisation itself, by the authors' formula: peft multiplies B0 by the singular values
+    of G and does not scale A0.
 
     A matrix that the loss does not depend on has no gradient; it is initialised as in LoRA.
 

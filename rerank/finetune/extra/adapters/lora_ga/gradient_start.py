@@ -1,4 +1,4 @@
-"""Initial factors of LoRA-GA, from the gradients of the matrices. Imports torch."""
+"""Compute the initial factors of LoRA-GA from the gradients of the matrices. This module imports torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start_lora_along_gradients(model: Any, gradients: Mapping[str, torch.Tensor]
 
     Args:
         model: A model with LoRA layers that hold their initial factors (`ResidualBaseLora`).
-        gradients: Module name -> gradient; a layer whose gradient is 0 keeps the initial factors of LoRA.
+        gradients: Mapping from module name to gradient; a layer whose gradient is 0 keeps the initial factors of LoRA.
         gamma: Stability constant.
     """
     for name, layer in iter_lora_layers(model):

@@ -1,4 +1,4 @@
-"""The adapter LoRA-SB: a small square matrix between singular directions of the first full training step."""
+"""The adapter LoRA-SB: a small square matrix between singular directions of the first full fine-tuning step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSb(FrozenBasis):
-    """LoRA-SB: the weight becomes W + U R V', where U, V and the initial R come from the first step of full training.
+    """LoRA-SB: the weight becomes W + U R V'; U, V and the initial R come from the first step of full fine-tuning.
 
     Only R of shape (r, r) is trained. The first step would be D = -eta sign(G), where G is the gradient of the training
     loss. U S V' is the truncated SVD of D, and R starts as S. The weights have therefore already changed by the best
@@ -34,9 +34,10 @@ class LoraSb(FrozenBasis):
     Attributes:
         eta: Size of the first step; None for the learning rate of the recipe divided by its number of warm-up steps, as
             in the authors' code.
-        samples: Number of lists over which the gradient is averaged, or all of the training if it has fewer; 50 as in
-            the authors' training on arithmetic.
-        basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, directions are computed.
+        samples: Number of training lists over which the gradient is averaged; if there are fewer lists, all are used.
+            The default, 50, is that of the authors' training on arithmetic.
+        basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, U, V and the initial R are
+            computed from the gradient.
     """
 
     r: int = 64
@@ -102,5 +103,5 @@ class LoraSb(FrozenBasis):
         return DownProjection(v[: self.r], core, torch.zeros_like(core)), UpProjection(u[:, : self.r])
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return r^2 per matrix."""
+        """Return r^2 times the number of matrices."""
         return self.r**2 * len(shapes)

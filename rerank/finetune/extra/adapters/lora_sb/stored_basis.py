@@ -1,4 +1,4 @@
-"""Bases of an existing LoRA-SB adapter, read from its files. Imports torch."""
+"""Read the bases of an existing LoRA-SB adapter from its files. This module imports torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ROUNDING = 1e-3
 
 
 def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return module name -> factors (B, A) of an adapter saved by LoRA-SB, whose B has orthonormal columns.
+    """Return a mapping from module name to the factors (B, A) of a saved LoRA-SB adapter; B has orthonormal columns.
 
     Args:
         folder: Folder of the adapter.
-        ranks: Module name -> rank in the adapter that will be trained.
+        ranks: Mapping from module name to the rank in the adapter that will be trained.
 
     Raises:
-        DataError: The adapter is of another kind, or its files are damaged.
+        DataError: The adapter is not a LoRA-SB adapter, or its files are damaged.
         UsageError: The adapter has other target modules or another rank.
     """
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_inspected_peft_config(folder)
@@ -51,7 +51,7 @@ def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[t
 
 
 def factor_modules_between(b: torch.Tensor, a: torch.Tensor) -> tuple[DownProjection, UpProjection]:
-    """Return the modules of B R Q with R Q = A, where the rows of Q (r, columns) are an orthonormal basis of A's rows.
+    """Return modules for B R Q with R Q = A, where the rows of Q (r, columns) are an orthonormal basis of A's rows.
 
     The rows of A itself are not used as the basis: A contains a trained core, which may be badly conditioned.
 

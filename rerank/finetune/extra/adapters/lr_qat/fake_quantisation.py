@@ -32,7 +32,9 @@ def fake_quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
 
 
 class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where peft is not installed, it is Any
-    """y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with fixed W and s.
+    """Linear layer that rounds the sum of its fixed weight W and a trained low-rank product to an integer grid.
+
+    y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with a fixed step size s.
 
     The rounded weight is recomputed in the backward pass, since storing the rounded weights of all layers would take as
     much memory as the model.
@@ -95,7 +97,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.merged_adapters.append(peft_files.ADAPTER)
 
     def unmerge(self) -> None:
-        """Raise an error, since rounded weights cannot be restored.
+        """Raise an error if the layer is merged, since the original weights cannot be restored.
 
         Raises:
             UsageError: The layer is merged.

@@ -8,16 +8,16 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind, Traini
 
 
 class CallbackPart(TrainingComponent, Protocol):
-    """Component that supplies a trainer callback. Dataclass fields are its options."""
+    """A component that supplies a trainer callback. Dataclass fields are its options."""
 
-    #: Kinds of trained parameters that it supports.
+    #: Kinds of trained parameters that the component supports.
     fits: ClassVar[frozenset[ParameterKind]]
-    #: Reason why it does not support the other kinds, as a sentence; empty if it supports all kinds.
+    #: Reason why the component does not support the other kinds, as a sentence; empty if it supports all kinds.
     reason: ClassVar[str]
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return a `transformers.TrainerCallback`.
 
-        A training that is resumed at step s must behave like an uninterrupted one. Random choices must therefore depend
-        only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).
+        Training that is resumed at any step must behave like uninterrupted training. Random choices must therefore
+        depend only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).
         """

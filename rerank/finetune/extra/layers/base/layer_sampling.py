@@ -17,7 +17,7 @@ from rerank.errors import UsageError
 
 
 def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the layers of the model: the module list with the most parameters, or the outermost one of tied lists.
+    """Return the layers of the model: the module list with the most parameters, the outermost one if lists are tied.
 
     Raises:
         UsageError: The model has no module list.
@@ -25,7 +25,7 @@ def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise UsageError(
-            f"A {type(model).__name__} has no list of layers",
+            f"The model, a {type(model).__name__}, has no list of layers",
             expected="a transformer with its layers in a ModuleList",
             remedy="Train without layer sampling",
         )
@@ -51,7 +51,7 @@ def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int)
 class LayerSamplingCallback(TrainerCallback):
     """Callback that trains ``n`` layers at a time and draws new layers every ``every`` steps.
 
-    The draws depend only on seed and step, so a training that is resumed within an interval draws the layers of that
+    The draws depend only on seed and step, so training that is resumed within an interval draws the layers of that
     interval again, and several processes draw the same layers.
 
     Args:
@@ -79,7 +79,7 @@ class LayerSamplingCallback(TrainerCallback):
         layers = find_sampled_layers(model)
         if n > len(layers):
             raise UsageError(
-                f"n={n} layers should be trained at a time, but the model has only {len(layers)}",
+                f"n is {n}, but the model has only {len(layers)} layers",
                 expected=f"a number from 1 to {len(layers)}",
             )
         self.layers = [[weight for weight in layer.parameters() if weight.requires_grad] for layer in layers]
@@ -92,19 +92,19 @@ class LayerSamplingCallback(TrainerCallback):
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the layers of the current interval, when a training starts or is resumed.
+        """Draw the layers of the current interval when training starts or is resumed.
 
         Raises:
-            UsageError: The optimizer lacks parameters of some layers.
+            UsageError: The optimizer does not contain the parameters of some layers.
         """
         optimizer = kwargs["optimizer"]
         known = {weight for group in optimizer.param_groups for weight in group["params"]}
         missing = sum(weight not in known for layer in self.layers for weight in layer)
         if missing:
             raise UsageError(
-                f"The optimizer lacks {missing} parameters of layers that should be trained",
+                f"The optimizer does not contain {missing} parameters of layers that are to be trained",
                 expected="an optimizer over the parameters of all layers",
-                remedy="Build it before layers are frozen",
+                remedy="Build the optimizer before layers are frozen",
             )
         _set_layer_trainable(self.rest, self.train_rest, optimizer)
         self._activate_layers(state.global_step, optimizer)
@@ -115,7 +115,7 @@ class LayerSamplingCallback(TrainerCallback):
             self._activate_layers(state.global_step, kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make all parameters trainable again that were trainable before the training."""
+        """Make all parameters trainable again that were trainable before training."""
         for weight in (*self.rest, *(weight for layer in self.layers for weight in layer)):
             weight.requires_grad_(True)
 

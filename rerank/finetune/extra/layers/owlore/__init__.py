@@ -15,8 +15,8 @@ class Owlore(Lisa):
     """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights per layer.
 
     OwLore is meant for the optimizer `galore`. The fractions are computed from the model when the callback is created.
-    A resumed training therefore has to create the callback before it loads the weights of the checkpoint; otherwise it
-    would draw with other odds.
+    When training is resumed, the callback must therefore be created before the weights of the checkpoint are loaded;
+    otherwise, layers would be drawn with other odds.
 
     Attributes:
         n: Number of layers that are trained at a time.

@@ -1,4 +1,4 @@
-"""Fraction of outlier weights in each layer; the inputs of the layer determine which weights are outliers."""
+"""Compute the fraction of outlier weights in each layer; the inputs of the layer determine the outliers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def compute_outlier_shares(
 
 
 def _hook_adding_squares(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """Return a hook that adds the squares of each input, summed over tokens, to ``squares``."""
+    """Return a forward hook that adds the squares of a module's inputs, summed over tokens, to ``squares``."""
 
     def add(module: nn.Module, args: tuple[Any, ...]) -> None:
         batch = args[0].detach().float().flatten(0, -2).square().sum(dim=0)

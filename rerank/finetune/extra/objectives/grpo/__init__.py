@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Grpo(GrpoOptions):
-    """GRPO on generated permutations, with nDCG as the reward; `trl.GRPOTrainer`.
+    """GRPO on generated permutations with nDCG as the reward, implemented with `trl.GRPOTrainer`.
 
     A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean reward of its
     group, divided by the standard deviation of the group's rewards; a group with equal rewards contributes no gradient.
@@ -58,12 +58,12 @@ class Grpo(GrpoOptions):
             raise UsageError(
                 f"objective = 'grpo' is combined with dropout = {dropout} and neftune = {recipe.training.neftune}: the "
                 "model that generates the replies would differ from the one that is trained on them",
-                expected="both 0",
+                expected="dropout = 0 and neftune = 0",
             )
         if self.beta and (adapter.moves_base or adapter.saves == "model"):
             raise UsageError(
-                f"beta = {self.beta} with the adapter {name!r}: the KL divergence needs the unmodified base model "
-                "during training",
+                f"beta = {self.beta} is combined with the adapter {name!r}, which modifies the base model: the KL "
+                "divergence needs the unmodified base model during training",
                 expected="beta = 0, or an adapter that does not modify the base model, such as lora",
             )
 
@@ -78,7 +78,7 @@ class Grpo(GrpoOptions):
         missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
         if missing:
             raise MissingPrerequisiteError(
-                f"objective = 'grpo' needs {' and '.join(missing)}, which is not installed",
+                f"objective = 'grpo' needs packages that are not installed: {' and '.join(missing)}",
                 remedy="Run: pip install 'listrank[train]'",
             )
         from rerank.finetune.extra.objectives.grpo.group_trainer import GrpoRun

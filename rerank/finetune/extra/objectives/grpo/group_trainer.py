@@ -1,7 +1,7 @@
-"""Training with GRPO: prompts of the judge, groups of replies and their rewards. Imports torch and trl.
+"""Training with GRPO: prompts of the judge, groups of replies and their rewards. This module imports torch and trl.
 
 trl samples replies and computes the loss; this package provides the order of the lists, optimizers, checkpoints and
-validation. Three things differ from trl: prompts are passed as the judge's token ids and not tokenised from text
+validation. Three things differ from trl: prompts are passed as the judge's token ids instead of text that is tokenised
 again, no telemetry is sent, and no model card is written next to checkpoints.
 """
 
@@ -67,7 +67,7 @@ class GrpoPrompt:
 
 
 class GrpoPromptBuilder:
-    """Builds prompts with the judge of a recipe; replaces `rerank.finetune.trainer.examples.ExampleBuilder`.
+    """Builder of prompts with a recipe's judge, used instead of `rerank.finetune.trainer.examples.ExampleBuilder`.
 
     Args:
         judge: The judge that will rank with the adapter.
@@ -175,10 +175,10 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         return [list(self._batch_prompts[index].ids) for index in prompts], None, {}
 
     def _send_telemetry(self) -> None:
-        """Send no telemetry; trl would report every training to its developers."""
+        """Do nothing, so that no telemetry is sent; trl would report every training to its developers."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write no card; this package writes its own card at the end of the training."""
+        """Do nothing, since this package writes its own model card at the end of training."""
 
 
 class GrpoRun(TrainingRun):
@@ -229,7 +229,7 @@ class GrpoRun(TrainingRun):
             "temperature": objective.temperature,
             "loss_type": "grpo",
             "shuffle_dataset": False,
-            # trl would enable it by default; if the recipe asks for it, it is already enabled in the model.
+            # trl would enable checkpointing by default; if the recipe asks for it, the model already uses it.
             "gradient_checkpointing": False,
             "gradient_checkpointing_kwargs": {"use_reentrant": False},
         }
@@ -243,8 +243,8 @@ class GrpoRun(TrainingRun):
             kept=[name.removeprefix("model.") for name in self._kept],
             validate=validate,
         )
-        # If beta were among its arguments, trl would copy the adapter as the reference model. The reference should be
-        # the base model, which is obtained by disabling the adapter.
+        # beta is not passed with trl's arguments, because trl would then copy the adapter as the reference model. The
+        # reference should be the base model, which is obtained by disabling the adapter.
         trainer.beta = self._objective.beta
         return trainer
 

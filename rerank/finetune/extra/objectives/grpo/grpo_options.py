@@ -1,4 +1,4 @@
-"""Options of GRPO and their checks. Imports no torch."""
+"""Options of GRPO and their checks. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GrpoOptions:
         group: Number of replies per list.
         temperature: Sampling temperature.
         beta: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.
-        max_tokens: Maximum number of tokens per reply; None for the judge's limit for this number of documents.
+        max_tokens: Maximum number of tokens per reply; None for the judge's limit, which depends on the list length.
         together: Number of replies per backward pass, a divisor of ``group``; a small number saves memory. None for all
             replies of a batch.
         cutoff: Rank cutoff of nDCG.
@@ -46,11 +46,11 @@ class GrpoOptions:
         if self.temperature <= 0:
             raise UsageError(
                 f"Option temperature is {self.temperature}",
-                expected="above 0, since a group of equal replies has no advantages",
+                expected="above 0, since greedy decoding would make all replies of a group equal",
             )
         if self.beta < 0:
             raise UsageError(f"Option beta is {self.beta}", expected="at least 0")
         if self.group % (self.together or 1):
             raise UsageError(
-                f"Option together is {self.together} with group={self.group}", expected="a divisor of group"
+                f"Option together is {self.together}, and group is {self.group}", expected="a divisor of group"
             )

@@ -1,4 +1,4 @@
-"""AdamW on the gradient that the joint change of a factor pair is equivalent to. Imports torch.
+"""AdamW on the gradient that the joint change of a factor pair is equivalent to. This module imports torch.
 
 A change of A by dt gA and of B by dt gB changes W + s B A by dt e, where e = s (B gA + gB A) is the equivalent gradient
 of the matrix. Source: LoRA-Pro, Wang et al., arXiv 2407.18242, section 2, and the authors' code.
@@ -61,18 +61,18 @@ class EquivalentGradientAdamW(ExactStateOptimizer):
         self._adjust = lora_pro_adjustment(damping)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the result of `state_dict`; moments of factors, from before this optimizer kept e's, start anew."""
+        """Load the result of `state_dict`; moments of single factors, which old checkpoints contain, are dropped."""
         super().load_state_dict(state_dict)
         outdated = [b for b, pair in self._pairs.items() if pair.a in self.state and b in self.state]
         for b in outdated:
             self.state.pop(b)
             self.state.pop(self._pairs[b].a)
         if outdated:
-            logger.warning("The checkpoint of lora-pro holds moments of factors, which are not used: they start at 0")
+            logger.warning("The checkpoint of lora-pro contains unusable moments of single factors; moments start at 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient; a factor whose partner has none is updated by plain AdamW."""
+        """Update every weight that has a gradient; a factor whose partner has no gradient is updated by plain AdamW."""
         loss = evaluate_optimizer_closure(closure)
         for group in self.param_groups:
             ready = {weight: weight.grad for weight in group["params"] if weight.grad is not None}

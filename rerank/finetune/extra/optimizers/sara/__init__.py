@@ -28,9 +28,9 @@ class Sara(AdamOptions):
 
     Attributes:
         share: Fraction of the entries of every parameter that are trained.
-        refine: Number of steps after which trained entries are frozen if their absolute value is no longer below the
-            smallest untrained entry; 0 for never. This is the progressive adjustment of the paper, which does it
-            halfway through training.
+        refine: Number of steps after which trained entries are frozen if their absolute value is no longer below that
+            of the smallest untrained entry; 0 for never. The paper makes this progressive adjustment halfway through
+            training.
     """
 
     paper: ClassVar[str] = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"

@@ -19,7 +19,7 @@ from rerank.finetune.optimizers.base.options import count_optimizer_share_entrie
 
 
 class SparseAdamW(ExactStateOptimizer):
-    """AdamW that updates only a fraction of the entries of each parameter, and keeps moments only for them.
+    """AdamW that updates only a fraction of the entries of each parameter, and keeps moments only for these entries.
 
     Args:
         params: Groups of parameters.

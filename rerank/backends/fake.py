@@ -102,7 +102,9 @@ class Fake:
             raise UnknownNameError("fake model", self.kind, KINDS)
         for name, value in (("p", self.p), ("rate", self.rate)):
             if not 0 <= value <= 1:
-                raise UsageError(f"Option {name} of fake:{self.kind} is {value}", expected="a number from 0 to 1")
+                raise UsageError(
+                    f"Option {name}={value} of fake:{self.kind} is out of range", expected="a number from 0 to 1"
+                )
         if min(self.context_size, self.batch_size) < 1 or self.delay < 0:
             raise UsageError(
                 f"fake:{self.kind} has context_size={self.context_size}, batch_size={self.batch_size}, "

@@ -95,7 +95,7 @@ def _is_harmless_causal_template_node(path: Sequence[nodes.Node], turns: set[str
 
     Args:
         path: The ancestors of the node, from the root down, and then the node itself.
-        turns: Names of loop variables that hold turns.
+        turns: Names of the loop variables whose values are turns.
     """
     node, parent = path[-1], path[max(0, len(path) - 2)]
     if isinstance(node, _REJECTED):

@@ -101,8 +101,8 @@ class AttentionTask:
         null: The same chat with a content-free query, for calibration; empty for no calibration.
         heads: (layer, head) pairs to use, counted from 0; empty for all heads.
         weights: Factor by which the attention of each head in ``heads`` is multiplied; empty for factors of 1.
-        length_power: The score of a passage is multiplied by its number of tokens to this power: 0 gives sums over
-            tokens, -1 gives means.
+        length_power: Exponent p of the factor n^p by which the score of a passage with n tokens is multiplied: scores
+            are sums over tokens for 0, and means for -1.
         layers: First and last layer to use; None for all layers.
         per_head: Whether to return the scores of every head, ordered by layer, head and passage. The reply's text then
             contains the numbers of layers and heads, such as ``30x9``, and the token filter is not applied.

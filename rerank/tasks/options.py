@@ -68,8 +68,8 @@ class BackendOptions:
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
         tensor_parallel_size: Number of GPUs over which vLLM splits every weight matrix; None for the backend's default.
         pipeline_parallel_size: Number of groups of GPUs over which vLLM distributes the layers; None for one.
-        base_url: Address of a server; empty to take it from the environment; a tuple for several servers with the same
-            model. No key is sent to a `FileAddress` unless the user allows it.
+        base_url: Address of a server; empty to use the address in the environment; a tuple for several servers with the
+            same model. No key is sent to a `FileAddress` unless the user allows it.
         concurrency: Number of simultaneous requests to each server; None for the backend's default.
         timeout: Seconds to wait for a reply from a server; None for the backend's default.
         retries: Maximum number of retries of a request to a server; None for the backend's default.

@@ -27,7 +27,7 @@ class ServerAnswer:
 
     Attributes:
         text: The body of the response.
-        unreadable: Why the answer was not read, for the user; empty if it was read.
+        unreadable: Error message for the user if the body was not read completely; otherwise empty.
         value: The parsed JSON value, such as a list; None if the body is not valid JSON.
     """
 

@@ -180,7 +180,7 @@ class ServerBackend(ABC, Generic[C]):
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds the server's.
+            UsageError: The context size in the options exceeds the server's.
         """
         answer = self.get_client().answer
         return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self.slots))

@@ -61,7 +61,8 @@ class ServerConnection:
         has_other_server: Function that returns whether another server can receive a request that this server did not
             answer; if so, the request is not repeated here. None if there is no other server.
         contacts: Number of attempts that reached the server. While it is 0, fewer attempts are made per request.
-        accepted: Whether the server has accepted a request with a body, so it does not reject the key.
+        accepted: Whether the server has accepted a request with a body, which it could have rejected for its key or
+            content.
     """
 
     address: Address

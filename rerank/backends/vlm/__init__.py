@@ -38,8 +38,7 @@ class Vlm(Hf):
         model: The model, in evaluation mode on its device.
         processor: The processor of the model.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: Backend options; None for the defaults. Only the context size and ``reuse`` and ``deterministic`` are
-            read.
+        options: Backend options; None for the defaults. Only the context size has an effect.
 
     Raises:
         UsageError: The processor does not support pictures or has no chat template; or the context size in the options

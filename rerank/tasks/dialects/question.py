@@ -40,7 +40,7 @@ class RerankQuestion:
 
     Attributes:
         query: The query.
-        documents: The texts of the documents, in their given order.
+        documents: The texts of the documents, in the order of the request.
         model: Name of the model in the request; empty if it is missing.
         top_n: Number of results; None for all.
         returns_documents: Whether results contain the texts.

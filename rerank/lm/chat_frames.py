@@ -31,7 +31,7 @@ _FRAMES = 256
 
 
 class ChatFrames:
-    """Renders chats with a template for which `causal_model_template_copies_contents` is true.
+    """A renderer of chats with a template for which `causal_model_template_copies_contents` is true.
 
     Args:
         apply: Function that renders a chat with the template; its second argument switches thinking on.

@@ -20,7 +20,7 @@ _PROBE = (Message("system", "a"), Message("user", "b"))
 
 
 class ChatRenderer:
-    """Renders chats for one tokenizer.
+    """A renderer of chats for one tokenizer.
 
     - If the template refuses the system role (Gemma, early Mistral), the system text is moved to the first user turn.
     - Without a template, the turns are joined by blank lines, as base models expect plain text.

@@ -157,7 +157,7 @@ def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tup
 
 
 class _AttentionReader:
-    """Runs a model on prompts with a common prefix and collects the attention from their tails.
+    """A runner that collects the attention from the tails of prompts with a common prefix.
 
     Args:
         model: The model.

@@ -90,7 +90,7 @@ class TokenPieces:
 
 
 class JoinedTokenizer:
-    """Tokenizes texts piece by piece.
+    """A tokenizer that tokenizes texts piece by piece and keeps the token ids of the pieces.
 
     Args:
         tokenizer: A tokenizer of transformers.

@@ -1,4 +1,4 @@
-"""Checks that a local model is not used in a forked process, and pickling by the model's name.
+"""A check that local models are not used in forked processes, and the base class of their backends.
 
 The threads of torch and the state of an accelerator do not survive a fork, so a model of the parent process would hang.
 """

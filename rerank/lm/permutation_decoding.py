@@ -155,7 +155,7 @@ def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], hea
 
 
 class _BlockReader:
-    """Runs forward passes on blocks of tokens on top of a KV cache.
+    """A runner of forward passes on blocks of tokens, on top of a KV cache.
 
     Args:
         model: The model.

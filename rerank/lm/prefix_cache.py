@@ -39,7 +39,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Computes prefixes of prompts for one model and keeps them in a store.
+    """A cache that computes prefixes of prompts for one model and keeps them in a store.
 
     A prefix is always computed in the same way: in a batch of one row, on top of the prefix that it extends. Its
     values are therefore bit-identical, whatever the store contains.

@@ -74,7 +74,7 @@ def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
 
 
 class PromptBudget:
-    """Fits prompts into the context of a model. Use one instance for all windows, since it caches token counts.
+    """A budget that fits prompts into a context. Use one instance for all windows, since it caches token counts.
 
     Args:
         tokens: The model's token counter.

@@ -9,7 +9,7 @@ from rerank.tasks.requests import Reply
 
 @dataclass(kw_only=True)
 class Usage:
-    """Totals over replies.
+    """Total calls, tokens and seconds of several replies.
 
     Attributes:
         calls: Number of replies.

@@ -32,7 +32,7 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
 
 
 class WorkerMap(Protocol):
-    """Applies a function to items in several processes."""
+    """Protocol for applying a function to items in several processes."""
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class RerankApiClient:
-    """Sends requests to one reranker; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one reranker. All coroutines run on the background loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.

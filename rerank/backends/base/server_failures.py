@@ -38,7 +38,7 @@ _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 @dataclass(frozen=True, slots=True)
 class FailureReader:
-    """Converts error responses to exceptions, for requests that were sent with one key.
+    """Converter of error responses to exceptions, for requests that were sent with one key.
 
     Attributes:
         address: The address of the server.

@@ -1,4 +1,4 @@
-"""Replies to requests that a server did not answer."""
+"""Error replies and exceptions for requests that a server did not answer."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class _WaitingQuestion:
 
 @dataclass(kw_only=True)
 class DecisionClient:
-    """Sends questions to one model; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends questions to one model. All coroutines run on the background loop, so they need no locks.
 
     Questions about the same input that arrive before a call can be sent share the call.
 

@@ -16,7 +16,7 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class ServerClient:
-    """Sends requests to one model; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one model. All coroutines run on the background loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.

@@ -142,14 +142,14 @@ DecisionAnswer = Annotated[PredicateAnswer | ChoiceAnswer | ScoreAnswer | Refusa
 
 
 class InputTokens(ApiBody):
-    """Details of the prompt tokens."""
+    """Details of the input tokens: numbers of tokens that were taken from a cache and written to it."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
 class OutputTokens(ApiBody):
-    """Details of the completion tokens."""
+    """Details of the output tokens: the number of reasoning tokens."""
 
     reasoning_tokens: int = 0
 

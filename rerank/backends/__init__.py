@@ -1,4 +1,4 @@
-"""Backends: what runs a model. One module or package per plug-in."""
+"""Backends, which run models. Each plug-in is one module or package."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ class CrossEncoder(LocalModel):
         options: Backend options, of which batch size (in pairs) and context size are used; None for the defaults.
 
     Raises:
-        UsageError: The model has more than two labels, or it does not state its context size and none is given.
+        UsageError: The model has more than two labels; or the context size in the options exceeds the model's, or
+            neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -108,7 +109,7 @@ class CrossEncoder(LocalModel):
 
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: How to load and run the model.
+            options: Options for loading and running the model; None for the defaults.
 
         Raises:
             MissingPrerequisiteError: Sentence-transformers is not installed.
@@ -120,7 +121,8 @@ class CrossEncoder(LocalModel):
         for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
             if value:
                 raise UsageError(
-                    f"{flag} {value} with a cross-encoder", expected="no adapter and no device map, but one device"
+                    f"{flag} is {value}, but the model is a cross-encoder",
+                    expected="no adapter and no device map, but one device",
                 )
         model, identity = load_cross_encoder_model(name, options)
         backend = cls(model, identity=identity, options=options)
@@ -161,11 +163,13 @@ class CrossEncoder(LocalModel):
         query, *passages = [message.content for message in request.prompt]
         lengths = self._tokens.pairs(request.prompt)
         if max(lengths) > self._tokens.context_size:
-            error = f"A pair has {max(lengths)} tokens, and the context holds at most {self._tokens.context_size}"
+            error = f"A pair has {max(lengths)} tokens, but the context holds at most {self._tokens.context_size}"
             return Reply(tokens_in=sum(lengths), finish="error", error=error)
         scores = self._scores([(query, passage) for passage in passages])
         if scores is None:
-            return Reply(tokens_in=sum(lengths), finish="error", error=f"Out of memory on one pair of {max(lengths)}")
+            return Reply(
+                tokens_in=sum(lengths), finish="error", error=f"Out of memory on one pair of {max(lengths)} tokens"
+            )
         return Reply(scores=scores, tokens_in=sum(lengths), seconds=time.perf_counter() - started)
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, ...] | None:
@@ -184,7 +188,7 @@ class CrossEncoder(LocalModel):
                     raise BackendError(f"The model failed on {len(pairs)} pairs: {error}") from error
                 size //= 2
             else:
-                # (pairs,) for one label; (pairs, 2) for irrelevant and relevant, whose log odds are the score
+                # Shape (pairs,) for one label; (pairs, 2) for irrelevant and relevant, where the score is the log odds.
                 rows = logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits
                 return tuple(map(float, rows))
         return None
@@ -197,9 +201,9 @@ def load_cross_encoder_model(
 
     Args:
         name: A folder or an id on the hub.
-        options: How to load the model.
-        new_head: Also load encoders without a classification head, and give them a random one with one label, which
-            has to be trained.
+        options: Options for loading the model.
+        new_head: Whether to load encoders without a classification head as well, and add a randomly initialized head
+            with one label, which has to be trained.
 
     Raises:
         RerankError: The model cannot be loaded; `CrossEncoder.load` lists the errors.
@@ -219,7 +223,7 @@ def load_cross_encoder_model(
 def _open_cross_encoder(
     name: str | Path, options: BackendOptions, *, device: str, dtype: str, new_head: bool = False
 ) -> Any:
-    """Load the model. Unless ``new_head`` is set, models without a classification head are refused."""
+    """Load the model; raise `UsageError` if it has no classification head, unless ``new_head`` adds one."""
     import sentence_transformers
     import torch
     import transformers
@@ -248,7 +252,7 @@ def _require_cross_encoder_backend() -> None:
     """Check that sentence-transformers can be imported.
 
     Raises:
-        MissingPrerequisiteError: It cannot be imported.
+        MissingPrerequisiteError: Sentence-transformers cannot be imported.
     """
     try:
         import sentence_transformers  # noqa: F401
@@ -260,7 +264,7 @@ def _require_cross_encoder_backend() -> None:
 
 
 def _count_cross_encoder_special_tokens(model: Any) -> int:
-    """Return the number of tokens that are added to the two texts: separators and the model's default instruction."""
+    """Return the number of tokens that are added to a pair of texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
     whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])

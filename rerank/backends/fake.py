@@ -43,7 +43,7 @@ KINDS: tuple[FakeKind, ...] = get_args(FakeKind)
 
 @dataclass(slots=True, eq=False)
 class Fake:
-    """A backend without a model.
+    """A backend without a model, whose replies depend on its kind.
 
     - ``perfect``: an oracle that reads the qrels; ties, and windows without qrels, keep the input order.
     - ``reversed``: the input order reversed.
@@ -61,7 +61,7 @@ class Fake:
         batch_size: Number of requests per batch.
         delay: Seconds to wait before each reply, for example to have time to interrupt a run.
         log: File that receives one line (the request's digest) per reply.
-        served: Digests of the requests answered so far, in order.
+        served: Digests of the requests that have received a reply, in order.
 
     Raises:
         UnknownNameError: The kind is unknown.
@@ -102,10 +102,12 @@ class Fake:
             raise UnknownNameError("fake model", self.kind, KINDS)
         for name, value in (("p", self.p), ("rate", self.rate)):
             if not 0 <= value <= 1:
-                raise UsageError(f"Option {name}={value} of fake:{self.kind}", expected="a number from 0 to 1")
+                raise UsageError(
+                    f"Option {name}={value} of fake:{self.kind} is out of range", expected="a number from 0 to 1"
+                )
         if min(self.context_size, self.batch_size) < 1 or self.delay < 0:
             raise UsageError(
-                f"fake:{self.kind} with context_size={self.context_size}, batch_size={self.batch_size}, "
+                f"fake:{self.kind} has context_size={self.context_size}, batch_size={self.batch_size}, "
                 f"delay={self.delay}",
                 expected="sizes of at least 1 and a delay of at least 0",
             )
@@ -131,7 +133,7 @@ class Fake:
 
     @property
     def costs_money(self) -> bool:
-        """Always false."""
+        """Whether calls cost money, which is always false."""
         return False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -188,7 +190,10 @@ class Fake:
         return self._perfect(window)
 
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
-        """Return one score per passage or continuation: minus the rank; for a single passage, its grade and zeros."""
+        """Return one score per passage or continuation: minus its rank (from 0).
+
+        For a single passage, the first score is its grade, and all others are 0.
+        """
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
         if len(window) == 1:  # continuations such as Yes and No: the first one gets the grade
@@ -200,9 +205,9 @@ class Fake:
     def _score_words(
         self, request: Request, task: AttentionTask, rng: random.Random
     ) -> tuple[list[list[int]], tuple[float, ...]]:
-        """Return the positions of the words of each passage, and a score per word: 1 if the query contains it, else 0.
+        """Return the positions of the words of each passage, and a score per word: 1 if it occurs in the query, else 0.
 
-        ``stutter`` returns random scores.
+        Scores of ``stutter`` are random.
         """
         content = next(turn.content for turn in reversed(request.prompt) if turn.role == "user")
         query = set(_WORD.findall(request.window.query.text.lower()))
@@ -252,7 +257,7 @@ def _fake_permutation_text(order: Order) -> str:
 
 
 def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
-    """Return a random order. With probability p, an identifier is missing or is followed by a wrong one."""
+    """Return a random order. With probability p, an identifier is missing, or a repeated or unknown one follows it."""
     order = list(range(count))
     rng.shuffle(order)
     written: list[int] = []

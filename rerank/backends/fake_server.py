@@ -1,6 +1,6 @@
-"""The backend ``fake-server``: a fake whose replies take time, like the replies of a server. For tests and benchmarks.
+"""The backend ``fake-server``: a fake whose replies take time, like those of a server, for tests and benchmarks.
 
-It takes requests one by one, like the backend ``openai``, but needs neither a server nor a network:
+It accepts requests one by one, like the backend ``openai``, but needs neither a server nor a network:
 ``--model fake-server:reversed,delay=0.2``.
 """
 
@@ -24,8 +24,8 @@ class FakeServer(Fake):
 
     Attributes:
         batch_size: Number of requests per batch.
-        concurrency: Number of requests that are answered at the same time; the others wait.
-        slow_every: Every N-th request that arrives is slow, where N is this number; 0 for no slow requests.
+        concurrency: Maximum number of requests that are answered at the same time; the others wait.
+        slow_every: Make every N-th request slow, where N is this number; 0 for no slow requests.
         slow_delay: Delay of a slow request in seconds, instead of ``delay``.
         arrived: Number of requests that have been started.
         in_progress: Number of requests that are being answered.
@@ -51,7 +51,7 @@ class FakeServer(Fake):
         Fake.__post_init__(self)
         if self.concurrency < 1 or min(self.slow_every, self.slow_delay) < 0:
             raise UsageError(
-                f"fake-server:{self.kind} with concurrency={self.concurrency}, slow_every={self.slow_every}, "
+                f"fake-server:{self.kind} has concurrency={self.concurrency}, slow_every={self.slow_every}, "
                 f"slow_delay={self.slow_delay}",
                 expected="a concurrency of at least 1, and no negative number",
             )

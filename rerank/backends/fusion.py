@@ -1,7 +1,7 @@
-"""The backend ``fusion``: encoder-decoder models that read several texts separately and generate one (LiT5).
+"""The backend ``fusion``: encoder-decoder models that encode several texts separately and generate one (LiT5).
 
 Source: fusion in the decoder, Izacard and Grave, EACL 2021, arXiv 2007.01282. The weights are those of an ordinary
-T5; only the input of the decoder's cross-attention differs: the states of all texts, one text after the other.
+T5; only the input of the decoder's cross-attention differs: the concatenated states of all texts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rerank.tasks import FusionTask, Reply, Request
 
 
 class Fusion(Hf):
-    """A backend that runs an encoder-decoder model of transformers on the turns of a prompt, each read on its own.
+    """A backend that runs an encoder-decoder model of transformers, which encodes each turn of a prompt separately.
 
-    The context limits each turn. Texts are not truncated: a request with a longer one gets a reply with
+    The context size limits each turn. Texts are not truncated: a request with a longer turn gets a reply with
     ``finish="error"``. Decoding is greedy.
     """
 
@@ -48,14 +48,18 @@ class Fusion(Hf):
         rows = self._tokens.encode([(turn,) for turn in request.prompt])
         longest, tokens = max(map(len, rows), default=0), sum(map(len, rows))
         if longest > self._tokens.context_size:
-            error = f"A text has {longest} tokens, and the context holds at most {self._tokens.context_size}"
+            error = f"A text has {longest} tokens, but the context holds at most {self._tokens.context_size}"
             return Reply(tokens_in=tokens, finish="error", error=error)
         try:
             ids = self._decode(rows, request.sampling.max_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise BackendError(f"The model failed on {len(rows)} texts: {error}") from error
-            return Reply(tokens_in=tokens, finish="error", error=f"Out of memory on {len(rows)} texts of {longest}")
+            return Reply(
+                tokens_in=tokens,
+                finish="error",
+                error=f"Out of memory on {len(rows)} texts of at most {longest} tokens",
+            )
         ended = ids[-1:] == [self._model.config.eos_token_id]
         return Reply(
             text=self._tokens.text(ids[:-1] if ended else ids),
@@ -67,12 +71,12 @@ class Fusion(Hf):
         )
 
     def _decode(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
-        """Return the token ids that the decoder generates from the states of all rows."""
+        """Return the token ids that the decoder generates from the encoder states of all rows together."""
         torch, transformers = require_torch()
         width, device = max(map(len, rows)), self._model.device
         ids = torch.zeros((len(rows), width), dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):  # padded on the right, and masked
+        for index, row in enumerate(rows):  # padded on the right; padding is masked
             ids[index, : len(row)] = torch.tensor(row)
             mask[index, : len(row)] = 1
         with quiet_transformers(), torch.inference_mode():

@@ -50,13 +50,13 @@ class Hf(LocalModel):
 
     Args:
         model: The model, in evaluation mode on its device.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of the model.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: Backend options, of which ``batch_size``, ``context_size``, ``reuse`` and ``deterministic`` are used;
-            None for the defaults.
+        options: Backend options; None for the defaults. Only ``batch_size``, ``context_size``, ``reuse`` and
+            ``deterministic`` have an effect.
 
     Raises:
-        UsageError: The model does not state its context size, and none is given.
+        UsageError: The context size in the options exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -90,7 +90,7 @@ class Hf(LocalModel):
 
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: How to load and run the model.
+            options: Options for loading and running the model; None for the defaults.
 
         Raises:
             MissingPrerequisiteError: Torch or transformers are not installed.
@@ -107,17 +107,22 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size of the options or the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
+        """Return the batch size: 1 if deterministic, else that of the options or the default for ``device``.
+
+        Args:
+            options: The options.
+            device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
+        """
         return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @staticmethod
     def choose_batch_characters(options: BackendOptions, device: str) -> int | None:
-        """Return the maximum number of characters of the prompts in a batch; None if the batch size alone decides."""
+        """Return the maximum number of characters of the prompts in a batch; None if only the batch size limits it."""
         return CPU_BATCH_CHARACTERS if device == "cpu" and options.batch_size is None else None
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
-        """Describe the model that `load` would load; None if this is not possible without loading it.
+        """Return a description of the model that `load` would load; None if it cannot be described without loading it.
 
         Raises:
             RerankError: The files of the model show that it cannot be loaded.
@@ -128,7 +133,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        """Load a described model, as `load` does; the backend uses the token counter of the description."""
+        """Load the model of a description like `load`, with the token counter of the description."""
         options, tokens = description.options, description.tokens
         model, tokenizer, identity = load_language_model(
             description.name, options, cls.classes, tokenizer=tokens.tokenizer
@@ -142,7 +147,7 @@ class Hf(LocalModel):
     def from_loaded(
         cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
     ) -> Self:
-        """Wrap a model in memory. It is identified only by its name and dtype, so two models need two names."""
+        """Wrap a model in memory. Its identity is only its name and dtype, so different models need different names."""
         require_torch()
         dtype = str(model.dtype).removeprefix("torch.")
         return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
@@ -173,7 +178,7 @@ class Hf(LocalModel):
         return self._batch_size
 
     def set_batching(self, batch_size: int, *, reuse: bool) -> None:
-        """Form batches like a recorded run, so that the results of a resumed run are bit-identical.
+        """Set the batching of a recorded run, so that the results of a resumed run are bit-identical.
 
         Args:
             batch_size: Number of requests processed together.
@@ -183,7 +188,10 @@ class Hf(LocalModel):
         vars(self).pop("_prefixes", None)
 
     def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
-        """Call a function with the tokens that pass through the layers, also before the first reply; None to stop."""
+        """Set a function to call with the number of tokens that pass through the layers; None to remove it.
+
+        It is also called before the first reply of a batch.
+        """
         self._meter.on_tokens = on_tokens
 
     @cached_property
@@ -212,7 +220,10 @@ class Hf(LocalModel):
         return [replies[index] for index in range(len(requests))]
 
     def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
-        """Run one batch and return index -> reply. If memory runs out, drop cached prefixes, then halve the batch."""
+        """Run one batch and return a mapping from the index of each job to its reply.
+
+        If memory runs out, drop the cached prefixes and run the batch again, then halve it.
+        """
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()

@@ -1,9 +1,9 @@
 """The backend ``jina_ranking``: scores all passages of a query in one forward pass of jina-reranker-v3.
 
 Source: Wang, Li and Xiao 2025, arXiv 2509.25085 ("last but not late interaction"), and the authors' ``modeling.py``, of
-which only the formula is used: no code of the model's repository is run. Each passage, and the query after them, ends
-with a special token. The hidden states at these tokens are projected, and the score of a passage is the cosine of its
-vector and that of the query. Torch and transformers are imported when a model is loaded.
+which only the formula is used: no code of the model's repository is run. Each passage, and the query after the
+passages, ends with a special token. The hidden states at these tokens are projected, and the score of a passage is the
+cosine similarity of its vector and the query's vector. Torch and transformers are imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resol
 DEFAULT_BLOCK = 125
 _ARCHITECTURE = "JinaForRanking"
 _PASSAGE_MARK, _QUERY_MARK = "<|embed_token|>", "<|rerank_token|>"
-#: Width of the vectors that are compared.
+#: Dimension of the vectors that are compared.
 _PROJECTED = 512
 
 
@@ -50,11 +50,11 @@ class RankingTokens(HfTokens):
         """Count the tokens of the text around query and passages."""
         super().__init__(tokenizer, context_size=context_size)
         none, one, two = self.lengths([render_ranking_prompt("", [""] * count) for count in (0, 1, 2)])
-        #: Tokens around the query, and tokens around each passage; the number of a passage may have three digits.
+        #: Number of tokens around the query, and around each passage; the number of a passage may have three digits.
         self.fixed, self.per_passage = none, max(one - none, two - one) + 3
 
     def count(self, prompt: Prompt) -> int:
-        """Return an upper bound of the tokens of a query and its passages; the text has the query twice."""
+        """Return an upper bound of the number of tokens; the text contains the query twice, and each passage once."""
         if not prompt:
             return 0
         query, *passages = self.lengths([message.content for message in prompt])
@@ -62,7 +62,7 @@ class RankingTokens(HfTokens):
 
 
 class _Vectors(NamedTuple):
-    """Vectors of one block, in float32: (passages, 512) and (512,)."""
+    """Float32 vectors of one block: ``passages`` of shape (passages, 512) and ``query`` of shape (512,)."""
 
     passages: Any
     query: Any
@@ -71,21 +71,21 @@ class _Vectors(NamedTuple):
 class JinaRanking(LocalModel):
     """A backend that runs jina-reranker-v3 and models of the same class.
 
-    More passages than fit in one forward pass are divided into blocks. The query then has one vector per block; their
-    mean, weighted by max over the block's passages of (1 + cosine) / 2, is compared with all passages, as in the
-    authors' code. Texts are not truncated: a request with a pair longer than the context gets a reply with
-    ``finish="error"``.
+    Passages that do not fit in one forward pass are divided into blocks. The query then has one vector per block. All
+    passages are compared with the weighted mean of these vectors, where the weight of a block is the maximum over its
+    passages of (1 + cosine) / 2, as in the authors' code. Texts are not truncated: a request with a pair longer than
+    the context gets a reply with ``finish="error"``.
 
     Args:
         model: The model in evaluation mode on its device, with the attributes ``model`` and ``projector``.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer of the model.
         identity: Name, hash or revision, and dtype of the model.
-        options: Backend options, of which batch size (passages per block) and context size are used; None for the
-            defaults.
+        options: Backend options; None for the defaults. Only batch size (passages per block) and context size have an
+            effect.
 
     Raises:
         DataError: The tokenizer lacks a special token of the model.
-        UsageError: The model does not state its context size, and none is given.
+        UsageError: The context size in the options exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -104,13 +104,13 @@ class JinaRanking(LocalModel):
             if mark not in added:
                 raise DataError(
                     f"The tokenizer of {identity.get('model', '')!r} lacks the token {mark}",
-                    expected="the tokenizer of the model, which has it as a special token",
+                    expected="the tokenizer of the model, which contains this special token",
                     remedy="Download the model again",
                 )
         self._model, self._identity = model, dict(identity)
         self._marks = added[_PASSAGE_MARK], added[_QUERY_MARK]
         self._block = options.batch_size or DEFAULT_BLOCK
-        if self._block != DEFAULT_BLOCK:  # passages of one pass affect each other's scores
+        if self._block != DEFAULT_BLOCK:  # passages in one forward pass affect each other's scores
             self._identity["passages_per_pass"] = str(self._block)
         stated = stated_context_size(model, tokenizer)
         size = resolve_task_context_size(stated, options, self._identity.get("model", ""))
@@ -119,11 +119,11 @@ class JinaRanking(LocalModel):
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> JinaRanking:
-        """Load a model from a folder or from the hub; only safetensors weights are read, and no code.
+        """Load a model from a folder or from the hub; only safetensors weights are read, and no code is run.
 
         Args:
             name: A folder with the files of the model, or an id on the hub.
-            options: How to load and run the model.
+            options: Options for loading and running the model; None for the defaults.
 
         Raises:
             MissingPrerequisiteError: Torch or transformers are not installed.
@@ -135,7 +135,7 @@ class JinaRanking(LocalModel):
         for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
             if value:
                 raise UsageError(
-                    f"{flag} {value} with the backend jina_ranking", expected="no adapter and no device map"
+                    f"{flag} is {value}, but the backend is jina_ranking", expected="no adapter and no device map"
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
@@ -178,7 +178,7 @@ class JinaRanking(LocalModel):
         query, *passages = [message.content for message in request.prompt]
         longest = max((self._tokens.count((request.prompt[0], turn)) for turn in request.prompt[1:]), default=0)
         if longest > self._tokens.context_size:
-            error = f"A pair needs {longest} tokens, and the context holds at most {self._tokens.context_size}"
+            error = f"A pair needs {longest} tokens, but the context holds at most {self._tokens.context_size}"
             return Reply(tokens_in=longest, finish="error", error=error)
         texts = [render_ranking_prompt(query, block) for block in self._blocks(query, passages)]
         rows = [self._tokens.ids(text) for text in texts]
@@ -196,7 +196,7 @@ class JinaRanking(LocalModel):
         return Reply(scores=scores, tokens_in=tokens, seconds=time.perf_counter() - started)
 
     def _blocks(self, query: str, passages: Sequence[str]) -> Iterator[list[str]]:
-        """Yield the passages in blocks that fit in the context."""
+        """Yield the passages in blocks that fit in the context and contain at most ``_block`` passages."""
         (asked,), lengths = self._tokens.lengths([query]), self._tokens.lengths([*passages])
         available = self._tokens.context_size - self._tokens.fixed - 2 * asked
         block: list[str] = []
@@ -221,12 +221,12 @@ class JinaRanking(LocalModel):
 
 
 def render_ranking_prompt(query: str, passages: Sequence[str]) -> str:
-    """Return the text that the model reads; special tokens spelled out in query and passages are escaped."""
+    """Render the input text of the model; special tokens that occur in the query or passages are escaped."""
     return load_prompt("jina_v3").render(query, passages)[0].content
 
 
 def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
-    """Return the cosine of each passage and the weighted mean of the query's vectors."""
+    """Return the cosine similarity of each passage's vector to the weighted mean of the query's vectors."""
     torch, _ = require_torch()
     if not blocks:
         return ()
@@ -238,7 +238,7 @@ def _combine_blocks(blocks: Sequence[_Vectors]) -> tuple[float, ...]:
 
 
 def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """Load model and tokenizer; the code in the model's repository is not needed."""
+    """Load the model and its tokenizer without running the code in the model's repository."""
     torch, transformers = require_torch()
     origin = {**causal_model_origin(name, options), "trust_remote_code": False}
     config = transformers.Qwen3Config.from_pretrained(name, **origin)
@@ -253,7 +253,7 @@ def _load_ranking_model(name: str | Path, options: BackendOptions, *, device: st
     base: Any = transformers.Qwen3PreTrainedModel
 
     class RankingModel(base):  # type: ignore[misc]
-        """Qwen 3 without an output head, and the projector, under the names that the weights have."""
+        """Qwen 3 without an output head, and the projector, with attribute names that match those of the weights."""
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)

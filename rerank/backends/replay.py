@@ -1,4 +1,4 @@
-"""A backend that returns recorded replies without calling a model."""
+"""The backend that replays a run: it returns recorded replies without calling a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rerank.tasks.usage import Usage
 #: Practically unlimited context size: replies are looked up by window, so no prompt may be refused or truncated.
 _NO_LIMIT = 1 << 40
 
-#: Number of queries whose calls are in memory, if they are read when they are needed: more than are replayed together.
+#: Maximum number of queries whose calls are kept in memory, if calls are loaded on demand. This is more than the number
+#: of queries that are replayed at the same time.
 _QUERIES = 1024
 
 #: Document ids in the order of the window, and seed.
@@ -43,7 +44,7 @@ class RecordedCall(Protocol):
 
 
 class _RecordedTokens(WordTokens):
-    """A token counter that counts words and has the single-token identifiers of the recorded tokenizer."""
+    """A token counter that counts words and stores the single-token identifiers of the recorded tokenizer."""
 
     def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
         super().__init__(context_size)
@@ -58,17 +59,17 @@ class Replay:
 
     Args:
         calls: The recorded calls of one run.
-        identity: Identity of the backend that produced the replies.
-        letters: Single-token identifiers of this backend's tokenizer, if the prompts used any.
+        identity: Identity of the backend that produced the replies; None for ``{"model": "replay"}``.
+        letters: Single-token identifiers of the tokenizer of that backend; empty if the prompts used none.
 
     Attributes:
-        usage: The cost of the recorded replies that were returned; each counts once.
+        usage: The cost of the recorded replies that have been returned; each reply counts once.
     """
 
     tasks = frozenset(get_args(Task))
     #: Pictures are accepted, since the prompt is ignored.
     sees_pictures = True
-    #: Users cannot select it by name, since it needs the calls of a run.
+    #: Users cannot select this backend by name, since it requires the calls of a run.
     selectable = False
     batch_size = 1024
     costs_money = False
@@ -94,7 +95,12 @@ class Replay:
 
     @classmethod
     def by_query(cls, calls_of: Callable[[str], Iterable[RecordedCall]], *, letters: tuple[str, ...] = ()) -> Self:
-        """Return a backend that asks for the recorded calls of a query id when the first request of a query comes."""
+        """Return a backend that loads the recorded calls of a query when its first request arrives.
+
+        Args:
+            calls_of: Function that returns the recorded calls of a query, given its id.
+            letters: Single-token identifiers, as for `Replay`.
+        """
         replay = cls((), letters=letters)
         replay._calls_of, replay._queries = calls_of, _QUERIES
         return replay
@@ -110,7 +116,7 @@ class Replay:
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the recorded replies, in order. If none is recorded, the reply has ``finish="error"``."""
+        """Return the recorded replies, in order. If no reply is recorded for a request, it has ``finish="error"``."""
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Reply:
@@ -131,7 +137,7 @@ class Replay:
         )
 
     def _replies_of(self, query_id: str) -> dict[_Key, Reply]:
-        """Return the first reply to each window of a query."""
+        """Return a mapping from each window and seed of a query to the first recorded reply."""
         if query_id not in self._open:
             replies: dict[_Key, Reply] = {}
             for call in self._calls_of(query_id):

@@ -36,7 +36,7 @@ def check_adapter_before_torch_loading(folder: Path) -> None:
 
 
 def check_weight_files(folder: Path) -> None:
-    """Check that the weights in a folder are complete: the size of each file is the one that its header states.
+    """Check that the weights in a folder are complete: the size of each file matches its header.
 
     Raises:
         DataError: A safetensors file is truncated or otherwise damaged.
@@ -54,13 +54,13 @@ def check_weight_files(folder: Path) -> None:
 
 
 def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
-    """Return whether an adapter is to be cast to the data type of its model.
+    """Return whether an adapter should be cast to the data type of its model.
 
     Only LoRA adapters are cast, and only if the model is not in float32. Other kinds of adapters, such as DoRA and
     orthogonal adapters, compute norms or inverses of their weights, for which half precision is not accurate enough.
 
     Args:
-        options: Backend options, of which ``adapter`` and ``adapter_dtype`` are used.
+        options: Backend options. Only ``adapter`` and ``adapter_dtype`` have an effect.
         dtype: Data type of the model.
     """
     if dtype == "float32" or options.adapter_dtype == "float32":
@@ -73,7 +73,7 @@ def causal_model_casts_adapter(options: BackendOptions, dtype: str) -> bool:
 
 
 def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
-    """Return a model with an adapter attached. If the model is in float32, merging is exact and the adapter is merged.
+    """Attach an adapter to a model and return the model. In float32, the adapter is merged, since merging is exact.
 
     Args:
         model: The model.
@@ -90,7 +90,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
         import peft
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"Adapter {str(folder)!r} needs peft, and importing it failed: {error}",
+            f"Adapter {str(folder)!r} needs peft, but importing it failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
     import torch
@@ -114,7 +114,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
 
 @contextmanager
 def _named_adapter_errors(folder: Path) -> Iterator[None]:
-    """Turn what PEFT raises about the files of an adapter into a `UsageError`."""
+    """Convert exceptions that PEFT raises about the files of an adapter to a `UsageError`."""
     ordinary = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, ImportError)
     try:
         yield
@@ -138,7 +138,7 @@ def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:
 def untie_causal_model_head(wrapped: Any) -> None:
     """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
 
-    If they stayed tied, merging an adapter into one of them would also change the other.
+    If they remained tied, merging an adapter into one of the two layers would also change the other.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer

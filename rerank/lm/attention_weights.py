@@ -23,8 +23,8 @@ from rerank.lm import cpu_attention
 #: Name under which the functions are registered in the attention interface of transformers.
 NAME = "rerank_attention_weights"
 
-#: Maximum number of float32 attention weights computed at a time. They take 4 MiB, and each intermediate result between
-#: scores and weights takes the same again.
+#: Maximum number of float32 attention weights computed at a time. They take 4 MiB, and so does each intermediate result
+#: between scores and weights.
 _CHUNK = 1 << 20
 
 
@@ -40,9 +40,9 @@ class AttentionCapture:
         last: Index of the layer in which the forward pass ends.
         cpu_kernel: Whether `rerank.lm.cpu_attention` supports the model.
         skip: Number of query tokens at the beginning of the block that are excluded from the mean.
-        heads: Layer -> heads to capture. If empty, the pass only fills the KV cache.
-        on_weights: Called with the index of a layer and its weights, averaged over query tokens: (heads, keys). In
-            layers with a sliding window, the earliest keys may be missing.
+        heads: Mapping from each layer to its heads to capture. If empty, the pass only fills the KV cache.
+        on_weights: Function that is called with the index of a layer and its weights, averaged over query tokens, of
+            shape (heads, keys). In layers with a sliding window, the earliest keys may be missing.
     """
 
     last: int
@@ -57,7 +57,7 @@ class _WeightFormula:
     """The function that converts attention scores to attention weights.
 
     Attributes:
-        scale: Scaling factor for the scores.
+        scale: Factor by which the scores are multiplied.
         softcap: The constant c in c tanh(score / c), as in Gemma 2; None for no softcap.
         sinks: Scores, of shape (heads,), of a virtual key that receives weight but has no value, as in gpt-oss; None
             for no sinks.
@@ -76,8 +76,8 @@ class _WeightFormula:
         """Return the weights, of shape (heads, queries, keys). With sinks, the weights of a query sum to less than 1.
 
         Args:
-            scores: (heads, queries, keys) scaled scores, which are overwritten.
-            visible: (1, queries, keys), true if the query sees the key.
+            scores: Scaled scores of shape (heads, queries, keys), which are overwritten.
+            visible: Booleans of shape (1, queries, keys), true if the query sees the key.
         """
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
@@ -97,7 +97,7 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
     """Capture attention weights in the forward pass inside the ``with`` block, and end the pass early.
 
     Raises:
-        UsageError: The pass ended without a call for layer ``last``: the model does not use the attention interface.
+        UsageError: The pass ended without a call for layer ``last``, so the model does not use the attention interface.
     """
     token = _CAPTURE.set(capture)
     try:
@@ -107,7 +107,7 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
     finally:
         _CAPTURE.reset(token)
     raise UsageError(
-        f"Layer {capture.last} of this model gives no access to its attention",
+        f"The attention weights of layer {capture.last} of this model are not accessible",
         expected="a decoder whose layers use transformers' attention interface; recurrent layers (Mamba, linear "
         "attention), encoders and models with their own attention code do not",
         remedy="Use another model, or another method",
@@ -125,7 +125,7 @@ def make_capture_mask(**arguments: Any) -> torch.Tensor | None:
     capture = _CAPTURE.get()
     if capture.cpu_kernel and not capture.heads:
         return cpu_attention.make_padding_mask(**arguments)
-    # Weights are computed from the mask, so it must be explicit: on top of a cache, the first query sees many keys.
+    # Weights are computed from the mask, so it must be explicit: with a KV cache, the first query sees many keys.
     mask: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": not capture.heads})
     return mask
 
@@ -143,11 +143,11 @@ def capture_attention_forward(
 
     Args:
         module: The attention layer.
-        query: (1, heads, queries, head size), after RoPE.
-        key: (1, key-value heads, keys, head size), after RoPE.
-        value: (1, key-value heads, keys, head size).
+        query: Queries of shape (1, heads, queries, head size), after RoPE.
+        key: Keys of shape (1, key-value heads, keys, head size), after RoPE.
+        value: Values of shape (1, key-value heads, keys, head size).
         attention_mask: The result of `make_capture_mask`.
-        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
+        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
         kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
 
     Returns:
@@ -175,7 +175,7 @@ def capture_attention_forward(
         return cpu_attention.cpu_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
     if formula.is_standard:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    # No standard kernel supports softcaps and sinks, so the output is computed here and the weights are discarded.
+    # No standard kernel supports softcaps or sinks, so the output is computed here, and the weights are discarded.
     return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
@@ -203,8 +203,10 @@ def _chunked_attention(
     """Compute attention and its mean weights in float32, a chunk of query tokens at a time.
 
     Args:
-        states: Query (1, heads, queries, head size), key (1, key-value heads, keys, head size) and value.
-        mask: (1, 1, queries, keys), true if a key is visible; None if attention is causal from the first token on.
+        states: Query of shape (1, heads, queries, head size), and key and value of shape (1, key-value heads, keys,
+            head size).
+        mask: Booleans of shape (1, 1, queries, keys), true if a key is visible; None for causal attention without a KV
+            cache.
         formula: Function from scores to weights.
         skip: Number of leading queries that are excluded from the mean; None if the mean is not needed.
 
@@ -238,7 +240,7 @@ def _chunked_attention(
 
 
 def _visible_keys(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Return a boolean tensor of shape (1, queries, keys): the keys visible to ``length`` queries from ``start`` on."""
+    """Return booleans of shape (1, queries, keys): the keys visible to ``length`` queries, from query ``start`` on."""
     if mask is not None:
         return mask[0, :, start : start + length]
     # Row i is query start + i, which sees the keys 0 to start + i.

@@ -16,24 +16,25 @@ from jinja2 import Environment, TemplateError, nodes
 
 from rerank.prompts.base import Message, Prompt
 
-#: Placeholder for the content of a turn while a frame is rendered: its index between characters that no text contains.
+#: Placeholder for the content of a turn while a frame is rendered: the index of the turn, between characters that no
+#: text contains.
 _MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
 _MESSAGES, _CONTENT = "messages", "content"
 #: Filters and functions whose result depends only on their arguments.
 _FILTERS, _FUNCTIONS = frozenset({"length", "trim", "upper", "lower", "capitalize", "title"}), ("raise_exception",)
 #: Attributes of ``loop`` that hold turns.
 _NEIGHBOURS = ("previtem", "nextitem")
-#: Statements that are rejected: they process the text written inside them, or run template code from elsewhere.
+#: Statements that are rejected, because they process the text inside them or run template code from elsewhere.
 _REJECTED = (nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock, nodes.Macro, nodes.Import, nodes.Include)
 #: Maximum number of cached frames per template.
 _FRAMES = 256
 
 
 class ChatFrames:
-    """Renders chats with a template for which `causal_model_template_copies_contents` is true.
+    """A renderer of chats with a template for which `causal_model_template_copies_contents` is true.
 
     Args:
-        apply: Renders a chat with the template.
+        apply: Function that renders a chat with the template; its second argument switches thinking on.
     """
 
     def __init__(self, apply: Callable[[Prompt, bool], str]) -> None:
@@ -61,7 +62,7 @@ class ChatFrames:
 def causal_model_template_copies_contents(template: Any) -> bool:
     """Return whether a chat template copies the contents of turns unchanged and otherwise depends only on their roles.
 
-    The template may write contents as they are or join them with other text by ``+`` or ``~``. It may read the
+    The template may output contents unchanged or join them with other text by ``+`` or ``~``. It may read the
     attributes of a turn, but not use the turn in other ways. It may call no function except ``raise_exception``, since
     the results of functions, such as the current date, can change.
 
@@ -94,7 +95,7 @@ def _is_harmless_causal_template_node(path: Sequence[nodes.Node], turns: set[str
 
     Args:
         path: The ancestors of the node, from the root down, and then the node itself.
-        turns: Names of loop variables that hold turns.
+        turns: Names of the loop variables whose values are turns.
     """
     node, parent = path[-1], path[max(0, len(path) - 2)]
     if isinstance(node, _REJECTED):
@@ -136,7 +137,7 @@ def _is_causal_model_turn(node: nodes.Node | None, turns: set[str]) -> bool:
 
 
 def _causal_model_template_attribute(node: nodes.Node) -> str | None:
-    """Return the name of the attribute or item that an expression reads; None for any other expression."""
+    """Return the name of the attribute or item that an expression reads; None if it reads neither."""
     if isinstance(node, nodes.Getattr):
         return node.attr
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):

@@ -1,4 +1,4 @@
-"""Render chats as text, also if the chat template lacks a system role or the tokenizer has no template; texts stay."""
+"""Render chats as text, even if the chat template lacks a system role or the tokenizer has no template."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PROBE = (Message("system", "a"), Message("user", "b"))
 
 
 class ChatRenderer:
-    """Renders chats for one tokenizer.
+    """A renderer of chats for one tokenizer.
 
-    - If the template refuses the system role (Gemma, early Mistral), the system text is put before the first user turn.
+    - If the template refuses the system role (Gemma, early Mistral), the system text is moved to the first user turn.
     - Without a template, the turns are joined by blank lines, as base models expect plain text.
     - Thinking modes are switched off unless requested, since thoughts use up the tokens of the reply.
     - Special tokens spelled out in a passage are broken up by a space, so that no passage can end a turn.
@@ -32,10 +32,10 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Test once whether the template supports the system role.
+        """Check that the template can be rendered, and test whether it supports the system role.
 
         Raises:
-            DataError: Rendering the template does not end.
+            DataError: The template is not rendered within 5 seconds and 1 GB of memory.
         """
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
@@ -54,7 +54,7 @@ class ChatRenderer:
 
         Args:
             prompt: The chat.
-            thinking: Whether the model should think before it answers.
+            thinking: Whether to switch on the thinking mode of the template.
 
         Raises:
             BackendError: The template refuses the chat.
@@ -64,7 +64,7 @@ class ChatRenderer:
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
         if turns and turns[0].role == "text":
             return self.text_start + "".join(m.content for m in escaped)
-        if turns and turns[0].role == "verbatim":  # its marks of turns are meant; those in passages are escaped already
+        if turns and turns[0].role == "verbatim":  # its marks of turns are intended; passages are already escaped
             return self.text_start + "".join(m.content for m in turns) + prefix
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
@@ -84,7 +84,10 @@ class ChatRenderer:
 
     @cached_property
     def text_start(self) -> str:
-        """The token at the start of texts, if the tokenizer adds one; chat templates contain it themselves."""
+        """The token that the tokenizer adds at the start of a text; empty if it adds none or has no chat template.
+
+        Rendered chats do not need it, since chat templates contain it.
+        """
         start = self._tokenizer.bos_token_id
         is_added = self.has_template and start is not None and self._tokenizer("a")["input_ids"][:1] == [start]
         return str(self._tokenizer.bos_token) if is_added else ""
@@ -117,7 +120,7 @@ class ChatRenderer:
         return located
 
     def _check_template_ends(self) -> None:
-        """Check that the template, which comes with the model, can be rendered: its loops may have no end."""
+        """Check that the model's template is rendered within limits of time and memory, since its loops may not end."""
 
         def render() -> None:
             for prompt in (_TALK, _PROBE):
@@ -159,7 +162,7 @@ def merge_causal_model_system_turns(prompt: Prompt) -> Prompt:
 
 
 def _find_causal_model_turns(contents: Sequence[str], text: str) -> list[int | None]:
-    """Return where the content of each turn starts in a rendered chat, even if it was stripped; None if not found."""
+    """Return the offset of each turn's content in a rendered chat, even if it was stripped; None if not found."""
     starts: list[int | None] = []
     end = 0
     for content in contents:

@@ -1,10 +1,9 @@
 """Causal attention on a CPU, faster than the generic implementation of transformers.
 
-It avoids masks of quadratic size, copies of key-value heads (grouped-query attention), and a kernel that is slow in
-bfloat16. It supports decoders whose layers all attend to all preceding tokens (`supports_cpu_attention`). Left padding
-is cut off per row, so that no mask is needed. All other cases are passed on to transformers.
-
-Imports torch at import time.
+This implementation avoids masks of quadratic size, copies of key-value heads (grouped-query attention), and a kernel
+that is slow in bfloat16. It supports decoders whose layers all attend to all preceding tokens
+(`supports_cpu_attention`). Left padding is cut off per row, so that no mask is needed. All other cases are passed on to
+transformers. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 #: Number of query tokens per block in bfloat16; the scores of a block fit into the processor's cache.
 _BLOCK = 128
 
-#: The number of keys is rounded up to a multiple of this, since the matrix library keeps 0.5 MB per shape.
+#: The number of keys is rounded up to a multiple of this number, since the matrix library keeps 0.5 MB per shape.
 _WIDTH = 1024
 
-#: Up to this many query tokens on top of a KV cache count as a decoding step.
+#: Maximum number of query tokens on top of a KV cache that count as a decoding step.
 _FEW = 16
 
 
@@ -72,7 +71,7 @@ def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
     """
     on_cache = arguments["q_length"] > 1 and arguments["q_length"] != arguments["kv_length"]
     if on_cache and arguments["q_length"] > _FEW and _attention_has_all_keys(arguments):
-        on_cache = False  # a later block of a long prompt without padding: causal masking is enough
+        on_cache = False  # a later block of a long prompt without padding: causal masking suffices
     if arguments["mask_function"] is not causal_mask_function or arguments.get("local_size") or on_cache:
         full: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": False})
         return full
@@ -100,12 +99,12 @@ def cpu_attention_forward(
 
     Args:
         module: The attention layer.
-        query: (batch, heads, queries, head size), after RoPE.
-        key: (batch, key-value heads, keys, head size), after RoPE.
-        value: (batch, key-value heads, keys, head size).
+        query: Queries of shape (batch, heads, queries, head size), after RoPE.
+        key: Keys of shape (batch, key-value heads, keys, head size), after RoPE.
+        value: Values of shape (batch, key-value heads, keys, head size).
         attention_mask: The result of `make_padding_mask`.
-        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
-        kwargs: Passed on to transformers.
+        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
+        kwargs: Arguments passed on to transformers.
 
     Returns:
         The output, of shape (batch, queries, heads, head size), and None in place of attention weights.
@@ -127,7 +126,7 @@ def cpu_attention_forward(
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
     out = torch.zeros_like(query)
-    # argmax finds the first real token of each row: everything to its left is padding and is cut off.
+    # argmax returns the first real token of each row: all tokens to its left are padding and are cut off.
     for row, start in enumerate(attention_mask.int().argmax(dim=1).tolist()):
         own = (slice(row, row + 1), slice(None), slice(start, None))
         out[own] = causal(query[own], key[own], value[own], scale)
@@ -143,11 +142,14 @@ def _decoding_step(
     from memory only once.
 
     Args:
-        query: (batch, heads, queries, head size).
-        key: (batch, groups, keys, head size); the heads of a group share its keys.
-        value: Same shape as ``key``.
-        mask: (batch, keys) for one query per row, or (batch, 1, queries, keys).
-        scale: Scaling factor for the scores.
+        query: Queries of shape (batch, heads, queries, head size).
+        key: Keys of shape (batch, groups, keys, head size); the heads of a group share its keys.
+        value: Values of the same shape as ``key``.
+        mask: Mask of shape (batch, keys) for one query per row, or of shape (batch, 1, queries, keys); None for none.
+        scale: Factor by which the scores are multiplied.
+
+    Returns:
+        The output, of the same shape as ``query``.
     """
     batch, heads, length, size = query.shape
     groups = key.shape[1]
@@ -165,7 +167,7 @@ def _cpu_causal_attention_kernel(
     length, keys = query.shape[2], key.shape[2]
     if length == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-    if keys < 2 * length:  # padding queries with zeros costs less than a mask, with which all scores are computed
+    if keys < 2 * length:  # padding queries with zeros costs less than a mask, which requires all scores
         zeros = query.new_zeros(*query.shape[:2], keys - length, query.shape[3])
         padded = torch.cat([zeros, query], dim=2)
         out = scaled_dot_product_attention(padded, key, value, is_causal=True, scale=scale, enable_gqa=True)

@@ -41,7 +41,7 @@ def decode_continuations(
         prompts: Token ids, one list per row; they are padded on the left here.
         samplings: Sampling settings of each row.
         seeds: Seed of each row; the samples of a row do not depend on the other rows of the batch.
-        until: A stop string, and the tokenizer to find it with.
+        until: A stop string and the tokenizer that is needed to find it; None for no stop string.
         extra_inputs: Further model inputs such as pixel values, for a single row.
 
     Returns:
@@ -78,7 +78,7 @@ def decode_continuations(
 
 
 def end_of_sequence_tokens(model: Any) -> list[int]:
-    """Return all end-of-sequence tokens; the generation config of chat models often names several."""
+    """Return the ids of all end-of-sequence tokens; the generation config of chat models often lists several."""
     for source in (model.generation_config, model.config):
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
@@ -87,7 +87,7 @@ def end_of_sequence_tokens(model: Any) -> list[int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out. If so, a smaller batch may succeed."""
+    """Return whether an error means that memory ran out, in which case a smaller batch may succeed."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
@@ -110,32 +110,32 @@ def _stopping_criteria(
 
 
 class _SamplingProcessor(LogitsProcessor):
-    """Applies the minimum length and the sampling settings of each row, which may differ within a batch."""
+    """A logits processor that applies the minimum length and sampling settings of each row, which may differ."""
 
     def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], ends: list[int], width: int) -> None:
         self._samplings, self._ends, self._width = samplings, ends, width
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return logits, of shape (rows, vocabulary), whose argmax is the next token of each row."""
+        """Return logits of shape (rows, vocabulary) whose argmax is the next token of each row."""
         generated = input_ids.shape[1] - self._width
         scores = scores.clone()
         for row, sampling in enumerate(self._samplings):
             if generated < sampling.min_tokens:
                 scores[row, self._ends] = -torch.inf
-            # (vocabulary,) logits / temperature + Gumbel noise, whose argmax is a sample (Gumbel-max trick).
+            # Shape (vocabulary,): logits / temperature + Gumbel noise, whose argmax is a sample (Gumbel-max trick).
             scores[row] = add_decoding_logits_noise(scores[row], sampling, self._generators[row])
         return scores
 
 
 class _LengthCriteria(StoppingCriteria):
-    """Ends each row at its own ``max_tokens``."""
+    """A stopping criterion that ends each row at its own ``max_tokens``."""
 
     def __init__(self, samplings: Sequence[Sampling], width: int) -> None:
         self._limits = [s.max_tokens for s in samplings]
         self._width = width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return a boolean tensor of shape (rows,): whether each row is complete."""
+        """Return a boolean tensor of shape (rows,) that is true for rows that have reached their limit."""
         generated = input_ids.shape[1] - self._width
         return torch.tensor([generated >= limit for limit in self._limits], device=input_ids.device)

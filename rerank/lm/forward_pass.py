@@ -11,12 +11,12 @@ from typing import Any
 def call_forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
     """Call a model with only the arguments that its ``forward`` accepts.
 
-    Some models take no ``position_ids`` or no ``logits_to_keep``.
+    Some models do not accept ``position_ids`` or ``logits_to_keep``.
 
     Args:
         model: A model of transformers.
         cache: The KV cache of the tokens processed so far; None to start without one.
-        arguments: Arguments of the model's ``forward``.
+        arguments: Arguments for the model's ``forward``; those that it does not accept are dropped.
     """
     names = _forward_parameters(type(model).forward)
     accepted = {name: value for name, value in arguments.items() if name in names}
@@ -29,7 +29,7 @@ def kv_cache_of_output(model: Any, output: Any) -> Any:
 
 
 def kv_cache_argument_name(model: Any) -> str:
-    """Return the name of the KV cache argument in this version of transformers."""
+    """Return the name of the KV cache argument of a model, which depends on the version of transformers."""
     return "cache" if "cache" in _forward_parameters(type(model).forward) else "past_key_values"
 
 

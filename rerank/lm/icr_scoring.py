@@ -1,6 +1,6 @@
 """In-context re-ranking (ICR): score passages by the attention that they receive from the end of the prompt.
 
-The attention from a null query is subtracted for calibration.
+The attention from a content-free null query is subtracted for calibration.
 
 Source: Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642, equations 1 and 2. The passages are prefilled once with the
 fast kernel. The real and the null query are then processed on top of the same KV cache, and attention weights are
@@ -30,10 +30,10 @@ from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
 from rerank.tasks.token_positions import format_task_token_positions
 
-#: Maximum number of tokens before the tails in which prompts may differ, since a token can cross the boundary.
+#: Maximum number of tokens directly before the tails in which prompts may differ, since a token can span the boundary.
 _BOUNDARY = 8
 
-#: Prefill block size in tokens. It limits the activations of a layer, which need the most memory after the KV cache.
+#: Prefill block size in tokens. It limits the activations of a layer, which use the most memory after the KV cache.
 _PREFILL_BLOCK = 2048
 
 #: Relative difference up to which two attention sums count as equal, because of float32 rounding.
@@ -48,8 +48,8 @@ class AttentionScores:
         scores: One score per passage; with ``per_head``, one per layer, head and passage; with ``per_token``, one per
             token.
         tokens: Number of prompt tokens.
-        layout: What the scores belong to: with ``per_head``, the numbers of layers and heads, such as ``30x9``; with
-            ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); else empty.
+        layout: Description of the order of the scores: with ``per_head``, the numbers of layers and heads, such as
+            ``30x9``; with ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); otherwise empty.
     """
 
     scores: list[float]
@@ -64,12 +64,12 @@ def score_with_causal_model_attention(
 
     Args:
         model: A causal language model of transformers.
-        tokens: Its tokenizer.
+        tokens: The tokenizer of the model.
         prompt: The chat.
         task: The passages, the null query, and the layers and heads to use.
 
     Raises:
-        UsageError: The model gives no access to its attention, or does not have the requested layers or heads.
+        UsageError: The attention weights of the model are not accessible, or it lacks the requested layers or heads.
     """
     if is_causal_model_split(model):
         raise UsageError(
@@ -114,14 +114,14 @@ def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, 
     the passage has one token or sd is 0 up to float32 rounding.
 
     Args:
-        real: (tokens,) attention from the query, s_t(query).
-        null: (tokens,) attention from the null query, s_t(null query).
+        real: Attention from the query, s_t(query), of shape (tokens,).
+        null: Attention from the null query, s_t(null query), of shape (tokens,).
         filtered: Whether to exclude outliers.
 
     >>> sum_calibrated_attention_tensors(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
     """
-    # (tokens,) c_t: differences of nearly equal float32 sums. Mean and deviation are therefore computed in float64.
+    # c_t, of shape (tokens,): differences of nearly equal float32 sums, so mean and deviation are computed in float64.
     c = (real - null).double()
     if filtered and len(c) > 1 and c.std() > _ROUNDING * real.abs().max():
         c = c[c > c.mean() - 2 * c.std()]
@@ -129,10 +129,10 @@ def sum_calibrated_attention_tensors(real: torch.Tensor, null: torch.Tensor, *, 
 
 
 def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
-    """Return the heads that a task uses: layer -> heads of this layer.
+    """Return the heads that a task uses, as a mapping from each layer to its heads.
 
     Raises:
-        UsageError: The model does not have these layers or heads, or none of the heads is in the layers.
+        UsageError: The model lacks the requested layers or heads, or none of the heads is in the requested layers.
     """
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     first, last = task.layers or (0, layers - 1)
@@ -151,18 +151,19 @@ def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tup
             selected[layer] = (*selected.get(layer, ()), head)
     if not selected:
         raise UsageError(
-            f"No head of the list is in layers {first} to {last}", remedy="Omit the layers or the head list"
+            f"No head in the head list is in layers {first} to {last}", remedy="Omit the layers or the head list"
         )
     return selected
 
 
 class _AttentionReader:
-    """Runs a model over prompts with a common prefix and collects the attention from their tails.
+    """A runner that collects the attention from the tails of prompts with a common prefix.
 
     Args:
         model: The model.
-        heads: Layer -> heads to use.
-        head_weights: (layer, head) -> factor by which its attention is multiplied; 1 if missing.
+        heads: Mapping from each layer to its heads to use.
+        head_weights: Mapping from (layer, head) pairs to the factor by which the attention of the head is multiplied;
+            1 if missing.
         per_head: Whether to collect sums per head and passage instead of per token.
     """
 
@@ -203,7 +204,7 @@ class _AttentionReader:
         attention_weights.register_attention_weights()
         cache = make_kv_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
         with TemporarySettings(self._model, attention=attention_weights.NAME):
-            # Other kernels would need a mask of quadratic size for later blocks, so they get the prefix in one block.
+            # Other kernels need a mask of quadratic size for later blocks, so the prefix is then a single block.
             step = _PREFILL_BLOCK if self._cpu_kernel else max(1, common)
             for start in range(0, common, step):
                 block = prompts[0].ids[start : min(common, start + step)]
@@ -230,7 +231,7 @@ class _AttentionReader:
             if not self._per_head:
                 total[length - weights.shape[1] :] += (self._factors[layer] @ weights).cpu()
                 return
-            # (heads, tokens): padded on the left, since spans are counted from the first token of the prompt.
+            # Shape (heads, tokens), padded on the left, since spans are counted from the first token of the prompt.
             padded = torch.zeros(weights.shape[0], length)
             padded[:, length - weights.shape[1] :] = weights.cpu()
             sums = [padded[:, span].sum(dim=1) for span in prompt.spans]

@@ -19,11 +19,11 @@ class Job:
     Attributes:
         index: Position of the request in its batch.
         request: The request.
-        prompt: Token ids of the prompt, and of the thoughts once they are generated.
+        prompt: Token ids of the prompt, and of the thoughts after they have been generated.
         boundaries: Lengths in tokens, in increasing order, of the prefixes of the prompt that end at a boundary of its
             template (instruction, worked examples, query, passages). Other prompts may begin with the same prefixes.
-        sampling: How to decode; ``max_tokens`` does not exceed the space left in the context.
-        thoughts: Text of the thoughts before the answer.
+        sampling: Decoding settings, whose ``max_tokens`` does not exceed the number of tokens left in the context.
+        thoughts: Text of the thoughts before the answer; empty if there are none.
         thought_tokens: Number of tokens of the thoughts.
     """
 
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def reply_prefix(self) -> str:
-        """The beginning of the reply that the prompt contains."""
+        """The beginning of the reply that the prompt contains; empty if there is none."""
         return reply_prefix_of_prompt(self.request.prompt)
 
     @property
@@ -61,13 +61,13 @@ class Job:
 
         Args:
             thoughts: Text of the thoughts.
-            prompt: Token ids of prompt, thoughts and closing tag.
-            thought_tokens: Number of generated tokens.
+            prompt: Token ids of the prompt, the thoughts and the closing tag.
+            thought_tokens: Number of generated tokens of the thoughts.
         """
         return replace(self.with_prompt(prompt), thoughts=thoughts, thought_tokens=thought_tokens)
 
     def with_prompt(self, prompt: Sequence[int]) -> Job:
-        """Return this job with other token ids. Boundaries are kept as far as the old and the new ids are equal."""
+        """Return this job with other token ids. Boundaries are kept if the ids before them are unchanged."""
         pairs = enumerate(zip(self.prompt, prompt, strict=False))
         common = next((index for index, (old, new) in pairs if old != new), min(len(self.prompt), len(prompt)))
         boundaries = tuple(length for length in self.boundaries if length <= common and length < len(prompt))
@@ -75,7 +75,7 @@ class Job:
 
 
 def limit_decoding_tokens(sampling: Sampling, available: int) -> Sampling:
-    """Return the sampling settings with at most ``available`` new tokens."""
+    """Return the sampling settings with ``max_tokens`` lowered to ``available`` if it is larger."""
     return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
 
@@ -86,12 +86,12 @@ def make_token_jobs(
 
     Args:
         requests: The requests.
-        tokens: The model's tokenizer and context size.
-        model: The model's name, for messages.
+        tokens: The model's token counter, which knows the context size.
+        model: Name of the model, for messages.
 
     Returns:
-        Index of the request -> error reply, for requests that do not fit in the context, and the jobs of the other
-        requests, one list per class of task.
+        A mapping from the index of each request that does not fit in the context to its error reply, and the jobs of
+        the other requests, one list per class of tasks.
     """
     refused: dict[int, Reply] = {}
     groups: dict[type[Any], list[Job]] = {}
@@ -100,7 +100,7 @@ def make_token_jobs(
         available = tokens.context_size - len(prompt) - request.sampling.thinking
         if available < min(1, request.sampling.max_tokens):
             error = (
-                f"The prompt has {len(prompt)} tokens, and the context of {model!r} holds {tokens.context_size} tokens "
+                f"The prompt has {len(prompt)} tokens, but the context of {model!r} holds {tokens.context_size} tokens "
                 "of prompt and reply"
             )
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)

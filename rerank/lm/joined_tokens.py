@@ -1,8 +1,8 @@
-"""Tokenize texts from memoized pieces. The result is exact for tokenizers with joints (`rerank.lm.token_joints`).
+"""Tokenize texts from cached pieces. The result is exact for tokenizers with joints (`rerank.lm.token_joints`).
 
 A text is divided at its joints, mostly into words. The token ids of the pieces are kept in a memo across rounds and
-queries. A passage is therefore not tokenized again when it appears in another context. Finding the pieces of a text in
-the memo takes less than a tenth of the time of tokenizing it.
+queries. A passage is therefore not tokenized again when it appears in another context. Looking up the pieces of a text
+in the memo takes less than a tenth of the time of tokenizing the text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 #: Maximum size of the memos of token ids and of character spans, in bytes.
 _IDS_BYTES, _SPANS_BYTES = 32 << 20, 4 << 20
 
-#: Test texts. A tokenizer is used piece by piece only if this gives the same tokens for all of them.
+#: Test texts. A tokenizer is used piece by piece only if the tokens of all these texts are then unchanged.
 _PROBES = (
     "",
     " ",
@@ -46,7 +46,7 @@ class _Edge(NamedTuple):
     is_open: bool  # not followed by a joint
 
 
-#: A piece of a text. A str is a piece between two joints, without the space before it.
+#: A piece of a text. A ``str`` is a piece between two joints, without the space before it.
 _Piece = str | _Edge
 
 
@@ -55,7 +55,7 @@ class TokenPieces:
     """A text, divided into pieces at joints.
 
     Attributes:
-        texts: Text of each piece. The space between two pieces, which belongs to the second one, is not included.
+        texts: Text of each piece, without the space between two pieces, which belongs to the second piece.
         pieces: The pieces.
         ids: Token ids of each piece.
     """
@@ -80,7 +80,7 @@ class TokenPieces:
         return [0, *map(add, ends, count())]
 
     def tokens_before(self) -> list[int]:
-        """Return the number of tokens before each piece and, as the last item, of the whole text."""
+        """Return the number of tokens before each piece and, as the last item, the number of tokens of the text."""
         return list(accumulate(map(len, self.ids), initial=0))
 
     def find(self, tokens: Iterable[int]) -> list[int]:
@@ -90,12 +90,12 @@ class TokenPieces:
 
 
 class JoinedTokenizer:
-    """Tokenizes texts piece by piece.
+    """A tokenizer that tokenizes texts piece by piece and keeps the token ids of the pieces.
 
     Args:
         tokenizer: A tokenizer of transformers.
         joints: The joints of this tokenizer.
-        dictionaries: The token ids of words of corpora.
+        dictionaries: Dictionaries with the token ids of the words of corpora.
     """
 
     def __init__(self, tokenizer: Any, joints: Joints, dictionaries: Sequence[TokenDictionary] = ()) -> None:
@@ -114,7 +114,7 @@ class JoinedTokenizer:
 
     @classmethod
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
-        """Return the joined tokenizer of a transformers tokenizer; None if it has no joints."""
+        """Create a joined tokenizer for a transformers tokenizer; None if it has no joints or fails the test texts."""
         joints = find_token_joints(tokenizer)
         joined = None if joints is None else cls(tokenizer, joints, open_token_dictionaries(tokenizer))
         return joined if joined is not None and joined._is_exact(_PROBES) else None
@@ -131,7 +131,7 @@ class JoinedTokenizer:
         return divided
 
     def write_dictionary(self, passages: Iterable[str], folder: Path) -> None:
-        """Write the token ids of those words of passages that have a joint after them."""
+        """Write a dictionary with the token ids of all words in the passages that are followed by a joint."""
 
         def tokenize(words: list[str]) -> Iterator[list[int]]:
             return (ids[self._carrier :] for ids in self._encode(list(map(_carrier_text_for_token_ids, words))))
@@ -140,7 +140,7 @@ class JoinedTokenizer:
         write_token_dictionary(filter(cache(self._joints.closes), words), folder, tokenize)
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
-        """Return the number of tokens of each prefix of a text, if it is tokenized like the beginning of the text.
+        """Return the number of tokens of each prefix of a text, if the prefix is tokenized as within the text.
 
         Args:
             text: The text.
@@ -177,7 +177,7 @@ class JoinedTokenizer:
         return counts
 
     def ends(self, texts: Sequence[str], tokens: int) -> list[Iterator[int]]:
-        """Return, for each text, the positions at which its first ``tokens`` tokens end, from the last to the first.
+        """Return, for each text, the end positions of its first ``tokens`` tokens, from the last token to the first.
 
         Byte-level tokens may share a character. The earlier of two such tokens ends before the character.
         If the text has at most ``tokens`` tokens, its length is the only position.
@@ -201,11 +201,11 @@ class JoinedTokenizer:
             yield min(starts[index] + end, starts[next_index] + next_start)
 
     def _divide(self, text: str) -> TokenPieces:
-        """Return the pieces of a text, with None as the token ids of those that are not in the memo."""
+        """Return the pieces of a text; the token ids of pieces that are not in the memo are None."""
         words = text.split(" ")
         pieces = self._pieces(words)
         ids = self._ids.get_all(pieces)
-        # Words in the memo are followed by a joint. Others may have to be merged with the words after them.
+        # Words in the memo are followed by a joint. Other words may have to be merged with the words after them.
         is_open = [index for index, row in enumerate(ids[:-1]) if row is None and not self._joints.closes(words[index])]
         if is_open:
             words = self._merge(words, is_open)
@@ -245,7 +245,7 @@ class JoinedTokenizer:
         return {piece: new[piece] if ids is None else ids for piece, ids in stored.items()}
 
     def _tokenize(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
-        """Tokenize pieces, and add them to the memo."""
+        """Tokenize pieces, or look them up in the dictionaries, and add them to the memo."""
         if not pieces:
             return {}
         new, share = self._look_up(pieces), self._shared.setdefault
@@ -257,7 +257,7 @@ class JoinedTokenizer:
         return new
 
     def _look_up(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
-        """Return the token ids of those pieces that are in a dictionary."""
+        """Return the token ids of the pieces that are in a dictionary; other pieces are missing."""
         return {
             piece: ids
             for dictionary in self._dictionaries
@@ -266,7 +266,7 @@ class JoinedTokenizer:
         }
 
     def _spans_of(self, pieces: Sequence[_Piece]) -> dict[_Piece, _Spans]:
-        """Return the character spans of the tokens of each piece."""
+        """Return the character spans of the tokens of each piece, from the memo if possible."""
         stored = dict(zip(pieces, self._spans.get_all(pieces), strict=True))
         unknown = [piece for piece, spans in stored.items() if spans is None]
         new: dict[_Piece, _Spans] = {}
@@ -287,7 +287,7 @@ class JoinedTokenizer:
         return ids
 
     def _is_exact(self, texts: Sequence[str]) -> bool:
-        """Return whether this class gives the same tokens and positions as the tokenizer for the given texts."""
+        """Return whether this class returns the same tokens and positions as the tokenizer for the given texts."""
         encoding = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         for text, divided, ids, offsets in zip(
             texts, self.divide(texts), encoding["input_ids"], encoding["offset_mapping"], strict=True
@@ -326,7 +326,7 @@ def _is_first_piece(piece: _Piece) -> bool:
 
 
 def _carrier_text_for_token_ids(piece: _Piece) -> str:
-    """Return a text that contains a piece as it would be within a longer text."""
+    """Return a text in which a piece has the same tokens as within a longer text."""
     return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
 
 

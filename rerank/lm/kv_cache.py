@@ -14,13 +14,13 @@ from rerank.errors import UsageError
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """The KV cache of one layer, with memory for ``capacity`` tokens; it grows if more are added.
+    """The KV cache of one layer, with memory for ``capacity`` tokens, which grows if more tokens are added.
 
     ``keys`` and ``values`` are views of the filled part, of shape (batch, key-value heads, tokens, head size), so that
     all other methods of `DynamicLayer` work unchanged.
 
     Args:
-        capacity: Number of tokens to allocate memory for.
+        capacity: Number of tokens for which memory is allocated.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -31,7 +31,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the keys and values of new tokens; return the keys and values of all tokens."""
+        """Append the keys and values of new tokens and return those of all tokens.
+
+        All shapes are (batch, key-value heads, tokens, head size).
+        """
         start = int(self.get_seq_length())
         end = start + key_states.shape[-2]
         if not self.is_initialized:
@@ -46,7 +49,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _reserve(
         self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return buffers that hold the cached tokens and have capacity for ``end`` tokens; enlarge them if needed."""
+        """Return buffers with the cached tokens and capacity for ``end`` tokens; enlarge the buffers if needed."""
         cached = self.keys
         # transformers may have replaced ``keys`` (reordered batch); they are then no longer views of our buffers.
         is_view = self._buffers is not None and (
@@ -83,7 +86,7 @@ def snapshot_kv_cache(cache: Cache) -> list[dict[str, Any]]:
         if type(layer) not in (PreallocatedLayer, DynamicLayer, DynamicSlidingWindowLayer):
             raise UsageError(
                 f"This model has layers with a recurrent state ({type(layer).__name__})",
-                expected="a decoder whose layers all are attention layers",
+                expected="a decoder in which every layer is an attention layer",
                 remedy="Use another model, or another method",
             )
     return [dict(vars(layer)) for layer in cache.layers]

@@ -28,14 +28,14 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
     """Import torch and transformers.
 
     Raises:
-        MissingPrerequisiteError: One of them cannot be imported.
+        MissingPrerequisiteError: Torch or transformers cannot be imported.
     """
     try:
         import torch
         import transformers
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"A local model needs torch and transformers, and importing them failed: {error}",
+            f"A local model needs torch and transformers, but importing them failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
     return torch, transformers
@@ -43,7 +43,7 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Suppress progress bars and hints of transformers; its settings are restored afterwards."""
+    """Suppress progress bars and log messages of transformers inside the block; restore its settings afterwards."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
@@ -52,7 +52,7 @@ def quiet_transformers() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # These warnings concern our code, which calls transformers, not its users.
+            # These warnings concern our code, which calls transformers, and not the users of our code.
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             yield
@@ -63,7 +63,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def pick_device(asked: str) -> str:
-    """Return the name of the device to use; ``auto`` selects CUDA, else Apple's GPU, else the CPU.
+    """Return the name of the device to use; ``auto`` selects the first available of CUDA, Apple's GPU and the CPU.
 
     Raises:
         UsageError: The device is unknown or not available.
@@ -86,7 +86,7 @@ def pick_device(asked: str) -> str:
 
 
 def _is_cpu_only_torch() -> bool:
-    """Return whether the installed torch supports only CPUs, without importing it, since that takes seconds."""
+    """Return whether the installed torch supports only CPUs, without importing torch, which takes seconds."""
     spec = find_spec("torch") if sys.platform != "darwin" else None  # torch for macOS may support the GPU
     if spec is None or not spec.origin:
         return False
@@ -133,7 +133,7 @@ def load_language_model(
         name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
-        tokenizer: The tokenizer, if it was loaded before.
+        tokenizer: The tokenizer; None to load it.
 
     Returns:
         The model in evaluation mode on its device, its tokenizer (or processor), and the identity
@@ -166,14 +166,14 @@ def make_causal_model_identity(
 
     Args:
         name: Folder of the model, or its id on the hub.
-        options: Backend options, of which revision, adapter and ``adapter_dtype`` are used.
+        options: Backend options. Only ``revision``, ``adapter`` and ``adapter_dtype`` have an effect.
         dtype: Data type of the weights.
-        commit: Commit of the model on the hub, if known.
+        commit: Commit of the model on the hub; None if it is not known.
 
     Returns:
-        ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``; ``adapter`` (hash of
-        its folder), if there is one; ``adapter_dtype``, if the adapter is cast. Without ``adapter_dtype``, the adapter
-        is in float32, as in all runs from before this option existed.
+        A mapping with the keys ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub);
+        ``dtype``; ``adapter`` (hash of its folder), if there is an adapter; and ``adapter_dtype``, if the adapter is
+        cast. Without ``adapter_dtype``, the adapter is in float32, as in all runs before this option existed.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -189,17 +189,17 @@ def make_causal_model_identity(
 
 
 def _device_placement(options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` that spread a model over devices; empty for one device.
+    """Return the arguments of ``from_pretrained`` that distribute a model over devices; empty for one device.
 
     Raises:
-        UsageError: A device is given besides the device map, or tensor parallelism is requested in a single process.
+        UsageError: Both a device and a device map are set, or tensor parallelism is requested in a single process.
     """
     if not options.device_map:
         return {}
     if options.device != "auto":
         raise UsageError(
             f"--device-map {options.device_map} and --device {options.device} exclude each other",
-            expected="only one of them: a device map spreads a model over all devices",
+            expected="only one of them, since a device map distributes a model over all devices",
         )
     return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
 
@@ -238,7 +238,7 @@ def named_loading_errors(name: str | Path, where: object = "") -> Iterator[None]
 
     Args:
         name: Name of the model, for messages.
-        where: Device that the model is loaded to, for messages.
+        where: Device to which the model is loaded, for messages.
 
     Raises:
         MissingResourceError: The model cannot be found or read.
@@ -254,7 +254,8 @@ def named_loading_errors(name: str | Path, where: object = "") -> Iterator[None]
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise MissingResourceError(
             f"Model {str(name)!r} cannot be loaded: {first}",
-            expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
+            expected="a folder with config.json, safetensors weights and a tokenizer, or the id of such a model on the "
+            "hub",
             remedy="Check the name; for an id on the hub, check the network",
         ) from error
     except ImportError as error:

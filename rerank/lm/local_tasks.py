@@ -1,4 +1,4 @@
-"""Execute the jobs of a local model and return replies. Imports torch through the modules that it calls."""
+"""Execute the jobs of a local model and return replies. Imports torch indirectly, at import time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from rerank.tasks import (
     Reply,
 )
 
-#: Number of characters at the end of a prompt that are tokenized again with the text that follows; no token is longer.
+#: Number of characters at the end of a prompt that are tokenized again with the text after the prompt. No token is
+#: longer.
 _TAIL = 32
 
 
@@ -37,7 +38,7 @@ def _decode_causal_model_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job]
 
 
 def make_decoding_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
-    """Return the reply for newly generated token ids."""
+    """Return the reply for the newly generated token ids ``row``, which may end with an end-of-sequence token."""
     ended = bool(row) and row[-1] in end_of_sequence_tokens(model)
     text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
     return make_causal_model_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
@@ -70,7 +71,7 @@ def _decode_causal_model_permutations(
 
 
 def _load_job_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
-    """Return the cached prefix of each prompt in a batch; all prefixes are empty without a cache."""
+    """Return the cached prefix of each prompt in a batch; without a cache, all prefixes are empty."""
     if cache is None:
         return [CachedPrefix()] * len(jobs)
     return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
@@ -100,7 +101,8 @@ def _score_causal_model_attention(
     return replies
 
 
-#: Class of task -> function that executes jobs of this class, with the cache of prompt prefixes (None: no reuse).
+#: Mapping from each class of tasks to the function that executes its jobs. The last argument of the function is the
+#: cache of prompt prefixes; None for no reuse.
 TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCache | None], list[Reply]]] = {
     GenerationTask: _decode_causal_model_texts,
     PermutationTask: _decode_causal_model_permutations,
@@ -112,7 +114,7 @@ TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCach
 
 
 def format_local_decoding_permutation(task: PermutationTask, order: Sequence[int]) -> str:
-    """Return the text of a permutation, given the indices of the identifiers."""
+    """Return the text of a permutation, given the indices of its identifiers in ``task.items``."""
     return task.separator.join(task.items[index] for index in order)
 
 
@@ -137,7 +139,7 @@ def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, 
 def identifier_tokens(
     tokens: HfTokens, items: tuple[str, ...], separator: str, end: str, prefix: str
 ) -> tuple[list[TokenIds], list[TokenIds]]:
-    """Return the token ids of identifiers at the beginning of a reply and after a separator.
+    """Return the token ids of each identifier at the beginning of a reply, and those after a separator.
 
     Args:
         tokens: The tokenizer.
@@ -150,14 +152,15 @@ def identifier_tokens(
 
 
 def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
-    """Return the token ids of a text after the prompt of a job; special tokens spelled out in the text are escaped."""
+    """Return the token ids of a text after the prompt of a job; special tokens that the text spells out are escaped."""
     return _tokenize_after_prompt(tokens, end_of_rendered_prompt(tokens, job), text)
 
 
 def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
     """Return the token ids of all continuations of a job.
 
-    Words whose logits are read are tokenized alone, as rerankers do; they come from the method and may be special.
+    For a `LogitTask`, words are tokenized without the prompt, as rerankers do. They come from the method, not from
+    users, and may be special tokens.
     """
     if job.task_type is LogitTask:
         return [tokens.plain(text) for text in job.task.continuations]
@@ -176,11 +179,11 @@ def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
 
 
 def make_causal_model_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
-    """Return the reply to a job.
+    """Create the reply to a job, with its token counts.
 
     Args:
         job: The job.
-        text: The answer.
+        text: Text of the answer.
         tokens: Number of completion tokens, without thoughts.
         steps: Number of forward passes after the prefill, without thoughts.
         ended: Whether the answer is complete; otherwise, it was truncated.

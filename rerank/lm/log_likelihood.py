@@ -1,6 +1,6 @@
 """Compute log-likelihoods of token sequences given prompts, with as few forward passes as possible.
 
-Input is token ids. Imports torch at import time.
+Inputs are token ids. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ def compute_log_likelihoods(
 
     Prompts with a single continuation, or whose continuations differ only in their last token, share one forward pass.
     Other continuations share the KV cache of their prompt. Logits are computed only at the needed positions, but for
-    the whole vocabulary, because log-probabilities need the normaliser. The output head is in float32.
+    the whole vocabulary, because log-probabilities require the softmax's normaliser. The output head is in float32.
 
     Args:
         model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
-        continuations: Token ids, any number of lists per row. The empty continuation has probability 1.
-        pad: Any token id; it is masked.
+        continuations: Token ids of any number of continuations per row. The empty continuation has probability 1.
+        pad: Token id for padding, which may be any token, since padding is masked.
         prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute whole prompts.
         as_logits: Whether to return logits before the softmax, for continuations of a single token.
 
     Returns:
-        One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
+        For each prompt x, one number per continuation y: log P(y | x) = sum_i log P(y_i | x, y_<i), or the logit of y.
 
     Raises:
         UsageError: A prompt is empty, so the first token of a continuation has no context.
     """
     if not all(map(len, prompts)):
-        raise UsageError("No likelihood is defined after an empty prompt", expected="a prompt of at least one token")
+        raise UsageError("Likelihoods after an empty prompt are not defined", expected="a prompt of at least one token")
     prefixes = prefixes or [CachedPrefix()] * len(prompts)
     results: list[list[float]] = [[] for _ in prompts]
     nonempty = [index for index, texts in enumerate(continuations) if texts]
@@ -79,7 +79,7 @@ def compute_log_likelihoods(
 
 
 def _shared_tokens(texts: Sequence[_Ids]) -> list[int]:
-    """Return the common prefix of the texts, without the last token of the longest: it needs no logits after it."""
+    """Return the common prefix of the texts, excluding the last token of the longest text, which needs no logits."""
     columns = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
     return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
 
@@ -109,7 +109,7 @@ def _score_continuations_in_prefill(
         logits = compute_padded_logits(model, inputs, rows.prefixes, last, pad)
     results = []
     for row, texts in zip(logits, rows.continuations, strict=True):
-        # (shared + 1, vocabulary): the position before each shared token, and the one after the last.
+        # Shape (shared + 1, vocabulary): the position before each shared token, and the position after the last one.
         logs = row if as_logits else row.log_softmax(dim=-1)
         results.append([_sum_log_softmax_entries(logs, text) for text in texts])
     return results
@@ -118,7 +118,7 @@ def _score_continuations_in_prefill(
 def _score_with_kv_cache(
     model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefix: CachedPrefix
 ) -> list[float]:
-    """Score continuations of one prompt: prefill their common prefix once, then process the remainder of each."""
+    """Score continuations of one prompt: prefill their common prefix once, then process each remainder."""
     shared = _shared_tokens(texts)
     inputs = [*prompt, *shared]
     if prefix.length:
@@ -132,13 +132,13 @@ def _score_with_kv_cache(
             _score_continuations_in_prefill(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0]
             for text in texts
         ]
-    # (shared + 1, vocabulary): log P of each shared token, and of the first token after them.
+    # Shape (shared + 1, vocabulary): log P of each shared token, and of the first token after the shared tokens.
     logs = logits[0].log_softmax(dim=-1)
     scores = [_sum_log_softmax_entries(logs, text[: len(shared) + 1]) for text in texts]
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
-        # The first token of a remainder is scored above; here it is the input that predicts the second.
+        # The first token of a remainder is scored above; here it is the input that predicts the second token.
         remainders = [texts[index][len(shared) :] for index in batch]
         values = _score_remainders_with_kv_cache(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
@@ -149,7 +149,7 @@ def _score_with_kv_cache(
 def _score_remainders_with_kv_cache(
     model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int
 ) -> list[float]:
-    """Return the log-probability of each text without its first token, given this token and ``cached`` tokens."""
+    """Return the log-probability of each text after its first token, given this token and the ``cached`` tokens."""
     cache.batch_repeat_interleave(len(texts))
     width = max(map(len, texts)) - 1
     # Padded on the right, where causal attention hides the padding from all real tokens.

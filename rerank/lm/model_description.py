@@ -1,4 +1,4 @@
-"""Describe local models without loading their weights: identity, device, tokens and context size.
+"""Describe local models without loading their weights: identity, device, token counter and context size.
 
 Importing torch and loading weights takes seconds. Counting tokens or reading a finished run requires neither. Torch is
 imported only if the files of the model do not contain the necessary information.
@@ -28,7 +28,7 @@ from rerank.lm.loading import (
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.tasks import BackendOptions, resolve_task_context_size
 
-#: Names of the tokenizer class that needs no other file than ``tokenizer.json``.
+#: Names of the generic tokenizer class, which needs no file other than ``tokenizer.json``.
 _GENERIC_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
 #: Model types for which ``AutoTokenizer`` (which imports torch) does not replace a generic tokenizer by another class.
 _PLAIN_TYPES = frozenset({"llama"})
@@ -36,13 +36,13 @@ _PLAIN_TYPES = frozenset({"llama"})
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """What is known about a language model before its weights are loaded.
+    """The properties of a language model that are known before its weights are loaded.
 
     Attributes:
         name: Folder of the model, or its id on the hub.
         options: Options for loading the model.
         identity: The identity that the loaded model will have.
-        device: The device that the model will be loaded to.
+        device: The device to which the model will be loaded.
         config: The config of the model, or an object with the same ``max_position_embeddings``.
     """
 
@@ -58,7 +58,7 @@ class ModelDescription:
 
         Raises:
             MissingResourceError: The tokenizer cannot be loaded.
-            UsageError: The options exceed the context size of the model, or neither of them states a context size.
+            UsageError: The context size in the options exceeds the model's, or neither is known.
         """
         tokenizer = load_tokenizer(self.name, self.options)
         stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
@@ -74,12 +74,12 @@ def describe_causal_model(name: str | Path, options: BackendOptions) -> ModelDes
         options: Revision, adapter, dtype, device and context size.
 
     Returns:
-        The description; None if the model has to be loaded first, since it is spread over devices or has its own code.
+        The description; None if the model must be loaded first, because of a device map or its own code.
 
     Raises:
         MissingPrerequisiteError: Torch or transformers is not installed, or PEFT is needed and not installed.
         MissingResourceError: The model cannot be found or read.
-        UsageError: The device is not available, or the requested context is longer than that of the model.
+        UsageError: The device is not available, or the requested context size exceeds the model's.
     """
     if options.device_map or options.trust_remote_code:
         return None
@@ -102,7 +102,7 @@ def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
     """Load the tokenizer that ``AutoTokenizer`` would load, without importing torch if its class is certain.
 
     Raises:
-        MissingResourceError: It cannot be found or read.
+        MissingResourceError: The tokenizer cannot be found or read.
     """
     with quiet_transformers(), named_loading_errors(name):
         if _has_generic_tokenizer(Path(name)):
@@ -138,7 +138,7 @@ def _causal_model_commit(config: Any) -> str | None:
 
 
 def _read_causal_model_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty if it cannot be read, in which case the loader reports the error."""
+    """Return the object in a JSON file; empty if it cannot be read, in which case the loader reports the error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

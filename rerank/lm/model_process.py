@@ -1,6 +1,6 @@
-"""The process of a local model: it is not used in a forked process, and another process opens it again by its name.
+"""A check that local models are not used in forked processes, and the base class of their backends.
 
-The threads of torch and the state of an accelerator do not survive a fork: a model of the parent process would hang.
+The threads of torch and the state of an accelerator do not survive a fork, so a model of the parent process would hang.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Self
 from rerank.errors import BackendError, UsageError
 from rerank.tasks import BackendOptions, task_backend_settings_folder
 
-#: The process in which the first local model was used; forked processes inherit the value.
+#: Id of the process in which the first local model was used; forked processes inherit the value.
 _process: int | None = None
 
 
 def require_model_process() -> None:
-    """Check that no parent of this forked process has used a local model. To be called before a model is used.
+    """Check that this process was not forked after a local model was used. Call this before using a model.
 
     Raises:
         UsageError: This process was forked from a process that has used a local model.
@@ -37,7 +37,7 @@ def require_model_process() -> None:
 
 
 class LocalModel:
-    """Base class of backends that run a model in this process. Pickling stores name and options, not the weights.
+    """Base class of backends that run a model in this process. Pickling stores its name and options, not its weights.
 
     Attributes:
         settings_folder: Folder of the adapter or model, whose settings `Reranker.from_backend` uses. None if the
@@ -54,11 +54,11 @@ class LocalModel:
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
-        """Load a model from a folder or from the hub."""
+        """Load a model from a folder or from the hub; implemented by subclasses."""
         raise NotImplementedError
 
     def set_source(self, name: str | Path, options: BackendOptions) -> None:
-        """Store with which arguments ``load`` opened the model."""
+        """Store the arguments with which ``load`` opened the model."""
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         absolute = Path(name).absolute() if Path(name).is_dir() else name
         self._source = absolute, replace(options, adapter=adapter)
@@ -68,13 +68,13 @@ class LocalModel:
         """Pickle the arguments of ``load``, and the identity to check that the other process opens the same model.
 
         Raises:
-            UsageError: The model was not loaded by its name.
+            UsageError: The model was not loaded by name, but passed as an object.
         """
         if self._source is None:
             raise UsageError(
                 f"The model {self.identity.get('model', '')!r} exists only in the memory of this process",
                 expected="a model that another process can load",
-                remedy="Save it with save_pretrained, and open the folder",
+                remedy="Save the model with save_pretrained, then load it from that folder",
             )
         return _reopen_in_process, (type(self).load, *self._source, tuple(self.identity.items()))
 
@@ -88,7 +88,7 @@ def _reopen_in_process(
     return _reopen_local_model(os.getpid(), load, name, options, identity)
 
 
-@lru_cache(maxsize=1)  # a worker that gets the same reranker with every task loads its model once
+@lru_cache(maxsize=1)  # a worker that receives the same reranker with every task loads its model once
 def _reopen_local_model(
     process: int,
     load: Callable[[str | Path, BackendOptions], Any],

@@ -28,13 +28,13 @@ _CPU_ENTRIES = 1 << 20
 class OutputHead:
     """A context manager that replaces the output head of a model by its float32 version.
 
-    A quantised, split, offloaded or wrapped head stays unchanged, since only its own code can apply its weights.
+    A quantised, split, offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
 
     Args:
         model: The model.
 
     Attributes:
-        token_ids: Tokens to compute logits for; None for the whole vocabulary.
+        token_ids: Ids of the tokens whose logits are computed; None for the whole vocabulary.
     """
 
     def __init__(self, model: Any) -> None:
@@ -52,20 +52,20 @@ class OutputHead:
             del self._layer.forward
 
     def select(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
-        """Return the logits of some of the tokens.
+        """Return the logits of the given tokens, of shape (len(tokens),).
 
         Args:
             logits: Logits of shape (len(token_ids),) or, if the head was not replaced, (vocabulary,).
-            tokens: Some of `token_ids`.
+            tokens: Token ids, all of which are in ``token_ids``.
         """
         if self._replaced and self.token_ids is not None:
-            # The replaced head computes one column per token of token_ids, in their order.
+            # The replaced head computes one logit per token, in the order of token_ids.
             column = {token: index for index, token in enumerate(self.token_ids)}
             return logits[[column[token] for token in tokens]]
         return logits[list(tokens)]
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Compute logits, of shape (batch, positions, tokens), from hidden states: (batch, positions, hidden size)."""
+        """Compute logits of shape (batch, positions, tokens) from hidden states (batch, positions, hidden size)."""
         weight, bias = self._layer.weight, self._layer.bias
         # With layers on several devices, hidden states may be on another device than the head.
         hidden = hidden.to(weight.device, torch.float32)

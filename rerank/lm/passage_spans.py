@@ -1,7 +1,7 @@
-"""Token spans of the passages in a rendered chat, and the position where the final instruction starts.
+"""Find the token spans of the passages in a rendered chat, and the first token of the final instruction.
 
-The spans come from the tokenizer's offset mapping over the whole text. Tokenizing the passages one by one could give
-different tokens.
+The spans come from the tokenizer's offset mapping of the whole text, since passages that are tokenized one by one may
+have different tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PromptSpans:
 
     Attributes:
         ids: Token ids of the rendered prompt.
-        spans: Token span of each passage.
+        spans: Token span of each passage, as a slice of ``ids``.
         tail: Index of the first token of the final instruction, which extends to the end of the prompt.
     """
 
@@ -41,12 +41,12 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
         tail: Index of the first character of the final instruction in that turn.
 
     Raises:
-        UsageError: The tokenizer gives no offset mapping.
+        UsageError: The tokenizer provides no offset mapping.
         BackendError: The chat template rewrites the turn.
     """
     if not tokens.tokenizer.is_fast:
         raise UsageError(
-            f"{type(tokens.tokenizer).__name__} gives no offset mapping from tokens to characters",
+            f"{type(tokens.tokenizer).__name__} provides no offset mapping from tokens to characters",
             expected="a model with a fast tokenizer (tokenizer.json)",
         )
     text = tokens.render(prompt)
@@ -62,7 +62,7 @@ def locate_passage_tokens(tokens: HfTokens, prompt: Prompt, spans: Sequence[tupl
 
 
 def _find_turn_in_prompt(content: str, text: str) -> int:
-    """Return the offset of a turn in a rendered chat; the template may have stripped the turn."""
+    """Return the character offset of a turn in a rendered chat, even if the template has stripped the turn."""
     offset = text.rfind(content)
     if offset < 0:
         stripped = content.strip()

@@ -2,7 +2,7 @@
 
 The output equals greedy decoding under the grammar of `rerank.lm.permutation_grammar`, but needs fewer forward passes.
 Tokens that the grammar forces are appended without a forward pass and are processed together with the next chosen
-token. Input is token ids. Imports torch at import time.
+token. Inputs are token ids. Imports torch at import time.
 
 Each identifier of a permutation gets the log-probability log P(identifier | prompt, identifiers before it). P is the
 distribution from which constrained decoding at temperature 1 samples: a softmax over the allowed tokens at each choice,
@@ -11,7 +11,7 @@ and probability 1 for forced tokens. If an identifier involves several choices, 
 P sums to 1 over the unused identifiers. The last identifier of a complete permutation therefore has log-probability 0,
 and the sum over all identifiers is the log-probability of the permutation. No additional computation is needed, since
 the logits are computed for each choice anyway. (An alternative would be to restrict the model's distribution over whole
-texts to the allowed texts. This would require the logits of forced tokens and of all branches that were not taken.)
+texts to the allowed texts. This would require the logits of forced tokens and of all branches that are not taken.)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DecodingRow:
     _open_log_prob: float = 0.0
 
     def begin(self) -> list[int]:
-        """Return the tokens of the first forward pass: prompt and forced tokens; empty if no choice is left."""
+        """Return the tokens of the first forward pass: prompt and forced tokens; empty if there is no choice."""
         self.tokens = self.state.push_forced()
         self._close_identifiers()
         return [] if self.state.is_complete else [*self.prompt, *self.tokens]
@@ -85,7 +85,7 @@ class DecodingRow:
         return [] if self.state.is_complete else new
 
     def _close_identifiers(self) -> None:
-        """Store the log-probability of each newly completed identifier. All after the first of them were forced."""
+        """Store the log-probability of each newly completed identifier; 0 after the first, since the rest is forced."""
         while len(self.log_probs) < len(self.state.order):
             self.log_probs.append(self._open_log_prob)
             self._open_log_prob = 0.0
@@ -134,10 +134,10 @@ def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], hea
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
-    # A step is as wide as the row with the most pending tokens, so every row may cause padding in all others.
+    # A step is as wide as the row with the most pending tokens, so every row may cause padding in all other rows.
     capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
     reader = _BlockReader(model, len(rows), make_kv_cache(model.config, capacity))
-    # A row without a choice has nothing to process.
+    # A row without a choice has no tokens to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]
     while any(pending):
         allowed = [row.state.allowed() for row in rows]
@@ -155,7 +155,7 @@ def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], hea
 
 
 class _BlockReader:
-    """Runs forward passes over blocks of tokens on top of a KV cache.
+    """A runner of forward passes on blocks of tokens, on top of a KV cache.
 
     Args:
         model: The model.
@@ -171,10 +171,10 @@ class _BlockReader:
     def read_prompts(
         self, prompts: Sequence[Sequence[int]], prefixes: Sequence[CachedPrefix], *, packed: bool
     ) -> torch.Tensor:
-        """Process the first block of each row except its cached prefix; return logits as `read` does.
+        """Process the first block of each row without its cached prefix, and return logits as `read` does.
 
         Args:
-            prompts: The blocks, including the prefixes.
+            prompts: Token ids of the first block of each row, including its prefix; empty if the row has no choice.
             prefixes: The cached prefix of each row; an empty prefix if its block is empty.
             packed: Whether `rerank.lm.cpu_attention` supports the model.
         """
@@ -190,22 +190,22 @@ class _BlockReader:
         self._mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         self.passes += 1
         size = max(row.shape[1] for row in logits)
-        # An empty block has no logits. It gets a row of zeros, which is never read.
+        # An empty block has no logits. Its row is filled with zeros, which are never used.
         return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits])
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
         """Process one block per row and return the logits after the last token of each block.
 
-        The logits have shape (rows, tokens of the head). A row with an empty block gets padding, which is masked in all
+        The logits have shape (rows, tokens of the head). An empty block is filled with padding, which is masked in all
         later passes.
         """
         width = max(map(len, blocks))
-        # (rows, width) each: ids padded on the left, and 1 for real tokens.
+        # Shape (rows, width) each: ids padded on the left, and 1 for real tokens.
         ids = torch.tensor([[0] * (width - len(block)) + list(block) for block in blocks])
         new = torch.tensor([[0] * (width - len(block)) + [1] * len(block) for block in blocks])
         # RoPE position of a token = number of real tokens before it; padding is not counted.
         positions = (self._mask.sum(dim=1, keepdim=True) + new.cumsum(dim=1) - 1).clamp(min=0)
-        # (rows, cached + new tokens): padding of earlier blocks stays masked.
+        # Shape (rows, cached + new tokens): padding of earlier blocks remains masked.
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self._model.device
         output = call_forward(

@@ -1,4 +1,4 @@
-"""The grammar of a permutation such as ``[3] > [1] > [2]``: which tokens may come next, with no identifier repeated.
+"""The grammar of permutations such as ``[3] > [1] > [2]``, which determines the next tokens without repetitions.
 
 The grammar is a prefix tree (trie) of token ids with one leaf per identifier. If only one token is allowed, it is
 known without a forward pass, so a decoder can skip such forced tokens. This module works on token ids only.
@@ -17,8 +17,8 @@ class _Node:
     """A node of the prefix tree.
 
     Attributes:
-        children: Token -> child node.
-        items: Identifiers below this node, as indices.
+        children: Mapping from each token id to a child node.
+        items: Indices of the identifiers below this node.
     """
 
     __slots__ = ("children", "items")
@@ -29,11 +29,11 @@ class _Node:
 
 
 class PermutationGrammar:
-    """The grammar of one reply.
+    """The grammar of one reply, a permutation of identifiers.
 
     Args:
         first: Token ids of each identifier at the beginning of the reply.
-        later: Token ids of each identifier when it follows another one, including the separator.
+        later: Token ids of the separator and each identifier, when the identifier follows another one.
         count: Number of identifiers to generate.
 
     Raises:
@@ -57,7 +57,7 @@ class GrammarState:
     """The state of a partly generated permutation.
 
     Attributes:
-        order: Identifiers generated so far, as indices.
+        order: Indices of the identifiers generated so far.
     """
 
     __slots__ = ("_grammar", "_node", "_unused", "order")
@@ -70,7 +70,7 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all requested identifiers are generated."""
+        """Whether all requested identifiers have been generated."""
         return len(self.order) == self._grammar.count
 
     @property
@@ -79,7 +79,7 @@ class GrammarState:
         return self._grammar.max_tokens
 
     def allowed(self) -> TokenIds:
-        """Return the allowed next tokens in ascending order; none if the permutation is complete."""
+        """Return the allowed next token ids in ascending order; empty if the permutation is complete."""
         if self.is_complete:
             return ()
         children = self._node.children.items()
@@ -92,7 +92,7 @@ class GrammarState:
             ValueError: The token is not allowed.
         """
         if token not in self.allowed():
-            raise ValueError(f"Token {token} is not allowed here; allowed: {self.allowed()}")
+            raise ValueError(f"Token {token} is not allowed here; the allowed tokens are {self.allowed()}")
         self._node = self._node.children[token]
         if not self._node.children:  # a leaf: the identifier is complete
             (item,) = self._node.items
@@ -117,14 +117,14 @@ def tokenize_identifiers(
     Tokenization depends on the preceding text, so each identifier is tokenized together with this text.
 
     Args:
-        encode: Maps a text to token ids, without special tokens.
+        encode: Function that converts a text to token ids, without special tokens.
         items: The identifiers, including brackets.
         separator: The text between two identifiers.
         before: The end of the prompt, including ``prefix``.
         prefix: The beginning of the reply that the prompt contains.
 
     Returns:
-        Token ids of each identifier at the beginning of the reply, and after a separator.
+        Token ids of each identifier at the beginning of the reply, and token ids of the separator and each identifier.
 
     Raises:
         UsageError: An identifier does not start with the prefix.
@@ -143,7 +143,7 @@ def tokenize_identifiers(
 
 
 def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
-    """Return the token ids of a text after the text ``before``; on its own if a token crosses the boundary."""
+    """Return the token ids of ``text`` after ``before``; those of ``text`` alone if a token spans the boundary."""
     head, whole = encode(before), encode(before + text)
     return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
@@ -164,7 +164,7 @@ def _build_identifier_tree(sequences: Sequence[TokenIds]) -> _Node:
         ending = node.items.difference(*(child.items for child in node.children.values()))
         if len(ending) > (0 if node.children else 1):
             raise UsageError(
-                f"The tokens of identifier {min(ending) + 1} are equal to, or a prefix of, the tokens of another one",
+                f"The tokens of identifier {min(ending) + 1} are equal to, or a prefix of, those of another identifier",
                 expected="identifiers that can be distinguished, such as numbers in brackets",
             )
     return root

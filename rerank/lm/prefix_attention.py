@@ -1,7 +1,8 @@
 """Attention on a CPU for prompts that are processed as one sequence, each on top of its own cached prefix.
 
 The rows of a batch are concatenated instead of padded. Rows of any length thus share the matrix products of a layer,
-and little time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself.
+and little time is spent on padding. Only the attention is computed row by row: each row attends to its prefix and
+itself.
 This works for the models that `rerank.lm.cpu_attention` supports.
 
 Imports torch at import time.
@@ -30,9 +31,9 @@ class PackedRow:
     """A row of a packed sequence.
 
     Attributes:
-        start: Position of its first token in the sequence.
-        end: Position after its last token.
-        segments: The KV cache of its prefix.
+        start: Position of the row's first token in the sequence.
+        end: Position after the row's last token.
+        segments: The KV cache of the row's prefix, in consecutive segments; empty for no prefix.
     """
 
     start: int
@@ -45,9 +46,9 @@ class PackedSequence:
     """Rows that are concatenated into one sequence.
 
     Attributes:
-        rows: The rows; tokens after the last one are padding.
-        on_layer: Called in each layer with the index of the layer, and with the keys and values of each row, including
-            its prefix, of shape (1, key-value heads, tokens, head size).
+        rows: The rows; tokens after the last row are padding.
+        on_layer: Function that is called in each layer with the index of the layer, and with the keys and the values of
+            each row, including its prefix, of shape (1, key-value heads, tokens, head size).
     """
 
     rows: Sequence[PackedRow]
@@ -90,12 +91,12 @@ def packed_attention_forward(
 
     Args:
         module: The attention layer.
-        query: (1, heads, tokens, head size) of all rows, after RoPE.
-        key: (1, key-value heads, tokens, head size) of all rows, after RoPE.
-        value: Same shape as ``key``.
+        query: Queries of all rows, of shape (1, heads, tokens, head size), after RoPE.
+        key: Keys of all rows, of shape (1, key-value heads, tokens, head size), after RoPE.
+        value: Values of all rows, of the same shape as ``key``.
         attention_mask: Always None.
-        scaling: Scaling factor for the scores; 1/sqrt(head size) if None.
-        kwargs: Passed on to `cpu_attention_forward`.
+        scaling: Factor by which the scores are multiplied; 1/sqrt(head size) if None.
+        kwargs: Arguments passed on to `cpu_attention_forward`.
 
     Returns:
         The output, of shape (1, tokens, heads, head size), and None in place of attention weights.
@@ -117,7 +118,10 @@ def packed_attention_forward(
 
 
 def _causal_prefix_mask(length: int, keys: int) -> torch.Tensor | None:
-    """Return the mask for `cpu_attention_forward`: (1, 1, length, keys) for a few tokens after a prefix, else None."""
+    """Return the mask for `cpu_attention_forward`; None unless a few tokens follow a prefix.
+
+    The mask has the shape (1, 1, length, keys).
+    """
     if length > _FEW or length == keys:
         return None
     return torch.ones(1, 1, length, keys, dtype=torch.bool).tril(keys - length)

@@ -28,9 +28,9 @@ class CachedPrefix:
     """The KV cache of the beginning of a prompt.
 
     Attributes:
-        length: Number of tokens.
-        segments: The cache in consecutive pieces.
-        reused: Number of its tokens that were taken from the cache rather than computed for this prompt.
+        length: Number of tokens of the prefix.
+        segments: The KV cache in consecutive segments.
+        reused: Number of tokens of the prefix that were not computed for this prompt, but taken from the cache.
     """
 
     length: int = 0
@@ -39,9 +39,9 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Computes prefixes of prompts for one model and keeps them in a store.
+    """A cache that computes prefixes of prompts for one model and keeps them in a store.
 
-    A prefix is always computed in the same way: in a batch of one, on top of the prefix that it extends. Its
+    A prefix is always computed in the same way: in a batch of one row, on top of the prefix that it extends. Its
     values are therefore bit-identical, whatever the store contains.
 
     Args:
@@ -63,13 +63,13 @@ class PrefixCache:
         if not any(plan):
             return [CachedPrefix() for _ in prompts]
         self._drop_prefixes_of_other_weights()
-        batch: dict[bytes, PrefixSegment] = {}  # kept here, since the store may drop them too early
+        batch: dict[bytes, PrefixSegment] = {}  # since the store may drop segments that the batch still needs
         with TemporarySettings(self._model), OutputHead(self._model) as head:
             head.token_ids = [0]  # no logits are needed
             return [self._load_prefix(prompt, ends, batch) for prompt, ends in zip(prompts, plan, strict=True)]
 
     def clear(self) -> bool:
-        """Drop all prefixes; return whether there were any."""
+        """Drop all prefixes, and return whether the store contained any."""
         had_some = len(self._store) > 0
         self._store.clear()
         return had_some
@@ -115,9 +115,9 @@ class PrefixCache:
 def supports_prefixes(model: Any) -> bool:
     """Return whether the KV cache of a prefix is the first part of the KV cache of the whole prompt.
 
-    This is not so in layers with a recurrent state or a sliding window, nor if the encoding of positions depends on the
-    length of the whole prompt. Models whose weights are split or sharded over processes are excluded too, because all
-    processes must run the same forward passes.
+    This does not hold for layers with a recurrent state or a sliding window, nor if the position encoding depends on
+    the length of the whole prompt. Models whose weights are split or sharded over processes are also excluded, because
+    all processes must run the same forward passes.
     """
     if not has_full_attention(model.config) or is_causal_model_split(model):
         return False
@@ -130,7 +130,7 @@ def supports_prefixes(model: Any) -> bool:
 
 
 def make_filled_cache(model: Any, segments: Sequence[PrefixSegment], capacity: int) -> Cache:
-    """Return a KV cache of one row that holds a prefix and has memory for ``capacity`` tokens."""
+    """Return a KV cache of one row that contains a prefix and has memory for ``capacity`` tokens."""
     cache = make_kv_cache(model.config, capacity)
     layers: list[Any] = cache.layers
     for segment in segments:
@@ -142,15 +142,15 @@ def make_filled_cache(model: Any, segments: Sequence[PrefixSegment], capacity: i
 def compute_on_cache(
     model: Any, cache: Cache, start: int, ids: Sequence[int], *, last: int = 1, padding: int = 0
 ) -> Any:
-    """Run a forward pass of one row on top of a KV cache, to which the new tokens are added; return the output.
+    """Run a forward pass of one row on top of a KV cache, add the new tokens to the cache, and return the output.
 
     Args:
         model: The model.
         cache: The KV cache.
         start: Number of tokens in the cache.
-        ids: The new tokens.
-        last: Number of positions at the end whose logits are needed.
-        padding: Number of padding tokens to add after the new tokens, which do not attend to them.
+        ids: Token ids of the new tokens.
+        last: Number of positions at the end whose logits are computed.
+        padding: Number of padding tokens after the new tokens. New tokens do not attend to the padding.
     """
     end = start + len(ids) + padding
     return call_forward(
@@ -169,7 +169,7 @@ def round_pass_length(tokens: int) -> int:
     """Return the number of tokens to which a forward pass on a CPU is padded: at most 16 tokens or 3% more.
 
     In bfloat16, the matrix library generates and keeps code for every new number of tokens. With SmolLM2-135M, this
-    takes 5 MB and 8% of the time of the pass.
+    code takes 5 MB and 8% of the time of the pass.
     """
     step = max(16, 1 << max(0, tokens.bit_length() - 6))
     return -(-tokens // step) * step

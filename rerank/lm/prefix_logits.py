@@ -1,4 +1,4 @@
-"""Logits at the ends of prompts whose prefixes are cached: only the remaining tokens are processed.
+"""Compute logits at the ends of prompts whose prefixes are cached, by processing only the remaining tokens.
 
 Imports torch at import time.
 """
@@ -27,7 +27,7 @@ _Ids = Sequence[int]
 def compute_packed_logits(
     model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], cache: Cache | None = None
 ) -> list[Tensor]:
-    """Compute the last logits of each row; the rows are processed as one sequence.
+    """Compute the logits at the last positions of each row, with the rows processed as one sequence.
 
     The model must be supported by `rerank.lm.cpu_attention`.
 
@@ -65,7 +65,10 @@ def compute_packed_logits(
 
 
 def _fill_cache_layer(layers: Sequence[Any], number: int, keys: list[Tensor], values: list[Tensor]) -> None:
-    """Copy the keys and values of all rows, padded on the left, to an empty layer of a KV cache."""
+    """Copy the keys and values of all rows, padded on the left, to an empty layer of a KV cache.
+
+    The keys and values of a row have the shape (1, key-value heads, tokens, head size).
+    """
     width = max(row.shape[2] for row in keys)
     padded = []
     for rows in (keys, values):
@@ -79,7 +82,7 @@ def _fill_cache_layer(layers: Sequence[Any], number: int, keys: list[Tensor], va
 def compute_padded_logits(
     model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], pad: int
 ) -> list[Tensor]:
-    """Compute the last logits of each row; the rows are a padded batch on top of a padded KV cache of all prefixes.
+    """Compute the logits at the last positions of each row, in a padded batch on top of a padded KV cache.
 
     This works on any device.
 
@@ -88,7 +91,7 @@ def compute_padded_logits(
         rows: Token ids of each row, including its prefix.
         prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
-        pad: Any token id; it is masked.
+        pad: Token id for padding, which may be any token, since padding is masked.
 
     Returns:
         For each row, float32 logits of shape (last, vocabulary).

@@ -1,8 +1,8 @@
 """Plan which prefixes of the prompts in a batch are computed once and kept.
 
-A plan depends only on the prompts of the batch and their boundaries, never on what is cached. The remainders of the
-prompts therefore have the same lengths, whether the prefixes are computed now or were computed before. A resumed run
-thus gives bit-identical results to an uninterrupted one. This module works on token ids only.
+A plan depends only on the prompts of the batch and their boundaries, never on the contents of the cache. The remainders
+of the prompts therefore have the same lengths, whether the prefixes are computed now or were computed before. The
+results of a resumed run are thus bit-identical to those of an uninterrupted run. This module works on token ids only.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from collections.abc import Sequence
 
 from rerank.lm.jobs import Job
 
-#: A prefix that ends after the first of several passages is kept if it is at least this fraction of the prompt. Windows
-#: of two to four passages often begin with the same passage (in a heap of pairs, three times out of four); windows of
-#: twenty never do.
+#: Minimum fraction of the prompt for which a prefix that ends after the first of several passages is kept. Windows of
+#: two to four passages often begin with the same passage (in a heap of pairs, three times out of four); windows of
+#: twenty passages never do.
 _FIRST_PASSAGE_SHARE = 0.25
 
 #: Minimum number of tokens that a prefix must save if only prompts of this batch share it. Its additional forward pass
-#: has to read all weights, which costs as much as processing about 30 tokens.
+#: reads all weights, which costs as much as processing about 30 tokens.
 _MIN_SAVED = 32
 
 
 def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
     """Return the lengths in tokens, in increasing order, of the prefixes that each prompt of a batch uses.
 
-    Each prefix extends the one before it. Among the prefixes that end at its boundaries, a prompt uses
-
-    - those before its first passage (instruction, worked examples, query), which occur in other batches as well;
-    - the one that ends after the first of several passages, if it is a large part of the prompt;
-    - those that it shares with other prompts of the batch, up to the point where these differ.
+    Each prefix extends the preceding prefix. Among the prefixes that end at its boundaries, a prompt uses
+    - the prefixes before its first passage (instruction, worked examples, query), which occur in other batches as well;
+    - the prefix that ends after the first of several passages, if it is a large part of the prompt;
+    - the prefixes that it shares with other prompts of the batch, up to the point where these prompts differ.
 
     At least one token of each prompt remains, since its logits are needed.
 
@@ -51,7 +50,7 @@ def _choose_prefix_ends(
 
     Args:
         prefixes: The prefixes that end at a boundary.
-        others: Number of other prompts of the batch that begin with each of them.
+        others: For each prefix, the number of other prompts of the batch that begin with it.
         repeating: Lengths of the prefixes that are expected to occur in other batches.
     """
     chosen, start = [], 0
@@ -64,7 +63,7 @@ def _choose_prefix_ends(
 
 
 def _find_repeating_prefixes(job: Job) -> list[int]:
-    """Return the ends of the prefixes that are expected to occur in other batches."""
+    """Return the lengths of the prefixes of a job's prompt that are expected to occur in other batches."""
     passages = len(job.request.window.docs)
     before = len(job.boundaries) - passages  # the last boundaries are those of the passages
     if passages > 1 and before >= 0 and job.boundaries[before] >= _FIRST_PASSAGE_SHARE * len(job.prompt):
@@ -73,5 +72,5 @@ def _find_repeating_prefixes(job: Job) -> list[int]:
 
 
 def _proper_prefix_ends(job: Job, ends: Sequence[int]) -> list[int]:
-    """Return the ends for which neither the prefix nor the remainder is empty."""
+    """Return the ends for which neither the prefix of the prompt nor the remainder is empty."""
     return [end for end in ends if 0 < end < len(job.prompt)]

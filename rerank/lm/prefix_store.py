@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-#: Default limit of a store in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 of an 8B model.
+#: Default limit of a store in bytes: in bfloat16, enough for 46,000 tokens of SmolLM2-135M or 8,000 tokens of a model
+#: with 8 billion parameters.
 DEFAULT_LIMIT = 1 << 30
 
 
@@ -17,7 +18,7 @@ class PrefixSegment:
 
     Attributes:
         keys: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
-        values: Same shapes as ``keys``.
+        values: One tensor per layer, of the same shape as in ``keys``.
     """
 
     keys: tuple[Tensor, ...]
@@ -25,7 +26,7 @@ class PrefixSegment:
 
     @property
     def size(self) -> int:
-        """Size in bytes."""
+        """Size of all keys and values in bytes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
@@ -33,10 +34,10 @@ class PrefixStore:
     """A store of segments by key. If the limit is exceeded, the least recently used segments are dropped.
 
     Args:
-        limit: Maximum total size in bytes; 0 keeps nothing.
+        limit: Maximum total size in bytes; with 0, no segment is kept.
 
     Attributes:
-        size: Total size in bytes.
+        size: Total size of the stored segments in bytes.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
@@ -55,7 +56,7 @@ class PrefixStore:
         return segment
 
     def put(self, key: bytes, segment: PrefixSegment) -> None:
-        """Add a segment; a segment larger than the limit is not kept."""
+        """Add a segment, unless it is larger than the limit or its key is already in the store."""
         if segment.size > self._limit or key in self._segments:
             return
         self._segments[key] = segment

@@ -16,7 +16,7 @@ def add_decoding_logits_noise(logits: torch.Tensor, sampling: Sampling, generato
 
     Args:
         logits: Logits of the allowed tokens, of shape (tokens,).
-        sampling: Temperature and nucleus size.
+        sampling: Sampling settings, of which temperature and ``top_p`` have an effect.
         generator: Random number generator of the row.
     """
     if sampling.temperature <= 0:
@@ -24,6 +24,6 @@ def add_decoding_logits_noise(logits: torch.Tensor, sampling: Sampling, generato
     logits = logits.float() / sampling.temperature
     if sampling.top_p < 1:
         logits = TopPLogitsWarper(sampling.top_p)(None, logits[None])[0]
-    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). Drawn on the CPU, the noise is the same for all devices.
+    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). The noise is drawn on the CPU, to be the same on all devices.
     noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
     return logits + noise.to(logits.device)

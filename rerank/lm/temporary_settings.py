@@ -13,8 +13,8 @@ from rerank.lm import cpu_attention
 class TemporarySettings:
     """A context manager that changes a model's settings and restores them afterwards.
 
-    Inside the block, no gradients are recorded, and the model's own generation defaults do not apply: a repetition
-    penalty, for example, would forbid identifiers. The value of ``with ... as`` tells whether
+    Inside the block, no gradients are recorded. With ``config``, the model's own generation defaults do not apply: a
+    repetition penalty, for example, would forbid identifiers. The value of ``with ... as`` is true if
     `rerank.lm.cpu_attention` is active.
 
     Args:
@@ -28,7 +28,7 @@ class TemporarySettings:
         self._own_attention = model.config._attn_implementation
         supported = cpu_attention.supports_cpu_attention(model)
         self._attention = attention or (cpu_attention.NAME if supported else "")
-        # FSDP gathers sharded weights again and again into the same tensors, which must not become inference tensors.
+        # FSDP repeatedly gathers sharded weights into the same tensors, which must not become inference tensors.
         sharded = any(hasattr(value, "full_tensor") for value in model.parameters())
         self._mode = torch.no_grad() if sharded else torch.inference_mode()
 

@@ -1,6 +1,6 @@
-"""Tensor parallelism: one model split over the processes that torchrun started. Imports torch when called.
+"""Tensor parallelism: one model, split over the processes that torchrun started. Torch is imported on use.
 
-Only process 0 (the leader) runs the program. It broadcasts every batch before it calls the model, and the other
+Only process 0 (the leader) runs the program. The leader broadcasts every batch before it calls the model, and the other
 processes (followers) take part in the same forward passes.
 """
 
@@ -23,11 +23,11 @@ def torch_parallel_loading_arguments() -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that split a model over all processes.
 
     Raises:
-        UsageError: There is a single process.
+        UsageError: There is only one process.
     """
     if count_tensor_parallel_processes() < 2:
         raise UsageError(
-            "--device-map tp is used in a single process",
+            "--device-map is tp, but there is only one process",
             expected="one process per device, started by torchrun",
             remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or use --device-map auto",
         )
@@ -45,10 +45,13 @@ def is_causal_model_split(model: Any) -> bool:
 
 
 def follow_torch_leader(process: Callable[[Any], Any]) -> None:
-    """Return in the leader; in a follower, process every broadcast batch until the leader ends, then exit.
+    """Process every broadcast batch in a follower until the leader ends, then exit; return at once in the leader.
 
     Args:
-        process: The function that the leader calls with each batch that it broadcasts.
+        process: Function that a follower calls with each batch, as the leader does itself.
+
+    Raises:
+        SystemExit: The leader has ended (in a follower).
     """
     import torch.distributed as distributed
 

@@ -15,16 +15,21 @@ _OPEN, CLOSE = "<think>", "</think>"
 #: Number of tokens by which thoughts may grow when they are tokenized again together with the closing tag.
 _SPARE = 4
 
-#: Continues the prompts of jobs until `CLOSE` or the token limit; returns the token ids of each job and whether the
-#: last one is an end-of-sequence token.
+#: Function that continues the prompts of jobs until `CLOSE` or the token limit. It returns, for each job, the new token
+#: ids and whether the last of them is an end-of-sequence token.
 ThoughtGenerator = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
 
 
 def decode_thoughts_into_jobs(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
-    """Generate thoughts for the jobs that request them; return all jobs, with prompts that are ready for the answer.
+    """Generate the requested thoughts and return all jobs, with prompts to which the thoughts have been added.
 
-    The budget is ``sampling.thinking``. Thoughts that are still open at the end of the budget are closed, so that they
-    never use up the tokens of the answer. A thought is also opened for models that were not trained to think.
+    The budget in tokens is ``sampling.thinking``. Thoughts that are still open at the end of the budget are closed, so
+    that they never use up the tokens of the answer. A thought is also opened for models that were not trained to think.
+
+    Args:
+        generate: Function that generates thoughts with the model.
+        tokens: The tokenizer.
+        jobs: The jobs; those without a budget are returned unchanged.
     """
     opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
     thinking = [job for job in opened if job.sampling.max_tokens]
@@ -43,7 +48,7 @@ def decode_thoughts_into_jobs(generate: ThoughtGenerator, tokens: HfTokens, jobs
 
 
 def _close_thought(job: Job) -> str:
-    """Return the closing tag and what follows it; nothing is added to a verbatim prompt."""
+    """Return the closing tag and the text after it: a blank line, except in a verbatim prompt, and the reply prefix."""
     between = "" if job.request.prompt[0].role == "verbatim" else "\n\n"
     return f"{CLOSE}{between}{job.reply_prefix}"
 
@@ -51,7 +56,7 @@ def _close_thought(job: Job) -> str:
 def _open_thought(tokens: HfTokens, job: Job) -> Job:
     """Return the job that generates the thoughts. Its prompt ends with an open thought.
 
-    Its token limit leaves space for the answer, and is 0 if the prompt fills the context.
+    The token limit of this job leaves space for the answer, and is 0 if the prompt fills the context.
     """
     text = tokens.render(job.request.prompt, thinking=True)
     text = text[: len(text) - len(job.reply_prefix)] if job.reply_prefix else text

@@ -1,9 +1,9 @@
-"""The token ids of the words of a corpus, in memory-mapped files that are written once.
+"""Dictionaries of the token ids of a corpus's words, in memory-mapped files that are written once.
 
-Token ids of a whole passage depend on the text around it and on where it is truncated. Those of a word between two
-joints do not (`rerank.lm.token_joints`), so they are stored, and every prompt finds them whatever it contains besides.
-All dictionaries of a tokenizer are used, whatever corpora they were made from: a word that is found is tokenized right,
-and one that is not found is tokenized.
+The token ids of a whole passage depend on the text around it and on where it is truncated. The token ids of a word
+between two joints do not (`rerank.lm.token_joints`), so they can be stored and used in every prompt. All dictionaries
+of a tokenizer are used, whatever corpora they were made from: the token ids of a stored word are always correct, and
+words that are not stored are tokenized.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from rerank.errors import DataError
 from rerank.io.paths import cache_dir
 from rerank.io.sealed_folders import sealed_folders, storage_errors
 
-#: Hashes of the words, ascending; texts and token ids of all words in this order, and where those of each end.
+#: Names of the files: ascending hashes of the words; texts of all words in this order, and the end of each text; token
+#: ids of all words in this order, and the end of each word's ids.
 _KEYS, _TEXTS, _TEXT_ENDS, _IDS, _ID_ENDS = "keys.npy", "texts.npy", "text_ends.npy", "ids.npy", "id_ends.npy"
 #: Number of words that are tokenized together.
 _BATCH = 10_000
 
 
 class TokenDictionary:
-    """The token ids of words, read from a folder that `write_token_dictionary` wrote.
+    """A dictionary of the token ids of words, in a folder that `write_token_dictionary` has written.
 
     Args:
         folder: The folder.
@@ -45,7 +46,7 @@ class TokenDictionary:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path; another process maps the files again."""
+        """Pickle the path of the folder; another process maps the files again."""
         return TokenDictionary, (self._folder,)
 
     def __len__(self) -> int:
@@ -64,12 +65,12 @@ class TokenDictionary:
 def write_token_dictionary(
     words: Iterable[str], folder: Path, tokenize: Callable[[list[str]], Iterable[Sequence[int]]]
 ) -> None:
-    """Write the files of a `TokenDictionary`; the distinct words are in memory.
+    """Write the files of a `TokenDictionary`; all distinct words must fit into memory.
 
     Args:
-        words: The words; of those with the same hash, only one is stored.
+        words: The words; if several words have the same hash, only one of them is stored.
         folder: An empty folder.
-        tokenize: Returns the token ids of each of several words.
+        tokenize: Function that returns the token ids of each word in a list.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -97,7 +98,7 @@ def write_token_dictionary(
 
 
 def token_dictionaries_folder(tokenizer: Any) -> Path:
-    """Return the cache folder for the dictionaries of a fast tokenizer, named by everything that decides token ids."""
+    """Return the cache folder for the dictionaries of a fast tokenizer; its name is a hash of the tokenizer's state."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None, "tokenizers": importlib.metadata.version("tokenizers")}
     return cache_dir("tokens", hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest())

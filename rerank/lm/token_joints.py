@@ -1,6 +1,6 @@
 r"""Find positions at which a text can be divided and tokenized part by part, with the same token ids as a result.
 
-A *joint* is a position before a space, after a character that is not white space. For the tokenizers that
+A *joint* is a position before a space, after a character that is not whitespace. For the tokenizers that
 `find_token_joints` accepts, and for every text with a joint at position p,
 
     ids(text) = ids(text[:p]) + (ids(C + text[p:]) without ids(C)),    C = `CARRIER`, an ordinary character.
@@ -31,16 +31,17 @@ from typing import Any
 
 from rerank.lm.token_patterns import Split, pretokenizer_regex_split
 
-#: Inserted before a part of a text that begins at a joint, so that it is not tokenized as the beginning of a text.
+#: Character inserted before a part of a text that begins at a joint, so that the part is not tokenized as the beginning
+#: of a text.
 CARRIER = "x"
-#: Represents a space in the vocabularies of SentencePiece models.
+#: Character that represents a space in the vocabularies of SentencePiece models.
 METASPACE = "\u2581"
 
 _Step = Mapping[str, Any]
 
-#: Normalizers that map a character other than white space to characters other than white space.
+#: Normalizers that map a character other than whitespace to characters other than whitespace.
 _HARMLESS = frozenset({"NFC", "NFD", "Lowercase"})
-#: Normalizers that may remove a character or map it to white space, so each text has to be tested.
+#: Normalizers that may remove a character or map it to whitespace, so each text has to be tested.
 _TESTED = frozenset({"NFKC", "NFKD", "StripAccents", "BertNormalizer", "Nmt", "Precompiled", "Strip"})
 #: Patterns of replacements that affect only runs of spaces, which begin at a joint.
 _SPACE_RUNS = frozenset({" {2,}", " +"})
@@ -57,7 +58,7 @@ class Joints:
 
     Attributes:
         added: Added tokens, after which there is no joint.
-        normalizer: Normalizer that may remove a character or map it to white space; None if there is none.
+        normalizer: Normalizer that may remove a character or map it to whitespace; None if there is none.
         crossing: Characters that precede a space within a token of the vocabulary; there is no joint after them.
     """
 
@@ -66,10 +67,10 @@ class Joints:
     crossing: frozenset[str] = frozenset()
 
     def closes(self, text: str) -> bool:
-        """Return whether there is a joint between a text and a space that follows.
+        """Return whether there is a joint between a text and a space after it.
 
         Args:
-            text: The text since its beginning or since another joint, without the space at that joint.
+            text: The text from its beginning or from another joint, without the space at that joint.
         """
         last = text[-1:]
         if not last or last.isspace() or last == METASPACE or last in self.crossing or text.endswith(self.added):
@@ -77,12 +78,12 @@ class Joints:
         return self.normalizer is None or self._remains_closed(text)
 
     def _remains_closed(self, text: str) -> bool:
-        """Return whether the text does not end with white space after normalization either."""
+        """Return whether the last character of the text is not whitespace after normalization either."""
         # A mark or an invisible character may be normalized together with its neighbours.
         if unicodedata.category(text[-1])[0] not in "LNPS" or text[-1] in _PREPENDED:
             return False
         for before in ("", " "):  # the text may follow a space or not
-            # The carrier keeps white space at the end from being stripped.
+            # The carrier keeps whitespace at the end from being stripped.
             end = self.normalizer.normalize_str(f"{before}{text}{CARRIER}")[-2:]
             if len(end) < 2 or end[0].isspace() or end[0] == METASPACE or end[1] != CARRIER:
                 return False
@@ -90,7 +91,7 @@ class Joints:
 
 
 def find_token_joints(tokenizer: Any) -> Joints | None:
-    """Return the joints of a transformers tokenizer; None if it is slow, or not known to have joints."""
+    """Return the joints of a transformers tokenizer; None if it is not a fast tokenizer or not known to have joints."""
     backend = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if backend is None:
         return None
@@ -116,7 +117,7 @@ def find_token_joints(tokenizer: Any) -> Joints | None:
         crossing = _crossing_characters(backend, METASPACE if is_metaspace else " ") if is_plain else None
     if crossing is None:
         return None
-    # If white space is dropped between words, it makes no difference how much of it the normalizer leaves.
+    # If whitespace is dropped between words, the amount that the normalizer leaves makes no difference.
     tested = _TESTED - {"BertNormalizer"} if split is Split.DROPPED else _TESTED
     normalizer = backend.normalizer if any(step["type"] in tested for step in normalizers) else None
     joints = Joints(tuple(str(token.content) for token in added), normalizer, crossing)
@@ -163,7 +164,7 @@ def _is_local_normalizer(step: _Step) -> bool:
 
 
 def _split_at_joint(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | None:
-    """Return what a sequence of pre-tokenizers does at a joint: the strongest effect of any member; None if unknown."""
+    """Return how a sequence of pre-tokenizers splits at a joint: the strongest split of any member; None if unknown."""
     splits = []
     for index, step in enumerate(steps):
         split = _pretokenizer_step_split(step, has_metaspace=has_metaspace)
@@ -211,10 +212,10 @@ def _token_crosses_space(token: str) -> bool:
 
 
 def _crossing_characters(backend: Any, space: str) -> frozenset[str] | None:
-    """Return the characters that precede a space within a token, for a model that gets the text as a single word.
+    """Return the characters that precede a space within a token, for a model that receives a text as a single word.
 
     Returns:
-        The characters; None if the model does not tokenize the sides of a space independently.
+        The characters; None if the model does not tokenize the text before and after a space independently.
     """
     model = backend.model
     is_bpe = type(model).__name__ == "BPE" and backend.token_to_id(space) is not None

@@ -1,23 +1,23 @@
-"""How many tokens a model has processed, reported while it processes them."""
+"""A meter that reports how many tokens a model has processed, while it is running."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-#: A function that is called with a number of tokens; half of the layers count as half a token.
+#: Function that is called with a number of tokens; a token that has passed half of the layers counts as half a token.
 OnTokens = Callable[[float], None]
 
 
 class TokenMeter:
-    """Reports the tokens that pass through the layers of a causal language model.
+    """A meter that reports the tokens that pass through the layers of a causal language model.
 
     Attributes:
-        on_tokens: The function to which tokens are reported; None for none.
+        on_tokens: Function that is called with the number of tokens after each layer; None to report nothing.
     """
 
     def __init__(self, model: Any) -> None:
-        """Watch the layers of a model: the first list of modules that has as many as the configuration states."""
+        """Add hooks to the layers of a model: the first list of modules whose length is the stated number of layers."""
         from torch.nn import ModuleList
 
         self.on_tokens: OnTokens | None = None

@@ -1,4 +1,4 @@
-"""Positions of the tokens of passages in the text of a prompt, in characters.
+"""Find the positions of the tokens of passages in the text of a prompt, in characters.
 
 The position of a token is the position of its first character. If a byte-level tokenizer divides a character into
 several tokens, all of them have the position of this character.
@@ -46,9 +46,9 @@ def locate_tokens(
 
 
 def align_token_offset_spaces(text: str, longer: str) -> list[int]:
-    """Return, for each character of ``longer``, its position in ``text``; ``longer`` has additional spaces.
+    """Return, for each character of ``longer``, its position in ``text``; ``longer`` is ``text`` with added spaces.
 
-    An inserted space has the position of the character after it.
+    An added space has the position of the character after it.
 
     >>> align_token_offset_spaces("a<s>b", "a< s>b")
     [0, 1, 2, 2, 3, 4]

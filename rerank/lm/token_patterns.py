@@ -1,7 +1,7 @@
-r"""Determine what the regular expression of a pre-tokenizer does at a space, from the alternatives it combines.
+r"""Determine how the regular expression of a pre-tokenizer splits at a space, from the alternatives that it combines.
 
 Published byte-level tokenizers (GPT-2, cl100k, o200k, Llama 3, Qwen, DeepSeek and their relatives) combine the same few
-alternatives. In each of them a space is the first character of a match, or the whole match is white space.
+alternatives. In a match of any of them, only the first character can be a space, or the whole match is whitespace.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WITHOUT_SPACE = frozenset(
         r"\d{1,3}",
         r"[0-9]",
         r"[0-9]+",
-        r"\s*[\r\n]+",  # white space only, and begins after the character before the joint
+        r"\s*[\r\n]+",  # whitespace only, and begins after the character before the joint
         r"\s*[\r\n]",
         r"[\r\n]+",
         "[一-龥぀-ゟ゠-ヿ]+",
@@ -54,7 +54,7 @@ _SPACE_FIRST = frozenset(
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ANY_CASE}?",
     }
 )
-#: Alternatives that match white space. The look-ahead of the first one reads a character on the same side of a joint.
+#: Alternatives that match whitespace. The look-ahead of the first one tests a character on the same side of a joint.
 _WHITE_SPACE = frozenset({r"\s+(?!\S)", r"\s+", r"\s"})
 
 
@@ -62,9 +62,9 @@ class Split(IntEnum):
     """Whether a pre-tokenizer begins a new word at a space that follows another character.
 
     Attributes:
-        NEVER: The space alone begins no new word; characters are not merged, moved or removed across it.
+        NEVER: The space alone does not begin a new word, and characters are not merged, moved or removed across it.
         ALWAYS: The space begins a new word.
-        DROPPED: All white space separates words and is dropped.
+        DROPPED: All whitespace separates words and is dropped.
     """
 
     NEVER = 0
@@ -76,7 +76,7 @@ def pretokenizer_regex_split(pattern: str) -> Split | None:
     r"""Return how a regular expression whose matches become words splits at spaces; None if this is unknown.
 
     If no match contains a space after another character, each match (or gap between matches) before a joint ends at the
-    joint, since an alternative for white space matches there.
+    joint, since an alternative for whitespace matches there.
 
     >>> pretokenizer_regex_split(r" ?\p{L}+|\s+")
     <Split.ALWAYS: 1>
@@ -94,7 +94,7 @@ def pretokenizer_regex_split(pattern: str) -> Split | None:
 
 
 def _pretokenizer_regex_alternatives(pattern: str) -> list[str]:
-    """Split a regular expression at the bars outside of its groups and character classes."""
+    """Split a regular expression at the vertical bars outside of its groups and character classes."""
     parts, depth, in_class, start, index = [], 0, False, 0, 0
     while index < len(pattern):
         char = pattern[index]

@@ -19,8 +19,8 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
 #: Tokenizers without a length limit state a limit far above this number.
 _NO_LIMIT = 10**9
-#: Maximum size of the memo of tokenized prompts, in bytes. A prompt is thus tokenized once for counting its
-#: tokens and running it.
+#: Maximum size of the memo of tokenized prompts, in bytes. Thanks to the memo, a prompt is tokenized only once, for
+#: counting its tokens and for running it.
 _PROMPTS_BYTES = 16 << 20
 
 
@@ -30,7 +30,7 @@ class TokenizedPrompt:
 
     Attributes:
         text: The rendered prompt.
-        ids: Its token ids.
+        ids: Token ids of the rendered prompt.
     """
 
     text: str
@@ -40,8 +40,8 @@ class TokenizedPrompt:
 class HfTokens:
     """A `TokenCounter` that uses a transformers tokenizer.
 
-    Texts are tokenized from memoized pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as a whole. The
-    token ids are the same in both cases.
+    Texts are tokenized from cached pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as a whole. The token
+    ids are the same in both cases.
 
     Args:
         tokenizer: The tokenizer.
@@ -50,11 +50,11 @@ class HfTokens:
 
     Attributes:
         tokenizer: The tokenizer.
-        chat: Renders chats with the tokenizer's chat template.
+        chat: Renderer of chats with the tokenizer's chat template.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int, join: bool = True) -> None:
-        """Prepare the chat template."""
+        """Create the renderer of chats and an empty memo of prompts."""
         self.tokenizer = tokenizer
         self._join = join
         self.chat = ChatRenderer(tokenizer)
@@ -70,7 +70,7 @@ class HfTokens:
 
     @cached_property
     def turn_marks(self) -> tuple[str, ...]:
-        """Added tokens in angle, square or curly brackets, which delimit turns even if they are not flagged special."""
+        """Added tokens in angle, square or curly brackets, which may delimit turns even if not marked as special."""
         added = map(str, self.tokenizer.added_tokens_decoder.values())
         return tuple(text for text in added if len(text) > 2 and text[0] in "<[{" and text[-1] in ">]}")
 
@@ -80,7 +80,7 @@ class HfTokens:
         return tokenized.text if tokenized else self.chat.render(prompt, thinking=thinking)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Return the token ids of rendered prompts; special tokens are added if there is no chat template."""
+        """Return the token ids of each rendered prompt; special tokens are added if there is no chat template."""
         return [list(self._tokenize(prompt, thinking=thinking).ids) for prompt in prompts]
 
     def ids(self, text: str) -> list[int]:
@@ -93,8 +93,8 @@ class HfTokens:
     def boundaries(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the lengths in tokens of the prefixes of a prompt that end at the boundaries of its template.
 
-        Every prompt that begins with the text of such a prefix also begins with its token ids. If a token crosses a
-        boundary, the boundary is moved before the preceding white space or omitted.
+        Every prompt that begins with the text of such a prefix also begins with its token ids. If a token spans a
+        boundary, the boundary is moved before the preceding whitespace or omitted.
 
         Returns:
             Numbers of tokens, in increasing order; empty if the prompt was not rendered from a template, or if the
@@ -138,7 +138,7 @@ class HfTokens:
         return encoding["input_ids"], token_starts(encoding["offset_mapping"])
 
     def text(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of token ids, with special tokens only if ``special`` is true."""
+        """Decode token ids to text, with special tokens only if ``special`` is true."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def plain(self, text: str) -> tuple[int, ...]:
@@ -162,13 +162,13 @@ class HfTokens:
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
 
-        A prefix may be tokenized differently from the whole text. Its tokens are therefore counted again, and it is
-        shortened further if there are too many.
+        A prefix may be tokenized differently from the whole text. The tokens of the prefix are therefore counted again,
+        and the prefix is shortened further if there are too many.
         """
         return self.cut_all([text], tokens)[0]
 
     def cut_all(self, texts: list[str], tokens: int) -> list[str]:
-        """Return the result of `cut` for each text."""
+        """Return the longest prefix of each text that ends at a token boundary and has at most ``tokens`` tokens."""
         if tokens <= 0:
             return [""] * len(texts)
         joined = self._positions
@@ -179,14 +179,17 @@ class HfTokens:
         return next((text[:end] for end in ends if self.lengths([text[:end]])[0] <= tokens), "")
 
     def _ends(self, text: str, tokens: int) -> list[int]:
-        """Return candidate end positions (in characters), the longest first."""
+        """Return candidates for the end of the longest prefix with at most ``tokens`` tokens, in descending order.
+
+        The candidates are positions in characters.
+        """
         if not self.tokenizer.is_fast:
             longest = bisect_right(range(len(text) + 1), tokens, key=lambda end: self.lengths([text[:end]])[0]) - 1
             return list(range(longest, 0, -1))
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(spans) <= tokens:
             return [len(text)]
-        # Byte-level tokens of one character share its span. The start of the next token avoids a cut in the character.
+        # Byte-level tokens of one character share its span. Ending at the next token's start keeps the character whole.
         return [min(spans[count - 1][1], spans[count][0]) for count in range(tokens, 0, -1)]
 
     def _tokenize(self, prompt: Prompt, *, thinking: bool = False) -> TokenizedPrompt:
@@ -200,7 +203,7 @@ class HfTokens:
         return tokenized
 
     def _ids_of_sections(self, sections: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each section of a verbatim text; the outer ones include the special tokens.
+        """Return the token ids of each section of a verbatim text; special tokens are added before and after them.
 
         Raises:
             BackendError: The tokenizer changes texts, or adds special tokens inside them.
@@ -210,14 +213,14 @@ class HfTokens:
         except LookupError as error:
             raise BackendError(
                 f"The sections of a prompt cannot be tokenized one by one: {error}",
-                expected="a tokenizer of the family that the prompt was made for",
+                expected="a tokenizer of the model family for which the prompt was made",
             ) from error
         first, *inner, last = map(self.plain, (self.chat.text_start + sections[0], *sections[1:]))
         return [[*before, *first], *map(list, inner), [*last, *after]]
 
     @cached_property
     def joined(self) -> JoinedTokenizer | None:
-        """The tokenizer that works piece by piece; None if that would not be exact."""
+        """The tokenizer that works piece by piece; None if it is switched off or would not be exact."""
         try:
             _ = self._special
         except LookupError:
@@ -250,7 +253,7 @@ class HfTokens:
 
 
 def _verbatim_sections(prompt: Prompt) -> list[str]:
-    """Return the sections of a verbatim prompt; several sections are tokenized one by one."""
+    """Return the sections of a verbatim prompt, which are tokenized one by one; empty for any other prompt."""
     return [turn.content for turn in prompt if turn.role == "verbatim"]
 
 

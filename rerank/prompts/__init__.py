@@ -1,4 +1,4 @@
-"""Prompts: YAML templates, rendering, and the token budget.
+"""Prompt templates in YAML, their rendering as chats, and the token budget.
 
 Built-in prompts are loaded by name, other prompts by the path of their file.
 """
@@ -55,7 +55,7 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
     Raises:
         UnknownNameError: The name, or a key or placeholder in the prompt, is unknown.
         MissingResourceError: The file does not exist.
-        DataError: The file is not a valid prompt, or rendering it does not end.
+        DataError: The file is not a valid prompt, or it is not rendered within 5 seconds and 1 GB of memory.
     """
     from rerank.prompts.loading import prompt_template_from_yaml
 
@@ -66,7 +66,7 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
 
 
 def _check_prompt_ends(text: str, name: str) -> None:
-    """Check that a prompt from a file can be parsed and rendered: a loop in a template may have no end."""
+    """Check that a prompt from a file is rendered within limits of time and memory: a loop in it may have no end."""
     from rerank.io.child_process import ends_in_child_process
     from rerank.prompts.loading import prompt_template_from_yaml
 

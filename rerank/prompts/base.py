@@ -1,4 +1,4 @@
-"""Chats, and the protocol of token counters."""
+"""Data types for chat messages, and the protocol that token counters implement."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, runtime_checkable
 
-#: Role of a turn. A prompt whose first turn is a ``text`` is not a chat: the model continues the text as it is. Servers
-#: that only take chats get it as a turn of the user. A ``verbatim`` text contains the model's own marks of turns.
+#: Role of a turn. A prompt whose first turn has the role ``text`` is not a chat: the model continues the text, and no
+#: chat template is applied. Servers that accept only chats receive this text as a user turn. A turn with the role
+#: ``verbatim`` already contains the model's marks of turns.
 Role = Literal["system", "user", "assistant", "text", "verbatim"]
 
 #: Placeholder for a picture in the text of a turn (U+FFFC, object replacement character).
@@ -43,7 +44,7 @@ class RenderedPrompt(tuple[Message, ...]):
         turns: The turns.
         boundaries: Pairs of the index of a turn and a character offset in its content, in order of appearance. They
             mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
-            each passage. Up to such a position, other prompts may have the same text.
+            each passage. Other prompts may have the same text up to such a position.
     """
 
     boundaries: tuple[tuple[int, int], ...]
@@ -61,10 +62,10 @@ def reply_prefix_of_prompt(prompt: Prompt) -> str:
 
 
 class TokenCounter(Protocol):
-    """The token counts that the prompt budget needs from a model.
+    """Protocol for counting the tokens of texts and prompts, with the tokenizer of a model.
 
-    A counter may also have an attribute ``turn_marks``, the special and other added tokens of its tokenizer that are
-    enclosed in brackets. They are escaped in queries and passages.
+    A counter may also have an attribute ``turn_marks``, which contains the special and other added tokens of its
+    tokenizer that are enclosed in brackets. These tokens are escaped in queries and passages.
     """
 
     @property
@@ -86,4 +87,4 @@ class PictureTokenCounter(Protocol):
     """A `TokenCounter` of a vision-language model, whose ``count`` includes the pictures of a prompt."""
 
     def picture_tokens(self, path: str) -> int:
-        """Return the number of tokens of a picture; 0 if it cannot be read."""
+        """Return the number of tokens of a picture; 0 if the file cannot be read."""

@@ -22,7 +22,8 @@ class BoundedMemo(Generic[K, V]):
     "least recently used" without maintaining an order, so a look-up is a single access to a dictionary.
 
     Args:
-        limit: Maximum total size of all entries. An entry larger than half of the limit is not stored.
+        limit: Maximum total size of all entries, in the unit of ``size``. An entry larger than half of the limit is not
+            stored.
         size: Function that returns the size of an entry, given its key and value.
     """
 
@@ -31,7 +32,7 @@ class BoundedMemo(Generic[K, V]):
         self._limit, self._size_of = limit, size
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
-        self._size = 0  # of the young generation
+        self._size = 0  # total size of the young generation
         self._lock = ForkLock()
 
     def __len__(self) -> int:

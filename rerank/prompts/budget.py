@@ -1,7 +1,8 @@
-"""Fit prompts into a context: passages are truncated evenly; instruction and query are never truncated.
+"""Fit prompts into a context: passages are truncated to a common length; instruction and query are never truncated.
 
-The token count of a prompt is not the sum of the counts of its parts, since tokens can cross their boundaries. The
-truncation is therefore estimated from the lengths of the passages, and the returned prompt is counted as a whole.
+The token count of a prompt is not the sum of the counts of its parts, since a token can span two parts. The length to
+which passages are truncated is therefore estimated from their token counts, and the returned prompt is counted as a
+whole.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from rerank.prompts.passages import (
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
 
-#: What the passage of a document depends on: its text, title and picture, and the fields of `PromptEscaping`. Strings
-#: remember their hash, and frozen dataclasses do not.
+#: Key of a cached passage: text, title and picture of the document, and the fields of `PromptEscaping`. The document
+#: itself is not the key, because strings cache their hash and frozen dataclasses do not.
 _PassageKey = tuple[str, str, str, bool, bool]
 
 #: Number of estimated caps to try before bisection.
@@ -44,7 +45,7 @@ class FittedPrompt:
         tokens: Number of tokens of the whole prompt.
         passages: The passages in the prompt.
         cut: Number of truncated passages.
-        cap: Length in tokens to which they were truncated; None if no passage was truncated.
+        cap: Number of tokens to which these passages were truncated; None if no passage was truncated.
         dropped: Number of tokens that were cut from each passage; empty if no passage was truncated.
     """
 
@@ -57,7 +58,9 @@ class FittedPrompt:
 
 
 def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
-    """Return the largest cap for which sum(min(length, cap)) <= budget, at most the longest length (water-filling).
+    """Return the largest cap for which sum(min(length, cap)) <= budget (water-filling).
+
+    The cap is at most the longest length, and 0 if the budget is negative.
 
     >>> prompt_passage_token_cap([10, 2, 10], 12)
     5
@@ -71,7 +74,7 @@ def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
 
 
 class PromptBudget:
-    """Fits prompts into the context of a model. Use one instance for all windows, since it caches token counts.
+    """A budget that fits prompts into a context. Use one instance for all windows, since it caches token counts.
 
     Args:
         tokens: The model's token counter.
@@ -95,7 +98,7 @@ class PromptBudget:
         check_prompt_passage_limits(floor, max_passage_tokens)
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(
-                f"--context-size {context_size}",
+                f"--context-size is {context_size}",
                 expected=f"1 to {tokens.context_size}, the context size of the model",
                 remedy="Omit --context-size to use the whole context",
             )
@@ -110,7 +113,7 @@ class PromptBudget:
 
     @property
     def _context(self) -> int:
-        """The context size, evaluated when it is needed, since a server may have to be asked for it."""
+        """The context size in tokens. It is read only when needed, since it may require a request to a server."""
         return self._context_size or self._model.context_size
 
     def fit(
@@ -118,9 +121,9 @@ class PromptBudget:
     ) -> FittedPrompt:
         """Render the prompt of a window, truncating its passages as little as possible.
 
-        All passages longer than a common cap are truncated to it. The cap is the largest that fits (except for effects
-        of tokens that cross boundaries). Only a few prompts have to be counted: one without passages, and usually one
-        or two more. Pictures are never resized.
+        All passages longer than a common cap are truncated to this cap, which is the largest that fits (except for
+        effects of tokens that span two parts). Only a few prompts have to be counted: one without passages, and usually
+        one or two more. Pictures are never resized.
 
         Args:
             template: The prompt template.
@@ -129,10 +132,10 @@ class PromptBudget:
             labels: Identifiers of the passages; 1, 2, ... if None.
 
         Raises:
-            ContextOverflowError: The prompt does not fit, even with all passages truncated to the floor; or it does not
-                fit with its pictures.
-            DataError: The prompt shows scores and the window has none, a Jinja section fails, or a document lacks the
-                text or picture that the prompt shows.
+            ContextOverflowError: The prompt does not fit, even with all passages truncated to the floor; or a prompt
+                with pictures does not fit.
+            DataError: The prompt shows scores and the window has none, a Jinja section cannot be rendered, or a
+                document lacks the text or picture that the prompt shows.
         """
         available = self._context - reply_tokens
         template = template.with_instruction(escape_turn_marks(window.query.instruction, self.turn_marks))
@@ -187,12 +190,12 @@ class PromptBudget:
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
 
     def _search(self, attempt: _Attempt, *, fixed: int, available: int) -> FittedPrompt:
-        """Return the prompt with the largest cap that fits, or with the lowest cap if none fits."""
+        """Return the prompt with the largest cap that fits, or with the lowest allowed cap if none fits."""
         longest = max(attempt.lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
         level = prompt_passage_token_cap(attempt.lengths, available - fixed)
-        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither was tried yet
+        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither cap has been tried
         best: FittedPrompt | None = None
         for tries in itertools.count():
             # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`
@@ -212,8 +215,8 @@ class PromptBudget:
     def _overflow(self, count: int, *, needed: int, fixed: int, available: int) -> ContextOverflowError:
         return ContextOverflowError(
             f"A prompt with {count} passages needs {needed} tokens with every passage truncated to {self._floor} "
-            f"(instruction and query alone: {fixed}), but {available} are available: a context of {self._context} "
-            "minus the reply",
+            f"tokens (instruction and query alone: {fixed}), but {available} are available: a context of "
+            f"{self._context} minus the reply",
             remedy=("Lower --depth, use --method sliding, lower" if count > 1 else "Lower")
             + " --min-passage-tokens, or use a model with a longer context",
         )
@@ -226,18 +229,18 @@ def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> N
         UsageError: The limits are out of range or contradict each other.
     """
     if floor < 0:
-        raise UsageError(f"--min-passage-tokens {floor}", expected="at least 0")
+        raise UsageError(f"--min-passage-tokens is {floor}", expected="at least 0")
     if max_passage_tokens is not None and max_passage_tokens < max(1, floor):
         raise UsageError(
-            f"--max-passage-tokens {max_passage_tokens} with --min-passage-tokens {floor}",
+            f"--max-passage-tokens is {max_passage_tokens} and --min-passage-tokens is {floor}",
             expected="a maximum of at least 1 and at least the minimum",
-            remedy="Lower --min-passage-tokens too",
+            remedy="Raise --max-passage-tokens, or lower --min-passage-tokens too",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A window that can be rendered with any cap."""
+    """A window that can be rendered with its passages truncated to any cap."""
 
     template: PromptTemplate
     query: str

@@ -45,7 +45,7 @@ class CachedTokenCounter:
         return tokens
 
     def _of_texts(self, texts: Sequence[str], kind: int, compute: Callable[[list[str]], list[int]]) -> list[int]:
-        """Return a number for each text; numbers that are not in the memo are computed in one call."""
+        """Return the token count or the truncated length of each text; missing numbers are computed in one call."""
         numbers = self._memo.get_all([(text, kind) for text in texts])
         missing = {text: None for text, number in zip(texts, numbers, strict=True) if number is None}
         if missing:

@@ -1,8 +1,8 @@
 """Escape text from queries and documents that looks like an identifier or like a mark of a chat turn.
 
-Round brackets replace the outer characters, as in other descendants of RankGPT (Liu et al., ACL 2025, arXiv
-2412.14574). A mark that is not escaped could end the turn of the user, whether the chat is rendered here or by a
-server. All functions here are idempotent and preserve the length of the text, so offsets into a passage stay valid.
+Round brackets replace the outer characters, as in other methods derived from RankGPT (Liu et al., ACL 2025, arXiv
+2412.14574). A mark that is not escaped could end the user turn, whether the chat is rendered here or by a server. All
+functions here are idempotent and preserve the length of the text, so offsets into a passage stay valid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from string import ascii_letters
 _OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
 _BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
 _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
-#: One or two capital letters on their own: every identifier of `make_prompt_identifiers`, whatever the tokenizer.
+#: One or two capital letters on their own: every letter identifier that `make_prompt_identifiers` can return.
 _LETTERS = re.compile(r"(?<![A-Za-z])[A-Z]{1,2}(?![A-Za-z])")
 #: Full-width, circled, mathematical and other forms of letters that Unicode normalization replaces by one ASCII letter.
 _LETTER_FORMS = {
@@ -29,8 +29,8 @@ _LETTER_FORMS = {
 _NUMBER_OR_LETTERS = re.compile(f"{_NUMBER.pattern}|{_LETTERS.pattern}")
 
 #: Marks of turns, roles, thoughts and tool calls in published chat templates: ChatML, Llama 2 to 4, Mistral, Gemma,
-#: DeepSeek, Harmony, Phi, EXAONE, Seed, Command, StarCoder and BERT, in capital or small letters. They are spelled as
-#: in `_ASCII_FORMS`.
+#: DeepSeek, Harmony, Phi, EXAONE, Seed, Command, StarCoder and BERT, in upper or lower case. Texts are searched after
+#: `_ASCII_FORMS` has been applied.
 _KNOWN_MARKS = (
     r"<\|[^\s<>|()]{1,64}\|?>",
     r"<[^\s<>|()]{1,64}\|>",
@@ -46,26 +46,27 @@ _KNOWN_MARKS = (
 )
 _MARK_STARTS = r"<\[{＜﹤［｛"
 _MARK_START = re.compile(f"[{_MARK_STARTS}]")
-#: Most texts have none of these characters, and are escaped by a single search.
+#: Most texts contain none of these characters, so a single search shows that nothing has to be escaped.
 _BRACKET_OR_MARK_START = re.compile(f"[{re.escape(_OPENING + _CLOSING + _ROUND)}{_MARK_STARTS}]")
-#: Full-width and small forms of ASCII characters, which tokenizers with Unicode normalization read as ASCII.
+#: Full-width and small forms of ASCII characters, which tokenizers with Unicode normalization convert to ASCII.
 _ASCII_FORMS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEscaping:
-    """What is escaped in the queries and passages of a prompt.
+    """Rules for escaping identifiers in the queries and passages of a prompt.
 
     Attributes:
-        brackets: Whether square brackets around identifiers are replaced by round ones.
-        letters: Whether identifiers are letters; numbers in brackets are replaced in both cases.
+        brackets: Whether to replace square brackets around identifiers by round ones.
+        letters: Whether identifiers are letters. If so, brackets around letters are replaced as well as brackets around
+            numbers.
     """
 
     brackets: bool = True
     letters: bool = False
 
     def escape(self, text: str, own_marks: tuple[str, ...] = ()) -> str:
-        """Return a text without marks of turns and, if ``brackets`` is set, without identifiers in brackets.
+        """Escape the marks of turns in a text and, if ``brackets`` is set, the identifiers in square brackets.
 
         Args:
             text: A query, a passage or an instruction of a query.

@@ -38,7 +38,7 @@ def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter
     letters = single_token_prompt_identifiers(tokens)
     if len(letters) < count:
         raise UsageError(
-            f"{count} candidates in one window, but this tokenizer has only {len(letters)} letters and pairs "
+            f"A window has {count} candidates, but this tokenizer has only {len(letters)} letters and pairs "
             "of letters that are a single token",
             expected="no more candidates than identifiers",
             remedy="Use smaller windows (--window-size, if the method has it) or a smaller --depth",
@@ -49,7 +49,7 @@ def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter
 def single_token_prompt_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
     """Return all letters and pairs of letters that are a single token, the shortest first.
 
-    A token counter with an attribute ``letters``, such as the counter of a replay, states them itself.
+    If the token counter has an attribute ``letters`` that is not empty, as in a replay, its value is returned instead.
     """
     recorded: tuple[str, ...] = getattr(tokens, "letters", ())
     return recorded or _find_prompt_identifier_letters(cast(Hashable, tokens))

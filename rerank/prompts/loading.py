@@ -1,4 +1,4 @@
-"""Load prompts from YAML, with the keys of this project and of rank_llm."""
+"""Load prompts from YAML that uses the keys of this project or of rank_llm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from rerank.errors import DataError, UnknownNameError
 from rerank.prompts.sections import Syntax
 from rerank.prompts.template import METHODS, PromptExample, PromptMethod, PromptTemplate
 
-#: Key in the file -> field of the template. rank_llm uses the keys with ``_user`` for multi-turn chats.
+#: Mapping from each key in the file to the section of the template that it sets. rank_llm uses the keys with ``_user``
+#: for multi-turn chats.
 _SECTIONS = {
     "system_message": "system",
     "prefix": "prefix",
@@ -21,9 +22,9 @@ _SECTIONS = {
     "suffix": "suffix",
     "suffix_user": "suffix",
 }
-#: rank_llm's settings for parsing replies. They are accepted but have no effect, since our parser reads every reply.
+#: rank_llm's settings for parsing replies. They are accepted but have no effect, since this package has its own parser.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
-#: Keys that are fields of the template with the same name -> type of their value.
+#: Mapping from each key that sets the field with the same name to the type of its value.
 _SIMPLE = {
     "escape_brackets": bool,
     "plain_text": bool,
@@ -75,7 +76,7 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
 
 
 def _simple_prompt_keys(table: dict[Any, Any], name: str) -> dict[str, Any]:
-    """Return the keys that are fields of the template with the same name: texts and flags."""
+    """Check and return the values of the keys that set the field with the same name."""
     values = {key: table[key] for key in _SIMPLE if key in table}
     for key, value in values.items():
         if not isinstance(value, _SIMPLE[key]):
@@ -91,7 +92,9 @@ def _prompt_mapping(text: str, name: str) -> dict[Any, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"Prompt {name!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(table, dict):
-        raise DataError(f"Prompt {name!r} contains a {type(table).__name__}", expected="a mapping of keys to texts")
+        raise DataError(
+            f"The top level of prompt {name!r} is a {type(table).__name__}", expected="a mapping from keys to values"
+        )
     return table
 
 
@@ -114,7 +117,7 @@ def _examples_of_prompt(table: dict[Any, Any], name: str) -> tuple[PromptExample
 
 
 def _prompt_template_syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
-    """Return the syntax given by ``template``; by default Jinja if a section contains ``{%`` or a Jinja variable."""
+    """Return the syntax that ``template`` names; if it is missing, Jinja if a section contains Jinja, else braces."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"

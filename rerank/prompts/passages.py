@@ -19,7 +19,7 @@ _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 
 def collapse_passage_whitespace(text: str) -> str:
-    r"""Replace runs of white space by one space, so that a passage is a single line, and lone surrogates by U+FFFD.
+    r"""Replace runs of whitespace by one space, so that a passage is a single line, and lone surrogates by U+FFFD.
 
     >>> collapse_passage_whitespace("  two \n lines\u2028")
     'two lines'

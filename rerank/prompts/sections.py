@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Syntax = Literal["braces", "jinja"]
 
-#: Memo: source of a Jinja section and values -> text. Rendering takes longer than all other work on a short prompt.
+#: Cache of rendered Jinja sections. The key is the source of a section followed by its values. Rendering takes longer
+#: than all other work on a short prompt.
 _filled: BoundedMemo[tuple[Any, ...], str] = BoundedMemo(
     8 << 20, lambda key, text: ENTRY_BYTES + sum(map(sys.getsizeof, key)) + sys.getsizeof(text)
 )
@@ -98,8 +99,8 @@ class JinjaSection:
         text: The source of the template.
         names: Names of the variables that the template reads but does not set.
         template: The compiled template.
-        order: The same names, sorted.
-        is_random: Whether the template may give different texts for the same values.
+        order: The names in ``names``, sorted.
+        is_random: Whether the template may produce different texts for the same values.
     """
 
     text: str
@@ -137,7 +138,7 @@ class JinjaSection:
         """Render the template, or return the cached text for the same values.
 
         Raises:
-            DataError: The template fails, or violates the sandbox.
+            DataError: Rendering the template raises an error or violates the sandbox.
         """
         used = tuple([values.get(name) for name in self.order])
         if self.is_random or not all(type(value) in (str, int) for value in used):

@@ -20,7 +20,8 @@ PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", 
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
 _EVERYWHERE = ("query", "num", "instruction")
-#: Section -> its placeholders. ``passages`` is a list and therefore only available in Jinja.
+#: Mapping from each section to the placeholders it may contain. ``passages`` is a list and therefore only available in
+#: Jinja.
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "system": _EVERYWHERE,
     "prefix": (*_EVERYWHERE, "psg_ids", "passages"),
@@ -33,7 +34,7 @@ PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptExample:
-    """A worked example (few-shot), which shows the form of the answer.
+    """A worked example (few-shot) that shows the expected form of the answer.
 
     Attributes:
         query: The query.
@@ -52,29 +53,30 @@ class PromptExample:
         """Check the order."""
         if not self.passages or sorted(self.order) != list(range(1, len(self.passages) + 1)):
             raise DataError(
-                f"The order {list(self.order)} of an example with {len(self.passages)} passages",
+                f"The order of an example with {len(self.passages)} passages is {list(self.order)}",
                 expected="a permutation of the identifiers 1, 2, ...",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
-    """A prompt for a list of passages, or for a single one.
+    """A prompt template for a list of passages or for a single passage.
 
     Without assistant sections, the chat is one user turn (after the system turn): the prefix, the body once per
-    passage, and the suffix. With ``prefix_assistant``, the prefix becomes a separate user turn, followed by this reply
-    of the assistant. ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP 2023).
+    passage, and the suffix. With ``prefix_assistant``, the prefix becomes a separate user turn, followed by an
+    assistant turn with this text. ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP
+    2023).
 
     Attributes:
         name: Name of the prompt, for messages.
         method: ``listwise`` adds missing line breaks after the prefix and every body. ``singleturn_listwise`` and
             ``multiturn_listwise`` come from rank_llm and join the sections unchanged. ``pointwise`` shows one passage
-            without an identifier, and the query only if the model does not generate it.
+            without an identifier, and may omit the query for models that generate the query.
         system: System turn; empty for none.
         prefix: Text before the passages.
-        prefix_assistant: The assistant's reply to the prefix.
+        prefix_assistant: The assistant's reply to the prefix; empty for none.
         body: Text of one passage.
-        body_assistant: The assistant's reply to a passage.
+        body_assistant: The assistant's reply to a passage; empty for none.
         suffix: Text after the passages.
         reply_prefix: Beginning of the reply, which the model continues; empty for none.
         examples: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
@@ -82,8 +84,8 @@ class PromptTemplate:
         escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``, and ``[B]`` by ``(B)`` if
             identifiers are letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
         pictures: Whether documents are shown as pictures, at the positions of their passages.
-        instruction: What counts as relevant, for prompts with a placeholder for it; an instruction of the query
-            replaces it.
+        instruction: Default value of the placeholder ``instruction``, which says what counts as relevant. If the query
+            has an instruction, that instruction is used instead.
         plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
         verbatim: Whether the prompt is the exact text that the model was trained with, including marks of turns. No
             line breaks are added, and no chat template is applied.
@@ -153,7 +155,7 @@ class PromptTemplate:
         return any("instruction" in self._section(key).names for key in PLACEHOLDERS)
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
-        """Return the prompt with the instruction of a query, or unchanged if either lacks one."""
+        """Return the prompt with the instruction of a query; unchanged if it is empty or there is no placeholder."""
         return _template_with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
@@ -178,7 +180,8 @@ class PromptTemplate:
             labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
 
         Raises:
-            DataError: The prompt shows scores and none are given, or a Jinja section fails.
+            DataError: The prompt shows scores and ``scores`` does not contain one per passage, or a Jinja section
+                cannot be rendered.
         """
         names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages, labels)
@@ -197,7 +200,7 @@ class PromptTemplate:
         return RenderedPrompt(turns, ((first + turn, position) for turn, position in boundaries))
 
     def escaping(self, labels: Sequence[str] | None = None) -> PromptEscaping:
-        """Return what is escaped in queries and passages, given the identifiers of the passages."""
+        """Return the rules for escaping queries and passages, given the identifiers of the passages (None: numbers)."""
         letters = labels is not None and not all(map(str.isdigit, labels))
         return PromptEscaping(brackets=self.escape_brackets, letters=letters)
 
@@ -240,7 +243,7 @@ class PromptTemplate:
         return turns, list(dict.fromkeys(boundaries))
 
     def _query_position(self, prefix: str, shared: Mapping[str, Any]) -> int:
-        """Return the number of characters before the query in the prefix, which are the same for every query."""
+        """Return the number of characters before the query in the prefix; 0 if the prefix does not show the query."""
         section = self._section("prefix")
         if "query" not in section.names:
             return 0
@@ -252,7 +255,7 @@ class PromptTemplate:
     ) -> tuple[tuple[tuple[int, int], ...], int]:
         """Locate the passages and the suffix in the last user turn.
 
-        The span of a passage includes its identifier, but not the white space after it.
+        The span of a passage includes its identifier, but not the whitespace after it.
 
         Args:
             query: Text of the query, as passed to `render`.
@@ -260,7 +263,7 @@ class PromptTemplate:
             labels: Identifiers of the passages, as passed to `render`.
 
         Returns:
-            Start and end (exclusive) of each passage, and the start of the suffix without leading white space, in
+            Start and end (exclusive) of each passage, and the start of the suffix without leading whitespace, in
             characters.
 
         Raises:

@@ -8,7 +8,7 @@ from itertools import islice
 from rerank.prompts.base import Prompt
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-#: Kind of each ASCII character: part of a word, white space, or punctuation.
+#: Kind of each ASCII character: part of a word, whitespace, or punctuation.
 _KINDS = "".join("w" if re.match(r"\w", char) else " " if char.isspace() else "p" for char in map(chr, range(128)))
 #: Additional tokens per turn, as in the chat templates of real models.
 _TURN = 4

@@ -162,7 +162,10 @@ _inherited: list[BackgroundLoop] = []
 
 
 def _forget_task_request_loop() -> None:
-    """Reset loop and lock in a forked process: no thread runs the loop there, and the lock may be held forever."""
+    """Reset the event loop and the lock in a forked process.
+
+    In the forked process, no thread runs the loop, and the lock may never be released.
+    """
     global _background, _lock
     if _background is not None:
         _inherited.append(_background)
@@ -173,7 +176,7 @@ os.register_at_fork(after_in_child=_forget_task_request_loop)
 
 
 def _create_task_request_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop; uvloop's, where it is installed, needs less time per request."""
+    """Return a new event loop: uvloop's if it is installed, since it needs less time per request."""
     try:
         import uvloop
     except ImportError:

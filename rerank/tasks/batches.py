@@ -15,14 +15,15 @@ class BatchStatus:
 
     Attributes:
         id: The provider's id of the batch.
-        state: The provider's word for the state.
-        total: Number of its requests, 0 if the provider has not counted them yet.
+        state: Name of the state in the provider's API.
+        total: Number of requests in the batch; 0 if the provider has not counted them yet.
         done: Number of requests that have been answered or have failed.
-        has_ended: Whether the provider will change the batch no more.
-        has_expired: Whether it ended because its time was over; its other requests may go into a further batch.
+        has_ended: Whether the batch has reached a final state.
+        has_expired: Whether the batch ended because its time limit was reached. The requests that were not answered
+            may be submitted in another batch.
         problem: Why the provider stopped the batch; empty if it completed or expired.
-        files: Names of the files with its results.
-        omitted: Fields that its requests lack because the server refuses them.
+        files: Names of the files that contain the results.
+        omitted: Fields that were left out of the requests because the server refuses them.
     """
 
     id: str
@@ -41,8 +42,8 @@ class BatchReplies:
     """The results of a batch.
 
     Attributes:
-        replies: Digest of a request -> its reply. Requests that failed are missing.
-        problems: Sentences about requests that failed and about lines of the results that were ignored.
+        replies: Mapping from the digest of each request to its reply. Requests that failed are missing.
+        problems: Messages about requests that failed and about lines of the results that were ignored.
     """
 
     replies: dict[str, Reply] = field(default_factory=dict)
@@ -56,21 +57,21 @@ class BatchInterface(Protocol):
         """Divide requests, keyed by their digests, into as many batches as the provider's limits require."""
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        """Submit a batch and return its id; if the provider already has a batch with this key, return that one's.
+        """Submit a batch, unless the provider already has a batch with this key, and return the id of the batch.
 
         Args:
-            requests: Digest -> request.
-            key: A text that no other batch has, at most 64 characters long.
+            requests: Mapping from the digest of each request to the request.
+            key: A text that is unique to the batch, at most 64 characters long.
         """
 
     def find(self, key: str) -> str:
         """Return the id of the batch that was submitted with this key; empty if the provider has none."""
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
-        """Wait until a batch has ended; ``on_status`` is called with every state that is seen."""
+        """Wait until a batch has ended, and call ``on_status`` with each status received from the provider."""
 
     def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
-        """Return the results of a batch that has ended, for those of its requests that are given."""
+        """Return the results of a batch that has ended, for the given requests only."""
 
 
 @runtime_checkable

@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class ConcurrencyLimit:
-    """A context manager that lets in at most ``limit`` coroutines at the same time; the others wait in order.
+    """A context manager that at most ``limit`` coroutines can enter at the same time; the others wait in order.
 
-    Unlike `asyncio.Semaphore`, it can be created outside of an event loop and starts anew on the loop of a forked
-    process.
+    Unlike `asyncio.Semaphore`, it can be created outside of an event loop, and all slots are free again on the loop of
+    a forked process.
 
     Args:
         limit: Maximum number of coroutines.

@@ -17,14 +17,14 @@ T = TypeVar("T")
 async def answer_task_requests_concurrently(
     answer: Callable[[T], Awaitable[Reply]], requests: Sequence[T], *, limit: int
 ) -> list[Reply]:
-    """Return the replies to all requests, in order.
+    """Return the replies to all requests, in the order of the requests.
 
-    An error that concerns all requests is raised only if no request got a reply, since existing replies may have
-    cost money. Otherwise, the requests that it concerns get a reply with the error.
+    An error that concerns all requests is raised only if no request was answered, since existing replies may have
+    cost money. Otherwise, each request that met the error gets a `Reply` that contains it.
 
     Args:
-        answer: Returns the reply to one request.
-        requests: The requests, or values that stand for them.
+        answer: Coroutine function that returns the reply to one request.
+        requests: The requests, or other values that ``answer`` accepts in their place, such as positions.
         limit: Maximum number of simultaneous requests.
 
     Raises:
@@ -37,7 +37,7 @@ async def answer_task_requests_concurrently(
 
     async def answer_in_turn(request: T) -> Reply:
         nonlocal has_reply
-        async with slots:  # after a fatal error, nothing more is sent
+        async with slots:  # after a fatal error, no further request is sent unless some request was answered
             if fatal and not has_reply:
                 return Reply(finish="error", error=str(fatal[0]))
             try:
@@ -61,8 +61,8 @@ async def answer_task_requests_concurrently(
 def iterate_task_replies(backend: Backend, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
     """Yield the position and the reply of each request as soon as the reply arrives.
 
-    A backend that waits for a network answers the requests concurrently, so a slow reply holds back no other. Any other
-    backend answers them together. If the iterator is closed, the requests in flight are cancelled.
+    A backend that waits for a network answers the requests concurrently, so a slow reply does not delay the others. Any
+    other backend answers all requests in one call. If the iterator is closed, the requests in flight are cancelled.
 
     Raises:
         BackendError: No request can be answered.

@@ -22,7 +22,7 @@ class GenerationTask:
 
 @dataclass(frozen=True, slots=True)
 class FusionTask:
-    """Generation of one text from several, which an encoder reads separately: each turn of the prompt is one text.
+    """Generation of one text from several input texts, one per turn, which an encoder processes separately.
 
     Source: fusion in the decoder, Izacard and Grave, EACL 2021, arXiv 2007.01282.
     """
@@ -32,7 +32,7 @@ class FusionTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermutationTask:
-    """Constrained generation of a permutation without repeated identifiers; the reply contains its text.
+    """Constrained generation of a permutation without repeated identifiers; the reply contains it as text.
 
     Some backends also return ``scores``, one per identifier in the order of the text: the log-probability of the
     identifier among the unused ones, log P(identifier | prompt, identifiers before it).
@@ -56,14 +56,14 @@ class PermutationTask:
         """Check count and identifiers."""
         if not 1 <= self.count <= len(self.items) or len(set(self.items)) < len(self.items):
             raise UsageError(
-                f"A permutation of {self.count} of the identifiers {list(self.items)}",
+                f"A permutation task asks for {self.count} of the identifiers {list(self.items)}",
                 expected="distinct identifiers, and a count from 1 to their number",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinuationTask:
-    """Log-probabilities of possible continuations; the reply has one per continuation in ``scores``.
+    """Log-probabilities of possible continuations; the reply contains one per continuation in ``scores``.
 
     Attributes:
         continuations: Texts that may follow the prompt. The log-probabilities of the tokens of a text are summed.
@@ -83,14 +83,14 @@ class LikelihoodTask(ContinuationTask):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitTask(ContinuationTask):
-    """Logits of single tokens at the end of the prompt, before the softmax, as rerankers with one word are trained."""
+    """Logits (before the softmax) of single tokens after the prompt, for rerankers trained to reply with one word."""
 
     format_name: ClassVar[str] = "Logit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
-    """Attention that each passage receives from the end of the prompt; the reply has one score per passage.
+    """Attention that each passage receives from the end of the prompt; the reply contains one score per passage.
 
     Source: ICR, Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642.
 
@@ -100,18 +100,18 @@ class AttentionTask:
             the prompt is used.
         null: The same chat with a content-free query, for calibration; empty for no calibration.
         heads: (layer, head) pairs to use, counted from 0; empty for all heads.
-        weights: Factor by which the attention of each of these heads is multiplied; empty for factors of 1.
-        length_power: The score of a passage is multiplied by its number of tokens to this power: 0 gives sums over
-            tokens, -1 gives means.
+        weights: Factor by which the attention of each head in ``heads`` is multiplied; empty for factors of 1.
+        length_power: Exponent p of the factor n^p by which the score of a passage with n tokens is multiplied: scores
+            are sums over tokens for 0, and means for -1.
         layers: First and last layer to use; None for all layers.
-        per_head: Return the scores of every head, ordered by layer, head and passage; the reply's text gives the
-            numbers of layers and heads, such as ``30x9``. The token filter is then not applied.
-        per_token: Return one score per token of the passages, ordered by passage and token; the reply's text gives the
-            position of every token (`rerank.tasks.token_positions`). Neither the token filter nor ``length_power`` is
-            then applied.
+        per_head: Whether to return the scores of every head, ordered by layer, head and passage. The reply's text then
+            contains the numbers of layers and heads, such as ``30x9``, and the token filter is not applied.
+        per_token: Whether to return one score per token of the passages, ordered by passage and token. The reply's text
+            then contains the position of every token (`rerank.tasks.token_positions`), and neither the token filter nor
+            ``length_power`` is applied.
 
     Raises:
-        UsageError: The scores of every head and of every token are requested at once.
+        UsageError: Both ``per_head`` and ``per_token`` are set.
     """
 
     format_name: ClassVar[str] = "Attend"
@@ -132,7 +132,7 @@ class AttentionTask:
             raise UsageError("Attention per head and per token was requested", expected="one of them per request")
 
 
-#: Type of a question to a decision API, whose answer is a probability per option.
+#: Type of a question to a decision API. The answer to a question is a probability per option.
 QuestionType = Literal["predicate", "choice", "score"]
 #: Maximum number of options of a question.
 MAX_OPTIONS = 255
@@ -140,14 +140,16 @@ MAX_OPTIONS = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTask:
-    """A typed question about the prompt; the reply has one log-probability per option in ``scores``.
+    """A typed question about the prompt; the reply contains one log-probability per option in ``scores``.
 
-    Decision APIs take an input and questions about it instead of a prompt, so the task says where the passages are.
+    Decision APIs accept an input and questions about it instead of a prompt. The task therefore states the positions of
+    the passages in the prompt.
 
     Attributes:
         question: ``predicate`` for a statement that is true or false, ``choice`` for one of several values, or
             ``score`` for one of several levels.
-        options: The options: two words that stand for true and false, the values, or the levels, the highest first.
+        options: The options: two words that stand for true and false, the values, or the levels from the highest to the
+            lowest.
         spans: Start and end (exclusive) of each passage in the last user turn, in characters.
         tail: Index of the first character of the final instruction in that turn.
 
@@ -167,13 +169,13 @@ class DecisionTask:
         most = 2 if self.question == "predicate" else MAX_OPTIONS
         if not 2 <= len(self.options) <= most or len(set(self.options)) < len(self.options):
             raise UsageError(
-                f"A {self.question} question with {len(self.options)} options", expected=f"2 to {most} distinct options"
+                f"A {self.question} question has {len(self.options)} options", expected=f"2 to {most} distinct options"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Relevance of each query-passage pair; the reply has one score per passage in ``scores``.
+    """Relevance of each query-passage pair; the reply contains one score per passage in ``scores``.
 
     The first message of the prompt is the query, and each further message is a passage.
     """
@@ -195,24 +197,24 @@ Task = (
 
 
 def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
-    """Return the classes of tasks that a backend (or its class) supports; only generation if it states none."""
+    """Return the task classes that a backend (or its class) supports; only `GenerationTask` if it states none."""
     tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
     return tasks
 
 
 def task_backend_sees_pictures(backend: Any) -> bool:
-    """Return whether a backend (or its class) accepts prompts with pictures; false if not stated."""
+    """Return whether a backend (or its class) accepts prompts with pictures; false unless it states otherwise."""
     return bool(getattr(backend, "sees_pictures", False))
 
 
 def task_backend_takes_verbatim(backend: Any) -> bool:
-    """Return whether a backend (or its class) accepts texts with marks of turns; true if not stated.
+    """Return whether a backend (or its class) accepts verbatim prompts; true unless it states otherwise.
 
-    Servers of chats and vision-language models apply their own chat template to the text.
+    Chat servers and vision-language models do not, since they apply their own chat template to the text.
     """
     return bool(getattr(backend, "takes_verbatim", True))
 
 
 def task_backend_is_selectable(backend: Any) -> bool:
-    """Return whether users can select a backend as a model; true unless its class states otherwise."""
+    """Return whether users can select a backend with the model name; true unless its class states otherwise."""
     return bool(getattr(backend, "selectable", True))

@@ -1,4 +1,4 @@
-"""Options of backends."""
+"""Options for loading and running models, which all backends share."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
 
 
 class FileAddress(str):
-    """The address of a server that a file names. The file may come from somebody else, so no key is sent there.
+    """A server address that was read from a file. The file may not be the user's own, so no key is sent there.
 
     Attributes:
-        file: The file.
+        file: Path of the file.
     """
 
     file: str
 
     def __new__(cls, text: str, file: str = "") -> Self:
-        """Mark an address as named by a file."""
+        """Mark an address as read from a file."""
         address = super().__new__(cls, text)
         address.file = file
         return address
 
 
 def _validate_server_address(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Keep a `FileAddress`, which pydantic would turn into an ordinary text; a list of one address is that address."""
+    """Validate an address or a list of addresses; a list of one address becomes that address.
+
+    A `FileAddress` is returned unchanged, because pydantic would convert it to an ordinary string.
+    """
     if isinstance(value, list | tuple):
         several = tuple(_validate_server_address(address, validate) for address in value)
         return several[0] if len(several) == 1 else several or None
@@ -65,8 +68,8 @@ class BackendOptions:
             layers; ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
         tensor_parallel_size: Number of GPUs over which vLLM splits every weight matrix; None for the backend's default.
         pipeline_parallel_size: Number of groups of GPUs over which vLLM distributes the layers; None for one.
-        base_url: Address of a server; empty to take it from the environment; a tuple for several servers with the same
-            model. A `FileAddress` gets no key unless the user allows it.
+        base_url: Address of a server; empty to use the address in the environment; a tuple for several servers with the
+            same model. No key is sent to a `FileAddress` unless the user allows it.
         concurrency: Number of simultaneous requests to each server; None for the backend's default.
         timeout: Seconds to wait for a reply from a server; None for the backend's default.
         retries: Maximum number of retries of a request to a server; None for the backend's default.
@@ -96,11 +99,14 @@ class BackendOptions:
     def __post_init__(self) -> None:
         """Check the values that can be checked without a model."""
         if self.dtype not in DTYPES:
-            raise UsageError(f"Dtype {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
+            raise UsageError(f"The data type is {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
         if self.adapter_dtype not in ADAPTER_DTYPES:
-            raise UsageError(f"Adapter dtype {self.adapter_dtype!r}", expected=f"one of: {', '.join(ADAPTER_DTYPES)}")
+            raise UsageError(
+                f"The data type of the adapter is {self.adapter_dtype!r}",
+                expected=f"one of: {', '.join(ADAPTER_DTYPES)}",
+            )
         if self.device_map not in DEVICE_MAPS:
-            raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
+            raise UsageError(f"The device map is {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
         sizes = {
             "Batch size": self.batch_size,
             "Context size": self.context_size,
@@ -110,19 +116,19 @@ class BackendOptions:
         }
         for name, value in sizes.items():
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value}", expected="at least 1")
+                raise UsageError(f"{name} is {value}", expected="at least 1")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
-            raise UsageError(f"Timeout {self.timeout}", expected="a number of seconds above 0")
+            raise UsageError(f"The timeout is {self.timeout}", expected="a finite number of seconds above 0")
         if self.retries is not None and self.retries < 0:
-            raise UsageError(f"Retries {self.retries}", expected="at least 0")
+            raise UsageError(f"The number of retries is {self.retries}", expected="at least 0")
 
 
 def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
-    """Return the folder whose settings apply to a loaded model: the folder of its adapter, or else of the model.
+    """Return the folder whose settings apply to a loaded model: the adapter's folder or, without one, the model's.
 
     Args:
         name: A folder, or an id on the hub.
-        options: The options with which it was loaded.
+        options: The options with which the model was loaded.
 
     Returns:
         An absolute path; None for an id on the hub.
@@ -132,14 +138,14 @@ def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> P
 
 
 def resolve_task_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
-    """Return the context size of a model: the size that it states, or else the size in the options.
+    """Return the context size of a model: the size that the model states or, if None, the size in the options.
 
     Raises:
-        UsageError: The options exceed the stated size, or there is no size at all.
+        UsageError: The size in the options exceeds the stated size, or neither is known.
     """
     if stated and options.context_size and options.context_size > stated:
         raise UsageError(
-            f"--context-size {options.context_size}",
+            f"--context-size is {options.context_size}",
             expected=f"at most {stated}, the context size of the model",
             remedy="Omit --context-size to use the whole context",
         )

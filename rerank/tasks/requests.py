@@ -17,7 +17,8 @@ from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks.kinds import GenerationTask, Task
 from rerank.types import Query, Window
 
-#: Finish reason of a reply. ``error``: no reply arrived; ``refused``: a content filter stopped it.
+#: Finish reason of a reply. ``length``: the reply reached the token limit; ``refused``: a content filter stopped the
+#: reply; ``error``: no reply arrived.
 Finish = Literal["stop", "length", "refused", "error"]
 
 
@@ -48,7 +49,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the temperature."""
         if not 0 <= self.temperature < math.inf:
-            raise UsageError(f"Temperature {self.temperature}", expected="a finite number of at least 0")
+            raise UsageError(f"The temperature is {self.temperature}", expected="a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class Request:
         """Return the hex SHA-256 of the backend's identity, the chat, the sampling settings, the task and the window.
 
         Pictures are identified by the contents of their files, not by their paths. The window is included, although
-        models do not get it, because two queries may have the same text.
+        models do not receive it, because two queries may have the same text.
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
@@ -114,20 +115,20 @@ class Reply:
 
     Attributes:
         text: The generated text, including the beginning that the prompt contains; empty if there is none.
-        scores: The scores, for tasks that ask for scores.
+        scores: The scores, for tasks that request scores; otherwise empty.
         thoughts: Thoughts of a reasoning model before its answer; not part of ``text``.
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
         tokens_cached: Number of the prompt tokens that were taken from a cache instead of being computed.
         search_units: Number of search units that an API bills instead of tokens.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
-        steps: Number of forward passes after the prefill, if the backend knows it.
+        steps: Number of forward passes after the prefill; 0 if the backend does not report it.
         finish: Finish reason.
-        error: Why there is nothing to parse: no reply arrived (``finish`` is "error"), or it cannot be read; otherwise
-            empty.
+        error: Error message if there is nothing to parse, because no reply arrived (``finish`` is "error") or the reply
+            is invalid; otherwise empty.
         retries: Number of attempts after the first that the reply took.
-        served_model: Name of the model that answered, if the server states it.
-        fingerprint: The server's identifier of the configuration with which the model ran, if it states one.
+        served_model: Name of the model that answered; empty if the server does not state it.
+        fingerprint: The server's identifier of the configuration with which the model ran; empty if it states none.
         is_batched: Whether the reply came through the provider's batch interface, for which other prices apply.
         reused: Whether the reply comes from a log or a cache of replies instead of the model.
     """
@@ -178,8 +179,8 @@ class Backend(Protocol):
     prompts in a batch (no maximum if missing or None); ``shares_batches``, whether one batch with the requests of
     several callers is faster than one batch per caller (false if missing); ``settings_folder``, the folder of its
     adapter or trained model with the settings that `Reranker.from_backend` uses; ``default_method``, the method that
-    ``auto`` stands for; and ``report_tokens_to(function)``, which lets a function know how many tokens the model has
-    processed while a batch is in progress.
+    ``auto`` stands for; and ``report_tokens_to(function)``, which sets a function that is called with the number of
+    processed tokens while a batch is in progress.
     """
 
     @property
@@ -199,7 +200,7 @@ class Backend(Protocol):
         """Whether calls cost money. If so, their replies are kept in the call cache beyond the run."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order.
+        """Return the replies to all requests, in the order of the requests.
 
         A request that fails gets a reply with ``finish="error"``, so that the other replies are kept.
 
@@ -210,7 +211,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class AsyncBackend(Backend, Protocol):
-    """A backend that waits for a network. It takes single requests, from many callers at the same time.
+    """A backend that waits for a network. It accepts single requests, from many callers at the same time.
 
     Its connections belong to the background loop (`rerank.tasks.background_loop`), are opened by the first request, and
     are kept for later requests.
@@ -221,8 +222,7 @@ class AsyncBackend(Backend, Protocol):
 
         This may be awaited on any event loop, and any number of times concurrently. The backend itself limits the
         number of requests in progress, for all callers together; the others wait. Cancelling the call cancels the
-        request. The time recorded in the reply does not include the wait for other
-        requests.
+        request. The time recorded in the reply does not include the wait for other requests.
 
         A request that fails gets a reply with ``finish="error"``.
 
@@ -232,7 +232,7 @@ class AsyncBackend(Backend, Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections; safe to repeat. Requests in progress fail; a later request opens new ones."""
+        """Close the connections; may be called repeatedly. Requests in progress fail; a later request reconnects."""
 
     async def aclose(self) -> None:
-        """Do the same as `close` without blocking; may be awaited on any event loop."""
+        """Close the connections without blocking; may be awaited on any event loop."""

@@ -1,4 +1,4 @@
-"""Write and read the token positions in the reply to an `AttentionTask` with ``per_token``.
+"""Format and parse the token positions in the reply to an `AttentionTask` with ``per_token``.
 
 The reply's text is a JSON list with one list per passage: the positions of its tokens, in characters from the start of
 the passage's span in the prompt. Its scores belong to the same tokens, passage by passage.
@@ -22,7 +22,7 @@ def format_task_token_positions(positions: Sequence[Sequence[int]]) -> str:
 
 
 def read_task_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
-    """Read the reply to a request for token scores.
+    """Parse the reply to a request for token scores.
 
     Args:
         text: Text of the reply.
@@ -30,7 +30,7 @@ def read_task_token_scores(text: str, scores: Sequence[float], passages: int) ->
         passages: Number of passages in the request.
 
     Returns:
-        For each passage, pairs of the position and the score of each token.
+        One list per passage, with the (position, score) pair of each token.
 
     >>> read_task_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
     [[(0, 0.25), (4, 0.5)], []]

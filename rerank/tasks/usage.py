@@ -1,4 +1,4 @@
-"""The cost of a model's replies: calls, tokens and seconds."""
+"""Totals of the calls, tokens and seconds of a model's replies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rerank.tasks.requests import Reply
 
 @dataclass(kw_only=True)
 class Usage:
-    """Totals over replies.
+    """Total calls, tokens and seconds of several replies.
 
     Attributes:
         calls: Number of replies.
@@ -48,7 +48,7 @@ class Usage:
         return min(1.0, self.tokens_cached / self.tokens_in) if self.tokens_in else 0.0
 
     def add_answer(self, reply: Reply) -> None:
-        """Add what a reply costs now: one from a log counts as a call without tokens, a failed one not at all."""
+        """Add the current cost of a reply: a reused reply counts as a call without tokens, a failed one is ignored."""
         if reply.finish != "error":
             self.add(Reply() if reply.reused else reply, reused=reply.reused)
 

@@ -1,7 +1,7 @@
-"""Functions that several processes apply to items: what callers hand to the workers of an engine.
+"""Protocols for functions that the worker processes of an engine apply to items.
 
-A package that has much to compute, such as the embeddings of a corpus, takes a `WorkerMap` as an argument, so that it
-need not know where the workers are.
+A package with expensive computations, such as the embeddings of a corpus, accepts a `WorkerMap` as an argument, so it
+does not depend on where the workers run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 class WorkerFunction(Protocol[ItemIn, ResultOut]):
-    """A function of items. It is pickled, and each worker opens it once."""
+    """A function that is applied to items. It is pickled, and each worker opens it once."""
 
     def open(self) -> Callable[[ItemIn], ResultOut]:
         """Return the function, after loading its model.
@@ -32,7 +32,7 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
 
 
 class WorkerMap(Protocol):
-    """Applies a function to items in several processes."""
+    """Protocol for applying a function to items in several processes."""
 
     def __call__(
         self,
@@ -46,13 +46,13 @@ class WorkerMap(Protocol):
 
         Args:
             function: The function.
-            rounds: The items. A round is read lazily, and only after the results of all earlier rounds were yielded,
-                so its items may depend on these.
-            count: Upper bound on the number of times that a worker gets items.
-            together: Number of items that a worker gets at once.
+            rounds: The items, in rounds. A round is iterated lazily, and only after the results of all earlier rounds
+                have been yielded, so its items may depend on these results.
+            count: Upper bound on the number of times that items are sent to a worker.
+            together: Number of items that are sent to a worker at once.
 
         Raises:
-            RerankError: The function fails on an item, or the workers are lost; no result after it is yielded.
+            RerankError: The function fails on an item, or the workers are lost; no further result is yielded.
         """
 
 
@@ -60,11 +60,11 @@ def check_worker_model(found: Mapping[str, str], expected: Mapping[str, str]) ->
     """Check that a worker has opened the model of the process that asked for it.
 
     Raises:
-        BackendError: It is another model.
+        BackendError: The worker has opened another model.
     """
     if dict(found) != dict(expected):
         raise BackendError(
             f"A worker has opened another model: {dict(found)}",
             expected=str(dict(expected)),
-            remedy="Use the same files on all machines, and give the data type",
+            remedy="Use the same files on all machines, and set the data type instead of auto",
         )

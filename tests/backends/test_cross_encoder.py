@@ -190,9 +190,9 @@ def test_what_is_no_cross_encoder_is_refused_before_it_gets_a_random_head(tmp_pa
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"adapter": "some/adapter"}, ("--adapter some/adapter",)),
-        ({"device_map": "auto"}, ("--device-map auto",)),
-        ({"context_size": 25}, ("--context-size 25", "24")),
+        ({"adapter": "some/adapter"}, ("--adapter is some/adapter",)),
+        ({"device_map": "auto"}, ("--device-map is auto",)),
+        ({"context_size": 25}, ("--context-size is 25", "24")),
         ({"device": "tpu"}, ("tpu",)),
     ],
 )

@@ -258,8 +258,8 @@ def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch:
     [
         ({"dtype": "int8"}, "int8"),
         ({"adapter_dtype": "int8"}, "int8"),
-        ({"batch_size": 0}, "Batch size 0"),
-        ({"context_size": -1}, "Context size -1"),
+        ({"batch_size": 0}, "Batch size is 0"),
+        ({"context_size": -1}, "Context size is -1"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -142,7 +142,7 @@ class TestContext:
     def test_more_than_there_is(self) -> None:
         with FaultyServer([said("x")]) as server:
             backend = Openai.connect("m", BackendOptions(base_url=server.url, context_size=5000))
-            with raises(UsageError, "--context-size 5000", 4096):
+            with raises(UsageError, "--context-size is 5000", 4096):
                 backend.generate([Request(prompt=PLAIN, sampling=Sampling(max_tokens=2))])
 
 

@@ -390,7 +390,7 @@ class TestRetries:
         assert len(waits) == 3
 
     def test_fewer_than_none(self) -> None:
-        with raises(UsageError, "Retries -1"):
+        with raises(UsageError, "number of retries is -1"):
             BackendOptions(retries=-1)
 
 

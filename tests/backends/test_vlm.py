@@ -242,7 +242,7 @@ def test_what_it_is_not_asked(vlm: Vlm, paths: list[str]) -> None:
     (reply,) = vlm.generate([ask(AttentionTask(spans=((0, 1),), tail=2), paths[0])])
     assert reply.finish == "error"
     assert "AttentionTask" in reply.error
-    with raises(UsageError, "--thinking-tokens 5"):
+    with raises(UsageError, "--thinking-tokens is 5"):
         vlm.generate([ask(ContinuationTask(continuations=("Y",)), paths[0], thinking=5)])
 
 
@@ -334,7 +334,7 @@ def test_loading(folders: dict[str, Path], tmp_path: Path) -> None:
     assert half.identity["dtype"] == "bfloat16"
     (reply,) = half.generate([ask(ContinuationTask(continuations=("Y", "N")), *draw(tmp_path / "p")[:2])])
     assert len(reply.scores) == 2
-    with raises(UsageError, "--device-map tp"):
+    with raises(UsageError, "--device-map is tp"):
         Vlm.load(folders["llava"], BackendOptions(device_map="tp"))
 
 

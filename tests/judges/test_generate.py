@@ -82,7 +82,7 @@ def test_limits_reach_budget_and_sampling() -> None:
 
 
 def test_contradicting_limits_are_refused() -> None:
-    with raises(UsageError, "--max-passage-tokens 8", "--min-passage-tokens 32"):
+    with raises(UsageError, "--max-passage-tokens is 8", "--min-passage-tokens is 32"):
         Generate(backend=Says(Reply(text="")), template=LISTWISE, limits=Limits(max_passage_tokens=8))
 
 

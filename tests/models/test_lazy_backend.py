@@ -154,7 +154,7 @@ def test_weights_that_change_before_they_are_loaded(folder: Path) -> None:
 
 
 def test_what_the_files_show_is_reported_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with raises(UsageError, "--context-size 4096", "1024"):
+    with raises(UsageError, "--context-size is 4096", "1024"):
         open_lazily(folder, BackendOptions(context_size=4096))
     with raises(UsageError, "tpu"):
         open_lazily(folder, BackendOptions(device="tpu"))

@@ -191,11 +191,11 @@ def test_a_query_longer_than_the_context_is_an_error_at_once() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"floor": -1}, ("--min-passage-tokens -1",)),
-        ({"max_passage_tokens": 31}, ("--max-passage-tokens 31", "--min-passage-tokens 32")),
-        ({"floor": 0, "max_passage_tokens": 0}, ("--max-passage-tokens 0",)),
-        ({"context_size": 101}, ("--context-size 101", "100")),
-        ({"context_size": 0}, ("--context-size 0",)),
+        ({"floor": -1}, ("--min-passage-tokens is -1",)),
+        ({"max_passage_tokens": 31}, ("--max-passage-tokens is 31", "--min-passage-tokens is 32")),
+        ({"floor": 0, "max_passage_tokens": 0}, ("--max-passage-tokens is 0",)),
+        ({"context_size": 101}, ("--context-size is 101", "100")),
+        ({"context_size": 0}, ("--context-size is 0",)),
     ],
 )
 def test_numbers_that_make_no_sense(options: dict[str, int], named: tuple[str, ...]) -> None:

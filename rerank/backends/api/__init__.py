@@ -25,11 +25,11 @@ class Api(ServerBackend["RerankApiClient"]):
     """A backend for a reranker behind an API that scores the documents of a query.
 
     The first turn of a prompt is the query, and each further turn is a passage. A list that is longer than the API
-    allows is sent in parts. An answer that does not have exactly one finite score per passage becomes a reply with an
-    error, so that the list keeps its order.
+    allows is sent in parts. A response that does not contain exactly one finite score per passage becomes a reply with
+    an error, so that the candidates keep their order.
 
     Args:
-        model: The API and the model's name there, such as ``cohere/rerank-v4.0-pro``.
+        model: Name of the API and of its model, such as ``cohere/rerank-v4.0-pro``.
         address: The address of the server.
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
@@ -61,11 +61,11 @@ class Api(ServerBackend["RerankApiClient"]):
         return api.provider
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a counter of pairs that estimates."""
+        """Return a token counter that estimates the length of query-passage pairs."""
         return EstimatedPairTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> RerankApiClient:
-        """Return a client that inspects the limits of the server at its first request, if the server states them."""
+        """Return a client, which reads the limits of the server before its first request if the server states them."""
         from rerank.backends.api.client import RerankApiClient
 
         return RerankApiClient(
@@ -78,7 +78,7 @@ class Api(ServerBackend["RerankApiClient"]):
         )
 
     async def find_context_size(self) -> int:
-        """Return the context size that the server states, or else the documented one.
+        """Return the context size that the server states or, if it states none, the documented size.
 
         Raises:
             BackendError: The server refuses the key.
@@ -87,11 +87,11 @@ class Api(ServerBackend["RerankApiClient"]):
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:
-    """Return the API and the name of the model there.
+    """Parse the name of a model into the API and the name of the API's model.
 
     Raises:
         UnknownNameError: There is no such API.
-        UsageError: The API needs a name, and there is none.
+        UsageError: The API requires the name of a model, which is missing.
     """
     name, _, model = text.partition("/")
     if name not in RERANK_APIS:

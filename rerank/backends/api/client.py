@@ -1,4 +1,4 @@
-"""A client of one reranker behind an API, shared by all threads and event loops of a process. Imports httpx2."""
+"""A client for one reranker behind an API, shared by all threads and event loops of a process. Imports httpx2."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class RerankApiClient:
-    """Sends requests to one reranker; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one reranker. All coroutines run on the background loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.
         api: The API.
-        model: The model's name there.
+        model: Name of the model in the API.
         concurrency: Maximum number of simultaneous HTTP requests, of all callers together.
-        context_size: The context size that the user set; None for the API's.
-        tokens: Estimates numbers of tokens.
+        context_size: The context size that the user set; None for the API's default.
+        tokens: A token counter that estimates.
     """
 
     connection: ServerConnection
@@ -42,12 +42,12 @@ class RerankApiClient:
     _inspection: SharedCall[RerankApiLimits] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Prepare the limit of simultaneous requests and the inspection of the server."""
+        """Create the limit of simultaneous requests and the shared call that inspects the server."""
         self._limit = ConcurrencyLimit(self.concurrency)
         self._inspection = SharedCall(self._inspect)
 
     async def find_limits(self) -> RerankApiLimits:
-        """Return the limits that the server states, or else the documented ones; the first call asks for them.
+        """Return the limits that the server states, or the documented limits; the first call requests them.
 
         Raises:
             BackendError: The server refuses the key.
@@ -83,7 +83,7 @@ class RerankApiClient:
         return limits
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request, whose list is sent in as many parts as the API needs.
+        """Return the reply to one request, whose passages are sent in as many parts as the API requires.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
@@ -97,11 +97,11 @@ class RerankApiClient:
         for part in split_documents_for_api(lengths, query_length + PAIR, await self.find_limits()):
             replies.append(await self._score((query, *documents[part.start : part.stop])))
             if not replies[-1].scores:
-                break  # the list has no order without this part, and the others would be billed
+                break  # without these scores the list cannot be ordered, and further parts would be billed
         return _join_parts(replies)
 
     async def _score(self, prompt: Prompt) -> Reply:
-        """Return the reply to one part of a list, which follows the query."""
+        """Return the reply for a query and one part of its passages."""
         query, *documents = [message.content for message in prompt]
         body = self.api.make_body(self.model, query, documents, self.context_size)
         estimated, attempts = self.tokens.count(prompt), AttemptCount(self.connection)
@@ -122,7 +122,7 @@ class RerankApiClient:
 
 
 def _join_parts(parts: Sequence[Reply]) -> Reply:
-    """Return one reply for the parts of a list, of which only the last one can be without scores."""
+    """Combine the replies for the parts of a list into one reply, without scores if the last part has none."""
     last = parts[-1] if parts else Reply()
     return replace(
         last,

@@ -1,4 +1,4 @@
-"""The rerank APIs: who offers them, the bodies of their requests, and their limits.
+"""The rerank APIs: their providers, the bodies of their requests, and their limits.
 
 Limits are those of the providers' documentation in November 2026: Cohere recommends at most 1,000 documents per request
 (Python client 7.3.1), Voyage allows 1,000 documents and, depending on the model, 100,000 to 600,000 tokens, and
@@ -21,7 +21,7 @@ from rerank.tasks.dialects.tei import TeiRequest
 
 
 class MakeBody(Protocol):
-    """Makes the body of a request."""
+    """A function that creates the body of a request."""
 
     def __call__(self, model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
         """Return the body.
@@ -30,18 +30,18 @@ class MakeBody(Protocol):
             model: The model's name.
             query: The query.
             documents: The documents.
-            max_tokens: Maximum number of tokens of a pair that the user set; None for the API's.
+            max_tokens: Maximum number of tokens of a query-document pair, if the user set it; None for the API's limit.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankApiLimits:
-    """Limits of a request.
+    """Limits of a request to a rerank API.
 
     Attributes:
         documents: Maximum number of documents.
         tokens: Maximum number of tokens of all pairs of query and document together.
-        context_size: Maximum number of tokens of a pair.
+        context_size: Maximum number of tokens of one pair.
     """
 
     documents: int = 1000
@@ -54,16 +54,16 @@ class RerankApi:
     """A rerank API.
 
     Attributes:
-        provider: Who runs it.
-        make_body: Makes the body of a request; a field that is not set has the API's default.
-        results: The field of an answer with the results; empty if the answer is the list of results.
+        provider: The provider that runs the API.
+        make_body: Function that creates the body of a request. The API uses its default for each field that is not set.
+        results: The field of a response that contains the results; empty if the response is the list of results.
         version: Path before the endpoint, for addresses without a path.
         endpoint: Path of the endpoint.
         limits: The documented limits.
-        limits_path: Path from the root of the server to its own description; empty if it has none.
-        read_limits: Return the stated context size and maximum number of documents, 0 if not stated, given the
-            description and the model's name.
-        serves_one_model: Whether requests name no model.
+        limits_path: Path, from the root of the server, at which it describes itself; empty if there is none.
+        read_limits: Function of this description and the model's name that returns the context size and the maximum
+            number of documents, each 0 if not stated.
+        serves_one_model: Whether a server serves a single model, so that requests name none.
     """
 
     provider: ServerProvider
@@ -169,7 +169,7 @@ def split_documents_for_api(lengths: Sequence[int], query_length: int, limits: R
     Args:
         lengths: Number of tokens of each document.
         query_length: Number of tokens of the query, which counts once per document.
-        limits: The limits. A document that exceeds the limit of tokens alone is a part of its own.
+        limits: The limits. A document that alone exceeds the token limit becomes a part of its own.
 
     >>> split_documents_for_api([5, 5, 5], 1, RerankApiLimits(documents=2, tokens=100))
     [range(0, 2), range(2, 3)]

@@ -1,4 +1,4 @@
-"""Read the answers of rerank APIs: one score per document, and what the answer has cost."""
+"""Parse the responses of rerank APIs: one score per document, and the numbers of billed tokens or search units."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rerank.tasks.dialects.question import ApiBody
 
 
 class ScoredIndex(ApiBody):
-    """The part of a result that all rerank APIs have. Whatever else a result contains is not needed."""
+    """The fields of a result that all rerank APIs return. All other fields are ignored."""
 
     index: int
     score: float = Field(validation_alias=AliasChoices("relevance_score", "score"))
@@ -31,16 +31,16 @@ _RESULTS = TypeAdapter(list[ScoredIndex])
 
 
 def read_rerank_answer(answer: ServerAnswer, field: str, *, documents: int, estimated_tokens: int) -> Reply:
-    """Convert an answer to a reply with one score per document.
+    """Convert a response to a reply with one score per document.
 
-    Every complete answer is a reply, which has been billed, whatever is in it. If it is anything else than exactly one
-    finite score per document, the reply has no scores, and ``error`` is the reason.
+    Every complete response has been billed and therefore becomes a reply. If it does not contain exactly one finite
+    score per document, the reply has no scores, and ``error`` states the reason.
 
     Args:
-        answer: The answer.
-        field: The field with the results; empty if the answer is the list of results.
+        answer: The response.
+        field: The field that contains the results; empty if the response is the list of results.
         documents: Number of documents of the request.
-        estimated_tokens: Number of prompt tokens, for APIs that do not state it.
+        estimated_tokens: Estimated number of prompt tokens, for APIs that do not state it.
     """
     body = answer.body
     tokens_in, tokens_cached = _tokens_of_rerank_answer(body)
@@ -56,7 +56,7 @@ def read_rerank_answer(answer: ServerAnswer, field: str, *, documents: int, esti
 
 
 def _scores_of_rerank_answer(answer: ServerAnswer, field: str, documents: int) -> tuple[list[float], str]:
-    """Return the scores in the order of the request, or no scores and what is wrong with the answer."""
+    """Return the scores in the order of the request and an empty text, or no scores and an error message."""
     if answer.unreadable:
         return [], answer.unreadable
     rows = answer.body.get(field) if field else answer.value
@@ -81,7 +81,7 @@ def _scores_of_rerank_answer(answer: ServerAnswer, field: str, documents: int) -
 def _tokens_of_rerank_answer(body: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of prompt tokens and of cached prompt tokens; unknown counts are 0.
 
-    They are in ``usage`` (Jina, Voyage, vLLM), in ``meta`` (Cohere), or at the top (ZeroEntropy).
+    The counts are in ``usage`` (Jina, Voyage, vLLM), in ``meta`` (Cohere), or at the top level (ZeroEntropy).
     """
     usage, meta = object_in_answer(body.get("usage")), object_in_answer(body.get("meta"))
     tokens, billed = object_in_answer(meta.get("tokens")), object_in_answer(meta.get("billed_units"))
@@ -94,13 +94,13 @@ def _tokens_of_rerank_answer(body: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _search_units_of_rerank_answer(body: Mapping[str, Any]) -> float:
-    """Return the billed search units; 0 if the answer does not state a positive number."""
+    """Return the number of billed search units; 0 if the response does not state a positive number."""
     units: Any = object_in_answer(object_in_answer(body.get("meta")).get("billed_units")).get("search_units")
     is_number = isinstance(units, int | float) and not isinstance(units, bool)
     return float(units) if is_number and 0 < units <= MOST_TOKENS else 0.0
 
 
 def _whole_number(value: Any) -> int:
-    """Return a number of tokens, which Cohere writes as a float."""
+    """Return a number of tokens, which may be a float as in Cohere's responses; 0 if it is not valid."""
     is_whole = isinstance(value, float) and value.is_integer()
     return token_count_in_answer(int(value) if is_whole else value)

@@ -1,1 +1,1 @@
-"""What backends for servers share: addresses and keys, connections, retries, errors, and estimated token counts."""
+"""Code shared by backends for servers: addresses and keys, connections, retries, errors, estimated token counts."""

@@ -13,16 +13,17 @@ import tenacity
 
 #: Maximum attempts per request: in general, after timeouts, and if the server has never answered.
 TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
-#: In seconds: wait before the second attempt, which then doubles each time; longest such wait; longest Retry-After.
+#: Seconds: the wait before the second attempt, which doubles with every further attempt; the longest such wait; the
+#: longest accepted Retry-After.
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 1.0, 30.0, 120.0
 
 
 class RequestFailedError(Exception):
-    """Raised if a request got no valid reply; it may be retried.
+    """Raised if a request got no valid reply; the request may be retried.
 
     Args:
-        message: What happened, for the user.
-        after: Seconds to wait, if the server asks for a wait; otherwise None.
+        message: Error message for the user.
+        after: Seconds to wait before the next attempt, if the server states them; otherwise None.
         tries: Maximum number of attempts; 1 if another attempt cannot help.
     """
 
@@ -36,10 +37,10 @@ class RequestRejectedError(Exception):
     """Raised if the server refused a request as invalid. Retrying it cannot help.
 
     Args:
-        message: The server's message and status.
+        message: Error message with the server's own message and status.
         status: The HTTP status.
-        code: The server's error code; empty if it gives none.
-        field: The field of the request that the server names; empty if it names none.
+        code: The server's error code; empty if it states none.
+        field: Name of the invalid field of the request; empty if the server names none.
     """
 
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
@@ -60,7 +61,8 @@ def make_retrying_sender(
         sleep: Function that waits for a number of seconds.
         retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
             which another attempt cannot help is never retried.
-        gives_up: Returns whether to raise an error although another attempt is allowed; called after every failure.
+        gives_up: Function, called after every failure, that returns whether to raise the error although another attempt
+            is allowed.
     """
 
     def should_stop(state: tenacity.RetryCallState) -> bool:
@@ -79,7 +81,10 @@ def make_retrying_sender(
 
 
 def parse_retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header: a number or an HTTP date (RFC 9110, section 10.2.3), else None."""
+    """Parse a Retry-After header, a number of seconds or an HTTP date (RFC 9110, section 10.2.3), and return seconds.
+
+    None is returned if the header is invalid.
+    """
     with suppress(ValueError):
         return None if math.isnan(seconds := float(value)) else max(0.0, seconds)
     try:
@@ -91,7 +96,7 @@ def parse_retry_after(value: str) -> float | None:
 
 
 def _seconds_to_next_attempt(state: tenacity.RetryCallState) -> float:
-    """Return the seconds to the next attempt, with random jitter so that not all requests return at once."""
+    """Return the seconds to the next attempt, with random jitter so that requests are not all retried at once."""
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, RequestFailedError) else None
     base = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1)) if after is None else after

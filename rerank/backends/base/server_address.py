@@ -16,13 +16,15 @@ from rerank.tasks import FileAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerProvider:
-    """Who runs a server: the address of the service, and the environment variables that concern it.
+    """The provider of a server: its address, and the environment variables for its key and address.
 
     Attributes:
-        url: The provider's own address, which may get a key whoever names it; empty if users run the servers.
-        keys: Variables that may contain the key; the first one that is set is used, even if it is empty.
-        url_variable: Variable with another address; empty for none.
-        setting: The option or variable with which users name an address, for messages.
+        url: The provider's own address, to which a key may be sent even if a file names it; empty if users run the
+            servers.
+        keys: Environment variables that may contain the key. The first variable that is set is used, even if it is
+            empty.
+        url_variable: Environment variable that may contain another address; empty for none.
+        setting: The option or variable with which users set an address, for messages.
     """
 
     url: str = ""
@@ -44,8 +46,8 @@ class Address:
         url: The base URL, up to ``/v1``, without a trailing slash.
         name: Host, port and path, which identify the server.
         loopback: Whether the server is on this machine.
-        file: The file that names the address, if it is a `FileAddress`; empty if the user named it.
-        provider: Who runs the server, which decides the key that it gets.
+        file: The file that names the address, if it is a `FileAddress`; empty if the user named the address.
+        provider: Provider of the server, which determines the key that is sent to it.
     """
 
     url: str
@@ -74,13 +76,15 @@ class Address:
 
     @classmethod
     def parse(cls, text: str | tuple[str, ...] = "", provider: ServerProvider = OPENAI) -> Address:
-        """Parse an address. If it is empty, use the one in the environment or, without one, the provider's own.
+        """Parse an address. If it is empty, use the address in the environment or, if unset, the provider's own.
 
         Raises:
-            UsageError: The address is missing or invalid, contains a password or a key, or is not a single one.
+            UsageError: The address is missing or invalid, contains a password or a key, or there are several addresses.
         """
         if not isinstance(text, str):
-            raise UsageError(f"--base-url {' and '.join(text)}", expected="one address", remedy="Omit the others")
+            raise UsageError(
+                f"--base-url is {' and '.join(text)}", expected="one address", remedy="Pass only one of the addresses"
+            )
         text = text or os.environ.get(provider.url_variable, "") or provider.url
         if not text:
             raise UsageError(
@@ -100,7 +104,7 @@ class Address:
             )
         if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
-                f"{provider.setting} {error_repr(text)}",
+                f"{provider.setting} is {error_repr(text)}",
                 expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
             )
         netloc = f"[{host}]" if ":" in host else host
@@ -113,7 +117,8 @@ def api_key_for_server(address: Address) -> str:
     """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
 
     Raises:
-        UsageError: The key cannot be sent as a header, or only a file names the address (`key_configuration_file`).
+        UsageError: The key cannot be sent as a header, or the address was read from a file and the user has not allowed
+            it (`key_configuration_file`).
     """
     provider = address.provider
     name = next((name for name in provider.keys if name in os.environ), "")
@@ -121,7 +126,8 @@ def api_key_for_server(address: Address) -> str:
     # Checked here, since the HTTP library would show the key in its error message.
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
-            f"The environment variable {name} contains characters that no key has", remedy="Copy the key again"
+            f"The environment variable {name} contains characters that are not allowed in a key",
+            remedy="Copy the key again",
         )
     if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
         variable = provider.url_variable
@@ -142,14 +148,17 @@ def api_key_for_server(address: Address) -> str:
 
 
 def key_configuration_file() -> Path:
-    """Return the path of the user's configuration, whose ``key_addresses`` may get a key though a file names them."""
+    """Return the path of the user's configuration file.
+
+    Keys may be sent to the addresses in its list ``key_addresses`` even if they were read from a file.
+    """
     import platformdirs  # imported here, so that commands without a server start faster
 
     return platformdirs.user_config_path("listrank") / "config.toml"
 
 
 def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
-    """Return the addresses that may get a key whoever names them: the provider's own, and those that the user lists.
+    """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists.
 
     Raises:
         DataError: The configuration is not TOML, or its ``key_addresses`` are not a list of texts.

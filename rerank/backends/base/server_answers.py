@@ -1,4 +1,4 @@
-"""Decode what a server sends. Any bytes can be decoded, and values of the wrong type or out of range are unknown."""
+"""Decode the responses of servers. Any bytes can be decoded; values of a wrong type or range count as missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx2
 
 from rerank.io.surrogates import replace_lone_surrogates
 
-#: Larger numbers of tokens are not believed. Sums of them fit into the 64 bits of SQLite.
+#: Larger numbers of tokens count as missing. Sums of accepted numbers fit into SQLite's integers of 64 bits.
 MOST_TOKENS = 2**40
 #: Maximum number of characters of a server message that are shown.
 SHOWN = 400
@@ -23,12 +23,12 @@ _DIGITS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ServerAnswer:
-    """A complete answer with a success status.
+    """A complete HTTP response with a success status.
 
     Attributes:
-        text: The answer.
-        unreadable: Why the answer was not read, for the user; empty if it was read.
-        value: The JSON value in it, such as a list; None if it cannot be read.
+        text: The body of the response.
+        unreadable: Error message for the user if the body was not read completely; otherwise empty.
+        value: The parsed JSON value, such as a list; None if the body is not valid JSON.
     """
 
     text: str
@@ -41,17 +41,17 @@ class ServerAnswer:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object in the answer; empty if it is anything else or cannot be read."""
+        """The JSON object in the response; empty if the response is not a JSON object."""
         return object_in_answer(self.value)
 
 
 def decode_server_response(response: httpx2.Response) -> str:
-    """Return the text of a response. Stated charsets are ignored: JSON is Unicode, and not every charset decodes."""
+    """Decode a response as Unicode. A stated charset is ignored, since JSON is Unicode and decoding must not fail."""
     return response.content.decode(json.detect_encoding(response.content), "replace")
 
 
 def decode_json_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text, without lone surrogates; empty if it is anything else or cannot be read."""
+    """Return the JSON object in a text, without lone surrogates; empty if the text is not a JSON object."""
     return object_in_answer(_decode_json(text))
 
 
@@ -75,7 +75,7 @@ def token_count_in_answer(value: Any) -> int:
 
 
 def name_in_answer(value: Any) -> str:
-    """Return a name that a server states, shortened if it is too long; empty if it is not a text."""
+    """Return a name that a server states, shortened to `_NAME` characters; empty if it is not a text."""
     return value[:_NAME] if isinstance(value, str) else ""
 
 

@@ -29,7 +29,7 @@ _LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device
 
 
 class ServerModelClient(Protocol):
-    """Sends the requests for one model; all its coroutines run on the background loop."""
+    """Protocol for sending the requests for one model; all its coroutines run on the background loop."""
 
     @property
     def connection(self) -> ServerConnection:
@@ -53,16 +53,16 @@ class ServerBackend(ABC, Generic[C]):
     to the background loop (`rerank.tasks.background_loop`) and are kept between calls until `close`.
 
     Args:
-        model: The model's name on the server.
+        model: Name of the model on the server.
         address: The address of the server.
-        options: Backend options, of which concurrency, timeout, retries, batch size and context size are used; None for
-            the defaults.
+        options: Backend options; None for the defaults. Only concurrency, timeout, retries, batch size and context size
+            have an effect.
         sleep: Function that waits between attempts; replaced in tests.
         transport: Replacement for the network, for tests.
 
     Raises:
-        UsageError: An option can only be set when the server is started, or only a file names the address and a key
-            would be sent to it.
+        UsageError: An option can only be set when the server is started; or the address was read from a file, and a key
+            would be sent to it without the user's permission.
     """
 
     #: Servers render chats with the template of their model.
@@ -70,7 +70,8 @@ class ServerBackend(ABC, Generic[C]):
     tasks: ClassVar[frozenset[type[Any]]]
     #: Number of requests that may wait in the client at the same time, if it sends several in one call.
     requests_in_flight: int | None = None
-    #: Returns whether another server can take a request that this one did not answer; None if this is the only server.
+    #: Function that returns whether another server can receive a request that this server did not answer; None if this
+    #: is the only server.
     has_other_server: Callable[[], bool] | None = None
     _size: int | None = None
 
@@ -89,7 +90,7 @@ class ServerBackend(ABC, Generic[C]):
         self._options = options or BackendOptions()
         _check_server_options(self._options)
         if address.file and address.private:
-            api_key_for_server(address)  # if it must not get the key, that is an error now, not at the first request
+            api_key_for_server(address)  # so that a forbidden key is an error now and not at the first request
         self._concurrency = self._options.concurrency or CONCURRENCY
         self._sleep, self._transport = sleep, transport
         self._client: C | None = None
@@ -98,13 +99,13 @@ class ServerBackend(ABC, Generic[C]):
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Self:
-        """Return the backend for a model on the server of the options, without connecting.
+        """Return the backend for a model on the server that the options name, without connecting.
 
         Raises:
-            UsageError: The model is missing, the address is missing or invalid, there are several addresses (which
-                `rerank.backends.base.server_replicas` connects to), only a file names the address and a key would be
-                sent to it, or an option can only be set when the server is started.
-            UnknownNameError: The model's name contains an unknown one.
+            UsageError: The model or the address is missing or invalid; there are several addresses, which require
+                `rerank.backends.base.server_replicas`; the address was read from a file, and a key would be sent to it
+                without the user's permission; or an option can only be set when the server is started.
+            UnknownNameError: The model's name contains an unknown name of an API.
         """
         options = options or BackendOptions()
         return cls(model, Address.parse(options.base_url, cls.find_provider(model)), options=options)
@@ -112,7 +113,7 @@ class ServerBackend(ABC, Generic[C]):
     @classmethod
     @abstractmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return who runs the server of a model.
+        """Return the provider of the server on which a model runs.
 
         Raises:
             UsageError: The model is missing.
@@ -120,7 +121,7 @@ class ServerBackend(ABC, Generic[C]):
 
     @property
     def tokens(self) -> TokenCounter:
-        """A token counter whose estimates are meant to be too high rather than too low."""
+        """The token counter. If it estimates, the estimates are meant to be too high rather than too low."""
         return self._tokens
 
     @abstractmethod
@@ -129,14 +130,14 @@ class ServerBackend(ABC, Generic[C]):
 
     @abstractmethod
     async def find_context_size(self) -> int:
-        """Return the context size of the server, in tokens, or the one that is assumed; runs on the background loop.
+        """Return the stated or assumed context size of the server in tokens; must run on the background loop.
 
         Raises:
             BackendError: The server does not answer, or requires a key.
         """
 
     def _context_size(self) -> int:
-        """Return the given context size or, after the first contact, that of the server."""
+        """Return the context size in the options or, if None, the server's, which the first call requests."""
         if self._size is None:
             self._size = self._options.context_size or run_on_task_request_loop(self.find_context_size())
         return self._size
@@ -157,12 +158,12 @@ class ServerBackend(ABC, Generic[C]):
 
     @property
     def slots(self) -> int:
-        """Maximum number of requests that are sent, or wait in the client to share a call, at the same time."""
+        """Maximum number of requests in progress at the same time, including those that wait to share a call."""
         return self.requests_in_flight or self._concurrency
 
     @property
     def batch_size(self) -> int:
-        """The given batch size; by default twice the concurrency, so that a slow request leaves no server idle."""
+        """Batch size in the options; by default twice the concurrency, so that a slow request leaves no server idle."""
         return self._options.batch_size or self.requests_in_flight or 2 * self._concurrency
 
     @property
@@ -174,12 +175,12 @@ class ServerBackend(ABC, Generic[C]):
         """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
 
         At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried after
-        increasing waits, or after the wait that the server asks for. A request without an answer gets a reply with
+        increasing waits, or after the wait that the server asks for. If a request is never answered, its reply has
         ``finish="error"``.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds the server's.
+            UsageError: The context size in the options exceeds the server's.
         """
         answer = self.get_client().answer
         return run_on_task_request_loop(answer_task_requests_concurrently(answer, requests, limit=self.slots))
@@ -202,7 +203,7 @@ class ServerBackend(ABC, Generic[C]):
             run_on_task_request_loop(self._client.connection.aclose())
 
     async def aclose(self) -> None:
-        """Do the same as `close`; may be called on any event loop."""
+        """Close the connections to the server without blocking; may be called on any event loop."""
         if self._client is not None and self._client.connection.is_open:
             await await_on_task_request_loop(self._client.connection.aclose())
 
@@ -225,11 +226,11 @@ class ServerBackend(ABC, Generic[C]):
 
 
 def _check_server_options(options: BackendOptions) -> None:
-    """Check that no option is set that would have no effect."""
+    """Check that no option is set that has no effect on a server."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:
             raise UsageError(
-                f"--{option.name.replace('_', '-')} {getattr(options, option.name)} with a model behind a server",
+                f"--{option.name.replace('_', '-')} is {getattr(options, option.name)}, but the model runs on a server",
                 expected="no such option, since it is set when the server is started",
-                remedy="Omit it; a server lists adapters as separate models",
+                remedy="Omit the option; a server lists adapters as separate models",
             )

@@ -47,7 +47,7 @@ _IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
 
 @dataclass(kw_only=True)
 class ServerConnection:
-    """Sends requests to one server over persistent connections, which belong to the event loop of the first request.
+    """Persistent connections to one server, which belong to the event loop of the first request.
 
     The first request opens the connections, and so does the first request after `aclose` or after a fork. They are
     closed by `aclose`, at the end of an ``async with`` block, or when this object is collected.
@@ -58,10 +58,11 @@ class ServerConnection:
         retries: Maximum number of attempts after the first; None for the rules of `request_retries`.
         sleep: Function that waits between attempts.
         transport: Replacement for the network, for tests.
-        has_other_server: Returns whether another server can take a request that this one did not answer, which is then
-            not repeated here; None if there is no other server.
-        contacts: Number of attempts that got a connection. While it is 0, requests get fewer attempts.
-        accepted: Whether the server has accepted a request whose key or content it could have rejected.
+        has_other_server: Function that returns whether another server can receive a request that this server did not
+            answer; if so, the request is not repeated here. None if there is no other server.
+        contacts: Number of attempts that reached the server. While it is 0, fewer attempts are made per request.
+        accepted: Whether the server has accepted a request with a body, which it could have rejected for its key or
+            content.
     """
 
     address: Address
@@ -86,7 +87,10 @@ class ServerConnection:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; requests in progress raise `BackendError`. Must run on the loop that opened them."""
+        """Close the connections; requests in progress raise `BackendError`.
+
+        This must run on the event loop that opened the connections; on any other loop, they are only forgotten.
+        """
         client, self._client = self._client, None
         if client is None or self._loop is not asyncio.get_running_loop():
             return
@@ -110,18 +114,18 @@ class ServerConnection:
         upload: Mapping[str, Any] | None = None,
         retries: int | None = None,
     ) -> T:
-        """Send a request, with retries, and return the parsed answer.
+        """Send a request, with retries, and return the parsed response.
 
         Args:
             path: Path after the server's base URL, or a complete URL.
             body: JSON body of a POST request; None for a GET request, or for an upload.
-            read: Parses the answer; raises `RequestFailedError` if another attempt may get a better one.
-            on_attempt: Called before each attempt.
-            upload: The parts of a POST request with a form, in the form of httpx2's ``files``.
-            retries: Replaces the maximum number of attempts after the first.
+            read: Function that parses a response. It raises `RequestFailedError` if another attempt may succeed.
+            on_attempt: Function that is called before each attempt.
+            upload: The parts of a multipart POST request, in the format of httpx2's ``files``; None for no upload.
+            retries: Maximum number of attempts after the first, for this request; None for `ServerConnection.retries`.
 
         Raises:
-            RequestFailedError: No attempt got a valid answer.
+            RequestFailedError: No attempt got a valid response.
             RequestRejectedError: The server refuses the request as invalid.
             BackendError: No request can be answered: the key is missing or refused, there is no credit, or the
                 connection was closed.
@@ -130,7 +134,7 @@ class ServerConnection:
         failures = FailureReader(self.address, api_key_for_server(self.address))
         times_closed = self._times_closed
         content = {"json": body} if upload is None else {"files": upload}
-        has_answered = False  # an answer that cannot be read is no sign of a server that is down
+        has_answered = False  # a server that sends an invalid response is not down
 
         async def once() -> T:
             nonlocal has_answered
@@ -151,7 +155,7 @@ class ServerConnection:
         return await make_retrying_sender(self.sleep, retries, gives_up=lambda: not has_answered and other())(once)
 
     async def is_up(self) -> bool:
-        """Return whether the server answers a cheap request; an answer that refuses the request is an answer."""
+        """Return whether the server responds to a cheap request. A response that rejects the request counts."""
         try:
             async with asyncio.timeout(CONNECT):
                 await self.ask("/models", read=lambda answer: None, retries=0)
@@ -170,7 +174,7 @@ class ServerConnection:
         return ServerAnswer(failures.mask(decode_server_response(response)), unreadable)
 
     async def _respond(self, url: str, content: Mapping[str, Any], key: str) -> tuple[httpx2.Response, str]:
-        """Return a response with its content, and why the content was not read; empty if it was read."""
+        """Return a response with its content, and an error message if the content was not read; otherwise empty."""
         method = "POST" if any(part is not None for part in content.values()) else "GET"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers["Accept-Encoding"] = "gzip"
@@ -217,17 +221,18 @@ class ServerConnection:
 
 
 async def _read_limited_response(response: httpx2.Response) -> tuple[httpx2.Response, str]:
-    """Return a response with its content, which must not fill the memory, and why it was not read; empty if it was.
+    """Return a response with its content, and an error message if it is longer than `MAX_BYTES`; otherwise empty.
 
-    A response that is too long has been billed like any other, so it gets no content rather than an exception.
+    A response that is too long has been billed like any other, so it is returned without content and not raised as an
+    exception.
     """
     content = bytearray()
-    async for part in response.aiter_raw():  # not decoded by httpx2, which inflates whole chunks, several times over
+    async for part in response.aiter_raw():  # raw, since httpx2 decompresses whole chunks, far beyond the limit
         content += part
         if len(content) > MAX_BYTES:
             break
     if response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip"):
-        with suppress(zlib.error):  # content that is not gzip is read as it is
+        with suppress(zlib.error):  # content that is not gzip is used unchanged
             content = bytearray(zlib.decompressobj(_GZIP).decompress(content, MAX_BYTES + 1))
     too_long = len(content) > MAX_BYTES
     headers = {name: value for name, value in response.headers.items() if name not in _OF_ENCODED_CONTENT}

@@ -38,7 +38,7 @@ _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 @dataclass(frozen=True, slots=True)
 class FailureReader:
-    """Interprets the error responses to requests that were sent with one key.
+    """Converter of error responses to exceptions, for requests that were sent with one key.
 
     Attributes:
         address: The address of the server.
@@ -76,7 +76,7 @@ class FailureReader:
         return RequestRejectedError(message, status=status, code=code, field=error.field)
 
     def mask(self, text: str) -> str:
-        """Replace the key in a text of the server, which may be JSON, by asterisks."""
+        """Replace the key in a text from the server, which may be JSON, by asterisks."""
         return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
 
     def redact(self, text: str) -> str:
@@ -95,14 +95,14 @@ class FailureReader:
 
 
 def _pattern_of_key(key: str) -> re.Pattern[str]:
-    """Return a pattern that matches a key, also if JSON escapes some of its characters."""
+    """Return a pattern that matches a key even if some of its characters are escaped as in JSON."""
     forms = ((c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key)
     return re.compile("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ServerError:
-    """The error that a server states, in any of the usual formats. Parts that it does not state are empty."""
+    """The error that a server states, in any of the usual formats. Parts that the server does not state are empty."""
 
     message: str = ""
     code: str = ""
@@ -110,7 +110,7 @@ class _ServerError:
 
 
 def _error_in_answer(body: Mapping[str, Any]) -> _ServerError:
-    """Return the error in a JSON object."""
+    """Return the error that a JSON object states, in its field ``error`` or at its top level."""
     inner = body.get("error", body)
     if isinstance(inner, str):
         return _ServerError(message=inner)

@@ -1,4 +1,4 @@
-"""Several servers that hold the same model, as one backend."""
+"""A backend that distributes requests over several servers with the same model."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ from rerank.tasks.concurrent_replies import answer_task_requests_concurrently
 
 
 def connect_servers(backend_type: Any, model: str, options: BackendOptions) -> Any:
-    """Return the backend for a model on one server, or on several that hold the same model, without connecting.
+    """Return the backend for a model on one server, or on several servers, without connecting.
 
     Args:
         backend_type: The class of the backend, which has a method ``connect``.
-        model: The model's name on the servers.
+        model: Name of the model on the servers.
         options: The options, whose ``base_url`` may be a tuple.
 
     Raises:
-        UsageError: The backend takes one server only, or cannot connect to one of the addresses.
+        UsageError: The backend supports one server only, or one of the addresses or an option is invalid.
     """
     if isinstance(options.base_url, str):
         return backend_type.connect(model, options)
     if not issubclass(backend_type, ServerBackend):
-        raise UsageError(f"{len(options.base_url)} addresses in --base-url", expected="one, for this backend")
+        raise UsageError(
+            f"--base-url contains {len(options.base_url)} addresses", expected="one address, for this backend"
+        )
     backends = [backend_type.connect(model, replace(options, base_url=address)) for address in options.base_url]
     return ServerReplicas(backends, options)
 
 
 class ServerReplicas:
-    """A backend over several servers with the same model. `ServerRouter` describes which of them gets a request.
+    """A backend over several servers with the same model. `ServerRouter` decides which server receives a request.
 
     - A request that a server does not answer (no connection, a timeout, status 429 or 5xx, and so on) is sent to
       another server at once. While no other server works, it is repeated by the rules for one server.
-    - The server rests for a second, twice as long after every check that it fails, up to half a minute. The check is a
-      cheap request. A reply to any request ends the rest.
+    - That server then rests: it receives no requests for a second, and twice as long after every failed check, up to
+      half a minute. A check is a cheap request. A reply to any request ends the rest.
     - A request that a server rejects as invalid is not sent to another one.
 
     Args:
         backends: One backend per server, for the same model.
-        options: Backend options of all servers together, of which batch size, context size and retries are used.
+        options: Backend options of all servers together; None for the defaults. Only batch size, context size and
+            retries have an effect.
         sleep: Function that waits between checks; replaced in tests.
 
     Raises:
@@ -83,11 +86,11 @@ class ServerReplicas:
             backend.has_other_server = partial(self._has_other, position)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the servers; another process has its own requests and finds out itself which servers work."""
+        """Pickle the servers without their state: another process has its own requests and checks servers itself."""
         return partial(ServerReplicas, self._backends, self._options, sleep=self._sleep), ()
 
     def after_fork_in_child(self) -> None:
-        """Forget the requests, whose replies only the parent process gets."""
+        """Forget the requests in progress, whose replies arrive only in the parent process."""
         self._start_routing()
 
     def _start_routing(self) -> None:
@@ -101,7 +104,7 @@ class ServerReplicas:
 
     @property
     def batch_size(self) -> int:
-        """The given batch size, or else those of all servers together."""
+        """Batch size in the options; by default the sum over all servers."""
         return self._options.batch_size or sum(backend.batch_size for backend in self._backends)
 
     @property
@@ -132,14 +135,14 @@ class ServerReplicas:
         return await await_on_task_request_loop(self._answer(request))
 
     def close(self) -> None:
-        """Close the connections to all servers; requests in progress fail, and a later request opens new ones."""
+        """Close the connections to all servers; requests in progress fail, and a later request reconnects."""
         if self._checks:
             run_on_task_request_loop(self._end_checks())
         for backend in self._backends:
             backend.close()
 
     async def aclose(self) -> None:
-        """Do the same as `close`; may be called on any event loop."""
+        """Close the connections to all servers without blocking; may be called on any event loop."""
         if self._checks:
             await await_on_task_request_loop(self._end_checks())
         for backend in self._backends:
@@ -171,7 +174,7 @@ class ServerReplicas:
                 self._router.release(server)
 
     def _failed_reply(self) -> Reply:
-        """Return the reply to a request that no server has answered.
+        """Return the error reply to a request that no server has answered.
 
         Raises:
             BackendError: There is no connection to any server.
@@ -193,7 +196,7 @@ class ServerReplicas:
         return self._backends[position].identity["server"]
 
     def _let_rest(self, server: RoutedServer, failure: ServerUnavailableError) -> None:
-        """Let a server rest, and check it from time to time as long as there are requests."""
+        """Let a server rest, and check it at increasing intervals as long as there are requests."""
         self._failures[server.position] = failure
         self._router.rest(server)
         if server.position not in self._checks:
@@ -211,7 +214,7 @@ class ServerReplicas:
     async def _check_until_up(self, server: RoutedServer) -> None:
         while server.pause:
             await self._sleep(server.pause)
-            # Without requests, nobody would end the checks of a server that stays down; the next request tries it.
+            # Without requests, the checks of a server that stays down would never end, so the next request tries it.
             if self._router.is_idle or await self._backends[server.position].get_client().connection.is_up():
                 self._router.end_rest(server)
             else:
@@ -223,7 +226,7 @@ class ServerReplicas:
             self._router.end_rest(self._router.servers[position])
 
     def _context_size(self) -> int:
-        """Return the given context size or, after the first contact, the smallest of the servers."""
+        """Return the context size in the options or, if None, the smallest of the servers' sizes, requested once."""
         if self._size is None:
             self._size = run_on_task_request_loop(self._find_smallest_context_size())
         return self._size

@@ -1,4 +1,4 @@
-"""Replies to requests that a server did not answer."""
+"""Error replies and exceptions for requests that a server did not answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ServerUnavailableError(BackendError):
 
     Attributes:
         attempts: Number of attempts that were made.
-        tries: Maximum number of attempts after such a failure.
+        tries: Maximum number of attempts per request for this kind of failure.
         is_silent: Whether there was no connection to the server.
     """
 
@@ -31,7 +31,13 @@ class ServerUnavailableError(BackendError):
 
     @classmethod
     def after(cls, error: RequestFailedError, attempts: AttemptCount, remedy: str) -> Self:
-        """Return the error for the last failure of a request, and what the user can do about it."""
+        """Create the exception for a failed request.
+
+        Args:
+            error: The error of the last attempt.
+            attempts: The attempts of the request.
+            remedy: What the user can do, for the message.
+        """
         failed = cls(str(error), remedy=remedy)
         failed.attempts, failed.tries, failed.is_silent = attempts.attempts, error.tries, attempts.is_silent
         return failed
@@ -39,12 +45,12 @@ class ServerUnavailableError(BackendError):
 
 @dataclass(slots=True)
 class AttemptCount:
-    """The attempts of a request to a server.
+    """A counter of the attempts of one request to a server.
 
     Attributes:
         connection: The connections to the server.
         attempts: Number of attempts.
-        contacts: Number of attempts of all requests that got a connection before this request began.
+        contacts: Value of ``connection.contacts`` when this request began.
     """
 
     connection: ServerConnection
@@ -52,12 +58,12 @@ class AttemptCount:
     contacts: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note the contacts with the server."""
+        """Store the current number of contacts with the server."""
         self.contacts = self.connection.contacts
 
     @property
     def is_silent(self) -> bool:
-        """Whether no request has reached the server since this request began."""
+        """Whether no attempt of any request has reached the server since this request began."""
         return self.connection.contacts == self.contacts
 
     def begin(self) -> None:
@@ -77,12 +83,12 @@ def reply_of_failed_request(
 
     Args:
         error: The error after the last attempt.
-        model: The model's name on the server, for the message.
+        model: Name of the model on the server, for the message.
         attempts: The attempts of the request.
 
     Raises:
-        ServerUnavailableError: There is no connection, or the server failed and is one of several.
-        BackendError: No other request can be answered either: there is no such model or path.
+        ServerUnavailableError: There is no connection to the server, or the request failed and there are other servers.
+        BackendError: The model or the path does not exist on the server, so no other request can be answered either.
     """
     if isinstance(error, RequestFailedError):
         if attempts.is_silent or attempts.connection.has_other_server is not None:

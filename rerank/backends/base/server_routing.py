@@ -1,6 +1,6 @@
-"""Which of several servers answers a request: groups of requests that share a prefix, load, and rest after failures.
+"""Choose one of several servers for each request, by shared prefixes, load, and recent failures.
 
-Nothing here sends or waits. All calls come from one event loop, so no lock is needed.
+Nothing here sends requests. All calls come from one event loop, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _GROUPS = 4096
 
 @dataclass(slots=True, eq=False)
 class RoutedServer:
-    """What is known about one of several servers.
+    """The state of one of several servers.
 
     Attributes:
-        position: Its position among the servers.
+        position: Position of the server in the list of servers, from 0.
         slots: Maximum number of simultaneous requests.
-        in_progress: Number of requests that it is answering.
-        pause: Seconds of its rest before the next check; 0 if it works.
-        waiting: The requests that wait for it, as futures of the server that takes them.
+        in_progress: Number of requests that the server is processing.
+        pause: Seconds for which a resting server waits before its next check; 0 if the server is not resting.
+        waiting: The requests in the queue of this server. Each is a future whose result is the server that accepts it.
     """
 
     position: int
@@ -36,45 +36,46 @@ class RoutedServer:
 
     @property
     def load(self) -> float:
-        """Requests in progress and waiting, per slot."""
+        """Number of requests in progress and waiting, divided by the number of slots."""
         return (self.in_progress + len(self.waiting)) / self.slots
 
 
 class ServerRouter:
-    """Assigns requests to servers.
+    """A router that assigns requests to servers.
 
-    - The requests of a group share a prefix, which its server has in its cache. A group is assigned to the server with
-      the least load when its first request arrives, and keeps this server as long as it is one of the last groups that
-      sent a request (4,096 are remembered) and the server is not resting.
-    - A request that finds no slot at the server of its group waits. It is taken by that server or by any other that
-      has a free slot and no waiting requests of its own, whichever is first: an idle server costs more than a prefix.
-    - A resting server gets no requests, except if all are resting; then all get requests.
+    - The requests of a group share a prefix, which the group's server has in its cache. When the first request of a
+      group arrives, the group is assigned to the server with the least load. It keeps this server as long as the server
+      is not resting and the group is among the 4,096 groups that have sent a request most recently.
+    - If the group's server has no free slot, the request waits. It is sent to that server or to any other server that
+      has a free slot and no waiting requests of its own, whichever is first: an idle server costs more than computing
+      a prefix again.
+    - A resting server receives no requests, unless all servers are resting; then all of them receive requests.
 
     Args:
         slots: Maximum number of simultaneous requests of each server.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:
-        """Start without requests; all servers count as working."""
+        """Create the servers, without requests; all of them count as working."""
         self.servers = [RoutedServer(position, number) for position, number in enumerate(slots)]
         self._homes: OrderedDict[Hashable, RoutedServer] = OrderedDict()
 
     @property
     def usable(self) -> list[RoutedServer]:
-        """The servers that get requests."""
+        """The servers that are not resting, or all servers if all are resting."""
         return [server for server in self.servers if not server.pause] or self.servers
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is in progress or waits."""
+        """Whether no request is in progress or waiting."""
         return not any(server.load for server in self.servers)
 
     def has_other(self, position: int) -> bool:
-        """Return whether a server other than this one works."""
+        """Return whether any server other than the one at ``position`` is not resting."""
         return any(not server.pause for server in self.servers if server.position != position)
 
     async def acquire(self, group: Hashable) -> RoutedServer:
-        """Wait for a free slot and return its server; `release` must follow."""
+        """Wait for a free slot and return its server. The caller must call `release` after the request."""
         slot: asyncio.Future[RoutedServer] = asyncio.get_running_loop().create_future()
         self._find_home(group).waiting.append(slot)
         self._assign()
@@ -86,14 +87,14 @@ class ServerRouter:
             raise
 
     def release(self, server: RoutedServer) -> None:
-        """Free a slot."""
+        """Free a slot of a server and assign waiting requests."""
         server.in_progress -= 1
         self._assign()
 
     def rest(self, server: RoutedServer) -> None:
-        """Let a server rest after a failure, and give the requests that wait for it to others.
+        """Let a server rest after a failure, and move its waiting requests to other servers.
 
-        If it is resting already, nothing changes: the failure is that of a request that began earlier.
+        If the server is already resting, nothing changes: the failure is that of a request that began earlier.
         """
         if not server.pause:
             server.pause = FIRST_WAIT
@@ -107,7 +108,7 @@ class ServerRouter:
         server.pause = min(LONGEST_WAIT, 2 * server.pause)
 
     def end_rest(self, server: RoutedServer) -> None:
-        """Give requests to a server again."""
+        """End the rest of a server, so that it receives requests again."""
         if server.pause:
             server.pause = 0.0
             self._assign()
@@ -125,7 +126,7 @@ class ServerRouter:
         return min(self.usable, key=lambda server: server.load)
 
     def _assign(self) -> None:
-        """Give free slots to waiting requests: first to those of the server, then to those of the longest queue."""
+        """Assign free slots to waiting requests: first to the server's own queue, then to the longest queue."""
         for server in self.usable:
             while server.in_progress < server.slots and self._start_next(server, server):
                 pass
@@ -138,10 +139,10 @@ class ServerRouter:
 
     @staticmethod
     def _start_next(server: RoutedServer, queue: RoutedServer) -> bool:
-        """Give a slot of ``server`` to the first request in the queue of another; return whether there was one."""
+        """Assign a slot of ``server`` to the first request in the queue of ``queue``; return False if it is empty."""
         while queue.waiting:
             slot = queue.waiting.popleft()
-            if not slot.done():  # else its caller was cancelled
+            if not slot.done():  # otherwise its caller was cancelled
                 server.in_progress += 1
                 slot.set_result(server)
                 return True

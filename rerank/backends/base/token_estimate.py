@@ -53,7 +53,7 @@ class EstimatedTokens:
         return [estimate_server_text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
+        """Return the longest prefix that ends at a boundary of pieces and has at most ``tokens`` estimated tokens."""
         end, spent = 0, 0
         for stop, cost in _server_token_estimates(text):
             spent += cost
@@ -64,7 +64,7 @@ class EstimatedTokens:
 
 
 class EstimatedPairTokens(EstimatedTokens):
-    """An `EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn a passage."""
+    """`EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn is a passage."""
 
     def count(self, prompt: Prompt) -> int:
         """Estimate the number of tokens of all pairs; a query alone is paired with an empty passage."""
@@ -83,7 +83,7 @@ def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
 
 
 def estimate_server_text_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text: the sum of `_server_token_estimates`, in half the time."""
+    """Estimate the number of tokens of a text: the sum of `_server_token_estimates`, computed in half the time."""
     return len(_TOKEN.findall(text)) + (0 if text.isascii() else len(_TWO_TOKENS.findall(text)))
 
 
@@ -93,5 +93,5 @@ def estimate_server_prompt_tokens(prompt: Prompt) -> int:
 
 
 def estimate_minimum_server_tokens(prompt: Prompt) -> int:
-    """Return a lower bound of the number of tokens: one per word, since tokenizers do not join words."""
+    """Return a lower bound of the number of tokens: one per word, since no token contains parts of two words."""
     return sum(len(message.content.split()) for message in prompt)

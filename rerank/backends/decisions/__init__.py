@@ -1,6 +1,6 @@
-"""The backend ``decisions``: typed questions to a decision API (``POST /v1/decisions``), answered by probabilities.
+"""The backend ``decisions``: typed questions to a decision API (``POST /v1/decisions``), answered with probabilities.
 
-docs/servers.md describes how judges become questions.
+docs/servers.md describes how the requests of judges are converted to questions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTEXT = 8192
 
 
 class DecisionTokens(EstimatedTokens):
-    """Estimated numbers of tokens. All letters can be identifiers, since a value need not be a single token."""
+    """A token counter that estimates. All letters can be identifiers, since a value need not be a single token."""
 
     letters = LETTER_IDENTIFIERS
 
@@ -34,12 +34,13 @@ class DecisionTokens(EstimatedTokens):
 class Decisions(ServerBackend["DecisionClient"]):
     """A backend for a model behind a decision API.
 
-    Requests whose prompts begin with the same input, such as those about the documents of a query, are sent together,
-    up to 400 in one call. A question without a usable answer gets a reply with an error, and a refused question a reply
-    with ``finish="refused"``; the other answers of the call are kept.
+    Requests whose prompts begin with the same input, such as the requests about the documents of one query, are sent
+    together, up to 400 in one call. If the response contains no valid answer to a question, the reply to that question
+    contains an error; if the model refuses a question, its reply has ``finish="refused"``. The other answers of the
+    call are kept.
 
     Args:
-        model: The model's name on the server.
+        model: Name of the model on the server.
         address: The address of the server.
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
@@ -56,7 +57,7 @@ class Decisions(ServerBackend["DecisionClient"]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI, whose server is used if no address is given.
+        """Return OpenAI as the provider, whose server is used if no address is set.
 
         Raises:
             UsageError: The model is missing.
@@ -66,7 +67,7 @@ class Decisions(ServerBackend["DecisionClient"]):
         return OPENAI
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a counter that estimates."""
+        """Return a token counter that estimates."""
         return DecisionTokens(context_size)
 
     async def find_context_size(self) -> int:
@@ -74,7 +75,7 @@ class Decisions(ServerBackend["DecisionClient"]):
         return CONTEXT
 
     def make_client(self, connection: ServerConnection) -> DecisionClient:
-        """Return a client that has sent nothing."""
+        """Return a client of the model, without connecting."""
         from rerank.backends.decisions.client import DecisionClient
 
         return DecisionClient(connection=connection, model=self._model, concurrency=self._concurrency)

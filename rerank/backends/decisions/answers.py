@@ -1,4 +1,4 @@
-"""Read the answers of decision APIs: one log-probability per option, or why there is none."""
+"""Parse the responses of decision APIs: per question, one log-probability per option or an error message."""
 
 from __future__ import annotations
 
@@ -27,34 +27,35 @@ from rerank.tasks.dialects.decisions import (
     ScoreAnswer,
 )
 
-#: Smallest probability; the logarithm of a smaller one could not be told from that of 0.
+#: Smallest probability. Smaller values, including 0, are replaced by it, since the logarithm of 0 is not finite.
 _LEAST = 1e-300
-#: Largest amount by which a probability may exceed 1, since servers round.
+#: Largest amount by which a probability may exceed 1, since servers round probabilities.
 _ROUNDING = 1e-6
 _ANSWER: TypeAdapter[DecisionAnswer] = TypeAdapter(DecisionAnswer)
 
 
 class _UnusableAnswerError(Exception):
-    """Raised if a question has no usable answer; the message is the reason, for the user."""
+    """Raised if a question has no valid answer; the message states the reason for the user."""
 
 
 def read_decision_answer(answer: ServerAnswer, tasks: Sequence[DecisionTask], estimated: Sequence[int]) -> list[Reply]:
-    """Convert an answer to one reply per question, whose names are the positions of the questions.
+    """Convert a response to one reply per question. The name of each question is its position.
 
-    Every complete answer is a reply, which has been billed. A question without exactly one usable answer gets a reply
-    whose ``error`` is the reason, and the other answers are kept. The tokens of the call are divided evenly.
+    Every complete response has been billed, so it is always converted. If there is not exactly one valid answer to a
+    question, the ``error`` of its reply states the reason, and the other answers are kept. The tokens of the call are
+    divided evenly.
 
     Args:
-        answer: The answer.
+        answer: The response.
         tasks: The tasks of the questions.
         estimated: Estimated number of prompt tokens of each question, for servers that do not state it.
 
     Raises:
-        RequestFailedError: The answer states an error in place of answers.
+        RequestFailedError: The response contains an error instead of answers.
     """
     body = answer.body
     if body.get("error") and not body.get("answers"):
-        raise RequestFailedError(f"The server answered with an error: {answer.text}")
+        raise RequestFailedError(f"The server responded with an error: {answer.text}")
     usage = object_in_answer(body.get("usage"))
     details = object_in_answer(usage.get("input_tokens_details"))
     counts = (usage.get("input_tokens"), usage.get("output_tokens"), details.get("cached_tokens"))
@@ -82,9 +83,10 @@ def _divide_evenly(total: int, parts: int) -> list[int]:
 
 
 def _find_answers(answer: ServerAnswer, count: int) -> list[Any]:
-    """Return the answer to each question, or None if there is none or several.
+    """Return the answer to each question, or None for a question with no answer or several answers.
 
-    Answers are found by the names of the questions, or by their order if all are there and have no names.
+    Answers are found by the names of the questions, or by their order if the response contains all of them without
+    names.
     """
     rows = answer.body.get("answers")
     rows = rows if isinstance(rows, list) else []
@@ -99,10 +101,10 @@ def _scores_of_decision(task: DecisionTask, row: Any) -> tuple[float, ...] | Non
     """Return the log-probabilities of the options; None for a refusal.
 
     Raises:
-        _UnusableAnswerError: The answer is missing, or is not of the kind that was asked for.
+        _UnusableAnswerError: The answer is missing or invalid, or does not match the type or options of the question.
     """
     if row is None:
-        raise _UnusableAnswerError("The response has not exactly one answer to this question")
+        raise _UnusableAnswerError("The response does not contain exactly one answer to this question")
     try:
         found = _ANSWER.validate_python(row)
     except ValidationError as error:
@@ -112,20 +114,22 @@ def _scores_of_decision(task: DecisionTask, row: Any) -> tuple[float, ...] | Non
     if isinstance(found, RefusalAnswer):
         return None
     if found.type != task.question:
-        raise _UnusableAnswerError(f"The answer to a {task.question} question is a {found.type}")
+        raise _UnusableAnswerError(f"The answer to a {task.question} question has the type {found.type}")
     shares = _probabilities_of_decision(task, found)
     if set(shares) != set(task.options):
         stated, expected = error_repr(list(shares)), error_repr(list(task.options))
-        raise _UnusableAnswerError(f"The answer has probabilities of {stated} for {expected}")
+        raise _UnusableAnswerError(f"The answer contains probabilities of {stated} instead of {expected}")
     if not all(0 <= share <= 1 + _ROUNDING for share in shares.values()):
-        raise _UnusableAnswerError(f"Probabilities that are not from 0 to 1: {error_repr(list(shares.values()))}")
+        raise _UnusableAnswerError(
+            f"The answer contains probabilities that are not from 0 to 1: {error_repr(list(shares.values()))}"
+        )
     return tuple(math.log(max(_LEAST, min(1.0, shares[option]))) for option in task.options)
 
 
 def _probabilities_of_decision(
     task: DecisionTask, answer: PredicateAnswer | ChoiceAnswer | ScoreAnswer
 ) -> Mapping[Any, float]:
-    """Return option -> probability. Options that are stated twice get NaN, which no check accepts."""
+    """Return a mapping from each option to its probability; NaN, which is rejected later, if it occurs repeatedly."""
     if isinstance(answer, PredicateAnswer):
         return dict(zip(task.options, (answer.probability, 1 - answer.probability), strict=True))
     pairs: list[tuple[Any, float]] = (

@@ -1,4 +1,4 @@
-"""A client of one model behind a decision API, shared by all threads and event loops of a process. Imports httpx2."""
+"""A client for one model behind a decision API, shared by all threads and event loops of a process. Imports httpx2."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class _WaitingQuestion:
 
     Attributes:
         question: The question.
-        task: Its task.
+        task: The task of the question.
         estimated: Estimated number of prompt tokens.
-        reply: Is set when the reply has arrived.
+        reply: Future that receives the reply.
     """
 
     question: DecisionQuestion
@@ -43,13 +43,13 @@ class _WaitingQuestion:
 
 @dataclass(kw_only=True)
 class DecisionClient:
-    """Sends questions to one model; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends questions to one model. All coroutines run on the background loop, so they need no locks.
 
     Questions about the same input that arrive before a call can be sent share the call.
 
     Attributes:
         connection: The connections to the server.
-        model: The model's name on the server.
+        model: Name of the model on the server.
         concurrency: Maximum number of simultaneous calls, of all callers together.
     """
 
@@ -61,16 +61,16 @@ class DecisionClient:
     _limit: ConcurrencyLimit = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Prepare the limit of simultaneous calls, and for forks."""
+        """Create the limit of simultaneous calls, and register for `after_fork_in_child`."""
         self._limit = ConcurrencyLimit(self.concurrency)
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Forget the questions that wait, whose answers only the parent process gets."""
+        """Forget the waiting questions, whose answers arrive only in the parent process."""
         self._waiting, self._calls = {}, set()
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. A call is cancelled when all requests that share it are.
+        """Return the reply to one request. A call is cancelled when all requests that share it have been cancelled.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
@@ -97,7 +97,7 @@ class DecisionClient:
         call.add_done_callback(self._calls.discard)
 
     async def _send_waiting(self, key: str, shared: list[dict[str, Any]]) -> None:
-        """Send the questions about an input that wait when the call can be sent; start another call for the rest."""
+        """Wait for a free slot, then send the questions about an input in one call; start another call for the rest."""
         await asyncio.sleep(0)  # requests of the same list arrive in one turn of the loop
         async with self._limit:
             waiting = [asked for asked in self._waiting.pop(key) if not asked.reply.done()]
@@ -126,7 +126,7 @@ class DecisionClient:
                     asked.reply.set_result(replace(reply, seconds=seconds))
 
     async def _ask(self, shared: list[dict[str, Any]], batch: Sequence[_WaitingQuestion]) -> list[Reply]:
-        """Return the replies to several questions. A rejected call is divided, until one question is rejected alone."""
+        """Return the replies to several questions. If the server rejects a call, each half is sent on its own."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
         body = DecisionRequest(model=self.model, input=shared, questions=questions)
         attempts = AttemptCount(self.connection)

@@ -24,7 +24,7 @@ class InputAndQuestion:
     """A request in the form of a decision API.
 
     Attributes:
-        input: Messages that the question is about.
+        input: The messages to which the question refers.
         question: The question.
     """
 
@@ -35,12 +35,13 @@ class InputAndQuestion:
 def split_prompt_into_question(request: Request, task: DecisionTask) -> InputAndQuestion:
     """Divide a prompt into the input, which other requests may share, and the question.
 
-    If the prompt says something before its passages, such as the query, this is the input, and the passages are a part
-    of the question: of its instructions, or as the descriptions of its choices. Otherwise the passages are the input.
+    If the prompt contains text before its passages, such as the query, this text is the input, and the passages are a
+    part of the question: of its instructions, or as the descriptions of its choices. Otherwise the passages are the
+    input.
 
     Args:
-        request: The request. What its prompt has after the last user turn is omitted.
-        task: Its task.
+        request: The request. Turns of its prompt after the last user turn are omitted.
+        task: The task of the request.
     """
     last = max(index for index, turn in enumerate(request.prompt) if turn.role in ("user", "text"))
     text = request.prompt[last].content

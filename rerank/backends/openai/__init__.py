@@ -28,10 +28,10 @@ CONTEXT = 8192
 class Openai(ServerBackend["ServerClient"]):
     """A backend for a model behind an OpenAI-compatible server.
 
-    The server is first contacted by the first request, or when the context size is needed and was not given.
+    The server is first contacted by the first request, or when the context size is needed and the options contain none.
 
     Args:
-        model: The model's name on the server.
+        model: Name of the model on the server.
         address: The address of the server.
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
@@ -45,7 +45,7 @@ class Openai(ServerBackend["ServerClient"]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return OpenAI, whose server is used if no address is given.
+        """Return OpenAI as the provider, whose server is used if no address is set.
 
         Raises:
             UsageError: The model is missing.
@@ -58,17 +58,17 @@ class Openai(ServerBackend["ServerClient"]):
 
     @property
     def batches(self) -> OpenaiBatches:
-        """The batch interface of the server, which is first contacted when it is used."""
+        """The batch interface of the server. The server is contacted when a method of the interface is called."""
         from rerank.backends.openai.batches import OpenaiBatches
 
         return OpenaiBatches(self.get_client())
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a counter that estimates."""
+        """Return a token counter that estimates."""
         return EstimatedTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> ServerClient:
-        """Return a client that inspects the server at its first request."""
+        """Return a client, which inspects the server before its first request."""
         from rerank.backends.openai.client import ServerClient
 
         return ServerClient(
@@ -79,7 +79,7 @@ class Openai(ServerBackend["ServerClient"]):
         )
 
     async def find_context_size(self) -> int:
-        """Return the context size that the server states, else an assumed one, with a warning.
+        """Return the context size that the server states; if it states none, warn and return `CONTEXT`.
 
         Raises:
             BackendError: The server does not answer, or requires a key.

@@ -1,8 +1,8 @@
 """OpenAI's batch interface: files of requests that are answered within 24 hours (endpoints ``files`` and ``batches``).
 
 Shapes: the types ``Batch``, ``FileObject`` and ``BatchCreateParams`` of the Python package openai 3.57, and OpenAI's
-guide to the interface. The digest of a request is its ``custom_id``. A batch carries its key in its metadata, so that a
-batch whose id was never received can be found again in the list of batches.
+guide to the interface. The digest of a request is its ``custom_id``. The metadata of a batch contains its key, so that
+a batch whose id was never received can be found in the list of batches.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ T = TypeVar("T")
 
 #: Limits of one batch. OpenAI allows 50,000 requests and 200 MB, but the file of results must fit into one response.
 MOST_REQUESTS, MOST_BYTES = 10_000, 100 << 20
-#: Seconds between two looks at a batch: the first wait, its growth, and the longest wait.
+#: Waits between two checks of a batch: the first wait in seconds, the growth factor, and the longest wait in seconds.
 FIRST_WAIT, GROWTH, LONGEST_WAIT = 5.0, 1.5, 60.0
-#: Number of successive failures to read the state of a batch after which waiting ends.
+#: Number of successive failed checks of a batch after which waiting ends with an error.
 _FAILURES = 20
 _ENDPOINT = "/v1/chat/completions"
 _KEY, _OMITTED = "listrank_batch", "omitted_fields"
 _ENDED = frozenset({"completed", "expired", "failed", "cancelled"})
-#: Pages of 100 batches, newest first, that are searched for a batch with a given key.
+#: Maximum number of pages, of 100 batches each and newest first, that are searched for a batch with a given key.
 _PAGES = 100
 _LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are taken from it"
 
@@ -70,7 +70,7 @@ class OpenaiBatches:
             yield part
 
     def submit(self, requests: Mapping[str, Request], key: str) -> str:
-        """Submit a batch and return its id; if the server already has a batch with this key, return that one's."""
+        """Submit a batch, unless the server already has a batch with this key, and return the id of the batch."""
         return run_on_task_request_loop(self._submit(requests, key))
 
     def find(self, key: str) -> str:
@@ -78,11 +78,11 @@ class OpenaiBatches:
         return run_on_task_request_loop(_answered_by_batch_interface(self._find(key)))
 
     def wait(self, batch_id: str, on_status: Callable[[BatchStatus], None]) -> BatchStatus:
-        """Wait until a batch has ended; ``on_status`` is called with every state that is seen."""
+        """Wait until a batch has ended, and call ``on_status`` with each status received from the server."""
         return run_on_task_request_loop(self._wait(batch_id, on_status))
 
     def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
-        """Return the results of a batch that has ended, for those of its requests that are given."""
+        """Return the results of a batch that has ended, for the given requests only."""
         return run_on_task_request_loop(self._collect(status, requests))
 
     async def _submit(self, requests: Mapping[str, Request], key: str) -> str:
@@ -108,7 +108,7 @@ class OpenaiBatches:
         }
 
         async def create() -> str:
-            # An attempt without an answer may have created the batch, so every attempt looks for it first.
+            # An attempt without a response may have created the batch, so every attempt looks for the batch first.
             return await self._find(key) or await connection.ask("/batches", body, read=_id_in_answer, retries=0)
 
         return await make_retrying_sender(connection.sleep, connection.retries)(create)
@@ -142,7 +142,7 @@ class OpenaiBatches:
                 raise BackendError(
                     f"The batch {batch_id} cannot be read: {error}",
                     expected="the account that submitted it",
-                    remedy="To give the batch up, remove it from batches.json in the run folder, then use --resume",
+                    remedy="To abandon the batch, remove it from batches.json in the run folder, then use --resume",
                 ) from error
             else:
                 failures = 0
@@ -175,7 +175,7 @@ class OpenaiBatches:
 def _read_batch_result(
     line: Mapping[str, Any], requests: Mapping[str, Request], results: BatchReplies, session: ServerSession
 ) -> None:
-    """Add the reply in one line of a file of results; a line without a reply is a problem, its request is not."""
+    """Parse one line of a file of results, and add its reply or a message about its problem to ``results``."""
     digest, response = name_in_answer(line.get("custom_id")), object_in_answer(line.get("response"))
     if digest not in requests:
         results.problems.append(f"A result belongs to no request: {shorten_server_message(str(dict(line)))}")
@@ -194,7 +194,7 @@ def _read_batch_result(
 
 
 async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
-    """Return the result of a coroutine; its failure is an error of the whole interface."""
+    """Return the result of a coroutine; if its request fails or is rejected, raise `BackendError`."""
     try:
         return await question
     except RequestFailedError as error:
@@ -203,7 +203,7 @@ async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
         if error.status not in (404, 405):
             raise BackendError(f"The batch was refused: {error}", remedy=_LATER) from error
         raise BackendError(
-            f"There is no batch interface here: {error}",
+            f"The server has no batch interface: {error}",
             expected="OpenAI's endpoints files and batches",
             remedy="Omit --provider-batch to send the requests one by one",
         ) from error
@@ -213,7 +213,7 @@ def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply
     """Return the reply in the body of a result.
 
     Raises:
-        RequestFailedError: It has no content, so the request should be sent again.
+        RequestFailedError: The reply has no content, so the request should be sent again.
     """
     built = session.dialect.build_request(request)
     reply, has_content = parse_server_reply(ServerAnswer(json.dumps(body)), request, built)

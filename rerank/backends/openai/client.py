@@ -1,4 +1,4 @@
-"""A client of one model on a server, shared by all threads and event loops of a process. Imports httpx2."""
+"""A client for one model on a server, shared by all threads and event loops of a process. Imports httpx2."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class ServerClient:
-    """Sends requests to one model; all its coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one model. All coroutines run on the background loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.
-        model: The model's name on the server.
+        model: Name of the model on the server.
         concurrency: Maximum number of simultaneous requests, of all callers together.
         context_size: The context size that the user set; None to use the server's.
-        session: What is known about the server; None before its inspection.
+        session: The state of the server, as found by the inspection; None before the inspection.
     """
 
     connection: ServerConnection
@@ -35,7 +35,7 @@ class ServerClient:
     _inspection: SharedCall[ServerSession] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Prepare the limit and the inspection."""
+        """Create the limit of simultaneous requests and the shared call that inspects the server."""
         self._limit = ConcurrencyLimit(self.concurrency)
         self._inspection = SharedCall(self._inspect)
 
@@ -44,7 +44,7 @@ class ServerClient:
 
         Raises:
             BackendError: The server does not answer, or requires a key.
-            UsageError: The context size exceeds the server's.
+            UsageError: The context size that the user set exceeds the server's.
         """
         return self.session or await self._inspection()
 
@@ -53,14 +53,14 @@ class ServerClient:
         available = server.context_size
         if self.context_size and available and self.context_size > available:
             raise UsageError(
-                f"--context-size {self.context_size}",
+                f"--context-size is {self.context_size}",
                 expected=f"at most {available}, the context size of {self.connection.address.url}",
             )
         self.session = ServerSession(server=server, dialect=Dialect(kind=server.kind, model=self.model))
         return self.session
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request. Its time in seconds includes retries, but not the wait for other requests.
+        """Return the reply to one request. The reply's time includes retries, but not the wait for other requests.
 
         Raises:
             BackendError: No request can be answered.

@@ -1,8 +1,8 @@
 """Convert requests to the body of a chat completion, for each kind of server.
 
 OpenAI's interface has no fields to continue a given beginning of a reply, to allow only identifiers, or to switch off
-thinking. Servers have their own fields for these, and ignore or refuse the fields of other servers. Fields that can
-be omitted are listed separately, so that they can be dropped if a server refuses them.
+thinking. Servers have their own fields for these purposes, and ignore or refuse the fields of other servers. Fields
+that can be omitted are listed separately, so that they can be dropped if a server refuses them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rerank.backends.openai.server import ServerKind
 from rerank.prompts.base import Prompt, reply_prefix_of_prompt
 from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
 
-#: Servers that continue a last turn of the assistant.
+#: Kinds of servers that can continue a final assistant turn.
 CONTINUES: frozenset[ServerKind] = frozenset({"vllm", "sglang", "llamacpp"})
 #: Number of log-probabilities per position: the maximum of OpenAI and default maximum of vLLM; llama.cpp allows more.
 TOP, TOP_LLAMACPP = 20, 200
-#: A JSON reply has up to this many times as many tokens as a plain permutation: quotes, commas and line breaks.
+#: Factor by which a JSON reply may have more tokens than a plain permutation, due to quotes, commas and line breaks.
 _JSON_FACTOR = 3
 #: Name that stands for the constraint among the fields that can be omitted.
 CONSTRAINT = "constraint"
@@ -37,9 +37,10 @@ class ServerRequest:
 
     Attributes:
         body: The JSON body.
-        optional: Names of parts that can be omitted: fields of the body, or `CONSTRAINT`.
-        reply_prefix: The beginning of the reply that the server should continue.
-        constraint: Form of the constrained reply: ``chain`` (plain text), ``json``, or empty for no constraint.
+        optional: Names of the parts of the request that can be omitted: fields of the body, or `CONSTRAINT`.
+        reply_prefix: The beginning of the reply that the server should continue; empty for none.
+        constraint: Form of the constrained reply: ``chain`` for identifiers as plain text, ``json``, or empty for no
+            constraint.
     """
 
     body: dict[str, Any]
@@ -64,7 +65,7 @@ class Dialect:
 
     @property
     def continues(self) -> bool:
-        """Whether the server continues a last turn of the assistant."""
+        """Whether the server can continue a final assistant turn."""
         return self.kind in CONTINUES
 
     def build_request(self, request: Request) -> ServerRequest:
@@ -75,7 +76,7 @@ class Dialect:
         constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
         prefix = reply_prefix_of_prompt(request.prompt) if self.continues and not constrained else ""
         scores = isinstance(request.task, ContinuationTask)
-        # With thoughts, the log-probabilities of the first token would belong to a thought, not to the answer.
+        # With thinking, the log-probabilities of the first token would belong to a thought, not to the answer.
         sampling = replace(request.sampling, thinking=0) if scores else request.sampling
         optional = {key: value for key, value in self._optional_fields(sampling).items() if key not in self.refused}
         body = {"model": self.model, "messages": self._turns(request.prompt, prefix=prefix), **optional}
@@ -94,12 +95,12 @@ class Dialect:
         return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
 
     def find_refused_field(self, request: ServerRequest, message: str, named: str) -> str:
-        """Return the name of the part that an error message is about, if this part can be omitted; empty otherwise.
+        """Return the name of the refused part of a request, if this part can be omitted or renamed; empty otherwise.
 
         Args:
-            request: The request.
+            request: The request that the server refused.
             message: The server's error message.
-            named: The field that the server names; empty if it names none.
+            named: Name of the field in the server's error; empty if the error names none.
         """
         if "max_completion_tokens" in message and "max_completion_tokens" not in request.body:
             return "max_tokens"
@@ -137,7 +138,7 @@ def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[d
     """Return the fields that restrict a reply to ``task.count`` identifiers, and the form of the reply.
 
     Repeated identifiers cannot be excluded: a regular expression or grammar for all permutations doubles in size with
-    every identifier, and servers refuse ``uniqueItems`` of JSON schema. The parser drops repetitions.
+    every identifier, and servers refuse ``uniqueItems`` in a JSON schema. The parser drops repetitions.
     """
     if kind == "llamacpp":
         items = " | ".join(map(json.dumps, task.items))

@@ -1,6 +1,6 @@
-"""Convert a server's answer to a reply: text or scores, thoughts, token counts and finish reason.
+"""Convert a server's response to a reply: text or scores, thoughts, token counts and finish reason.
 
-An answer that cannot be read becomes a reply without a text, so that it never reaches a parser.
+A response that cannot be parsed becomes a reply without a text, so that the ranking parser never receives it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Reque
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 _OPEN, _CLOSE = "<think>", "</think>"
-#: Remedy for replies that cannot be read because of the server's settings, but are committed like all others.
+#: Remedy for replies that are unusable because of the server's settings, but are committed like all other replies.
 _ASK_AGAIN = "use a new --out or --overwrite, since --resume keeps this reply"
 _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
-#: Lower bound for log-probabilities. Servers write minus infinity in several ways, but sums need finite numbers.
+#: Lower bound for log-probabilities. Servers represent minus infinity in several ways, but sums need finite numbers.
 _LEAST = -1e4
 
 
 class _UnreadableReplyError(Exception):
-    """Raised if a reply cannot be read.
+    """Raised if a response contains no usable reply.
 
     Args:
-        reason: What is wrong, for the user.
-        has_content: Whether the reply has content; if not, another attempt may get some.
+        reason: Error message for the user.
+        has_content: Whether the reply has content; if not, another attempt may succeed.
     """
 
     def __init__(self, reason: str, *, has_content: bool = True) -> None:
@@ -53,24 +53,24 @@ class _UnreadableReplyError(Exception):
 
 
 def parse_server_reply(answer: ServerAnswer, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
-    """Convert an answer to a reply; the caller sets its time in seconds and its number of retries.
+    """Convert a response to a reply; the caller sets the reply's time in seconds and its number of retries.
 
-    Every complete answer is a reply, which has been billed, whatever is in it. If it cannot be read, its text is empty
-    and ``error`` is the reason.
+    Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the text of
+    the reply is empty and ``error`` states the reason.
 
     Returns:
         The reply, and whether it has content.
 
     Raises:
-        RequestFailedError: The answer states an error in place of a reply.
+        RequestFailedError: The response contains an error instead of a reply.
     """
     body = answer.body
     if body.get("error") and not body.get("choices"):
-        raise RequestFailedError(f"The server answered with an error: {answer.text}")
+        raise RequestFailedError(f"The server responded with an error: {answer.text}")
     tokens_in, tokens_out, tokens_cached = _usage_of_response(body)
     reply = Reply(
         tokens_in=tokens_in
-        or estimate_server_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        or estimate_server_prompt_tokens(request.prompt),  # an estimate, if the server states no count
         tokens_out=tokens_out,
         tokens_cached=tokens_cached,
         served_model=name_in_answer(body.get("model")),
@@ -88,7 +88,7 @@ def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent
     """Add the content of a choice to a reply that has only counts so far.
 
     Raises:
-        _UnreadableReplyError: There is no content, or not of the kind that was asked for.
+        _UnreadableReplyError: There is no content, or it is not of the kind that the task requires.
     """
     message = object_in_answer(choice.get("message"))
     reason = name_in_answer(choice.get("finish_reason"))
@@ -109,19 +109,19 @@ def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent
 
 
 def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
-    """Return whether a constrained reply satisfies its constraint. This is assumed for truncated and empty replies."""
+    """Return whether a constrained reply satisfies its constraint; always true for truncated and empty replies."""
     if reply.finish != "stop" or not reply.text:
         return True
     return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
 
 
 def _choice_of_answer(answer: ServerAnswer) -> dict[str, Any]:
-    """Return the only choice of an answer."""
+    """Return the only choice in a response; raise `_UnreadableReplyError` if there is not exactly one message."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)
     choices = answer.body.get("choices")
     if isinstance(choices, list) and len(choices) > 1:
-        raise _UnreadableReplyError(f"The answer contains {len(choices)} choices in place of one")
+        raise _UnreadableReplyError(f"The answer contains {len(choices)} choices instead of one")
     choice = object_in_answer(choices[0]) if isinstance(choices, list) and choices else {}
     if not object_in_answer(choice.get("message")):
         raise _UnreadableReplyError(f"The answer contains no message: {answer.text or 'nothing'}", has_content=False)
@@ -138,23 +138,23 @@ def _usage_of_response(body: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> None:
-    """Check the token count of the prompt, since some servers silently truncate prompts that are too long.
+    """Check that the server has not truncated the prompt, as some servers do silently if it is too long.
 
     Args:
-        processed: Prompt tokens plus cached tokens, since some servers count cached tokens separately.
+        processed: Number of prompt tokens plus cached tokens, since some servers count cached tokens separately.
         request: The request.
     """
     words = estimate_minimum_server_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise _UnreadableReplyError(
-            f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
-            "its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set the size that it has with --context-size; "
+            f"The server processed {processed} tokens of a prompt of {words} words, so it truncated the prompt; "
+            "increase its context size (Ollama: OLLAMA_CONTEXT_LENGTH), or set --context-size to its current size; "
             f"then {_ASK_AGAIN}"
         )
 
 
 def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
-    """Return answer and thoughts; the thoughts are in a separate field or before the answer."""
+    """Return the answer and the thoughts, which are in a separate field or precede the answer."""
     text = _text_of_response(message.get("content"))
     separate = _text_of_response(message.get("reasoning_content")) or _text_of_response(message.get("reasoning"))
     head, closed, answer = text.partition(_CLOSE)
@@ -171,7 +171,7 @@ def _text_of_response(content: Any) -> str:
 
 
 def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
-    """Convert a JSON reply to the text of a permutation; if truncated, up to the last complete identifier.
+    """Convert a JSON reply to the text of a permutation; a truncated reply, up to its last complete identifier.
 
     Any other text is returned unchanged.
     """
@@ -187,8 +187,8 @@ def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
 def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """Return one log-probability per continuation.
 
-    A server lists only the most likely tokens. Continuations that it does not list get the lowest listed value, an
-    upper bound of their log-probability. Likely continuations can thus be distinguished, while unlikely ones tie.
+    A server lists only the most likely tokens. A continuation that is not listed gets the lowest listed value, an upper
+    bound of its log-probability. Likely continuations can thus be distinguished, while unlikely continuations tie.
     """
     listed = _top_logprobs_of_response(choice)
     scores = [_log_probability_in_response(text, listed) for text in task.continuations]
@@ -204,7 +204,7 @@ def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tu
 
 
 def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
-    """Return token -> log-probability at the first position."""
+    """Return a mapping from each token listed for the first position to its log-probability."""
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
         # In ascending order, so that the most likely of several tokens with the same text is kept.
@@ -220,9 +220,10 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _log_probability_in_response(text: str, listed: Mapping[str, float]) -> float | None:
-    """Return the log-probability of the token equal to ``text``, else of all tokens equal to it after stripping spaces.
+    """Return the log-probability of the token equal to ``text``.
 
-    None if there is no such token.
+    If it is not listed, return the log of the summed probabilities of all tokens equal to ``text`` after stripping
+    whitespace; None if there is no such token.
     """
     if text in listed:
         return listed[text]

@@ -20,13 +20,13 @@ from rerank.tasks import CancelledAfterReplyError, ContinuationTask, Permutation
 
 @dataclass(slots=True, kw_only=True)
 class ServerSession:
-    """What is known about a server: its description and the fields that it refuses.
+    """The state of a server: its description and the fields that it refuses.
 
     Attributes:
         server: The server's description of itself.
         dialect: The request format of the server.
-        has_warned_of_thoughts: Whether the user was warned that thoughts left no tokens for an answer.
-        has_warned_of_model: Whether the user was warned that another model answers.
+        has_warned_of_thoughts: Whether the user has been warned that thoughts left no tokens for an answer.
+        has_warned_of_model: Whether the user has been warned that another model answers.
     """
 
     server: Server
@@ -70,7 +70,7 @@ class ServerSession:
         return reply_of_failed_request(error, model=self.dialect.model, attempts=attempts)
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
-        """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
+        """Omit a refused field from now on and warn; return whether the error is about a field that can be omitted."""
         is_about_field = error.status in (400, 422)
         name = self.dialect.find_refused_field(built, str(error), error.field) if is_about_field else ""
         if name and name not in self.dialect.refused:
@@ -85,7 +85,7 @@ class ServerSession:
         if not self.has_warned_of_model and not is_same_server_model(self.dialect.model, reply.served_model):
             self.has_warned_of_model = True
             warnings.warn(
-                f"The server was asked for the model {self.dialect.model!r}, and {reply.served_model!r} answered; "
+                f"The model {self.dialect.model!r} was requested, but {reply.served_model!r} answered; "
                 "summary.json counts the replies of each model",
                 stacklevel=2,
             )
@@ -122,10 +122,10 @@ class _Exchange:
     _discarded: Reply | None = None
 
     async def send(self, built: ServerRequest) -> Reply:
-        """Send the request, and return the reply.
+        """Send the request and return the reply; if the second attempt fails, the first reply without content.
 
         Raises:
-            RequestFailedError: No reply arrived.
+            RequestFailedError: No reply has arrived.
             RequestRejectedError: The server refuses the request as invalid.
             BackendError: No request can be answered.
             CancelledAfterReplyError: The caller was cancelled after a reply without content.
@@ -140,7 +140,7 @@ class _Exchange:
         except (RequestFailedError, RequestRejectedError, BackendError, asyncio.CancelledError) as error:
             if self._discarded is None:
                 raise
-            # A reply has arrived, and no better one came.
+            # A reply without content has arrived before, and no better reply followed.
             reply = replace(self._discarded, retries=self.attempts.retries)
             if isinstance(error, asyncio.CancelledError):
                 raise CancelledAfterReplyError(reply) from error

@@ -1,4 +1,4 @@
-"""Find out the kind of a server, its models and their context size."""
+"""Detect the kind of a server, its models and their context size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, ServerUnavailableError
 from rerank.errors import BackendError
 
-#: Servers with fields beyond OpenAI's interface; ``plain`` is every other server, including OpenAI and Ollama.
+#: Kinds of servers with fields beyond OpenAI's interface; ``plain`` is any other server, including OpenAI and Ollama.
 ServerKind = Literal["plain", "vllm", "sglang", "llamacpp"]
 _KINDS: dict[str, ServerKind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
 #: Maximum number of model names in a message.
@@ -25,7 +25,7 @@ class Server:
 
     Attributes:
         kind: The kind of server, which determines the dialect.
-        models: Names of its models.
+        models: Names of the models on the server.
         context_size: Maximum number of tokens of prompt and reply together for the model in use; None if not stated.
     """
 
@@ -35,7 +35,7 @@ class Server:
 
 
 async def inspect_server(connection: ServerConnection, model: str) -> Server:
-    """Request the list of models and derive kind and context size from it.
+    """Request the server's list of models and derive its kind and context size from the list.
 
     A server without such a list, or with an invalid one, is treated as a plain server.
 
@@ -64,7 +64,13 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
 
 
 def unknown_server_model_error(model: str, message: str, server: Server) -> BackendError:
-    """Return the error for a model, or a path, that a server does not have."""
+    """Create the error for a model or a path that does not exist on a server.
+
+    Args:
+        model: Name of the requested model.
+        message: The server's error message.
+        server: The server, whose models are listed.
+    """
     if not server.models:
         remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
         return BackendError(message, remedy=remedy)
@@ -77,10 +83,10 @@ def unknown_server_model_error(model: str, message: str, server: Server) -> Back
 
 
 def is_same_server_model(requested: str, answered: str) -> bool:
-    """Return whether the model that answered is the requested one. It is if its name is unknown.
+    """Return whether the model that answered is the requested model; true if ``answered`` is empty.
 
-    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway. Those
-    that serve one file, such as llama.cpp's, answer any requested name with the name of the file.
+    Servers may add a date or a number to an alias, and may omit the organisation or add a folder or a gateway. Servers
+    of a single file, such as llama.cpp's, state the name of the file whatever name was requested.
 
     >>> is_same_server_model("gpt-4o", "gpt-4o-2024-08-06"), is_same_server_model("gpt-4o", "gpt-4o-mini")
     (True, False)
@@ -99,13 +105,19 @@ def _model_rows_of_server(answer: ServerAnswer) -> list[dict[str, Any]]:
 
 
 def _context_size_of_server(row: dict[str, Any]) -> int | None:
-    """Return ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp)."""
+    """Return the context size in a model's description; None if it states none.
+
+    It is in ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp).
+    """
     sizes = (row.get("max_model_len"), row.get("context_length"), object_in_answer(row.get("meta")).get("n_ctx"))
     return next(filter(None, map(token_count_in_answer, sizes)), None)
 
 
 async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
-    """Return the context size per request of a llama.cpp server; older versions state it only in ``/props``."""
+    """Return the context size per request of a llama.cpp server from ``/props``; None if it is not stated.
+
+    Older versions of llama.cpp state it only there.
+    """
 
     def read(answer: ServerAnswer) -> int | None:
         settings = object_in_answer(answer.body.get("default_generation_settings"))

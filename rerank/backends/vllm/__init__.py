@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from rerank.backends.vllm.engine import EnginePlan, VllmEngine
     from rerank.backends.vllm.tasks import EngineRequest
 
-#: Default number of requests passed to vLLM at once, which schedules them itself. They are committed together.
+#: Default number of requests passed to vLLM at once. vLLM schedules them itself, and their replies are committed
+#: together.
 DEFAULT_BATCH = 1024
 
 
@@ -41,11 +42,11 @@ class Vllm(LocalModel):
     """A backend that runs a causal language model with vLLM.
 
     Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one model:
-    loading another one stops the first.
+    loading another model stops the first one.
 
     Args:
         engine: The engine, from `rerank.backends.vllm.engine.start_vllm_engine`.
-        options: Backend options, of which only the batch size is used.
+        options: Backend options; None for the defaults. Only the batch size has an effect.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -53,7 +54,7 @@ class Vllm(LocalModel):
     )
     #: One batch with the requests of several callers is faster than one batch per caller.
     shares_batches: ClassVar[bool] = True
-    #: A model can be split over several GPUs by numbers of GPUs.
+    #: The options ``tensor_parallel_size`` and ``pipeline_parallel_size`` are supported.
     takes_parallel_sizes: ClassVar[bool] = True
     #: The engine caches prefixes, so prompts with the same beginning should be processed one after another.
     caches_prefixes: ClassVar[bool] = True
@@ -75,7 +76,7 @@ class Vllm(LocalModel):
 
         Args:
             name: A folder written by ``save_pretrained``, or an id on the hub.
-            options: How to load and run the model.
+            options: Options for loading and running the model; None for the defaults.
 
         Raises:
             MissingPrerequisiteError: vLLM is not installed.
@@ -87,7 +88,7 @@ class Vllm(LocalModel):
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> EnginePlan:
-        """Prepare the engine that `load` starts, without loading weights.
+        """Return a plan of the engine that `load` would start, without loading weights.
 
         Raises:
             RerankError: The files of the model show that `load` would fail.
@@ -98,7 +99,7 @@ class Vllm(LocalModel):
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start a prepared engine; the backend uses the token counter of the description.
+        """Start the engine of a plan; the backend uses the token counter of the plan.
 
         Raises:
             BackendError: vLLM failed to start.
@@ -112,7 +113,7 @@ class Vllm(LocalModel):
 
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
-        """Return the batch size of the options or the default, which is the same for every device."""
+        """Return the batch size in the options or, if None, the default, which is the same for every device."""
         return options.batch_size or DEFAULT_BATCH
 
     @property
@@ -136,7 +137,7 @@ class Vllm(LocalModel):
         A request that does not fit in the context gets a reply with ``finish="error"``.
 
         Raises:
-            BackendError: The engine failed; it cannot be used any more.
+            BackendError: The engine has failed and cannot be used again.
             UsageError: This process was forked after a model was used.
         """
         require_model_process()
@@ -156,7 +157,7 @@ class Vllm(LocalModel):
             return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
-        """Run requests in the engine.
+        """Run requests in the engine and return vLLM's ``CompletionOutput`` of each request.
 
         The engine is not used again after a failure, since later outputs would contain its unfinished requests.
 
@@ -171,7 +172,8 @@ class Vllm(LocalModel):
         if not self._engine.alive:
             raise BackendError(
                 "Another model was loaded in the meantime, and vLLM holds one model per process",
-                remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each in its own process",
+                remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each model in its own "
+                "process",
             )
         params = [_vllm_sampling_params(request) for request in requests]
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]

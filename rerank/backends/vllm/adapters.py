@@ -12,15 +12,15 @@ from typing import Any
 from rerank.errors import DataError, UsageError
 from rerank.io.settings_files import read_json_object
 
-#: Values to which vLLM's maximum rank can be set; the smallest sufficient one is used.
+#: Values to which vLLM's maximum rank can be set; the smallest sufficient value is used.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-#: Initialisations that do not change the base model. The adapter then contains everything that was learned.
+#: Initialisations that do not change the base model, so that the adapter contains everything that was learned.
 _PLAIN_INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
 def vllm_required_rank(folder: Path) -> int:
-    """Return the value to which vLLM's maximum rank must be set for an adapter.
+    """Return the value, one of `RANKS`, to which vLLM's maximum rank must be set for an adapter.
 
     Args:
         folder: Folder that contains ``adapter_config.json``.
@@ -51,7 +51,7 @@ def vllm_required_rank(folder: Path) -> int:
 
 
 def features_unsupported_by_vllm(config: Mapping[str, Any]) -> list[str]:
-    """Return the features of an adapter that vLLM does not support.
+    """Return the names of the features of an adapter that vLLM does not support; empty if it supports all of them.
 
     Args:
         config: The content of ``adapter_config.json``.

@@ -1,6 +1,6 @@
 """Start a vLLM engine in this process, with a model and optionally an adapter. Written for vLLM 0.32.
 
-vLLM is imported when an engine is started.
+vLLM is imported when an engine is planned or started.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rerank.lm.loading import (
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import BackendOptions
 
-#: Defaults for vLLM's environment variables. The engine runs in this process, since a separate one takes longer to
+#: Defaults for vLLM's environment variables. The engine runs in this process, since a separate process takes longer to
 #: start, occupies a CPU core and needs a guarded main module. Model runner V2 is disabled, since it has another
 #: interface for logits processors.
 _ENVIRONMENT = {
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
 
 
 #: Module that is hidden while an engine starts: vLLM searches all modules for kernels to replace, and mistakes an
-#: object in this module for one. bm25s imports the module through numba.
+#: object in this module for a kernel. bm25s imports the module through numba.
 _MISLEADING = "llvmlite.binding.ffi"
 #: vLLM's clients of running engines. Engines in this process share global state, so only one of them can run.
 _running: WeakSet[Any] = WeakSet()
@@ -60,7 +60,7 @@ class VllmEngine:
         tokenizer: The model's tokenizer.
         identity: Name, hash or revision, dtype, engine and adapter of the model.
         context_size: Maximum number of tokens of prompt and reply together.
-        adapter: A ``LoRARequest``, or None.
+        adapter: A ``LoRARequest`` for the adapter; None for no adapter.
     """
 
     llm: Any
@@ -71,21 +71,21 @@ class VllmEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine still runs; starting another engine stops it."""
+        """Whether the engine is still running; it is stopped when another engine starts."""
         return self.llm.llm_engine.engine_core in _running
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnginePlan:
-    """What is known about an engine before it starts.
+    """The configuration of an engine that has not been started.
 
     Attributes:
         name: Folder of the model, or its id on the hub.
         options: Options for loading the model.
         settings: Arguments of ``vllm.LLM``.
         tokenizer: The model's tokenizer.
-        identity: The identity of the engine.
-        device: The device that vLLM was built for.
+        identity: Name, hash or revision, dtype, engine and adapter of the model.
+        device: Kind of device for which vLLM was built, such as ``cpu`` or ``cuda``.
     """
 
     name: str | Path
@@ -102,12 +102,12 @@ class EnginePlan:
 
     @cached_property
     def tokens(self) -> HfTokens:
-        """The token counter."""
+        """The model's token counter."""
         return HfTokens(self.tokenizer, context_size=self.context_size)
 
 
 def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
-    """Prepare the start of an engine for a model from a folder or the hub, without loading weights.
+    """Return a plan of an engine for a model from a folder or the hub, without loading weights.
 
     Raises:
         MissingPrerequisiteError: vLLM is not installed.
@@ -136,7 +136,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
 
 
 def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
-    """Start an engine; an engine that already runs in this process is stopped.
+    """Start an engine; an engine that is already running in this process is stopped.
 
     Raises:
         BackendError: vLLM failed to start.
@@ -163,7 +163,7 @@ def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
 def _stop_other_engines() -> None:
     """Stop the other engines of this process.
 
-    Otherwise, the garbage collector would stop them later, and the new engine with them.
+    Otherwise, the garbage collector would stop them later, and the new engine together with them.
     """
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
         for client in list(_running):

@@ -1,8 +1,8 @@
-"""Grammars of requests to vLLM: encoding them in ``SamplingParams``, and using them inside the engine.
+"""Encode grammars of requests in vLLM's ``SamplingParams``, and apply them inside the engine.
 
-There are two kinds: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token sequence whose
-log-probabilities are needed. They are encoded as lists of numbers, since the engine may run in another process. This
-module works on token ids and does not import vLLM.
+There are two kinds of grammars: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token
+sequence whose log-probabilities are needed. Grammars are encoded as lists of numbers, since the engine may run in
+another process. This module works on token ids and does not import vLLM.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
 
 #: Key of the grammar in ``SamplingParams.extra_args``.
 KEY = "rerank"
-#: Maps all token ids generated so far to the allowed next tokens.
+#: Function from all token ids generated so far to the token ids allowed next.
 NextTokens = Callable[[Sequence[int]], Sequence[int]]
 
 
@@ -23,7 +23,12 @@ def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[Token
     """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
     The grammar starts after the first forced tokens, which are appended to the prompt. It ends with the last choice,
-    since the forced tokens after it are known. The end is marked by a token that no identifier contains.
+    since the forced tokens after the last choice are known. The end is marked by a token that no identifier contains.
+
+    Args:
+        first: Token ids of each identifier at the first position.
+        later: Token ids of each identifier at later positions, after the separator.
+        size: Number of identifiers to generate.
     """
     used = {token for ids in (*first, *later) for token in ids}
     end = next(token for token in count() if token not in used)
@@ -39,7 +44,7 @@ def vllm_forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
 
 
 def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
-    """Return the grammar that a request contains.
+    """Convert the grammar that a request contains to a function that returns the allowed next tokens.
 
     Raises:
         KeyError, TypeError, ValueError, UsageError: The data are not a valid grammar.
@@ -57,7 +62,7 @@ def _forced_vllm_next_tokens(tokens: list[int]) -> NextTokens:
 
 
 def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
-    """Return a function that remembers how much of the reply it has processed. It can also start within a reply.
+    """Return a function that stores how much of the reply it has processed. Its first call may be within a reply.
 
     A token that was not allowed (NaN logits can cause one) ends the reply. The result is then an incomplete
     permutation; raising an exception instead would stop the engine.

@@ -20,7 +20,7 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Check that the request contains a valid grammar, if any.
+        """Check that the grammar of a request is valid, if the request contains one.
 
         Raises:
             ValueError: The grammar is invalid.
@@ -33,18 +33,18 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
             raise ValueError(f"extra_args[{KEY!r}] is not a valid grammar: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
-        """Return false, since the most likely token may not be among the allowed ones."""
+        """Return false, since the most likely token may not be allowed."""
         return False
 
     def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:
-        """Return the grammar of a request that enters the batch or returns to it.
+        """Return the grammar of a request that enters the batch or returns to it; None if the request has none.
 
         The base class stores the grammar in ``req_info`` under the row of the request, with the tokens generated so far
-        as its argument. It moves the grammar when requests change rows.
+        as its argument, and moves the grammar when requests change rows.
         """
         data = (params.extra_args or {}).get(KEY)
         return None if data is None else parse_vllm_grammar(data)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Restrict the logits, of shape (rows, vocabulary), of all requests with a grammar, in place."""
+        """Restrict the logits of all requests with a grammar, in place; ``logits`` has the shape (rows, vocabulary)."""
         return mask_vllm_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})

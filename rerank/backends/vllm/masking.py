@@ -10,11 +10,11 @@ import torch
 def mask_vllm_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> torch.Tensor:
     """Set the logits of all tokens that are not allowed to minus infinity, in place.
 
-    All rows are changed together, with one transfer to the device and a few kernels per step for any number of rows.
+    All rows are changed together, with one transfer to the device and a few kernel calls for any number of rows.
 
     Args:
         logits: Logits of shape (rows, vocabulary).
-        allowed: Row -> allowed tokens; in missing rows, all tokens are allowed.
+        allowed: Mapping from each restricted row to its allowed tokens; in missing rows, all tokens are allowed.
 
     Returns:
         The same tensor.

@@ -18,7 +18,7 @@ _PROMPTS = 8
 
 
 def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``vllm.LLM``.
+    """Return the keyword arguments of ``vllm.LLM`` for a model and the options of the backend.
 
     Args:
         config: The model's config, as loaded by transformers.
@@ -31,8 +31,8 @@ def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -
     device = vllm_device()
     if options.device not in ("auto", device):
         raise UsageError(
-            f"--device {options.device} with vLLM",
-            expected=f"{device}, which is what this vLLM was built for",
+            f"--device is {options.device}, but the backend is vLLM",
+            expected=f"{device}, the device for which the installed vLLM was built",
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
     length = _engine_length(config, tokenizer, options)
@@ -49,20 +49,20 @@ def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        # A CPU has no CUDA graphs to capture. With a fixed cache size, vLLM skips the profiling run that measures it.
+        # A CPU has no CUDA graphs to capture. A fixed cache size saves vLLM the profiling run that would determine it.
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _engine_cache_bytes(config, length)}
     return settings
 
 
 def vllm_device() -> str:
-    """Return the kind of device that the installed vLLM was built for, such as ``cpu`` or ``cuda``."""
+    """Return the kind of device for which the installed vLLM was built, such as ``cpu`` or ``cuda``."""
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
 
 
 def _engine_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Return the maximum number of tokens of prompt and reply, plus one token that vLLM always generates."""
+    """Return the context size plus one token, which vLLM always generates; at most the context size of the model."""
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
     size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
     return options.context_size + 1 if options.context_size and options.context_size != stated else size
@@ -73,7 +73,7 @@ def _engine_dtype(device: str, options: BackendOptions) -> str:
         return pick_dtype(options.dtype, device)
     if options.dtype not in ("auto", "float32"):
         raise UsageError(
-            f"--dtype {options.dtype} with vLLM on a CPU",
+            f"--dtype is {options.dtype}, but vLLM runs on a CPU",
             expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
             remedy="Omit --dtype, or use --model hf:NAME",
         )
@@ -84,13 +84,13 @@ def _engine_tensor_parallel_size(options: BackendOptions) -> int:
     """Return the number of GPUs over which each weight matrix is split."""
     if options.device_map not in ("", "tp"):
         raise UsageError(
-            f"--device-map {options.device_map} with vLLM",
+            f"--device-map is {options.device_map}, but the backend is vLLM",
             expected="tp, which splits every weight matrix over all GPUs, or no device map",
         )
     if options.device_map and (options.tensor_parallel_size or options.pipeline_parallel_size):
         raise UsageError(
-            "--device-map tp with --tensor-parallel-size or --pipeline-parallel-size",
-            expected="one of them: tp uses all GPUs",
+            "--device-map tp and --tensor-parallel-size or --pipeline-parallel-size are both set",
+            expected="only one of them, since tp uses all GPUs",
             remedy="Omit --device-map",
         )
     if options.tensor_parallel_size:
@@ -102,8 +102,8 @@ def _engine_tensor_parallel_size(options: BackendOptions) -> int:
 def _engine_cache_bytes(config: Any, length: int) -> int:
     """Return the size in bytes of the KV cache on a CPU.
 
-    The cache is large enough for a few full-length prompts, but takes at most a quarter of the free memory. The
-    environment variable ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides this size inside vLLM.
+    The cache holds a few full-length prompts, but takes at most a quarter of the free memory. The environment variable
+    ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides this size inside vLLM.
     """
     psutil: Any = import_module("psutil")  # a dependency of vLLM
     text = config.get_text_config()

@@ -1,4 +1,4 @@
-"""Execute tasks with vLLM: convert jobs to requests to the engine, and its outputs to replies.
+"""Execute tasks with vLLM: convert jobs to engine requests, and the outputs of the engine to replies.
 
 The engine is passed as a function, so this module does not import vLLM.
 """
@@ -23,7 +23,7 @@ from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
-#: Maximum number of requested tokens per request whose log-probabilities vLLM returns.
+#: Maximum number of tokens per engine request whose log-probabilities are requested.
 NAMED = 128
 
 
@@ -32,7 +32,7 @@ class EngineRequest:
     """One request to the engine.
 
     Attributes:
-        prompt: Token ids.
+        prompt: Token ids of the prompt.
         parameters: Fields of the request's ``SamplingParams``; the defaults are greedy decoding and no detokenization.
     """
 
@@ -58,7 +58,7 @@ def _generate_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job])
 
 
 def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Generate permutations. The engine does not generate the forced tokens at their beginnings and ends."""
+    """Generate permutations. The engine generates no forced tokens at the beginning and end of a permutation."""
     pieces = [
         identifier_tokens(tokens, j.task.items, j.task.separator, end_of_rendered_prompt(tokens, j), j.reply_prefix)
         for j in jobs
@@ -91,10 +91,10 @@ def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) 
 def _score_continuations_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Compute log-probabilities of continuations.
 
-    Single tokens are scored at the last position of the prompt. Longer continuations are generated under a grammar that
-    allows nothing else, so their prompt is prefilled only once. (vLLM's prompt log-probabilities would bypass the
-    prefix cache and prefill the prompt once per continuation.) The two kinds of requests never share a batch, because
-    vLLM would then return the log-probabilities of wrong tokens.
+    Continuations of one token are scored at the last position of the prompt. Longer continuations are generated under a
+    grammar that allows nothing else, so their prompt is prefilled only once. (vLLM's prompt log-probabilities would
+    bypass the prefix cache and prefill the prompt once per continuation.) The two kinds of requests never share a
+    batch, because vLLM would then return the log-probabilities of wrong tokens.
     """
     continuations = [[continuation_tokens(tokens, j, text) for text in j.task.continuations] for j in jobs]
     single = {index for index, texts in enumerate(continuations) if max(map(len, texts), default=0) <= 1}
@@ -120,7 +120,7 @@ _Scored = tuple[int, Sequence[int], Sequence[TokenIds]]
 
 
 def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
-    """Return index -> token -> log-probability at the last position of the prompt."""
+    """Return, by job index, a mapping from each continuation of at most one token to its log-probability."""
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     chunks: list[tuple[int, Sequence[int], list[int]]] = []
     for index, prompt, texts in prompts:
@@ -136,7 +136,10 @@ def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored])
 
 
 def _score_forced_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
-    """Return index -> token ids -> sum of log-probabilities, for continuations of any length."""
+    """Return, by job index, a mapping from each continuation to the sum of its tokens' log-probabilities.
+
+    Continuations that do not fit in the context are missing.
+    """
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     scored = [(index, prompt, text) for index, prompt, texts in prompts for text in dict.fromkeys(texts) if text]
     outputs = run([EngineRequest(prompt, vllm_forced_parameters(text)) for _, prompt, text in scored])
@@ -156,7 +159,7 @@ def generate_engine_thoughts(run: RunEngine, jobs: Sequence[Job]) -> list[tuple[
     return [(list(output.token_ids), output.finish_reason == "stop") for output in run(requests)]
 
 
-#: Class of task -> function that executes jobs of this class.
+#: Mapping from each class of tasks to the function that executes its jobs.
 TASK_RUNNERS: dict[type[Any], Callable[[RunEngine, HfTokens, Sequence[Job]], list[Reply]]] = {
     GenerationTask: _generate_with_engine,
     PermutationTask: _permute_with_engine,
@@ -166,7 +169,7 @@ TASK_RUNNERS: dict[type[Any], Callable[[RunEngine, HfTokens, Sequence[Job]], lis
 
 
 def _engine_sampling_parameters(job: Job) -> dict[str, Any]:
-    """Return the fields for temperature, nucleus size and seed; empty for greedy decoding."""
+    """Return the fields of ``SamplingParams`` for temperature, top-p and seed; empty for greedy decoding."""
     sampling = job.sampling
     if sampling.temperature <= 0:
         return {}

@@ -36,13 +36,13 @@ class Vlm(Hf):
 
     Args:
         model: The model, in evaluation mode on its device.
-        processor: Its processor.
+        processor: The processor of the model.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: Backend options, of which the context size is used; by default, it is the model's.
+        options: Backend options; None for the defaults. Only the context size has an effect.
 
     Raises:
-        UsageError: The processor does not support pictures, it has no chat template, or the model does not state its
-            context size and none is given.
+        UsageError: The processor does not support pictures or has no chat template; or the context size in the options
+            exceeds the model's, or neither is known.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
@@ -75,7 +75,7 @@ class Vlm(Hf):
 
         Args:
             name: A folder written by ``save_pretrained`` of model and processor, or an id on the hub.
-            options: How to load and run the model.
+            options: Options for loading and running the model; None for the defaults.
 
         Raises:
             MissingPrerequisiteError: Torch, transformers, Pillow or a package that the processor needs is missing.
@@ -85,7 +85,8 @@ class Vlm(Hf):
         require_pillow()
         if options and options.device_map == "tp":
             raise UsageError(
-                "--device-map tp with a vision-language model", expected="auto, balanced, sequential, or no device map"
+                "--device-map is tp, but the model is a vision-language model",
+                expected="auto, balanced, sequential, or no device map",
             )
         return super().load(name, options)
 
@@ -96,7 +97,7 @@ class Vlm(Hf):
 
     @property
     def batch_size(self) -> int:
-        """Always 1: pictures need much memory, and models differ in how they batch prompts with pictures."""
+        """The batch size, always 1: pictures need much memory, and models batch prompts with pictures differently."""
         return 1
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -107,7 +108,7 @@ class Vlm(Hf):
 
         Raises:
             BackendError: The model failed for another reason, or its chat template does not accept the chat.
-            UsageError: A request asks for thoughts, or this process was forked after a model was used.
+            UsageError: A request sets ``thinking``, or this process was forked after a model was used.
         """
         require_model_process()
         with self._lock:
@@ -116,7 +117,7 @@ class Vlm(Hf):
     def _reply(self, index: int, request: Request) -> Reply:
         if request.sampling.thinking:
             raise UsageError(
-                f"--thinking-tokens {request.sampling.thinking} with a vision-language model",
+                f"--thinking-tokens is {request.sampling.thinking}, but the model is a vision-language model",
                 expected="0: this backend does not separate thoughts from answers",
             )
         if type(request.task) not in self.tasks:
@@ -137,7 +138,7 @@ class Vlm(Hf):
         available = self._pictures.context_size - len(prompt)
         if available < min(1, request.sampling.max_tokens):
             error = (
-                f"The prompt has {len(prompt)} tokens with its pictures, and the context of "
+                f"The prompt has {len(prompt)} tokens with its pictures, but the context of "
                 f"{self._identity.get('model', '')!r} holds {self._pictures.context_size} tokens of prompt and reply"
             )
             return Reply(tokens_in=len(prompt), finish="error", error=error)

@@ -36,7 +36,7 @@ from rerank.lm.sampling import add_decoding_logits_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
-#: Name of a model input with one value per token -> its value for a text token.
+#: Mapping from each model input with one value per token to its value for a text token.
 _PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 
@@ -45,14 +45,14 @@ class PictureJob(Job):
     """A job with the model inputs of its prompt and pictures.
 
     Attributes:
-        inputs: Tensors for the model, on its device.
+        inputs: Input tensors of the model by name, on its device.
     """
 
     inputs: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
     def extra_inputs(self) -> dict[str, Any]:
-        """The inputs besides token ids and attention mask."""
+        """The model inputs other than the token ids and the attention mask."""
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
@@ -74,7 +74,7 @@ def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Re
     )
 
 
-#: Class of task -> function that executes a job of this class.
+#: Mapping from each class of tasks to the function that executes a job of this class.
 TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
     GenerationTask: _generate_with_pictures,
     PermutationTask: _permute_with_pictures,
@@ -93,8 +93,8 @@ def compute_vlm_log_likelihoods(
 
     Args:
         model: A vision-language model of transformers.
-        inputs: The processor's output for the prompt, one row.
-        continuations: Token ids. The empty continuation has probability 1.
+        inputs: The processor's output for the prompt, with one row.
+        continuations: Token ids of each continuation. The empty continuation has probability 1.
 
     Returns:
         One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
@@ -114,7 +114,7 @@ def compute_vlm_log_likelihoods(
 
 
 def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """Return the model inputs with text tokens appended."""
+    """Return the model inputs with text tokens appended to the token ids and all other inputs per token."""
     if not ids:
         return dict(inputs)
     prompt = inputs["input_ids"]
@@ -130,7 +130,7 @@ def decode_vlm_permutation(model: Any, job: PictureJob, grammar: PermutationGram
     """Generate a permutation for a prompt with pictures under its grammar.
 
     Returns:
-        The complete grammar state and the number of tokens.
+        The complete grammar state and the number of tokens of the reply.
     """
     state = grammar.start()
     forced = state.push_forced()
@@ -156,7 +156,7 @@ def decode_vlm_permutation(model: Any, job: PictureJob, grammar: PermutationGram
 
 
 class _GrammarProcessor(LogitsProcessor):
-    """Restricts one row to the tokens that the grammar allows next."""
+    """A logits processor that restricts one row to the tokens that the grammar allows next."""
 
     def __init__(self, state: GrammarState, width: int, sampling: Sampling, seed: int) -> None:
         self.state = state
@@ -164,13 +164,13 @@ class _GrammarProcessor(LogitsProcessor):
         self._generator = torch.Generator().manual_seed(seed)
 
     def update(self, input_ids: torch.Tensor) -> None:
-        """Push the tokens generated since the last call."""
+        """Add the tokens generated since the last call to the grammar state."""
         for token in input_ids[0, self._width :].tolist():
             self.state.push(token)
         self._width = input_ids.shape[1]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return logits, of shape (1, vocabulary), that are -inf for all tokens that are not allowed."""
+        """Return logits of shape (1, vocabulary) that are -inf for all tokens that are not allowed."""
         self.update(input_ids)
         allowed = list(self.state.allowed())
         restricted = torch.full_like(scores, -torch.inf)
@@ -179,12 +179,12 @@ class _GrammarProcessor(LogitsProcessor):
 
 
 class _CompleteCriteria(StoppingCriteria):
-    """Ends the row when its permutation is complete."""
+    """A stopping criterion that ends the row when its permutation is complete."""
 
     def __init__(self, processor: _GrammarProcessor) -> None:
         self._processor = processor
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return a boolean tensor of shape (1,): whether the permutation is complete."""
+        """Return a boolean tensor of shape (1,) that is true if the permutation is complete."""
         self._processor.update(input_ids)
         return torch.tensor([self._processor.state.is_complete], device=input_ids.device)

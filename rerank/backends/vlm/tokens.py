@@ -16,7 +16,7 @@ from rerank.prompts.base import PICTURE, Message, Prompt
 
 
 class PictureChat(ChatRenderer):
-    """Renders chats whose turns are lists of texts and pictures, as chat templates of vision-language models expect.
+    """A renderer of chats whose turns are lists of texts and pictures, as vision-language chat templates expect.
 
     Args:
         processor: A processor of transformers.
@@ -26,7 +26,7 @@ class PictureChat(ChatRenderer):
     """
 
     def __init__(self, processor: Any) -> None:
-        """Find the chat template (of the processor or the tokenizer) and the picture tokens."""
+        """Load the chat template (of the processor or the tokenizer) and the picture tokens."""
         self._template = processor.chat_template or processor.tokenizer.chat_template
         if not self._template:
             raise UsageError(
@@ -36,7 +36,7 @@ class PictureChat(ChatRenderer):
         super().__init__(processor.tokenizer)
         self.has_template = True
         self._takes_system = self._accepts_system()
-        #: Tokens that the processor replaces by a picture; a text that spells one out must not become a picture.
+        #: Tokens that the processor replaces by a picture. They are escaped in texts, which must not become pictures.
         self.marks = tuple(
             dict.fromkeys(str(mark) for name in ("image_token", "boi_token") if (mark := getattr(processor, name, "")))
         )
@@ -67,7 +67,7 @@ class VlmTokens(HfTokens):
     """
 
     def __init__(self, processor: Any, *, context_size: int) -> None:
-        """Prepare the chat template."""
+        """Load the chat template and create the cache of picture sizes."""
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
         self.chat: PictureChat = PictureChat(processor)
@@ -94,7 +94,7 @@ class VlmTokens(HfTokens):
         except (ValueError, TypeError, IndexError) as error:
             raise BackendError(
                 f"The model's processor refuses a prompt with {len(pictures)} pictures: {error}",
-                remedy="Use a model that accepts as many pictures, or --method pointwise-images",
+                remedy="Use a model that accepts several pictures, or --method pointwise-images",
             ) from error
         return dict(inputs)
 
@@ -117,7 +117,7 @@ class VlmTokens(HfTokens):
             return super().count(texts)
 
     def picture_tokens(self, path: str) -> int:
-        """Return the number of tokens of a picture and of the tokens around it; 0 if it cannot be read."""
+        """Return the number of tokens of a picture, including the tokens around it; 0 if the file cannot be read."""
         try:
             return self._picture_tokens(path)
         except UNREADABLE:

@@ -1,5 +1,6 @@
 """Bodies of rerank and decision APIs, declared once for our server and for clients of other servers.
 
-`question` holds what all rerank dialects ask and answer. Each other module declares the pydantic bodies of one dialect:
-a request converts itself to a `RerankQuestion`, and a response is made from a `RerankAnswer`.
+The module `question` defines the question and the answer that all rerank dialects share. Each other module declares the
+pydantic bodies of one dialect: a request can be converted to a `RerankQuestion`, and a response is created from a
+`RerankAnswer`.
 """

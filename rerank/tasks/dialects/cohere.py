@@ -19,7 +19,7 @@ from rerank.tasks.dialects.question import (
 
 
 class RelevantSpans(ApiBody):
-    """Whether results contain the spans of a document that are relevant, and which."""
+    """Settings for returning the relevant spans of documents: mode, minimum score and maximum number per document."""
 
     mode: Literal["enabled", "disabled"] = "disabled"
     threshold: float | None = Field(default=None, ge=0, le=1)
@@ -27,7 +27,7 @@ class RelevantSpans(ApiBody):
 
 
 class CohereRequest(RerankBody):
-    """A request of version 2. ``top_n`` 0 means all, as in the other dialects."""
+    """A rerank request of version 2. If ``top_n`` is 0, all results are returned, as in the other dialects."""
 
     model: str = ""
     query: GivenText
@@ -39,7 +39,7 @@ class CohereRequest(RerankBody):
     priority: int | None = None
 
     def to_question(self) -> RerankQuestion:
-        """Return the content of the request."""
+        """Convert the request to a `RerankQuestion`."""
         asked = self.relevant_spans
         spans = None
         if asked is not None and asked.mode == "enabled":
@@ -69,13 +69,13 @@ class CohereSpan(ApiBody):
 
 
 class CohereDocument(ApiBody):
-    """The text of a result."""
+    """The document of a result, returned on request."""
 
     text: str
 
 
 class CohereResult(ApiBody):
-    """A result."""
+    """Index and relevance score of one document, with its spans and text if they were requested."""
 
     index: int
     relevance_score: float
@@ -84,7 +84,7 @@ class CohereResult(ApiBody):
 
 
 class CohereResponse(ApiBody):
-    """A response of version 2. ``meta`` has the API version, tokens, billed units and warnings."""
+    """A response of version 2. ``meta`` contains the API version, tokens, billed units and warnings."""
 
     id: str
     results: list[CohereResult]
@@ -92,7 +92,7 @@ class CohereResponse(ApiBody):
 
     @classmethod
     def from_answer(cls, answer: RerankAnswer) -> CohereResponse:
-        """Return the response for an answer."""
+        """Convert a `RerankAnswer` to a response."""
         results = [
             CohereResult(
                 index=result.index,
@@ -110,7 +110,7 @@ class CohereResponse(ApiBody):
 
 
 def cohere_meta(answer: RerankAnswer, *, version: str) -> dict[str, Any]:
-    """Return the field ``meta`` of a response of this version of the API."""
+    """Return the field ``meta`` of a response, for the given version of the API."""
     meta: dict[str, Any] = {
         "api_version": {"version": version},
         "billed_units": {"search_units": 1},

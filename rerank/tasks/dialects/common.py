@@ -1,6 +1,6 @@
-"""One request and one response that are valid for Cohere version 1, Jina, vLLM and Voyage.
+"""A request body and a response body that are valid for Cohere version 1, Jina, vLLM and Voyage.
 
-The response has the results twice: ``results`` as Cohere, Jina and vLLM expect them, and ``data`` as Voyage does.
+The response contains the results twice: in ``results`` for Cohere, Jina and vLLM, and in ``data`` for Voyage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from rerank.tasks.dialects.question import (
 
 
 class CommonRequest(RerankBody):
-    """A request. ``top_n`` 0 means all, as in vLLM; without ``return_documents``, ``results`` contain the texts."""
+    """A rerank request. If ``top_n`` is 0, all results are returned, as in vLLM.
+
+    The field ``results`` of the response contains the texts unless ``return_documents`` is false.
+    """
 
     model: str = ""
     query: GivenText
@@ -33,7 +36,7 @@ class CommonRequest(RerankBody):
     max_tokens_per_doc: int | None = Field(default=None, ge=0)
 
     def to_question(self) -> RerankQuestion:
-        """Return the content of the request."""
+        """Convert the request to a `RerankQuestion`."""
         return RerankQuestion(
             query=self.query,
             documents=document_texts(self.documents, self.rank_fields),
@@ -48,7 +51,7 @@ class CommonRequest(RerankBody):
 
 
 class CommonDocument(ApiBody):
-    """The text of a result."""
+    """The document of a result, as an object that contains its text."""
 
     text: str
 
@@ -62,7 +65,7 @@ class CommonResult(ApiBody):
 
 
 class VoyageResult(ApiBody):
-    """A result for Voyage, whose documents are plain texts."""
+    """A result for Voyage, in which the document is a plain text."""
 
     index: int
     relevance_score: float
@@ -70,14 +73,14 @@ class VoyageResult(ApiBody):
 
 
 class CommonUsage(ApiBody):
-    """Numbers of tokens."""
+    """Numbers of prompt tokens and of all tokens."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class CommonResponse(ApiBody):
-    """A response that clients of all four APIs can read."""
+    """A response that clients of all four APIs can parse."""
 
     id: str
     object: Literal["list"] = "list"
@@ -89,11 +92,11 @@ class CommonResponse(ApiBody):
 
     @classmethod
     def from_answer(cls, answer: RerankAnswer, *, repeats_documents: bool = False) -> CommonResponse:
-        """Return the response for an answer.
+        """Convert a `RerankAnswer` to a response.
 
         Args:
             answer: The answer.
-            repeats_documents: Whether ``data`` contains the texts too; Voyage's clients ask for it explicitly.
+            repeats_documents: Whether ``data`` contains the texts too. Voyage's clients request them explicitly.
         """
         texts = answer.question.documents if answer.question.returns_documents else None
         return cls(

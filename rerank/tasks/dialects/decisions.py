@@ -1,4 +1,4 @@
-"""OpenAI's decisions API: typed questions about an input, answered by probabilities: ``POST /v1/decisions``."""
+"""OpenAI's decisions API, ``POST /v1/decisions``: typed questions about an input, answered with probabilities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.errors import DataError, error_repr
 from rerank.io.surrogates import replace_lone_surrogates
 from rerank.tasks.dialects.question import ApiBody, GivenText
 
-#: A value of a choice. A text and a boolean that read the same are different values.
+#: A value of a choice. A text and a boolean are different values even if they look the same, such as "true" and true.
 ChoiceValue = Annotated[StrictStr, AfterValidator(replace_lone_surrogates)] | StrictBool
 
 
@@ -22,7 +22,7 @@ class DecisionChoice(ApiBody):
 
 
 class DecisionLevel(ApiBody):
-    """One of the levels of a score question, from the lowest up."""
+    """One of the levels of a score question, which are listed from the lowest to the highest."""
 
     label: GivenText
     description: GivenText | None = None
@@ -66,13 +66,13 @@ class DecisionRequest(ApiBody):
     questions: list[DecisionQuestion] = Field(min_length=1, max_length=400)
 
     def input_text(self) -> str:
-        """Return the input as one text, with the parts of messages one below the other.
+        """Return the input as one text, in which the parts of messages are separated by line breaks.
 
         Raises:
             DataError: A part is not a text.
         """
         texts: list[str] = []
-        waiting: list[Any] = [self.input]  # a stack, since parts may be nested deeper than functions can be
+        waiting: list[Any] = [self.input]  # a stack, since parts may be nested deeper than Python's recursion limit
         while waiting:
             part = waiting.pop()
             if isinstance(part, dict):
@@ -88,7 +88,7 @@ class DecisionRequest(ApiBody):
 
 
 class PredicateAnswer(ApiBody):
-    """The answer to a predicate: the probability that it is true."""
+    """The answer to a predicate question: the probability that the statement is true."""
 
     type: Literal["predicate"] = "predicate"
     name: str | None = None
@@ -96,14 +96,14 @@ class PredicateAnswer(ApiBody):
 
 
 class ChoiceProbability(ApiBody):
-    """The probability of a value."""
+    """The probability of one value of a choice question."""
 
     value: ChoiceValue
     probability: float
 
 
 class ChoiceAnswer(ApiBody):
-    """The answer to a choice: the most probable value, its probability, and those of all values."""
+    """The answer to a choice question: the most probable value, its probability, and all probabilities."""
 
     type: Literal["choice"] = "choice"
     name: str | None = None
@@ -113,7 +113,7 @@ class ChoiceAnswer(ApiBody):
 
 
 class LevelProbability(ApiBody):
-    """The probability of a level; ``value`` is its position, from 0."""
+    """The probability of one level of a score question; ``value`` is the position of the level, from 0."""
 
     label: str
     value: int
@@ -121,7 +121,7 @@ class LevelProbability(ApiBody):
 
 
 class ScoreAnswer(ApiBody):
-    """The answer to a score question: the expected level, the largest probability, and those of all levels."""
+    """The answer to a score question: the expected level, the largest probability, and all probabilities."""
 
     type: Literal["score"] = "score"
     name: str | None = None
@@ -131,7 +131,7 @@ class ScoreAnswer(ApiBody):
 
 
 class RefusalAnswer(ApiBody):
-    """The model did not answer this question."""
+    """Placeholder for the answer to a question that the model did not answer."""
 
     type: Literal["refusal"] = "refusal"
     name: str | None = None
@@ -142,20 +142,20 @@ DecisionAnswer = Annotated[PredicateAnswer | ChoiceAnswer | ScoreAnswer | Refusa
 
 
 class InputTokens(ApiBody):
-    """Details of the prompt tokens."""
+    """Details of the input tokens: numbers of tokens that were taken from a cache and written to it."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
 class OutputTokens(ApiBody):
-    """Details of the completion tokens."""
+    """Details of the output tokens: the number of reasoning tokens."""
 
     reasoning_tokens: int = 0
 
 
 class DecisionUsage(ApiBody):
-    """Numbers of tokens."""
+    """Numbers of input tokens, output tokens and all tokens."""
 
     input_tokens: int
     input_tokens_details: InputTokens = InputTokens()
@@ -165,7 +165,7 @@ class DecisionUsage(ApiBody):
 
 
 class DecisionResponse(ApiBody):
-    """A response; the answers have the order of the questions."""
+    """A response, with one answer per question, in the order of the questions."""
 
     object: Literal["decision"] = "decision"
     model: str

@@ -1,4 +1,4 @@
-"""The bodies of errors in each dialect."""
+"""The bodies of error responses in each dialect."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rerank.tasks.dialects.question import ApiBody
 
 
 class CohereError(ApiBody):
-    """An error of Cohere's version 2."""
+    """Body of an error response of Cohere's API, version 2."""
 
     message: str
 
 
 class ErrorDetails(ApiBody):
-    """The details of OpenAI's and vLLM's errors; ``code`` is the HTTP status."""
+    """The details of an error in the format of OpenAI and vLLM; ``code`` is the HTTP status."""
 
     message: str
     type: str
@@ -23,13 +23,13 @@ class ErrorDetails(ApiBody):
 
 
 class OpenaiError(ApiBody):
-    """An error of OpenAI."""
+    """Body of an error response of OpenAI's API."""
 
     error: ErrorDetails
 
 
 class CommonError(ApiBody):
-    """An error for Cohere's version 1 (``message``), Jina and Voyage (``detail``), and vLLM (``error``)."""
+    """Body of an error response for Cohere 1 (``message``), Jina and Voyage (``detail``), and vLLM (``error``)."""
 
     message: str
     detail: str
@@ -37,13 +37,13 @@ class CommonError(ApiBody):
 
 
 class TeiError(ApiBody):
-    """An error of TEI."""
+    """Body of an error response of TEI."""
 
     error: str
     error_type: Literal["Validation", "Overloaded", "Backend"]
 
 
 class SglangError(ErrorDetails):
-    """An error of SGLang."""
+    """Body of an error response of SGLang."""
 
     object: Literal["error"] = "error"

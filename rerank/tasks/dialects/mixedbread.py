@@ -18,7 +18,7 @@ from rerank.tasks.dialects.question import (
 
 
 class MixedbreadRequest(RerankBody):
-    """A request. ``rewrite_query`` has no effect."""
+    """A rerank request. The field ``rewrite_query`` of Mixedbread's API is ignored."""
 
     model: str = ""
     query: str
@@ -28,7 +28,7 @@ class MixedbreadRequest(RerankBody):
     rank_fields: list[str] | None = None
 
     def to_question(self) -> RerankQuestion:
-        """Return the content of the request."""
+        """Convert the request to a `RerankQuestion`."""
         return RerankQuestion(
             query=self.query,
             documents=document_texts(self.input, self.rank_fields),
@@ -42,7 +42,7 @@ class MixedbreadRequest(RerankBody):
 
 
 class MixedbreadResult(ApiBody):
-    """A result."""
+    """Index and score of one document, with its text if ``return_input`` is true."""
 
     index: int
     score: float
@@ -51,7 +51,7 @@ class MixedbreadResult(ApiBody):
 
 
 class MixedbreadResponse(ApiBody):
-    """A response."""
+    """A rerank response."""
 
     object: Literal["list"] = "list"
     model: str
@@ -62,7 +62,7 @@ class MixedbreadResponse(ApiBody):
 
     @classmethod
     def from_answer(cls, answer: RerankAnswer) -> MixedbreadResponse:
-        """Return the response for an answer."""
+        """Convert a `RerankAnswer` to a response."""
         question = answer.question
         return cls(
             model=answer.model,

@@ -1,4 +1,4 @@
-"""What all rerank dialects have in common: a question, its answer, and documents that are texts or objects."""
+"""Types that all rerank dialects share: a question, its answer, and documents, which are texts or objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 from rerank.errors import DataError, error_repr
 from rerank.io.surrogates import replace_lone_surrogates
 
-#: A text of a request. JSON may contain half a character, which no tokenizer and no response can encode.
+#: A text of a request. Lone surrogates in JSON are replaced, since no tokenizer and no response can encode them.
 GivenText = Annotated[str, AfterValidator(replace_lone_surrogates)]
 
 #: A document of a request: a text, or an object of fields.
@@ -21,12 +21,12 @@ GivenDocument = GivenText | dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanSettings:
-    """Which evidence spans a client asks for.
+    """Settings for the evidence spans that a client requests.
 
     Attributes:
         threshold: Minimum share of a document's attention that a unit of a span receives; None makes every unit a span.
         max_spans: Maximum number of spans per document; None for all.
-        unit: What spans consist of.
+        unit: Unit of which spans consist: sentences or words.
     """
 
     threshold: float | None = 0.1
@@ -36,20 +36,20 @@ class SpanSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuestion:
-    """The content of a rerank request, whatever its dialect.
+    """The content of a rerank request, independent of its dialect.
 
     Attributes:
         query: The query.
-        documents: The texts of the documents, in their given order.
-        model: The model that the client names; empty if it names none.
+        documents: The texts of the documents, in the order of the request.
+        model: Name of the model in the request; empty if it is missing.
         top_n: Number of results; None for all.
         returns_documents: Whether results contain the texts.
-        scores: First-stage scores, one per document; None if the client gave none.
+        scores: First-stage scores, one per document; None if the request contains none.
         instruction: Description of what counts as relevant; empty for none.
         max_document_tokens: Maximum number of tokens of a document; None for the ranker's own limit.
         deadline: Seconds for the whole ranking; None for the server's own limit.
-        spans: Which evidence spans to add; None for none.
-        warnings: What the client asks for in vain.
+        spans: Settings for the evidence spans to return; None to return none.
+        warnings: Messages about requested settings that have no effect.
     """
 
     query: str
@@ -81,7 +81,7 @@ class RankedDocument:
     Attributes:
         index: Position of the document in the request, from 0.
         relevance_score: A number in (0, 1], strictly decreasing along the results.
-        spans: Evidence spans; None if the client did not ask for them or the method cannot give them.
+        spans: Evidence spans; None if the client did not request them or the method cannot compute them.
     """
 
     index: int
@@ -91,7 +91,7 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankAnswer:
-    """The answer to a rerank request, whatever its dialect.
+    """The answer to a rerank request, independent of its dialect.
 
     Attributes:
         id: Unique id of the answer.
@@ -101,7 +101,7 @@ class RerankAnswer:
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
         tokens_cached: Number of prompt tokens that were taken from a cache.
-        warnings: What a client should know about the scores and the order; empty if all went well.
+        warnings: Messages about problems with the scores or the order; empty if there are none.
     """
 
     id: str
@@ -120,18 +120,19 @@ class RerankAnswer:
 
 
 class ApiBody(BaseModel):
-    """Base class of bodies. Unknown fields are ignored, since clients send fields of newer versions."""
+    """Base class of request and response bodies. Unknown fields are ignored, since newer versions may add fields."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
 class RerankBody(ApiBody):
-    """Base class of the requests of all dialects, with the fields that our server knows in each.
+    """Base class of the requests of all dialects, with the fields that our server accepts in each of them.
 
     Attributes:
         deadline_ms: Milliseconds for the whole ranking. Documents that are not judged by then keep their order.
-        scores: First-stage scores of the documents, in their order.
-        instruction: Description of what counts as relevant, also ``instruct`` as in Jina's and Qwen's clients.
+        scores: First-stage scores, one per document, in the order of the documents.
+        instruction: Description of what counts as relevant. The field may also be named ``instruct``, as in Jina's and
+            Qwen's clients.
     """
 
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
@@ -140,7 +141,7 @@ class RerankBody(ApiBody):
 
     @abstractmethod
     def to_question(self) -> RerankQuestion:
-        """Return the content of the request."""
+        """Convert the request to a `RerankQuestion`."""
 
     @property
     def deadline(self) -> float | None:
@@ -151,11 +152,11 @@ class RerankBody(ApiBody):
 def document_texts(documents: Sequence[GivenDocument], rank_fields: Sequence[str] | None = None) -> list[str]:
     """Return the texts of the documents of a request.
 
-    An object is represented by its ``rank_fields``, one ``name: value`` per line; without them by its field ``text``;
-    without that by all fields that are texts.
+    An object is represented by its ``rank_fields``, one ``name: value`` per line. Without ``rank_fields``, it is
+    represented by its field ``text`` or, if that is missing, by all fields that are texts or numbers.
 
     Raises:
-        DataError: An object has no text.
+        DataError: None of these fields of an object is a text or a number.
     """
     return [_document_text(document, rank_fields, position) for position, document in enumerate(documents)]
 

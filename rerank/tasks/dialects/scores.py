@@ -1,4 +1,4 @@
-"""vLLM's score API: ``POST /score``, the scores of pairs of texts in the order of the request."""
+"""vLLM's score API, ``POST /score``: the scores of pairs of texts, in the order of the request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Texts = GivenText | list[GivenText]
 
 
 class ScoreRequest(ApiBody):
-    """A request: one query and several documents, or as many queries as documents.
+    """A score request: one query and any number of documents, or as many queries as documents.
 
     Attributes:
-        model: The model that the client names.
-        queries: The queries; also ``text_1`` or ``data_1``.
-        documents: The documents; also ``items``, ``text_2`` or ``data_2``.
+        model: Name of the model in the request; empty if it is missing.
+        queries: The queries. The field may also be named ``text_1`` or ``data_1``.
+        documents: The documents. The field may also be named ``items``, ``text_2`` or ``data_2``.
         instruction: Description of what counts as relevant.
     """
 
@@ -32,10 +32,10 @@ class ScoreRequest(ApiBody):
     instruction: GivenText | None = None
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the pairs of query and document.
+        """Return the (query, document) pairs.
 
         Raises:
-            DataError: There are neither one query nor as many queries as documents.
+            DataError: The number of queries is neither 1 nor the number of documents.
         """
         queries = [self.queries] if isinstance(self.queries, str) else self.queries
         documents = [self.documents] if isinstance(self.documents, str) else self.documents
@@ -43,13 +43,14 @@ class ScoreRequest(ApiBody):
             queries = queries * len(documents)
         if len(queries) != len(documents):
             raise DataError(
-                f"{len(queries)} queries and {len(documents)} documents", expected="one query, or as many of both"
+                f"The request contains {len(queries)} queries and {len(documents)} documents",
+                expected="one query, or as many queries as documents",
             )
         return list(zip(queries, documents, strict=True))
 
 
 class PairScore(ApiBody):
-    """The score of a pair."""
+    """The score of a pair; ``index`` is the position of the pair in the request, from 0."""
 
     index: int
     object: Literal["score"] = "score"
@@ -57,7 +58,7 @@ class PairScore(ApiBody):
 
 
 class ScoreResponse(ApiBody):
-    """A response."""
+    """A score response, with one score per pair."""
 
     id: str
     object: Literal["list"] = "list"

@@ -1,4 +1,4 @@
-"""SGLang's rerank API, answered by a list: ``POST /v1/rerank`` there, ``/sglang/v1/rerank`` on our server."""
+"""SGLang's rerank API, which responds with a list: ``POST /v1/rerank``, or ``/sglang/v1/rerank`` on our server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rerank.tasks.dialects.question import ApiBody, RerankAnswer
 
 
 class SglangResult(ApiBody):
-    """A result."""
+    """Index and score of one document, with its text if it was requested."""
 
     score: float
     document: str | None = None
@@ -17,7 +17,7 @@ class SglangResult(ApiBody):
 
 
 def sglang_results(answer: RerankAnswer) -> list[SglangResult]:
-    """Return the results of an answer, best first."""
+    """Convert the results of a `RerankAnswer`, best first."""
     question = answer.question
     info = {"id": answer.id, "prompt_tokens": answer.tokens_in, "warnings": list(answer.warnings)}
     return [

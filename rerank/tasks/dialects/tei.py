@@ -1,4 +1,4 @@
-"""Text Embeddings Inference (TEI): ``POST /rerank`` with ``texts``, answered by a list."""
+"""The rerank API of Text Embeddings Inference (TEI): ``POST /rerank`` with ``texts``; the response is a list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rerank.tasks.dialects.question import ApiBody, GivenText, RerankAnswer, Rer
 
 
 class TeiRequest(RerankBody):
-    """A request. Texts that are too long are always truncated, at the end, and scores are never raw."""
+    """A rerank request. Texts that are too long are always truncated at the end, and scores are never raw."""
 
     query: GivenText
     texts: list[GivenText]
@@ -18,14 +18,14 @@ class TeiRequest(RerankBody):
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
 
     def to_question(self) -> RerankQuestion:
-        """Return the content of the request."""
+        """Convert the request to a `RerankQuestion`, with a warning for each setting that has no effect."""
         warnings = []
         if self.raw_scores:
             warnings.append("raw_scores has no effect: the server has no raw scores that clients could compare")
         if self.truncate is False:
             warnings.append("truncate: false has no effect: texts that are too long are truncated")
         if self.truncation_direction.lower() == "left":
-            warnings.append("truncation_direction has no effect: texts that are too long lose their end")
+            warnings.append("truncation_direction has no effect: texts that are too long are truncated at the end")
         return RerankQuestion(
             query=self.query,
             documents=self.texts,
@@ -38,7 +38,7 @@ class TeiRequest(RerankBody):
 
 
 class TeiResult(ApiBody):
-    """A result."""
+    """Index and score of one document, with its text if ``return_text`` is true."""
 
     index: int
     score: float
@@ -46,7 +46,7 @@ class TeiResult(ApiBody):
 
 
 def tei_results(answer: RerankAnswer) -> list[TeiResult]:
-    """Return the results of an answer, best first."""
+    """Convert the results of a `RerankAnswer`, best first."""
     question = answer.question
     return [
         TeiResult(

@@ -1,4 +1,4 @@
-"""ZeroEntropy's rerank API: ``POST /v1/models/rerank``. Its requests are those of ``common``."""
+"""ZeroEntropy's rerank API: ``POST /v1/models/rerank``. Its requests are parsed as `CommonRequest`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from rerank.tasks.dialects.question import ApiBody, RerankAnswer
 
 
 class ZeroentropyResult(ApiBody):
-    """A result."""
+    """Index and relevance score of one document."""
 
     index: int
     relevance_score: float
 
 
 class ZeroentropyResponse(ApiBody):
-    """A response, without the latencies that ZeroEntropy reports."""
+    """A rerank response, without the latencies that ZeroEntropy reports."""
 
     results: list[ZeroentropyResult]
     total_bytes: int
@@ -21,7 +21,7 @@ class ZeroentropyResponse(ApiBody):
 
     @classmethod
     def from_answer(cls, answer: RerankAnswer) -> ZeroentropyResponse:
-        """Return the response for an answer."""
+        """Convert a `RerankAnswer` to a response."""
         texts = [answer.question.query, *answer.question.documents]
         return cls(
             results=[

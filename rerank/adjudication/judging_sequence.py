@@ -76,7 +76,7 @@ def judge_pool_in_order(
         pool: The pool.
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
-        ties_by_id: Break ties by document id, as a judging session does.
+        ties_by_id: Whether to break ties by document id, as a judging session does.
     """
     # (docs,) per topic: documents in random order, because orders break ties by position
     keep = ties_by_id or not order.random
@@ -110,7 +110,7 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     Ties are broken by document id.
 
     Raises:
-        UsageError: The order depends on judgments.
+        UsageError: The order depends on judgments or is stochastic.
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Groups of runs: runs that belong together, such as the runs of one research group or the repeats of one system."""
+"""Groups of runs that belong together, such as the runs of one research group or the repeats of one system."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def group_runs_by_name(
         fewest: Smallest number of runs that a group with a pattern must have.
 
     Returns:
-        Name of the group -> indices of its runs, in the order of the runs.
+        The indices of the runs of each group, by the name of the group, in the order of the runs.
 
     Raises:
-        UsageError: A group has too few runs or the name of a run outside it, or two groups match the same run.
+        UsageError: A group has too few runs, a run outside a group has its name, or two groups match the same run.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):
@@ -35,5 +35,5 @@ def group_runs_by_name(
     for group, pattern in patterns:
         matched = sum(fnmatchcase(name, pattern) for name in names)
         if not matched or len(members[group]) < fewest:
-            raise UsageError(f"{pattern!r} matches {matched} runs", expected=f"{fewest} or more runs of {group}")
+            raise UsageError(f"{pattern!r} matches {matched} runs", expected=f"at least {fewest} run(s) of {group}")
     return members

@@ -70,7 +70,7 @@ class Calibration:
         kind: Kind of the judge's scores; empty if the judge has no scores.
         relevant: Lowest grade that counted as relevant when the calibration was fitted.
         first_stage: The first stage; None if the runs had no first-stage scores.
-        fits: Name of the fit -> its models.
+        fits: Models of each fit, by the name of the fit.
         depths: Lengths of the lists that the models were fitted to.
         report: Calibration measures on held-out queries, for information only.
 
@@ -157,7 +157,7 @@ class Calibration:
         if differences := describe_calibrated_ranker_differences(self.ranker, ranker_identity):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
-                remedy="Fit one for this ranker with `rerank calibrate`, or omit the calibration",
+                remedy="Fit a calibration for this ranker with `rerank calibrate`, or omit the calibration",
             )
 
     def apply(
@@ -237,6 +237,9 @@ def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage
             remedy="Pass one None per document as judge_scores",
         )
     if judge is not None and first_stage is not None and len(judge) != len(first_stage):
-        raise UsageError(f"{len(judge)} judge scores and {len(first_stage)} first-stage scores", expected="one of each")
+        raise UsageError(
+            f"The list has {len(judge)} judge scores and {len(first_stage)} first-stage scores",
+            expected="one of each per document",
+        )
     check_finite_scores_to_calibrate(judge or (), "judge score")
     check_finite_scores_to_calibrate(first_stage or (), "first-stage score")

@@ -1,4 +1,4 @@
-"""The models of a calibration: one predicts whether a document is relevant, one whether a list has a relevant document.
+"""The two models of a calibration, which predict whether a document or any document of a list is relevant.
 
 Both are applied in pure Python and take a few microseconds per document.
 """

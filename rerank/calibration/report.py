@@ -1,4 +1,4 @@
-"""Fit a calibration and report its quality on held-out queries and on other collections."""
+"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _check_queries_not_fitted(fitted: JudgedLists, tests: Iterable[JudgedLists])
         if common := set(fitted.queries) & set(test.queries):
             collection, query = min(common)
             raise DataError(
-                f"{len(common)} queries of {collection!r}, such as {query!r}, are fitted and tested",
-                expected="other queries in a test",
+                f"{len(common)} queries of {collection!r}, such as {query!r}, occur in the fitted runs and in a test",
+                expected="different queries in a test",
                 remedy="Omit --test: the fitted runs are always reported on held-out queries",
             )
 

@@ -28,7 +28,7 @@ from rerank.types import Qrels, Ranking, Run
 
 #: Depths that are tried by default.
 DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 250)
-#: Query id -> ids of the documents in its pool.
+#: Ids of the documents in the pool of each query id.
 Docs = Mapping[str, frozenset[str]]
 
 
@@ -58,7 +58,7 @@ def choose_smallest_pool(
     """
     chosen_runs = _runs_of_downsampled_pools(runs, makers)
     if not depths or min(depths) < 1:
-        raise UsageError(f"depths {list(depths)}", expected="at least one depth, each 1 or more")
+        raise UsageError(f"depths is {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
     whole = score_matrices_of_judged_pool(qrels, runs, [name])[name]
@@ -106,7 +106,7 @@ def _runs_of_downsampled_pools(runs: Sequence[Run], names: Sequence[str]) -> lis
 
 
 def documents_of_reduced_pools(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
-    """Return query id -> its pool: the first ``depth`` documents of ``makers`` and all documents of grade 1 or more."""
+    """Return the pool of each query id: the first ``depth`` documents of ``makers`` and all documents of grade >= 1."""
     pooled = {topic.id: topic.docs for topic in pool_runs(makers, depth=depth, qrels=qrels, unjudged=True).topics}
     return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant_of_benchmark(qrels), strict=True)}
 

@@ -133,9 +133,9 @@ def test_missing_queries_and_few_topics_are_said() -> None:
         ([], "AP", 0.05, "0 run"),
         (["a", "a"], "AP", 0.05, "'a'"),
         (["a", "b"], "P_5,10", 0.05, "2 measures"),
-        (["a", "b"], "AP", 0.0, "alpha=0"),
-        (["a", "b"], "AP", 1.5, "alpha=1.5"),
-        (["a", "b"], "AP", math.nan, "alpha=nan"),
+        (["a", "b"], "AP", 0.0, "alpha is 0"),
+        (["a", "b"], "AP", 1.5, "alpha is 1.5"),
+        (["a", "b"], "AP", math.nan, "alpha is nan"),
         (["a", "b"], "APP", 0.05, "'APP'"),
     ],
 )

@@ -113,22 +113,18 @@ def leave_groups_out(
         runs: The runs that formed the pool, with different names.
         qrels: The relevance judgments.
         measures: Names of measures with per-query values.
-        groups: Pairs of the name of a group and a shell pattern that matches the names of its runs. Every other run is
-            a group of its own.
+        groups: Pairs of a group's name and a shell pattern of its runs' names; every other run is its own group.
         depth: Number of documents that each run contributed per topic.
         relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
 
     Raises:
-        UsageError: A measure does not exist or has no per-query values, the depth is below 1, a pattern matches no run,
-            or two groups share a run.
+        UsageError: A measure or the depth is invalid, a pattern matches no run, or two groups share a run.
         DataError: There are fewer than two groups or two topics, or no document of the pool is judged.
     """
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     members = group_runs_by_name([run.name for run in runs], groups)
     if len(members) < 2:
-        raise DataError(
-            f"The number of groups of runs is {len(members)}", expected="at least two, so that one can be left out"
-        )
+        raise DataError(f"The number of groups of runs is {len(members)}", expected="2 or more, to leave one out")
     judged = qrels.judged()
     pool = pool_runs(runs, depth=depth, qrels=judged)
     gold = score_matrices_of_judged_pool(judged, runs, names)

@@ -116,7 +116,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
         DataError: There are no runs, two runs have the same name, or the pool is empty.
     """
     if depth < 1:
-        raise UsageError(f"depth is {depth}", expected=f"at least 1, such as {DEPTH} in TREC's pools")
+        raise UsageError(f"depth is {depth}", expected="at least 1", remedy=f"Use {DEPTH}, as in TREC's pools")
     names = tuple(run.name for run in runs)
     if not names:
         raise DataError("There are no runs to pool", expected="at least one run")

@@ -63,7 +63,7 @@ class PredictedLists:
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
-    """Return the lists that have all inputs of a fit. If one is the judge score, drop documents without such a score."""
+    """Return the lists that have all inputs of a fit. If it uses judge scores, drop documents without a judge score."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
         lists = lists.select(lambda ranking: None if ranking.first_stage is None else ranking)

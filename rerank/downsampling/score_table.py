@@ -70,7 +70,7 @@ class ScoreTable:
         if unit == "query":
             if not self.by_query:
                 raise UsageError(
-                    "unit is query, but the table contains one score per task",
+                    "unit=query requires per-query scores, but the table contains one score per task",
                     expected="per-query scores, or unit=task",
                 )
             return np.concatenate([self.tasks[task] for task in tasks])

@@ -176,8 +176,8 @@ def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tu
     choosing, held_out = sorted(order[held_count:]), sorted(order[:held_count])
     if len(choosing) < _LEAST_MODELS or len(held_out) == 1:
         raise UsageError(
-            f"Tasks would be chosen with {len(choosing)} models, and {len(held_out)} models would be held out",
-            expected=f"at least {_LEAST_MODELS} models to choose with, and none or at least 2 held out",
+            f"{len(choosing)} models are used to choose tasks, and {len(held_out)} are held out",
+            expected=f"at least {_LEAST_MODELS} models to choose tasks, and none or at least 2 held out",
             remedy="Use scores of more models, or hold out another fraction",
         )
     return choosing, held_out

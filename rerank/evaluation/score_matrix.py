@@ -162,7 +162,7 @@ def _parse_evaluation_matrix_score(cell: str, where: str) -> float:
         return float(cell)
     except ValueError as error:
         remedy = "If the first column holds topic ids, name it topic or query"
-        raise DataError(f"{where} contains the score {cell!r}", expected="a number", remedy=remedy) from error
+        raise DataError(f"{where} contains {cell!r}", expected="a number", remedy=remedy) from error
 
 
 def _is_fractional_measure_value(text: str) -> bool:

@@ -128,9 +128,7 @@ def compare_over_collections(
     correction = resolve_correction("t", options.correction, family_wise=False)
     if len(matrices) < 2:
         raise UsageError(
-            f"The number of collections is {len(matrices)}",
-            expected="at least two",
-            remedy="For a single collection, use rerank compare",
+            f"The number of collections is {len(matrices)}", expected="2 or more", remedy="For one, use rerank compare"
         )
     aligned = _align_systems(matrices)
     names = next(iter(matrices.values())).systems

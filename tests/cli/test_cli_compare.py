@@ -205,7 +205,7 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
         (("--matrix", "m.csv", "-m", "AP"), 2, "--measure"),
         (("--matrix", "m.csv", "--relevant", "2"), 2, "--relevant"),
         (("--matrix", "none.csv"), 4, "There is no file none.csv"),
-        (("--matrix", "qrels.txt"), 5, "qrels.txt, line 2: 'q0 0 d1 1'; expected a number"),
+        (("--matrix", "qrels.txt"), 5, "qrels.txt, line 2 contains 'q0 0 d1 1'; expected a number"),
         (("--matrix", "m.csv", "--test", "f"), 2, "Unknown test 'f'"),
         (("--matrix", "m.csv", "--correction", "hb"), 2, "Unknown correction 'hb'"),
         (("--matrix", "m.csv", "--permutations", "9"), 2, "'t' is deterministic and has no option 'permutations'"),

@@ -129,8 +129,8 @@ def test_missing_queries_and_few_topics_are_said() -> None:
 @pytest.mark.parametrize(
     ("names", "measure", "alpha", "named"),
     [
-        (["a"], "AP", 0.05, "1 run"),
-        ([], "AP", 0.05, "0 run"),
+        (["a"], "AP", 0.05, "runs to compare is 1"),
+        ([], "AP", 0.05, "runs to compare is 0"),
         (["a", "a"], "AP", 0.05, "'a'"),
         (["a", "b"], "P_5,10", 0.05, "2 measures"),
         (["a", "b"], "AP", 0.0, "alpha is 0"),

@@ -45,8 +45,8 @@ def test_tabs_a_byte_order_mark_and_gzip(tmp_path: Path) -> None:
         ("", "matrix.csv"),
         ("a,b\n1,2\n1,2,3\n", "line 3 has 3 columns"),
         ("a,b\n1,2\n\n1\n", "line 4 has 1 columns"),
-        ("a,b\n1,2\n,\n", "line 3: ''"),
-        ("a,b\n1,2\nx,1\n", "line 3: 'x'"),
+        ("a,b\n1,2\n,\n", "line 3 contains ''"),
+        ("a,b\n1,2\nx,1\n", "line 3 contains 'x'"),
         ("a,b\n1,2\nnan,1\n", "System 'a' scores nan on topic '2'"),
         ("topic,a,b\n7,1,2\n8,1,inf\n", "System 'b' scores inf on topic '8'"),
         ("a,b\n1,2\n", "contains 1 topic;"),
@@ -97,5 +97,5 @@ def test_scores_that_make_no_matrix(scores: list[Scores], error: type[RerankErro
 
 
 def test_values_of_another_shape() -> None:
-    with raises(DataError, (2, 3), "2 x 2"):
+    with raises(DataError, (2, 3), "(2, 2)"):
         ScoreMatrix(measure="", topics=("1", "2"), systems=("a", "b"), values=np.zeros((2, 3)))

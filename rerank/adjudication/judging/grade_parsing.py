@@ -1,4 +1,4 @@
-"""Parser for grades in generated text. It accepts any text and returns a grade only if the text contains a clear one."""
+"""Parser for grades in generated text. It accepts any text, but returns a grade only if the text clearly has one."""
 
 from __future__ import annotations
 

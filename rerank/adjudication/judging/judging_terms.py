@@ -61,7 +61,7 @@ class JudgingTerms:
             )
 
     def to_dict(self, pool: Pool) -> dict[str, Any]:
-        """Return a JSON object with a hash of the pool and the settings that determine which document is judged next."""
+        """Return a JSON object with all settings that determine which document is judged next, and the pool's hash."""
         return {
             "method": self.method,
             "seed": self.seed,

@@ -82,8 +82,8 @@ def find_systems_of_group(systems: Sequence[str], name: str, pattern: str) -> Bo
     group = np.array([fnmatchcase(system, pattern) for system in systems])
     if not group.any() or (~group).sum() < 3:
         raise UsageError(
-            f"{pattern!r} matches {group.sum()} of {len(systems)} runs",
-            expected=f"at least one run of {name}, and at least three other runs",
+            f"The pattern {pattern!r} of {name} matches {group.sum()} of {len(systems)} runs",
+            expected="at least one matching run, and at least three other runs",
             remedy=f"Correct the pattern; the names of the runs (at most 20 shown): {', '.join(systems[:20])}",
         )
     return group

@@ -68,8 +68,8 @@ def judge_pool_in_order(
 ) -> JudgingSequence:
     """Judge the whole pool, taking the judgments from known relevance.
 
-    A stochastic order breaks ties between documents by the seed. In the order of ids, ties would give the same
-    documents an advantage with every seed, and the result would depend on how documents are named.
+    A stochastic order breaks ties between documents by the seed. If ties were broken by id, the same documents would
+    have an advantage with every seed, and the result would depend on how documents are named.
 
     Args:
         order: The judging order.

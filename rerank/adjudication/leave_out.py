@@ -113,7 +113,7 @@ def leave_groups_out(
         runs: The runs that formed the pool, with different names.
         qrels: The relevance judgments.
         measures: Names of measures with per-query values.
-        groups: Pairs of a group's name and a shell pattern of its runs' names; every other run is its own group.
+        groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs are their own groups.
         depth: Number of documents that each run contributed per topic.
         relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
 

@@ -28,12 +28,12 @@ def group_runs_by_name(
     for index, name in enumerate(names):
         found = list(dict.fromkeys(group for group, pattern in patterns if fnmatchcase(name, pattern)))
         if len(found) > 1:
-            raise UsageError(f"Run {name!r} belongs to {' and to '.join(found)}", expected="one group per run")
+            raise UsageError(f"Run {name!r} belongs to the groups {' and '.join(found)}", expected="one group per run")
         if not found and any(name == group for group, _ in patterns):
-            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="another name")
+            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="a unique name")
         members.setdefault(found[0] if found else name, []).append(index)
     for group, pattern in patterns:
         matched = sum(fnmatchcase(name, pattern) for name in names)
         if not matched or len(members[group]) < fewest:
-            raise UsageError(f"{pattern!r} matches {matched} runs", expected=f"at least {fewest} run(s) of {group}")
+            raise UsageError(f"Pattern {pattern!r} of {group} matches {matched} runs", expected=f"at least {fewest}")
     return members

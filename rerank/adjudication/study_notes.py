@@ -63,7 +63,7 @@ def note_study_pool(
 
 
 def note_study_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
-    """Yield one warning that lists the budgets with which topics have no judgments, if there are such budgets."""
+    """Yield a single warning that lists the budgets that leave topics without judgments, if there are any."""
     cases = dict.fromkeys(
         f"{cell.method} {cell.budget} ({topics - cell.topics} of {topics})" for cell in cells if cell.topics < topics
     )

@@ -117,7 +117,7 @@ class Calibration:
             raise DataError(
                 f"{str(path)!r} has version {error_repr(content.get('version'))} of the calibration format",
                 expected=f"version {_VERSION}",
-                remedy="Fit it again with `rerank calibrate`, or install a newer version of listrank",
+                remedy="Fit the calibration again with `rerank calibrate`, or install a newer version of listrank",
             )
         return cls._parse(text, path)
 
@@ -212,7 +212,7 @@ class Calibration:
         )
 
     def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
-        """Return whether the scores seem to come from the first stage of the training set, by its name and range."""
+        """Return whether the name and the range of the scores match the first stage of the training set."""
         if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high

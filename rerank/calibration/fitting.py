@@ -106,7 +106,7 @@ def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> F
 
 
 def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
-    """Predict every list with models that were fitted to other queries.
+    """Predict the probabilities of every list with models that were fitted to other queries.
 
     The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
     """
@@ -218,7 +218,7 @@ def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
 
 
 def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
-    """Fit the model that predicts whether a list contains a relevant document, to `JudgedLists.answerable`."""
+    """Fit the model that predicts whether a list contains a relevant document. ``lists``: `JudgedLists.answerable`."""
     import numpy as np
 
     rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]

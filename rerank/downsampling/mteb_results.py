@@ -62,7 +62,7 @@ def _common_parts_for_benchmark_reduction(task: str, results: Sequence[_Result])
         raise DataError(
             f"The results of {len(results)} models on {task} have no split and subset in common",
             expected="at least one split and subset that all models have",
-            remedy="Remove the results of the models that were evaluated on other parts",
+            remedy="Remove the results of the models that were evaluated on other splits or subsets",
         )
     return common
 
@@ -103,7 +103,7 @@ def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, f
     if not parts:
         raise DataError(f"{path} contains no scores", expected="at least one split")
     if len(parts) < len(scores):
-        raise DataError(f"{path} has two scores for a split and subset", expected="one score for each")
+        raise DataError(f"{path} has two scores for a split and subset", expected="one score per split and subset")
     for part, score in scores:
         if not math.isfinite(score):
             raise DataError(f"{path}: the score of {'/'.join(part)} is {score!r}", expected="a finite number")

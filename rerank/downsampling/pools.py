@@ -58,7 +58,7 @@ def choose_smallest_pool(
     """
     chosen_runs = _runs_of_downsampled_pools(runs, makers)
     if not depths or min(depths) < 1:
-        raise UsageError(f"depths is {list(depths)}", expected="at least one depth, each 1 or more")
+        raise UsageError(f"The depths are {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
     whole = score_matrices_of_judged_pool(qrels, runs, [name])[name]
@@ -133,15 +133,15 @@ def _ranking_within_reduced_corpus(ranking: Ranking, docs: frozenset[str]) -> Ra
 
 def _pool_reduction_notes(makers: Sequence[Run], runs: Sequence[Run], measure: str) -> tuple[str, ...]:
     notes = [
-        "Documents below the end of a run are unknown: the reference is what the runs contain.",
+        "Documents that a run did not retrieve are unknown: the reference is the rankings that the runs contain.",
         "Scores of other systems can only increase when documents are removed: compare rankings and differences, not "
         "values.",
     ]
     if len(makers) == len(runs):
         notes.append(
-            f"All systems form the pools, so nothing can change from the depth of {measure} on. Choose some of them as "
-            "makers to see the effect on the others."
+            f"All systems form the pools, so depths beyond the cutoff of {measure} change nothing. Choose some of the "
+            "systems as makers to see the effect on the others."
         )
     elif any(maker.name == run.name for maker in makers for run in runs):
-        notes.append("The makers are among the systems: the pools contain all their first documents, but not others'.")
+        notes.append("Some systems are makers: the pools contain the first documents of these systems, not of others.")
     return tuple(notes)

@@ -125,7 +125,7 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
     for model, task, query, value, location in cells:
         model_scores = scores.setdefault(model, {})
         if (task, query) in model_scores:
-            raise DataError(f"{location}: {model!r} has another score on {task} {query}".rstrip(), expected="one score")
+            raise DataError(f"{location}: {model!r} has two scores on {task} {query}".rstrip(), expected="one score")
         model_scores[task, query] = value
     columns = list(dict.fromkeys((task, query) for _, task, query, _, _ in cells))
     mixed = {task for task, query in columns if query} & {task for task, query in columns if not query}

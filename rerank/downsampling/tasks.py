@@ -43,7 +43,8 @@ class TaskReductionDesign:
         criterion: The significance test.
         least: Smallest number of remaining tasks.
         always: Tasks that are never removed, such as the only task in a language.
-        hold_out: Fraction of the models that are held out: they do not influence the choice, which is tested on them.
+        hold_out: Fraction of the models that are held out. They do not influence the choice; the choice is tested on
+            them.
         seed: Seed for the random choice of the held-out models.
         ridge: Weight of the penalty in the regression that predicts tasks.
     """
@@ -193,10 +194,10 @@ def _benchmark_task_reduction_notes(
             f"{', '.join(table.left_out[:5])}"
         )
     if not unseen:
-        yield "The values are for the models that chose the tasks; other models may differ more. Use hold_out to check."
+        yield "The values are for the models used to choose tasks; other models may differ more. Use hold_out to check."
     if design.unit == "task" and len(whole.values) < 10:
         yield f"The tests have only {len(whole.values)} tasks as samples, so only large differences can be significant."
     if design.unit == "query":
         yield "Means and tests are over all queries together, so tasks are weighted by their number of queries."
     if table.left_out or len(table.models) < len(table.tasks):
-        yield f"{len(table.tasks)} tasks are predicted from {len(table.models)} models, so the order is imprecise."
+        yield f"Only {len(table.models)} models are used to predict {len(table.tasks)} tasks: the order is imprecise."

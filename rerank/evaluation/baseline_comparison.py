@@ -46,7 +46,7 @@ def compare_with_baseline(
 
     Raises:
         UnknownNameError: The baseline, the test or the correction does not exist.
-        UsageError: The test does not take the correction, or an option is out of range.
+        UsageError: The test cannot be combined with the correction, or an option is out of range.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
     options, judged = options or ComparisonOptions(), judged or {}

@@ -1,4 +1,4 @@
-"""Bounds of measures under incomplete judgments: the values that are possible after judging a run's other documents.
+"""Bounds of measures under incomplete judgments: the possible values once a run's unjudged documents are judged.
 
 The unjudged documents of a run within the measure's cutoff may have any grade from 0 to the highest grade of the
 judgments. The bounds are the smallest and the largest value over all these completions of the judgments; documents that

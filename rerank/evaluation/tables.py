@@ -39,7 +39,7 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
 def table_of_evaluation(
     qrels: str, scores: Sequence[Scores], *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
 ) -> TableReport:
-    """Return a table for a paper with one row per run, best first by the first measure; the best values are bold.
+    """Return a table for a paper with one row per run, sorted by the first measure. The best values are bold.
 
     Args:
         qrels: Name of the judgments, as given by the user; the legend shows it without folders.
@@ -108,7 +108,7 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
 def cells_of_means(
     matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
 ) -> list[tuple[str, list[Cell]]]:
-    """Return each system with one cell per measure, best first by the first measure. The best means are bold.
+    """Return each system with one cell per measure, sorted by decreasing mean of the first. The best means are bold.
 
     Args:
         matrices: Scores of the same systems, one matrix per measure.

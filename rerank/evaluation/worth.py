@@ -1,4 +1,4 @@
-"""Worth of rerankers: their gain over the first stage as a share of the gain of the perfect order of candidates."""
+"""Worth of rerankers: their gain over the first stage, divided by the gain of the perfect order of candidates."""
 
 from __future__ import annotations
 

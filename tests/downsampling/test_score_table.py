@@ -127,7 +127,7 @@ def test_scores_that_are_missing(tmp_path: Path) -> None:
         ("", "scores.csv"),
         ("model,A\n", "scores.csv"),
         ("name,A\nm1,1\n", "name, A"),
-        ("model,A\nm1,1\nm1,2\n", "line 3: 'm1' has another score on A"),
+        ("model,A\nm1,1\nm1,2\n", "line 3: 'm1' has two scores on A"),
         ("model,A\nm1,high\nm2,1\n", "line 2, A: the score is 'high'"),
         ("model,A\nm1,nan\nm2,1\n", "'nan'"),
         ("model,A,B\nm1,1\n", "2 columns"),

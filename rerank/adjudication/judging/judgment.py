@@ -14,7 +14,7 @@ Gap = Literal["skipped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class PendingJudgment:
-    """A document that is to be judged for a topic. Both are referred to by id."""
+    """Ids of a document and of the topic for which it is to be judged."""
 
     topic: str
     doc: str

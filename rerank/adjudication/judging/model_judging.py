@@ -74,7 +74,7 @@ def _replies_of_backend(
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWorkers:
-    """Workers that open a model and answer batches of requests.
+    """Workers that open a model and process batches of requests.
 
     Attributes:
         open_backend: Function that opens the model in a worker.

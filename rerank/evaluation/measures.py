@@ -191,7 +191,7 @@ def _checked_measure_parameters(params: Mapping[str, Any], template: Any, text: 
             raise UsageError(f"{text!r} has the unknown parameter {key!r}", expected=f"one of its parameters: {takes}")
         result[key] = float(value) if known[key].dtype is float and type(value) is int else value
         if not known[key].validate(result[key]) or not _is_sensible_measure_parameter(key, result[key]):
-            raise UsageError(f"{key} of {text!r} is {value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
+            raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
     for key, info in known.items():
         if info.required and key not in result:
             example = f"{text}@10" if key == template.AT_PARAM == "cutoff" else f"{text} with {key}"

@@ -17,8 +17,9 @@ class Agreement:
     """Contingency table of two assessors' grades for the same documents.
 
     Attributes:
-        grades: All grades that either assessor gave, ascending.
-        table: (grades, grades) number of documents by grade of the first and grade of the second assessor.
+        grades: All grades that either assessor assigned, in ascending order.
+        table: (grades, grades) number of documents with each pair of grades; rows are grades of the first assessor,
+            columns are grades of the second.
     """
 
     grades: tuple[int, ...]
@@ -40,7 +41,8 @@ class Agreement:
         For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance
         from the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off
         the diagonal, it is 1 (``none``), the distance between the two grades (``linear``) or the squared distance
-        (``quadratic``). Kappa is undefined if there are no documents, or if chance alone gives complete agreement.
+        (``quadratic``). Kappa is undefined if there are no documents, or if the agreement expected by chance is
+        complete.
         Source: Cohen 1960; for the weighted form, Cohen, Psychological Bulletin 1968.
         """
         kappa = float(cohen_kappa(self.table, self.grades, weights))
@@ -56,7 +58,7 @@ class Agreement:
         return Agreement(grades=(0, 1), table=table)
 
     def to_dict(self, relevant: int) -> dict[str, Any]:
-        """Return all statistics. Keys that start with ``binary`` are computed on relevant versus non-relevant."""
+        """Return all statistics as a JSON object. Keys that start with ``binary`` refer to binary relevance."""
         binary = self.binary(relevant)
         return {
             "documents": self.documents,

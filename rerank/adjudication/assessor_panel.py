@@ -1,8 +1,8 @@
 """Agreement of any number of assessors: kappa of every pair and Krippendorff's alpha, with intervals and by topic.
 
-Intervals come from the percentile bootstrap over topics: topics are drawn with replacement, and a topic brings all its
-judgments. Documents of one topic are not independent, so that samples of documents would give intervals that are too
-narrow. The assessors are fixed: an interval says what other topics could give, not what other assessors could.
+Intervals come from the percentile bootstrap over topics: topics are drawn with replacement, each with all its
+judgments. Documents of one topic are not independent, so sampling documents would produce intervals that are too
+narrow. The assessors are fixed: an interval shows how a value could vary with other topics, not with other assessors.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rerank.adjudication.pools import Floats, Ints
 from rerank.errors import DataError, UsageError
 from rerank.types import NOT_JUDGED
 
-#: Fewest topics with which an interval is given: samples of fewer topics hardly vary.
+#: Smallest number of topics for which intervals are computed: samples of fewer topics hardly vary.
 LEAST_TOPICS = 5
-#: Name of kappa in results -> its disagreement weights.
+#: Disagreement weights of each kappa, by its name in results.
 KAPPAS: Mapping[str, str] = {"kappa": "none", "kappa_linear": "linear", "kappa_quadratic": "quadratic"}
 
 
@@ -34,9 +34,10 @@ class AssessorPanel:
     Attributes:
         assessors: Names of the assessors.
         topics: Topics with a document that at least two assessors have judged.
-        grades: All grades that an assessor gave, ascending.
-        tables: (topics, assessors, assessors, grades, grades) number of documents by the grades of two assessors.
-        coincidences: (topics, grades, grades) coincidences of `count_grade_coincidences`.
+        grades: All grades that an assessor assigned, in ascending order.
+        tables: (topics, assessors, assessors, grades, grades) number of documents with each pair of grades of two
+            assessors.
+        coincidences: (topics, grades, grades) coincidences, computed by `count_grade_coincidences`.
         documents: (topics,) number of documents that at least two assessors have judged.
         relevant: Lowest relevant grade of each assessor if grades were replaced by 0 and 1, otherwise None.
     """
@@ -56,18 +57,24 @@ class AssessorPanel:
         """Count the judgments of at least two assessors.
 
         Args:
-            assessors: Name -> topic -> document -> grade. Documents with grade -1 are not judged.
+            assessors: Grades by name of the assessor, topic and document (``assessors[name][topic][document]``).
+                Documents with grade -1 are not judged.
             relevant: For every assessor, the lowest grade that becomes 1; lower grades become 0. None keeps the grades,
                 which then must have the same meaning for all assessors.
 
         Raises:
-            UsageError: There are fewer than two assessors, or another number of lowest grades.
+            UsageError: There are fewer than two assessors, or ``relevant`` does not contain one grade per assessor.
             DataError: No document was judged by two assessors.
         """
         if len(assessors) < 2:
-            raise UsageError(f"{len(assessors)} set of judgments", expected="at least two, one per assessor")
+            raise UsageError(
+                f"The number of sets of judgments is {len(assessors)}", expected="at least two, one per assessor"
+            )
         if relevant is not None and len(relevant) != len(assessors):
-            raise UsageError(f"{len(relevant)} lowest relevant grades", expected=f"{len(assessors)}, one per assessor")
+            raise UsageError(
+                f"The number of lowest relevant grades is {len(relevant)}",
+                expected=f"{len(assessors)}, one per assessor",
+            )
         lowest: Sequence[int | None] = relevant or [None] * len(assessors)
         judgments = [_judged_grades(qrels, grade) for qrels, grade in zip(assessors.values(), lowest, strict=True)]
         grades = tuple(sorted({g for qrels in judgments for judged in qrels.values() for g in judged.values()}))
@@ -90,19 +97,19 @@ class AssessorPanel:
         )
 
     def kappas(self, weights: str = "none", topics: Ints | None = None) -> Floats:
-        """Return the (assessors, assessors) kappas of `cohen_kappa`; NaN if undefined.
+        """Return the (assessors, assessors) matrix of Cohen's kappa (`cohen_kappa`); NaN where it is undefined.
 
         Args:
             weights: ``none``, ``linear`` or ``quadratic``.
-            topics: (topics,) how often each topic counts; None for once.
+            topics: (topics,) number of times that each topic counts; None to count each topic once.
         """
         return cohen_kappa(_sum_over_topics(self.tables, topics), self.grades, weights)
 
     def alphas(self, topics: Ints | None = None) -> Floats:
-        """Return the (levels,) alphas of `krippendorff_alpha` in the order of `ALPHA_LEVELS`; NaN if undefined.
+        """Return Krippendorff's alpha for each level of `ALPHA_LEVELS`, shape (levels,); NaN where it is undefined.
 
         Args:
-            topics: (topics,) how often each topic counts; None for once.
+            topics: (topics,) number of times that each topic counts; None to count each topic once.
         """
         coincidences = _sum_over_topics(self.coincidences, topics)
         return np.array([krippendorff_alpha(coincidences, self.grades, level) for level in ALPHA_LEVELS])
@@ -113,7 +120,7 @@ class AssessorPanel:
         Args:
             resamples: Number of bootstrap samples of topics; 0 for no intervals.
             seed: Seed of the samples.
-            alpha: Intervals cover with 1 - alpha.
+            alpha: Intervals have confidence level 1 - alpha.
         """
         count = len(self.topics)
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
@@ -148,7 +155,7 @@ class AssessorPanel:
         }
 
     def _describe_pair(self, a: int, b: int) -> dict[str, Any]:
-        """Return the common documents of two assessors, and the fraction with equal grades."""
+        """Return the numbers of topics and documents that both assessors judged, and the fraction with equal grades."""
         common = self.tables[:, a, b]
         documents = int(common.sum())
         same = int(np.trace(common.sum(axis=0)))
@@ -161,7 +168,7 @@ class AssessorPanel:
         }
 
     def _describe_topics(self) -> list[dict[str, Any]]:
-        """Return the documents and the alphas of every topic."""
+        """Return the number of documents and the alphas of every topic."""
         return [
             {
                 "topic": topic,
@@ -175,12 +182,12 @@ class AssessorPanel:
 
 
 def _sum_over_topics(counts: npt.NDArray[Any], topics: Ints | None) -> npt.NDArray[Any]:
-    """Sum counts of shape (topics, ...), each topic as often as ``topics`` says; None for once."""
+    """Sum counts of shape (topics, ...) over topics, weighted by ``topics``; None weights all topics by 1."""
     return np.asarray(counts.sum(axis=0) if topics is None else np.tensordot(topics, counts, axes=1))
 
 
 def _judged_grades(qrels: Mapping[str, Mapping[str, int]], relevant: int | None) -> dict[str, dict[str, int]]:
-    """Return topic -> document -> grade, or 0 and 1 if a lowest relevant grade is given."""
+    """Return the grades of the judged documents, by topic and document; 0 or 1 if a lowest relevant grade is given."""
     return {
         topic: {
             doc: grade if relevant is None else int(grade >= relevant)
@@ -192,7 +199,10 @@ def _judged_grades(qrels: Mapping[str, Mapping[str, int]], relevant: int | None)
 
 
 def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) -> Ints:
-    """Return (assessors, documents, grades) whether an assessor gave a document of one topic a grade."""
+    """Return an array of shape (assessors, documents, grades) for one topic.
+
+    An entry is 1 if the assessor gave the document this grade, otherwise 0.
+    """
     docs = {doc: index for index, doc in enumerate(dict.fromkeys(doc for judged in judgments for doc in judged))}
     column = {grade: index for index, grade in enumerate(grades)}
     marks = np.zeros((len(judgments), len(docs), len(grades)), dtype=np.int64)
@@ -203,7 +213,7 @@ def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) 
 
 
 def _percentile_bounds(samples: Sequence[float], topics: int, alpha: float) -> list[float] | None:
-    """Return the bounds of an interval; None with few topics, or if most samples are undefined."""
+    """Return the bounds of a percentile interval; None if there are few topics or most samples are undefined."""
     defined = np.array([value for value in samples if not np.isnan(value)])
     if topics < LEAST_TOPICS or len(defined) < max(2, len(samples) / 2):
         return None

@@ -33,10 +33,10 @@ class AdjudicationBudget:
         """Check the invariants."""
         whole = self.kind == "share" or float(self.amount).is_integer()
         if not (whole and self.amount > 0) or (self.kind == "share" and self.amount > 100):
-            raise UsageError(f"The budget {self}", expected=_EXPECTED)
+            raise UsageError(f"The budget {self} is invalid", expected=_EXPECTED)
 
     def __str__(self) -> str:
-        """Return the budget in the form that `parse` reads."""
+        """Return the budget in the form that `parse` accepts."""
         return {"topic": "{:.15g}", "share": "{:.15g}%", "total": "total:{:.15g}"}[self.kind].format(self.amount)
 
     @classmethod

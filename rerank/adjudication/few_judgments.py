@@ -1,4 +1,4 @@
-"""Estimates for runs from people's judgments of a sample of topics and a model's judgments of all topics."""
+"""Estimates of mean scores of runs, from people's judgments of some topics and a model's judgments of all topics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ class FewJudgmentsReport:
         people_topics: Topics judged by people and by the model.
         model_topics: Topics judged only by the model.
         left_out: Number of topics that the model did not judge.
-        baseline: Name of the baseline; empty for the means of the runs.
-        alpha: Intervals cover with 1 - alpha.
-        rows: One per measure and run.
+        baseline: Name of the baseline; empty if means are estimated instead of differences.
+        alpha: Intervals have confidence level 1 - alpha.
+        rows: One row per measure and run except the baseline: ``measure``, ``run``, ``estimate`` with ``interval``,
+            ``weight`` of the model's judgments, ``people`` with ``people_interval`` (from people's judgments alone) and
+            ``model`` (from the model's judgments alone).
         notes: Caveats for the reader.
     """
 
@@ -72,12 +74,13 @@ def estimate_from_few_judgments(
         runs: The runs.
         people: People's judgments of some topics.
         model: A model's judgments of all topics.
-        measures: Names of measures with values per query.
+        measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures, in both sets of judgments.
-        baseline: Name of one of the runs.
-        alpha: Intervals cover with 1 - alpha.
+        baseline: Name of the run from which differences are estimated; empty to estimate means.
+        alpha: Intervals have confidence level 1 - alpha.
 
     Raises:
+        UsageError: A measure does not exist or has no per-query values.
         DataError: Too few topics are judged by both or by the model alone, or the baseline is the only run.
         UnknownNameError: The baseline is not one of the runs.
     """
@@ -120,15 +123,16 @@ def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[s
     )
     if len(both) < LEAST_JUDGED_TOPICS or len(alone) < 2:
         raise DataError(
-            f"{len(both)} topics are judged by {people.name} and {model.name}, and {len(alone)} only by {model.name}",
-            expected=f"at least {LEAST_JUDGED_TOPICS} and 2",
-            remedy="Let the model judge all topics, and people a random sample of them",
+            f"{len(both)} topics are judged in both {people.name} and {model.name}, and {len(alone)} only in "
+            f"{model.name}",
+            expected=f"at least {LEAST_JUDGED_TOPICS} topics in both and at least 2 only in {model.name}",
+            remedy="Let the model judge all topics, and let people judge a random sample of them",
         )
     return both, alone
 
 
 def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measure: str) -> Floats:
-    """Return the (topics, systems) scores."""
+    """Return the (topics, systems) scores by one measure."""
     return np.array([[scores.by_measure(measure)[topic] for scores in evaluated] for topic in topics])
 
 
@@ -140,9 +144,10 @@ def _estimate_rows(
     Args:
         measure: Name of the measure.
         systems: Names of the systems.
-        values: Scores by people, by the model on the same topics, and by the model on the others; (topics, systems).
+        values: Three (topics, systems) arrays: scores from people's judgments, from the model's judgments of the same
+            topics, and from the model's judgments of the other topics.
         baseline: Name of the system from which differences are estimated; empty for the scores themselves.
-        alpha: Intervals cover with 1 - alpha.
+        alpha: Intervals have confidence level 1 - alpha.
     """
     if baseline:
         values = [scores - scores[:, [systems.index(baseline)]] for scores in values]

@@ -1,8 +1,9 @@
-"""Whether judgments place a group of systems higher than gold judgments do, such as rerankers of the assessor's family.
+"""Advantage of a group of systems: how much higher other judgments rank the group than gold judgments do.
 
-Systems are fixed and topics are resampled, so that an interval says what other topics could give. An advantage may be a
-preference of the assessor, but also a correction of the gold judgments: the two cannot be told apart without a third
-kind of judgments.
+A group may be, for example, the rerankers that use the same model family as the assessor. Systems are fixed and topics
+are resampled, so an interval shows how the advantage could vary with other topics. An advantage may be a preference of
+the assessor, but also a correction of the gold judgments: the two cannot be told apart without a third kind of
+judgments.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from rerank.errors import UsageError
 
 
 class GroupAdvantage(NamedTuple):
-    """How much better a group of systems does with the other judgments than with gold.
+    """Advantage of a group of systems with the other judgments, compared with gold judgments.
 
     Attributes:
-        ranks: Mean number of ranks that the group's systems rise. It is 0 if the group keeps its ranks as a whole.
-        score: Mean score of the group's systems by the other judgments, minus the score expected of systems with their
-            gold scores. The expected score is the least-squares line through the systems outside the group.
+        ranks: Mean number of ranks that the group's systems rise. It is 0 if the mean rank of the group is unchanged.
+        score: Mean score of the group's systems by the other judgments, minus the score expected from their gold
+            scores. The expected score is read off the least-squares line through the systems outside the group.
     """
 
     ranks: float
@@ -33,8 +34,8 @@ class GroupAdvantage(NamedTuple):
 def compute_group_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvantage:
     """Compute the advantage that the other judgments give a group of systems.
 
-    Judgments that are more lenient raise all scores, and good systems by less. The line through the other systems
-    takes account of this as far as it is linear.
+    More lenient judgments raise all scores, but raise those of good systems less. The line through the other systems
+    accounts for this effect as far as the effect is linear.
 
     Args:
         gold: (systems,) mean scores with gold judgments.
@@ -63,7 +64,7 @@ def resample_group_advantage(
         group: (systems,) whether the system belongs to the group.
         resamples: Number of samples of topics.
         seed: Seed of the samples.
-        alpha: Intervals cover with 1 - alpha.
+        alpha: Intervals have confidence level 1 - alpha.
     """
     topics = len(gold)
     drawn = np.random.default_rng(seed).multinomial(topics, np.full(topics, 1 / topics), size=resamples) / topics
@@ -73,7 +74,7 @@ def resample_group_advantage(
 
 
 def find_systems_of_group(systems: Sequence[str], name: str, pattern: str) -> Bools:
-    """Return (systems,) whether a system's name matches a shell pattern.
+    """Return a boolean array of shape (systems,): whether the name of each system matches a shell pattern.
 
     Raises:
         UsageError: No system matches, or fewer than three are left outside the group.
@@ -81,8 +82,8 @@ def find_systems_of_group(systems: Sequence[str], name: str, pattern: str) -> Bo
     group = np.array([fnmatchcase(system, pattern) for system in systems])
     if not group.any() or (~group).sum() < 3:
         raise UsageError(
-            f"{pattern!r} matches {group.sum()} of {len(systems)} runs",
-            expected=f"runs of {name}, and at least three others",
-            remedy=f"The runs are {', '.join(systems[:20])}",
+            f"The pattern {pattern!r} of {name} matches {group.sum()} of {len(systems)} runs",
+            expected="at least one matching run, and at least three other runs",
+            remedy=f"Correct the pattern; the names of the runs (at most 20 shown): {', '.join(systems[:20])}",
         )
     return group

@@ -68,15 +68,15 @@ def judge_pool_in_order(
 ) -> JudgingSequence:
     """Judge the whole pool, taking the judgments from known relevance.
 
-    A stochastic order breaks ties between documents by the seed. In the order of ids, ties would give the same
-    documents an advantage with every seed, and the result would depend on how documents are named.
+    A stochastic order breaks ties between documents by the seed. If ties were broken by id, the same documents would
+    have an advantage with every seed, and the result would depend on how documents are named.
 
     Args:
         order: The judging order.
         pool: The pool.
         relevant: For every topic, a boolean array of shape (docs,): whether each document is relevant.
         seed: Seed for stochastic orders.
-        ties_by_id: Break ties by document id, as a judging session does.
+        ties_by_id: Whether to break ties by document id, as a judging session does.
     """
     # (docs,) per topic: documents in random order, because orders break ties by position
     keep = ties_by_id or not order.random
@@ -110,7 +110,7 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     Ties are broken by document id.
 
     Raises:
-        UsageError: The order depends on judgments.
+        UsageError: The order depends on judgments or is stochastic.
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(

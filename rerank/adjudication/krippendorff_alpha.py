@@ -12,16 +12,16 @@ import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
 
-#: Levels of measurement: how far apart two grades are.
+#: Levels of measurement, which define the distance between two grades.
 AlphaLevel = Literal["nominal", "ordinal", "interval"]
 ALPHA_LEVELS: tuple[AlphaLevel, ...] = get_args(AlphaLevel)
 
 
 def count_grade_coincidences(counts: Ints) -> Floats:
-    """Return the (grades, grades) coincidences o: pairs of judgments of a document by two different assessors.
+    """Return the (grades, grades) coincidences o, which count pairs of judgments of a document by different assessors.
 
-    o_ck = sum over documents of n_c (n_k - [c = k]) / (n - 1). n_c is the number of assessors who gave the document
-    grade c, and n is the number of all its judgments. Documents with fewer than two judgments do not count.
+    o_ck = sum over documents of n_c (n_k - [c = k]) / (n - 1). For each document, n_c is the number of assessors who
+    gave it grade c, and n is the number of all its judgments. Documents with fewer than two judgments do not count.
 
     Args:
         counts: (documents, grades) number of assessors who gave the document the grade.
@@ -37,8 +37,8 @@ def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: Alp
     """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. It is NaN without pairs, or if only one grade occurs.
 
     o are the coincidences, n_c is the sum of row c, n is the sum of all, and d is the squared distance of two grades:
-    1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments from the one grade to the other,
-    counting their own by half (``ordinal``).
+    1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments with grades from one of the two to
+    the other, where judgments with these two grades count half (``ordinal``).
 
     Args:
         coincidences: (grades, grades) o, from `count_grade_coincidences`.

@@ -1,10 +1,11 @@
-"""Leave-one-out studies of a pool: what judgments say about a run if its own group had not contributed to them.
+"""Leave-one-out studies of a pool: how a run would be scored if its own group had not contributed to the pool.
 
-Every group in turn loses the judged documents that only its runs put into the pool, and all runs are scored again. A
-group whose runs fall shows how the judgments would treat a new system that is like them. Sources: Zobel, How reliable
-are the results of large-scale information retrieval experiments?, SIGIR 1998 (single runs); Voorhees, The philosophy of
-information retrieval evaluation, CLEF 2001 (all runs of a group, which resemble each other); Buckley et al., Bias and
-the limits of pooling for large collections, Information Retrieval 2007 (runs that fall although the mean is small).
+For each group in turn, the judgments of documents that only this group contributed are removed, and all runs are scored
+again. If the runs of the group fall, a new system that is like them would also be scored too low. Sources: Zobel, How
+reliable are the results of large-scale information retrieval experiments?, SIGIR 1998 (single runs); Voorhees, The
+philosophy of information retrieval evaluation, CLEF 2001 (all runs of a group, which resemble each other); Buckley et
+al., Bias and the limits of pooling for large collections, Information Retrieval 2007 (some runs fall although the mean
+change is small).
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ class LeaveOutStudy(HasTables):
         topics: Number of judged topics.
         rows: One row per measure and run: ``measure``, ``run``, ``group``; ``unique`` and ``unique_relevant``, the
             numbers of judged documents that only the group contributed; the run's mean with all judgments (``mean``)
-            and without those of the documents (``without``), ``difference`` (without minus mean); ``rank``, and
-            ``fall``, the number of ranks that the run loses among all runs; ``tau``, Kendall's tau of the rankings of
-            all runs by the two sets of judgments (None if all means are equal).
-        summary: One row per measure: ``measure``; ``mean_change`` and ``largest_drop``, the mean of the absolute
-            relative differences and the largest relative loss; ``max_fall``; ``lowest_tau`` of all groups; ``tau``
-            between the ranking by all judgments and the one in which every run is scored without its own group.
+            and without the judgments of these documents (``without``), ``difference`` (without minus mean); ``rank``
+            with all judgments, and ``fall``, the number of ranks that the run loses among all runs; ``tau``, Kendall's
+            tau of the rankings of all runs by the two sets of judgments (None if all means are equal).
+        summary: One row per measure: ``measure``; ``mean_change``, the mean of the absolute relative differences;
+            ``largest_drop``, the largest relative loss; ``max_fall``, the largest ``fall``; ``lowest_tau``, the lowest
+            ``tau`` of all groups; ``tau`` between the ranking by all judgments and the ranking in which every run is
+            scored without its own group.
         notes: Caveats for the reader.
     """
 
@@ -72,7 +74,7 @@ class LeaveOutStudy(HasTables):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per measure and run, best first, and a statement of the summary."""
+        """Return a table with one row per measure and run, best first, and the summary of each measure in words."""
         heads = ["measure", "run", "group", "unique", "relevant", "mean", "without", "change", "rank", "fall", "tau"]
         rows = [
             [
@@ -111,18 +113,18 @@ def leave_groups_out(
         runs: The runs that formed the pool, with different names.
         qrels: The relevance judgments.
         measures: Names of measures with per-query values.
-        groups: Pairs of a group and a shell pattern of the names of its runs; every other run is a group of its own.
+        groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs are their own groups.
         depth: Number of documents that each run contributed per topic.
         relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
 
     Raises:
-        UsageError: A measure or the depth is wrong, a pattern matches no run, or two groups share a run.
+        UsageError: A measure or the depth is invalid, a pattern matches no run, or two groups share a run.
         DataError: There are fewer than two groups or two topics, or no document of the pool is judged.
     """
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     members = group_runs_by_name([run.name for run in runs], groups)
     if len(members) < 2:
-        raise DataError(f"{len(members)} group of runs", expected="at least two groups, so that one can be left out")
+        raise DataError(f"The number of groups of runs is {len(members)}", expected="2 or more, to leave one out")
     judged = qrels.judged()
     pool = pool_runs(runs, depth=depth, qrels=judged)
     gold = score_matrices_of_judged_pool(judged, runs, names)
@@ -154,7 +156,12 @@ def _count_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]], relevant: 
 
 
 def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
-    """Return topic -> documents that no other run contributed, given the indices of the group's runs."""
+    """Return the documents of each topic that no run outside the group contributed.
+
+    Args:
+        pool: The pool.
+        runs: Indices of the group's runs.
+    """
     inside = np.isin(np.arange(len(pool.systems)), runs)
     found = {}
     for topic in pool.topics:

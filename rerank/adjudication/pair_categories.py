@@ -22,7 +22,7 @@ from rerank.adjudication.pools import Bools, Floats, Ints
 #: (pairs,) indices into `NAMES`, stored as 8-bit integers because a study holds very many of them.
 Codes = npt.NDArray[np.int8]
 
-#: The categories of a pair. The code of a category is its index in this tuple.
+#: Categories of a pair of systems. The code of a category is its index in this tuple.
 NAMES = ("AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD")
 _WRONG = {"missed": ("MA_missed", "MD_missed"), "spurious": ("MA_spurious", "MD_spurious"), "turned": ("AD",)}
 # codes for the same sign and for opposite signs; row: whether significant under gold, column: under cheap judgments
@@ -136,7 +136,7 @@ class PairCategories:
         return self.cheap / self.pairs
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the counts followed by the rates."""
+        """Return the counts followed by the rates, by name."""
         counts = {"AA": self.AA, "AD": self.AD, "MA": self.MA, "MD": self.MD, "PA": self.PA, "PD": self.PD}
         return {**counts, **asdict(self), **{name: getattr(self, name) for name in RATES}}
 
@@ -175,8 +175,8 @@ def categorise_pairs_under_cheaper_judgments(
 def count_cheaper_judgment_errors(codes: Codes, systems: int) -> dict[str, Ints]:
     """Count, for every system, its pairs that are missed, spurious or turned into the opposite (category AD).
 
-    The counts show whether the judgments are fair to all systems, that is, whether their errors are not concentrated on
-    a few. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+    The counts show whether the judgments are fair to all systems, or whether errors are concentrated on a few systems.
+    Source: Otero, Parapar and Barreiro, SIGIR 2025.
 
     Args:
         codes: (pairs,) codes in the order of ``itertools.combinations``.

@@ -56,14 +56,15 @@ class Measurer:
         pool: The pool. Other runs may have contributed to it.
         runs: The complete runs to evaluate.
         qrels: Gold judgments, which provide the grades of the pool's documents.
-        measures: Names of measures, in a form that `rerank.evaluation.parse_measures` reads.
+        measures: Names of measures, in a form that `rerank.evaluation.parse_measures` accepts.
         relevant: Lowest grade that counts as relevant in binary measures.
-        repeats: Runs that are repeats of one system; by default, every run is a system.
+        repeats: Pairs of the name of a system and a shell pattern that matches the names of its runs, which are repeats
+            of the system. By default, every run is a system.
 
     Attributes:
         repeats: Assignment of the runs to systems.
-        run_scores: Measure -> scores of the runs with the gold judgments.
-        gold: Measure -> scores of the systems with the gold judgments.
+        run_scores: Scores of the runs with the gold judgments, for each measure.
+        gold: Scores of the systems with the gold judgments, for each measure.
     """
 
     def __init__(
@@ -104,15 +105,15 @@ class Measurer:
         return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_pool_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
-        """Return, for every topic of the pool, a boolean array of shape (docs,): gold grade >= ``grade``."""
+        """Return, for every topic of the pool, a boolean array of shape (docs,): whether gold grade >= ``grade``."""
         return [grades >= grade for grades in self._grades]
 
     def measure(self, ordering: JudgingSequence, budgets: Sequence[AdjudicationBudget]) -> Mapping[str, Floats]:
         """Evaluate all runs with the judgments that each budget covers.
 
         Returns:
-            Measure -> (budgets, topics, systems) scores. The topics are the topics of the gold judgments. All systems
-            score 0 on a topic without judgments.
+            (budgets, topics, systems) scores for each measure. The topics are the topics of the gold judgments. All
+            systems score 0 on a topic without judgments.
         """
         shape = (len(budgets), len(self.topics), len(self._runs))
         values = {name: np.zeros(shape) for name in self.names}
@@ -162,10 +163,14 @@ class Measurer:
         return table
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments of the first documents of each topic. ``sizes``: (topics,) number of judged documents.
+        """Return the judgments of the first documents of each topic in judging order.
 
-        The other documents of the pool are in them as unjudged. A topic without a pool gets a placeholder document with
-        grade 0.
+        The other documents of the pool are included as unjudged. A topic without judgments gets a placeholder document
+        with grade 0.
+
+        Args:
+            ordering: The judging order of the pool.
+            sizes: (topics,) number of judged documents of each topic of the pool.
         """
         table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
         for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
@@ -176,7 +181,7 @@ class Measurer:
 
 
 def score_matrices_of_judged_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
-    """Return measure -> (topics, systems) score matrix, computed by ir_measures."""
+    """Return the (topics, systems) score matrix of each measure, computed by ir_measures."""
     scores = evaluate_runs(qrels, runs, measures)
     return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
 
@@ -239,7 +244,7 @@ def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
     return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
 
 
-#: Name of a measure in ir_measures -> formula.
+#: Formula of each measure, by its name in ir_measures.
 FORMULAS: dict[str, Formula] = {
     "nDCG": _ndcg_of_pool,
     "AP": _ap_of_pool,

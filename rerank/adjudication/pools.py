@@ -50,7 +50,7 @@ class PooledTopic:
     def reordered(self, docs: Ints) -> PooledTopic:
         """Return the topic with its documents in another order, given as a permutation of their indices.
 
-        Judging orders break ties by position, so this decides ties and nothing else.
+        Judging orders break ties by position, so this changes only how ties are broken.
         """
         return replace(self, docs=tuple(self.docs[doc] for doc in docs.tolist()), ranks=self.ranks[:, docs])
 
@@ -109,20 +109,20 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
         depth: Pool depth: number of documents that each run contributes per topic.
         qrels: Judgments. If given, only topics in the judgments are pooled, and only judged documents unless
             ``unjudged`` is True.
-        unjudged: Keep documents without a judgment.
+        unjudged: Whether to keep documents without a judgment.
 
     Raises:
         UsageError: The depth is below 1.
         DataError: There are no runs, two runs have the same name, or the pool is empty.
     """
     if depth < 1:
-        raise UsageError(f"depth={depth}", expected="at least 1", remedy=f"TREC's pools use {DEPTH}")
+        raise UsageError(f"depth is {depth}", expected="at least 1", remedy=f"Use {DEPTH}, as in TREC's pools")
     names = tuple(run.name for run in runs)
     if not names:
-        raise DataError("No runs to pool", expected="at least one run")
+        raise DataError("There are no runs to pool", expected="at least one run")
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{times} runs are named {name!r}", remedy="Give each run once, under a different name")
+        raise DataError(f"{times} runs are named {name!r}", remedy="Pass each run once, with a name of its own")
     judgments = qrels.judged() if qrels is not None else None
     ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
@@ -142,7 +142,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
 
 
 def add_unjudged_documents(qrels: Qrels, pool: Pool) -> Qrels:
-    """Return the judgments with all other documents of the pool as `UNJUDGED`, which infAP needs."""
+    """Return the judgments with all other documents of the pool marked as `UNJUDGED`, which infAP needs."""
     rows = {topic: dict(judged) for topic, judged in qrels.items()}
     for topic in pool.topics:
         rows[topic.id] = {**dict.fromkeys(topic.docs, UNJUDGED), **rows.get(topic.id, {})}

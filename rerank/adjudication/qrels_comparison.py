@@ -33,11 +33,11 @@ class QrelsComparison:
 
     Attributes:
         topics: Topics judged in both sets. Only these topics are evaluated.
-        left_out: Number of other topics.
+        left_out: Number of topics that are not judged in both sets.
         systems: Names of the runs.
         procedures: Tests with their corrections.
-        gold: Measure -> significance decisions with the gold judgments.
-        other: Measure -> significance decisions with the other judgments.
+        gold: Significance decisions with the gold judgments, for each measure.
+        other: Significance decisions with the other judgments, for each measure.
         agreement: Agreement on the documents in both sets of judgments.
         relevant: Lowest grade that counts as relevant.
         alpha: Significance level.
@@ -56,7 +56,7 @@ class QrelsComparison:
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
-        """Return (measure, procedure) -> category codes of shape (pairs,)."""
+        """Return the (pairs,) category codes of each combination (measure, procedure)."""
         return {
             (measure, procedure): codes
             for measure, gold in self.gold.items()
@@ -69,11 +69,11 @@ class QrelsComparison:
         Args:
             resamples: Number of samples of topics and systems for intervals, as in a study; 0 for none.
             seed: Seed of the samples.
-            groups: Pairs of the name of a group of systems and a shell pattern that matches their names, for the
-                advantage that the other judgments give them.
+            groups: Pairs of the name of a group of systems and a shell pattern that matches their names. For each
+                group, the advantage that the other judgments give it is computed, which requires samples.
 
         Raises:
-            UsageError: There is only one sample, or a pattern matches no run, or nearly all.
+            UsageError: ``resamples`` is 1, a pattern matches no run, or fewer than three runs are outside a group.
         """
         results = self._results()
         if resamples:

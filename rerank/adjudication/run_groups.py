@@ -1,4 +1,4 @@
-"""Groups of runs: runs that belong together, such as the runs of one research group or the repeats of one system."""
+"""Groups of runs that belong together, such as the runs of one research group or the repeats of one system."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def group_runs_by_name(
         fewest: Smallest number of runs that a group with a pattern must have.
 
     Returns:
-        Name of the group -> indices of its runs, in the order of the runs.
+        The indices of the runs of each group, by the name of the group, in the order of the runs.
 
     Raises:
-        UsageError: A group has too few runs or the name of a run outside it, or two groups match the same run.
+        UsageError: A group has too few runs, a run outside a group has its name, or two groups match the same run.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         found = list(dict.fromkeys(group for group, pattern in patterns if fnmatchcase(name, pattern)))
         if len(found) > 1:
-            raise UsageError(f"Run {name!r} belongs to {' and to '.join(found)}", expected="one group per run")
+            raise UsageError(f"Run {name!r} belongs to the groups {' and '.join(found)}", expected="one group per run")
         if not found and any(name == group for group, _ in patterns):
-            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="another name")
+            raise UsageError(f"Run {name!r} has the name of a group of other runs", expected="a unique name")
         members.setdefault(found[0] if found else name, []).append(index)
     for group, pattern in patterns:
         matched = sum(fnmatchcase(name, pattern) for name in names)
         if not matched or len(members[group]) < fewest:
-            raise UsageError(f"{pattern!r} matches {matched} runs", expected=f"{fewest} or more runs of {group}")
+            raise UsageError(f"Pattern {pattern!r} of {group} matches {matched} runs", expected=f"at least {fewest}")
     return members

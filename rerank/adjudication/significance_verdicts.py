@@ -47,10 +47,10 @@ class Procedure:
         return self.significance_test.family_wise
 
     def family(self, verdicts: Mapping[str, SignificanceVerdicts], alpha: float) -> ComparisonFamily:
-        """Return the statement of what was tested.
+        """Return a description of what was tested.
 
         Args:
-            verdicts: Measure -> decisions.
+            verdicts: Significance decisions for each measure.
             alpha: Significance level.
         """
         first = next(iter(verdicts.values()))
@@ -76,7 +76,7 @@ def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str
 
     Raises:
         UnknownNameError: A test or correction does not exist.
-        UsageError: A correction is given, but none of the tests takes a correction.
+        UsageError: A correction is given, but every test controls the family-wise error itself.
     """
     names, requested = list(test), list(corrections)
     procedures: dict[Procedure, None] = {}
@@ -162,7 +162,7 @@ class SignificanceVerdicts:
         return rank_changes_from_gold_judgments(gold.ranking, self.ranking)
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
-        """Return similarities to the gold ranking of systems by name. All are None if either ranking has only ties."""
+        """Return similarities to the gold ranking of systems by name. All are None if all systems tie in a ranking."""
         tau_b = tau_with_gold_judgments(gold.means, self.means)
         if tau_b is None:
             return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))

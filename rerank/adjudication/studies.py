@@ -92,7 +92,7 @@ def _note_study(
     cells: Sequence[StudyCell],
     whole: Sequence[StudyCell],
 ) -> tuple[str, ...]:
-    """Return all caveats, each of them once."""
+    """Return all caveats without repetitions."""
     notes = [
         *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
         *notes_on_judgments(qrels, runs, measurer.names, design.relevant),

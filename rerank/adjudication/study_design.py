@@ -25,7 +25,7 @@ class StudyDesign:
         procedures: Tests with their corrections.
         relevant: Lowest grade that counts as relevant in binary measures and for judging orders.
         depth: Pool depth.
-        unjudged: Keep documents without a gold judgment in the pool; they count as not relevant.
+        unjudged: Whether to keep documents without a gold judgment in the pool; they count as not relevant.
         alpha: Significance level.
         seeds: Number of times that a stochastic order is repeated, each time with another seed.
         seed: The first seed; repetitions use consecutive seeds.
@@ -52,11 +52,11 @@ class StudyDesign:
             values = tuple(dict.fromkeys(getattr(self, name)))
             object.__setattr__(self, name, values)
             if not values:
-                raise UsageError(f"A study without {name}", expected=f"at least one of {name}")
+                raise UsageError(f"The list of {name} of the study is empty", expected="at least one entry")
         if self.seeds < 1:
-            raise UsageError(f"seeds={self.seeds}", expected="at least 1")
+            raise UsageError(f"seeds is {self.seeds}", expected="at least 1")
         if self.resamples < 0 or self.resamples == 1:
-            raise UsageError(f"resamples={self.resamples}", expected="0, or at least 2", remedy="Use 1000")
+            raise UsageError(f"resamples is {self.resamples}", expected="0, or at least 2", remedy="Use 1000")
         check_significance_level(self.alpha)
 
     @cached_property
@@ -70,12 +70,12 @@ class StudyDesign:
         return [(method, self.seed + offset) for method in self.methods for offset in range(self.repetitions(method))]
 
     def repetitions(self, method: str) -> int:
-        """Return how often a method is repeated, each time with another seed."""
+        """Return how often a method is run, each time with another seed: ``seeds`` if it is stochastic, otherwise 1."""
         return self.seeds if self.orders[method].random else 1
 
     def samples_of_walk(self, method: str, seed: int) -> range:
         """Return the indices of the samples of topics and systems on which a walk is evaluated.
 
-        Samples are dealt to the seeds in turn, so that intervals contain the variation over seeds.
+        Samples are assigned to the seeds in turn, so that intervals include the variation over seeds.
         """
         return range(seed - self.seed, self.resamples, self.repetitions(method))

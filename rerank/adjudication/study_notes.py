@@ -18,7 +18,7 @@ _NAMED = 4
 
 
 def note_study_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
-    """Yield the caveats of `list_caveats_of_test`, and a warning about few pairs of systems."""
+    """Yield the caveats of `list_caveats_of_test`, and a warning if there are few pairs of systems."""
     pairs = 0
     for matrix in matrices:
         pairs = len(matrix.systems) * (len(matrix.systems) - 1) // 2
@@ -63,7 +63,7 @@ def note_study_pool(
 
 
 def note_study_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
-    """Yield a warning about budgets that leave topics without judgments."""
+    """Yield a single warning that lists the budgets that leave topics without judgments, if there are any."""
     cases = dict.fromkeys(
         f"{cell.method} {cell.budget} ({topics - cell.topics} of {topics})" for cell in cells if cell.topics < topics
     )

@@ -128,7 +128,7 @@ def _rows_by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...],
 
 
 def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
-    """Return whether two values differ by more than 95 % of the differences between single walks do."""
+    """Return whether two values differ by more than 95 % of the differences between walks with different seeds."""
     spreads = [float(row.get("spread", {}).get(name, 0.0)) for row in (a, b)]
     return bool(abs(a[name] - b[name]) > 1.96 * math.hypot(*spreads))
 

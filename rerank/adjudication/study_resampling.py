@@ -3,7 +3,7 @@
 Topics are drawn with replacement. Systems are drawn without replacement, half of them at a time: copies of a system
 would form pairs without a difference, and the variance over half samples estimates that of a sample of full size
 (McCarthy, Pseudo-replication: half samples, Review of the International Statistical Institute, 1969). The judgments of
-a walk remain those that all systems and topics led to.
+a walk are not sampled: they result from all systems and topics.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StudyResamples:
     Attributes:
         topics: (samples, topics) indices of topics.
         systems: (samples, systems / 2) indices of systems.
-        gold: Measure -> decisions with the gold judgments on every sample.
+        gold: Decisions with the gold judgments on every sample, for each measure.
         procedures: Tests with their corrections.
         alpha: Significance level.
     """
@@ -66,17 +66,17 @@ class StudyResamples:
         """Draw samples and test all pairs of systems with the gold judgments.
 
         Args:
-            gold: Measure -> decisions with the gold judgments on all topics and systems.
+            gold: Decisions with the gold judgments on all topics and systems, for each measure.
             procedures: Tests with their corrections.
             resamples: Number of samples.
             seed: Seed of the samples.
             alpha: Significance level.
 
         Raises:
-            UsageError: There is only one sample.
+            UsageError: ``resamples`` is less than 2.
         """
         if resamples < 2:
-            raise UsageError(f"resamples={resamples}", expected="at least 2", remedy="Use 1000")
+            raise UsageError(f"resamples is {resamples}", expected="at least 2", remedy="Use 1000")
         rng = np.random.default_rng([seed, _SAMPLES])
         topics, systems = next(iter(gold.values())).values.shape
         drawn = cls(
@@ -121,7 +121,9 @@ class StudyResamples:
 
 
 def study_figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
-    """Return the interval of each figure: value +- z times its standard deviation over samples, within its range.
+    """Return the interval of each figure: value +- z times its standard deviation over samples, clipped to its range.
+
+    The interval is None if the value is undefined, or is undefined in most samples.
 
     Args:
         row: Values of the figures by name.
@@ -148,8 +150,8 @@ def compare_study_methods(
     one figure.
 
     Args:
-        rows: Method -> values of the figures by name.
-        figures: Method -> (samples, figures) the figures in `RESAMPLED`.
+        rows: Values of the figures by name, for each method.
+        figures: (samples, figures) values of the figures in `RESAMPLED`, for each method.
         alpha: One minus the confidence level of the intervals.
 
     Yields:

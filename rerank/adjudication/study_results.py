@@ -76,9 +76,10 @@ class AdjudicationStudy:
         pool: The pool.
         qrels: Name of the gold judgments.
         topics: Topics of the gold judgments. All of them are evaluated.
-        gold: Measure -> significance decisions with the gold judgments.
+        gold: Significance decisions with the gold judgments, for each measure.
         cells: One cell per method, seed, budget, measure and test.
-        whole: One cell per measure and test, with the whole pool judged. It shows what every method converges to.
+        whole: One cell per measure and test, with the whole pool judged. All methods reach these values when the budget
+            covers the whole pool.
         pooled: (systems,) whether the system contributed to the pool; None if the pool was formed from all runs.
         repeats: Variation between the runs of each repeated system (`SystemRepeats.describe`).
         notes: Caveats for the reader.
@@ -220,8 +221,8 @@ class AdjudicationStudy:
     def _by_system(self) -> Iterator[dict[str, Any]]:
         """Yield one row per setting and system: its missed, spurious and reversed pairs, averaged over seeds.
 
-        ``rank_change`` is the mean number of ranks by which the system falls. If the pool was formed from some systems,
-        ``pooled`` tells whether this is one of them.
+        ``rank_change`` is the mean number of ranks by which the system falls. If the pool was formed from some systems
+        only, ``pooled`` is 1 for these systems and 0 for the others.
         """
         systems = self.systems
         for key, cells in self.groups().items():
@@ -253,7 +254,10 @@ def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]
 
 
 def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the mean and the standard deviation of every value, over the results that define it."""
+    """Return the mean and the standard deviation of each value over the results in which it is defined.
+
+    The mean is None if the value is undefined in all results. The standard deviation is 0 for fewer than two values.
+    """
     means, spread = {}, {}
     for name in results[0]:
         values = [numbers[name] for numbers in results if numbers[name] is not None]

@@ -59,7 +59,7 @@ class SystemRepeats:
         """Return the variation between the runs of each repeated system.
 
         Args:
-            matrices: Measure -> scores of the runs.
+            matrices: Scores of the runs, for each measure.
 
         Returns:
             One row per repeated system and measure: the mean; ``sd_of_means``, the standard deviation of the runs'

@@ -70,7 +70,7 @@ class Calibration:
         kind: Kind of the judge's scores; empty if the judge has no scores.
         relevant: Lowest grade that counted as relevant when the calibration was fitted.
         first_stage: The first stage; None if the runs had no first-stage scores.
-        fits: Name of the fit -> its models.
+        fits: Models of each fit, by the name of the fit.
         depths: Lengths of the lists that the models were fitted to.
         report: Calibration measures on held-out queries, for information only.
 
@@ -117,7 +117,7 @@ class Calibration:
             raise DataError(
                 f"{str(path)!r} has version {error_repr(content.get('version'))} of the calibration format",
                 expected=f"version {_VERSION}",
-                remedy="Fit it again with `rerank calibrate`, or install a newer version of listrank",
+                remedy="Fit the calibration again with `rerank calibrate`, or install a newer version of listrank",
             )
         return cls._parse(text, path)
 
@@ -157,7 +157,7 @@ class Calibration:
         if differences := describe_calibrated_ranker_differences(self.ranker, ranker_identity):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
-                remedy="Fit one for this ranker with `rerank calibrate`, or omit the calibration",
+                remedy="Fit a calibration for this ranker with `rerank calibrate`, or omit the calibration",
             )
 
     def apply(
@@ -212,7 +212,7 @@ class Calibration:
         )
 
     def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
-        """Return whether the scores seem to come from the first stage of the training set, by its name and range."""
+        """Return whether the name and the range of the scores match the first stage of the training set."""
         if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
@@ -237,6 +237,9 @@ def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage
             remedy="Pass one None per document as judge_scores",
         )
     if judge is not None and first_stage is not None and len(judge) != len(first_stage):
-        raise UsageError(f"{len(judge)} judge scores and {len(first_stage)} first-stage scores", expected="one of each")
+        raise UsageError(
+            f"The list has {len(judge)} judge scores and {len(first_stage)} first-stage scores",
+            expected="one of each per document",
+        )
     check_finite_scores_to_calibrate(judge or (), "judge score")
     check_finite_scores_to_calibrate(first_stage or (), "first-stage score")

@@ -93,18 +93,18 @@ class Isotonic:
         count = len(self.logits)
         if not count or count != len(self.probabilities):
             raise DataError(
-                f"An isotonic calibrator with {count} logits and {len(self.probabilities)} probabilities",
+                f"The isotonic calibrator has {count} logits and {len(self.probabilities)} probabilities",
                 expected="at least one point, and one probability per point",
             )
         increases = all(a < b for a, b in zip(self.logits, self.logits[1:], strict=False))
         is_ordered = all(a <= b for a, b in zip(self.probabilities, self.probabilities[1:], strict=False))
         if not increases or not is_ordered or not 0 <= self.probabilities[0] <= self.probabilities[-1] <= 1:
             raise DataError(
-                "An isotonic calibrator whose points are not in order",
+                "The points of the isotonic calibrator are not in order",
                 expected="increasing logits, and non-decreasing probabilities between 0 and 1",
             )
         if not all(map(math.isfinite, self.logits)):
-            raise DataError("An isotonic calibrator with a logit that is not finite", expected="finite numbers")
+            raise DataError("A logit of the isotonic calibrator is not finite", expected="finite numbers")
 
     def __call__(self, logit: float) -> float:
         """Return the probability."""
@@ -178,7 +178,7 @@ def fit_isotonic_calibrator(logits: Floats, labels: Floats, weights: Floats) -> 
     return Isotonic(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
 
 
-#: The calibrators that are compared, starting with the simplest. The simplest is used if several are equally good.
+#: Functions that fit the calibrators to compare, simplest first. The simplest is used if several are equally good.
 FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
     {"platt": fit_platt_calibrator, "beta": fit_beta_calibrator, "isotonic": fit_isotonic_calibrator}
 )
@@ -192,5 +192,5 @@ def _logit_of_constant_calibrator(labels: Floats, weights: Floats) -> float:
 def _check_calibrator_parameters(values: tuple[float, ...], least_slope: float) -> None:
     if not all(map(math.isfinite, values)) or least_slope < 0:
         raise DataError(
-            f"A calibrator with the parameters {list(values)}", expected="finite numbers, and no negative slope"
+            f"The calibrator has the parameters {list(values)}", expected="finite numbers, and no negative slope"
         )

@@ -63,7 +63,7 @@ class PredictedLists:
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
-    """Return the lists that have the inputs of a fit. If judge scores are an input, drop documents without one."""
+    """Return the lists that have all inputs of a fit. If it uses judge scores, drop documents without a judge score."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
         lists = lists.select(lambda ranking: None if ranking.first_stage is None else ranking)
@@ -106,7 +106,7 @@ def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> F
 
 
 def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
-    """Predict every list with models that were fitted to other queries.
+    """Predict the probabilities of every list with models that were fitted to other queries.
 
     The calibrator is chosen on the training set of each fold, so the test queries do not influence this choice either.
     """
@@ -184,9 +184,9 @@ def _fit_document_models(
 ) -> tuple[DocumentModel, ...]:
     """Fit a regression to the judged documents, and each calibrator to its logits for the same lists.
 
-    The regression has so few parameters that its output there is close to that for new queries. Calibrators see logits
-    as they are used, made non-increasing along the ranking: averaging neighbours afterwards would make the largest
-    probabilities too small.
+    The regression has so few parameters that its output for these lists is close to its output for new queries.
+    Calibrators are fitted to logits that are made non-increasing along the ranking, as in prediction: averaging
+    neighbours after the calibration would make the largest probabilities too small.
     """
     import numpy as np
 
@@ -206,7 +206,7 @@ def _fit_document_models(
 
 
 def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
-    """Return depth -> weight of each document in lists of that depth. All depths have the same total weight.
+    """Return the weight of each document in lists of each depth. All depths have the same total weight.
 
     The sum of all weights is the largest number of judged documents at any depth, because shorter lists contain the
     same documents again.
@@ -218,7 +218,7 @@ def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
 
 
 def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
-    """Fit the model that predicts whether a list has a relevant document, to lists of `JudgedLists.answerable`."""
+    """Fit the model that predicts whether a list contains a relevant document. ``lists``: `JudgedLists.answerable`."""
     import numpy as np
 
     rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]

@@ -100,7 +100,7 @@ class RankedCollection:
         first_stage: The first-stage rankings of the same documents.
         has_first_stage_scores: Whether ``first_stage`` has real scores. If not, only its order is known.
         kind: Kind of the judge's scores; empty if the judge has no scores.
-        judge: Query id -> document id -> score or None.
+        judge: Judge scores by query id and document id (``judge[query][document]``); None for documents without one.
         qrels: The judgments.
         is_complete: Whether unjudged documents of a judged query count as not relevant.
     """
@@ -132,7 +132,7 @@ class RankedCollection:
         if set(scores) != set(ranking.doc_ids):
             raise DataError(
                 f"The ranking of query {query!r} in {self.name!r} has {len(ranking)} documents, and its first-stage "
-                f"list {len(scores)}",
+                f"list has {len(scores)}; their documents differ",
                 expected="the same documents in both",
             )
         ranks = {doc: rank for rank, doc in enumerate(first.doc_ids, 1)}
@@ -231,4 +231,4 @@ def check_finite_scores_to_calibrate(values: Iterable[float | None], what: str) 
     """
     for position, value in enumerate(values, 1):
         if value is not None and not math.isfinite(value):
-            raise DataError(f"The {what} {value} at rank {position}", expected="a finite number")
+            raise DataError(f"The {what} at rank {position} is {value}", expected="a finite number")

@@ -63,7 +63,7 @@ class LogisticModel:
         columns = (self.means, self.sds, self.coefficients)
         if any(len(column) != len(self.inputs) for column in columns):
             raise DataError(
-                f"A logistic regression with {len(self.inputs)} inputs and {', '.join(str(len(c)) for c in columns)} "
+                f"The logistic regression has {len(self.inputs)} inputs and {', '.join(str(len(c)) for c in columns)} "
                 "means, standard deviations and coefficients",
                 expected="one of each per input",
             )

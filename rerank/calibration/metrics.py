@@ -49,14 +49,14 @@ class Metrics:
         count: Number of predictions.
         rate: Base rate: share of positive labels.
         ece: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by bin size.
-        ece_by_chance: Value of ``ece`` that perfectly calibrated probabilities would have on average with so few
-            queries.
+        ece_by_chance: Value of ``ece`` that perfectly calibrated probabilities would have on average with this number
+            of queries.
         brier: Brier score: mean squared difference between prediction and label.
         brier_skill: 1 - brier / b, where b is the Brier score of always predicting ``rate``; None if all labels are
             equal.
         auc: Probability that a positive label has a larger prediction than a negative label; None if all labels are
             equal.
-        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``, as far as they are defined.
+        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``; undefined ones are missing.
         bins: The bins used for the expected calibration error.
     """
 

@@ -1,4 +1,4 @@
-"""The models of a calibration: one predicts whether a document is relevant, one whether a list has a relevant document.
+"""The two models of a calibration: one predicts whether a document is relevant, the other whether any in a list is.
 
 Both are applied in pure Python and take a few microseconds per document.
 """
@@ -43,7 +43,7 @@ def document_calibration_inputs(
 
     Args:
         fit: Name of the fit.
-        judge: Scores of the judge; none of them is None if the fit uses judge scores.
+        judge: Scores of the judge; if the fit uses judge scores, no score may be None.
         first_stage: First-stage scores; not None if the fit uses first-stage scores.
         ranks: Ranks in the final ranking, from 1.
         length: Length of the list.

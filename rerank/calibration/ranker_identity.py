@@ -25,7 +25,9 @@ def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]
 
 
 def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Describe the differences between two rankers, such as ``prompt is 'a' there and 'b' here``; empty if none.
+    """Describe the differences between two rankers, such as ``prompt is 'a' there and 'b' here``.
+
+    The list is empty if the rankers do not differ.
 
     The name of the model is ignored if both rankers have a hash of the weights, because the same model may be stored in
     several folders.

@@ -1,4 +1,4 @@
-"""Fit a calibration and report its quality on held-out queries and on other collections."""
+"""Fitting of a calibration, and a report of its quality on held-out queries and on other collections."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _check_queries_not_fitted(fitted: JudgedLists, tests: Iterable[JudgedLists])
         if common := set(fitted.queries) & set(test.queries):
             collection, query = min(common)
             raise DataError(
-                f"{len(common)} queries of {collection!r}, such as {query!r}, are fitted and tested",
-                expected="other queries in a test",
+                f"{len(common)} queries of {collection!r}, such as {query!r}, occur in the fitted runs and in a test",
+                expected="different queries in a test",
                 remedy="Omit --test: the fitted runs are always reported on held-out queries",
             )
 
@@ -108,7 +108,7 @@ def _check_queries_not_fitted(fitted: JudgedLists, tests: Iterable[JudgedLists])
 def _single_kind_of_judge_scores(collections: Sequence[RankedCollection]) -> str:
     kinds = sorted({c.kind for c in collections if any(c.judge.values())} - {""})
     if len(kinds) > 1:
-        raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="one kind")
+        raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="a single kind")
     return kinds[0] if kinds else ""
 
 
@@ -180,7 +180,7 @@ def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any
 
 
 def _calibration_summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
-    """Return the main measures of the report: the first fit at the largest depth, on held-out queries."""
+    """Return the main measures of the report: those of the first fit at the largest depth, on held-out queries."""
     main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
     unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
     return {

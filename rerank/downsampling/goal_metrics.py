@@ -28,7 +28,7 @@ __all__ = [
     "count_benchmark_pairs",
 ]
 
-#: Outcome -> names of its pair categories, for pairs that differ significantly in at least one of the two benchmarks.
+#: Names of the pair categories of each outcome, for pairs that differ significantly in at least one benchmark.
 _OUTCOMES = {
     "kept": ("AA",),
     "lost": ("MA_missed", "MD_missed"),
@@ -58,7 +58,7 @@ class Goal:
         for name in ("tau", "recall", "precision"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise UsageError(f"The minimum {name} {value}", expected="a number from 0 to 1")
+                raise UsageError(f"The minimum {name} is {value}", expected="a number from 0 to 1")
         if self.tau is self.recall is self.precision is None:
             raise UsageError("The goal has no minimum", expected="a minimum of tau, recall or precision")
 

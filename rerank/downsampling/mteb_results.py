@@ -1,4 +1,4 @@
-"""Reader of mteb's result folders, which contain the scores of models on tasks.
+"""Reader for mteb's result folders, which contain the scores of models on tasks.
 
 A task may have several splits and subsets, and a model may have results for only some of them. A part is one subset of
 one split. The means of two models are comparable only if they are computed over the same parts.
@@ -61,8 +61,8 @@ def _common_parts_for_benchmark_reduction(task: str, results: Sequence[_Result])
     if not common:
         raise DataError(
             f"The results of {len(results)} models on {task} have no split and subset in common",
-            expected="at least one that all models have",
-            remedy="Remove the results of the models that were evaluated on other parts",
+            expected="at least one split and subset that all models have",
+            remedy="Remove the results of the models that were evaluated on other splits or subsets",
         )
     return common
 
@@ -103,8 +103,8 @@ def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, f
     if not parts:
         raise DataError(f"{path} contains no scores", expected="at least one split")
     if len(parts) < len(scores):
-        raise DataError(f"{path} has two scores for a split and subset", expected="one score for each")
+        raise DataError(f"{path} has two scores for a split and subset", expected="one score per split and subset")
     for part, score in scores:
         if not math.isfinite(score):
-            raise DataError(f"{path}, {'/'.join(part)}: {score!r}", expected="a finite number")
+            raise DataError(f"{path}: the score of {'/'.join(part)} is {score!r}", expected="a finite number")
     return task, parts

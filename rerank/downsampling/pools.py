@@ -28,7 +28,7 @@ from rerank.types import Qrels, Ranking, Run
 
 #: Depths that are tried by default.
 DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 250)
-#: Query id -> ids of the documents in its pool.
+#: Ids of the documents in the pool of each query id.
 Docs = Mapping[str, frozenset[str]]
 
 
@@ -58,7 +58,7 @@ def choose_smallest_pool(
     """
     chosen_runs = _runs_of_downsampled_pools(runs, makers)
     if not depths or min(depths) < 1:
-        raise UsageError(f"depths {list(depths)}", expected="at least one depth, each 1 or more")
+        raise UsageError(f"The depths are {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
     whole = score_matrices_of_judged_pool(qrels, runs, [name])[name]
@@ -106,7 +106,7 @@ def _runs_of_downsampled_pools(runs: Sequence[Run], names: Sequence[str]) -> lis
 
 
 def documents_of_reduced_pools(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
-    """Return query id -> its pool: the first ``depth`` documents of ``makers`` and all documents of grade 1 or more."""
+    """Return the pool of each query id: the first ``depth`` documents of ``makers`` and all documents of grade >= 1."""
     pooled = {topic.id: topic.docs for topic in pool_runs(makers, depth=depth, qrels=qrels, unjudged=True).topics}
     return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant_of_benchmark(qrels), strict=True)}
 
@@ -133,15 +133,15 @@ def _ranking_within_reduced_corpus(ranking: Ranking, docs: frozenset[str]) -> Ra
 
 def _pool_reduction_notes(makers: Sequence[Run], runs: Sequence[Run], measure: str) -> tuple[str, ...]:
     notes = [
-        "Documents below the end of a run are unknown: the reference is what the runs contain.",
+        "Documents that a run did not retrieve are unknown: the reference is the rankings that the runs contain.",
         "Scores of other systems can only increase when documents are removed: compare rankings and differences, not "
         "values.",
     ]
     if len(makers) == len(runs):
         notes.append(
-            f"All systems form the pools, so nothing can change from the depth of {measure} on. Choose some of them as "
-            "makers to see the effect on the others."
+            f"All systems form the pools, so depths beyond the cutoff of {measure} change nothing. Choose some of the "
+            "systems as makers to see the effect on the others."
         )
     elif any(maker.name == run.name for maker in makers for run in runs):
-        notes.append("The makers are among the systems: the pools contain all their first documents, but not others'.")
+        notes.append("Some systems are makers: the pools contain the first documents of these systems, not of others.")
     return tuple(notes)

@@ -86,7 +86,10 @@ def _checked_query_sample_sizes(sizes: Sequence[int], total: int, seeds: int) ->
     """
     checked = sorted({*(sizes or _spread_sample_sizes(total)), total}, reverse=True)
     if seeds < 1 or checked[-1] < 2 or checked[0] > total:
-        raise UsageError(f"seeds={seeds}, sizes {checked}", expected=f"seeds of 1 or more, sizes from 2 to {total}")
+        raise UsageError(
+            f"seeds is {seeds}, and the sizes are {checked}",
+            expected=f"seeds of 1 or more, and sizes from 2 to {total}",
+        )
     return checked
 
 

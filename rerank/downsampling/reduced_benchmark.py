@@ -30,7 +30,7 @@ class ReductionStep:
     more: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values in one object."""
+        """Return all values in one JSON object."""
         return {"size": self.size, "label": self.label, "met": self.met, **self.more, **self.figures}
 
 
@@ -39,7 +39,7 @@ class ReducedBenchmark:
     """Result of reducing a benchmark.
 
     Attributes:
-        kind: What was reduced: ``tasks``, ``queries`` or ``pool``.
+        kind: Part of the benchmark that was reduced: ``tasks``, ``queries`` or ``pool``.
         whole: Numbers of systems, rows, pairs and significant pairs in the full benchmark, and further values that
             depend on ``kind``.
         steps: The sizes that were tried, largest first.

@@ -1,4 +1,4 @@
-"""The table of scores of models on tasks, optionally per query, and its reader.
+"""Table of scores of models on tasks, optionally per query, and a function that reads it.
 
 Supported formats are CSV files with one row per model and one column per task; CSV or JSON lines with one score per
 line (model, task, score and optionally query); JSON lines with a model and all its scores per line; and mteb's result
@@ -39,8 +39,8 @@ class ScoreTable:
 
     Attributes:
         models: Names of the models.
-        tasks: Task -> (queries, models) scores. There is a single row if per-query scores are unknown.
-        queries: Task -> query ids of the rows; empty if per-query scores are unknown.
+        tasks: (queries, models) scores on each task. There is a single row if per-query scores are unknown.
+        queries: Query ids of the rows of each task; empty if per-query scores are unknown.
         left_out: Models that were excluded because a score is missing.
         notes: Notes about scores that were omitted.
     """
@@ -70,7 +70,8 @@ class ScoreTable:
         if unit == "query":
             if not self.by_query:
                 raise UsageError(
-                    "unit=query was set for a table with one score per task", expected="per-query scores, or unit=task"
+                    "unit=query requires per-query scores, but the table contains one score per task",
+                    expected="per-query scores, or unit=task",
                 )
             return np.concatenate([self.tasks[task] for task in tasks])
         row = {task: index for index, task in enumerate(self.tasks)}
@@ -91,12 +92,13 @@ class ScoreTable:
 def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable:
     """Read scores in any of the supported formats.
 
+    In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If other splits
+    or subsets are omitted, the function warns and adds a note to the table.
+
     Args:
         path: A file, optionally gzipped, or a folder of mteb's results.
-        drop_incomplete: Exclude models that lack a score that another model has, instead of raising an error.
-
-    In mteb's results, the score on a task is the mean over the splits and subsets that all models have. If others are
-    omitted, the function warns and adds a note to the table.
+        drop_incomplete: Whether to exclude models that lack a score that another model has, instead of raising an
+            error.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -123,12 +125,14 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
     for model, task, query, value, location in cells:
         model_scores = scores.setdefault(model, {})
         if (task, query) in model_scores:
-            raise DataError(f"{location}: a second score of {model!r} on {task} {query}".rstrip(), expected="one score")
+            raise DataError(f"{location}: {model!r} has two scores on {task} {query}".rstrip(), expected="one score")
         model_scores[task, query] = value
     columns = list(dict.fromkeys((task, query) for _, task, query, _, _ in cells))
     mixed = {task for task, query in columns if query} & {task for task, query in columns if not query}
     if mixed:
-        raise DataError(f"{source}: {min(mixed)} has scores with and without a query", expected="one or the other")
+        raise DataError(
+            f"{source}: {min(mixed)} has scores with and without a query", expected="only one of these kinds of scores"
+        )
     incomplete = [model for model, model_scores in scores.items() if len(model_scores) < len(columns)]
     if incomplete and not drop_incomplete:
         missing = next(cell for cell in columns if cell not in scores[incomplete[0]])
@@ -176,7 +180,7 @@ def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
     for number, row in rows[1:]:
         if len(row) != len(header):
             raise DataError(
-                f"{path}, line {number}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line"
+                f"{path}, line {number} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line"
             )
         yield from _benchmark_cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
 
@@ -187,7 +191,9 @@ def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
             if line.strip():
                 row = parse_json(line, f"{path}:{number}")
                 if not isinstance(row, dict):
-                    raise DataError(f"{path}:{number}: a {type(row).__name__}", expected="a JSON object a line")
+                    raise DataError(
+                        f"{path}:{number} contains a {type(row).__name__}", expected="one JSON object per line"
+                    )
                 nested = row.get("scores")
                 model = {key: value for key, value in row.items() if key in _MODEL}
                 yield from _benchmark_cells(
@@ -199,7 +205,10 @@ def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
     """Return the scores in one line, which has either a single score or one score per task."""
     names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
     if names["model"] is None:
-        raise DataError(f"{where}: no model among {', '.join(row)}", expected="a column or key named model")
+        raise DataError(
+            f"{where} contains no model; its columns or keys are {', '.join(row)}",
+            expected="a column or key named model",
+        )
     model = str(row[names["model"]])
     if names["task"] is not None and names["score"] is not None:
         query = str(row[names["query"]]) if names["query"] is not None else ""
@@ -217,5 +226,5 @@ def _benchmark_score(value: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{where}: {value!r}", expected="a finite number")
+        raise DataError(f"{where}: the score is {value!r}", expected="a finite number")
     return number

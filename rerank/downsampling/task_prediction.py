@@ -55,9 +55,9 @@ def predict_omitted_tasks(scores: Floats, *, ridge: float = RIDGE) -> list[TaskP
 
 
 def standardise_scores_for_task_reduction(scores: Floats) -> Floats:
-    """Scale each task's scores to mean 0 and standard deviation 1 over models; to 0 if all are equal.
+    """Scale each task's scores to mean 0 and standard deviation 1 over models.
 
-    Both ``scores`` and the result have shape (tasks, models).
+    If all scores on a task are equal, they become 0. Both ``scores`` and the result have shape (tasks, models).
     """
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = scores.std(axis=1, keepdims=True)

@@ -43,7 +43,8 @@ class TaskReductionDesign:
         criterion: The significance test.
         least: Smallest number of remaining tasks.
         always: Tasks that are never removed, such as the only task in a language.
-        hold_out: Fraction of the models that are held out: they do not influence the choice, which is tested on them.
+        hold_out: Fraction of the models that are held out. They do not influence the choice; the choice is tested on
+            them.
         seed: Seed for the random choice of the held-out models.
         ridge: Weight of the penalty in the regression that predicts tasks.
     """
@@ -62,7 +63,7 @@ class TaskReductionDesign:
         """Check the ranges."""
         if self.least < 1 or self.ridge <= 0 or not 0 <= self.hold_out < 1:
             raise UsageError(
-                f"least={self.least}, ridge={self.ridge}, hold_out={self.hold_out}",
+                f"least is {self.least}, ridge is {self.ridge} and hold_out is {self.hold_out}",
                 expected="least of 1 or more, ridge above 0, hold_out of 0 or more and below 1",
             )
 
@@ -103,7 +104,7 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
 
 
 class _Search:
-    """Search for sets of tasks, based on the scores of some of the models."""
+    """Search for tasks to remove, based on the scores of some of the models."""
 
     def __init__(self, table: ScoreTable, models: Sequence[int], design: TaskReductionDesign) -> None:
         self._table, self._models, self._design = table, list(models), design
@@ -125,7 +126,7 @@ class _Search:
         return ReductionStep(size=len(self._table.tasks), label="", figures=figures, met=True, more={"predicted": None})
 
     def drop(self, remaining: tuple[str, ...]) -> tuple[ReductionStep, tuple[str, ...]] | None:
-        """Return the step that removes the best task, and the remaining tasks; None if no removal meets the goal."""
+        """Return the step that removes the next task, and the remaining tasks; None if no removal meets the goal."""
         candidates: list[tuple[tuple[float, ...], ReductionStep, tuple[str, ...]]] = []
         for index, predictability in self._candidates(remaining):
             rest = remaining[:index] + remaining[index + 1 :]
@@ -176,8 +177,8 @@ def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tu
     choosing, held_out = sorted(order[held_count:]), sorted(order[:held_count])
     if len(choosing) < _LEAST_MODELS or len(held_out) == 1:
         raise UsageError(
-            f"{len(choosing)} models to choose by and {len(held_out)} held out",
-            expected=f"at least {_LEAST_MODELS} to choose by, and none or at least 2 held out",
+            f"{len(choosing)} models are used to choose tasks, and {len(held_out)} are held out",
+            expected=f"at least {_LEAST_MODELS} models to choose tasks, and none or at least 2 held out",
             remedy="Use scores of more models, or hold out another fraction",
         )
     return choosing, held_out
@@ -188,12 +189,15 @@ def _benchmark_task_reduction_notes(
 ) -> Iterator[str]:
     yield from table.notes
     if table.left_out:
-        yield f"{len(table.left_out)} models lack scores and are excluded: {', '.join(table.left_out[:5])}"
+        yield (
+            f"{len(table.left_out)} models lack scores and are excluded (at most 5 shown): "
+            f"{', '.join(table.left_out[:5])}"
+        )
     if not unseen:
-        yield "The values are for the models that chose the tasks; other models may differ more. Use hold_out to check."
+        yield "The values are for the models used to choose tasks; other models may differ more. Use hold_out to check."
     if design.unit == "task" and len(whole.values) < 10:
         yield f"The tests have only {len(whole.values)} tasks as samples, so only large differences can be significant."
     if design.unit == "query":
         yield "Means and tests are over all queries together, so tasks are weighted by their number of queries."
     if table.left_out or len(table.models) < len(table.tasks):
-        yield f"{len(table.tasks)} tasks are predicted from {len(table.models)} models, so the order is imprecise."
+        yield f"Only {len(table.models)} models are used to predict {len(table.tasks)} tasks: the order is imprecise."

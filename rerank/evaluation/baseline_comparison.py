@@ -35,18 +35,18 @@ def compare_with_baseline(
     *,
     judged: Mapping[tuple[str, str], float] | None = None,
 ) -> BaselineComparison:
-    """Test every other run against the baseline.
+    """Test every other run for a significant difference from the baseline.
 
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
         measures: The measures, as ir_measures prints them; all scores must include them.
         baseline: Name of the baseline among the runs.
-        options: Test, correction and level; the test may also be ``dunnett`` or ``max-t``.
-        judged: (run, measure) -> fraction of the run's top documents that are judged, if known.
+        options: Test, correction and significance level; the test may also be ``dunnett`` or ``max-t``.
+        judged: Fraction of the run's top documents that are judged, for each pair (run, measure) for which it is known.
 
     Raises:
         UnknownNameError: The baseline, the test or the correction does not exist.
-        UsageError: The test does not take the correction, or an option is out of range.
+        UsageError: The test cannot be combined with the correction, or an option is out of range.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
     options, judged = options or ComparisonOptions(), judged or {}
@@ -147,7 +147,10 @@ def _rows_of_measure(
 
 
 def _claims_within_margin(d: Floats, margin: float | None, corrected: bool) -> dict[str, Floats]:
-    """Return the p-values of equivalence and non-inferiority, corrected by Holm if differences are corrected, too."""
+    """Return the p-values of equivalence and non-inferiority by name; empty without a margin.
+
+    They are corrected by Holm's method if ``corrected``, that is, if the p-values of the differences are corrected.
+    """
     if margin is None:
         return {}
     found = equivalence_p_values(d, margin)

@@ -23,22 +23,24 @@ ABOVE, BELOW = "†", "‡"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRow:
-    """One system against the baseline by one measure.
+    """Comparison of one system with the baseline on one measure.
 
     Attributes:
         run: Name of the system.
         measure: Name of the measure.
         mean: Mean score of the system.
-        difference: Its mean minus that of the baseline.
+        difference: Mean score of the system minus that of the baseline.
         interval: 1 - alpha confidence interval of the difference (paired t, for this comparison alone).
-        simultaneous_interval: Interval that, together with those of the other systems, covers with 1 - alpha.
+        simultaneous_interval: Interval of the difference; the intervals of all systems jointly cover the true
+            differences with probability 1 - alpha.
         p: P-value of this comparison alone; None if the t-test cannot be computed.
         adjusted_p: P-value that takes all comparisons into account; None if the t-test cannot be computed.
         significant: Whether ``adjusted_p`` is at most alpha.
         judged: Fraction of the system's top documents that are judged; None if unknown.
-        detectable: Smallest true difference that a paired t-test detects with a power of 0.8 on as many topics, with
-            the standard deviation of these differences, at level alpha divided by the size of the family.
-        claims: ``equivalent_p`` and ``not_inferior_p`` if a margin was given.
+        detectable: Smallest true difference that a paired t-test detects with a power of 0.8, given the number of
+            topics and the standard deviation of the per-topic differences. The level of this test is alpha divided by
+            the size of the family, or alpha if nothing is corrected.
+        claims: The p-values ``equivalent_p`` and ``not_inferior_p``; empty if no margin was given.
     """
 
     run: str
@@ -56,11 +58,11 @@ class BaselineRow:
 
     @property
     def mark(self) -> str:
-        """``†`` if significantly above the baseline, ``‡`` if significantly below, otherwise empty."""
+        """``†`` if the mean is significantly above that of the baseline, ``‡`` if it is below; otherwise empty."""
         return (ABOVE if self.difference > 0 else BELOW) if self.significant else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one entry of ``rows`` in the JSON output."""
+        """Return the row as an entry of ``rows`` in the JSON output."""
         return {
             "run": self.run,
             "measure": self.measure,
@@ -83,11 +85,11 @@ class BaselineComparison(HasTables):
 
     Attributes:
         baseline: Name of the baseline.
-        family: What was tested, and how.
+        family: The hypotheses that were tested together, with the test and its correction.
         matrices: The scores, one matrix per measure.
-        rows: One row per measure and other system, in input order.
-        margin: Margin of equivalence; None if not tested.
-        baseline_judged: Measure -> fraction of the baseline's top documents that are judged; None if unknown.
+        rows: One row per measure and system other than the baseline, in input order.
+        margin: Margin of equivalence and non-inferiority; None if they were not tested.
+        baseline_judged: Fraction of the baseline's top documents that are judged, for each measure; None if unknown.
         notes: Caveats for the reader.
     """
 
@@ -123,7 +125,7 @@ class BaselineComparison(HasTables):
         }
 
     def sorted_rows(self) -> list[BaselineRow]:
-        """Return the rows by measure, and for each measure the best system first."""
+        """Return the rows sorted by measure and, within each measure, by decreasing mean."""
         order = {measure: number for number, measure in enumerate(self.family.measures)}
         return sorted(self.rows, key=lambda row: (order[row.measure], -row.mean))
 

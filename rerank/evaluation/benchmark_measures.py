@@ -1,7 +1,7 @@
 """Benchmark-specific measures, implemented as ir_measures measures with their own provider.
 
 A name consists of the benchmark, an underscore and the name of a similar measure in ir_measures: ``INQUIRE_AP@50``.
-Importing this module imports ir_measures; `register` adds the measures to it.
+Importing this module imports ir_measures; `register_benchmark_measures` adds the measures to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BenchmarkMeasure(Measure, ABC):
     """A measure with a cutoff and a lowest grade that counts as relevant.
 
     Attributes:
-        WHOLE_RUN: Why the measure has no per-query values; empty if it has them.
+        WHOLE_RUN: The reason why the measure has no per-query values, as a clause; empty if it has per-query values.
     """
 
     SUPPORTED_PARAMS = _PARAMS
@@ -72,11 +72,11 @@ class _InquireNDCG(BenchmarkMeasure):
 
 
 class _T2RankingR(BenchmarkMeasure):
-    """T2Ranking's micro-averaged recall (`benchmark_formulas.t2ranking_recall`)."""
+    """T2Ranking's micro-averaged recall (`benchmark_formulas.evaluate_t2ranking_recall`)."""
 
     __name__ = NAME = "T2Ranking_R"
     PRETTY_NAME = "Recall of T2Ranking (micro)"
-    SHORT_DESC = "Fraction of the relevant documents of all judged queries in the run that are ranked above the cutoff."
+    SHORT_DESC = "Fraction of the relevant documents of all judged queries in the run that are within the cutoff."
     WHOLE_RUN = "it is micro-averaged over the documents of all queries"
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:

@@ -1,4 +1,4 @@
-"""Scores of runs that are to be compared, with what a reader must know about their judgments."""
+"""Scores of runs that are to be compared, with notes about their judgments."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ComparedRuns:
     Attributes:
         scores: One entry per run.
         measures: The measures that are compared, as ir_measures prints them.
-        judged: (run, measure) -> mean fraction of judged documents among the first k, with k the cutoff of the
-            measure, or 10. Empty if the scores do not come from runs.
+        judged: Mean fraction of judged documents among the first k, for each pair (run, measure), where k is the
+            cutoff of the measure, or 10 if it has none. Empty if the scores do not come from runs.
         notes: Caveats for the reader.
     """
 
@@ -39,7 +39,9 @@ class ComparedRuns:
     notes: tuple[str, ...] = ()
 
     def without_outliers(self, keep: str = "") -> ComparedRuns:
-        """Return the runs without those far below the others by the first measure, and with a note about them.
+        """Return the scores without runs that are far below the others on the first measure (`find_outlying_systems`).
+
+        A note lists the names of the omitted runs. If there are none, this object itself is returned.
 
         Args:
             keep: Name of a run that is kept in any case, such as the baseline.
@@ -52,7 +54,7 @@ class ComparedRuns:
             scores=tuple(entry for entry in self.scores if entry.run not in names),
             measures=self.measures,
             judged=self.judged,
-            notes=(*self.notes, f"Left out, because far below the others by {self.measures[0]}: {', '.join(names)}."),
+            notes=(*self.notes, f"Omitted, because far below the others on {self.measures[0]}: {', '.join(names)}."),
         )
 
     def write_query_differences(self, path: str | Path, baseline: str = "") -> None:
@@ -60,7 +62,7 @@ class ComparedRuns:
 
         Args:
             path: The file; its columns are measure, query, a, b, score_a, score_b and difference (a minus b).
-            baseline: Name of the baseline, which is ``b`` of all pairs; empty for all pairs of runs.
+            baseline: Name of the baseline, which is ``b`` in every pair. If it is empty, all pairs of runs are written.
 
         Raises:
             StorageError: The file cannot be written.
@@ -86,8 +88,8 @@ def score_compared_runs(
     Args:
         qrels: The relevance judgments.
         runs: At least two runs with different names.
-        measures: Names of measures with per-query values, in a form that `parse_measures` reads.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        measures: Names of measures with per-query values, in a form that `parse_measures` accepts.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Raises:
         UsageError: There are fewer than two runs, two have the same name, or a measure has no per-query values.
@@ -109,5 +111,5 @@ def score_compared_runs(
 
 
 def compared_runs_of_matrix(matrix: ScoreMatrix) -> ComparedRuns:
-    """Return the scores of a matrix, whose judgments are unknown."""
+    """Convert the scores of a matrix to compared runs. Their fractions of judged documents are unknown."""
     return ComparedRuns(scores=tuple(matrix.to_scores()), measures=(matrix.measure or "score",), judged={})

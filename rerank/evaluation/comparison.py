@@ -50,8 +50,8 @@ def compare_runs(
     Args:
         qrels: The relevance judgments.
         runs: At least two runs with different names.
-        measure: Name of one measure, in a form that `rerank.evaluation.measures.parse_measures` reads.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        measure: Name of one measure, in a form that `rerank.evaluation.measures.parse_measures` accepts.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         test: Selector of the main test, such as ``"t"`` or ``"permutation,permutations=100000"``.
         correction: Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects
             holm, or none for Tukey's tests, which control the family-wise error themselves.
@@ -59,7 +59,8 @@ def compare_runs(
 
     Raises:
         UsageError: There are fewer than two runs, two runs have the same name, ``measure`` names several measures or
-            one without per-query values, alpha is not between 0 and 1, or the test does not take a correction.
+            one without per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
+            correction.
         UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
         MissingPrerequisiteError: The measure needs a library or program that is not installed.
@@ -67,7 +68,7 @@ def compare_runs(
     runs = list(runs)
     names = [str(m) for m in parse_measures([measure], relevant=relevant)]
     if len(names) != 1:
-        raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure in a comparison")
+        raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="a single measure")
     check_measure_has_query_values(names[0])
     check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
@@ -76,7 +77,7 @@ def compare_runs(
 
 
 def notes_on_judgments(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], relevant: int = 1) -> list[str]:
-    """Return notes on runs without a judged document, and on grades that are or are not relevant."""
+    """Return notes on runs without judged documents, and on lowest relevant grades that may not suit the judgments."""
     overlaps = (evaluation_overlap_note(qrels, run) for run in runs)
     grades = measure_grade_note(qrels, measures), relevance_threshold_note(qrels, measures, relevant)
     return [note for note in (*overlaps, *grades) if note]
@@ -95,7 +96,7 @@ def compare_evaluated_runs(
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: A run lacks the measure, or one of the reasons given in `compare_runs`.
+        UsageError: The scores of a run do not include the measure, or for a reason listed in `compare_runs`.
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
@@ -111,10 +112,12 @@ def compare_evaluated_measures(
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
         measures: The measures, as ir_measures prints them; all scores must include them.
-        options: Test, correction and level.
+        options: Test, correction and significance level.
 
     Raises:
-        UsageError: As in `compare_evaluated_runs`.
+        UsageError: For the reasons listed in `compare_evaluated_runs`.
+        UnknownNameError: The test or correction does not exist.
+        DataError: The runs were evaluated on different queries, or on fewer than two.
     """
     check_names_of_compared_runs([entry.run for entry in scores])
     check_significance_level(options.alpha)
@@ -156,7 +159,7 @@ def check_names_of_compared_runs(names: Sequence[str]) -> None:
         UsageError: There are fewer than two runs, or two have the same name.
     """
     if len(names) < 2:
-        raise UsageError(f"{len(names)} run to compare", expected="at least two runs")
+        raise UsageError(f"The number of runs to compare is {len(names)}", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
@@ -192,7 +195,8 @@ def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     raw, adjusted = decisions.p_values()
     # the t-test cannot estimate the variance of constant differences
     is_unknown = (low == high) & (mean != 0) & (Selector.parse(decisions.test).name == "t")
-    # Wilcoxon's test is always computed as a second opinion, with the same correction unless the main test needs none
+    # Wilcoxon's test is always computed as a second opinion, with the correction of the main test, or with Holm's if
+    # the main test controls the family-wise error itself
     signed = clip_p_values(open_significance_test(with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
     columns: dict[str, Any] = {
         "difference": mean,

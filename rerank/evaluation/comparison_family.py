@@ -1,4 +1,4 @@
-"""The statement of what a comparison tested: test, family of hypotheses, correction, level, topics and versions."""
+"""Description of what a comparison tested: test, family of hypotheses, correction, level, topics and versions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from typing import Any
 from rerank.evaluation.significance import TITLES
 from rerank.selector import Selector
 
-#: Distributions whose versions can change a figure.
+#: Python packages whose versions can affect the computed values.
 _DISTRIBUTIONS = ("listrank", "numpy", "scipy", "ir-measures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonOptions:
-    """How systems are compared.
+    """Options for comparing systems.
 
     Attributes:
         test: Selector of the test.
         correction: Name of the correction; ``auto`` selects holm, or none if the test controls the family-wise error.
-        alpha: Significance level, applied to the corrected p-values; intervals cover with 1 - alpha.
-        across_measures: Correct over all measures together, not for each measure alone. P-values of tests that control
-            the family-wise error over the systems are multiplied by the number of measures (Bonferroni).
-        simultaneous: Also compute simultaneous intervals of all pairs. Comparisons with a baseline always have them.
-        margin: Also test equivalence to the baseline and non-inferiority with this margin; None for no such test.
+        alpha: Significance level, applied to the corrected p-values; intervals have confidence level 1 - alpha.
+        across_measures: Whether to correct over all measures together instead of for each measure alone. P-values of
+            tests that control the family-wise error over the systems are multiplied by the number of measures
+            (Bonferroni).
+        simultaneous: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always
+            include them.
+        margin: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None
+            to omit these tests.
     """
 
     test: str = "t"
@@ -40,7 +43,7 @@ class ComparisonOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonFamily:
-    """The hypotheses that were tested together, and how.
+    """The hypotheses that were tested together, with the test and its correction.
 
     Attributes:
         test: Selector of the test.
@@ -50,9 +53,9 @@ class ComparisonFamily:
         alpha: Significance level.
         pairs: Number of pairs of systems tested per measure.
         measures: Names of the measures.
-        across_measures: Whether the correction covers all measures, or each measure is a family of its own.
+        across_measures: Whether the correction covers all measures together. If not, each measure is its own family.
         topics: Number of topics.
-        missing: System -> number of topics for which it has no results; only systems that lack topics.
+        missing: Number of topics without results, for each system that lacks any.
         options: Options of the test with their values.
     """
 
@@ -100,7 +103,7 @@ class ComparisonFamily:
         }
 
     def describe_p(self) -> str:
-        """Describe the p-value with which a difference is called significant, for the line below a table."""
+        """Describe which p-values are called significant, for the legend below a table."""
         pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
         measures = self.measures_together
         if self.correction != "none":
@@ -114,7 +117,7 @@ class ComparisonFamily:
         return f"p ({self.title}, two-sided), {how}, is at most {self.alpha:g}; {self.topics} queries."
 
     def describe_data(self) -> str:
-        """Describe missing topics and versions, for the line below a table."""
+        """Describe missing topics, options of the test and versions, for the legend below a table."""
         missing = ", ".join(f"{name} {count}" for name, count in self.missing.items()) or "none"
         options = ", ".join(f"{key} {value}" for key, value in self.options.items() if value is not None)
         versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
@@ -133,7 +136,7 @@ def library_versions() -> dict[str, str]:
 
 
 def missing_topics(scores: Sequence[Any]) -> dict[str, int]:
-    """Return run -> number of judged queries without results, for runs that lack any.
+    """Return the number of judged queries without results, for each run that lacks any.
 
     Args:
         scores: Scores of runs (`rerank.evaluation.Scores`).

@@ -104,7 +104,7 @@ class Comparison(HasTables):
         runs: One summary per run.
         pairs: One entry per pair of runs; ``a`` is the run that comes first in the input.
         decisions: The scores, the test and the results of the test as arrays.
-        missing: Run -> number of judged queries without results, for runs that lack any.
+        missing: Number of judged queries without results, for each run that lacks any.
         simultaneous: Whether simultaneous intervals of the differences are shown.
         notes: Caveats for the reader.
     """
@@ -121,7 +121,7 @@ class Comparison(HasTables):
 
     @property
     def family(self) -> ComparisonFamily:
-        """What was tested, and how."""
+        """The hypotheses that were tested together, with the test and its correction."""
         return self.decisions.family(self.missing)
 
     @property
@@ -152,7 +152,7 @@ class Comparison(HasTables):
         return TableReport(grids, _legend_of_comparison(self), self.notes, measure=self.measure)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
-        """Return query id -> score of run ``a`` minus score of run ``b``.
+        """Return a mapping from each query id to the score of run ``a`` minus the score of run ``b``.
 
         Raises:
             UnknownNameError: A run does not exist.
@@ -216,7 +216,7 @@ def _simultaneous_intervals_as_dicts(comparison: Comparison) -> list[dict[str, A
 
 
 def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
-    """Return the effect sizes of a pair; null if infinite."""
+    """Return Cohen's d_z and Hedges' g of a pair; infinite values become None."""
     sizes = {"d_z": pair.effect, "hedges_g": pair.hedges}
     return {"a": pair.a, "b": pair.b, **{key: v if math.isfinite(v) else None for key, v in sizes.items()}}
 
@@ -224,7 +224,7 @@ def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
 def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
     """Return the table of means, best run first.
 
-    Letters (a count, with many runs) show the runs with a significantly lower mean.
+    Letters show the runs with a significantly lower mean. If there are too many runs for letters, a count is shown.
     """
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
     order = _order_of_means(comparison)

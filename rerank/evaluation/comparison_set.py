@@ -21,12 +21,12 @@ class ComparisonSet:
     comparisons: tuple[Comparison, ...]
 
     def with_notes(self, notes: Sequence[str]) -> ComparisonSet:
-        """Return the comparisons with further notes, which are about the runs and thus shown with the first measure."""
+        """Return the comparisons with further notes on the runs, which are shown with the first measure only."""
         first, *rest = self.comparisons
         return ComparisonSet((replace(first, notes=(*first.notes, *notes)), *rest))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank compare``: that of the comparison, or a list of them under a key."""
+        """Return the JSON object of ``rerank compare``: a single comparison, or several under ``comparisons``."""
         if len(self.comparisons) == 1:
             return self.comparisons[0].to_dict()
         first = self.comparisons[0].family.to_dict()
@@ -38,7 +38,7 @@ class ComparisonSet:
         }
 
     def notes(self) -> dict[str, None]:
-        """Return the notes of all comparisons without repetitions, in order."""
+        """Return the notes of all comparisons in order, without repetitions, as the keys of a dictionary."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
     def pairs(self) -> Iterator[dict[str, Any]]:
@@ -48,5 +48,5 @@ class ComparisonSet:
                 yield {"measure": comparison.measure, **pair}
 
     def reports(self) -> list[TableReport]:
-        """Return the tables of each measure."""
+        """Return the tables of the comparisons, one report per measure."""
         return [comparison.tables() for comparison in self.comparisons]

@@ -11,7 +11,7 @@ from rerank.evaluation.significance.base import Floats, clip_p_values
 
 
 class EquivalenceP(NamedTuple):
-    """P-values of (pairs,) comparisons with a margin; small values are evidence for the claim.
+    """P-values of tests with a margin, as arrays of shape (pairs,). Small values are evidence for the claim.
 
     Attributes:
         equivalent: P-values against the null hypothesis that the true difference is at least the margin in size.
@@ -25,10 +25,11 @@ class EquivalenceP(NamedTuple):
 def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
     """Test whether mean differences lie within a margin.
 
-    With the one-sided t-tests of d > -margin and d < margin, equivalence has the larger of the two p-values. It holds
-    at level alpha if and only if the 1 - 2 alpha confidence interval lies within the margins. If all differences are
-    equal, their variance cannot be estimated and p is 1, unless all are 0. Source: Schuirmann, J. Pharmacokinetics and
-    Biopharmaceutics 1987; Lakens, SPPS 2017.
+    The p-value of equivalence is the larger of the p-values of two one-sided t-tests, for d > -margin and for
+    d < margin. Equivalence holds at level alpha if and only if the 1 - 2 alpha confidence interval lies within the
+    margins. If all differences are equal, their variance cannot be estimated: p is 0, raised to the smallest reported
+    p-value, if all differences are 0, and 1 otherwise. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics
+    1987; Lakens, SPPS 2017.
 
     Args:
         differences: (topics, pairs) scores of a system minus those of the baseline.
@@ -40,7 +41,7 @@ def equivalence_p_values(differences: Floats, margin: float) -> EquivalenceP:
     from scipy.stats import t
 
     if not (np.isfinite(margin) and margin > 0):
-        raise UsageError(f"margin={margin}", expected="a number above 0, in units of the measure")
+        raise UsageError(f"margin is {margin}", expected="a number above 0, in units of the measure")
     topics = len(differences)
     constant = differences.min(axis=0) == differences.max(axis=0)
     mean = differences.mean(axis=0)

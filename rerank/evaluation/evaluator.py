@@ -34,8 +34,8 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: i
     Args:
         qrels: The relevance judgments; all their queries count.
         run: The run.
-        measures: Names of the measures, in a form that `parse_measures` reads.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        measures: Names of the measures, in a form that `parse_measures` accepts.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.
@@ -83,10 +83,10 @@ class _Evaluator:
         self._names = {id(measure): str(measure) for measure in measures}  # printing a measure takes long
         self._blocks = [list(self._queries)[start : start + _BLOCK] for start in range(0, len(qrels), _BLOCK)]
         self._evaluators = functools.lru_cache(maxsize=1)(self._evaluators_of_block)  # runs of one block share them
-        self._evaluators(0)  # a measure that cannot be computed is an error now
+        self._evaluators(0)  # raise an error now, not at the first run, if a measure cannot be computed
 
     def _graded(self, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-        """Return number of the query -> escaped document id -> grade."""
+        """Return the grade of each escaped document id, for each query number."""
         return {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in qrels.items()}
 
     def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
@@ -130,12 +130,12 @@ class _Evaluator:
         )
 
     def _score_block(self, index: int, run: Run, values: dict[str, dict[str, float]], *, is_scored: bool) -> list[str]:
-        """Add the values of a block of queries to ``values``, and return those without documents.
+        """Add the values of a block of queries to ``values``, and return the queries without documents.
 
         Args:
-            index: The number of the block.
+            index: Index of the block.
             run: The run.
-            values: Measure -> query id -> value.
+            values: The value of each query id, for each measure; updated in place.
             is_scored: Whether the run has a document for any query; if not, all values are 0.
         """
         queries = self._blocks[index]
@@ -184,14 +184,15 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
 
 
 def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
-    """Return document -> score, for as many documents as there are scores."""
+    """Return the scores of the first documents by escaped id, for as many documents as there are scores."""
     return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
 
 
 def _escape_document_ids(ids: Sequence[str]) -> Sequence[str]:
-    """Return ids that all providers of ir_measures can read: printable ASCII without white space.
+    """Return ids that all providers of ir_measures can read: printable ASCII without whitespace.
 
-    Almost all ids are such; ``%`` and percent-encoding mark the others. Different ids stay different.
+    Almost all ids have this form already. The others are percent-encoded and start with ``%``. Different ids stay
+    different.
     """
     if _is_plain("".join(ids)) and all(ids):
         return ids
@@ -219,7 +220,7 @@ def _first_evaluated_query_ids(ids: Iterable[str]) -> str:
 
 
 def _compute_judgment_count_measure(measure: Measure, qrels: Qrels) -> dict[str, float]:
-    """Return query id -> value of NumQ or NumRel, which depend on the judgments only.
+    """Return the value of NumQ or NumRel for each query id. These measures depend on the judgments only.
 
     trec_eval includes queries that are missing from the run in these counts; ir_measures does not.
     """

@@ -17,7 +17,8 @@ def describe_grade_use(name: str) -> str:
         The description; empty if the measure does not use grades, or if an external program decides how they are used.
 
     Raises:
-        UsageError: ``name`` is not the name of exactly one measure.
+        UsageError: ``name`` is not the name of a measure.
+        ValueError: ``name`` stands for several measures.
     """
     (measure,) = parse_measures([name])
     if measure.NAME == "nDCG":
@@ -48,12 +49,12 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
 
 
 def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
-    """Return a warning if a lowest relevant grade is above all grades, so that scores are 0; otherwise an empty string.
+    """Return a warning if no judgment reaches a lowest relevant grade, so that scores are 0; otherwise an empty string.
 
     Args:
         qrels: The relevance judgments.
         names: Names of the measures, as ir_measures prints them.
-        relevant: Lowest grade that counts as relevant elsewhere.
+        relevant: Lowest relevant grade in use, in addition to those of the measures.
     """
     highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
     thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]

@@ -1,4 +1,4 @@
-"""How far a run's documents are judged, and what its measures could become with complete judgments."""
+"""Coverage of a run by judgments, and the values that its measures could have with complete judgments."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class JudgmentCoverage:
     """Coverage of one run by judgments.
 
     Attributes:
-        cutoffs: Measure -> its cutoff, or `CUTOFF`.
-        judged: Measure -> mean fraction of judged documents among the first ``cutoff`` documents, over the judged
-            queries for which the run has documents; 1 if there are none.
-        bounds: Measure -> mean over all judged queries of its smallest and of its largest value under all completions
-            of the judgments (`bound_measures`); only measures whose bounds were computed.
+        cutoffs: Cutoff of each measure, or `CUTOFF` if it has none.
+        judged: Fraction of judged documents among the first ``cutoff`` documents, for each measure; the mean over the
+            judged queries for which the run has documents, or 1 if there are no such queries.
+        bounds: Smallest and largest value of each measure under all completions of the judgments (`bound_measures`),
+            both averaged over all judged queries; only measures whose bounds were computed.
     """
 
     cutoffs: Mapping[str, int]
@@ -35,7 +35,7 @@ class JudgmentCoverage:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def columns(self, measures: Sequence[str]) -> dict[str, str]:
-        """Return heading -> cell of the columns of a table, for some of the measures: fractions, then bounds."""
+        """Return table columns for some measures, as a mapping from headings to cells: first fractions, then bounds."""
         fractions = {f"judged@{self.cutoffs[name]}": f"{self.judged[name]:.4f}" for name in measures}
         bounds = {
             f"{name} bounds": format_confidence_interval(*self.bounds[name], 4)
@@ -48,16 +48,17 @@ class JudgmentCoverage:
 def cover_runs_by_judgments(
     qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, bounds: bool | None = None
 ) -> tuple[list[JudgmentCoverage], list[str]]:
-    """Compute how far runs are judged.
+    """Compute the coverage of runs by judgments.
 
     Args:
         qrels: The relevance judgments.
         runs: The runs.
-        measures: Measures, as ir_measures prints them. Counts and ``Judged`` are left out.
-        bounds: Compute the bounds of all measures or of none; None for the measures with thin judgments.
+        measures: Measures, as ir_measures prints them. Counts and ``Judged`` are ignored.
+        bounds: True to compute the bounds of all measures, False for none, and None for the measures with thin
+            judgments (`THIN`).
 
     Returns:
-        One entry per run, and the measures whose bounds were to be computed.
+        One entry per run, and the names of the measures selected for bounds. A selected measure may have no bounds.
     """
     parsed = [m for m in parse_measures(measures) if m.NAME != "Judged" and not is_summed_measure(str(m))]
     cutoffs = {str(m): judged_cutoff(str(m)) for m in parsed}
@@ -81,7 +82,7 @@ def judged_cutoff(measure: str) -> int:
 def add_coverage_to_evaluation_report(
     report: Mapping[str, Any], coverage: Sequence[JudgmentCoverage]
 ) -> dict[str, Any]:
-    """Add ``judged`` and ``bounds``, both measure -> value, to each run of an evaluation report."""
+    """Add the mappings ``judged`` and ``bounds``, whose keys are measures, to each run of an evaluation report."""
     runs = [
         {**row, "judged": dict(entry.judged), "bounds": {name: list(pair) for name, pair in entry.bounds.items()}}
         for row, entry in zip(report["runs"], coverage, strict=True)
@@ -90,7 +91,7 @@ def add_coverage_to_evaluation_report(
 
 
 def _mean_judged_fractions(qrels: Qrels, run: Run, cutoffs: Collection[int]) -> dict[int, float]:
-    """Return cutoff -> mean fraction of judged documents; the run is read once."""
+    """Return the mean fraction of judged documents for each cutoff, in a single pass over the run."""
     fractions: dict[int, list[float]] = {cutoff: [] for cutoff in cutoffs}
     for query, grades in qrels.items():
         ranking = run.get(query)

@@ -1,10 +1,10 @@
-"""Bounds of measures under incomplete judgments: the values that judging a run's unjudged documents could lead to.
+"""Bounds of measures under incomplete judgments: the possible values once a run's unjudged documents are judged.
 
 The unjudged documents of a run within the measure's cutoff may have any grade from 0 to the highest grade of the
 judgments. The bounds are the smallest and the largest value over all these completions of the judgments; documents that
 the run does not retrieve within the cutoff keep the grade that they have, or 0. The width is the residual of Moffat and
 Zobel, Rank-biased precision for measurement of retrieval effectiveness, TOIS 2008, which they define for measures that
-can only rise with a grade. nDCG, AP and recall divide by an ideal that rises, too; their bounds take this into account.
+can only rise with a grade. nDCG, AP and recall divide by an ideal value, which rises, too; their bounds account for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PartlyJudgedRanking:
     def of(
         cls, ranking: Ranking | None, judged: Mapping[str, int], highest: int, cutoff: int | None
     ) -> PartlyJudgedRanking:
-        """Look up the grades of the first documents of a ranking; None is a ranking without documents."""
+        """Look up the grades of a ranking down to the cutoff. ``ranking=None`` means a ranking without documents."""
         docs = ranking.doc_ids[:cutoff] if ranking is not None else ()
         return cls(
             grades=np.array([max(0, judged.get(doc, 0)) for doc in docs], dtype=np.int64),
@@ -56,7 +56,7 @@ class PartlyJudgedRanking:
         )
 
     def relevant(self, grade: int) -> tuple[Floats, Floats]:
-        """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and those that may be."""
+        """Return two (ranks,) arrays of 0 and 1: documents known to be relevant, and documents that may be relevant."""
         known = self.grades >= grade
         return known.astype(np.float64), (known | self.unjudged).astype(np.float64)
 
@@ -65,9 +65,9 @@ Formula = Callable[[PartlyJudgedRanking, "Measure"], Bounds]
 
 
 def has_bounds(measure: Measure) -> bool:
-    """Return whether the bounds of a measure are computed: those in `FORMULAS` with a cutoff, and RBP with ``rel``.
+    """Return whether a measure has bounds: measures in `FORMULAS` with a cutoff, and RBP with ``rel``.
 
-    Deep ranks are hardly ever judged, so bounds of other measures without a cutoff would say nothing.
+    Deep ranks are hardly ever judged, so bounds of other measures without a cutoff would not be informative.
     """
     needed = "rel" if measure.NAME == "RBP" else "cutoff"
     return measure.NAME in FORMULAS and needed in measure.params and not measure.params.keys() - {"cutoff", "rel", "p"}
@@ -81,11 +81,11 @@ def bound_measures(
     Args:
         qrels: The relevance judgments.
         run: The run.
-        measures: Names of the measures, in a form that `parse_measures` reads. Those without bounds are omitted.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        measures: Names of the measures, in a form that `parse_measures` accepts. Those without bounds are omitted.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Returns:
-        Measure -> judged query -> smallest and largest value.
+        The smallest and the largest value of each judged query, for each measure.
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.
@@ -125,14 +125,14 @@ def _bound_rbp(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
 
 
 def _bound_recall(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
-    """Bound recall. A further relevant document counts above and below the line, which can only raise the fraction."""
+    """Bound recall. A further relevant document adds 1 to numerator and denominator, which can only raise recall."""
     low, high = ranking.relevant(measure["rel"])
     total = int((ranking.judged >= measure["rel"]).sum())
     return _fraction(low.sum(), total), _fraction(high.sum(), total + ranking.unjudged.sum())
 
 
 def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
-    """Bound AP: if j unjudged documents are relevant, it is largest if they are the first ones, smallest if the last.
+    """Bound AP: if j unjudged documents are relevant, AP is largest if these rank first, smallest if they rank last.
 
     Both are computed for every j, by adding one document at a time to the sum of precisions. A new relevant document at
     rank h adds its own precision, and 1 / r for every relevant document below it, at rank r.
@@ -160,7 +160,7 @@ def _bound_ndcg(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
     down to the cutoff. The list gains most if the documents are its first unjudged ones, U(a_t), and least if they are
     its last ones, L(a_t). Levels with the same J_t are computed together.
 
-    - Smallest value: since J_t falls with t and L is convex, all levels have the same a_t; every number is tried.
+    - Smallest value: since J_t falls with t and L is convex, all levels have the same a_t; every value of a_t is tried.
     - Largest value: find the largest q with max_a (DCG(a) - q * ideal(a)) >= 0 by the iteration of Dinkelbach
       (Management Science 1967). Each level is maximised alone; a_t then falls with t, as it must.
     """
@@ -192,7 +192,7 @@ def _fraction(part: float, whole: float) -> float:
     return float(part / whole) if whole else 0.0
 
 
-#: Name of a measure in ir_measures -> formula of its bounds.
+#: Formula of the bounds of each measure, by the name of the measure in ir_measures.
 FORMULAS: dict[str, Formula] = {
     "AP": _bound_average_precision,
     "P": _bound_precision,

@@ -1,7 +1,7 @@
-"""Parser of measure names in the forms of ir_measures (``AP(rel=2)@100``) and trec_eval (``ndcg_cut_10``, ``map``).
+"""Parser for measure names in ir_measures notation (``AP(rel=2)@100``) and trec_eval notation (``ndcg_cut_10``).
 
-The parser of ir_measures is not used, because it depends on parts of Python that newer versions remove, and because an
-invalid parameter must raise an error that says how to correct it. Benchmark-specific measures come from
+The parser of ir_measures is not used, because it depends on Python features that newer versions have removed, and
+because an invalid parameter must raise an error that says how to correct it. Benchmark-specific measures come from
 `benchmark_measures`.
 """
 
@@ -17,7 +17,7 @@ from rerank.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-#: trec_eval's name -> ir_measures' name. ``@`` marks measures with a parameter, as in ``P_10``, ``P.10``, ``P_5,10``.
+#: Names in ir_measures, by name in trec_eval. ``@`` marks measures with a parameter: ``P_10``, ``P.10``, ``P_5,10``.
 _TREC_NAMES = {
     "bpref": "Bpref",
     "infAP": "infAP",
@@ -56,9 +56,9 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
     """Parse names of measures. The measures keep the order of the names, and duplicates are dropped.
 
     Args:
-        names: Names in ir_measures' or trec_eval's form. ``P_5,10`` stands for two measures.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none. It becomes part of the
-            printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
+        names: Names in the notation of ir_measures or trec_eval. ``P_5,10`` stands for two measures.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one. It becomes
+            part of the printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
 
     Returns:
         Measure objects of ir_measures. This package uses ``str(measure)`` as the name of a measure.
@@ -68,14 +68,14 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
         UsageError: No name is given, a name cannot be parsed, or a parameter does not exist or has an invalid value.
     """
     if relevant < 1:
-        raise UsageError(f"relevant={relevant}", expected="a grade of 1 or more")
+        raise UsageError(f"relevant is {relevant}", expected="a grade of 1 or more")
     measures: dict[str, Measure] = {}
     for name in names:
         for text in _measure_from_trec_name(name.strip()):
             measure = _build_measure(_parse_measure(text), text, relevant)
             measures.setdefault(str(measure), measure)
     if not measures:
-        raise UsageError("No measure is given", expected="at least one measure", remedy="Give one, such as nDCG@10")
+        raise UsageError("No measure is given", expected="at least one measure", remedy="Pass a name such as nDCG@10")
     return tuple(measures.values())
 
 
@@ -91,7 +91,7 @@ def is_binary_measure(measure: Measure) -> bool:
 
 
 def why_measure_needs_whole_run(measure: Measure) -> str:
-    """Return why a measure has no per-query values, only one value per run; empty if it has per-query values."""
+    """Return the reason why a measure has only one value per run; empty if it has per-query values."""
     return str(getattr(measure, "WHOLE_RUN", ""))
 
 
@@ -188,14 +188,14 @@ def _checked_measure_parameters(params: Mapping[str, Any], template: Any, text: 
     for key, value in params.items():
         if key not in known:
             takes = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"{text!r} has the parameter {key!r}", expected=f"one of its parameters: {takes}")
+            raise UsageError(f"{text!r} has the unknown parameter {key!r}", expected=f"one of its parameters: {takes}")
         result[key] = float(value) if known[key].dtype is float and type(value) is int else value
         if not known[key].validate(result[key]) or not _is_sensible_measure_parameter(key, result[key]):
             raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
     for key, info in known.items():
         if info.required and key not in result:
             example = f"{text}@10" if key == template.AT_PARAM == "cutoff" else f"{text} with {key}"
-            raise UsageError(f"{text!r} needs {key}", remedy=f"Write {example}")
+            raise UsageError(f"{text!r} lacks the required parameter {key}", remedy=f"Write {example}")
     return result
 
 
@@ -203,7 +203,7 @@ _EXPECTED = {
     "cutoff": "a whole number, 1 or more",
     "rel": "a grade of 1 or more",
     "recall": "a number from 0 to 1 with at most two decimals",
-    "gains": "whole numbers without negative gains, as in {1:1, 2:3}",
+    "gains": "a mapping from grades to gains, all of them whole numbers and no gain negative, as in {1:1, 2:3}",
 }
 
 

@@ -17,18 +17,18 @@ _ROUNDING = 1e-14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnovaEffect:
-    """One row of the table.
+    """One row of the table of an analysis of variance.
 
     Attributes:
         effect: Name of the effect, or ``error``.
         ss: Sum of squares.
         df: Degrees of freedom.
         ms: Mean square, ss / df.
-        error: Name of the effect whose mean square F divides by; empty for the error itself.
+        error: Name of the effect whose mean square is the denominator of F; empty for the error itself.
         f: F statistic; None if it cannot be computed.
-        p: p-value of F.
-        omega_squared: Partial omega squared. It estimates the fraction of the variance that the effect explains among
-            what the other effects leave, and is slightly negative if there is no effect.
+        p: p-value of F; None if ``f`` is None.
+        omega_squared: Partial omega squared; None if ``f`` is None. It estimates the fraction that the effect explains
+            of the variance not explained by other effects, and is slightly negative if there is no effect.
     """
 
     effect: str
@@ -41,7 +41,7 @@ class AnovaEffect:
     omega_squared: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields."""
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
@@ -63,13 +63,13 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
         values: One (topics, systems) array of scores per collection, with the same systems.
 
     Raises:
-        DataError: There are fewer than two collections or systems, or fewer than two topics in all collections.
+        DataError: There are fewer than two collections or systems, or not more topics than collections.
     """
     systems, collections, total = values[0].shape[1], len(values), sum(map(len, values))
     if systems < 2 or collections < 2 or total <= collections:
         raise DataError(
-            f"{systems} systems, {collections} collections and {total} topics",
-            expected="two systems, two collections, and more topics than collections",
+            f"The scores cover {systems} systems, {collections} collections and {total} topics",
+            expected="at least two systems, at least two collections, and more topics than collections",
         )
     rows = {
         name: AnovaEffect(effect=name, ss=ss, df=df, ms=ss / df) for name, (ss, df) in _sums_of_squares(values).items()
@@ -84,7 +84,10 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
 
 
 def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
-    """Return effect -> sum of squares, 0 if it is a rounding error, and degrees of freedom."""
+    """Return a mapping from each effect to its sum of squares and degrees of freedom.
+
+    Sums of squares within rounding error of 0 are set to 0.
+    """
     pooled = np.concatenate(values)
     sizes = np.array([len(scores) for scores in values])
     total, systems, collections = len(pooled), pooled.shape[1], len(values)
@@ -107,7 +110,7 @@ def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
 
 
 def _compare_effect(row: AnovaEffect, error: AnovaEffect, count: int) -> AnovaEffect:
-    """Return the row of an effect with F, p and partial omega squared."""
+    """Return the row of an effect with F, p and partial omega squared; without them if the error's mean square is 0."""
     from scipy.stats import f as f_distribution
 
     if not error.ms:

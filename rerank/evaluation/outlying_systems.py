@@ -6,14 +6,15 @@ import numpy as np
 
 from rerank.evaluation.score_matrix import ScoreMatrix
 
-#: Smallest number of systems for which quartiles of means say anything.
+#: Smallest number of systems for which quartiles of means are informative.
 _FEWEST = 5
 
 
 def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
     """Return the systems whose mean is more than 3 interquartile ranges below the lower quartile of all means.
 
-    Source of the rule: Tukey, Exploratory data analysis, 1977 (outer fence).
+    The result is empty if there are too few systems, or if both quartiles are equal. Source of the rule: Tukey,
+    Exploratory data analysis, 1977 (outer fence).
     """
     means = matrix.values.mean(axis=0)
     low, high = np.quantile(means, [0.25, 0.75])
@@ -23,7 +24,7 @@ def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
 
 
 def note_outlying_systems(matrix: ScoreMatrix) -> list[str]:
-    """Return a warning for Tukey's tests, which permute or pool the scores of all systems, if systems are outliers.
+    """Return a warning if systems are outliers, for Tukey's tests, which permute or pool the scores of all systems.
 
     A failed run widens the distribution of the largest difference, so pairs of other runs lose their significance.
     """

@@ -94,7 +94,7 @@ class PairwiseDecisions(HasTables):
         return "holm" if self.family_wise else self.correction
 
     def family(self, missing: Mapping[str, int] | None = None) -> ComparisonFamily:
-        """Return the statement of what was tested. ``missing`` maps systems to their numbers of missing topics."""
+        """Return a description of what was tested. ``missing`` maps systems to their numbers of missing topics."""
         return ComparisonFamily(
             test=self.test,
             title=self.title,
@@ -110,10 +110,10 @@ class PairwiseDecisions(HasTables):
         )
 
     def simultaneous_half_widths(self) -> Floats:
-        """Return (pairs,) half widths of intervals that jointly cover all differences with 1 - alpha.
+        """Return (pairs,) half widths of intervals that jointly cover all differences with probability 1 - alpha.
 
-        Tukey's tests have their own intervals. Those of the other tests are Student's t intervals at alpha / pairs
-        (Bonferroni), or at alpha if nothing is corrected.
+        Tukey's tests have their own intervals. The other tests use Student's t intervals at level alpha / pairs
+        (Bonferroni), or at level alpha if nothing is corrected.
         """
         tester, alpha = open_significance_test(self.test), self.alpha / max(1, len(self.across))
         if isinstance(tester, SupportsIntervals):
@@ -172,7 +172,7 @@ def compare_all_runs(
 
     Raises:
         UnknownNameError: The test or correction does not exist.
-        UsageError: The test does not take a correction, or alpha is not between 0 and 1.
+        UsageError: The test cannot be combined with the correction, or alpha is not between 0 and 1.
     """
     check_significance_level(alpha)
     tester = open_significance_test(test)
@@ -219,7 +219,7 @@ def resolve_correction(test: str, correction: str) -> str:
 
     Raises:
         UnknownNameError: The test or correction does not exist.
-        UsageError: The test does not take a correction.
+        UsageError: The test cannot be combined with the correction.
     """
     return corrections.resolve_correction(
         test, correction, family_wise=tests.get(Selector.parse(test).name).family_wise
@@ -244,7 +244,7 @@ def build_significance_test_selector(test: str, *, permutations: int | None = No
                 if key in inspect.signature(tests.get(other)).parameters
             ]
             raise UsageError(
-                f"{key}={options[key]} for the test {name!r}, which is deterministic",
+                f"The test {name!r} is deterministic and has no option {key!r}",
                 expected=f"one of the tests {', '.join(resampling_tests)}",
                 remedy=f"Omit {key}, or choose another test",
             )
@@ -258,7 +258,7 @@ def check_significance_level(alpha: float) -> None:
         UsageError: The significance level is not between 0 and 1.
     """
     if not 0 < alpha < 1:
-        raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
+        raise UsageError(f"alpha is {alpha}", expected="a number between 0 and 1")
 
 
 def list_caveats_of_test(
@@ -291,7 +291,7 @@ def list_caveats_of_test(
 
 
 def note_few_topics(topics: int, noun: str) -> list[str]:
-    """Return a note if there are few topics, whose name in the note is ``noun``."""
+    """Return a note if there are fewer than `FEW_TOPICS` topics. The note calls the topics ``noun``."""
     if topics >= FEW_TOPICS:
         return []
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]

@@ -56,7 +56,10 @@ def check_comparison_plot(path: str | Path) -> None:
     Raises the errors of `plot_comparison`.
     """
     if Path(path).suffix.lower() not in FORMS:
-        raise UsageError(f"The plot file {str(path)!r}", expected=f"a file name that ends in {', '.join(FORMS)}")
+        raise UsageError(
+            f"The plot file {str(path)!r} has an unsupported extension",
+            expected=f"a file name that ends in one of {', '.join(FORMS)}",
+        )
     check_file_writable(path)
     _matplotlib_figure_class()
 
@@ -188,16 +191,16 @@ def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> 
 
 
 def _matplotlib_figure_class() -> Any:
-    """Return matplotlib's Figure class."""
+    """Return matplotlib's Figure class; raise MissingPrerequisiteError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPrerequisiteError(
-            "matplotlib is not installed, and plots need it", remedy="Run: pip install 'listrank[plots]'"
+            "matplotlib is not installed, but plots need it", remedy="Run: pip install 'listrank[plots]'"
         ) from error
     return Figure
 
 
 def _shorten_run_name(name: str, limit: int = 36) -> str:
-    """Return the end of a long name, where paths differ. ``$`` is escaped, because it would start a formula."""
+    """Shorten a long name to its end, where paths differ. ``$`` is escaped, because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

@@ -34,7 +34,7 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
 
     _check_power_arguments(difference, sd, alpha)
     if topics < 2:
-        raise UsageError(f"{topics} topics", expected="at least 2 topics")
+        raise UsageError(f"The number of topics is {topics}", expected="at least 2")
     # power = P(T > t_crit) + P(T < -t_crit), T noncentral with shift d sqrt(n) / s
     bound = float(t.isf(alpha / 2, topics - 1))
     shift = abs(difference) / sd * math.sqrt(topics)
@@ -60,14 +60,14 @@ def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, p
     """
     _check_power_arguments(difference, sd, alpha)
     if not 0 < power < 1:
-        raise UsageError(f"power={power}", expected="a number between 0 and 1")
+        raise UsageError(f"power is {power}", expected="a number between 0 and 1")
     # power increases with the number of topics: double the number until the power suffices, then bisect
     high = 2
     while paired_t_power(high, difference, sd, alpha) < power:
         high *= 2
         if high > _MOST:
             raise UsageError(
-                f"difference={difference:g} with sd={sd:g} needs more than {_MOST} topics",
+                f"A difference of {difference:g} with a standard deviation of {sd:g} needs more than {_MOST} topics",
                 expected="a larger difference or a smaller standard deviation",
             )
     low = high // 2
@@ -99,7 +99,7 @@ def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, 
     if sd == 0:
         return 0.0
     if not alpha < power < 1:
-        raise UsageError(f"power={power}", expected=f"a number between alpha ({alpha:g}) and 1")
+        raise UsageError(f"power is {power}", expected=f"a number between alpha ({alpha:g}) and 1")
     # in units of sd / sqrt(n); power increases with the difference, and 1e-9 has a power of alpha
     unit = sd / math.sqrt(topics)
     high = 1.0
@@ -111,11 +111,15 @@ def smallest_detectable_difference(topics: int, sd: float, alpha: float = 0.05, 
 def _check_power_arguments(difference: float, sd: float, alpha: float) -> None:
     if not math.isfinite(difference) or difference == 0:
         raise UsageError(
-            f"difference={difference}",
-            expected="a number other than 0",
-            remedy="Give the smallest difference that matters",
+            f"difference is {difference}",
+            expected="a finite number other than 0",
+            remedy="Pass the smallest difference that matters",
         )
     if not math.isfinite(sd) or sd <= 0:
-        raise UsageError(f"sd={sd}", expected="a number above 0", remedy="Take it from a comparison of two runs")
+        raise UsageError(
+            f"sd is {sd}",
+            expected="a finite number above 0",
+            remedy="Use the standard deviation of the differences between two runs",
+        )
     if not 0 < alpha < 1:
-        raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
+        raise UsageError(f"alpha is {alpha}", expected="a number between 0 and 1")

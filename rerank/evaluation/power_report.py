@@ -1,4 +1,4 @@
-"""Power analysis from runs at hand: what differences their comparison can detect, and how many topics it needs."""
+"""Power analysis of existing runs: which differences their comparison can detect, and how many topics it needs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from rerank.io.table_formats import Grid, HasTables, TableReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerGoal:
-    """What a comparison should detect.
+    """The difference that a comparison should detect, and the required power.
 
     Attributes:
         power: Probability of detecting a true difference.
-        difference: The smallest true difference that matters; None to leave out the number of topics.
+        difference: The smallest true difference that matters, in units of the measure. If it is None, the number of
+            topics needed is not computed.
     """
 
     power: float = 0.8
@@ -40,9 +41,10 @@ class PowerReport(HasTables):
         topics: Number of topics.
         alpha: Significance level of the whole comparison.
         level: Level of a single pair: alpha divided by the number of pairs, or alpha without a correction.
-        goal: What the comparison should detect.
-        rows: One row per pair: ``a``, ``b``, ``difference`` (observed), ``sd`` of the per-topic differences,
-            ``detectable`` and, if a difference was given, ``topics_needed``; None if all differences are equal.
+        goal: The difference to detect and the required power.
+        rows: One row per pair: ``a``, ``b``, ``difference`` (observed), ``sd`` (standard deviation of the per-topic
+            differences), ``detectable`` (smallest detectable difference) and, if the goal contains a difference,
+            ``topics_needed`` (None if all per-topic differences are equal).
     """
 
     measure: str
@@ -68,7 +70,7 @@ class PowerReport(HasTables):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per pair, and what it means."""
+        """Return a table with one row per pair, and its legend."""
         heads = ["a", "b", "difference", "sd", "detectable", *(["topics"] if self.goal.difference else [])]
         rows = [
             [
@@ -103,15 +105,15 @@ def report_power_of_runs(
 ) -> PowerReport:
     """Compute what a comparison of runs can detect, from the standard deviations of their per-topic differences.
 
-    The observed differences do not enter: power at the observed difference only restates the p-value (Hoenig and
-    Heisey, American Statistician 2001).
+    The observed differences are not used, because power at the observed difference only restates the p-value (Hoenig
+    and Heisey, American Statistician 2001).
 
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
         measure: The measure, as ir_measures prints it.
         options: Significance level, and whether pairs are corrected for: every correction but ``none`` divides the
             level by the number of pairs (Bonferroni), which is conservative for all corrections.
-        goal: What the comparison should detect.
+        goal: The difference to detect and the required power.
         baseline: Name of the run with which all others are compared; empty for all pairs.
 
     Raises:

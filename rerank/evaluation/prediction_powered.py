@@ -14,15 +14,15 @@ import numpy as np
 from rerank.errors import DataError, UsageError
 from rerank.evaluation.significance.base import Floats
 
-#: Fewest topics that people have judged: with t intervals, their number minus 2 is the number of degrees of freedom.
+#: Smallest number of topics judged by people: t intervals have this number minus 2 degrees of freedom.
 LEAST_JUDGED_TOPICS = 3
 
 
 class PredictionPoweredMean(NamedTuple):
-    """Estimated means of (systems,) scores or differences.
+    """Estimated mean scores or mean differences of several systems.
 
     Attributes:
-        estimate: (systems,) estimates.
+        estimate: (systems,) estimated means.
         half_width: (systems,) half of the width of the intervals around the estimates.
         weight: (systems,) weight of the model's judgments: 0 ignores them, 1 trusts them fully.
     """
@@ -44,12 +44,12 @@ def estimate_prediction_powered_mean(
     """Estimate means from n topics with both kinds of judgments and N topics with a model's judgments only.
 
     With people's scores y and the model's scores f, the estimate is mean_n(y) + w (mean_N(f) - mean_n(f)). For a given
-    weight w it has no bias, whatever the model's errors are, if the n topics are a random sample of all topics. Its
+    weight w it is unbiased, whatever the model's errors are, if the n topics are a random sample of all topics. Its
     variance is w^2 var_N(f) / N + var_n(y - w f) / n. This is smallest for the weight
     cov_n(y, f) / ((1 + n / N) var_{n+N}(f)), which is limited to 0 to 1. Since it is estimated from the same topics, it
     gives the estimate a bias of order 1 / n if the scores are skewed.
 
-    The published interval is ``normal``. It holds for large n; with few topics it is too narrow, since it takes both
+    The published interval is ``normal``. It holds for large n; with few topics it is too narrow, since it treats both
     variances and the weight as known. ``t`` divides the squared residuals by n - 2, as in a regression on f, and uses
     the quantile of the t distribution with n - 2 degrees of freedom.
 
@@ -57,12 +57,12 @@ def estimate_prediction_powered_mean(
         people: (n, systems) scores of topics that people judged, by their judgments.
         model: (n, systems) scores of the same topics by the model's judgments.
         model_only: (N, systems) scores of other topics by the model's judgments.
-        weight: Weight of the model's judgments; None for the weight with the smallest variance, for every system.
-        alpha: Intervals cover with 1 - alpha.
-        interval: Kind of interval.
+        weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
+        alpha: Intervals have confidence level 1 - alpha.
+        interval: Kind of interval, as described above.
 
     Raises:
-        DataError: Fewer than 3 topics have both kinds of judgments, or fewer than 2 only the model's.
+        DataError: Fewer than 3 topics have both kinds of judgments, or fewer than 2 have only the model's judgments.
         UsageError: The weight is not between 0 and 1.
     """
     from scipy.stats import norm, t
@@ -70,11 +70,11 @@ def estimate_prediction_powered_mean(
     n, more = len(people), len(model_only)
     if n < LEAST_JUDGED_TOPICS or more < 2:
         raise DataError(
-            f"{n} topics judged by people and {more} judged only by the model",
-            expected=f"at least {LEAST_JUDGED_TOPICS} and 2",
+            f"{n} topics are judged by people, and {more} topics are judged only by the model",
+            expected=f"at least {LEAST_JUDGED_TOPICS} topics judged by people and at least 2 judged only by the model",
         )
     if weight is not None and not 0 <= weight <= 1:
-        raise UsageError(f"weight={weight}", expected="0 to 1")
+        raise UsageError(f"weight is {weight}", expected="a number from 0 to 1")
     weights = _tune_weights(people, model, model_only) if weight is None else np.full(people.shape[1], float(weight))
     estimate = people.mean(axis=0) + weights * (model_only.mean(axis=0) - model.mean(axis=0))
     lost = 0 if interval == "normal" else 1
@@ -85,7 +85,7 @@ def estimate_prediction_powered_mean(
 
 
 def _tune_weights(people: Floats, model: Floats, model_only: Floats) -> Floats:
-    """Return the (systems,) weights that make the variance of the estimate smallest."""
+    """Return the (systems,) weights that minimise the variance of the estimate."""
     covariance = ((people - people.mean(axis=0)) * (model - model.mean(axis=0))).mean(axis=0)
     spread = np.concatenate([model, model_only]).var(axis=0, ddof=1) * (1 + len(model) / len(model_only))
     return np.asarray(np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0).clip(0, 1))

@@ -26,13 +26,14 @@ def evaluate_by_group(
     Args:
         qrels: The relevance judgments.
         run: The run.
-        measures: Names of the measures, in a form that `parse_measures` reads.
-        groups: Query id -> name of its group. Queries without a group, or with an empty name, form the group
-            ``(none)``.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        measures: Names of the measures, in a form that `parse_measures` accepts.
+        groups: Name of the group of each query id. Queries without a group, or with an empty group name, form the
+            group ``(none)``.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
 
     Returns:
-        Name of the group -> scores, sorted by name with ``(none)`` last. Groups without a judged query are omitted.
+        The scores of each group, sorted by the name of the group with ``(none)`` last. Groups without a judged query
+        are omitted.
 
     Raises:
         UsageError: The name or a parameter of a measure is wrong.
@@ -43,9 +44,9 @@ def evaluate_by_group(
         judged.setdefault(groups.get(query) or NO_GROUP, {})[query] = grades
     if not judged.keys() - {NO_GROUP}:
         raise DataError(
-            f"None of the {len(qrels)} judged queries of {qrels.name} has a group; the groups are for queries "
-            f"{', '.join(map(repr, list(groups)[:3])) or '(none)'}",
-            expected="groups of the judged queries",
+            f"None of the {len(qrels)} judged queries of {qrels.name} has a group; queries with a group (at most 3 "
+            f"shown): {', '.join(map(repr, list(groups)[:3])) or 'none'}",
+            expected="a group for at least one judged query",
         )
     names = list(measures)
     scores_by_group = {}
@@ -89,11 +90,13 @@ def add_groups_to_evaluation_report(
 
 
 def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
-    """Read a file with two columns, query id and group, separated by the first white space.
+    """Read a file with two columns, query id and group, and return the group of each query id.
+
+    The first whitespace of a line separates the columns, so a group may contain spaces. Empty lines are ignored.
 
     Args:
         path: The file.
-        of: What is grouped, for messages.
+        of: Word for the grouped items in error messages.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -106,7 +109,7 @@ def read_query_groups(path: str | Path, *, of: str = "query") -> dict[str, str]:
             if not fields:
                 continue
             if len(fields) != 2:
-                raise DataError(f"{path}:{number}: {line.strip()!r}", expected=f"a {of} and its group")
+                raise DataError(f"{path}:{number}: {line.strip()!r} has no group", expected=f"a {of} and its group")
             group = fields[1].strip()
             if groups.setdefault(fields[0], group) != group:
                 raise DataError(f"{path}:{number}: {of} {fields[0]!r} is in two groups", expected=f"one group per {of}")

@@ -10,10 +10,11 @@ import numpy as np
 def kendall_tau_union(original: Sequence[str], other: Sequence[str]) -> float | None:
     """Compute Kendall's tau union of two lists, cut to the length of the shorter one.
 
-    The union of the lists, in the order of the original and then of the other list, numbers the documents. Tau compares
-    the two sequences of numbers, rank by rank. It measures the order of the documents that were found again, not how
-    many there are: two lists without a common document have tau 1. Source: Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer
-    and Soboroff, How to measure the reproducibility of system-oriented IR experiments, SIGIR 2020, section 3.1.
+    Documents are numbered by their position in the union of the lists: first the documents of the original list, then
+    those that only the other list contains. Tau compares the two sequences of numbers rank by rank. It measures the
+    order of the documents that both lists contain, not how many there are: two lists without a common document have
+    tau 1. Source: Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer and Soboroff, How to measure the reproducibility of
+    system-oriented IR experiments, SIGIR 2020, section 3.1.
 
     Returns:
         A value from -1 to 1; None for lists with fewer than two documents.
@@ -28,7 +29,7 @@ def kendall_tau_union(original: Sequence[str], other: Sequence[str]) -> float | 
 
 
 def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 0.95) -> float | None:
-    """Compute rank-biased overlap down to the end of the longer list, divided by its largest value there.
+    """Compute rank-biased overlap down to the end of the longer list, divided by its largest value at this depth.
 
     RBO = (sum over d of p^(d - 1) A_d) / (sum over d of p^(d - 1)), where A_d is the number of documents that the first
     d ranks of both lists share, divided by d. Two equal lists have RBO 1. Sources: Webber, Moffat and Zobel, A

@@ -1,4 +1,4 @@
-"""How well an experiment was reproduced: a baseline and an advanced run, and the two runs of the second experiment.
+"""Measures of how well a second experiment reproduces a first one, each with a baseline and an advanced run.
 
 The measures are those of Breuer, Ferro, Fuhr, Maistro, Sakai, Schaer and Soboroff, How to measure the reproducibility
 of system-oriented IR experiments, SIGIR 2020. On the same collection, they compare documents, scores per topic and the
@@ -50,13 +50,15 @@ class Reproduction(HasTables):
 
     Attributes:
         same_collection: Whether both experiments have the same judgments, so that topics are paired.
-        depth: Number of documents per topic of which the order is compared.
+        depth: Number of documents per topic whose order is compared.
         rows: Two rows per measure, for ``role`` baseline and advanced: ``original`` and ``again`` (means), ``rmse``
             (root mean square error of the scores per topic; None on another collection) and ``p`` (two-sided t-test of
             the two means, paired on the same collection; None if it cannot be computed).
-        orders: On the same collection, one row per role: mean over topics of ``ktu`` and ``rbo``.
+        orders: On the same collection, one row per role: ``ktu`` (Kendall's tau union) and ``rbo`` (rank-biased
+            overlap), averaged over topics. Empty on another collection.
         effects: One row per measure: mean improvements ``improvement`` and ``improvement_again``, their ratio ``er``,
-            the relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. None if a divisor is 0.
+            the relative improvements ``ri`` and ``ri_again``, and ``dri``, ri minus ri_again. A value whose divisor is
+            0 is None.
         notes: Caveats for the reader.
     """
 
@@ -80,7 +82,7 @@ class Reproduction(HasTables):
         }
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return tables of effects, of scores and, on the same collection, of orders."""
+        """Return tables of effects, of scores and, on the same collection, of the order of documents."""
 
         def cells(row: dict[str, Any], *keys: str) -> list[str]:
             return ["-" if row[key] is None else format_measure_score(row[key], digits) for key in keys]
@@ -120,22 +122,22 @@ def measure_reproduction(
     depth: int = 1000,
     p: float = 0.95,
 ) -> Reproduction:
-    """Compare an experiment with its repetition.
+    """Compare an experiment with its reproduction.
 
     Args:
         original: The original experiment.
         again: The second experiment. With the same judgments, topics are paired.
         measures: Names of measures with per-query values.
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
-        depth: Number of documents per topic of which the order is compared.
-        p: Persistence of rank-biased overlap.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
+        depth: Number of documents per topic whose order is compared.
+        p: Persistence of rank-biased overlap, between 0 and 1.
 
     Raises:
-        UsageError: A measure or an option is wrong.
+        UsageError: A measure does not exist or has no per-query values, or an option is out of range.
         DataError: A run shares no query with its judgments.
     """
     if depth < 2 or not 0 < p < 1:
-        raise UsageError(f"depth={depth}, p={p}", expected="a depth of 2 or more, and p between 0 and 1")
+        raise UsageError(f"depth is {depth} and p is {p}", expected="a depth of 2 or more, and p between 0 and 1")
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     for name in names:
         check_measure_has_query_values(name)
@@ -178,7 +180,7 @@ def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str,
 
 
 def _compare_orders(original: Run, again: Run, qrels: Qrels, depth: int, p: float) -> dict[str, Any]:
-    """Return the means over the judged queries for which both runs have documents; None if no query has a value."""
+    """Return the means of ``ktu`` and ``rbo`` over the judged queries in both runs; None if no query has a value."""
     lists = [
         [[doc.id for doc in run[query].docs[:depth]] for run in (original, again)]
         for query in qrels
@@ -193,7 +195,7 @@ def _compare_orders(original: Run, again: Run, qrels: Qrels, depth: int, p: floa
 
 
 def _compare_effects(means: Sequence[float]) -> dict[str, float | None]:
-    """Return the row of effects.
+    """Return the improvements of both experiments and their ratios, as in `Reproduction.effects`.
 
     Args:
         means: Means of the baseline (original, again) and of the advanced run (original, again).

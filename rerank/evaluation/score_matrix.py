@@ -44,14 +44,15 @@ class ScoreMatrix:
         for kind, names in (("system", self.systems), ("topic", self.topics)):
             if len(names) < 2:
                 raise DataError(
-                    f"{len(names)} {kind}{'' if len(names) == 1 else 's'} to compare", expected=f"at least two {kind}s"
+                    f"The matrix contains {len(names)} {kind}{'' if len(names) == 1 else 's'}",
+                    expected=f"at least two {kind}s",
                 )
             name, times = Counter(names).most_common(1)[0]
             if times > 1:
                 raise DataError(f"Two {kind}s are named {name!r}", remedy=f"Give each {kind} a different name")
         if self.values.shape != (len(self.topics), len(self.systems)):
             raise DataError(
-                f"Scores of shape {self.values.shape}", expected=f"{len(self.topics)} x {len(self.systems)}"
+                f"The scores have shape {self.values.shape}", expected=f"({len(self.topics)}, {len(self.systems)})"
             )
         if not np.isfinite(self.values).all():
             topic, system = map(int, np.argwhere(~np.isfinite(self.values))[0])
@@ -90,7 +91,7 @@ class ScoreMatrix:
         """Build the matrix of one measure from the scores of runs.
 
         Raises:
-            UsageError: A run lacks the measure, or the measure has no per-query values.
+            UsageError: The scores of a run do not include the measure, or the measure has no per-query values.
             DataError: The runs were evaluated on different queries, or there are fewer than two runs or queries.
         """
         topics = scores[0].queries if scores else ()
@@ -118,7 +119,8 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is empty, a row does not match the header, or a score is not a finite number.
+        DataError: The file is empty, a row does not match the header, a score is not a finite number, a name occurs
+            twice, or there are fewer than two topics or systems.
     """
     path = Path(path)
     lines = _read_evaluation_matrix_rows(path)
@@ -131,7 +133,7 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
         raise DataError(f"{path} starts with numbers, such as {systems[0]!r}", expected=_FORM)
     for number, (where, row) in enumerate(rows, 1):
         if len(row) != len(header):
-            raise DataError(f"{where}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
+            raise DataError(f"{where} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
         topics.append(row[0] if has_ids else str(number))
         columns.append([_parse_evaluation_matrix_score(cell, where) for cell in row[has_ids:]])
     values = np.array(columns, dtype=np.float64).reshape(len(rows), len(systems))
@@ -160,11 +162,11 @@ def _parse_evaluation_matrix_score(cell: str, where: str) -> float:
         return float(cell)
     except ValueError as error:
         remedy = "If the first column holds topic ids, name it topic or query"
-        raise DataError(f"{where}: {cell!r}", expected="a number", remedy=remedy) from error
+        raise DataError(f"{where} contains {cell!r}", expected="a number", remedy=remedy) from error
 
 
 def _is_fractional_measure_value(text: str) -> bool:
-    """Return whether the text is a number with decimals, which is no plausible name of a system."""
+    """Return whether the text is a number with decimals, which is not a plausible name of a system."""
     try:
         return not float(text).is_integer()
     except (ValueError, OverflowError):

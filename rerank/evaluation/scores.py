@@ -20,9 +20,10 @@ class Scores:
 
     Attributes:
         run: Name of the run.
-        values: Measure -> query id -> value. Measures are named as ir_measures prints them, in the order requested.
-        overall: Measure -> value, for measures with one value per run and no per-query values. They are reported
-            together with the other measures, but significance tests cannot use them.
+        values: Value of each query id, for each measure (``values[measure][query]``). Measures are named as ir_measures
+            prints them, in the order requested.
+        overall: Value of each measure that has one value per run and no per-query values. These measures are reported
+            together with the others, but significance tests cannot use them.
         queries: The judged queries; if omitted, the queries in ``values``.
         missing: Judged queries for which the run has no documents; they score 0.
         unjudged: Queries of the run without judgments; they are excluded.
@@ -63,7 +64,7 @@ class Scores:
         return (*self.values, *self.overall)
 
     def by_measure(self, measure: str) -> Mapping[str, float]:
-        """Return query id -> value of one measure.
+        """Return the value of one measure for each query id.
 
         Raises:
             UsageError: The measure was not computed, or has no per-query values.
@@ -73,7 +74,7 @@ class Scores:
         if measure in self.overall:
             check_measure_has_query_values(measure)
         raise UsageError(
-            f"Run {self.run!r} has no {measure}",
+            f"The scores of run {self.run!r} do not include {measure}",
             expected=f"one of: {', '.join(self.values)}" if self.values else "a measure with per-query values",
         )
 
@@ -87,7 +88,7 @@ class Scores:
         return math.fsum(row.values()) / len(row)
 
     def summary(self) -> dict[str, float]:
-        """Return measure -> mean over queries. Counts (NumQ, NumRel, NumRet) are summed, as in trec_eval.
+        """Return the mean of each measure over queries. Counts (NumQ, NumRel, NumRet) are summed, as in trec_eval.
 
         Whole-run measures come last, with their single value.
         """
@@ -98,7 +99,7 @@ class Scores:
         return {**means, **self.overall}
 
     def by_query(self) -> dict[str, dict[str, float]]:
-        """Return the values as query id -> measure -> value."""
+        """Return a mapping from each query id to the value of each measure."""
         return {query: {name: row[query] for name, row in self.values.items()} for query in self.queries}
 
 
@@ -110,10 +111,10 @@ def evaluation_report(
     Args:
         qrels_name: Name of the judgments, as given by the user.
         scores: Pairs of a run's name and its scores.
-        per_query: Add per-query values, as query id -> measure -> value.
+        per_query: Whether to add the values of each query, as returned by `Scores.by_query`.
 
     Returns:
-        An object with ``qrels``, ``grades`` (measure -> how it uses grades) and ``runs``. Each run has ``run`` (its
+        An object with ``qrels``, ``grades`` (how each measure uses grades) and ``runs``. Each run has ``run`` (its
         name), ``queries`` (number of judged queries), ``missing`` and ``unjudged`` (numbers of queries) and ``scores``.
     """
     runs: list[dict[str, Any]] = []
@@ -136,11 +137,11 @@ def evaluation_records(report: Mapping[str, Any], covered: Sequence[str] = ()) -
 
     Args:
         report: The report.
-        covered: Measures whose judged fraction and bounds are in the rows of whole runs.
+        covered: Measures whose judged fraction and bounds are added to the rows of whole runs.
 
     Returns:
-        One row per run and group of queries if the report has groups; otherwise one per run and query if it has values
-        per query; otherwise one per run.
+        One row per run and group of queries if the report contains groups; otherwise one row per run and query if it
+        contains per-query values; otherwise one row per run.
     """
     rows: list[dict[str, Any]] = []
     for row in report["runs"]:

@@ -23,17 +23,18 @@ from rerank.io.table_formats import Cell, Grid, HasTables, TableReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StratifiedComparison(HasTables):
-    """Systems compared over several collections by one measure.
+    """Comparison of systems over several collections on one measure.
 
     Attributes:
         measure: Name of the measure.
-        topics: Collection -> number of topics.
+        topics: Number of topics of each collection.
         alpha: Significance level.
         correction: Name of the correction over the pairs.
-        systems: One row per system, the best first: ``system``, ``mean`` (of the means of the collections) and
-            ``means`` (collection -> mean).
-        pairs: One row per pair: ``a``, ``b``, ``differences`` (collection -> mean of a minus mean of b),
-            ``difference`` (their mean), ``interval``, ``df``, ``p`` and ``adjusted_p``.
+        systems: One row per system, the best first: ``system``, ``means`` (mean score in each collection) and ``mean``
+            (the unweighted mean of ``means``).
+        pairs: One row per pair: ``a``, ``b``, ``differences`` (mean of a minus mean of b, in each collection),
+            ``difference`` (the unweighted mean of ``differences``), ``interval``, ``df`` (degrees of freedom), ``p``
+            and ``adjusted_p``.
         anova: Rows of the analysis of variance.
         notes: Caveats for the reader.
     """
@@ -114,7 +115,7 @@ def compare_over_collections(
     with one collection, it would be the paired t-test.
 
     Args:
-        matrices: Collection -> scores of the same systems by the same measure; at least two collections.
+        matrices: Scores of the same systems by the same measure, for each collection; at least two collections.
         options: Correction and significance level; the test is the stratified t-test.
         notes: Caveats about the scores.
 
@@ -127,7 +128,7 @@ def compare_over_collections(
     correction = resolve_correction("t", options.correction, family_wise=False)
     if len(matrices) < 2:
         raise UsageError(
-            f"{len(matrices)} collection", expected="two or more collections", remedy="Use rerank compare for one"
+            f"The number of collections is {len(matrices)}", expected="2 or more", remedy="For one, use rerank compare"
         )
     aligned = _align_systems(matrices)
     names = next(iter(matrices.values())).systems
@@ -168,7 +169,7 @@ def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dic
     from scipy.stats import t
 
     mean = float(np.mean([d.mean() for d in differences]))
-    # constant differences have no variance, whatever rounding in their mean says
+    # rounding in the mean of constant differences must not look like variance
     parts = np.array([0.0 if np.ptp(d) < 1e-12 else d.var(ddof=1) / len(d) for d in differences])
     if not parts.any():
         return {"difference": mean, "interval": [mean, mean], "df": None, "p": 1.0}
@@ -180,13 +181,14 @@ def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dic
 
 
 def _align_systems(matrices: Mapping[str, ScoreMatrix]) -> dict[str, Floats]:
-    """Return collection -> (topics, systems) scores with the systems in the order of the first collection."""
+    """Return the (topics, systems) scores of each collection, with the systems in the order of the first collection."""
     first = next(iter(matrices))
     systems = matrices[first].systems
     for name, matrix in matrices.items():
         if odd := sorted(set(matrix.systems) ^ set(systems)):
             raise DataError(
-                f"{first!r} and {name!r} do not have the same systems; only one of them has {', '.join(odd[:5])}",
+                f"{first!r} and {name!r} do not have the same systems; systems in only one of them (at most 5 shown): "
+                f"{', '.join(odd[:5])}",
                 expected="runs of the same systems, with the same names, in all collections",
             )
     return {name: matrix.values[:, [matrix.systems.index(s) for s in systems]] for name, matrix in matrices.items()}

@@ -39,10 +39,10 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
 def table_of_evaluation(
     qrels: str, scores: Sequence[Scores], *, digits: int = 4, columns: Sequence[Mapping[str, str]] = ()
 ) -> TableReport:
-    """Return a table for a paper: one row per run, best by the first measure first, the best value of a measure bold.
+    """Return a table for a paper with one row per run, sorted by the first measure. The best values are bold.
 
     Args:
-        qrels: Name of the judgments, as given by the user; the caption has its last part, without folders.
+        qrels: Name of the judgments, as given by the user; the legend shows it without folders.
         scores: Scores of at least one run, all with the same measures.
         digits: Number of decimals of the values.
         columns: Further columns, one mapping of headings to cells per run.
@@ -108,11 +108,11 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
 def cells_of_means(
     matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
 ) -> list[tuple[str, list[Cell]]]:
-    """Return (system, one cell per measure), best by the first measure first. The best mean of a measure is bold.
+    """Return each system with one cell per measure, sorted by decreasing mean of the first. The best means are bold.
 
     Args:
         matrices: Scores of the same systems, one matrix per measure.
-        marks: (system, measure) -> superscript of the mean.
+        marks: Superscript of the mean of each pair (system, measure); pairs without a superscript may be missing.
         digits: Number of decimals.
     """
     means = [dict(zip(m.systems, (float(mean) for mean in m.values.mean(axis=0)), strict=True)) for m in matrices]

@@ -1,4 +1,4 @@
-"""What a reranker is worth: the first stage, the perfect order of its candidates, and the methods between them."""
+"""Worth of rerankers: their gain over the first stage, divided by the gain of the perfect order of candidates."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PERFECT = "perfect order"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorthOptions:
-    """How the worth of rerankers is computed.
+    """Options for computing the worth of rerankers.
 
     Attributes:
-        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         depth: Number of candidates per query that could be reranked; None for the whole first stage.
-        alpha: Intervals cover with 1 - alpha.
+        alpha: Intervals have confidence level 1 - alpha.
         resamples: Number of bootstrap resamples of queries for the interval of a share.
         seed: Seed of the resamples.
     """
@@ -52,7 +52,8 @@ class WorthReport(HasTables):
         options: Options of the computation.
         rows: First stage, perfect order and methods: ``run``, ``mean``, ``interval``, ``gain`` over the first stage
             with ``gain_interval`` (paired t), and ``share`` of the perfect order's gain with ``share_interval``
-            (percentile bootstrap over queries). Gain and share are None where they have no meaning.
+            (percentile bootstrap over queries). The first stage has no gain and no share (None). The share is also
+            None for the perfect order, and for all runs if the perfect order does not improve on the first stage.
         notes: Caveats for the reader.
     """
 
@@ -100,12 +101,14 @@ class WorthReport(HasTables):
 
 
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:
-    """Return the first stage's candidates by decreasing grade. Unjudged documents count as grade 0; ties keep order.
+    """Return the candidates of the first stage, sorted by decreasing grade.
+
+    Unjudged documents count as grade 0. Documents with the same grade keep their order.
 
     Args:
         qrels: The relevance judgments.
         first: The first stage.
-        depth: Number of candidates that are ordered; the rest of a list keeps its place. None for all.
+        depth: Number of candidates that are sorted; the others keep their ranks. None for all.
     """
     rankings = []
     for query, ranking in first.items():
@@ -125,26 +128,28 @@ def measure_worth_of_rerankers(
         first: The first stage.
         methods: Reranked runs of the first stage's candidates.
         measure: Name of one measure with per-query values.
-        options: Depth, level and resamples.
+        options: Depth, significance level and number of resamples.
 
     Raises:
-        UsageError: The name stands for several measures or one without per-query values, names of runs repeat, or an
-            option is out of range.
+        UsageError: The name stands for several measures or one without per-query values, two runs have the same name,
+            or an option is out of range.
         DataError: A run shares no query with the judgments, or fewer than two queries are judged.
     """
     options = options or WorthOptions()
     if options.depth is not None and options.depth < 1:
-        raise UsageError(f"depth={options.depth}", expected="at least 1")
+        raise UsageError(f"depth is {options.depth}", expected="at least 1")
     names = [str(m) for m in parse_measures([measure], relevant=options.relevant)]
     if len(names) != 1:
-        raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure")
+        raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="a single measure")
     check_measure_has_query_values(names[0])
     runs = [first, perfect_order_of_candidates(qrels, first, options.depth), *methods]
     check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_runs(qrels, runs, [measure], relevant=options.relevant)
     values = np.array([list(entry.by_measure(names[0]).values()) for entry in scores])
     if values.shape[1] < 2:
-        raise DataError(f"{values.shape[1]} judged query", expected="at least 2 judged queries for intervals")
+        raise DataError(
+            f"The number of judged queries is {values.shape[1]}", expected="at least 2, which intervals require"
+        )
     return WorthReport(
         measure=names[0],
         queries=values.shape[1],
@@ -155,7 +160,7 @@ def measure_worth_of_rerankers(
 
 
 def _row_of_worth(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:
-    """Return the row of one run from the (runs, queries) scores, whose first rows are first stage and perfect order."""
+    """Return the row of one run from (runs, queries) scores. Row 0 is the first stage, row 1 the perfect order."""
     row: dict[str, Any] = {"run": name, "mean": float(values[place].mean())}
     row["interval"] = list(student_t_interval(values[place].tolist(), 1 - options.alpha))
     row |= dict.fromkeys(("gain", "gain_interval", "share", "share_interval"))

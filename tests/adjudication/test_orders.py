@@ -236,10 +236,10 @@ def test_thompson_prefers_runs_that_are_right() -> None:
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("rbp-a,p=1", "p=1"),
-        ("hedge,beta=0", "beta=0"),
-        ("mm,rate=2", "rate=2"),
-        ("eps-n-greedy,d=0", "d=0"),
+        ("rbp-a,p=1", "p is 1"),
+        ("hedge,beta=0", "beta is 0"),
+        ("mm,rate=2", "rate is 2"),
+        ("eps-n-greedy,d=0", "d is 0"),
         ("mtf,p=1", "takes no options"),
     ],
 )

@@ -46,7 +46,7 @@ def test_what_gold_judges_with_the_ranks_it_had() -> None:
 
 def test_depth() -> None:
     assert pool_runs(RUNS, depth=1).topics[0].docs == ("a", "b")
-    with raises(UsageError, "depth=0"):
+    with raises(UsageError, "depth is 0"):
         pool_runs(RUNS, depth=0)
 
 

@@ -245,7 +245,7 @@ def test_a_line_without_its_end_counts(tmp_path: Path) -> None:
         ('{"topic": "t0", "doc": "d1", "grade": true}', ("grade True",)),
         ('{"topic": "t0", "doc": "d1", "grade": 1.0}', ("grade 1.0",)),
         ('{"topic": "t0", "doc": "d1"}', ("gap",)),
-        ('{"topic": "t0", "doc": "d1", "grade": 1, "seconds": "x"}', ("seconds 'x'",)),
+        ('{"topic": "t0", "doc": "d1", "grade": 1, "seconds": "x"}', ("seconds is 'x'",)),
         ('{"topic": "t9", "doc": "d1", "grade": 1}', ("'t9'",)),
         ('{"topic": "t0", "doc": "dx", "grade": 1}', ("'dx'", "--method mtf")),
     ],
@@ -440,7 +440,7 @@ def test_grades_that_are_no_scale(grades: tuple[int, ...]) -> None:
 
 def test_a_scale_needs_both_kinds() -> None:
     for relevant in (0, 4):
-        with raises(UsageError, f"grade {relevant}", "1 to 3"):
+        with raises(UsageError, f"grade is {relevant}", "1 to 3"):
             terms(relevant=relevant)
     assert parse_judging_grades(" 0, 1,2") == (0, 1, 2)
     for text in ("", "0,,1", "0-3", "a", "²"):

@@ -251,7 +251,7 @@ def test_bad_designs() -> None:
     runs, qrels = made(4)
     with raises(UsageError, "methods"):
         StudyDesign(methods=(), budgets=BUDGETS)
-    with raises(UsageError, "seeds=0"):
+    with raises(UsageError, "seeds is 0"):
         StudyDesign(methods=("mtf",), budgets=BUDGETS, seeds=0)
     with raises(UnknownNameError, "depth"):
         run_study(runs, qrels, StudyDesign(methods=("dept",), budgets=BUDGETS))

@@ -77,7 +77,7 @@ def test_figures_that_are_mostly_undefined_have_no_interval() -> None:
 
 def test_bad_numbers_of_samples() -> None:
     for count in (-1, 1):
-        with raises(UsageError, f"resamples={count}"):
+        with raises(UsageError, f"resamples is {count}"):
             StudyDesign(methods=("mtf",), budgets=BUDGETS, resamples=count)
 
 

@@ -249,7 +249,7 @@ EMPTY = Run(())
         ({"qrels": Qrels({"q1": {"d0": 0}, "q2": {"d1": 0}})}, "All judged documents are not relevant"),
         ({"qrels": Qrels({"q1": {"d0": 1}, "q2": {"d1": 1}})}, "All judged documents are relevant"),
         ({"run": EMPTY}, "No query has a judged document"),
-        ({"first_stage": EMPTY}, "has 20 documents, and its first-stage list 0"),
+        ({"first_stage": EMPTY}, "has 20 documents, and its first-stage list has 0"),
     ],
 )
 def test_data_that_cannot_be_fitted(small: RankedCollection, changes: dict[str, Any], message: str) -> None:
@@ -265,5 +265,5 @@ def test_two_queries_are_enough_to_fit() -> None:
 def test_different_kinds_and_repeated_queries_are_refused(small: RankedCollection) -> None:
     with pytest.raises(DataError, match="kinds log-likelihood, log-odds"):
         fit(small, make_collection(queries=3, name="b", kind="log-likelihood"))
-    with pytest.raises(DataError, match="10 queries of 'synthetic', such as 'q0', are fitted and tested"):
+    with pytest.raises(DataError, match="10 queries of 'synthetic', such as 'q0', occur in the fitted runs"):
         fit(small, tests=[small])

@@ -49,7 +49,7 @@ def test_text_and_lines(cli: Cli, run_folder: Path) -> None:
         (("folder", "--out", "missing/c.json"), 4, "no folder"),
         (("folder", "--out", "c.json", "--qrels", "missing.txt"), 4, "missing.txt"),
         (("folder", "--out", "c.json", "--relevant", 9), 5, "All judged documents are not relevant"),
-        (("folder", "--out", "c.json", "--test", "folder"), 5, "fitted and tested"),
+        (("folder", "--out", "c.json", "--test", "folder"), 5, "in the fitted runs and in a test"),
     ],
 )
 def test_errors(cli: Cli, run_folder: Path, arguments: tuple[object, ...], code: int, message: str) -> None:

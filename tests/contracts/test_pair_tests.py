@@ -145,9 +145,9 @@ def test_chance_is_seeded_and_checked(name: str) -> None:
         open_significance_test(f"{name},permutations=200,seed={seed}").p_values(scores) for seed in (1, 1, 2)
     )
     assert first.tolist() == again.tolist() != other.tolist()
-    with pytest.raises(UsageError, match=r"permutations=0; expected at least 1"):
+    with pytest.raises(UsageError, match=r"permutations is 0; expected at least 1"):
         open_significance_test(f"{name},permutations=0")
-    with pytest.raises(UsageError, match="seed=-1"):
+    with pytest.raises(UsageError, match="seed is -1"):
         open_significance_test(f"{name},seed=-1")
     with pytest.raises(UsageError, match="a whole number"):
         open_significance_test(f"{name},permutations=many")

@@ -85,7 +85,7 @@ def test_other_systems_get_better_and_the_makers_first_documents_stay() -> None:
     shallow = frozenset().union(*documents_of_reduced_pools([A], QRELS, 1).values())
     assert evaluate_run(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
     assert evaluate_run(QRELS, reduce_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
-    assert any("makers are among the systems" in note for note in found.notes)
+    assert any("systems are makers" in note for note in found.notes)
 
 
 def test_pools_of_all_runs_change_nothing_from_the_measures_depth_on() -> None:
@@ -93,7 +93,7 @@ def test_pools_of_all_runs_change_nothing_from_the_measures_depth_on() -> None:
     assert [step.size for step in found.steps] == [4, 3, 2, 1]  # no list is longer than 4
     assert [step.figures["tau"] for step in found.steps[:3]] == [1.0] * 3
     assert found.whole["makers"] == ["a", "b"]
-    assert any("nothing can change" in note for note in found.notes)
+    assert any("change nothing" in note for note in found.notes)
 
 
 def test_wrong_names_and_depths() -> None:

@@ -109,7 +109,7 @@ def test_results_that_have_nothing_in_common_or_a_part_twice(tmp_path: Path) -> 
     with raises(DataError, "A.json"):
         read_benchmark_table(tmp_path)
     save_result(tmp_path, "y", "A", test={"en": float("nan")})
-    with raises(DataError, "test/en: nan"):
+    with raises(DataError, "score of test/en is nan"):
         read_benchmark_table(tmp_path)
 
 
@@ -127,8 +127,8 @@ def test_scores_that_are_missing(tmp_path: Path) -> None:
         ("", "scores.csv"),
         ("model,A\n", "scores.csv"),
         ("name,A\nm1,1\n", "name, A"),
-        ("model,A\nm1,1\nm1,2\n", "line 3: a second score of 'm1' on A"),
-        ("model,A\nm1,high\nm2,1\n", "line 2, A: 'high'"),
+        ("model,A\nm1,1\nm1,2\n", "line 3: 'm1' has two scores on A"),
+        ("model,A\nm1,high\nm2,1\n", "line 2, A: the score is 'high'"),
         ("model,A\nm1,nan\nm2,1\n", "'nan'"),
         ("model,A,B\nm1,1\n", "2 columns"),
         ('model,A\n"m1,1\n', "CSV"),

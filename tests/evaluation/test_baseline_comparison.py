@@ -81,7 +81,7 @@ def test_equivalence_is_that_of_statsmodels() -> None:
     p, lower, _ = DescrStatsW(VALUES[:, 2] - VALUES[:, 0]).ttost_mean(-0.05, 0.05)
     assert row.claims["equivalent_p"] == pytest.approx(p)
     assert row.claims["not_inferior_p"] == pytest.approx(lower[1])
-    with raises(UsageError, "margin=-1"):
+    with raises(UsageError, "margin is -1"):
         compare_with_baseline(made(), ["AP"], "base", ComparisonOptions(margin=-1))
 
 

@@ -129,13 +129,13 @@ def test_missing_queries_and_few_topics_are_said() -> None:
 @pytest.mark.parametrize(
     ("names", "measure", "alpha", "named"),
     [
-        (["a"], "AP", 0.05, "1 run"),
-        ([], "AP", 0.05, "0 run"),
+        (["a"], "AP", 0.05, "runs to compare is 1"),
+        ([], "AP", 0.05, "runs to compare is 0"),
         (["a", "a"], "AP", 0.05, "'a'"),
         (["a", "b"], "P_5,10", 0.05, "2 measures"),
-        (["a", "b"], "AP", 0.0, "alpha=0"),
-        (["a", "b"], "AP", 1.5, "alpha=1.5"),
-        (["a", "b"], "AP", math.nan, "alpha=nan"),
+        (["a", "b"], "AP", 0.0, "alpha is 0"),
+        (["a", "b"], "AP", 1.5, "alpha is 1.5"),
+        (["a", "b"], "AP", math.nan, "alpha is nan"),
         (["a", "b"], "APP", 0.05, "'APP'"),
     ],
 )

@@ -137,7 +137,7 @@ def test_bad_measures(written: str, named: tuple[str, ...]) -> None:
 def test_nothing_asked_for() -> None:
     with raises(UsageError, "nDCG@10"):
         names()
-    with raises(UsageError, "relevant=0"):
+    with raises(UsageError, "relevant is 0"):
         names("AP", relevant=0)
 
 

@@ -52,12 +52,12 @@ def test_at_the_extremes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"difference": 0.0, "sd": 1}, "difference=0.0"),
-        ({"difference": math.nan, "sd": 1}, "difference=nan"),
-        ({"difference": 1, "sd": 0.0}, "sd=0.0"),
-        ({"difference": 1, "sd": 1, "alpha": 1.0}, "alpha=1.0"),
-        ({"difference": 1, "sd": 1, "power": 1.0}, "power=1.0"),
-        ({"difference": 1e-9, "sd": 1}, "difference=1e-09"),
+        ({"difference": 0.0, "sd": 1}, "difference is 0.0"),
+        ({"difference": math.nan, "sd": 1}, "difference is nan"),
+        ({"difference": 1, "sd": 0.0}, "sd is 0.0"),
+        ({"difference": 1, "sd": 1, "alpha": 1.0}, "alpha is 1.0"),
+        ({"difference": 1, "sd": 1, "power": 1.0}, "power is 1.0"),
+        ({"difference": 1e-9, "sd": 1}, "difference of 1e-09"),
     ],
 )
 def test_what_makes_no_sense(arguments: dict[str, float], named: str) -> None:
@@ -66,5 +66,5 @@ def test_what_makes_no_sense(arguments: dict[str, float], named: str) -> None:
 
 
 def test_one_topic_has_no_power() -> None:
-    with raises(UsageError, "1 topics"):
+    with raises(UsageError, "number of topics is 1"):
         paired_t_power(1, 0.1, 1)

@@ -36,5 +36,5 @@ def test_all_pairs_or_a_baseline() -> None:
     alone = report_power_of_runs(SCORES, "AP", options=ComparisonOptions(correction="none"), baseline="r0")
     assert alone.rows[0]["detectable"] < two.rows[0]["detectable"]
     assert "topics_needed" not in alone.rows[0]
-    with raises(UsageError, "power=1.5"):
+    with raises(UsageError, "power is 1.5"):
         report_power_of_runs(SCORES, "AP", goal=PowerGoal(power=1.5))

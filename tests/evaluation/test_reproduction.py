@@ -114,7 +114,7 @@ def test_equal_means_of_different_scores_have_no_effect() -> None:
 
 def test_wrong_options() -> None:
     original = experiment(qrels_of(5, 0), 1)
-    with raises(UsageError, "depth=1"):
+    with raises(UsageError, "depth is 1"):
         measure_reproduction(original, original, depth=1)
     with raises(DataError):
         measure_reproduction(original, replace(original, qrels=Qrels({"other": {"d0": 1}})))

@@ -43,15 +43,15 @@ def test_tabs_a_byte_order_mark_and_gzip(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("", "matrix.csv"),
-        ("a,b\n1,2\n1,2,3\n", "line 3: 3 columns"),
-        ("a,b\n1,2\n\n1\n", "line 4: 1 columns"),
-        ("a,b\n1,2\n,\n", "line 3: ''"),
-        ("a,b\n1,2\nx,1\n", "line 3: 'x'"),
+        ("a,b\n1,2\n1,2,3\n", "line 3 has 3 columns"),
+        ("a,b\n1,2\n\n1\n", "line 4 has 1 columns"),
+        ("a,b\n1,2\n,\n", "line 3 contains ''"),
+        ("a,b\n1,2\nx,1\n", "line 3 contains 'x'"),
         ("a,b\n1,2\nnan,1\n", "System 'a' scores nan on topic '2'"),
         ("topic,a,b\n7,1,2\n8,1,inf\n", "System 'b' scores inf on topic '8'"),
-        ("a,b\n1,2\n", "1 topic to compare"),
-        ("a,b\n", "0 topics to compare"),
-        ("a\n1\n2\n", "1 system to compare"),
+        ("a,b\n1,2\n", "contains 1 topic;"),
+        ("a,b\n", "contains 0 topics"),
+        ("a\n1\n2\n", "contains 1 system;"),
         ("a,b,a\n1,2,3\n1,2,3\n", "named 'a'"),
         ("topic,a,b\n7,1,2\n7,1,2\n", "named '7'"),
         ("0.1,0.2\n0.3,0.4\n", "'0.1'"),
@@ -97,5 +97,5 @@ def test_scores_that_make_no_matrix(scores: list[Scores], error: type[RerankErro
 
 
 def test_values_of_another_shape() -> None:
-    with raises(DataError, (2, 3), "2 x 2"):
+    with raises(DataError, (2, 3), "(2, 2)"):
         ScoreMatrix(measure="", topics=("1", "2"), systems=("a", "b"), values=np.zeros((2, 3)))

@@ -64,5 +64,5 @@ def test_constant_differences_are_no_evidence() -> None:
 def test_systems_and_collections_that_do_not_fit() -> None:
     with raises(DataError, "d"):
         compare_over_collections({"one": matrix(5, 0), "two": matrix(5, 0, "abd")})
-    with raises(UsageError, "1 collection"):
+    with raises(UsageError, "number of collections is 1"):
         compare_over_collections({"one": matrix(5, 0)})

@@ -44,5 +44,5 @@ def test_documents_of_another_first_stage_are_said() -> None:
     found = measure_worth_of_rerankers(QRELS, run("f", "xa"), [run("g", "ab")], "RR", WorthOptions(alpha=0.1))
     assert any("'g'" in note and "20 queries" in note for note in found.notes)
     assert "90% interval" in found.to_table("text")
-    with raises(UsageError, "depth=0"):
+    with raises(UsageError, "depth is 0"):
         measure_worth_of_rerankers(QRELS, run("f", "xa"), [], "RR", WorthOptions(depth=0))

@@ -1,4 +1,4 @@
-"""Parser of grades in generated text. It accepts any text and returns a grade only if the text clearly contains one."""
+"""Parser for grades in generated text. It accepts any text, but returns a grade only if the text clearly has one."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _NUMBER = re.compile(r"(?<![\w.,+-])(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
 def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     """Return the grade in a reply; None if the reply contains no grade.
 
-    The last number that is labelled as the final score is the grade, otherwise the first number that is labelled as a
-    grade, score or similar; if it is not on the scale, the reply has no grade. Without such a label, the grade is the
-    number at the start of the reply. If that is missing or not on the scale, the grade is the only number in the reply
-    that is on the scale. Numbers that describe the scale or number the items of a list are ignored.
+    The grade is the last number that is labelled as the final score or, without such a label, the first number that is
+    labelled as a grade, score or similar. If this number is not on the scale, the reply contains no grade. If no number
+    is labelled, the grade is the number at the start of the reply. If that number is missing or not on the scale, the
+    grade is the only number in the reply that is on the scale. Numbers that describe the scale and numbers of list
+    items are ignored.
 
     Args:
         reply: Generated text without reasoning.

@@ -28,12 +28,12 @@ _NOTHING = -1000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedReply:
-    """The grade read from a model's reply.
+    """The grade parsed from a model's reply.
 
     Attributes:
         grade: The grade; None if the reply contains no grade.
         reply: The generated text; empty if grades were compared by likelihood.
-        detail: Why there is no grade.
+        detail: Reason why there is no grade; empty if there is a grade.
         answered: Whether the backend returned a reply. If not, the request can be repeated.
     """
 
@@ -112,7 +112,7 @@ class Grader(PromptJudge):
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> GradedReply:
-        """Read the grade from a reply, or the reason why there is none."""
+        """Parse a reply, and return its grade or the reason why there is none."""
         if reply.finish == "error":
             return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
         if reply.finish == "refused":
@@ -130,7 +130,9 @@ class Grader(PromptJudge):
         return failed_judge_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
 
     def _likeliest(self, scores: Sequence[float]) -> GradedReply:
-        """Return the most likely grade, or the lowest grade if several are tied.
+        """Return the most likely grade, or the lowest of these grades if several are tied.
+
+        The result has no grade if log-probabilities are missing, unknown or not a number.
 
         Args:
             scores: (grades,) log-probabilities of the grades, starting with the highest grade.

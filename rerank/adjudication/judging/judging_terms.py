@@ -50,18 +50,18 @@ class JudgingTerms:
         ascending = list(self.grades) == sorted(set(self.grades))
         if len(self.grades) < 2 or not ascending or not all(0 <= grade <= 9 for grade in self.grades):
             raise UsageError(
-                f"The grades {shown or '(none)'}",
+                f"The grades are {shown or '(none)'}",
                 expected="two or more different digits in ascending order, as in --grades 0,1,2,3",
             )
         if not self.grades[0] < self.relevant <= self.grades[-1]:
             raise UsageError(
-                f"The lowest relevant grade {self.relevant} with the grades {shown}",
-                expected=f"{self.grades[0] + 1} to {self.grades[-1]}, so that some grades are not relevant",
+                f"The lowest relevant grade is {self.relevant}, and the grades are {shown}",
+                expected=f"a lowest relevant grade from {self.grades[0] + 1} to {self.grades[-1]}",
                 remedy="Set it with --relevant",
             )
 
     def to_dict(self, pool: Pool) -> dict[str, Any]:
-        """Return a JSON object with everything that determines which document is judged next."""
+        """Return a JSON object with all settings that determine which document is judged next, and the pool's hash."""
         return {
             "method": self.method,
             "seed": self.seed,
@@ -82,7 +82,7 @@ def parse_judging_grades(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"The grades {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
+        raise UsageError(f"--grades is {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
     return tuple(map(int, parts))
 
 

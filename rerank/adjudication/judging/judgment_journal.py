@@ -1,6 +1,7 @@
 """Append-only file of judgments in JSON lines. Each line is synced to disk before the next document is shown.
 
-A crash may leave the last line incomplete. This is detected when the file is opened again, and the line is marked.
+A crash may leave the last line incomplete. This is detected when the file is opened again; the line is then ignored,
+and a line that marks it as incomplete is written before the next judgment.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class JudgmentJournal:
                 following
             ):  # the marker itself may be incomplete
                 raise DataError(
-                    f"{self.path}:{number}: {error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
+                    f"{self.path}:{number} is {error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
                     expected="one JSON object per line",
                     remedy="Correct the line; the judgments after it are intact",
                 )

@@ -40,10 +40,10 @@ def judge_session_by_model(
         texts: Queries and documents of the pool.
         name: Name of the assessor in the judgment file.
         on_judged: Called after each judged document.
-        workers: Answer the same batches in place of the backend of ``grader``; None if that backend answers.
+        workers: Workers that process the same batches in place of the backend of ``grader``; None to use that backend.
 
     Returns:
-        Topic -> error message, for topics that were skipped because there was no reply.
+        The error message of each topic that was skipped because the backend returned no reply.
 
     Raises:
         BackendError: The backend cannot be used at all. Earlier judgments are saved.
@@ -74,11 +74,11 @@ def _replies_of_backend(
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWorkers:
-    """Workers that open a model and answer batches of requests.
+    """Workers that open a model and process batches of requests.
 
     Attributes:
-        open_backend: Opens the model in a worker.
-        apply: Applies a function in the workers.
+        open_backend: Function that opens the model in a worker.
+        apply: Function that applies a task to batches of requests in the workers.
     """
 
     open_backend: Callable[[], Backend]
@@ -87,10 +87,10 @@ class GradingWorkers:
     def replies(
         self, session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
     ) -> Generator[tuple[PendingJudgment, Reply]]:
-        """Yield documents and replies, in the batches and in the order of one process.
+        """Yield documents and replies, in the same batches and the same order as with a single process.
 
-        The documents that are pending together belong to different topics, so the batches that one process would form
-        of them do not depend on each other's judgments.
+        Documents that are pending at the same time belong to different topics. Batches of these documents therefore do
+        not depend on each other's judgments.
         """
         batches: deque[list[PendingJudgment]] = deque()
 
@@ -114,7 +114,7 @@ class _AnswerRequests:
     """The function that workers apply to batches of requests.
 
     Attributes:
-        open_backend: Opens the model.
+        open_backend: Function that opens the model.
         identity: Identity of the model in the process that writes the judgments.
     """
 

@@ -31,7 +31,7 @@ class PoolTexts:
             raise DataError(
                 f"{len(missing)} of the {len(pool.topics)} topics of the runs have no query in the collection "
                 f"{corpus.name!r}, such as {', '.join(map(repr, missing[:3]))}",
-                remedy="Check that the runs belong to this collection, and name its split if it has several",
+                remedy="Check that the runs belong to this collection, and to this split if it has several",
             )
         return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
 

@@ -61,7 +61,7 @@ class JudgingSession:
             if problem := self._replay(line):
                 raise DataError(
                     f"{journal.path}:{number}: {problem}",
-                    expected="the lines that `rerank qrels judge` writes, in its order",
+                    expected="lines as `rerank qrels judge` wrote them, in their original order",
                     remedy="Correct the line or choose another --out; files that --method reads must be unchanged",
                 )
 
@@ -84,7 +84,7 @@ class JudgingSession:
         if changes := describe_adjudication_setting_differences(journal.about, about):
             raise UsageError(
                 f"{path} was started with other settings: {'; '.join(changes)}",
-                remedy="Give the same options and runs to resume, or another --out to start a new session",
+                remedy="Pass the same options and runs to resume, or another --out to start a new session",
             )
         return cls(journal, pool, terms)
 
@@ -127,7 +127,9 @@ class JudgingSession:
         except ValueError as error:
             problem = str(error)
         if problem:
-            raise UsageError(f"The judgment of document {judgment.doc!r} for topic {judgment.topic!r}: {problem}")
+            raise UsageError(
+                f"The judgment of document {judgment.doc!r} for topic {judgment.topic!r} cannot be recorded: {problem}"
+            )
         self._journal.add(judgment.to_dict())
         self._take(judgment)
 
@@ -162,7 +164,7 @@ class JudgingSession:
         return Qrels({topic: judged for topic, judged in table.items() if judged}, name=str(self._journal.path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the total seconds."""
+        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the total time (seconds)."""
         gaps = [judgment.gap for judgment in self.history]
         return {
             "judged": gaps.count(None),
@@ -190,7 +192,7 @@ class JudgingSession:
         return judgment.grade is not None and judgment.grade >= self.terms.relevant
 
     def _problem(self, judgment: Judgment) -> str:
-        """Return why a judgment cannot be recorded now; empty if it can be recorded."""
+        """Return the reason why a judgment cannot be recorded now; empty if it can be recorded."""
         if judgment.topic not in self._places:
             return f"topic {judgment.topic!r} is not in the pool"
         position = self._walks[self._number(judgment.topic)].next
@@ -199,15 +201,15 @@ class JudgingSession:
         pending = self._pending(*position)
         if pending != PendingJudgment(judgment.topic, judgment.doc):
             return (
-                f"document {judgment.doc!r} of topic {judgment.topic!r}, where --method {self.terms.method} expects "
-                f"document {pending.doc!r} of topic {pending.topic!r}"
+                f"document {judgment.doc!r} of topic {judgment.topic!r} is not the next one: --method "
+                f"{self.terms.method} expects document {pending.doc!r} of topic {pending.topic!r}"
             )
         return ""
 
     def _replay(self, line: Mapping[str, Any]) -> str:
         """Replay a line of the journal. Return a description of the error in the line; empty if there is no error."""
         if line == {"undo": True}:
-            return "" if self._untake() else "an undo without a judgment before it"
+            return "" if self._untake() else "the undo has no judgment before it"
         try:
             judgment = Judgment.from_dict(line, self.terms.grades)
         except ValueError as error:

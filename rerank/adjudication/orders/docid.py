@@ -19,5 +19,5 @@ class Docid(StaticOrder):
     random: ClassVar[bool] = False
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (docs,) with equal scores, which leaves the order to the ids."""
+        """Return an array of shape (docs,) with equal scores, so that documents keep the order of their ids."""
         return np.zeros(len(topic))

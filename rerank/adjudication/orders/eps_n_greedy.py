@@ -34,7 +34,7 @@ class EpsNGreedy(BanditOrder):
     def __post_init__(self) -> None:
         """Check the options."""
         if self.c < 0 or not 0 < self.d <= 1:
-            raise UsageError(f"c={self.c}, d={self.d}", expected="c of 0 or more, d above 0 and at most 1")
+            raise UsageError(f"c is {self.c} and d is {self.d}", expected="c of 0 or more, d above 0 and at most 1")
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
         """Return an array of shape (runs,): the means of the runs, or equal values when exploring."""

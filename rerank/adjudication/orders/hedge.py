@@ -34,7 +34,9 @@ class Hedge(AdaptiveOrder):
     def __post_init__(self) -> None:
         """Check the options."""
         if not 0 < self.beta < 1:
-            raise UsageError(f"beta={self.beta}", expected="a number between 0 and 1", remedy="The paper uses 0.1")
+            raise UsageError(
+                f"beta is {self.beta}", expected="a number between 0 and 1", remedy="Use 0.1, as in the paper"
+            )
 
     def begin(self, topic: PooledTopic) -> HedgeState:
         """Return the state before the first judgment."""

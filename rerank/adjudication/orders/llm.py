@@ -45,7 +45,7 @@ class Llm(StaticOrder):
                     scores[doc] = scores.get(doc, 0.0) + 1 / (60 + rank)
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (docs,): fused score of documents in the run files, else minus the best rank."""
+        """Return (docs,) scores: the fused score of documents in the run files, the negated best rank of the others."""
         fused: Mapping[str, float] = self._fused.get(topic.id, {})
         known = np.array([fused.get(doc, 0.0) for doc in topic.docs])
         # fused scores are positive and negated ranks are negative, so documents in the run files precede all others

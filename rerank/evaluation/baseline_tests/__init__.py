@@ -27,7 +27,7 @@ def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
 
     Raises:
         UnknownNameError: The test, the correction or an option does not exist.
-        UsageError: The test does not take a correction, or it compares all pairs of systems together.
+        UsageError: The test cannot be combined with the correction, or it tests all pairs of systems together.
     """
     if is_baseline_test(selector):
         resolve_correction(selector, correction, family_wise=True)
@@ -35,7 +35,7 @@ def open_baseline_test(selector: str, correction: str = "auto") -> BaselineTest:
     pair_test = open_significance_test(selector)
     if tests.get(Selector.parse(selector).name).family_wise:
         raise UsageError(
-            f"The test {selector!r} with a baseline",
+            f"The test {selector!r} tests all pairs of systems together and cannot be used with a baseline",
             expected="a test of single pairs, or one of the tests against a baseline: "
             + ", ".join(name.replace("_", "-") for name in baseline_tests.names()),
             remedy="Omit the baseline, or choose another test",

@@ -32,7 +32,7 @@ class Dunnett:
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        """Return the two-sided p-values of single t-tests with the pooled variance, and Dunnett's."""
+        """Return the two-sided p-values of single t-tests with the pooled variance, and those of Dunnett's test."""
         from scipy.stats import t
 
         error, freedom = _standard_error_of_differences(scores)
@@ -86,11 +86,11 @@ def dunnett_tail(statistic: float, comparisons: int, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def critical_dunnett(alpha: float, comparisons: int, freedom: int) -> float:
-    """Return the value that the largest of the statistics exceeds with probability ``alpha``."""
+    """Return the critical value, which the largest of the statistics exceeds with probability ``alpha``."""
     from scipy.optimize import brentq
     from scipy.stats import t
 
-    # between the quantiles without a correction and with Bonferroni's
+    # the critical value lies between the quantiles without a correction and with Bonferroni's correction
     low, high = (float(t.isf(level / 2, freedom)) for level in (alpha, alpha / comparisons))
     if comparisons == 1:
         return low

@@ -20,7 +20,7 @@ _EPSILON = 1e-10
 
 @dataclass(frozen=True, kw_only=True)
 class MaxT(ResamplingOptions):
-    """Randomised max-t test: flip the signs of all differences of a topic together.
+    """Randomised max-t test, which flips the signs of all differences of a topic together.
 
     Each of B draws gives every topic a random sign, which multiplies the differences of all systems from the baseline
     on this topic. The dependence between the systems is thus preserved. With t_j = mean / (sd / sqrt(n)) of system j

@@ -1,8 +1,8 @@
-"""The protocol for judging orders, and their base classes.
+"""Protocol for judging orders, and their base classes.
 
 Like a strategy, a judging order is a generator. It yields the next document to judge, and the caller sends back whether
-that document is relevant. The same code therefore works in a study, where gold judgments give the answer, and in a
-session with an assessor. A judgment is undone by replaying the order without the last judgment.
+that document is relevant. The same code therefore works in a study, where this comes from gold judgments, and in a
+session with an assessor. To undo the last judgment, the order is replayed without it.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class ForgettingBandit(BanditOrder):
     def __post_init__(self) -> None:
         """Check the options."""
         if not 0 <= self.rate <= 1:
-            raise UsageError(f"rate={self.rate}", expected="a number from 0 to 1")
+            raise UsageError(f"rate is {self.rate}", expected="a number from 0 to 1")
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
         """Discount earlier outcomes, then update the arms."""

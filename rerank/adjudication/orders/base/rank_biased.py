@@ -25,7 +25,7 @@ class RankBiasedWeights:
     def __post_init__(self) -> None:
         """Check the options."""
         if not 0 < self.p < 1:
-            raise UsageError(f"p={self.p}", expected="a number between 0 and 1", remedy="The paper uses 0.8")
+            raise UsageError(f"p is {self.p}", expected="a number between 0 and 1", remedy="Use 0.8, as in the paper")
 
     def weights(self, topic: PooledTopic) -> Floats:
         """Return an array of shape (runs, docs): RBP weights (1 - p) p^(rank - 1); 0 for documents not in the run."""

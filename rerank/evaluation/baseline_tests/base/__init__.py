@@ -1,4 +1,4 @@
-"""The protocol for tests of several systems against one baseline."""
+"""Protocol for significance tests of several systems against one baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.evaluation.significance.base import DECIMALS, Floats
 
 
 class BaselineP(NamedTuple):
-    """P-values of the comparisons with the baseline, each of shape (systems - 1,).
+    """P-values of the comparisons with the baseline, as two arrays of shape (systems - 1,).
 
     Attributes:
         raw: P-values of each comparison alone.
@@ -40,11 +40,17 @@ class BaselineTest(Protocol):
         """Compute two-sided p-values from (topics, systems) scores, in the order of the systems."""
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return (systems - 1,) half widths of intervals that jointly cover all differences with 1 - alpha."""
+        """Return (systems - 1,) half widths of intervals.
+
+        The intervals jointly cover all differences with probability 1 - alpha.
+        """
 
 
 def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
-    """Return (topics, systems - 1) scores of the other systems minus those of the baseline, rounded for ties."""
+    """Return (topics, systems - 1) scores of the other systems minus those of the baseline.
+
+    They are rounded, so that scores that differ only by rounding errors are ties.
+    """
     return np.asarray(np.round(np.delete(scores, baseline, axis=1) - scores[:, [baseline]], DECIMALS))
 
 

@@ -1,4 +1,7 @@
-"""A test of single pairs as a test against a baseline: only pairs with the baseline are tested and corrected for."""
+"""Adapter that uses a test of single pairs as a test against a baseline.
+
+Only the pairs that include the baseline are tested, and the correction covers only these pairs.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from rerank.evaluation.significance.base.corrections import correct_p_values
 
 @dataclass(frozen=True)
 class CorrectedPairTest:
-    """Test each system against the baseline alone, and correct for the number of systems.
+    """Test of each system against the baseline alone, corrected for the number of systems.
 
     The simultaneous intervals are Student's t intervals at level alpha / k (Bonferroni) for k comparisons. Holm's
-    procedure has no intervals as simple; its rejections include all differences whose interval excludes 0.
+    procedure has no equally simple intervals; it rejects every hypothesis whose Bonferroni interval excludes 0.
 
     Attributes:
         test: The test of pairs.
@@ -39,7 +42,7 @@ class CorrectedPairTest:
         return BaselineP(clip_p_values(raw), correct_p_values(raw, self.correction))
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return the half widths of Bonferroni's t intervals; of single intervals if nothing is corrected."""
+        """Return the half widths of Bonferroni's t intervals, or of uncorrected ones if the correction is ``none``."""
         from scipy.stats import t
 
         differences = differences_from_baseline(scores, baseline)

@@ -1,4 +1,4 @@
-"""The protocol for significance tests, and their base classes.
+"""Protocol for significance tests, and their base classes.
 
 A test takes a (topics, systems) matrix of scores and returns one p-value per pair of systems. Systems are compared on
 the same topics, so every test is paired.
@@ -62,10 +62,10 @@ class SupportsDecision(Protocol):
 
 @runtime_checkable
 class SupportsIntervals(Protocol):
-    """A test of all pairs together that has simultaneous intervals of its own."""
+    """A test of all pairs together that defines its own simultaneous intervals."""
 
     def half_width(self, scores: Floats, alpha: float) -> float:
-        """Return the half width of intervals that jointly cover all differences with 1 - alpha."""
+        """Return the half width of intervals that jointly cover all differences with probability 1 - alpha."""
 
 
 class SinglePairTest(ABC):
@@ -101,12 +101,12 @@ class ResamplingOptions:
     def __post_init__(self) -> None:
         """Check the options."""
         if self.permutations < 1:
-            raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Use 1000 or more")
+            raise UsageError(f"permutations is {self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         if self.seed < 0:
-            raise UsageError(f"seed={self.seed}", expected="a whole number, 0 or more")
+            raise UsageError(f"seed is {self.seed}", expected="a whole number, 0 or more")
 
     def enumerates(self, topics: int) -> bool:
-        """Return whether there are so few sign patterns of this many topics that each is used once."""
+        """Return whether this number of topics has at most B sign patterns, so that each pattern is used once."""
         return 1 << topics <= self.permutations
 
 

@@ -59,7 +59,7 @@ def benjamini_yekutieli(p: Floats) -> Floats:
     return _step_up_p_values(p, len(p) / ranks * (1 / ranks).sum())
 
 
-#: Name -> function that adjusts p-values.
+#: Functions that adjust p-values, by the name of the correction.
 CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
     "none": no_correction,
     "bonferroni": bonferroni,
@@ -70,7 +70,7 @@ CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-#: Name -> title in tables and reports.
+#: Titles of the corrections in tables and reports, by name.
 TITLES = {
     "none": "none",
     "bonferroni": "Bonferroni",
@@ -110,18 +110,18 @@ def resolve_correction(test: str, correction: str, *, family_wise: bool) -> str:
     Args:
         test: Selector of the test, for the message.
         correction: Name of a correction, or ``auto``.
-        family_wise: Whether the test controls the family-wise error itself; it then takes no correction.
+        family_wise: Whether the test controls the family-wise error itself. Only ``none`` and ``auto`` are then valid.
 
     Raises:
         UnknownNameError: The correction does not exist.
-        UsageError: The test does not take a correction.
+        UsageError: The test cannot be combined with the correction.
     """
     if correction == "auto":
         return "none" if family_wise else "holm"
     correct_p_values(np.ones(1), correction)  # raises if the name is unknown
     if family_wise and correction != "none":
         raise UsageError(
-            f"correction {correction!r} for the test {test!r}",
+            f"The correction {correction!r} cannot be combined with the test {test!r}",
             expected="none, because the test controls the family-wise error itself",
             remedy="Omit the correction",
         )

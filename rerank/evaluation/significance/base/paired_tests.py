@@ -94,7 +94,7 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
-    """Return the exact two-sided p-value of Wilcoxon's rank sum, from all possible signs of the differences.
+    """Return the exact two-sided p-value of Wilcoxon's signed-rank sum, from all possible signs of the differences.
 
     Args:
         ranks: Doubled mid-ranks in ascending order. Doubling makes mid-ranks integers.

@@ -1,4 +1,4 @@
-"""The error variance of the two-way analysis of variance with one score per topic and system."""
+"""Error variance of the two-way analysis of variance with one score per topic and system."""
 
 from __future__ import annotations
 

@@ -254,6 +254,13 @@ def test_every_page_is_in_the_site() -> None:
     assert {page.removeprefix("docs/") for page in FOLDERS} == set(re.findall(r"[\w/-]+\.md", nav))
 
 
+def test_the_style_and_the_scripts_of_the_site_exist() -> None:
+    lists = re.findall(r"^extra_(?:css|javascript): \[(.+)\]$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    names = [name.strip() for listed in lists for name in listed.split(",")]
+    assert len(names) >= 2
+    assert [name for name in names if not (ROOT / "docs" / name).is_file()] == []
+
+
 def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
     with pytest.raises(AssertionError, match="no command of ours"):
         run_line("make demo")

@@ -105,9 +105,9 @@ function sortedRows() {
 function drawTable() {
   const head = createElement("tr", {}, ...COLUMNS.map((name, at) => {
     const mine = sorting && sorting.name === name;
-    const button = createElement("button", { type: "button" }, name.replaceAll("_", " ") + (mine ? sorting.sign > 0 ? " ▲" : " ▼" : ""));
+    const button = createElement("button", { type: "button" }, name.replaceAll("_", " "));
     button.onclick = () => { sorting = { name, sign: mine ? -sorting.sign : at < 2 ? 1 : -1 }; drawTable(); };
-    return createElement("th", { ...(at > 1 ? { class: "n" } : {}), "aria-sort": mine ? sorting.sign > 0 ? "ascending" : "descending" : "none" }, button);
+    return createElement("th", { scope: "col", ...(at > 1 ? { class: "n" } : {}), "aria-sort": mine ? sorting.sign > 0 ? "ascending" : "descending" : "none" }, button);
   }));
   let before = "";
   const body = sortedRows().map((row) => {
@@ -164,6 +164,21 @@ function drawMap() {
     createElement("p", { class: "hint" }, createElement("span", { class: "swatch", style: `background:${KINDS.MD_missed}` }), "missed  ",
       createElement("span", { class: "swatch", style: `background:${KINDS.MD_spurious}` }), "spurious"));
 }
+// Tables that are complete in the page: the button of a column sorts by it, and reverses the order.
+function makeSortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, at) => {
+    const button = createElement("button", { type: "button" }, head.textContent), text = (row) => row.cells[at].textContent;
+    head.replaceChildren(button);
+    button.onclick = () => {
+      const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => sign * text(a).localeCompare(text(b), undefined, { numeric: true })));
+    };
+  });
+}
+document.querySelectorAll(".sortable").forEach(makeSortable);
 function drawAll() { drawLegend(); drawCurves(); drawTable(); drawMap(); }
 fillSelect(byId("measure"), unique(data.rows.map((row) => row.measure)), drawAll);
 fillSelect(byId("test"), unique(data.rows.map(testOf)), drawAll);

@@ -19,6 +19,7 @@ import numpy as np
 from rerank.adjudication.pair_categories import NAMES
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable_study_name
 from rerank.evaluation.significance import TITLES, open_significance_test
+from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 
 #: Largest number of pair codes in the page, one character each. If there are more, only the codes of the first measure
@@ -44,12 +45,12 @@ def render_study_report(study: AdjudicationStudy) -> str:
     from jinja2 import Environment
 
     package = files("rerank.adjudication")
-    texts = {name: (package / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
+    texts = {name: (package / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "js")}
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
     content = _strip_absolute_folders(study.to_dict(), study)
     contrasts = content.get("contrasts", [])
     return template.render(
-        css=texts["css"],
+        css=read_page_style("rerank.adjudication", "report.css"),
         js=texts["js"],
         script_hash=b64encode(sha256(texts["js"].encode("utf-8")).digest()).decode("ascii"),
         version=version("listrank"),

@@ -8,6 +8,7 @@ from importlib.resources import files
 from itertools import pairwise
 
 from rerank.evaluation import Comparison
+from rerank.io.page_style import read_page_style
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -63,6 +64,7 @@ def render_demo_page(
     template = (files("rerank.experiment") / "demo_page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
+        css=read_page_style("rerank.experiment", "demo_page.css"),
         comparison=comparison,
         sentences=sentences,
         queries=[

@@ -30,6 +30,11 @@ function paint(theme) {
 }
 paint(stored());
 
+// On a narrow screen, explanations and filters are closed, so that the table begins on the first screen.
+function openWhereThereIsRoom() {
+  all("details.roomy").forEach((part) => { part.open = matchMedia("(min-width: 45rem)").matches; });
+}
+
 // Sorting: the button of a column reverses its order; unknown values are always last.
 function sortBy(table, key, direction) {
   const heads = all("thead th", table), at = heads.findIndex((head) => head.dataset.key === key), numeric = heads[at].dataset.kind === "n";
@@ -351,6 +356,7 @@ function restore() {
 
 addEventListener("DOMContentLoaded", () => {
   paint(stored());
+  openWhereThereIsRoom();
   addEventListener("submit", (event) => event.preventDefault()); // the forms only filter
   document.getElementById("theme").onclick = () => {
     const order = Object.keys(THEMES), next = order[(order.indexOf(stored()) + 1) % order.length];

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from rerank.errors import DataError, StorageError, UsageError
 from rerank.evaluation.judgment_coverage import judged_cutoff
 from rerank.io.atomic_folder import fill_folder
+from rerank.io.page_style import read_page_style
 from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.board_costs import COSTS, board_cost_of_run
@@ -47,8 +48,8 @@ from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
 _LIST = "site.json"
 #: Valid names of files of the site. Other names in a manipulated list could refer to files outside the folder.
 _OURS = re.compile(r"(?:[\w-][\w.-]*/){0,2}[\w-][\w.-]*")
-#: Files of this package that are part of every site.
-_SHIPPED = ("site.css", "site_numbers.js", "site.js")
+#: Scripts of this package that are part of every site.
+_SHIPPED = ("site_numbers.js", "site.js")
 #: Metadata whose columns are omitted if no run has them, and the keys of the types of cost.
 _COLUMNS, _COSTS = ("weights", "year"), tuple(kind for kind, *_ in COSTS)
 #: Minimum number of runs in a plot.
@@ -134,7 +135,8 @@ def check_site(out: Path) -> list[str]:
 def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
     """Return the contents of the site as file name -> text. index.html comes last."""
     package = files("rerank.leaderboard")
-    content = {name: (package / name).read_text(encoding="utf-8") for name in _SHIPPED}
+    content = {"site.css": read_page_style("rerank.leaderboard", "site.css")}
+    content |= {name: (package / name).read_text(encoding="utf-8") for name in _SHIPPED}
     views = []
     for board in boards:
         lists = [site_script_of_lists(board, number) for number in range(len(board.topics) if board.has_lists else 0)]

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
+from rerank.io.page_style import read_page_style
 from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.api_errors import READING_ERRORS, ApiError, error_documentation
 from rerank.serving.disconnects import run_while_connected
@@ -31,7 +32,6 @@ _HEADERS = {
 }
 _FILES = {
     "/": ("playground.html", "text/html"),
-    "/playground.css": ("playground.css", "text/css"),
     "/playground.js": ("playground.js", "text/javascript"),
 }
 
@@ -62,8 +62,11 @@ class PlaygroundRequest(ApiBody):
 
 def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
     """Add the page and its endpoints to the application."""
+    style = read_page_style("rerank.serving", "playground/playground.css")
+    app.add_api_route("/playground.css", _text_endpoint(style, "text/css"), include_in_schema=False)
     for path, (name, kind) in _FILES.items():
-        app.add_api_route(path, _file_endpoint(name, kind), include_in_schema=False)
+        text = files(__package__).joinpath("playground", name).read_text(encoding="utf-8")
+        app.add_api_route(path, _text_endpoint(text, kind), include_in_schema=False)
 
     @app.get(
         "/playground/settings",
@@ -85,13 +88,11 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
         return await run_while_connected(request, _rank(playground, body, request), timeout=timeout)
 
 
-def _file_endpoint(name: str, kind: str) -> Any:
-    content = files(__package__).joinpath("playground", name).read_bytes()
+def _text_endpoint(text: str, kind: str) -> Any:
+    async def send_text() -> Response:
+        return Response(text, media_type=kind, headers=_HEADERS)
 
-    async def send_file() -> Response:
-        return Response(content, media_type=kind, headers=_HEADERS)
-
-    return send_file
+    return send_text
 
 
 async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request: Request) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
+from inspect import signature
 from typing import Any
 
 from rerank.backends import BACKENDS
@@ -212,7 +213,7 @@ def _find_method_card(name: str) -> _Card:
             f"{name!r} is a strategy, not a method",
             expected=f"a method, or a strategy with a judge, as in {name}:generate",
             remedy=f"Write --method {name}:JUDGE or {name}:JUDGE,KEY=VALUE, where JUDGE is one of: "
-            f"{', '.join(judges.names())}",
+            f"{', '.join(judges.names()).replace('_', '-')}",
         )
     if name and name in judges:
         raise UsageError(
@@ -280,8 +281,17 @@ def _parse_method_options(text: str) -> Mapping[str, Any] | None:
 
 
 def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
-    """Return the strategy and the judge of a card with their options; an option of both is set for the judge only."""
+    """Return the strategy and the judge of a card with their options; an option of both is set for the judge only.
+
+    Raises:
+        UnknownNameError: Neither the strategy nor the judge has an option of this name.
+    """
     of_judge = judge_specific_option_names(card.judge)
+    known = {*of_judge, *signature(strategies.get(card.strategy)).parameters}
+    for key in options:
+        if key not in known:
+            pair = f"{card.strategy}:{card.judge}"
+            raise UnknownNameError(f"option of {pair!r}:", key, known, if_none="It takes no options", limit=len(known))
     return (
         Selector(card.strategy, options={key: value for key, value in options.items() if key not in of_judge}),
         Selector(card.judge, options={key: value for key, value in options.items() if key in of_judge}),

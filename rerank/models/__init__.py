@@ -194,11 +194,13 @@ def _check_not_a_backend(name: str) -> None:
         UsageError: The name is that of a backend, and no folder has this name.
     """
     # For "fake", the error about unknown models is more helpful, because it lists the kinds of fakes.
-    if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
+    backend, _, options = name.partition(",")
+    if backend != "fake" and backend in BACKENDS and name not in MODELS and not Path(name).is_dir():
         raise UsageError(
-            f"{name!r} is a backend, not a model",
-            expected=f"the backend and its argument, as in {name}:NAME",
-            remedy=f"Write --model {name}:NAME, or {name}: if the backend takes no argument",
+            f"{backend!r} is a backend, not a model",
+            expected=f"the backend and its argument, as in {backend}:NAME",
+            remedy=f"Write --model {backend}:NAME{options and ',' + options}, or {backend}:{options and ',' + options} "
+            "if the backend takes no argument",
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line, with one module per group of commands.
+"""Command line of the package, with one module per group of commands.
 
 A command parses its arguments, calls one library function, and prints the result. Results go to stdout, everything else
 to stderr. Modules of the library are imported inside commands, so `rerank --help` and commands without a model start

@@ -75,7 +75,7 @@ def _score_collections(
     matrices, notes = {}, []
     names = short_run_names(folders)
     if len(set(names)) < len(names):
-        raise UsageError(f"The folders are {', '.join(map(str, folders))}", expected="one different folder each")
+        raise UsageError(f"Not all folders differ: {', '.join(map(str, folders))}", expected="different folders")
     for name, folder, selector in zip(names, folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
         runs = read_named_runs(expand_run_arguments([folder]))

@@ -241,7 +241,7 @@ def _print_bench_results(
 
 
 def _print_bench_pairs(groups: Sequence[dict[str, Any]]) -> None:
-    """Print one table with the pairs of all groups, for a pipe."""
+    """Print the pairs of all groups as one table, for redirected output."""
     from rerank.io.table_formats import cell_text
 
     places = ("collection", "first_stage", "depth")

@@ -209,14 +209,14 @@ def _check_compare_options(
         if is_used and family.baseline is None:
             raise UsageError(f"{flag} needs --baseline", expected="a baseline", remedy="Add --baseline RUN")
     if report.picture is not None and len(scoring.measures or []) > 1:
-        raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure")
+        raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
 
 
 def check_matrix_without_runs(matrix: Path, runs: list[Path], scoring: MeasureOptions) -> None:
     """Check that options for runs are not combined with a matrix of scores.
 
     Raises:
-        UsageError: An option for runs is given.
+        UsageError: A run or an option for runs is given.
     """
     flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
     conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]

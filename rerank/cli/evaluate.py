@@ -67,7 +67,7 @@ class DetailOptions:
         """Check that a format can show the requested details.
 
         Raises:
-            UsageError: The format has no place for per-query or group scores.
+            UsageError: The format cannot show scores per query or per group.
         """
         if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
             raise UsageError(
@@ -138,10 +138,10 @@ def _print_evaluation(
 
     Args:
         report: The evaluation report.
-        scores: Scores of one of the runs.
+        scores: Scores of the first run, from which the names of the measures are taken.
         columns: For each run, a mapping from heading to cell, for the columns about judged documents.
         details: Options that select what is printed.
-        notes: Notes on the judgments; empty ones are omitted.
+        notes: Notes on the judgments; empty notes are omitted.
     """
     runs, names = report["runs"], scores.measures
     shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))

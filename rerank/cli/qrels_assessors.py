@@ -102,7 +102,9 @@ def agreement_command(
     check_significance_level(options.alpha)
     assessors = names or short_run_names(list(map(Path, files)))
     if len(assessors) != len(files) or len(set(assessors)) != len(files):
-        raise UsageError(f"{len(files)} files have the names {', '.join(assessors)}", expected="different names")
+        raise UsageError(
+            f"{len(files)} files have the names {', '.join(assessors)}", expected="one different name per file"
+        )
     lowest = options.lowest_grades(assessors)
     judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}
     content = AssessorPanel.from_qrels(judgments, lowest).to_dict(
@@ -124,7 +126,7 @@ def _format_interval_cell(value: float | None, interval: Sequence[float] | None,
 
 
 def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) -> list[list[str]]:
-    """Return one row of cells per assessor, with its kappa with each of the other assessors."""
+    """Return one row of cells per assessor, with the kappas between this assessor and each of the others."""
     cells = {}
     for row in content["pairs"]:
         interval = row[f"{kappa}_interval"] if intervals else None

@@ -81,7 +81,7 @@ class TerminalAssessor:
         self._say(f"-> {label}")
 
     def _undo(self) -> bool:
-        """Undo the last judgment. Return False if there is no judgment."""
+        """Undo the last judgment. Return False if there is no judgment to undo."""
         last = self.session.undo()
         if last is None:
             self._say("There is nothing to undo.")

@@ -65,7 +65,7 @@ def calibrate_experiment_runs(
         The paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and more.
 
     Raises:
-        UsageError: The runs are of different rankers or first stages, or no run is given.
+        UsageError: The runs have different rankers or first stages, or no run is given.
         MissingResourceError: A folder or file does not exist.
         DataError: A run is unfinished or empty, or has too few judgments.
     """

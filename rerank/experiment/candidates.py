@@ -91,7 +91,7 @@ def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
 def retrieve_spec_candidates_for_queries(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
-    """Retrieve the candidates of a specification; a query without candidates gets an empty ranking.
+    """Retrieve the candidates of a specification; the ranking of a query without candidates is empty.
 
     Args:
         spec: The specification.
@@ -121,7 +121,7 @@ def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> Candidat
         The candidate lists; None if the first stage is not ``candidates`` or the collection cannot stream its lists.
 
     Raises:
-        UnknownNameError: The collection has no query with one of the ids.
+        UnknownNameError: A query id does not exist in the collection.
         DataError: There are no candidate lists, or a list is malformed.
     """
     selector = Selector.parse(spec.first_stage)
@@ -163,10 +163,13 @@ def order_candidate_list_of_spec(ranking: Ranking, spec: RunSpec) -> Ranking:
 
 
 def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
-    """Select queries by id if the specification contains ids, or else by having judgments if there are any.
+    """Select the queries of a run.
+
+    If the specification contains ids, the queries with these ids are selected. Otherwise, the queries with judgments
+    are selected or, if there are no judgments, all queries. The number of queries is limited to ``max_queries``.
 
     Raises:
-        UnknownNameError: The collection has no query with one of the ids.
+        UnknownNameError: A query id does not exist in the collection.
         DataError: No query is selected.
     """
     if spec.queries:

@@ -1,7 +1,7 @@
 """Settings that are read from files: run specifications, spec.json of run folders, suites and recipes.
 
-A file may come from somebody else. It may choose the model and the server of a run, but it cannot permit what only the
-user can permit: that an API key is sent to its server, or that Python code that comes with a model is run.
+A file may come from somebody else. It may choose the model and the server of a run, but it cannot grant permissions
+that only the user can grant: to send an API key to its server, and to run Python code that comes with a model.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class HeadSelection:
         if self.method not in METHODS:
             raise UnknownNameError("method of head selection", self.method, METHODS)
         if (self.count is not None and self.count < 1) or self.tau <= 0:
-            raise UsageError(f"count is {self.count}, and tau is {self.tau}", expected="count above 0, tau above 0")
+            raise UsageError(f"count is {self.count}, and tau is {self.tau}", expected="a count and a tau above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

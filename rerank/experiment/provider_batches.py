@@ -2,7 +2,7 @@
 
 All requests of a method without dependent calls are known before the first reply. They are submitted as batches, and
 the replies are committed to the call log under the digests that live calls have, so that resuming, replay and
-verification work in the same way. Requests that get no reply in a batch are sent live by the run itself.
+verification work in the same way. Requests without a reply after a batch are sent live by the run itself.
 """
 
 from __future__ import annotations

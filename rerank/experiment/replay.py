@@ -157,7 +157,7 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
 
     Args:
         folder: A run folder. In an unfinished run, windows without a reply count as errors.
-        measures: Measures that replace those of the run; empty to use the run's own.
+        measures: Measures to use instead of the run's measures; if empty, the run's measures are used.
 
     Returns:
         The content of summary.json.
@@ -172,7 +172,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     Prompts are checked if they are in the call log, and indexes if they are in the cache.
 
     Returns:
-        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
+        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if nothing differs.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     damaged_prompts: list[int] = []

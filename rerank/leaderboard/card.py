@@ -128,7 +128,7 @@ class CardIndex:
         self._named = cache(_submission_cards_naming_run)
 
     def find(self, run: Path) -> Card:
-        """Return the card of a run file; an empty card if it has no card.
+        """Return the card of a run file, or an empty card if the run file has no card.
 
         In the separate folder of cards, the ``run`` key may be the name of the run file without its folder.
 

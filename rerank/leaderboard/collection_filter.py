@@ -1,6 +1,6 @@
 """Selection of the runs on the collection of a board. Runs on other collections would score near zero.
 
-Run folders record their collection. Run files do not, so they are always included.
+Run folders record their collection. Run files do not record it, so run files are always included.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def find_board_entries(
 
     Args:
         paths: Paths of the runs. Duplicates are read once.
-        defaults: Metadata that apply to all runs. Cards override them.
+        defaults: Metadata that apply to all runs; values on cards take priority. None for no metadata.
         cards: Separate folder of cards for runs in other folders. By default, a card is next to its run file, or is the
             file card.toml in a run folder. A card belongs to the file named in its ``run`` key, or to the file with the
             same stem.
@@ -181,7 +181,7 @@ def _card_of_run_folder(folder: RunFolder) -> Card:
         )
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"The summary.json of {str(folder.path)!r} has a value that is not a number", remedy="Repeat the run"
+            f"The summary.json of {str(folder.path)!r} contains a value that is not a number", remedy="Repeat the run"
         ) from error
 
 

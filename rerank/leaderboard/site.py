@@ -106,7 +106,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
 
 def check_site(out: Path) -> list[str]:
-    """Return the names of the files of an existing site; an empty list if there is no site.
+    """Return the names of the files of an existing site, or an empty list if there is no site.
 
     Raises:
         UsageError: The folder contains files that do not belong to a site and must not be changed.

@@ -18,7 +18,7 @@ _NO_TEST = "No test was run: there is only one run or one judged query."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The standing of one run by one measure.
+    """Position of one run in the ranking by one measure, with its mean and test results.
 
     Attributes:
         place: Rank of the run by its mean, from 1. Runs with equal means keep their input order.
@@ -47,7 +47,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """The standings of all runs by one measure.
+    """Ranking of all runs by one measure, with the results of the significance tests.
 
     Attributes:
         measure: Name of the measure, as in ir_measures.

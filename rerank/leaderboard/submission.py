@@ -128,7 +128,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
 
 @dataclass
 class _Lists:
-    """A run that is parsed line by line (query -> document -> score), and the problems found in it."""
+    """A run that is parsed line by line into scores per query and document, with the problems found in it."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     ranks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)

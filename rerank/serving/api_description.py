@@ -13,11 +13,11 @@ _KEY_ERROR, _HOST_ERROR = "401", "421"
 
 
 def describe_server_access(app: FastAPI, *, has_keys: bool) -> None:
-    """Describe in the OpenAPI description that endpoints need a key, or otherwise that they check the host name.
+    """State in the OpenAPI description that endpoints need a key or, without keys, that they check the host name.
 
     Args:
-        app: The application with all its endpoints; they document the errors of both checks.
-        has_keys: Whether clients need a key.
+        app: The application with all its endpoints, whose documentation lists the errors of both checks.
+        has_keys: Whether clients need a key, so that only the errors of the key check are documented.
     """
     describe = app.openapi
 

@@ -67,7 +67,7 @@ class ApiError(Exception):
 
     Attributes:
         status: HTTP status.
-        message: What was found, what was expected, and what to do.
+        message: Message that says what was found, what was expected, and what to do.
         headers: Additional headers, such as Retry-After.
     """
 
@@ -98,7 +98,7 @@ def api_error_from_exception(error: Exception) -> ApiError:
             return ApiError(503, str(error) or "The server has too little memory for this request")
         case RerankError():
             return ApiError(500, str(error))
-    return ApiError(500, "The server failed unexpectedly; its log has the reason")
+    return ApiError(500, "The server failed unexpectedly; its log contains the reason")
 
 
 def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:

@@ -70,7 +70,7 @@ class DecisionService:
         try:
             return Reranker.from_backend(self.service.reranker.backend, method=method, prompt=prompt).judge
         except UsageError as error:
-            raise ApiError(422, f"This model cannot answer decisions: {error}") from error
+            raise ApiError(422, f"The model cannot answer typed questions: {error}") from error
 
     async def decide(self, request: DecisionRequest, client: str) -> DecisionResponse:
         """Return the answers to all questions of a request, in their order.

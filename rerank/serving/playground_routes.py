@@ -133,7 +133,7 @@ async def _candidates(playground: PlaygroundService, body: PlaygroundRequest, qu
 
 
 def _shown_settings(playground: PlaygroundService, method: str) -> Mapping[str, Any]:
-    """Return the settings that open a method, without those that contain ``@``: they may contain a password."""
+    """Return the settings that open a method, without settings that contain ``@``, such as a URL with a password."""
     named = {name: value for name, value in playground.service.ranker.items() if "@" not in str(value)}
     return {**named, "method": method} if method else named
 

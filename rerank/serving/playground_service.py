@@ -142,12 +142,12 @@ class PlaygroundService:
         Args:
             query: The query.
             find: Function that returns the documents to rank; called when it is the client's turn.
-            method: One of the names in `methods`. Options of methods are not accepted, since some of them name files.
+            method: One of the names in `methods`. Names with options are not accepted, since some options name files.
             client: Name of the client in the queue.
             heat: Whether to compute the attention of each word, with one more request to the model.
 
         Raises:
-            UnknownNameError: There is no such method.
+            UnknownNameError: The method is not in `methods`.
             The errors of `RankingService.rank`.
         """
         methods = await asyncio.to_thread(lambda: self.methods)

@@ -33,9 +33,9 @@ class Listener:
 
     Attributes:
         host: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
+        port: Port to listen on; 0 picks a free port.
         max_connections: Maximum number of open connections.
-        logs_requests: Whether to log one line per request; it contains no text of queries or documents.
+        logs_requests: Whether to log one line per request, without text of queries or documents.
         trusts_proxy: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     """
 
@@ -66,7 +66,7 @@ class Listener:
             raise UsageError(
                 f"Cannot listen on {self.host}:{self.port}: {error.strerror or error}",
                 expected="an address of this machine" if is_foreign else "a free port of this machine",
-                remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free one",
+                remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free port",
             ) from error
         # Connections inherit this option. asyncio sets it only for sockets that name their protocol; without it, the
         # body of a response would wait up to 40 ms until the client has acknowledged the head.
@@ -75,7 +75,7 @@ class Listener:
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """A server that reports its address once it accepts requests, and answers all of them before it stops."""
+    """A server that reports its address once it accepts requests, and responds to all of them before it stops."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)
@@ -120,7 +120,7 @@ class _AnnouncingServer(uvicorn.Server):
 
 
 def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], None], grace: int = GRACE) -> None:
-    """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends them at once.
+    """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends these at once.
 
     If the model is still processing a batch at the end, the signal ends the process without Python's finalizers.
 

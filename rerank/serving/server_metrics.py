@@ -22,7 +22,7 @@ class ServerMetrics:
     """
 
     def __init__(self, queue: FairQueue) -> None:
-        """Create the counters in a registry of their own, so that a process may run several servers."""
+        """Create the counters in a separate registry, so that a process may run several servers."""
         self._registry = registry = CollectorRegistry()
         self._accepted = Counter("rerank_requests_accepted", "Requests accepted", ["path"], registry=registry)
         self._ended = Counter(

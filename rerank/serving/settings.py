@@ -19,7 +19,7 @@ class ServerSettings:
         max_waiting: Maximum number of requests that wait for their turn; further requests are refused with 429.
         max_active: Maximum number of rankings in progress at the same time.
         deadline: Seconds for a ranking if the request sets no deadline; None for no limit.
-        allowed_hosts: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all.
+        allowed_hosts: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
         timeout: Seconds after which an unfinished request ends with 504, including its wait for a turn.
 
     Raises:

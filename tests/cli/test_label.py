@@ -227,7 +227,7 @@ WRONG = [
     (("convert", "labels.jsonl", "-o", "x"), 2, "Pass --collection"),
     (("convert", "labels.jsonl", "-o", "x", "--by", "grade"), 2, "--by is 'grade'"),
     (("queries", "--collection", "pydoc", "-o", "x", "--from", "titles"), 2, "Did you mean 'title'"),
-    (("queries", "--collection", "pydoc", "-o", "x", "--from", "title", "--each", "2"), 2, "--each is given with --from title"),
+    (("queries", "--collection", "pydoc", "-o", "x", "--from", "title", "--each", "2"), 2, "--each is given with"),
     (("queries", "--collection", "pydoc", "-o", "x", "--from", "llm", "--count", "1"), 2, "needs --model"),
 ]
 

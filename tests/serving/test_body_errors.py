@@ -46,7 +46,11 @@ CHOICE = (
         ),
         ("/score", b'{"text_1": "a"}', "text_2 is missing; expected a value"),
         ("/rerank", b"[1]", "The body is a list of length 1; expected an object"),
-        ("/rerank", b'{"query": ', "The body is not valid JSON: Expecting value at character 10; expected a JSON object"),
+        (
+            "/rerank",
+            b'{"query": ',
+            "The body is not valid JSON: Expecting value at character 10; expected a JSON object",
+        ),
         ("/rerank", b"", "The request has no body; expected a JSON object"),
     ],
 )

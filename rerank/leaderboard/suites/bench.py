@@ -84,7 +84,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """The result of one run of a suite.
+    """Summary of one run of a suite, or the reason why the run failed.
 
     Attributes:
         planned: The planned run.

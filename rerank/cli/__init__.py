@@ -1,4 +1,4 @@
-"""The command line, with one module per group of commands.
+"""Command line of the package, with one module per group of commands.
 
 A command parses its arguments, calls one library function, and prints the result. Results go to stdout, everything else
 to stderr. Modules of the library are imported inside commands, so `rerank --help` and commands without a model start
@@ -20,12 +20,12 @@ from rerank.terminal_text import strip_output_streams
 
 #: Error numbers that only writing can cause.
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-#: Exit code after the process that reads our output has ended, as if SIGPIPE had ended this process.
+#: Exit code if the process that reads the output has ended; the same as if SIGPIPE had ended this process.
 _BROKEN_PIPE = 141
 
 
 class _ClosedOutput(io.TextIOBase):
-    """Standard output of a process that was started without one: whoever writes to it gets an error."""
+    """Replacement for a closed standard output; writing to it raises an error."""
 
     def write(self, text: str, /) -> int:
         raise StorageError("The output cannot be written: standard output is closed", remedy="Redirect it to a file")
@@ -34,7 +34,7 @@ class _ClosedOutput(io.TextIOBase):
 def main() -> None:
     """Run the command line. A `RerankError` is printed as one message and determines the exit code.
 
-    So is an error of the operating system about a file that no other code has named, and a lack of memory.
+    The same applies to operating system errors that no other code has converted, and to a lack of memory.
     """
     warnings.showwarning = _print_warning
     _replace_closed_streams()
@@ -74,9 +74,9 @@ def _describe_os_error(error: OSError) -> RerankError:
     what = error.strerror or str(error)
     if error.errno in _DISK_FULL:  # reading does not need space
         return StorageError(f"The output cannot be written: {what}", remedy="Free disk space")
-    if error.filename is None:  # reading and writing cannot be told apart
+    if error.filename is None:  # reading and writing cannot be distinguished
         return StorageError(f"Reading a file or writing the output failed: {what}", remedy="Check the disk")
-    return MissingResourceError(f"{error.filename}: {what}", remedy="Check the path")
+    return MissingResourceError(f"Accessing {error.filename} failed: {what}", remedy="Check the path")
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

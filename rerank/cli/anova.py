@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``anova``."""
     example = "Example: rerank anova one/ two/ --qrels one.txt --qrels two.txt -m nDCG@10"
     app.command("anova", epilog=example)(anova_command)
 
@@ -25,7 +25,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 def anova_command(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", help="Run files per collection; a system has the same file name in all."),
+        typer.Argument(metavar="FOLDER...", help="Folder of runs per collection; file names identify systems."),
     ],
     qrels: Annotated[
         list[str],
@@ -52,7 +52,7 @@ def anova_command(
 
     if len(folders) != len(qrels):
         raise UsageError(
-            f"{len(qrels)} times --qrels for {len(folders)} folders",
+            f"--qrels is given {len(qrels)} times for {len(folders)} folders",
             expected="one --qrels per folder, in the order of the folders",
         )
     matrices, notes = _score_collections(folders, qrels, measure, relevant)
@@ -68,20 +68,20 @@ def anova_command(
 def _score_collections(
     folders: Sequence[Path], qrels: Sequence[str], measure: str, relevant: int | None
 ) -> tuple[dict[str, ScoreMatrix], list[str]]:
-    """Return collection -> scores of its runs, and notes about them."""
+    """Return a mapping from collection name to the scores of its runs, and notes on these scores."""
     from rerank.collections import open_collection_qrels
     from rerank.evaluation import ScoreMatrix, score_compared_runs
 
     matrices, notes = {}, []
     names = short_run_names(folders)
     if len(set(names)) < len(names):
-        raise UsageError(f"Folders {', '.join(map(str, folders))}", expected="a different folder per collection")
+        raise UsageError(f"Not all folders differ: {', '.join(map(str, folders))}", expected="different folders")
     for name, folder, selector in zip(names, folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
         runs = read_named_runs(expand_run_arguments([folder]))
         compared = score_compared_runs(judged, runs, [measure], relevant=relevant or lowest)
         if len(compared.measures) > 1:
-            raise UsageError(f"{measure!r} is {len(compared.measures)} measures", expected="one measure")
+            raise UsageError(f"{measure!r} names {len(compared.measures)} measures", expected="one measure")
         matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
         notes += [f"{name}: {note}" for note in compared.notes]
     return matrices, notes

@@ -40,7 +40,7 @@ from rerank.errors import UsageError, expected_value_of_fault
 
 
 class _RootGroup(TyperGroup):
-    """The root command. Wrong arguments raise errors of this package, which are printed in one line like all others."""
+    """The root command, which converts Typer's errors about arguments into errors of this package."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Parse the arguments of the root command."""
@@ -64,7 +64,7 @@ _ArgumentError: Any = typer.BadParameter.__base__
 
 @contextmanager
 def _argument_errors() -> Iterator[None]:
-    """Convert Typer's errors about arguments.
+    """Convert Typer's errors about arguments into errors of this package.
 
     Raises:
         UsageError: An argument or an option is wrong.
@@ -75,7 +75,7 @@ def _argument_errors() -> Iterator[None]:
         if not (message := error.format_message()):  # a group without a command, whose help has been printed
             raise
         command = error.ctx.command_path if error.ctx else "rerank"
-        # Typer passes on the words of pydantic.
+        # Typer repeats the message of pydantic.
         found, _, reason = message.replace("Value error, ", "").partition(": Input should be ")
         raise UsageError(
             found, expected=expected_value_of_fault({"msg": reason}), remedy=f"Run: {command} -h"
@@ -83,7 +83,7 @@ def _argument_errors() -> Iterator[None]:
 
 
 def _normalize_command_line_flag(name: str) -> str:
-    """Return the flag with dashes instead of underscores. Both forms are accepted, as in other retrieval tools."""
+    """Return the flag with dashes instead of underscores, so that both forms are accepted."""
     return name.replace("_", "-")
 
 

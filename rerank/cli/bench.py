@@ -44,13 +44,13 @@ DryRun = Annotated[
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``bench``."""
     app.command("bench", epilog="Example: rerank bench suite.toml --out runs/mine --dry-run")(bench_command)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(EngineOptions):
-    """Options for the execution of all runs, and what the suite may do."""
+    """Options for the execution of all runs, and for the permissions of the suite."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[
@@ -70,7 +70,7 @@ class BenchOptions(EngineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOutputOptions:
-    """Options for the output."""
+    """Options for the output of the results."""
 
     wide: WideOption = False
     form: FormatOption = "text"
@@ -104,7 +104,9 @@ def bench_command(
         emit_output(content, form=output.form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
         if expected["problems"]:
             first = next(planned_run.problem for planned_run in planned if planned_run.problem)
-            raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be executed: {first}")
+            raise PartialFailureError(
+                f"{expected['problems']} of {len(planned)} runs cannot be executed. First problem: {first}"
+            )
         return
     print_note(_format_bench_plan(opened, expected))
     _execute_bench(opened, planned, folder, execution, output)
@@ -153,7 +155,7 @@ def _execute_bench(
 
 
 class _ProgressRunner:
-    """Function object that executes runs. It prints the number of each run and shows a progress bar."""
+    """Callable that executes a run, after printing its number, with a progress bar."""
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._current = total, done
@@ -239,7 +241,7 @@ def _print_bench_results(
 
 
 def _print_bench_pairs(groups: Sequence[dict[str, Any]]) -> None:
-    """Print one table with the pairs of all groups, for a pipe."""
+    """Print the pairs of all groups as one table, for redirected output."""
     from rerank.io.table_formats import cell_text
 
     places = ("collection", "first_stage", "depth")

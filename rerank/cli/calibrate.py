@@ -12,7 +12,7 @@ from rerank.cli.output import FormatOption, emit_output, format_number_cell, pri
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``calibrate``."""
     app.command("calibrate", epilog="Example: rerank calibrate runs/FOLDER --complete --out calibration.json")(
         calibrate_command
     )
@@ -36,7 +36,7 @@ def calibrate_command(
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN:QRELS", help="Run on other queries, which is only used for testing; repeatable."),
+        typer.Option(metavar="RUN:QRELS", help="Run on other queries, used only to test the calibration; repeatable."),
     ] = None,
     complete: Annotated[
         bool,

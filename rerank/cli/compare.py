@@ -24,7 +24,7 @@ _PAIRS_ON_TERMINAL = 20
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``compare``."""
     example = "Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10 --test permutation --correction bh"
     app.command("compare", epilog=example)(compare_command)
 
@@ -80,7 +80,7 @@ class SignificanceOptions:
         return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
     def comparison_options(self, family: FamilyOptions) -> ComparisonOptions:
-        """Return the options of the library."""
+        """Return the comparison options that the library functions accept."""
         from rerank.evaluation.comparison_family import ComparisonOptions
 
         return ComparisonOptions(
@@ -95,13 +95,13 @@ class SignificanceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyOptions:
-    """Options for what is compared, and which comparisons are corrected for together."""
+    """Options that select the comparisons, and the family of comparisons that is corrected together."""
 
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="Compare all other runs with this run only: one of the runs or their names. --test also takes dunnett "
-            "and max-t."
+            help="Compare all other runs with this run only: a run file or the name of a run. --test then also accepts "
+            "dunnett and max-t."
         ),
     ] = None
     margin: Annotated[
@@ -109,15 +109,15 @@ class FamilyOptions:
         typer.Option(help="With --baseline: also test equivalence and non-inferiority (TOST) with this margin."),
     ] = None
     across_measures: Annotated[
-        bool, typer.Option("--across-measures", help="Correct over all measures together, not for each one alone.")
+        bool, typer.Option("--across-measures", help="Correct over all measures together, not per measure.")
     ] = False
     simultaneous: Annotated[
-        bool, typer.Option("--simultaneous", help="Also show simultaneous intervals, which suit corrected p-values.")
+        bool, typer.Option("--simultaneous", help="Also show simultaneous confidence intervals.")
     ] = False
     omit_outliers: Annotated[
         bool,
         typer.Option(
-            "--omit-outliers", help="Leave out runs more than 3 interquartile ranges below the lower quartile of means."
+            "--omit-outliers", help="Omit runs more than 3 interquartile ranges below the lower quartile of means."
         ),
     ] = False
 
@@ -131,8 +131,8 @@ class ReportOptions:
         Path | None,
         typer.Option(
             "--plot",
-            help="Plot file (png, svg, pdf): per-topic differences of two systems, p-values of more, or intervals "
-            "around a baseline.",
+            help="Plot file (png, svg or pdf): per-topic differences of two systems, p-values of more than two, or "
+            "intervals of the differences from a baseline.",
         ),
     ] = None
     per_query: Annotated[
@@ -198,7 +198,7 @@ def compare_command(
 def _check_compare_options(
     scoring: MeasureOptions, significance: SignificanceOptions, family: FamilyOptions, report: ReportOptions
 ) -> None:
-    """Check options that exclude each other, before any file is read."""
+    """Check for options that cannot be combined, before any file is read."""
     from rerank.evaluation.baseline_tests import is_baseline_test
     from rerank.evaluation.pairwise_decisions import check_significance_level
 
@@ -207,24 +207,24 @@ def _check_compare_options(
     without_baseline = {"--margin": family.margin is not None, f"--test {selector}": is_baseline_test(selector)}
     for flag, is_used in without_baseline.items():
         if is_used and family.baseline is None:
-            raise UsageError(f"{flag} without --baseline", expected="a baseline", remedy="Add --baseline RUN")
+            raise UsageError(f"{flag} needs --baseline", expected="a baseline", remedy="Add --baseline RUN")
     if report.picture is not None and len(scoring.measures or []) > 1:
-        raise UsageError(f"--plot {report.picture} with several measures", expected="one measure per plot")
+        raise UsageError(f"--plot {report.picture} is given with several measures", expected="one measure per plot")
 
 
 def check_matrix_without_runs(matrix: Path, runs: list[Path], scoring: MeasureOptions) -> None:
     """Check that options for runs are not combined with a matrix of scores.
 
     Raises:
-        UsageError: They are.
+        UsageError: A run or an option for runs is given.
     """
     flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
     conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
     if conflicting:
         raise UsageError(
-            f"{conflicting[0]} together with --matrix {matrix}",
+            f"{conflicting[0]} is given together with --matrix {matrix}",
             expected="either runs with qrels, or a matrix of scores alone",
-            remedy="Omit one of them",
+            remedy=f"Omit either {conflicting[0]} or --matrix",
         )
 
 
@@ -236,19 +236,19 @@ def _read_compared_matrix(path: Path, names: list[str]) -> ComparedRuns:
 
     matrix = read_score_matrix(path)
     if names and len(names) != len(matrix.systems):
-        raise UsageError(f"{len(names)} times --name for {len(matrix.systems)} systems", expected="one per system")
+        raise UsageError(f"--name is given {len(names)} times", expected=f"once per system ({len(matrix.systems)})")
     return compared_runs_of_matrix(replace(matrix, systems=tuple(names) or matrix.systems))
 
 
 def read_compared_runs(
     runs: list[Path], scoring: MeasureOptions, names: list[str], baseline: str | None
 ) -> tuple[ComparedRuns, str | None]:
-    """Return the scores of the runs, and the name of the baseline among them."""
+    """Return the scores of the runs, and the name of the baseline run (None without a baseline)."""
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.compared_runs import score_compared_runs
 
     if scoring.qrels is None:
-        raise UsageError("No --qrels", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
+        raise UsageError("--qrels is missing", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     judged, lowest = open_collection_qrels(scoring.qrels)
     files = expand_run_arguments(runs)
     place = None if baseline is None else _place_of_baseline(baseline, files, names)
@@ -258,7 +258,7 @@ def read_compared_runs(
 
 
 def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> int:
-    """Return the index of the baseline among the run files. A file that is not among them is added in front."""
+    """Return the index of the baseline in ``files``; a file that is not in the list is inserted at its start."""
     known = names if len(names) == len(files) else short_run_names(files)
     if baseline in known:
         return known.index(baseline)

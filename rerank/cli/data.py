@@ -10,7 +10,7 @@ from rerank.cli.output import FormatOption, WideOption, emit_output, print_note,
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands ``collections`` and ``models``."""
     app.command("collections", epilog="Example: rerank collections beir:data/beir")(collections_command)
     models = typer.Typer(
         help="List and download the models that can be referenced by name.", invoke_without_command=True
@@ -54,8 +54,9 @@ def list_models_command(
 ) -> None:
     """List the models that can be referenced by name, and whether they are downloaded.
 
-    With --all, list rerankers: kind, and whether the prompt was verified. With --wide and in redirected output, also
-    the family, the licence of the weights and the source of the prompt. JSON has all keys, such as the method.
+    With --all, list rerankers with their kind, and whether the prompt was verified. With --wide and in redirected
+    output, also list the family, the licence of the weights and the source of the prompt. JSON contains all keys, such
+    as the method.
     """
     if context.invoked_subcommand:
         return
@@ -94,8 +95,8 @@ def tokenize_command(
 ) -> None:
     """Tokenize all words of a collection once, into a memory-mapped file in the user's cache folder.
 
-    Later runs with the same tokenizer look words up in this file. It changes the speed only; prompts and token ids stay
-    the same.
+    Later runs with the same tokenizer look words up in this file. The file affects only the speed; prompts and token
+    ids stay the same.
     """
     from rerank.collections import open_collection
     from rerank.models import open_model_backend

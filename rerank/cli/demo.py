@@ -21,7 +21,7 @@ from rerank.cli.run import execute_with_progress_bar
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``demo``."""
     app.command("demo", epilog="Example: rerank demo")(demo_command)
 
 

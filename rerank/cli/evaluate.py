@@ -29,7 +29,7 @@ Relevant = Annotated[
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``eval``."""
     app.command("eval", epilog='Example: rerank eval a.trec b.trec --qrels qrels.txt -m nDCG@10 -m "AP(rel=2)"')(
         evaluate_command
     )
@@ -37,7 +37,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DetailOptions:
-    """Options for what is shown beside the scores of all queries."""
+    """Options for details that are shown in addition to the scores over all queries."""
 
     per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print the scores per query.")] = False
     by: Annotated[
@@ -51,23 +51,27 @@ class DetailOptions:
         bool | None,
         typer.Option(
             "--bounds/--no-bounds",
-            help="Show the judged fraction of the first documents, and what the measures could become if all were "
-            "judged. (default: for measures with thin judgments)",
+            help="Show the fraction of judged documents, and the range of each measure if all documents were judged. "
+            "(default: for measures with few judged documents)",
         ),
     ] = None
 
     def read_groups(self, qrels: str) -> Mapping[str, str]:
-        """Return query id -> group, from the file or the queries of the collection."""
+        """Return a mapping from query id to group, read from the file or the collection's queries."""
         from rerank.collections import read_query_field
         from rerank.evaluation import read_query_groups
 
         return read_query_groups(self.by) if Path(self.by).is_file() else read_query_field(qrels, self.by)
 
     def check_format(self, form: str) -> None:
-        """Check that a format can show the requested details."""
+        """Check that a format can show the requested details.
+
+        Raises:
+            UsageError: The format cannot show scores per query or per group.
+        """
         if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
             raise UsageError(
-                f"--format {form} with {'--by' if self.by else '--per-query'}", expected="text, json, jsonl or csv"
+                f"--format is {form} with {'--by' if self.by else '--per-query'}", expected="text, json, jsonl or csv"
             )
 
 
@@ -133,11 +137,11 @@ def _print_evaluation(
     """Print a table of the runs and, if requested, tables of the queries and of the query groups; then the notes.
 
     Args:
-        report: The report.
-        scores: Scores of one of the runs.
-        columns: Columns about thin judgments: heading -> cell, per run.
-        details: What is printed.
-        notes: Notes on the judgments; empty ones are omitted.
+        report: The evaluation report.
+        scores: Scores of the first run, from which the names of the measures are taken.
+        columns: For each run, a mapping from heading to cell, for the columns about judged documents.
+        details: Options that select what is printed.
+        notes: Notes on the judgments; empty notes are omitted.
     """
     runs, names = report["runs"], scores.measures
     shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))
@@ -166,12 +170,12 @@ def _print_evaluation(
 
 
 def _notes_on_coverage(report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions) -> Iterator[str]:
-    """Yield what the columns about thin judgments are, and which measures have no bounds."""
+    """Yield notes that explain the columns about judged documents, and name the measures without bounds."""
     bounded = report["runs"][0]["bounds"]
     if columns and details.bounds is None:
-        yield "Thin judgments: judged@k is the fraction of judged documents; --no-bounds omits the added columns"
+        yield "Few documents are judged: judged@k is their fraction; --no-bounds omits the added columns"
     if bounded:
-        yield "Bounds are the values that judging all of a run's unjudged documents could lead to"
+        yield "Bounds are the lowest and highest values possible if all unjudged documents of a run were judged"
     if details.bounds and (without := [name for name in report["runs"][0]["scores"] if name not in bounded]):
         yield f"No bounds are computed for {', '.join(without)}"
 

@@ -15,17 +15,17 @@ from rerank.errors import DataError, UsageError
 if TYPE_CHECKING:
     from rerank.store import RunFolder
 
-#: What differs -> what to do.
+#: Kind of difference -> remedy.
 _REMEDIES = {
-    "prompts": "Replies do not need prompts; keep the readable ones with --repair, then finish the run with --resume",
-    "index": "The next search builds a damaged index again",
+    "prompts": "Replies do not need prompts; keep readable prompts with --repair, then finish the run with --resume",
+    "index": "The next search rebuilds a damaged index",
 }
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands ``replay``, ``verify`` and ``parse``."""
     app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay_command)
     app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify_command)
     app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse_command)
@@ -71,13 +71,13 @@ def replay_command(
 def verify_command(
     folder: Folder,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Replace a damaged call log by one with the rows that are whole.")
+        bool, typer.Option("--repair", help="Replace a damaged call log by a log of its intact rows.")
     ] = False,
     form: FormatOption = "text",
 ) -> None:
     """Recompute all numbers in a run folder and list the differences. The exit code is 5 if there are any.
 
-    Prompts in the call log have to be readable. Indexes of the run's collection in the cache folder are compared with
+    Prompts in the call log must be readable. Indexes of the run's collection in the cache folder are compared with
     the hashes that were stored with them.
     """
     from rerank.experiment import verify_run_folder as check
@@ -107,7 +107,7 @@ def verify_command(
     if rows:
         names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
         raise DataError(
-            f"{folder} is not as it was recorded: {names}",
+            f"The run folder {folder} differs from the recorded replies: {names}",
             expected="no differences",
             remedy=". ".join(remedy for what, remedy in _REMEDIES.items() if any(row["what"] == what for row in rows)),
         )
@@ -132,7 +132,7 @@ def parse_command(
     from rerank.parsing import parse_permutation as read
 
     if count < 0:
-        raise UsageError(f"--count {count}", expected="0 or more")
+        raise UsageError(f"--count is {count}", expected="0 or more")
     if file is None:
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
     else:

@@ -33,11 +33,11 @@ Way = Annotated[
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Number of heads to select. (default: 16; core: 8)")]
-Tau = Annotated[float, typer.Option("--tau", help="Temperature, for the method core.")]
+Tau = Annotated[float, typer.Option("--tau", help="Temperature of the method core.")]
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group."""
+    """Add the command group ``heads``."""
     heads = typer.Typer(help="Select attention heads for attention rerankers.", no_args_is_help=True)
     heads.command("select", epilog=_EXAMPLE)(select_heads_command)
     app.add_typer(heads, name="heads")

@@ -17,7 +17,7 @@ _EXAMPLE = "Example: rerank inspect adapter --rank-profile 0.5"
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``inspect``."""
     app.command("inspect", epilog=_EXAMPLE)(inspect_command)
 
 

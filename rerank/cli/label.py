@@ -1,4 +1,4 @@
-"""`label`: create training lists with teachers, and check them. `label_files` and `label_split` process list files."""
+"""`label`: create and check training lists. The modules `label_files` and `label_split` process label files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _CHECK = "Example: rerank label check labels.jsonl --collection pydoc --against 
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group."""
+    """Add the command group ``label``."""
     label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
     label.command("make", epilog=_MAKE)(
         with_spec_command_options()(_command_with_positional_arguments(expand_option_groups(make_labels_command)))
@@ -60,7 +60,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 
 def _command_with_positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with its first two arguments by position, as `with_spec_command_options` passes them."""
+    """Return a command that accepts its first two arguments by position, as `with_spec_command_options` passes them."""
 
     @functools.wraps(command)
     def call(spec: RunSpec, execution: Execution, **own: Any) -> None:
@@ -78,7 +78,7 @@ class LabelMakeOptions:
         list[str] | None,
         typer.Option(
             help="Teacher: method (a run with --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
-            "first stage; repeatable, several are fused. (default: method)"
+            "first stage; repeatable, to fuse several teachers. (default: method)"
         ),
     ] = None
     fuse: Annotated[
@@ -87,7 +87,7 @@ class LabelMakeOptions:
     weights: Annotated[str, typer.Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
     keep_failed: Annotated[
         bool,
-        typer.Option("--keep-failed", help="Keep lists for which the teacher failed, in the order reached by then."),
+        typer.Option("--keep-failed", help="Keep lists for which the teacher failed, in the order before the failure."),
     ] = False
     min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates than this.")] = 2
 
@@ -187,7 +187,7 @@ def check_labels_command(
     if strict and ((report["probe"] or {}).get("warns") or report["leaks"]):
         raise DataError(
             f"{file}: {'surface features predict labels' if (report['probe'] or {}).get('warns') else 'queries leak'}",
-            remedy="See the report above",
+            remedy="Read the report above",
         )
 
 

@@ -73,7 +73,7 @@ def filter_labels_command(
 
     list_filter = ListFilter(**vars(limits))
     if agree_with is not None and not list_filter.uses_agreement:
-        raise UsageError("--agree-with without a limit", expected="--min-tau or --max-tau, or both")
+        raise UsageError("--agree-with is given without a limit", expected="--min-tau or --max-tau, or both")
     _check_output_option(file, output)
     labels = list(read_labels(file))
     words = _word_counts_for_filter_command(labels, collection) if list_filter.counts_words else None
@@ -146,7 +146,7 @@ def convert_labels_command(
     from rerank.finetune.labels.list_texts import write_label_folder, write_label_folder_marker
 
     if by not in ("scores", "kind"):
-        raise UsageError(f"--by {by!r}", expected="scores or kind")
+        raise UsageError(f"--by is {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
     lists = read_label_lists_of_file(
         file, open_collection_option(collection), seed=seed, use_scores=by == "scores", skipped=skipped
@@ -166,7 +166,7 @@ def _word_counts_for_filter_command(labels: Sequence[LabelList], collection: str
     from rerank.finetune.labels.list_texts import document_lengths_of_labels
 
     if collection is None:
-        raise UsageError("--min-words or --max-words without --collection", expected="the collection with the texts")
+        raise UsageError("--min-words and --max-words need --collection", expected="the collection with the texts")
     return document_lengths_of_labels(labels, open_collection_option(collection))
 
 

@@ -45,6 +45,9 @@ def read_label_file_argument(
     Returns:
         The labels, which refer to documents by id; the lists with texts (None if the file has no texts and no
         collection is given); and the number of omitted lists by reason.
+
+    Raises:
+        DataError: The file contains no usable list.
     """
     from rerank.finetune.labels.label_files import read_labels
     from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
@@ -61,7 +64,7 @@ def read_label_file_argument(
 
 
 def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
-    """Return query id -> text of the query.
+    """Return a mapping from query id to query text.
 
     Raises:
         UsageError: ``needed`` is set, but a text is missing.
@@ -74,13 +77,13 @@ def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *,
         raise UsageError(
             f"{len(missing)} of {len({label.qid for label in labels})} queries have no text, such as {min(missing)!r}",
             expected="texts of all queries, to find leaks",
-            remedy="Pass the collection that contains them with --collection",
+            remedy="Pass the collection that contains the queries with --collection",
         )
     return texts
 
 
 def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Load the queries of collections as selector -> query id -> text.
+    """Load the queries of collections, as a mapping from selector to a mapping from query id to text.
 
     Raises:
         DataError: A collection has no queries.
@@ -101,10 +104,10 @@ def resolve_threshold_option(threshold: float | None) -> float:
 
 
 def print_leaks_note(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> None:
-    """Print leaks on stderr.
+    """Print leaking queries on stderr.
 
     Args:
-        leaking: The leaks to print, which may be only the first leaks.
+        leaking: The leaks to print; further leaks are only counted.
         count: Total number of leaks.
         dropped: Whether the leaking lists were dropped.
     """

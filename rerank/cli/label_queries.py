@@ -77,13 +77,13 @@ class QueryModelOptions(ModelLoadOptions):
         if source != "llm":
             if model_options:
                 raise UsageError(
-                    f"--{model_options[0].replace('_', '-')} with --from {source}",
+                    f"--{model_options[0].replace('_', '-')} is given with --from {source}",
                     expected="no model options, because no model is used",
                     remedy="Add --from llm, or omit the option",
                 )
             return None
         if self.model is None:
-            raise UsageError("--from llm without --model", expected="a generative model", remedy="Add --model NAME")
+            raise UsageError("--from llm needs --model", expected="a generative model", remedy="Add --model NAME")
         from rerank.finetune.labels.query_writing import QueryWriter, open_query_prompt
         from rerank.models import open_model_backend
 
@@ -129,7 +129,7 @@ def label_queries_command(
     emit_output(report, form=form, text=lambda: _print_synthetic_queries(report))
     if unanswered := report["dropped"].get("no reply"):
         raise PartialFailureError(
-            f"{unanswered} calls failed", expected="a reply to every call", remedy="Run the same command to repeat them"
+            f"{unanswered} calls failed", expected="a reply to every call", remedy="Run the command again to retry"
         )
 
 

@@ -70,7 +70,7 @@ def split_labels_command(
 
     shares = SplitShares(dev=dev, test=test, seed=seed)
     if not leaks.leak_check and (leaks.against or leaks.drop_leaks):
-        raise UsageError("--no-leak-check with --against or --drop-leaks", expected="one or the other")
+        raise UsageError("--no-leak-check is given with --against or --drop-leaks", expected="one of these options")
     labels = list(read_labels(file))
     texts = look_up_texts_option(labels, leaks.collection, needed=leaks.leak_check)
     parts = share_out(labels, shares, texts=texts)
@@ -83,7 +83,7 @@ def split_labels_command(
     train = remove_leaking_lists(parts.train, all_leaks) if leaks.drop_leaks else parts.train
     if not train:
         raise DataError(
-            "All lists of train leak",
+            "All lists of the part train contain leaking queries",
             expected="lists without leaks",
             remedy="Label other queries, or raise --threshold",
         )

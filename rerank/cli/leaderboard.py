@@ -27,7 +27,7 @@ _EXPORT = (
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group."""
+    """Add the command group ``leaderboard``."""
     group = typer.Typer(help="Build a website that compares results, and check submissions.", no_args_is_help=True)
     group.command("build", epilog=_BUILD)(build_leaderboard_command)
     group.command("open", epilog="Example: rerank leaderboard open site/")(open_leaderboard_command)
@@ -65,7 +65,7 @@ class BoardOptions:
     ] = None
     baseline: Annotated[
         str | None,
-        typer.Option(help="Run with which all others are also compared; --test also takes dunnett and max-t."),
+        typer.Option(help="Run with which all others are also compared; --test then also accepts dunnett, max-t."),
     ] = None
     relevant: Annotated[
         int | None,
@@ -186,7 +186,9 @@ def export_runs_command(
     from rerank.types import Run
 
     if bool(task) != bool(qrels):
-        raise UsageError("--task without --qrels" if task else "--qrels without --task", expected="both or none")
+        raise UsageError(
+            "--task is given without --qrels" if task else "--qrels is given without --task", expected="both or none"
+        )
     judgments = open_collection_qrels(qrels)[0] if qrels else None
     entries, notes = find_board_entries(runs)
     for note in notes:
@@ -222,7 +224,7 @@ def _board_plans_of_command_line(
     if not options.board:
         if options.qrels is None or not runs:
             raise UsageError(
-                "No runs" if options.qrels else "No --qrels",
+                "No runs are given" if options.qrels else "--qrels is missing",
                 expected="runs and --qrels, or --board FILE",
                 remedy="Run rerank leaderboard build --help for the options",
             )
@@ -230,7 +232,7 @@ def _board_plans_of_command_line(
         return [(BoardConfig(title=title, **values), options.data or Path())]
     if len(options.board) > 1 and (runs or options.qrels):
         raise UsageError(
-            f"{len(options.board)} boards with {'--qrels' if options.qrels else runs[0]}",
+            f"{len(options.board)} boards are given together with {'--qrels' if options.qrels else runs[0]}",
             expected="a single --board with runs or --qrels, because runs and qrels belong to one collection",
         )
     return [(read_board_config(path).model_copy(update=values), path.parent) for path in options.board]

@@ -1,4 +1,4 @@
-"""`mcp`: offer tools to applications of language models by the Model Context Protocol."""
+"""`mcp`: offer tools to language model applications through the Model Context Protocol."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class McpOptions:
-    """How clients connect, and which runs they may compare."""
+    """Options for the connection of clients, and for the runs that clients may compare."""
 
     http: Annotated[
-        bool, typer.Option("--http", help="Serve streamable HTTP at /mcp; without it, standard input and output.")
+        bool, typer.Option("--http", help="Serve streamable HTTP at /mcp instead of standard input and output.")
     ] = False
     runs_folder: Annotated[
-        list[Path] | None, typer.Option(help="Folder of runs and qrels that may be compared; repeatable.")
+        list[Path] | None, typer.Option(help="Folder of runs and qrels that clients may compare; repeatable.")
     ] = None
 
     def run_folders(self) -> RunFolders | None:
-        """Return the folders of runs, if there are any."""
+        """Return the folders whose runs may be compared; None if no folder is given."""
         from rerank.serving.run_comparison import RunFolders
 
         return RunFolders(self.runs_folder) if self.runs_folder else None
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``mcp``."""
     example = "Example: rerank mcp --model smollm2-135m --collection pydoc --runs-folder runs"
     app.command("mcp", epilog=example)(mcp_command)
 
@@ -43,9 +43,9 @@ def register_cli_commands(app: typer.Typer) -> None:
 @with_ranker_command_options
 @expand_option_groups
 def mcp_command(*, settings: dict[str, Any], mcp: McpOptions, server: ServerOptions, limits: LimitOptions) -> None:
-    """Offer the tools rerank, search and compare_runs by the Model Context Protocol (MCP).
+    """Offer the tools rerank, search and compare_runs through the Model Context Protocol (MCP).
 
-    search needs --collection, compare_runs needs --runs-folder. With --http, one line with the address is printed.
+    The tool search needs --collection, and compare_runs needs --runs-folder. With --http, the address is printed.
     """
     from rerank.serving import check_serving_extra
 

@@ -16,7 +16,7 @@ _EXAMPLE = "Example: rerank merge adapter --out merged --reduce-intruders 0.75"
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``merge``."""
     app.command("merge", epilog=_EXAMPLE)(merge_command)
 
 
@@ -82,14 +82,14 @@ def merge_command(
     """Merge an adapter into its base model, or average adapters that were trained on shards.
 
     A single adapter is merged into a model, which other commands accept as --model. With --average-core or
-    --concatenate, several adapters are averaged to one adapter.
+    --concatenate, several adapters are averaged into one adapter.
     """
     if average.average_core and average.concatenate:
-        raise UsageError("--average-core with --concatenate", expected="one of them")
+        raise UsageError("--average-core is given with --concatenate", expected="one of these options")
     if average.average_core or average.concatenate:
         if options.reduce is not None:
             raise UsageError(
-                "--reduce-intruders with several adapters",
+                "--reduce-intruders cannot be used with several adapters",
                 expected="one adapter",
                 remedy="Average the adapters first, then merge the result",
             )
@@ -97,8 +97,8 @@ def merge_command(
         return
     if len(adapters) > 1:
         raise UsageError(
-            f"{len(adapters)} adapters",
-            expected="one",
+            f"{len(adapters)} adapters are given",
+            expected="one adapter",
             remedy="Add --average-core or --concatenate",
         )
     _merge_single_adapter_command(adapters[0], out, model, options, form)

@@ -67,13 +67,11 @@ class EngineOptions:
     ] = None
     worker_timeout: Annotated[
         float | None,
-        typer.Option(
-            help="Restart a worker that has handed over no reply for this many seconds.", rich_help_panel=PANEL
-        ),
+        typer.Option(help="Restart a worker that has returned no reply for this many seconds.", rich_help_panel=PANEL),
     ] = None
 
     def execution(self) -> Execution:
-        """Return the validated execution options among the fields of this group, which may have more fields.
+        """Return the execution options among the fields of this group; other fields are ignored.
 
         Raises:
             UsageError: A value is invalid.

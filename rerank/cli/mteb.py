@@ -43,7 +43,7 @@ Kinds = Annotated[
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group."""
+    """Add the command group ``mteb``."""
     group = typer.Typer(help="Evaluate rerankers on MTEB and MMTEB, and find smaller benchmarks.", no_args_is_help=True)
     group.command("tasks", epilog=_TASKS)(mteb_tasks_command)
     group.command("run", epilog=_RUN)(mteb_run_command)

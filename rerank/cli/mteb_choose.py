@@ -68,7 +68,7 @@ class GoalOptions:
         from rerank.downsampling import Goal
 
         if self.keep not in ("ranking", "significance", "both"):
-            raise UsageError(f"--keep {self.keep}", expected="ranking, significance or both")
+            raise UsageError(f"--keep is {self.keep!r}", expected="ranking, significance or both")
         differences = self.keep != "ranking"
         return Goal(
             tau=None if self.keep == "significance" else self.min_tau,
@@ -172,7 +172,7 @@ def choose_queries_command(
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """Options for pools, and the measure by which systems are compared."""
+    """Options for pools, and for the measure by which systems are compared."""
 
     makers: Annotated[
         list[str] | None,
@@ -180,7 +180,7 @@ class PoolOptions:
     ] = None
     measure: Annotated[str, typer.Option("--measure", "-m", help="Measure by which systems are compared.")] = "nDCG@10"
     depths: Annotated[
-        list[int] | None, typer.Option("--k", help="Pool depth to try; repeatable. (default: twelve, from 1 to 250)")
+        list[int] | None, typer.Option("--k", help="Pool depth to try; repeatable. (default: twelve from 1 to 250)")
     ] = None
 
 
@@ -222,7 +222,7 @@ def choose_pool_command(
     if out is not None and reduced.chosen is None:
         raise DataError(
             f"No depth meets the goal, so {out} was not written",
-            expected="a depth such that it and all larger depths meet the goal",
+            expected="a depth from which on all larger depths also meet the goal",
             remedy="Lower --min-tau, --min-recall or --min-precision, or try deeper pools with --k",
         )
 
@@ -247,7 +247,7 @@ def _read_table_argument(path: Path, drop_incomplete: bool) -> ScoreTable:
 
 def _check_choice_option(name: str, value: str, known: tuple[str, ...]) -> Any:
     if value not in known:
-        raise UsageError(f"--{name} {value}", expected=" or ".join(known))
+        raise UsageError(f"--{name} is {value!r}", expected=" or ".join(known))
     return value
 
 

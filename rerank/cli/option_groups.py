@@ -1,4 +1,4 @@
-"""Option groups: dataclasses whose fields are options of a command. They keep the parameter lists of commands short.
+"""Option groups: dataclasses whose fields are options of a command. Groups keep parameter lists of commands short.
 
 Typer reads the annotations of the fields: ``Annotated[int | None, typer.Option(help="...")]``.
 """

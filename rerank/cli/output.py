@@ -41,7 +41,7 @@ class TableOptions:
     form: TableFormatOption = "text"
 
 
-#: Characters that JSON may contain unescaped, and that a terminal may obey.
+#: Characters that JSON may contain unescaped, and that a terminal may interpret.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -82,7 +82,7 @@ def emit_output(
 
 
 def format_json_output(content: Any, *, indent: int | None = None) -> str:
-    """Format a value as JSON in which all control characters are escaped, so that printing it changes nothing."""
+    """Format a value as JSON with all control characters escaped, so that printing it does not affect a terminal."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -102,15 +102,15 @@ def print_table(
     wide: bool = False,
     further: bool = False,
 ) -> None:
-    """Print a table on stdout. It is formatted for reading on a terminal, and tab-separated in a pipe or file.
+    """Print a table on stdout. The table is aligned on a terminal, and tab-separated in a pipe or file.
 
     Args:
-        headers: Heads of the columns.
-        rows: The cells; everything is converted to text.
-        title: A line above the table, on a terminal.
-        minor: Heads of columns that a terminal shows only if ``wide`` is set.
-        wide: Show all columns on a terminal.
-        further: The table is not the main one, so it goes to stderr if stdout is a pipe or a file.
+        headers: Headings of the columns.
+        rows: The cells of each row, which are converted to text.
+        title: Line that is printed above the table on a terminal.
+        minor: Headings of columns that a terminal shows only if ``wide`` is set.
+        wide: Whether to show all columns on a terminal.
+        further: Whether the table is secondary, so that it is printed on stderr if stdout is a pipe or a file.
     """
     from rerank.io.table_formats import Grid, TableReport
 
@@ -128,13 +128,13 @@ def print_table(
 def print_reports(reports: Sequence[TableReport], *, wide: bool | None = None, most_rows: int | None = None) -> None:
     """Print tables with their legends and notes, so that they fit the terminal.
 
-    A pipe or file gets only the main table, tab-separated and complete, with a column for the measure if there is one;
+    A pipe or file receives only the complete main table, tab-separated, with a column for the measure if there is one;
     legends and notes then go to stderr.
 
     Args:
         reports: The tables.
-        wide: Show all columns on a terminal; None if the command has no option for it.
-        most_rows: Largest number of rows of the main table that a terminal shows; None for all.
+        wide: Whether to show all columns on a terminal; None if the command has no option for this.
+        most_rows: Maximum number of rows of the main table on a terminal; None for all.
     """
     if not sys.stdout.isatty():
         _print_tab_separated([(report.measure, report.main) for report in reports])
@@ -172,7 +172,7 @@ def print_error(error: RerankError) -> None:
 
 
 def format_number_cell(value: float | None, digits: int = 4) -> str:
-    """Format a number for a table. A missing number becomes a dash."""
+    """Format a number for a table, with a fixed number of decimals; None becomes a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

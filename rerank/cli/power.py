@@ -1,4 +1,4 @@
-"""`power` and `worth`: what a comparison of runs can detect, and what a reranker adds to its first stage."""
+"""`power` and `worth`: report the differences that a comparison can detect, and gains over a first stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank.errors import UsageError
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands ``power`` and ``worth``."""
     power = "Example: rerank power a.trec b.trec --qrels qrels.txt -m nDCG@10 --difference 0.02"
     app.command("power", epilog=power)(power_command)
     worth = "Example: rerank worth a.trec b.trec --qrels qrels.txt -m nDCG@10"
@@ -28,15 +28,13 @@ def power_command(
     *,
     runs: RunsArgument,
     baseline: Annotated[
-        str | None, typer.Option(help="Compare all other runs with this run only: one of the runs or their names.")
+        str | None, typer.Option(help="Compare all other runs with this run only: a run file or the name of a run.")
     ] = None,
     difference: Annotated[
-        float | None, typer.Option(help="Smallest true difference that matters; adds the number of topics it needs.")
+        float | None, typer.Option(help="Smallest difference that matters; adds the number of topics it requires.")
     ] = None,
     power: Annotated[float, typer.Option(help="Probability of detecting a true difference.")] = 0.8,
-    alpha: Annotated[
-        float, typer.Option(help="Significance level of the whole comparison, divided by its pairs.")
-    ] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Significance level, which is divided by the number of pairs.")] = 0.05,
     form: TableFormatOption = "text",
 ) -> None:
     """Report which differences a paired t-test of these runs can detect, and how many topics a difference needs.
@@ -48,7 +46,7 @@ def power_command(
 
     compared, name = read_compared_runs(runs, scoring, [], baseline)
     if len(compared.measures) > 1:
-        raise UsageError(f"{len(compared.measures)} measures", expected="one measure")
+        raise UsageError(f"{len(compared.measures)} measures are given", expected="one measure")
     report = report_power_of_runs(
         compared.scores,
         compared.measures[0],
@@ -75,11 +73,14 @@ def worth_command(
     depth: Annotated[
         int | None, typer.Option(min=1, help="Number of candidates per query that are reranked. (default: all)")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Intervals cover with 1 - alpha.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Intervals have the confidence level 1 - alpha.")] = 0.05,
     names: NamesOption = None,
     form: TableFormatOption = "text",
 ) -> None:
-    """Report what rerankers are worth: first stage, perfect order of its candidates, and the share of it they reach."""
+    """Report the gain of rerankers over the first stage, and its share of the gain of a perfect order.
+
+    The perfect order sorts the first stage's candidates by their relevance grades.
+    """
     from rerank.collections import open_collection_qrels
     from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.evaluation.worth import WorthOptions, measure_worth_of_rerankers
@@ -88,7 +89,8 @@ def worth_command(
     measures = scoring.measures or ["nDCG@10"]
     if scoring.qrels is None or len(measures) > 1:
         raise UsageError(
-            "No --qrels" if scoring.qrels is None else f"{len(measures)} measures", expected="--qrels and one measure"
+            "--qrels is missing" if scoring.qrels is None else f"{len(measures)} measures are given",
+            expected="--qrels and one measure",
         )
     qrels, lowest = open_collection_qrels(scoring.qrels)
     before, *methods = read_named_runs(expand_run_arguments([first, *runs]), names or [])

@@ -10,7 +10,7 @@ from rerank.cli.output import FormatOption, emit_output, print_table
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command group ``prompts``."""
     prompts = typer.Typer(help="List, show and render prompt templates.", invoke_without_command=True)
     prompts.callback()(list_prompts_command)
     prompts.command("list")(list_prompts_command)
@@ -22,7 +22,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 
 def list_prompts_command(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the shipped prompts."""
+    """List the names and digests of the shipped prompts."""
     if context.invoked_subcommand:
         return
     from rerank.prompts import load_prompt, prompt_names
@@ -47,7 +47,7 @@ def render_prompt_command(
     passages: Annotated[list[str], typer.Option("--passage", help="Text of a passage; repeatable.")],
     form: FormatOption = "text",
 ) -> None:
-    """Print the chat messages for a query and passages."""
+    """Print the chat messages that a prompt produces for a query and passages."""
     from rerank.prompts import load_prompt
 
     messages = [{"role": m.role, "content": m.content} for m in load_prompt(name).render(query, passages)]

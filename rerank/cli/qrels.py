@@ -46,7 +46,7 @@ _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command group."""
+    """Add the command group ``qrels``."""
     qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
     qrels.command("study", epilog=_STUDY)(study_command)
     comparing.register_cli_commands(qrels)
@@ -84,7 +84,7 @@ class StudyOptions:
     seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of each stochastic method.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
     resamples: Annotated[
-        int, typer.Option(min=0, help="Samples of topics and systems for intervals and tests of methods, such as 1000.")
+        int, typer.Option(min=0, help="Number of bootstrap samples for intervals and tests of methods, such as 1000.")
     ] = 0
     pool_from: Annotated[
         list[Path] | None,
@@ -250,10 +250,10 @@ def _print_study(content: dict[str, Any], *, wide: bool) -> None:
     if "pooled_systems" in content:
         print_note(
             f"{content['pooled_systems']} of {content['gold']['systems']} systems contributed to the pool; --format "
-            "json has the pairs with and without them (by_contribution)"
+            "json lists the pairs with and without these systems (by_contribution)"
         )
     print_qrels_notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
         print_note("stochastic methods: means over seeds; --format json includes the spread")
     if not content["options"].get("resamples"):
-        print_note("no intervals: --resamples 1000 adds them, and tests of the methods against each other")
+        print_note("no intervals: --resamples 1000 adds intervals, and tests of the methods against each other")

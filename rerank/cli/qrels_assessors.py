@@ -1,4 +1,4 @@
-"""`qrels agreement` and `qrels estimate`: agreement of assessors, and estimates from a few people's judgments."""
+"""`qrels agreement` and `qrels estimate`: agreement of assessors, and estimates from few judgments by people."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _AGREEMENT = "Example: rerank qrels agreement qrels.txt pydoc --relevant 1 --by-topic"
 _ESTIMATE = "Example: rerank qrels estimate a.trec b.trec --people qrels.txt --predicted pydoc --baseline a.trec"
 
-AlphaOption = Annotated[float, typer.Option(help="Intervals cover with 1 - alpha.")]
+AlphaOption = Annotated[float, typer.Option(help="Intervals have the confidence level 1 - alpha.")]
 
 
 def register_cli_commands(group: typer.Typer) -> None:
-    """Add the commands to the group `qrels`."""
+    """Add the commands ``agreement`` and ``estimate`` to the group ``qrels``."""
     group.command("agreement", epilog=_AGREEMENT)(agreement_command)
     group.command("estimate", epilog=_ESTIMATE)(estimate_command)
 
@@ -37,7 +37,7 @@ class AgreementOptions:
         list[str] | None,
         typer.Option(
             metavar="[NAME=]GRADE",
-            help="Compare relevant with not relevant: lowest relevant grade, of one assessor or of all others; "
+            help="Lowest relevant grade of one assessor or, without NAME, of all others, to compare binary relevance; "
             "repeatable. (default: compare the grades, which must have the same meaning)",
         ),
     ] = None
@@ -46,34 +46,34 @@ class AgreementOptions:
         typer.Option(help="Disagreement weights of the kappas in the printed table."),
     ] = "none"
     by_topic: Annotated[bool, typer.Option("--by-topic", help="Also print alpha for every topic.")] = False
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples of topics for intervals.")] = 1000
+    resamples: Annotated[int, typer.Option(min=0, help="Number of bootstrap samples of topics for intervals.")] = 1000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0
     alpha: AlphaOption = 0.05
 
     @property
     def kappa(self) -> str:
-        """Name of the kappa with these weights."""
+        """Key of the kappa with these weights in the results."""
         return "kappa" if self.weights == "none" else f"kappa_{self.weights}"
 
     def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
         """Return the lowest relevant grade of every assessor; None if no option is given.
 
         Raises:
-            UsageError: A value is not a grade, an assessor does not exist, or one has no grade.
+            UsageError: A value is not a grade, or an assessor does not exist or has no grade.
         """
         grades: dict[str, int] = {}
         for text in self.relevant or ():
             name, _, grade = text.rpartition("=")
             if not grade.isdigit() or int(grade) < 1 or (name and name not in assessors):
                 raise UsageError(
-                    f"--relevant {text}", expected=f"GRADE or NAME=GRADE, with a name of {', '.join(assessors)}"
+                    f"--relevant is {text!r}", expected=f"GRADE or NAME=GRADE, with a name of {', '.join(assessors)}"
                 )
             grades[name] = int(grade)
         if not grades:
             return None
         if missing := [name for name in assessors if name not in grades and "" not in grades]:
             raise UsageError(
-                f"No lowest relevant grade for {', '.join(missing)}", expected="--relevant GRADE for all assessors"
+                f"--relevant is missing for {', '.join(missing)}", expected="--relevant GRADE for all assessors"
             )
         return [grades.get(name, grades.get("", 0)) for name in assessors]
 
@@ -86,7 +86,7 @@ def agreement_command(
     names: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", help="Name of an assessor; repeat it for all, in their order. (default: end of the path)"
+            "--name", help="Name of an assessor; repeat it for all assessors, in order. (default: end of the path)"
         ),
     ] = None,
     form: TableFormatOption = "text",
@@ -102,7 +102,9 @@ def agreement_command(
     check_significance_level(options.alpha)
     assessors = names or short_run_names(list(map(Path, files)))
     if len(assessors) != len(files) or len(set(assessors)) != len(files):
-        raise UsageError(f"Names {', '.join(assessors)} for {len(files)} files", expected="one different name per file")
+        raise UsageError(
+            f"{len(files)} files have the names {', '.join(assessors)}", expected="one different name per file"
+        )
     lowest = options.lowest_grades(assessors)
     judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}
     content = AssessorPanel.from_qrels(judgments, lowest).to_dict(
@@ -124,7 +126,7 @@ def _format_interval_cell(value: float | None, interval: Sequence[float] | None,
 
 
 def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) -> list[list[str]]:
-    """Return one row of cells per assessor: the kappas with all assessors."""
+    """Return one row of cells per assessor, with the kappas between this assessor and each of the others."""
     cells = {}
     for row in content["pairs"]:
         interval = row[f"{kappa}_interval"] if intervals else None
@@ -173,7 +175,7 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
     else:
         print_note(
             f"Intervals: {content['confidence']:.0%}, {content['resamples']} samples of topics, seed {content['seed']}"
-            "; --format csv, json or markdown has those of the kappas"
+            "; --format csv, json or markdown shows the intervals of the kappas"
         )
 
 
@@ -203,9 +205,10 @@ def estimate_command(
     names: NamesOption = None,
     form: TableFormatOption = "text",
 ) -> None:
-    """Estimate measures from people's judgments of few topics and a model's judgments of all (prediction-powered).
+    """Estimate measures from people's judgments of few topics and a model's judgments of all topics.
 
-    The topics that people judged must be a random sample. Then the model's errors are corrected, whatever they are.
+    The topics that people judged must be a random sample. Prediction-powered inference then corrects any errors of the
+    model.
     """
     from rerank.adjudication.few_judgments import estimate_from_few_judgments
     from rerank.collections import open_collection_qrels
@@ -232,7 +235,7 @@ def estimate_command(
 
 
 def _table_of_estimates(content: Mapping[str, Any]) -> TableReport:
-    """Return one row per run: the estimate beside that from people alone and that of the model alone."""
+    """Return a table with one row per run: the estimate, and the values from people alone and from the model alone."""
     from rerank.io.table_formats import Grid, TableReport
 
     rows = [

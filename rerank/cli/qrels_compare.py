@@ -1,4 +1,4 @@
-"""`qrels compare`: the conclusions drawn from two sets of relevance judgments."""
+"""`qrels compare`: compare the conclusions drawn from two sets of relevance judgments."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ from rerank.cli.qrels_verdicts import (
 from rerank.cli.run_files import NamesOption, expand_run_arguments, read_named_runs
 from rerank.errors import UsageError
 
-#: Figures whose intervals are printed; --format json has all.
+#: Figures whose intervals are printed; --format json contains all intervals.
 _WITH_INTERVAL = ("precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 _COMPARE = "Example: rerank qrels compare qrels.txt pydoc --runs a.trec b.trec -m nDCG@10 --test t --correction bh"
 
 
 def register_cli_commands(group: typer.Typer) -> None:
-    """Add the command to the group `qrels`."""
+    """Add the command ``compare`` to the group ``qrels``."""
     group.command("compare", epilog=_COMPARE)(compare_qrels_command)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options for intervals, and for figures that need them."""
+    """Options for intervals, and for effects on groups of runs, which need intervals."""
 
-    resamples: Annotated[
-        int, typer.Option(min=0, help="Samples of topics and systems for intervals, such as 1000.")
-    ] = 0
+    resamples: Annotated[int, typer.Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0
     groups: Annotated[
         list[str] | None,
@@ -51,15 +49,15 @@ class SamplingOptions:
     ] = None
 
     def named_groups(self) -> tuple[tuple[str, str], ...]:
-        """Return pairs of the name of a group and a pattern.
+        """Return the name and the pattern of each group.
 
         Raises:
-            UsageError: A value has another form, or there are no samples for the intervals.
+            UsageError: A value is not ``NAME=PATTERN``, or there are no samples for intervals.
         """
         groups = parse_named_patterns("--group", self.groups or [])
         if groups and not self.resamples:
             raise UsageError(
-                "--group without --resamples", expected="samples for its intervals", remedy="Add --resamples 1000"
+                "--group is given without --resamples", expected="samples for intervals", remedy="Add --resamples 1000"
             )
         return groups
 
@@ -74,20 +72,20 @@ def compare_qrels_command(
         list[str],
         typer.Argument(metavar="QRELS_A QRELS_B", help="Reference qrels, and the qrels to compare with them."),
     ],
-    runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
+    runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of run files.")],
     names: NamesOption = None,
 ) -> None:
     """Compare the conclusions drawn from two sets of relevance judgments on their common topics.
 
-    The agreement on common documents (Cohen's kappa) is also reported. With --group, so is the advantage that QRELS_B
-    give to a group of runs, such as the rerankers of an assessor's own family.
+    The agreement on common documents (Cohen's kappa) is also reported. With --group, the advantage of a group of runs
+    under QRELS_B is reported as well, such as that of rerankers from an assessor's own family.
     """
     from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
     from rerank.collections import open_collection_qrels
 
     procedures, groups = procedure.procedures, sampling.named_groups()
     if len(files) < 2:
-        raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
+        raise UsageError(f"Only {files[0]} is given", expected="two qrels: rerank qrels compare A B --runs RUN...")
     gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
     reference, lowest = open_collection_qrels(gold)
     result = compare_with_gold_qrels(

@@ -1,4 +1,4 @@
-"""`qrels judge`: a person or a model judges the documents of a pool."""
+"""`qrels judge`: judge the documents of a pool, by a person or a model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _EXAMPLE = (
 
 
 def register_cli_commands(group: typer.Typer) -> None:
-    """Add the command to the group `qrels`."""
+    """Add the command ``judge`` to the group ``qrels``."""
     group.command("judge", epilog=_EXAMPLE)(judge_command)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTaskOptions:
-    """Options for the judging task."""
+    """Options that select the documents to judge, their order and the grades."""
 
     collection: Annotated[str, typer.Option(help="Collection that contains the texts of queries and documents.")]
     method: Annotated[str, typer.Option(help="Judging order, such as mtf, hedge or depth.")]
@@ -70,7 +70,7 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
     by: Annotated[
         str | None,
         typer.Option(
-            help="How a model grades: likelihood (of each grade), generation (of a reply), or auto (likelihood if "
+            help="Grading mode of a model: likelihood (of each grade), generation (of a reply), or auto (likelihood if "
             "supported). (default: auto)",
             rich_help_panel=PANEL,
         ),
@@ -85,12 +85,12 @@ class AssessorOptions(ModelLoadOptions, EngineOptions):
         model_options = [name for name, value in vars(self).items() if value is not None and name != "judge"]
         if self.judge == "person" and model_options:
             raise UsageError(
-                f"--{model_options[0].replace('_', '-')} without --judge llm",
+                f"--{model_options[0].replace('_', '-')} is given without --judge llm",
                 expected="no model options, because a person judges",
                 remedy="Add --judge llm, or omit the option",
             )
         if self.judge == "llm" and self.model is None:
-            raise UsageError("--judge llm without --model", expected="the name of a model", remedy="Add --model NAME")
+            raise UsageError("--judge llm needs --model", expected="the name of a model", remedy="Add --model NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +121,11 @@ class JudgmentFileOptions:
 
         check_file_writable(self.out)
         if self.unjudged and self.qrels_out is None:
-            raise UsageError("--unjudged without --qrels-out", expected="a qrels file to write the documents to")
+            raise UsageError("--unjudged needs --qrels-out", expected="a qrels file to write the documents to")
         if self.qrels_out is not None:
             check_file_writable(self.qrels_out)
             if self.qrels_out.resolve() == self.out.resolve():
-                raise UsageError(f"--out and --qrels-out are both {self.out}", expected="two files")
+                raise UsageError(f"--out and --qrels-out are both {self.out}", expected="two different files")
 
 
 @expand_option_groups
@@ -135,7 +135,7 @@ def judge_command(
     files: JudgmentFileOptions,
     *,
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run files, or folders of them, whose documents are pooled.")
+        list[Path], typer.Argument(metavar="RUN...", help="Run files or folders whose documents are pooled.")
     ],
     form: FormatOption = "text",
 ) -> None:
@@ -201,7 +201,7 @@ def _judging_terms_of_options(
 
 
 def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
-    """Return the settings of a model: name, prompt and grading mode. Other settings need another judgment file."""
+    """Return the model settings that a judgment file records: model, prompt and grading mode."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
     from rerank.models import backend_class_of_model
@@ -209,12 +209,12 @@ def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) ->
 
     model, prompt, by = assessor.model or "", assessor.prompt or Grader.prompt, assessor.by or "auto"
     if by not in ("auto", "likelihood", "generation"):
-        raise UsageError(f"--by {by}", expected="likelihood, generation or auto")
+        raise UsageError(f"--by is {by!r}", expected="likelihood, generation or auto")
     if prompt == Grader.prompt and tuple(grades) != SCALE:
         raise UsageError(
-            f"The grades {','.join(map(str, grades))} with the prompt {prompt!r}, which defines 0,1,2,3",
+            f"The grades are {','.join(map(str, grades))}, but the prompt {prompt!r} defines 0,1,2,3",
             expected="a prompt that defines the grades",
-            remedy=f"Write one, starting from `rerank prompts show {prompt}`, and pass it as --prompt FILE",
+            remedy=f"Write a prompt, starting from `rerank prompts show {prompt}`, and pass it as --prompt FILE",
         )
     template = load_prompt(prompt)
     check_grading_prompt(template)

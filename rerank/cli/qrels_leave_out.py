@@ -1,4 +1,4 @@
-"""`qrels leave-out`: score runs without the judgments that only they, or their group, led to."""
+"""`qrels leave-out`: score each run without the judgments that only this run, or its group, contributed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _EXAMPLE = "Example: rerank qrels leave-out a.trec b.trec --qrels qrels.txt --de
 
 
 def register_cli_commands(group: typer.Typer) -> None:
-    """Add the command to the group `qrels`."""
+    """Add the command ``leave-out`` to the group ``qrels``."""
     group.command("leave-out", epilog=_EXAMPLE)(leave_out_command)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOutOptions:
-    """Options for the pool and its groups."""
+    """Options for the pool, and for the groups of runs that are left out together."""
 
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
     group: Annotated[
@@ -55,7 +55,7 @@ def leave_out_command(
     names: NamesOption = None,
     form: TableFormatOption = "text",
 ) -> None:
-    """Report what a run would score if it, or its group, had not contributed to the pool that was judged.
+    """Report what each run would score if it, or its group, had not contributed to the judged pool.
 
     For each group, the judgments of documents that only its runs put into the pool are removed.
     """
@@ -80,7 +80,7 @@ def leave_out_command(
 
 
 def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of a group and a pattern. The names in a file are patterns that match nothing else."""
+    """Return pairs of group and pattern; run names from a file are escaped, so that they match only themselves."""
     from glob import escape
 
     from rerank.evaluation import read_query_groups
@@ -93,5 +93,5 @@ def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
         elif group and pattern:
             pairs.append((group, pattern))
         else:
-            raise UsageError(f"--group {text}", expected="GROUP=PATTERN, as in idst='idst*', or a file of groups")
+            raise UsageError(f"--group is {text!r}", expected="GROUP=PATTERN, as in idst='idst*', or a file of groups")
     return pairs

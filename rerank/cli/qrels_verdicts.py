@@ -1,4 +1,4 @@
-"""Options and tables of the significance decisions under judgments, shared by `qrels study` and `qrels compare`."""
+"""Options and tables for significance decisions, shared by `qrels study` and `qrels compare`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rerank.io.table_formats import TableReport
 
 VERDICT_COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
-#: Heads of those that a terminal shows only with ``--wide``.
+#: Headings of the columns that a terminal shows only with ``--wide``.
 MINOR_COLUMNS = ("MA", "MD", "PA", "PD", "balanced accuracy", "tau ap")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcedureOptions:
-    """Options for measures and significance tests. Most of them are repeatable."""
+    """Options for measures and significance tests."""
 
     measures: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
@@ -59,12 +59,12 @@ def parse_named_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, 
     """Split the values ``NAME=PATTERN`` of an option.
 
     Raises:
-        UsageError: A value has another form.
+        UsageError: A value does not have this form.
     """
     pairs = [text.partition("=") for text in texts]
     for text, (system, _, pattern) in zip(texts, pairs, strict=True):
         if not (system and pattern):
-            raise UsageError(f"{option} {text}", expected="NAME=PATTERN, as in gpt='gpt-3.5*'")
+            raise UsageError(f"{option} is {text!r}", expected="NAME=PATTERN, as in gpt='gpt-3.5*'")
     return tuple((system, pattern) for system, _, pattern in pairs)
 
 
@@ -84,18 +84,18 @@ def table_of_qrels_study(
 
 
 def print_qrels_notes(content: dict[str, Any]) -> None:
-    """Print the caveats of a result."""
+    """Print the notes of a result on stderr."""
     for text in content["notes"]:
         print_note(f"note: {text}")
 
 
 def format_procedure_cell(row: dict[str, Any]) -> str:
-    """Return the test and the correction of a row."""
+    """Return the test and the correction of a row as text, such as ``t + holm``."""
     return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
 
 
 def format_verdict_cells(row: dict[str, Any]) -> list[str]:
-    """Format the columns: counts as integers, means of counts with one decimal, rates with three decimals."""
+    """Format the cells of a row: integer counts, mean counts with one decimal, and rates with three decimals."""
     return [
         f"{row[name]:g}" if isinstance(row[name], int) else format_number_cell(row[name], 1 if name.isupper() else 3)
         for name in VERDICT_COLUMNS

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class _ProbeOptions:
     probe: Annotated[
         Literal["order", "injection"],
-        typer.Option(help="order: other orders of the candidates; injection: text in the passage ranked last."),
+        typer.Option(help="Vary the order of the candidates, or inject text into the passage ranked last."),
     ] = "order"
     also_depth: Annotated[list[int] | None, typer.Option(min=1, help="Additional depth; repeatable.")] = None
     also_first_stage: Annotated[list[str] | None, typer.Option(help="Additional first stage; repeatable.")] = None
@@ -33,7 +33,7 @@ class _ProbeOptions:
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``robustness``."""
     app.command("robustness", epilog=_EXAMPLE)(robustness_command)
 
 
@@ -50,15 +50,15 @@ def robustness_command(
 ) -> None:
     """Run a method on varied candidates and compare the results.
 
-    --probe order: in first-stage order, reversed and shuffled. --probe injection: with instructions, the query and
-    forged identifiers in the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
+    --probe order uses first-stage, reversed and random order. --probe injection adds instructions, the query and
+    forged identifiers to the passage that is ranked last. Each run has its own folder in --out or runs/; --resume
     continues unfinished runs.
     """
     from rerank.experiment import check_failure_rate
     from rerank.experiment.robustness import prepare_robustness_cells
 
     if options.probe != "order" and options.shuffles is not None:
-        raise UsageError(f"--shuffles with --probe {options.probe}", expected="--shuffles only with --probe order")
+        raise UsageError(f"--shuffles is given with --probe {options.probe}", expected="--probe order with --shuffles")
     probe = _open_probe(options.probe)
     prepared_cells = prepare_robustness_cells(
         spec,
@@ -88,7 +88,7 @@ def robustness_command(
 
 
 class _Probe(NamedTuple):
-    """What differs between probes: estimate, measurement, the name of a run, and the table."""
+    """Functions of a probe: cost estimate, measurement, name of a run, and printing of the results."""
 
     estimate: Callable[..., dict[str, Any]]
     measure: Callable[..., dict[str, Any]]

@@ -38,7 +38,7 @@ SearchOutput = Annotated[
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands ``run``, ``retrieve`` and ``rerank``."""
     app.command("run", epilog=_EXAMPLES["run"])(run_command)
     app.command("retrieve", epilog=_EXAMPLES["retrieve"])(retrieve_command)
     app.command("rerank", epilog=_EXAMPLES["rerank"])(rerank_command)
@@ -53,7 +53,7 @@ _EXAMPLES = {
 
 @with_spec_command_options()
 def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
-    """Retrieve, rerank and evaluate, and save everything in a run folder.
+    """Retrieve, rerank and evaluate, and save the results in a run folder.
 
     With --resume and --out, omitted options are taken from the folder's spec.json.
     """
@@ -138,7 +138,7 @@ def rerank_command(
 
 
 def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-    """Execute a run with a progress bar on stderr. If it is interrupted, print how to continue, and exit."""
+    """Execute a run with a progress bar on stderr. On Ctrl-C, print how to continue the run, and exit."""
     from rerank.experiment import execute_run, show_run_progress
 
     try:
@@ -184,7 +184,7 @@ def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
 
 
 def _stdout_for_runs() -> TextIO:
-    """Return the stream for a run on stdout. Its ids are written unchanged to a pipe or file."""
+    """Return the stream for a run on stdout, which writes ids unchanged if stdout is a pipe or file."""
     return sys.stdout if sys.stdout.isatty() else unstripped_output_stream(sys.stdout)
 
 
@@ -219,8 +219,8 @@ def _print_run_costs(summary: dict[str, Any]) -> None:
     )
     if unmatched := summary.get("unmatched_calls"):
         print_note(
-            f"{unmatched} logged calls match no request of this run; if an earlier version made them, their prompts "
-            "are written otherwise now and were sent again"
+            f"{unmatched} logged calls match no request of this run; if an earlier version made these calls, its "
+            "prompts were different, and the requests were sent again"
         )
     if summary["missing"]:
         print_note(f"{summary['missing']} judged queries have no ranking; they score 0")

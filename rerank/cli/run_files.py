@@ -23,7 +23,7 @@ NamesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--name",
-        help="Name of a run in the output; repeat it for all runs, in their order. (default: end of the path)",
+        help="Name of a run in the output; repeat it for all runs, in order. (default: end of the path)",
     ),
 ]
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
@@ -46,16 +46,16 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
 
     Args:
         files: Run files, as `expand_run_arguments` returns them.
-        names: One name per file, in the same order; empty for short names.
+        names: One name per file, in the same order; if empty, the path suffixes are used.
 
     Raises:
-        UsageError: The number of names is not that of the files.
+        UsageError: The number of names differs from the number of files.
     """
     from rerank.io.run_files import read_run
 
     if names and len(names) != len(files):
         raise UsageError(
-            f"{len(names)} times --name for {len(files)} runs",
+            f"--name is given {len(names)} times for {len(files)} runs",
             expected="one name per run, in the order of the runs",
             remedy=f"The runs are {', '.join(map(str, files))}" if len(files) <= 20 else "",
         )
@@ -65,7 +65,7 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
 def read_runs_and_pool(
     runs: Sequence[Path], pool_from: Sequence[Path] | None, names: Sequence[str] = ()
 ) -> tuple[list[Run], list[Run] | None]:
-    """Read the runs to evaluate and those that form the pool. A run that is in both has one name."""
+    """Return the runs to evaluate, and the runs that form the pool (None for the same runs)."""
     files = expand_run_arguments(runs)
     pooled = expand_run_arguments(pool_from or [])
     evaluated = {path.resolve() for path in files}
@@ -76,7 +76,7 @@ def read_runs_and_pool(
 
 
 def short_run_names(files: Sequence[Path]) -> list[str]:
-    """Return the shortest path suffixes that distinguish run files; the result of a run folder is named after it."""
+    """Return the shortest path suffixes that distinguish run files; the run of a run folder has the folder's name."""
     from rerank.io.paths import shortest_distinguishing_suffixes
 
     in_folders = [file.name == "run.trec" and (file.parent / "spec.json").is_file() for file in files]
@@ -107,8 +107,8 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
             folders = ", ".join(file.name for file in inside if file.is_dir())
             raise DataError(
                 f"The folder {path} contains no files" + (f", only the folders {folders}" if folders else ""),
-                expected="run files in it",
-                remedy="Name the folders that contain them" if folders else "Check the path",
+                expected="run files in the folder",
+                remedy="Pass the folders that contain the run files" if folders else "Check the path",
             )
         files += visible or [path]
     return files
@@ -125,7 +125,7 @@ def _result_of_run_argument(folder: Path) -> Path | None:
     if not (folder / "run.trec").is_file():
         raise MissingResourceError(
             f"The run in {str(folder)!r} has no result yet",
-            remedy="Finish the run with --resume, or name only finished runs",
+            remedy="Finish the run with --resume, or pass only finished runs",
         )
     return folder / "run.trec"
 

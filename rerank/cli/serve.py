@@ -27,11 +27,11 @@ _SERVER, _LIMITS = "Server", "Limits"
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where the server listens, who may use it, and what it searches."""
+    """Options for the server's address, its clients and the collection that it searches."""
 
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_SERVER)] = "127.0.0.1"
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free port.", rich_help_panel=_SERVER)
     ] = 8080
     name: Annotated[
         str | None,
@@ -40,7 +40,7 @@ class ServerOptions:
     keys_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with the keys of clients, one per line; if omitted, RERANK_SERVER_KEYS.",
+            help="File with the keys of clients, one per line. (default: the variable RERANK_SERVER_KEYS)",
             rich_help_panel=_SERVER,
         ),
     ] = None
@@ -48,7 +48,7 @@ class ServerOptions:
     first_stage: Annotated[str, typer.Option(help="First stage of the search.", rich_help_panel=_SERVER)] = "bm25"
     cache: Annotated[
         bool,
-        typer.Option("--cache", help="Answer repeated requests from the cache of replies.", rich_help_panel=_SERVER),
+        typer.Option("--cache", help="Take replies to repeated requests from the cache.", rich_help_panel=_SERVER),
     ] = False
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log one line per request.", rich_help_panel=_SERVER)
@@ -57,7 +57,7 @@ class ServerOptions:
         bool,
         typer.Option(
             "--trust-proxy",
-            help="Take addresses of clients from X-Forwarded-For of a proxy on this machine.",
+            help="Take client addresses from the header X-Forwarded-For of a proxy on this machine.",
             rich_help_panel=_SERVER,
         ),
     ] = False
@@ -65,16 +65,16 @@ class ServerOptions:
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name under which clients without keys reach the server, besides localhost; repeatable, * for all.",
+            help="Host name that clients without keys may use, besides localhost; repeatable, * for all names.",
             rich_help_panel=_SERVER,
         ),
     ] = None
     max_connections: Annotated[
-        int, typer.Option(min=1, help="Most open connections; others get 503.", rich_help_panel=_SERVER)
+        int, typer.Option(min=1, help="Maximum number of open connections.", rich_help_panel=_SERVER)
     ] = 512
 
     def open_search(self) -> CollectionSearch | None:
-        """Open the collection to search, if there is one."""
+        """Open the collection to search; return None if no collection is given."""
         from rerank.serving.opening import ServedCollection
 
         return (
@@ -82,24 +82,26 @@ class ServerOptions:
         )
 
     def settings(self, limits: LimitOptions, name: str) -> ServerSettings:
-        """Return the settings of a server with this name if ``--name`` gives none."""
-        # Only this machine can be meant by the address that it listens on, and by its own name.
+        """Return the settings of a server that has the name of ``--name`` or, if omitted, ``name``."""
+        # The listening address and this machine's own name always refer to this machine, so they are safe.
         names = (*(self.allowed_host or ()), self.host, gethostname())
         return replace(limits.settings(self.name or name), allowed_hosts=names)
 
     def run(self, app: Starlette, *, has_keys: bool, path: str = "") -> None:
-        """Serve an application until a signal stops it. The address of ``path`` is printed when it is ready.
+        """Serve an application until a signal stops the server. Print the URL once requests are accepted.
 
         Args:
             app: The application.
-            has_keys: Whether clients need keys; if not, and others may reach the server, a note says so.
-            path: The path of the application.
+            has_keys: Whether clients need keys. If not, a note is printed if other machines may reach the server.
+            path: Path of the application, which is appended to the printed URL.
         """
         from rerank.serving.running import Listener, run_server
 
         def announce(address: str) -> None:
             if self.host not in ("127.0.0.1", "localhost", "::1") and not has_keys:
-                print_note(f"Everybody who reaches {self.host} may use this server; RERANK_SERVER_KEYS requires keys")
+                print_note(
+                    f"Everybody who reaches {self.host} may use this server; set RERANK_SERVER_KEYS to require keys"
+                )
             typer.echo(f"{address}{path}")
 
         listener = Listener(
@@ -114,31 +116,31 @@ class ServerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """Limits of requests and of the server."""
+    """Options for the limits of requests and of the server."""
 
-    max_documents: Annotated[int, typer.Option(min=1, help="Most documents of a request.", rich_help_panel=_LIMITS)] = (
-        1000
-    )
+    max_documents: Annotated[
+        int, typer.Option(min=1, help="Maximum documents per request.", rich_help_panel=_LIMITS)
+    ] = 1000
     max_body_mb: Annotated[
-        float, typer.Option(min=0.001, help="Largest body of a request, in MB.", rich_help_panel=_LIMITS)
+        float, typer.Option(min=0.001, help="Maximum size of a request body, in MB.", rich_help_panel=_LIMITS)
     ] = 10.0
     max_request_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a request's query and documents.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Maximum tokens per request, in query and documents.", rich_help_panel=_LIMITS)
     ] = 1_000_000
     max_waiting: Annotated[
-        int, typer.Option(min=0, help="Most requests that wait; others get 429.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=0, help="Maximum number of waiting requests.", rich_help_panel=_LIMITS)
     ] = 256
     max_active: Annotated[
-        int, typer.Option(min=1, help="Rankings in progress at the same time.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Maximum number of simultaneous rankings.", rich_help_panel=_LIMITS)
     ] = 64
     deadline_ms: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Time for a ranking if the request names none.", rich_help_panel=_LIMITS),
+        typer.Option(min=0.001, help="Milliseconds per ranking, if the request sets none.", rich_help_panel=_LIMITS),
     ] = None
     answer_timeout: Annotated[
         float,
         typer.Option(
-            min=0.001, help="Seconds after which a request without an answer gets 504.", rich_help_panel=_LIMITS
+            min=0.001, help="Seconds after which an unfinished request ends with 504.", rich_help_panel=_LIMITS
         ),
     ] = 600.0
     max_total_tokens: Annotated[
@@ -146,7 +148,7 @@ class LimitOptions:
     ] = None
 
     def settings(self, name: str) -> ServerSettings:
-        """Return the settings of a server with this name."""
+        """Return the settings of a server with these limits and the given name."""
         from rerank.serving.settings import ServerSettings
 
         return ServerSettings(
@@ -162,12 +164,12 @@ class LimitOptions:
 
 
 def served_name(settings: Mapping[str, Any]) -> str:
-    """Return the name of a ranker in responses: the model and the adapter of the command line."""
+    """Return the default name of a ranker in responses: its model and its adapter."""
     return "+".join(filter(None, (settings.get("model"), settings.get("adapter")))) or "listrank"
 
 
 def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limits: LimitOptions) -> RankingService:
-    """Return the service for the ranker of a command line."""
+    """Open the ranking service for the ranker that the command line specifies."""
     from rerank.serving.opening import open_ranking_service
 
     named = server.settings(limits, served_name(settings))
@@ -175,7 +177,7 @@ def open_served_ranker(settings: Mapping[str, Any], server: ServerOptions, limit
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``serve``."""
     example = "Example: rerank serve --method sliding --model openai:llama3.2 --base-url http://localhost:11434/v1"
     app.command("serve", epilog=example)(serve_command)
 
@@ -191,14 +193,14 @@ def serve_command(
         bool,
         typer.Option(
             "--playground/--no-playground",
-            help="Show a page at / to try all methods of the model.",
+            help="Serve a page at / on which all methods of the model can be tried.",
             rich_help_panel=_SERVER,
         ),
     ] = True,
 ) -> None:
-    """Answer rerank requests over HTTP, as Cohere, Jina, Voyage, vLLM, TEI and SGLang do.
+    """Answer rerank requests over HTTP in the formats of Cohere, Jina, Voyage, vLLM, TEI and SGLang.
 
-    One line with the address is printed once requests are accepted. SIGTERM finishes accepted requests first.
+    One line with the address is printed once requests are accepted. On SIGTERM, accepted requests are finished first.
     """
     from rerank.serving import check_serving_extra
 
@@ -209,5 +211,5 @@ def serve_command(
     keys = ServerKeys.load(server.keys_file)
     service = open_served_ranker(settings, server, limits)
     app = create_server_app(service, keys, search=server.open_search(), has_playground=playground)
-    service.reranker.warm_up()  # a model that cannot be reached is an error of this command
+    service.reranker.warm_up()  # so that the command fails if the model cannot be reached
     server.run(app, has_keys=bool(keys.digests))

@@ -1,4 +1,4 @@
-"""Command-line options generated from the fields of `RunSpec` and `Execution`. Flags, TOML files and docs thus agree.
+"""Command-line options generated from the fields of `RunSpec` and `Execution`, so that flags and TOML files agree.
 
 A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_command_options` adds one flag
 per field, and the option ``--spec FILE.toml``. Flags override the values in the file.
@@ -83,8 +83,8 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
                 stated = complete_resumed_spec(stated, Path(stated["out"]))
             elif stated.get("resume") and "collection" not in stated:
                 raise UsageError(
-                    "--resume without --out or --collection",
-                    expected="the folder of the run that is to be continued, or the options of that run",
+                    "--resume is given without --out or --collection",
+                    expected="the folder of the run to continue, or the options of that run",
                     remedy="Pass --out FOLDER",
                 )
             merged: dict[str, Any] = {**defaults, **stated}
@@ -107,7 +107,7 @@ def with_spec_command_options(*, only: Sequence[str] = (), **defaults: str) -> C
 def with_ranker_command_options(function: Command) -> Command:
     """Turn ``command(settings, **own_options)`` into a typer command with one flag per setting of a ranker.
 
-    ``settings`` contains the settings that the command line names, for `rerank.assemble.assemble_ranker`.
+    ``settings`` contains only the settings that are given as flags, in the form of `rerank.assemble.RankerConfig`.
     """
     fields = {name: f for name, f in _fields_behind_command_options().items() if name in RankerConfig.__annotations__}
     own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "settings"]

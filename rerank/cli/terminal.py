@@ -1,4 +1,4 @@
-"""Reading single keys from a terminal."""
+"""Reading of single keys from a terminal."""
 
 from __future__ import annotations
 

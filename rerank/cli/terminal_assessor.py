@@ -34,7 +34,7 @@ class TerminalAssessor:
         session: The judging session.
         texts: Texts of queries and documents.
         keys: The keyboard.
-        console: The console that shows documents. It is never cleared, so the person can scroll back to earlier ones.
+        console: The console that shows documents. It is never cleared, so that the person can scroll back.
     """
 
     session: JudgingSession
@@ -43,7 +43,7 @@ class TerminalAssessor:
     console: Console
 
     def judge(self) -> None:
-        """Judge until no document is left or the person quits. Save each judgment before showing the next document."""
+        """Show documents and save each judgment until no document is left or the person quits."""
         done, left = len(self.session.history), self.session.left
         self._say(f"{done} documents are judged, {left} remain. Each judgment is saved immediately.")
         while (pending := self.session.next()) is not None:
@@ -81,7 +81,7 @@ class TerminalAssessor:
         self._say(f"-> {label}")
 
     def _undo(self) -> bool:
-        """Undo the last judgment. Return False if there is no judgment."""
+        """Undo the last judgment. Return False if there is no judgment to undo."""
         last = self.session.undo()
         if last is None:
             self._say("There is nothing to undo.")
@@ -130,7 +130,9 @@ class TerminalAssessor:
         if terms.grades == SCALE:
             lines += [f"  {grade}  the document {meaning}" for grade, meaning in enumerate(_MEANINGS)]
         else:
-            lines += [f"  {' '.join(map(str, terms.grades))}  grade of the document; the last one is the most relevant"]
+            lines += [
+                f"  {' '.join(map(str, terms.grades))}  grade of the document; the last grade is the most relevant"
+            ]
         return "\n".join(
             [
                 *lines,

@@ -23,13 +23,13 @@ _GAP = 2
 def print_terminal_report(report: TableReport, *, wide: bool | None, most_rows: int | None) -> None:
     """Print tables, their legend and notes on a terminal.
 
-    Minor columns are left out unless ``wide`` is set. If a table is still too wide, its cells with a short text show
-    that, and text is wrapped between words. Numbers are never cut, even if lines then exceed the terminal.
+    Minor columns are omitted unless ``wide`` is set. If a table is still too wide, cells that have a short text show
+    this text, and text is wrapped between words. Numbers are never truncated, even if lines exceed the terminal.
 
     Args:
         report: The tables.
-        wide: Show all columns; None if the command has no option for it.
-        most_rows: Largest number of rows of the main table; None for all.
+        wide: Whether to show all columns; None if the command has no option for this.
+        most_rows: Maximum number of rows of the main table; None for all.
     """
     console = Console(highlight=False)
     for grid in report.grids:
@@ -43,7 +43,7 @@ def print_terminal_report(report: TableReport, *, wide: bool | None, most_rows: 
         console.print(_plain(line))
     hidden = [grid.heads[index] for grid in report.grids for index in sorted(grid.minor)]
     if hidden and not wide:
-        way = "--format json has them" if wide is None else "--wide shows them"
+        way = "--format json includes them" if wide is None else "--wide shows them"
         console.print(_plain(f"Columns not shown: {', '.join(hidden)}; {way}."))
 
 
@@ -70,10 +70,10 @@ def _print_grid(grid: Grid, console: Console) -> None:
 
 
 class _Column:
-    """The width of a column: first that of its longest cell, and at least that of its longest word or number."""
+    """A column whose width is that of its longest cell, and can shrink to that of its longest word or number."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Measure the cells, of which the first is the head."""
+        """Compute the widths from the cells; the first cell is the heading."""
         head, *values = texts
         numbers = all(_NUMBER.fullmatch(value.strip()) for value in values)
         self.is_number = numbers and any(map(str.strip, values))
@@ -82,7 +82,7 @@ class _Column:
         self.narrowest = max(map(width_in_terminal, words), default=0)
 
     def aligned(self, cell: str) -> Text:
-        """Return a cell; numbers are aligned here, since Rich would ignore the spaces that stand for missing marks."""
+        """Return a cell. Numbers are aligned here, since Rich would ignore the spaces in place of missing marks."""
         text = _plain(cell)
         if self.is_number:
             text.justify = "left"

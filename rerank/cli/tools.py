@@ -11,7 +11,7 @@ from rerank.errors import MissingPrerequisiteError
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands ``methods``, ``cache`` and ``doctor``."""
     app.command("methods", epilog="Example: rerank methods --format json")(methods_command)
     cache = typer.Typer(help="List and remove the model calls shared between runs.", invoke_without_command=True)
     cache.callback()(list_cache_command)

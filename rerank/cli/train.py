@@ -28,7 +28,7 @@ Push = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options that do not determine the result of a training."""
+    """Options that do not affect the result of the training."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     report_to: Annotated[
@@ -48,7 +48,7 @@ class TrainOptions:
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``train``."""
     app.command("train", epilog=_EXAMPLE)(train_command)
 
 
@@ -75,7 +75,7 @@ def train_command(
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     if options.processes > 1 and not options.dry_run:
         raise UsageError(
-            f"--processes {options.processes} without --dry-run",
+            f"--processes {options.processes} is given without --dry-run",
             expected="torchrun, which starts the processes of a training",
             remedy=f"Run torchrun --standalone --nproc-per-node={options.processes} -m rerank train ...",
         )
@@ -102,7 +102,7 @@ def train_command(
 
 
 def _estimate(recipe: Any, options: TrainOptions, form: FormatOption) -> None:
-    """Print the expected memory and time of a training."""
+    """Print the expected memory and time of the training."""
     from rerank.finetune.trainer.cost_estimate import estimate_training
 
     found = estimate_training(recipe, processes=options.processes, device=options.device)

@@ -23,13 +23,13 @@ _EXAMPLE = (
 
 
 def register_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``transfer``."""
     app.command("transfer", epilog=_EXAMPLE)(expand_option_groups(transfer_command))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferListOptions:
-    """Options for the lists that the teacher ranks and the student learns from."""
+    """Options for the candidate lists that the teacher ranks and the student learns from."""
 
     collection: Annotated[str, typer.Option("--collection", "--dataset", help="Selector of the collection.")]
     first_stage: Annotated[str, typer.Option(help="Selector of the first stage.")] = "bm25"
@@ -52,7 +52,7 @@ class TransferOutputOptions:
     """Options for the output folder and the execution."""
 
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for all results; its subfolder student has the adapter.")
+        Path, typer.Option("--out", "-o", help="Folder for all results; its subfolder student contains the adapter.")
     ]
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished transfer.")] = False
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"

@@ -1,4 +1,4 @@
-"""Whole runs: prepare, estimate, execute, replay and verify them. The library side of `rerank run`."""
+"""Functions that prepare, estimate, execute, replay and verify whole runs, as `rerank run` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit a calibration to run folders. The library side of `rerank calibrate`."""
+"""Fitting of a calibration to run folders, as `rerank calibrate` does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class CalibrationRun:
     """A run folder opened for calibration.
 
     Attributes:
-        path: The folder.
-        ranked: The rankings of the run, with their scores and judgments.
+        path: Path of the run folder.
+        ranked: The rankings of the run, with their scores and relevance judgments.
         ranker: Identity of the run's ranker.
         first_stage: Name of the run's first stage.
         relevant: Lowest grade that counts as relevant in the judgments.
@@ -50,22 +50,22 @@ def calibrate_experiment_runs(
     tests: Sequence[str] = (),
     complete: bool = False,
 ) -> dict[str, Any]:
-    """Fit a calibration to run folders and write it, with a reliability diagram beside it.
+    """Fit a calibration to run folders, and write the calibration and a reliability diagram to files.
 
     Args:
         runs: Finished run folders with the same ranker and the same first stage; their depths may differ.
-        out: The file to write; the diagram has the same name with the extension ``.svg``.
+        out: Path of the calibration file; the diagram has the same name with the extension ``.svg``.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folders.
         relevant: Lowest grade that counts as relevant; if omitted, the lowest relevant grade of the judgments.
         tests: Runs of the same ranker on other collections, as ``FOLDER:QRELS``. The calibration is not fitted to them,
             only evaluated on them.
-        complete: In all runs, count documents without a judgment as not relevant instead of omitting them.
+        complete: Whether documents without a judgment count as not relevant in all runs, instead of being omitted.
 
     Returns:
-        The report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more.
+        The paths ``file`` and ``diagram``, and the report: ``ece``, ``brier``, ``auc``, ``queries`` and more.
 
     Raises:
-        UsageError: The runs are of different rankers or first stages, or no run is given.
+        UsageError: The runs have different rankers or first stages, or no run is given.
         MissingResourceError: A folder or file does not exist.
         DataError: A run is unfinished or empty, or has too few judgments.
     """
@@ -93,7 +93,7 @@ def calibrate_experiment_runs(
 
 
 def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
-    """Open a run that is only reported on; its first-stage scores are ignored if its first stage is another one."""
+    """Open a run that is only evaluated; its first-stage scores are ignored if its first stage differs."""
     path, qrels = split_experiment_folder_and_qrels(text)
     test = open_finished_experiment_with_qrels(path, qrels, complete=complete)
     _check_same_ranker(main, test)
@@ -107,9 +107,9 @@ def open_finished_experiment_with_qrels(
     """Read a finished run folder and its judgments.
 
     Args:
-        path: The folder.
+        path: Path of the run folder.
         qrels: Relevance judgments: a file, or the selector of a collection; if omitted, the judgments in the folder.
-        complete: Count documents without a judgment as not relevant.
+        complete: Whether documents without a judgment count as not relevant.
 
     Raises:
         MissingResourceError: The folder or the judgments do not exist.
@@ -119,19 +119,19 @@ def open_finished_experiment_with_qrels(
     folder = RunFolder.existing(path)
     document = folder.read_json("spec.json", "spec", "identity")
     if not (folder.path / "run.trec").is_file():
-        raise DataError(f"{str(path)!r} is unfinished", expected="a run.trec", remedy="Finish the run with --resume")
+        raise DataError(f"The run {str(path)!r} is unfinished", expected="a run.trec", remedy="Pass --resume")
     run = folder.read_run("run.trec")
     if not len(run):
-        raise DataError(f"{str(path)!r} has no rankings", expected="at least two queries with candidates")
+        raise DataError(f"The run {str(path)!r} has no rankings", expected="at least two queries with candidates")
     judged, lowest = (
         open_collection_qrels(qrels) if qrels else (folder.read_qrels(), _relevant_grade_of_experiment(folder))
     )
     if not judged:
-        raise DataError(f"{str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
+        raise DataError(f"The run {str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
     judge = read_judge_scores(folder.path / "judge_scores.jsonl")
     kinds = sorted({scores.kind for scores in judge.values()} - {""})
     if len(kinds) > 1:
-        raise DataError(f"{str(path)!r} has judge scores of the kinds {', '.join(kinds)}", expected="one kind")
+        raise DataError(f"The judge scores of {str(path)!r} have the kinds {', '.join(kinds)}", expected="one kind")
     ranked = RankedCollection(
         name=str(document.get("dataset", {}).get("name", "")) or folder.path.name,
         run=run,
@@ -151,7 +151,9 @@ def open_finished_experiment_with_qrels(
 
 
 def split_experiment_folder_and_qrels(text: str) -> tuple[Path, str | None]:
-    """Split ``FOLDER:QRELS``; both parts may contain colons. Without ``:QRELS``, the judgments are None.
+    """Split ``FOLDER:QRELS`` into the folder and the selector of judgments, which is None if ``:QRELS`` is missing.
+
+    Both parts may contain colons.
 
     Raises:
         UsageError: No part before a colon is a run folder.
@@ -181,7 +183,7 @@ def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
 def _check_same_experiment_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
     if first.first_stage != other.first_stage:
         raise UsageError(
-            f"{str(first.path)!r} has the first stage {first.first_stage!r}, and {str(other.path)!r} "
+            f"{str(first.path)!r} has the first stage {first.first_stage!r}, but {str(other.path)!r} has "
             f"{other.first_stage!r}",
             expected="runs with the same first stage",
             remedy="Pass the other run with --test",

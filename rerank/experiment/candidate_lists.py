@@ -1,4 +1,4 @@
-"""The first-stage lists of a run, which are in memory or read from a file again whenever they are needed."""
+"""First-stage candidate lists of a run, kept in memory or read from a file each time they are needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rerank.types import Ranking, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSurvey:
-    """The results of one pass over first-stage lists.
+    """Digest, number and lengths of candidate lists, computed in one pass over the lists.
 
     Attributes:
-        digest: Hex SHA-256 of the lists as a reranker sees them.
-        queries: Number of lists.
-        lengths: Number of documents -> number of lists of that length.
+        digest: SHA-256, in hexadecimal, of everything in the lists that a reranker sees.
+        queries: Number of candidate lists.
+        lengths: Mapping from each length (number of documents) to the number of lists with that length.
     """
 
     digest: str
@@ -30,12 +30,12 @@ class CandidateSurvey:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateLists:
-    """First-stage lists that can be read any number of times. Unless they are kept, only one is in memory at a time.
+    """Candidate lists that can be read repeatedly. Unless they are kept in memory, they are read one at a time.
 
     Attributes:
         name: Name of the first stage.
-        read: Function that returns an iterator over the lists, one per query.
-        kept: The lists if they are kept in memory; otherwise None.
+        read: Function that returns an iterator over the candidate lists, one per query.
+        kept: The candidate lists if they are kept in memory; otherwise None.
     """
 
     name: str
@@ -44,12 +44,12 @@ class CandidateLists:
 
     @classmethod
     def of(cls, run: Run) -> CandidateLists:
-        """Return the lists of a run, kept in memory."""
+        """Return the candidate lists of a run, kept in memory."""
         return cls(name=run.name, read=run.values, kept=run)
 
     @cached_property
     def run(self) -> Run:
-        """All lists in memory."""
+        """All candidate lists, read into memory."""
         return Run(self, name=self.name) if self.kept is None else self.kept
 
     @cached_property
@@ -62,10 +62,10 @@ class CandidateLists:
         return CandidateSurvey(digest=digest.hexdigest(), queries=lengths.total(), lengths=lengths)
 
     def __iter__(self) -> Iterator[Ranking]:
-        """Yield the lists. If they are not in memory, check at the end that they have not changed since the survey.
+        """Yield the candidate lists. If they are read from a file, check at the end that it has not changed.
 
         Raises:
-            DataError: The file was changed after the survey.
+            DataError: The file was changed after `survey` was computed.
         """
         if self.kept is not None:
             yield from self.kept.values()
@@ -75,18 +75,18 @@ class CandidateLists:
             digest.add(ranking)
             yield ranking
         if digest.hexdigest() != expected:
-            raise DataError("The candidates were changed while they were used", remedy="Restore the file")
+            raise DataError("The candidate file was changed while it was in use", remedy="Restore the file")
 
 
 class RankingDigest:
-    """A hex SHA-256 over everything in rankings that a reranker sees: queries, documents, texts, pictures and order."""
+    """Incremental SHA-256 of everything in rankings that a reranker sees: queries, documents, pictures and order."""
 
     def __init__(self) -> None:
-        """Start without rankings."""
+        """Create a digest that contains no rankings."""
         self._hash = hashlib.sha256()
 
     def add(self, ranking: Ranking) -> None:
-        """Add the next ranking."""
+        """Add the next ranking to the digest."""
         parts = [ranking.query.id, ranking.query.text]
         for doc in ranking.docs:
             parts += [doc.id, doc.title, doc.text]
@@ -97,5 +97,5 @@ class RankingDigest:
             self._hash.update(len(data).to_bytes(8, "big") + data)  # the length marks where a part ends
 
     def hexdigest(self) -> str:
-        """Return the digest so far."""
+        """Return the digest of the rankings added so far, in hexadecimal."""
         return self._hash.hexdigest()

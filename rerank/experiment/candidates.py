@@ -23,7 +23,7 @@ class RetrievedCandidates:
     """The candidates that several runs share.
 
     Attributes:
-        collection: The collection.
+        collection: The collection of the queries and documents.
         qrels: The relevance judgments of the queries used; empty if there are none.
         first_stage: The first-stage run.
     """
@@ -49,8 +49,8 @@ def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple
 
     Args:
         spec: The specification.
-        judged_only: Omit queries without judgments, unless there are no judgments at all or queries are selected by id.
-            Runs that are scored need this.
+        judged_only: Whether to omit queries without judgments, unless there are no judgments at all or queries are
+            selected by id. Runs that are scored need this.
 
     Returns:
         The collection, the queries and the judgments.
@@ -91,12 +91,12 @@ def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
 def retrieve_spec_candidates_for_queries(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
-    """Retrieve the candidates of a specification; a query without candidates gets an empty ranking.
+    """Retrieve the candidates of a specification; the ranking of a query without candidates is empty.
 
     Args:
         spec: The specification.
         collection: The collection of the specification.
-        queries: The queries.
+        queries: The queries for which candidates are retrieved.
         retriever: The first stage of the specification, if it is already open.
     """
     run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
@@ -113,16 +113,16 @@ def retrieve_candidates_of_spec(spec: RunSpec, *, judged_only: bool = True) -> R
 
 
 def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> CandidateLists | None:
-    """Return the candidates of a specification, without judgments, if they are the collection's own, streamable lists.
+    """Return the candidate lists that the collection of a specification contains, if they can be streamed.
 
-    All lists are read once. If queries are selected by id, their lists are kept in memory.
+    Judgments are not used. All lists are read once. If queries are selected by id, their lists are kept in memory.
 
     Returns:
-        The lists; None if the specification has another first stage, or its collection cannot stream lists.
+        The candidate lists; None if the first stage is not ``candidates`` or the collection cannot stream its lists.
 
     Raises:
-        UnknownNameError: The collection has no query with one of the ids.
-        DataError: There are no lists, or one is malformed.
+        UnknownNameError: A query id does not exist in the collection.
+        DataError: There are no candidate lists, or a list is malformed.
     """
     selector = Selector.parse(spec.first_stage)
     is_own = selector.name == "candidates" and not selector.argument and not selector.options
@@ -149,7 +149,7 @@ def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> Candidat
 
 
 def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
-    """Return the candidates of all queries in the order in which the reranker gets them."""
+    """Return the candidates of all queries in the order in which the reranker receives them."""
     return (
         run
         if spec.shuffle == "none"
@@ -158,15 +158,18 @@ def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
 
 
 def order_candidate_list_of_spec(ranking: Ranking, spec: RunSpec) -> Ranking:
-    """Return the candidates of one query in the order in which the reranker gets them."""
+    """Return the candidates of one query in the order in which the reranker receives them."""
     return ranking if spec.shuffle == "none" else _shuffle_candidates(ranking, spec)
 
 
 def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
-    """Select the queries of a run: those selected by id, otherwise those with judgments, or all if there are none.
+    """Select the queries of a run.
+
+    If the specification contains ids, the queries with these ids are selected. Otherwise, the queries with judgments
+    are selected or, if there are no judgments, all queries. The number of queries is limited to ``max_queries``.
 
     Raises:
-        UnknownNameError: The collection has no query with one of the ids.
+        UnknownNameError: A query id does not exist in the collection.
         DataError: No query is selected.
     """
     if spec.queries:

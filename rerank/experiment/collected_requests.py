@@ -1,4 +1,4 @@
-"""The requests of a run, collected by running its strategy with a judge that sends nothing."""
+"""Collection of the requests of a run, by running its strategy with a judge that sends no request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INDEPENDENT = "a method whose calls do not depend on each other's replies, such
 
 @dataclass(kw_only=True)
 class _CollectingJudge:
-    """A judge that passes on the requests of another judge, sends none, and keeps the order of every window."""
+    """A judge that passes another judge's requests to a function, sends none, and keeps each window's order."""
 
     judge: Judge
     on_request: Callable[[Request], None]
@@ -35,7 +35,7 @@ class _CollectingJudge:
             if not self.divides:
                 raise UsageError(
                     f"The {len(window)} documents of query {window.query.id!r} do not fit in one prompt, so they are "
-                    "ranked in parts, each of which needs the replies to the ones before",
+                    "ranked in parts, each of which depends on the replies to the parts before it",
                     expected=f"at most {requests.capacity} documents per prompt",
                     remedy="Use a smaller --depth or --max-passage-tokens, or omit --provider-batch",
                 )
@@ -50,7 +50,7 @@ class _CollectingJudge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OneRound:
-    """A strategy that is refused if it needs the orders of some windows before it yields others."""
+    """A strategy that raises an error if it needs the results of some windows before it yields others."""
 
     strategy: Strategy
     name: str
@@ -64,9 +64,9 @@ class _OneRound:
             result: Ranking = end.value
             return result
         raise UsageError(
-            f"--provider-batch with the method {self.name}, whose later windows depend on the replies to earlier ones; "
-            f"the {len(ranking)} candidates of query {ranking.query.id!r} need several rounds, each of which would "
-            "take up to 24 hours",
+            f"--provider-batch cannot be used with the method {self.name}: later windows depend on the replies to "
+            f"earlier windows, so the {len(ranking)} candidates of query {ranking.query.id!r} need several rounds of "
+            "up to 24 hours each",
             expected=_INDEPENDENT,
             remedy="Choose another --method, or omit --provider-batch",
         )
@@ -78,12 +78,12 @@ class _OneRound:
 def collect_run_requests(
     prepared: PreparedRun, on_request: Callable[[Request], None], *, in_one_round: bool = False
 ) -> None:
-    """Call a function with every request of a run, as it would be if every reply confirmed the given order.
+    """Call a function with each request of a run, as if every reply kept the order of its documents.
 
     Args:
-        prepared: The run.
-        on_request: Called with each request.
-        in_one_round: Check that no request depends on a reply, so that all requests are exactly those of the run.
+        prepared: The prepared run.
+        on_request: Function that is called with each request.
+        in_one_round: Whether to check that no request depends on a reply, so that the requests are those of the run.
 
     Raises:
         UsageError: ``in_one_round`` is set, and a request depends on a reply.

@@ -1,4 +1,4 @@
-"""The demonstration: rerank BM25's candidates from Python's standard library documentation, and compare the runs."""
+"""The runs of `rerank demo`, which rerank BM25's candidates from Python's library documentation, and compare them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSp
     """Return the specifications of the demonstration's runs.
 
     Args:
-        model: The reranker.
-        everything: Use all queries instead of the fixed sample.
+        model: Selector of the model that reranks.
+        everything: Whether to use all queries instead of the fixed sample.
     """
     queries = () if everything else DEMO_SAMPLE
     shared: dict[str, Any] = {"collection": "pydoc", "depth": DEPTH, "queries": queries, "measures": (MEASURE,)}
@@ -47,7 +47,7 @@ def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSp
 
 
 def describe_demo_differences(comparison: Comparison) -> list[str]:
-    """Return one sentence per pair of runs: which one is better, or that the difference is not significant."""
+    """Return one sentence per pair of runs, on which run is better or that the difference is not significant."""
     sentences = []
     for pair in comparison.pairs:
         a, b, difference, low, high = pair.a, pair.b, pair.difference, pair.low, pair.high
@@ -75,7 +75,7 @@ def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any
 
 
 def read_demo_runs(folders: Sequence[RunFolder]) -> list[Run]:
-    """Read the candidates of the first folder, as ``bm25``, and the reranked run of every folder."""
+    """Return the candidates of the first folder, as a run named ``bm25``, and the reranked run of each folder."""
     return [
         Run(folders[0].read_candidates().values(), name="bm25"),
         *(folder.read_run("run.trec") for folder in folders),
@@ -85,13 +85,14 @@ def read_demo_runs(folders: Sequence[RunFolder]) -> list[Run]:
 def write_demo_page(
     path: Path, report: dict[str, Any], sentences: Sequence[str], prepared: Sequence[PreparedRun]
 ) -> None:
-    """Write a page with the best documents of each query, before and after reranking.
+    """Write an HTML page with the best documents of each query, before and after reranking.
 
     Args:
-        path: The HTML file. Requests for the words to shade are logged beside it, so that they are sent only once.
-        report: What `compare_demo_with_bm25` returned.
-        sentences: What `describe_demo_differences` returned.
-        prepared: The demonstration's runs. If the last one's judge is based on attention, its words are shaded.
+        path: Path of the HTML file. Model calls that find the words to shade are logged in a file next to it, so that
+            they are not repeated.
+        report: The result of `compare_demo_with_bm25`.
+        sentences: The result of `describe_demo_differences`.
+        prepared: The demonstration's runs. If the judge of the last run uses attention, words are shaded by it.
     """
     reranked = read_demo_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
     runs, qrels, last = [prepared[0].first_stage, *reranked], prepared[0].qrels, prepared[-1]

@@ -1,4 +1,4 @@
-"""The page of the demonstration: the best documents of each query before and after reranking, in one HTML file."""
+"""HTML page of the demonstration, with the best documents of each query before and after reranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.io.page_style import read_page_style
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
-#: Number of documents per list, and of characters per document.
+#: Number of documents per list, and number of characters per document.
 _SHOWN, _CHARACTERS = 5, 220
 #: Number of shades of the words that drew attention.
 _SHADES = 4
@@ -23,14 +23,14 @@ FindWords = Callable[[Query, Sequence[Document]], list[tuple[EvidenceSpan, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A document in a list.
+    """A document in one of the ranked lists of the page.
 
     Attributes:
         doc: The document.
-        score: Its score, or its reciprocal rank if the judge gives no scores.
-        moved: Number of ranks above its rank in the first list; negative below it.
-        grade: Its relevance grade; None without a judgment.
-        parts: Its text in pieces, each with the shade of its background, from 0 (none) to 4.
+        score: Score of the document, or its reciprocal rank if the ranking has no scores.
+        moved: Number of ranks by which the document rose compared with the first list; negative if it fell.
+        grade: Relevance grade of the document; None without a judgment.
+        parts: Pieces of the document's text, each with the shade of its background, from 0 (none) to 4.
     """
 
     doc: Document
@@ -43,17 +43,17 @@ class _Entry:
 def render_demo_page(
     comparison: Comparison, sentences: Sequence[str], runs: Sequence[Run], qrels: Qrels, find_words: FindWords | None
 ) -> str:
-    """Render the page.
+    """Render the demonstration's page.
 
     Args:
         comparison: The comparison of the runs; its first run is the first stage.
-        sentences: What the comparison found, in words.
-        runs: The runs, in the order of the comparison, with the texts of the documents in the first.
+        sentences: Sentences that describe the results of the comparison.
+        runs: The runs, in the order of the comparison; the first run contains the texts of the documents.
         qrels: The relevance judgments.
-        find_words: Finds what drew the attention of the last run's judge; None if that judge has no attention.
+        find_words: Function that returns the attention per word of the last run's judge; None if it uses no attention.
 
     Returns:
-        HTML that needs no other file.
+        A self-contained HTML document.
     """
     from jinja2 import Environment
 
@@ -105,7 +105,7 @@ def _score_at(ranking: Ranking, rank: int) -> float:
 
 
 def _shade_words(text: str, spans: Sequence[EvidenceSpan]) -> Iterator[tuple[str, int]]:
-    """Divide the beginning of a text at the spans; the span with the largest share has the darkest shade."""
+    """Yield the pieces of the beginning of a text with their shades; the highest score has the darkest shade."""
     if len(text) > _CHARACTERS:
         text = text[:_CHARACTERS].rsplit(maxsplit=1)[0] + " …"
     largest = max((span.score for span in spans), default=0)

@@ -22,8 +22,8 @@ def estimate_run_cost(prepared: PreparedRun, *, in_batches: bool = False) -> dic
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
     Args:
-        prepared: The run.
-        in_batches: Whether its requests go through the provider's batch interface.
+        prepared: The prepared run.
+        in_batches: Whether the run's requests are sent through the provider's batch interface.
 
     Returns:
         ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.

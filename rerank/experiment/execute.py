@@ -1,4 +1,4 @@
-"""Execute a prepared run in a run folder, from the first call to the summary."""
+"""Execution of a prepared run in a run folder, from the first call to the summary."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def execute_run(
     """Execute a prepared run. If its folder already contains the finished run, only score it again.
 
     Args:
-        prepared: The run.
-        execution: Where and how it is executed.
-        on_reply: Called with each reply.
-        on_batch: Called with every state of a batch at the provider.
+        prepared: The prepared run.
+        execution: Options for where and how the run is executed.
+        on_reply: Function that is called with each reply.
+        on_batch: Function that is called with each state of a batch at the provider.
 
     Returns:
         The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
@@ -83,7 +83,7 @@ def execute_run(
     flow = _choose_recorded_flow(folder, prepared, execution)
     document = {"hash": name, **_describe_prepared_run(prepared, identity), "flow": flow.to_json()}
     with closing(open_engine(execution.engine, **execution.engine_options())) as engine:
-        # its errors precede the folder
+        # before the folder is created, so that an error leaves no folder
         batched = None if folder.finished else _prepare_calls(prepared, execution, engine)
         with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
             if folder.finished:
@@ -110,10 +110,10 @@ def execute_run(
 
 
 def check_run_folder(execution: Execution) -> None:
-    """Check, before anything is searched or loaded, that a run can be written to the folder of the options.
+    """Check that a run can be written to the output folder, before anything is searched or loaded.
 
     Raises:
-        UsageError: The folder contains other files than those of a run.
+        UsageError: The folder contains files that do not belong to a run.
         StorageError: The folder cannot be created or written.
     """
     if execution.out:
@@ -148,10 +148,11 @@ def default_run_folder(spec: RunSpec, name: str) -> Path:
 
 
 def run_tag_of_spec(spec: RunSpec) -> str:
-    """Return the run tag: the method or, with an adapter, its name, followed by the method if it is not the adapter's.
+    """Return the run tag, which is the method or, with an adapter, the adapter's name.
 
-    A method whose options contain paths, such as that of a list of attention heads in the adapter's folder, counts as
-    the adapter's own. If passages are judged, the tag ends with the options for passages.
+    With an adapter, the method follows if it is not the adapter's own. A method whose options contain paths, such as
+    the path of a list of attention heads in the adapter's folder, counts as the adapter's own. If passages are judged,
+    the tag ends with the options for passages.
     """
     method = spec.shown_method
     if spec.adapter:
@@ -161,7 +162,7 @@ def run_tag_of_spec(spec: RunSpec) -> str:
 
 
 def describe_environment() -> dict[str, str]:
-    """Return the versions and the platform, which are recorded but are not part of the run's identity."""
+    """Return versions, platform, command and start time; they are recorded, but not part of the run's identity."""
     versions = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv[:2])}
     for distribution in _RECORDED:
         try:
@@ -172,7 +173,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) -> dict[str, Request] | None:
-    """Start the engine, and return the requests to be sent in batches; None if none are."""
+    """Start the engine, and return the requests to send in provider batches, or None without such batches."""
     engine.start(prepared.backend)
     return collect_requests_for_batches(prepared) if execution.provider_batch else None
 
@@ -210,7 +211,7 @@ def _rerank_into_folder(
     on_reply: OnReply,
     rank: Callable[[Iterable[Ranking], LoggingBackend], Iterator[RankedList]],
 ) -> tuple[RunTally, Usage, Run]:
-    """Rerank all lists with ``rank`` and write the results.
+    """Rerank all candidate lists with ``rank`` and write the results.
 
     Returns:
         Counts over the lists, the cost of the calls, and the reranked run. The run is needed only for scoring, so it is
@@ -257,7 +258,7 @@ def _rank_experiment_candidates(
 
 
 def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
-    """Return the flow recorded in the folder, so that a resumed run forms the same batches, or else a new flow."""
+    """Return the folder's recorded flow, so that a resumed run forms the same batches; otherwise a new flow."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")
@@ -284,7 +285,7 @@ def _rescore_finished_experiment(prepared: PreparedRun, folder: RunFolder) -> di
 def _write_experiment_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
     """Score a run, and write and return the scores; return None if there are no judgments."""
     if not prepared.qrels:
-        return None  # without reading the candidates into memory
+        return None  # before the candidates are read into memory
     spec = prepared.spec
     scores = score_reranking_experiment(
         prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant

@@ -1,7 +1,7 @@
 """Settings that are read from files: run specifications, spec.json of run folders, suites and recipes.
 
-A file may come from somebody else. It may choose the model and the server of a run, but it cannot permit what only the
-user can permit: that an API key is sent to its server, or that Python code that comes with a model is run.
+A file may come from somebody else. It may choose the model and the server of a run, but it cannot grant permissions
+that only the user can grant: to send an API key to its server, and to run Python code that comes with a model.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from rerank.errors import UsageError
 from rerank.tasks import FileAddress
 
-#: The option of first stages that permits remote code, unless its value is one that pydantic reads as false.
+#: The option of first stages that permits remote code, unless pydantic parses its value as false.
 _TRUST_IN_SELECTOR = re.compile(r"trust[-_]remote[-_]code=(?!(?:false|f|no|n|off|0)(?:[,)]|$))", re.I)
 
 
 def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the settings of a file without the permissions that a file cannot give.
+    """Check and return the settings of a file, which cannot grant permissions in the user's place.
 
     Addresses of servers are marked as named by the file (`FileAddress`), at all levels of nesting.
 
     Args:
-        values: The tables of the file.
-        file: The file.
+        values: The parsed content of the file, or a part of it.
+        file: Path of the file, for error messages and addresses.
         trust_remote_code: Whether the user permits remote code, on the command line or in Python.
 
     Raises:

@@ -21,13 +21,13 @@ from rerank.types import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstStageResult:
-    """The result of a first stage and its cost.
+    """The run that a first stage returns, and its cost.
 
     Attributes:
-        run: One ranking per query; it is empty if nothing was found.
-        seconds: Time to open the first stage and to search. The first time, it includes building the index.
+        run: One ranking per query; a ranking is empty if nothing was found for its query.
+        seconds: Time to open the first stage and to search, including building the index if it does not exist.
         index_mb: Size of the index on disk in megabytes (10^6 bytes), without the document texts; 0 without an index.
-        scores: Measure -> mean over queries; empty without relevance judgments.
+        scores: Mapping from each measure to its mean over queries; empty without relevance judgments.
     """
 
     run: Run
@@ -41,7 +41,7 @@ def run_first_stage_experiment(spec: RunSpec, execution: Execution | None = None
 
     Args:
         spec: The specification.
-        execution: The engine whose workers encode the texts; by default, this process does.
+        execution: Options that select the engine whose workers encode the texts; by default, this process does.
 
     Raises:
         RerankError: The collection, the first stage or the measures cannot be used.

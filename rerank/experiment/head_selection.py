@@ -49,7 +49,7 @@ class HeadSelection:
         if self.method not in METHODS:
             raise UnknownNameError("method of head selection", self.method, METHODS)
         if (self.count is not None and self.count < 1) or self.tau <= 0:
-            raise UsageError(f"{self.count} heads with tau {self.tau}", expected="at least 1, and a tau above 0")
+            raise UsageError(f"count is {self.count}, and tau is {self.tau}", expected="a count and a tau above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def score_experiment_heads_by_contrast(weights: Weights, gold: NDArray[np.bool_]
     Args:
         weights: Attention weights m of shape (layers, heads, passages).
         gold: Boolean array of shape (passages,): whether each passage is relevant.
-        tau: Temperature.
+        tau: Temperature; must be positive.
 
     Returns:
         Scores of shape (layers, heads).
@@ -143,7 +143,7 @@ class _Method:
 
     Attributes:
         count: Number of heads that the authors of the method select.
-        calibrated: Whether it uses calibrated attention weights.
+        calibrated: Whether the method uses calibrated attention weights.
         score: Function that maps attention, qrels and tau to scores of shape (layers, heads).
     """
 
@@ -184,7 +184,7 @@ def select_attention_heads_by_experiment(
         execution: Options for execution.
         selection: Options for head selection.
         log: Path of the call log. A later selection on the same queries reads the model's replies from it.
-        on_reply: Called after each query.
+        on_reply: Function that is called with the model's reply for each query.
 
     Raises:
         DataError: No query has both a relevant and an irrelevant candidate.
@@ -219,7 +219,7 @@ def select_attention_heads_by_experiment(
 def _collect_head_attention_of_experiment(
     prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
 ) -> tuple[list[_QueryAttention], int]:
-    """Return the attention for all queries with relevant and irrelevant candidates, and the number of other queries."""
+    """Return the attention for each query with relevant and irrelevant candidates, and the number of other queries."""
     lists = order_candidates_of_spec(prepared.first_stage, prepared.spec).values()
     pairs = [(ranking, _relevant_candidates_of_prepared_run(ranking, prepared)) for ranking in lists]
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]

@@ -1,4 +1,4 @@
-"""Prepare a run: open the collection, candidates, judgments, strategy, judge and backend that it specifies."""
+"""Preparation of a run: opening its collection, candidates, judgments, strategy, judge and backend."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from rerank.types import Qrels, Query, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """Everything that must be open before the first call of a run.
+    """A run whose collection, candidates, ranker and model are open, ready for the first call.
 
     Attributes:
         spec: The specification, completed with the settings of the adapter.
         collection: The collection of the queries and documents.
-        lists: The candidates, one ranking per query; rankings may be empty. If there are no judgments, the candidates
+        lists: The candidate lists, one per query; they may be empty. If there are no judgments, the candidates
             may be read from a file whenever they are needed.
         qrels: The relevance judgments of these queries; empty if there are none.
         relevant: Lowest grade that binary measures count as relevant.
         setup: The ranker: method, strategy, prompt and limits.
         backend: The model; if it is local, its weights are loaded at the first call.
-        judge: The judge of the method, with this backend.
-        calibration: Converts scores to probabilities of relevance; None for no probabilities.
+        judge: The judge of the method, which calls this backend.
+        calibration: Calibration that converts scores to probabilities of relevance; None for no probabilities.
     """
 
     spec: RunSpec
@@ -59,11 +59,11 @@ class PreparedRun:
 
     @property
     def first_stage(self) -> Run:
-        """The candidates; they are read into memory."""
+        """The candidate lists as a run; they are read into memory."""
         return self.lists.run
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that determines the result of the run; its hash identifies the run."""
+        """Return all values that determine the result of the run; their hash identifies the run."""
         return {
             "first_stage": self.lists.survey.digest,
             **run_identity_settings(self.spec, self.setup),
@@ -99,13 +99,13 @@ def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
 
 
 def spec_with_trained_defaults(spec: RunSpec) -> RunSpec:
-    """Return the specification with its method, and with the settings of its adapter, trained model or model preset."""
+    """Return the specification completed with its method and the settings of its adapter, trained model or preset."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
     return spec.model_copy(update=assembly_defaults(given))
 
 
 def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
-    """Return the settings of a run's ranker; complete the specification first with `spec_with_trained_defaults`."""
+    """Return the ranker's settings for a specification that `spec_with_trained_defaults` has completed."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
@@ -124,7 +124,7 @@ def prepare_run(
     Args:
         spec: The specification.
         execution: Options for execution.
-        judged_only: Omit queries without judgments, as in `load_experiment_queries`.
+        judged_only: Whether to omit queries without judgments, as in `load_experiment_queries`.
         backend: An open backend for the model of ``spec``, which several runs can share.
         candidates: The result of `retrieve_candidates_of_spec` for this collection and first stage, which several runs
             can share.
@@ -134,7 +134,7 @@ def prepare_run(
     """
     spec = spec_with_trained_defaults(spec)
     setup = assemble_ranker(ranker_config_of_run(spec, execution))
-    find_model_prices(spec.model)  # a broken price table is an error now, not after the last call
+    find_model_prices(spec.model)  # raises for an invalid price table now rather than after the last call
     if candidates:
         collection, qrels = candidates.collection, candidates.qrels
         found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)
@@ -171,7 +171,7 @@ def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searche
 def _find_spec_candidates(
     spec: RunSpec, *, judged_only: bool
 ) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
-    """Return the collection, the judgments, and the candidates, or the queries if these cannot be streamed."""
+    """Return the collection, the judgments, and the candidates if they can be streamed, otherwise the queries."""
     collection, qrels = load_experiment_qrels(spec)
     if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
         return collection, qrels, lists

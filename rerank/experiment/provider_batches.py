@@ -1,8 +1,8 @@
-"""Answer the requests of a run through the provider's batch interface, before the run itself finds them in its log.
+"""Sending of a run's requests through the provider's batch interface, so that the run finds the replies in its log.
 
 All requests of a method without dependent calls are known before the first reply. They are submitted as batches, and
 the replies are committed to the call log under the digests that live calls have, so that resuming, replay and
-verification do not differ. What a batch leaves without a reply is sent live by the run itself.
+verification work in the same way. Requests without a reply after a batch are sent live by the run itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rerank.store.batch_record import COLLECTED, SUBMITTING, BatchRecord, Record
 from rerank.tasks import Request
 from rerank.tasks.batches import BatchBackend, BatchInterface, BatchStatus
 
-#: A callback that is called with every state of a batch that is seen.
+#: A callback that is called with each observed state of a batch.
 OnBatch = Callable[[BatchStatus], None]
-#: Number of requests that are sent live before the first batch, until one of them is answered.
+#: Maximum number of requests that are sent live before the first batch, until one of them succeeds.
 _PROBES = 3
 
 
 def collect_requests_for_batches(prepared: PreparedRun) -> dict[str, Request]:
-    """Return digest -> request for all requests of a run, after checking that they can be sent in batches.
+    """Check that a run can be sent in batches, and return a mapping from digest to request for all its requests.
 
     Raises:
         UsageError: The backend has no batch interface, or requests depend on replies.
@@ -49,17 +49,17 @@ def answer_run_in_batches(
     requests: Mapping[str, Request] | None,
     on_batch: OnBatch,
 ) -> None:
-    """Answer the requests of a run in batches, as far as possible.
+    """Send the requests of a run in batches, and commit the replies to the call log.
 
-    Batches that an earlier execution submitted are finished first, even if no new ones are to be submitted: they are
-    paid for.
+    Batches that an earlier execution submitted are finished first, even if no new batch is to be submitted, because
+    they are already paid for.
 
     Args:
-        prepared: The run.
+        prepared: The prepared run.
         backend: The backend of the run with its call log.
         folder: The run folder.
-        requests: The requests of the run; None to submit none.
-        on_batch: Called with every state of a batch.
+        requests: Mapping from digest to request for the whole run; None to submit no new batch.
+        on_batch: Function that is called with each observed state of a batch.
 
     Raises:
         BackendError: The provider cannot be used, or stopped a batch.
@@ -83,11 +83,11 @@ def batch_interface_of_run(prepared: PreparedRun) -> BatchInterface:
     """Return the batch interface of a run's backend.
 
     Raises:
-        UsageError: The backend has none.
+        UsageError: The backend has no batch interface.
     """
     if not isinstance(prepared.backend, BatchBackend):
         raise UsageError(
-            f"--provider-batch with the model {prepared.spec.model}",
+            f"--provider-batch cannot be used with the model {prepared.spec.model}",
             expected="a model behind one server with a batch interface: --model openai:NAME",
             remedy="Omit --provider-batch",
         )
@@ -101,10 +101,10 @@ class _BatchedRun:
     Attributes:
         backend: The backend of the run with its call log.
         interface: The batch interface.
-        record: The batches that were submitted.
-        requests: Digest -> request, of the whole run.
-        on_batch: Called with every state of a batch.
-        failed: Digests of requests that a batch returned without a reply although its time was not over.
+        record: Record of the batches that were submitted.
+        requests: Mapping from digest to request for the whole run.
+        on_batch: Function that is called with each observed state of a batch.
+        failed: Digests of requests that a batch returned without a reply although the batch had not expired.
     """
 
     backend: LoggingBackend
@@ -115,7 +115,7 @@ class _BatchedRun:
     failed: set[str] = field(default_factory=set)
 
     def finish_recorded(self) -> None:
-        """Take the replies of batches that an earlier execution submitted."""
+        """Collect the replies of the batches that an earlier execution submitted."""
         for batch in self.record.unfinished():
             if batch.state == SUBMITTING:
                 if not (found := self.interface.find(batch.key)):
@@ -125,7 +125,7 @@ class _BatchedRun:
             self._finish(batch)
 
     def submit_rest(self) -> None:
-        """Submit requests without a reply until all have one, or have failed for another reason than time."""
+        """Submit the requests without a reply until each has a reply or has failed in a batch that did not expire."""
         while rest := self._unanswered():
             if not self._probe(rest):
                 return
@@ -135,14 +135,14 @@ class _BatchedRun:
                 self._finish(batch)
 
     def _unanswered(self) -> dict[str, Request]:
-        """Return the requests that the next batches should contain, up to the cap on tokens."""
+        """Return the requests that the next batches should contain, up to the limit on the total of tokens."""
         open_requests = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
         return dict(self.backend.affordable(self.backend.unanswered(open_requests)))
 
     def _probe(self, rest: dict[str, Request]) -> bool:
-        """Send the first requests live until one is answered, and remove them; return whether any are left for a batch.
+        """Send the first requests live until one succeeds, and remove them from ``rest``; return whether any are left.
 
-        So a wrong model, a rejected key and fields that the server refuses are found now instead of a day later.
+        This detects a wrong model, a rejected key or a field that the server refuses now instead of a day later.
         """
         for digest, request in list(islice(rest.items(), _PROBES)):
             del rest[digest]
@@ -179,8 +179,8 @@ class _BatchedRun:
         if missing or unknown or results.problems:
             first = f". {results.problems[0]}" if results.problems else ""
             warnings.warn(
-                f"Batch {batch.id} ended as {status.state} with {len(results.replies)} of {len(batch.digests)} replies"
-                f"{first}",
+                f"Batch {batch.id} ended as {status.state!r} with {len(results.replies)} of {len(batch.digests)} "
+                f"replies{first}",
                 stacklevel=2,
             )
         if status.problem or (status.has_expired and not results.replies):

@@ -1,6 +1,6 @@
-"""The file ``relevance.jsonl`` of a run folder: probabilities of relevance, one line per query.
+"""Writing of the file ``relevance.jsonl`` of a run folder: probabilities of relevance, one line per query.
 
-{"query": "q1", "answerable": 0.8, "fit": "judge+first-stage", "relevance": {"d1": 0.7, "d2": 0.1}}
+Example: {"query": "q1", "answerable": 0.8, "fit": "judge+first-stage", "relevance": {"d1": 0.7, "d2": 0.1}}
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def open_relevance_of_prepared_run(
     """Write calibrated probabilities one list at a time; the file is replaced if the block ends without an error.
 
     Args:
-        path: The file, ``relevance.jsonl`` in a run folder.
-        prepared: The run, which must have a calibration.
+        path: Path of the file ``relevance.jsonl`` in a run folder.
+        prepared: The prepared run, which must have a calibration.
 
     Yields:
         A function that writes the probabilities of one list, given its candidates with their first-stage scores. An
@@ -38,7 +38,7 @@ def open_relevance_of_prepared_run(
     """
     calibration = prepared.calibration
     if calibration is None:
-        raise UsageError("The run has no calibration", expected="a file of `rerank calibrate`")
+        raise UsageError("The run has no calibration", expected="a file written by `rerank calibrate`")
     name = first_stage_bound_to_calibration(prepared.spec.first_stage)
     with replace_text_file(path) as file:
 

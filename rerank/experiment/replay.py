@@ -1,4 +1,4 @@
-"""Repeat a run from its recorded replies, without a model, and compare the results with those in its folder.
+"""Replay of a run from its recorded replies, without a model, and comparison with the results in its folder.
 
 The replay uses the same driver, judge and measures as the run.
 """
@@ -33,7 +33,7 @@ from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
 
-#: Number of lists that are replayed together, and of requests: neither affects a replayed result.
+#: Numbers of candidate lists and of requests that are replayed together; they do not affect the result.
 _FLOW = Flow(block=256, in_flight=256, batch_size=256, reuse=False)
 
 
@@ -56,7 +56,7 @@ def _replay_lists(
 
     Args:
         folder: The run folder.
-        damaged_prompts: A list to which the numbers of the calls with a damaged prompt are added; if None, prompts are
+        damaged_prompts: A list to which the row numbers of calls with a damaged prompt are added; if None, prompts are
             not read.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
@@ -80,7 +80,7 @@ def _replay_lists(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Replayed:
-    """What a replay leaves behind: the reranked run in a file, counts over the lists, and the cost of the replies."""
+    """Result of a replay: the file with the reranked run, counts over the lists, and the cost of the replies."""
 
     path: Path
     tally: RunTally
@@ -106,11 +106,11 @@ def _replay_into_file(folder: RunFolder, damaged_prompts: list[int] | None = Non
 
 @dataclass(frozen=True)
 class _RecordedSplitter:
-    """A splitter that gives each document as many passages as it had in the run, since texts are not recorded.
+    """A splitter that reproduces the recorded number of passages per document, since texts are not recorded.
 
     Attributes:
         passages: The passage aggregation of the run.
-        counts: Query id -> document id -> number of passages.
+        counts: Number of passages in the run, by query id and document id.
     """
 
     passages: PassageAggregation
@@ -135,7 +135,7 @@ def _recorded_splitter(plan: RankerPlan, folder: RunFolder) -> _RecordedSplitter
 
 @dataclass(frozen=True)
 class _RecordedJudge:
-    """A judge that reports those windows as oversized that were oversized in the run."""
+    """A judge that reports a window as oversized if it was oversized in the recorded run."""
 
     judge: Judge
     splits: Mapping[tuple[str, tuple[str, ...]], int]
@@ -157,7 +157,7 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
 
     Args:
         folder: A run folder. In an unfinished run, windows without a reply count as errors.
-        measures: Measures that replace those of the run; empty to use the run's own.
+        measures: Measures to use instead of the run's measures; if empty, the run's measures are used.
 
     Returns:
         The content of summary.json.
@@ -172,7 +172,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     Prompts are checked if they are in the call log, and indexes if they are in the cache.
 
     Returns:
-        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if there is none.
+        One row per difference, with the keys ``file``, ``what``, ``stored`` and ``computed``; empty if nothing differs.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     damaged_prompts: list[int] = []
@@ -223,7 +223,7 @@ def _recompute_summary(
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
     if type(relevant) is not int:
         raise DataError(
-            f"The scores.json of {str(folder.path)!r} has relevant = {error_repr(relevant)}", expected="a grade"
+            f"In scores.json of {str(folder.path)!r}, relevant is {error_repr(relevant)}", expected="an integer grade"
         )
     scores = None
     if qrels:
@@ -263,7 +263,7 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
 
 
 def _first_differing_lines(stored: Path, computed: Path) -> tuple[str, str]:
-    """Return the first lines that differ, both empty if none does; a file that does not exist counts as empty."""
+    """Return the first pair of differing lines, or two empty strings; a missing file counts as empty."""
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(path.open(encoding="utf-8", errors="replace", newline="\n")) if path.is_file() else ()

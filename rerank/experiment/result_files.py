@@ -18,11 +18,11 @@ from rerank.types import Ranking
 def open_experiment_result_files(
     folder: RunFolder, prepared: PreparedRun, name: str
 ) -> Generator[Callable[[Ranking, RankedList], None]]:
-    """Write the results of a run. All files are replaced when the block ends; if it ends with an error, none is.
+    """Write the results of a run. All files are replaced when the block ends, or none if it ends with an error.
 
     Args:
         folder: The run folder.
-        prepared: The run.
+        prepared: The prepared run.
         name: Name of the run in run.trec.
 
     Yields:

@@ -48,12 +48,12 @@ def vary_candidate_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
         UsageError: ``shuffles`` is below 0, or the specification already has a shuffle.
     """
     if shuffles < 0:
-        raise UsageError(f"{shuffles} shuffles", expected="at least 0")
+        raise UsageError(f"The number of shuffles is {shuffles}", expected="at least 0")
     if spec.shuffle != "none":
         raise UsageError(
-            f"--shuffle {spec.shuffle} with rerank robustness",
+            f"--shuffle {spec.shuffle} cannot be used with rerank robustness",
             expected="no --shuffle, since the command tries all orders",
-            remedy="Omit it; --shuffles sets the number of random orders and --seed their first seed",
+            remedy="Omit --shuffle; --shuffles sets the number of random orders and --seed their first seed",
         )
     inverse = spec.model_copy(update={"shuffle": "inverse"})
     random = [spec.model_copy(update={"shuffle": "random", "seed": spec.seed + i}) for i in range(shuffles)]
@@ -121,7 +121,7 @@ def measure_order_robustness(
 
 
 def estimate_robustness_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the total runs, calls, tokens_in, tokens_out and cost, as `estimate_run_cost` does for one run."""
+    """Estimate the total of runs, calls, tokens_in, tokens_out and cost, using `estimate_run_cost` for each run."""
     estimates = [estimate_run_cost(prepared) for cell in cells for prepared in cell.runs]
     sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
     costs = [row["cost"] for row in estimates]

@@ -1,4 +1,4 @@
-"""The progress of a run on stderr: calls, tokens per second and the remaining time."""
+"""Display of the progress of a run on stderr: calls, tokens per second and the remaining time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.experiment.prepare import PreparedRun
 from rerank.progress import format_time_left, show_detailed_progress
 from rerank.tasks import Reply
 
-#: Layers report tokens more often than anyone can read.
+#: Minimum number of seconds between two updates: layers report tokens more often than anyone can read.
 _SECONDS_BETWEEN_UPDATES = 0.2
 
 
@@ -21,7 +21,7 @@ def show_run_progress(prepared: PreparedRun, title: str = "") -> Generator[Calla
     A local model also reports the tokens of the batch in progress, so that the speed is known before the first reply.
 
     Args:
-        prepared: The run.
+        prepared: The prepared run.
         title: Text shown before the progress; by default the name of the method.
     """
     total = prepared.calls()
@@ -62,7 +62,7 @@ class RunSpeed:
         self._new_calls, self._tokens, self._in_progress = 0, 0, 0.0
 
     def add_reply(self, reply: Reply) -> None:
-        """Count a reply, in place of the tokens in progress."""
+        """Count a reply; its tokens replace the tokens in progress."""
         self.calls += 1
         if not reply.reused:
             self._new_calls += 1
@@ -70,7 +70,7 @@ class RunSpeed:
             self._in_progress = 0.0
 
     def add_tokens_in_progress(self, tokens: float) -> None:
-        """Count tokens that a model has processed for a reply that is not complete; 0.5 after half of the layers."""
+        """Count tokens processed for an incomplete reply; a token after half of the layers counts as 0.5."""
         self._in_progress += tokens
 
     def describe(self) -> str:

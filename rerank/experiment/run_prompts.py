@@ -1,4 +1,4 @@
-"""The prompts of a recorded run: read from its call log or, if they are not in it, rendered again."""
+"""Prompts of a recorded run, read from its call log or, if the log does not contain them, rendered again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RunPrompt:
 
     Attributes:
         digest: The digest of the request.
-        query_id: The query.
-        doc_ids: The documents, in the order of the prompt.
-        prompt: The chat.
+        query_id: Id of the query.
+        doc_ids: Ids of the documents, in the order of the prompt.
+        prompt: The messages of the prompt.
     """
 
     digest: str
@@ -34,7 +34,7 @@ class RunPrompt:
     prompt: Prompt
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prompt as JSON, with the messages as chat APIs take them."""
+        """Return a dictionary for JSON, with the messages in the format of chat APIs."""
         turns = [{"role": turn.role, "content": turn.content} for turn in self.prompt]
         return {"digest": self.digest, "query": self.query_id, "docs": list(self.doc_ids), "prompt": turns}
 
@@ -42,8 +42,8 @@ class RunPrompt:
 def read_run_prompts(folder: RunFolder) -> Iterator[RunPrompt]:
     """Yield the prompt of every call that a run used, one at a time.
 
-    If a prompt is not in the log, all of them are rendered again, from the collection, the prompt template and the
-    model's tokenizer, and the digests of the requests must be those of the log.
+    If the log lacks a prompt, all prompts are rendered again from the collection, the prompt template and the model's
+    tokenizer. The digests of these requests must then match those in the log.
 
     Raises:
         DataError: A prompt in the log is damaged, or a rendered request has no reply in the log.
@@ -72,7 +72,7 @@ def _rendered_prompts(folder: RunFolder, log: CallLog) -> Iterator[RunPrompt]:
 
 
 class _LoggedReplies:
-    """A backend that answers from a call log only, and keeps the requests that it answers for the first time.
+    """A backend that returns replies only from a call log, and collects the prompt of each call once.
 
     Args:
         log: The call log of the run.
@@ -97,10 +97,10 @@ class _LoggedReplies:
             ids = tuple(doc.id for doc in request.window.docs)
             if digest not in rows and self._is_complete:
                 raise DataError(
-                    f"The prompt of {len(ids)} documents of query {request.window.query.id!r} was rendered again, and "
-                    f"its request has the digest {digest}, to which {str(self._log.path)!r} has no reply",
+                    f"The prompt for {len(ids)} documents of query {request.window.query.id!r} was rendered again; "
+                    f"{str(self._log.path)!r} contains no reply to the resulting request with the digest {digest}",
                     expected="the digest of a call of this run: the same collection, prompt, tokenizer and version",
-                    remedy="Restore the files with which the run was made; its replies can be replayed without prompts",
+                    remedy="Restore the files with which the run was made; replaying the run does not need prompts",
                 )
             if digest in rows and self._seen.add(rows[digest][0]):
                 query_id = request.window.query.id

@@ -1,7 +1,7 @@
-"""The specification of a run: immutable values that are given as flags or TOML, and recorded in the run folder as JSON.
+"""Specification of a run: immutable values, given as flags or in a TOML file, and recorded in the run folder as JSON.
 
-`RunSpec` contains everything that determines the result, `Execution` everything that does not. The docstrings of their
-fields are the help texts of the command line.
+`RunSpec` contains the settings that determine the result, and `Execution` contains those that do not. The docstrings of
+their fields are the help texts of the command line.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class _Frozen(BaseModel):
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
-        """Create the object from the values of flags or of a file.
+        """Create the specification from the values of flags or of a file.
 
         Raises:
-            UnknownNameError: A key does not exist; the message suggests the nearest.
+            UnknownNameError: A key does not exist; the message suggests the most similar key.
             UsageError: A required value is missing, or a value is invalid.
         """
         for key in values:
@@ -52,12 +52,12 @@ class _Frozen(BaseModel):
                 ) from error
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
             raise UsageError(
-                f"{flag} {error_repr(problem['input'])}", expected=expected_value_of_fault(problem)
+                f"{flag} is {error_repr(problem['input'])}", expected=expected_value_of_fault(problem)
             ) from error
 
 
 class RunSpec(_Frozen):
-    """Everything that determines the result of a run, and how it is scored. Hashable; read from TOML or JSON."""
+    """Settings that determine the result of a run and how it is scored. Instances are hashable."""
 
     collection: str
     """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
@@ -71,11 +71,11 @@ class RunSpec(_Frozen):
     queries: tuple[str, ...] = ()
     """Use only the query with this id; repeatable."""
     shuffle: Shuffle = "none"
-    """Order in which the reranker gets the candidates."""
+    """Order in which the reranker receives the candidates."""
     seed: int = 0
     """Seed of the shuffle and of sampling."""
     method: str = "auto"
-    """Name of a method, or ``strategy:judge``, with options as in ``sliding,size=10``; ``auto`` for the model's own."""
+    """Method or ``strategy:judge``, with options as in ``sliding,size=10``; ``auto`` selects the model's default."""
     window_size: int | None = None
     """Number of documents per window, for strategies with windows."""
     stride: int | None = None
@@ -93,7 +93,7 @@ class RunSpec(_Frozen):
     adapter: str | None = None
     """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
     adapter_dtype: Literal["auto", "float32"] = "auto"
-    """Data type of the adapter. ``auto`` uses the model's; ``float32`` is slower with a model in bfloat16."""
+    """Data type of the adapter. ``auto`` uses that of the model; ``float32`` is slower with a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = Field(default=False, strict=True)
@@ -111,18 +111,18 @@ class RunSpec(_Frozen):
     temperature: float = Field(default=0.0, ge=0.0)
     """Sampling temperature; 0 is greedy decoding."""
     thinking_tokens: int = Field(default=0, ge=0)
-    """Maximum number of tokens that a reasoning model may think before its answer; 0 disables thinking."""
+    """Maximum number of thinking tokens that a reasoning model generates before its answer; 0 disables thinking."""
     qrels: str | None = None
     """Relevance judgments to use instead of the collection's: a file, or the selector of a collection."""
     measures: tuple[str, ...] = ("nDCG@10",)
     """Measure, named as in ir_measures or trec_eval; repeatable."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; if omitted, the collection's."""
+    """Lowest grade that binary measures count as relevant; if omitted, the grade set by the collection."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
 
     def recorded(self) -> dict[str, Any]:
-        """Return the specification for spec.json, without the keys in `LATER_KEYS` that have the value given there."""
+        """Return the specification for spec.json, without the keys that have the values listed in `LATER_KEYS`."""
         unchanged = {name for name, value in LATER_KEYS.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 
@@ -130,7 +130,7 @@ class RunSpec(_Frozen):
     def from_record(cls, values: Mapping[str, Any]) -> Self:
         """Create the specification of a recorded run from its spec.json; later changes of defaults do not affect it.
 
-        Neither its server nor remote code is permitted, so such a specification is for looking at the run.
+        The specification permits neither the recorded server nor remote code, so it is only for inspecting the run.
 
         Raises:
             UnknownNameError: A key does not exist.
@@ -146,12 +146,12 @@ class RunSpec(_Frozen):
 
 
 class Execution(_Frozen):
-    """Where and how a run is executed; not part of the run's identity."""
+    """Settings of where and how a run is executed, which are not part of the run's identity."""
 
     out: Path | None = None
     """Folder of the run; if omitted, a folder under ``runs/`` named by the run's hash."""
     resume: bool = False
-    """Continue an unfinished run; with --out, options that are omitted are taken from its spec.json."""
+    """Continue an unfinished run; with --out, omitted options are taken from the spec.json in that folder."""
     overwrite: bool = False
     """Delete an existing run in the folder, including its calls."""
     device: str = "auto"
@@ -167,9 +167,9 @@ class Execution(_Frozen):
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for a server's reply."""
     calibration: str | None = None
-    """File written by `rerank calibrate`, to add probabilities of relevance; if omitted, the adapter's, if any."""
+    """File written by `rerank calibrate`, to add probabilities of relevance; if omitted, the adapter's file, if any."""
     retries: int | None = Field(default=None, ge=0)
-    """Number of retries per request to a server; if omitted, 4 (1 if it is slow or was never reached)."""
+    """Number of retries per request to a server; if omitted, 4 (1 if the server is slow or was never reached)."""
     provider_batch: bool = False
     """Use the provider's batch interface: cheaper, answered within 24 hours; for methods with one round of calls."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -189,12 +189,12 @@ class Execution(_Frozen):
     workers: int | None = Field(default=None, ge=1)
     """Number of workers of the engine ``ray``; each opens the model once."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """Number of GPUs per worker of the engine ``ray``; a fraction lets workers share one."""
+    """Number of GPUs per worker of the engine ``ray``; a fraction lets workers share a GPU."""
     worker_timeout: float | None = Field(default=None, gt=0)
-    """Restart a worker of the engine ``ray`` that has handed over no reply for this many seconds."""
+    """Restart a worker of the engine ``ray`` that has returned no reply for this many seconds."""
 
     def engine_options(self) -> dict[str, Any]:
-        """Return the options of the engine that have their own flags; None for those that are not given."""
+        """Return the options of the engine that have their own flags; the value of an omitted option is None."""
         return self.model_dump(include={"workers", "gpus_per_worker", "worker_timeout"})
 
 
@@ -205,8 +205,8 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
     changed since the run.
 
     Args:
-        path: The file.
-        given: The values that the user states, which override those of the file.
+        path: Path of the file.
+        given: Values set by the user, which override those of the file.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -225,7 +225,7 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
 
 
 def complete_spec_from_file(given: Mapping[str, Any], values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """Return the given values and, for the keys that they lack, the values of a file, which can permit nothing.
+    """Return the given values, completed with the values of a file, which cannot grant permissions.
 
     Raises:
         UsageError: The file permits remote code, and the given values do not.

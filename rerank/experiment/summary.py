@@ -1,4 +1,4 @@
-"""Summaries and scores of runs. Running a method and verifying the run call the same functions."""
+"""Summaries and scores of runs; executing a run and verifying a run folder use the same functions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NAMED_FAILURES = 20
 
 @dataclass(kw_only=True)
 class RunTally:
-    """The numbers that a summary reports about reranked lists.
+    """Counts over reranked lists, which a summary reports.
 
     Attributes:
         windows: Number of windows per status; every status is a key.
         split: Number of windows that exceeded the context and were ranked in parts.
-        failures: The first failures, each with query, status and detail.
+        failures: The first failures, up to `NAMED_FAILURES`, each with query, status and detail.
         passages_cut: Number of passages that were truncated to make a prompt fit in the context.
         tokens_cut: Number of tokens that were cut off these passages.
         unmatched_calls: Number of calls in the log that no request of the finished run matches.
@@ -42,14 +42,14 @@ class RunTally:
 
     @classmethod
     def of(cls, lists: Iterable[RankedList]) -> RunTally:
-        """Count all lists."""
+        """Return the counts over all given lists."""
         tally = cls()
         for ranked in lists:
             tally.add(ranked)
         return tally
 
     def add(self, ranked: RankedList) -> None:
-        """Count the next list."""
+        """Add the counts of the next list."""
         for window, verdict in ranked.judged:
             self.windows[verdict.status] += 1
             if verdict.status in FAILURES and len(self.failures) < NAMED_FAILURES:
@@ -60,7 +60,7 @@ class RunTally:
         self.tokens_cut += sum(ranked.dropped.values())
 
     def failure_rate(self) -> float:
-        """Return the fraction of windows that failed; 0 if there were none."""
+        """Return the fraction of windows that failed; 0 if there were no windows."""
         total = sum(self.windows.values())
         return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
 

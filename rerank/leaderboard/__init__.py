@@ -1,1 +1,1 @@
-"""Suites of runs, and leaderboards of their results. The module `site` builds the leaderboard site."""
+"""Suites that run several rerankers, and leaderboards that compare the results of runs on a static site."""

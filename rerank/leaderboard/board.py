@@ -1,4 +1,4 @@
-"""Leaderboards: the runs on one collection are evaluated, ranked and tested for significance."""
+"""Leaderboards, which evaluate and rank the runs on one collection, and test their differences."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from rerank.types import Document, Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """The evaluated runs on one collection.
+    """A leaderboard of the evaluated runs on one collection.
 
     Attributes:
         key: Name of the board in URLs and file names: lowercase letters, digits and dashes.
         plan: Configuration of the board.
         topics: Ids of the judged queries.
-        qrels: The relevance judgments; empty if all runs are recorded scores.
+        qrels: The relevance judgments; empty if the board consists of recorded scores only.
         qrels_digest: Digest of the relevance judgments (`digest_judgments`).
         relevant: The lowest grade that binary measures count as relevant.
-        queries: Query id -> text, for queries whose text is known.
-        docs: Document id -> document; empty unless the configuration names a collection with texts.
+        queries: Mapping from query id to text, for queries whose text is known.
+        docs: Mapping from document id to document; empty unless the configuration names a collection with texts.
         entries: The runs.
-        before: Index of the run that each run reranked; None if it is not on the board.
-        identical: Indexes of the runs with the same lists as each run.
-        scores: The scores of every run.
-        judged: Measure -> mean fraction of judged documents within its cutoff, for every run.
+        before: For each run, the index of the run that it reranked; None if that run is not on the board.
+        identical: For each run, the indexes of the other runs with the same ranked lists.
+        scores: The scores of each run.
+        judged: For each run, a mapping from measure to the mean fraction of judged documents within its cutoff.
         tables: One table per measure.
         notes: Notes for readers that apply to all measures.
-        list_notes: Those of the notes that describe the lists or their sources and thus cannot be derived from scores.
+        list_notes: The notes about ranked lists or their sources, which cannot be derived from scores.
     """
 
     key: str
@@ -68,7 +68,7 @@ class Board:
 
     @property
     def has_lists(self) -> bool:
-        """True if the lists of at least one run are known."""
+        """True if the ranked lists of at least one run are known."""
         return any(entry.recorded is None for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BoardSource:
-    """What the files of a board contain: the runs of its collection, judgments, texts of queries, and notes."""
+    """Content of the files of a board: the runs on its collection, judgments, query texts and notes."""
 
     record: RecordedScores | None
     entries: list[Entry]
@@ -186,12 +186,12 @@ def _read_board_source(plan: BoardConfig, home: Path, base: Path, runs: Sequence
 def _open_board_judgments(
     plan: BoardConfig, base: Path, record: RecordedScores | None, entries: Sequence[Entry]
 ) -> tuple[Qrels, int]:
-    """Return the judgments, and the lowest relevant grade. A board of recorded scores alone needs no judgments."""
+    """Return the judgments and the lowest relevant grade; for recorded scores alone, the judgments are empty."""
     if record and not entries:
         return Qrels({}), record.relevant
     if not plan.qrels:
         raise UsageError(
-            f"{entries[0].name!r} joins a board of recorded scores, which contain no judgments",
+            f"Run {entries[0].name!r} cannot be scored: the board has recorded scores but no judgments",
             expected="the judgments with which the scores were computed",
             remedy="Pass --qrels",
         )
@@ -207,7 +207,7 @@ def _open_board_judgments(
 def _score_board_entries(
     entries: Sequence[Entry], qrels: Qrels, names: Sequence[str], record: RecordedScores | None
 ) -> tuple[tuple[Scores, ...], tuple[Mapping[str, float], ...]]:
-    """Return the scores of every run, and its fraction of judged documents per measure."""
+    """Return the scores of each run, and the fraction of judged documents of each run per measure."""
     runs = [Run(entry.run.values(), name=entry.name) for entry in entries if not entry.recorded]
     evaluated = iter(evaluate_runs(qrels, runs, names) if runs else ())
     covered = iter(cover_runs_by_judgments(qrels, runs, names, bounds=False)[0] if runs else ())
@@ -218,7 +218,9 @@ def _score_board_entries(
             judged.append(next(covered).judged)
             continue
         if absent := [name for name in names if name not in entry.recorded.scores]:
-            raise UsageError(f"The recorded scores lack {absent[0]}", expected=f"of {', '.join(entry.recorded.scores)}")
+            raise UsageError(
+                f"No scores of {absent[0]} are recorded", expected=f"one of {', '.join(entry.recorded.scores)}"
+            )
         rows = {name: dict(zip(record.topics, entry.recorded.scores[name], strict=True)) for name in names}
         scores.append(Scores(run=entry.name, values=rows, queries=record.topics, missing=entry.recorded.missing))
         judged.append(entry.recorded.judged)
@@ -273,7 +275,7 @@ def _names_board_collection(text: str) -> bool:
 
 
 def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
-    """Open the collection that contains the query texts: the configured one, or the collection of the judgments."""
+    """Open the collection that contains the query texts: the configured one or, by default, that of the judgments."""
     source = _resolve_board_path(plan.queries or plan.qrels, base)
     if source and _names_board_collection(source):
         return open_collection(source)
@@ -283,7 +285,7 @@ def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
 def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
-    """Return the collection of the board, which is used to recognise runs on other collections."""
+    """Return the description of the board's collection, with which runs on other collections are recognised."""
     named = _resolve_board_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     needed = any(

@@ -42,8 +42,8 @@ class RunSelection(Card):
             paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
         except (ValueError, NotImplementedError) as error:
             raise DataError(
-                f"files = {error_repr(self.files)} is not a pattern: {error}",
-                expected="a relative one, as in runs/*.gz",
+                f"files = {error_repr(self.files)} is not a valid pattern: {error}",
+                expected="a relative glob pattern, as in runs/*.gz",
             ) from error
         if not paths:
             raise MissingResourceError(
@@ -58,16 +58,16 @@ class RunSelection(Card):
 
 
 class PublishedTable(BaseModel):
-    """Figures from a paper or repository of others. They were not measured here, so no column mixes them with means."""
+    """Figures that others published. They were not measured here, so they are shown in a separate table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     table: str = Field(min_length=1)
-    """Where the figures stand: a table of a paper, or a file of a repository and its version."""
+    """Source of the figures: a table of a paper, or a file of a repository and its version."""
     measured_by: str = Field(min_length=1)
-    """Who measured them."""
+    """Authors who measured the figures."""
     measure: str = Field(min_length=1)
-    """Measure, as its source names it."""
+    """Name of the measure in the source."""
     first_stage: str = Field(min_length=1)
     """First stage of the candidates; "not stated" if the source does not name it."""
     depth: int | None = Field(default=None, ge=1)
@@ -75,7 +75,7 @@ class PublishedTable(BaseModel):
     url: str = ""
     """Address of the source."""
     figures: dict[str, float] = Field(min_length=1)
-    """Name of the reranker -> figure."""
+    """Mapping from the name of each reranker to its figure."""
 
 
 class BoardConfig(BaseModel):
@@ -100,7 +100,7 @@ class BoardConfig(BaseModel):
     texts: str = ""
     """Selector of the collection whose document texts are shown; if omitted, only document ids are shown."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures. Each measure has its own table; the table of the first one is shown first."""
+    """Measures. Each measure has its own table; the table of the first measure is shown first."""
     relevant: int | None = Field(default=None, ge=1)
     """Lowest grade that binary measures count as relevant; if omitted, the collection's lowest relevant grade, or 1."""
     test: str = "t"
@@ -110,13 +110,13 @@ class BoardConfig(BaseModel):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Significance level after the correction."""
     baseline: str = ""
-    """Name of a run with which all others are compared, with the same test and correction; empty for none."""
+    """Name of a run with which all other runs are compared, with the same test and correction; empty for none."""
     cards: str = ""
     """Folder of cards. A card has the same file stem as its run file."""
     runs: tuple[RunSelection, ...] = ()
-    """The runs."""
+    """Selections of the run files and run folders on the board."""
     published: tuple[PublishedTable, ...] = ()
-    """Figures that others published, for a table of their own."""
+    """Tables of figures that others published, which are shown separately."""
 
     @model_validator(mode="after")
     def _has_judgments_or_scores(self) -> Self:
@@ -126,7 +126,7 @@ class BoardConfig(BaseModel):
 
     @property
     def comparison_options(self) -> ComparisonOptions:
-        """Test, correction and level of the comparisons."""
+        """Test, correction and significance level of the comparisons."""
         return ComparisonOptions(test=self.test, correction=self.correction, alpha=self.alpha)
 
 
@@ -148,7 +148,9 @@ def read_board_config(path: str | Path) -> BoardConfig:
             if fault["type"] != "extra_forbidden"
         ]
     if problems:
-        raise DataError(f"The board {str(path)!r}: {'; '.join(problems)}", expected="the keys in docs/leaderboard.md")
+        raise DataError(
+            f"The board {str(path)!r} is invalid: {'; '.join(problems)}", expected="the keys in docs/leaderboard.md"
+        )
     return plan
 
 

@@ -1,4 +1,4 @@
-"""Costs of runs: what a run consumed per query, and the size of its model."""
+"""Costs of runs: dollars, tokens and seconds per query, and the size of the model."""
 
 from __future__ import annotations
 

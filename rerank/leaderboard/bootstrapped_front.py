@@ -1,6 +1,6 @@
-"""The uncertainty of a Pareto front of effectiveness against cost, by a bootstrap over topics.
+"""Uncertainty of a Pareto front of effectiveness against cost, estimated by a bootstrap over topics.
 
-site_numbers.js draws the same topics, so that the page can repeat the bootstrap for the runs that a filter leaves.
+site_numbers.js draws the same topics, so that the page can repeat the bootstrap for the runs that a filter selects.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from rerank.evaluation.significance.base import Floats
 
-#: Largest and smallest number of bootstrap samples, and the number of topics drawn in all samples that is not exceeded
-#: between them, because the page repeats the bootstrap while its reader types.
+#: Maximum and minimum number of bootstrap samples. Between them, all samples together contain at most _DRAWN topics,
+#: because the page repeats the bootstrap while its reader types.
 _MOST, _FEWEST, _DRAWN = 1000, 100, 1_000_000
 #: Decimals of the means of samples.
 _DECIMALS = 9
@@ -24,16 +24,16 @@ TAIL = 0.025
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BootstrappedFront:
-    """A Pareto front with its uncertainty. The runs are those with a known cost.
+    """A Pareto front with its uncertainty. Only runs with a known cost are included.
 
     Attributes:
-        shares: (runs,) fraction of the bootstrap samples in which the run is on the front.
-        levels: (levels,) distinct costs, ascending.
-        best: (levels,) the best mean of a run that costs at most this much.
-        low: (levels,) lower bound of the central 95 % of the best means of the samples.
-        high: (levels,) upper bound.
+        shares: Fraction of the bootstrap samples in which each run is on the front; shape (runs,).
+        levels: Distinct costs in ascending order; shape (levels,).
+        best: Best mean among the runs that cost at most each level; shape (levels,).
+        low: Lower bound of the central 95 % of the best means of the samples; shape (levels,).
+        high: Upper bound of the central 95 %; shape (levels,).
         draws: Number of bootstrap samples.
-        lowest: The lowest lower bound of the mean of a run, below which the band of no selection of runs reaches.
+        lowest: Smallest lower bound of the mean of any run. No selection of runs has a band that extends below it.
     """
 
     shares: Floats
@@ -46,16 +46,16 @@ class BootstrappedFront:
 
 
 def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront:
-    """Compute the front and its uncertainty.
+    """Compute a Pareto front and its uncertainty.
 
     Args:
-        costs: (runs,) costs.
-        values: (runs, topics) scores.
+        costs: Cost of each run; shape (runs,).
+        values: Scores of shape (runs, topics).
     """
     levels, level_of_run = np.unique(np.asarray(costs, dtype=np.float64), return_inverse=True)
-    # (runs, draws) means of the samples; the last column is the mean over the topics themselves
+    # Means of shape (runs, draws + 1): one column per sample; the last column is the mean over the original topics.
     counts = _count_sampled_topics(values.shape[1])
-    # rounded, so that runs with equal means tie however the scores are added up, here and on the page
+    # Rounding makes runs with equal means tie whatever the order of addition, here and on the page.
     means = np.column_stack([values @ counts.T / values.shape[1], values.mean(axis=1)]).round(_DECIMALS)
     highest = np.stack([means[level_of_run == level].max(axis=0) for level in range(len(levels))])
     envelope = np.maximum.accumulate(highest, axis=0)
@@ -77,7 +77,7 @@ def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront
 
 @cache
 def _count_sampled_topics(topics: int) -> Floats:
-    """Return (draws, topics) numbers of times that each topic is in each sample."""
+    """Return how often each sample contains each topic, as an array of shape (draws, topics)."""
     draws = max(_FEWEST, min(_MOST, _DRAWN // topics))
     counts = np.zeros((draws, topics))
     for draw, topic in enumerate(sample_topics(topics, draws * topics)):
@@ -86,7 +86,7 @@ def _count_sampled_topics(topics: int) -> Floats:
 
 
 def sample_topics(topics: int, count: int) -> list[int]:
-    """Draw topics with replacement by xorshift32, which JavaScript repeats exactly.
+    """Draw ``count`` topic indexes with replacement by xorshift32, which JavaScript can reproduce exactly.
 
     Source: Marsaglia, "Xorshift RNGs", Journal of Statistical Software 2003, with the shifts 13, 17 and 5.
     """

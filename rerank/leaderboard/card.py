@@ -71,7 +71,7 @@ class Card(BaseModel):
 
 
 def read_submission_card(path: str | Path) -> Card:
-    """Read a card.
+    """Read a card from a TOML file.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -80,7 +80,7 @@ def read_submission_card(path: str | Path) -> Card:
     card, problems = parse_submission_card(read_toml_file(path, "card"))
     if problems:
         raise DataError(
-            f"The card {str(path)!r}: {'; '.join(problems)}",
+            f"The card {str(path)!r} is invalid: {'; '.join(problems)}",
             remedy="Correct the card and check it with `rerank leaderboard check`",
         )
     return card
@@ -128,7 +128,7 @@ class CardIndex:
         self._named = cache(_submission_cards_naming_run)
 
     def find(self, run: Path) -> Card:
-        """Return the card of a run file; an empty card if it has no card.
+        """Return the card of a run file, or an empty card if the run file has no card.
 
         In the separate folder of cards, the ``run`` key may be the name of the run file without its folder.
 
@@ -166,13 +166,13 @@ class CardIndex:
 
 
 def _submission_cards_naming_run(folder: Path) -> dict[Path, str]:
-    """Return path of the card -> value of its ``run`` key, for the cards in a folder that have this key."""
+    """Return a mapping from card path to ``run`` key, for the cards in a folder that have this key."""
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
         try:
             names[path] = read_toml_file(path, "file").get("run")
         except DataError as error:  # the error is raised again if a run file has the same stem
-            warnings.warn(f"{error.found}, so it is not used as a card", stacklevel=2)
+            warnings.warn(f"{error.found}, so the file is not used as a card", stacklevel=2)
     return {path: run for path, run in names.items() if isinstance(run, str) and run}
 
 

@@ -1,6 +1,6 @@
 """Selection of the runs on the collection of a board. Runs on other collections would score near zero.
 
-Run folders record their collection. Run files do not, so they are always included.
+Run folders record their collection. Run files do not record it, so run files are always included.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _NAMED = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardCollection:
-    """The collection of a board.
+    """Properties of the collection of a board, by which runs on the same collection are recognised.
 
     Attributes:
         named: The configured source of the relevance judgments: a file or a selector.
         qrels: The relevance judgments.
         fingerprint: Fingerprint of the collection; empty if the judgments come from a file, or if it is not needed.
-        queries: Query id -> text; empty if no source of query texts is configured.
+        queries: Mapping from query id to text; empty if no source of query texts is configured.
     """
 
     named: str

@@ -14,7 +14,7 @@ from rerank.leaderboard.plot_labels import PlotLabel, place_plot_labels
 
 WIDTH = 960
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 46
-#: Height of a plot of a few points, and what each further point adds to make room for its label.
+#: Height of a plot with up to _FEW points, height that each further point adds for its label, and maximum height.
 _HEIGHT, _FEW, _PER_POINT, _HIGHEST = 420, 12, 10, 900
 #: Longest label, in characters.
 _LABEL = 44
@@ -28,7 +28,7 @@ _TICKS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotPoint:
-    """A run in the plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner.
+    """A run in a plot. ``x`` and ``y`` are SVG coordinates, measured from the upper left corner.
 
     ``share`` is the fraction of the bootstrap samples of topics in which the run is on the Pareto front.
     """
@@ -50,11 +50,11 @@ class ScatterPlot:
         height: Height in SVG units; the width is `WIDTH`.
         points: One point per run with a known cost.
         line: Points of the Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
-        band: The central 95 % of the front of bootstrap samples of topics, as the points of a polygon.
+        band: The central 95 % of the fronts of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
         x_ticks: Positions and labels of the horizontal axis.
         y_ticks: Positions and labels of the vertical axis.
         draws: Number of bootstrap samples.
-        y_scale: The value at the upper edge, and SVG units per unit of the measure.
+        y_scale: The value at the upper edge, and the number of SVG units per unit of the measure.
         unknown: Indexes of the runs with unknown cost.
         logarithmic: True if the cost axis is logarithmic.
     """
@@ -96,7 +96,7 @@ def layout_cost_plot(
 
     Args:
         costs: Cost of each run, at least 0; None if the cost is unknown.
-        values: Scores of each run per topic.
+        values: Scores of shape (runs, topics).
         names: Names of the runs.
     """
     runs = [at for at, cost in enumerate(costs) if cost is not None]
@@ -137,7 +137,7 @@ def layout_cost_plot(
 
 
 def _plot_height_of_value(value: float, *, high: float, down: float, bottom: float) -> float:
-    """Return the vertical coordinate of a value, within the frame."""
+    """Return the vertical coordinate of a value, limited to the frame of the plot."""
     return min(bottom, max(float(TOP), TOP + (high - value) * down))
 
 
@@ -150,10 +150,10 @@ def _label_plot_points(
     area: tuple[float, float, float, float],
     line: Sequence[tuple[float, float]],
 ) -> tuple[PlotPoint, ...]:
-    """Return the points with their labels; those of the front get the nearest free places."""
+    """Return the points with their labels; labels of points on the front get the nearest free positions."""
     order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
     short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
-    # a label is as wide as its name with the share, which a filter can change
+    # Reserve the width of the largest share, since a filter on the page can change the share.
     labels = place_plot_labels([places[at] for at in order], [f"{short[at]} 100%" for at in order], area, line)
     label_of = dict(zip(order, labels, strict=True))
     return tuple(
@@ -163,7 +163,7 @@ def _label_plot_points(
 
 
 def _steps_of_front(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the corners of a step function, which has the value of a cost up to the next cost, or the right edge."""
+    """Return the corners of a step function that keeps each value up to the next cost or the right edge."""
     ends = [*xs[1:], float(WIDTH - RIGHT)]
     return [corner for x, end, y in zip(xs, ends, ys, strict=True) for corner in ((x, y), (end, y))]
 
@@ -213,7 +213,7 @@ def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
-    """Return round bounds that contain two values, and the distance of labels, for an axis of up to so many steps."""
+    """Return round bounds of an axis that contains two values, and the size of its at most about ``steps`` steps."""
     raw = (high - low or 1.0) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))

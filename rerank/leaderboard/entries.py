@@ -1,4 +1,4 @@
-"""Runs of a leaderboard, which are read from run files and run folders together with their cards."""
+"""Runs of a leaderboard, read from run files and run folders together with their cards."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class RunOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A run of a leaderboard.
+    """A run on a leaderboard.
 
     Attributes:
         card: Metadata of the run. The card always has a name.
         run: The rankings.
         source: Path of the run file or run folder.
         first: The candidates that were reranked; None if the source is not a run folder.
-        queries: Query id -> text, for queries whose text is in the source.
+        queries: Mapping from query id to text, for queries whose text is in the source.
         origin: Provenance recorded in the run folder; None for a run file.
-        recorded: The recorded scores of a run whose lists are unknown; its ``run`` is empty. None for a run with lists.
+        recorded: Recorded scores of a run whose lists are unknown, so that ``run`` is empty; None for a run with lists.
     """
 
     card: Card
@@ -78,7 +78,7 @@ class Entry:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the lists (`digest_ranked_lists`); two runs with the same digest have identical lists."""
+        """Digest of the ranked lists (`digest_ranked_lists`); runs with the same digest have identical lists."""
         return self.recorded.lists if self.recorded else digest_ranked_lists(self.run)
 
     def per_query(self, total: float | None) -> float | None:
@@ -94,7 +94,7 @@ def find_board_entries(
 
     Args:
         paths: Paths of the runs. Duplicates are read once.
-        defaults: Metadata that apply to all runs. Cards override them.
+        defaults: Metadata that apply to all runs; values on cards take priority. None for no metadata.
         cards: Separate folder of cards for runs in other folders. By default, a card is next to its run file, or is the
             file card.toml in a run folder. A card belongs to the file named in its ``run`` key, or to the file with the
             same stem.
@@ -181,7 +181,7 @@ def _card_of_run_folder(folder: RunFolder) -> Card:
         )
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"The summary.json of {str(folder.path)!r} has a value that is not a number", remedy="Repeat the run"
+            f"The summary.json of {str(folder.path)!r} contains a value that is not a number", remedy="Repeat the run"
         ) from error
 
 
@@ -210,7 +210,7 @@ def _check_hash_on_card(card: Card, path: Path) -> None:
     """Check that the hash of a run file equals the hash on its card, if the card has one."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
-            f"{str(path)!r} has the SHA-256 {file_hash(path)}",
+            f"The run file {str(path)!r} has the SHA-256 {file_hash(path)}",
             expected=f"{card.sha256}, the hash on its card",
             remedy="Use the file that the card describes, or correct the card",
         )

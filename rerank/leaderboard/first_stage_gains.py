@@ -1,4 +1,4 @@
-"""The gain of each run over its own first stage, with a test of all gains of a board together."""
+"""Gain of each run over its own first stage, with significance tests corrected over all gains of a board."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rerank.evaluation.significance.base import Floats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstStageGain:
-    """The difference between a run and the run that it reranked.
+    """Difference in effectiveness between a run and the run that it reranked.
 
     Attributes:
-        before: Index of the first stage.
+        before: Index of the first-stage run on the board.
         difference: Mean of the run minus mean of its first stage.
         low: Lower bound of the 95 % confidence interval of the difference (Student's t over queries), not corrected.
         high: Upper bound of the interval.
@@ -36,7 +36,7 @@ class FirstStageGain:
 def compare_with_first_stages(
     decisions: PairwiseDecisions, before: Sequence[int | None]
 ) -> tuple[tuple[FirstStageGain | None, ...], str]:
-    """Test the runs against their first stages. The family is all gains, not all pairs of runs.
+    """Test each run against its first stage. The correction covers all gains, not all pairs of runs.
 
     Args:
         decisions: The decisions for all pairs of runs, whose p-values, correction and level are used. P-values of tests
@@ -44,8 +44,8 @@ def compare_with_first_stages(
         before: Index of the first stage of each run; None if it is not on the board.
 
     Returns:
-        One gain per run, None if its first stage is not on the board; and a description of the test, which is empty if
-        there are no gains.
+        The gains, one per run (None if its first stage is not on the board), and a description of the test, which is
+        empty if there are no gains.
     """
     values = decisions.matrix.values
     pairs = [(run, first) for run, first in enumerate(before) if first is not None]
@@ -65,7 +65,7 @@ def compare_with_first_stages(
 
 
 def pair_p_values(decisions: PairwiseDecisions, pairs: Sequence[tuple[int, int]]) -> Floats:
-    """Return the p-values of some pairs of runs before the correction, from those of all pairs."""
+    """Return the uncorrected p-values of the given pairs of runs; a pair contains the indexes of two runs."""
     count = len(decisions.matrix.systems)
     of_pair = np.zeros((count, count))
     of_pair[np.triu_indices(count, 1)] = decisions.p_values()[0]

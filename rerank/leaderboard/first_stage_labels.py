@@ -72,7 +72,7 @@ def _entry_with_label(entry: Entry, label: str | None) -> Entry:
 
 
 def _group_entries_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
-    """Group runs by their candidates."""
+    """Return groups of runs whose candidate lists agree."""
     kinds: list[list[Entry]] = []
     for entry in group:
         same = next((kind for kind in kinds if all(_candidate_lists_agree(entry, other) for other in kind)), None)
@@ -116,7 +116,7 @@ def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[st
 
 
 def _short_collection_labels(selectors: Sequence[str]) -> list[str]:
-    """Return the shortest path suffixes that distinguish the selectors; the selectors themselves if none does."""
+    """Return the shortest path suffixes that distinguish the selectors, or the selectors if no suffixes do."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
     parts = [(*path.parts[:-1], stem_of_submitted_run(path)) if path.parts else () for path in paths]
     count_distinct = len(set(selectors))

@@ -26,7 +26,7 @@ class LinkedRuns:
 
     Attributes:
         entries: The runs, followed by the distinct first-stage runs of run folders.
-        before: Index of the run that each run reranked; None if it is unknown.
+        before: For each run, the index of the run that it reranked; None if it is unknown.
         notes: Notes on runs whose documents differ from the documents of their declared first stage.
     """
 
@@ -92,7 +92,7 @@ def _index_of_entry_before(entry: Entry, entries: Sequence[Entry]) -> int:
     if entry.card.before not in names:
         raise UnknownNameError(f"run before {entry.name!r}:", entry.card.before, names)
     if entry.card.before == entry.name:
-        raise UsageError(f"The card of {entry.name!r} names its own run as before", expected="another run's name")
+        raise UsageError(f"The key before of the card {entry.name!r} names its own run", expected="another run's name")
     return names.index(entry.card.before)
 
 
@@ -106,7 +106,7 @@ def _make_first_stage_entry(entry: Entry, taken: Sequence[str]) -> Entry:
 
 
 def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
-    """Return notes on documents of the run that its first stage lacks, and the reverse."""
+    """Return notes on documents that only the run or only its first stage contains."""
     extra = lacking = 0
     for query, ranking in entry.run.items():
         candidates = first.run[query].doc_ids if query in first.run else ()
@@ -116,7 +116,7 @@ def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
     notes = []
     if extra:
         notes.append(
-            f"{entry.name!r} is declared as a reranking of {first.name!r}, but contains documents that it lacks, "
+            f"{entry.name!r} is declared as a reranking of {first.name!r}, but contains documents that are not in it, "
             f"in {_format_board_deviation(extra, 'query', 'queries')}."
         )
     if lacking:

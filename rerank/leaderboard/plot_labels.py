@@ -1,4 +1,4 @@
-"""Placement of the labels of a scatter plot: every point gets one that covers no point, line or other label."""
+"""Placement of the labels of a scatter plot, so that labels do not cover points, lines or other labels."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from itertools import pairwise
 LINE, CHARACTER = 13.0, 6.3
 #: Radius of the largest point, with a margin.
 _POINT = 7.0
-#: A label whose nearest edge is further from its point than this is joined to it by a line.
+#: Maximum distance between a label and its point without a line that connects them.
 _NEAR = 14.0
 _DIRECTIONS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotLabel:
-    """A label.
+    """Position of the label of a point, in SVG coordinates.
 
     Attributes:
-        x: The end of the text that is nearer to the point, which even a text wider than estimated does not cover.
-        y: The baseline of the text.
+        x: Horizontal position of the end of the text that is nearer to the point. A text that is wider than estimated
+            extends away from the point.
+        y: Vertical position of the baseline of the text.
         anchor: ``end`` if the text is to the left of the point, otherwise ``start``.
-        leader: End of a line from the point to the label; None for no line.
+        leader: End of a line from the point to the label; None if the label needs no line.
     """
 
     x: float
@@ -57,8 +58,8 @@ def place_plot_labels(
 ) -> list[PlotLabel]:
     """Place one label per point.
 
-    Labels are placed one after the other, each at the nearest free place around its point. If there is none within the
-    frame, a label gets the place where it covers least.
+    Labels are placed one after the other, each at the nearest free position around its point. If there is no free
+    position within the frame, a label gets the position where it covers the smallest area.
 
     Args:
         points: Coordinates of the points. Labels of earlier points are placed first.
@@ -90,7 +91,7 @@ def place_plot_labels(
 
 
 def _boxes_around_point(x: float, y: float, size: tuple[float, float], area: _Box) -> list[_Box]:
-    """Return places for a label: beside the point, then on rings of increasing radius."""
+    """Return possible boxes for a label: beside the point, then on rings of increasing radius."""
     wide, high = size
     boxes = [
         _Box(x + 8, y - high / 2, x + 8 + wide, y + high / 2),
@@ -100,7 +101,7 @@ def _boxes_around_point(x: float, y: float, size: tuple[float, float], area: _Bo
     while radius < max(area.right - area.left, area.bottom - area.top):
         for step in range(_DIRECTIONS):
             angle = 2 * math.pi * step / _DIRECTIONS
-            # the edge of the box that faces the point is on the ring
+            # The edge of the box that faces the point lies on the ring.
             middle_x = x + math.cos(angle) * (radius + wide / 2)
             middle_y = y + math.sin(angle) * (radius + high / 2)
             boxes.append(_Box(middle_x - wide / 2, middle_y - high / 2, middle_x + wide / 2, middle_y + high / 2))

@@ -32,9 +32,9 @@ class RecordedRun(BaseModel):
     missing: tuple[str, ...] = ()
     """Judged topics for which the run has no list; they score 0."""
     judged: dict[str, float]
-    """Measure -> mean fraction of judged documents within the cutoff of the measure."""
+    """Mapping from measure to the mean fraction of judged documents within the cutoff of the measure."""
     scores: dict[str, tuple[float, ...]]
-    """Measure -> one score per topic, in the order of the topics of the file."""
+    """Mapping from measure to one score per topic, in the order of the topics of the file."""
 
 
 class RecordedScores(BaseModel):
@@ -49,18 +49,18 @@ class RecordedScores(BaseModel):
     relevant: int
     """Lowest grade that binary measures count as relevant."""
     qrels: str
-    """Digest of the judgments (`digest_judgments`); runs that join the board are evaluated with the same ones."""
+    """Digest of the judgments (`digest_judgments`); runs added to the board need judgments with this digest."""
     notes: tuple[str, ...] = ()
-    """Notes on the lists, which cannot be checked without them."""
+    """Notes on the ranked lists, which cannot be checked without these lists."""
     runs: tuple[RecordedRun, ...]
-    """The runs."""
+    """The cards and scores of the runs."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         measures = self.runs[0].scores.keys() if self.runs else set()
         for run in self.runs:
             if run.scores.keys() != measures:
-                raise ValueError(f"run {run.card.name!r} has other measures than the first one")
+                raise ValueError(f"run {run.card.name!r} has other measures than the first run")
             if any(len(row) != len(self.topics) for row in run.scores.values()):
                 raise ValueError(f"run {run.card.name!r} should have {len(self.topics)} scores per measure")
         return self
@@ -71,18 +71,20 @@ def read_recorded_scores(path: Path) -> RecordedScores:
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is not such a file, or lacks scores.
+        DataError: The file does not have this format, or scores are missing.
     """
-    remedy = "Make it again with eval/leaderboard/record_scores.py"
+    remedy = "Create the file again with eval/leaderboard/record_scores.py"
     try:
         return RecordedScores.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise MissingResourceError(f"The scores {str(path)!r} cannot be read: {error.strerror}") from error
+        raise MissingResourceError(f"The file of scores {str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         problem = f"{where}: {describe_pydantic_error(fault)}" if where else describe_pydantic_error(fault)
-        raise DataError(f"The scores {str(path)!r}: {problem}", expected=FORMAT, remedy=remedy) from error
+        raise DataError(
+            f"The file of scores {str(path)!r} is invalid: {problem}", expected=FORMAT, remedy=remedy
+        ) from error
 
 
 def digest_ranked_lists(run: Run) -> str:

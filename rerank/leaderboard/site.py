@@ -2,7 +2,7 @@
 
 index.html             tables and plots of all boards; readable without JavaScript
 site.css               style of the page
-site_numbers.js        tests and Pareto fronts of the runs that a filter leaves
+site_numbers.js        tests and Pareto fronts of the runs that a filter selects
 site.js                sorting, filtering, and the view of single queries
 tables/                every table as CSV and LaTeX
 data/BOARD-HASH/       data for site.js: the scores of the board, and the ranked lists, if known, in one file per query
@@ -66,7 +66,7 @@ class CostPlot:
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:
-    """Write the site, and remove outdated files of an earlier build.
+    """Write the leaderboard site, and remove outdated files of an earlier build.
 
     Args:
         boards: Boards with unique keys.
@@ -77,7 +77,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
         Path of index.html.
 
     Raises:
-        UsageError: The folder contains other files.
+        UsageError: The folder contains files that do not belong to a site.
         DataError: Two boards have the same name.
         StorageError: A file cannot be written.
     """
@@ -89,9 +89,9 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     content = render_site(boards, title)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # write the list of files first: if this build is interrupted, a later one can remove its files
+        # Write the list of files first, so that a later build can remove the files of an interrupted build.
         _write_site_file(out / _LIST, _format_site_file_list([*before, *content]))
-        with fill_folder(out, last="index.html") as draft:  # the old page stays until the new one is complete
+        with fill_folder(out, last="index.html") as draft:  # the old page stays until the new page is complete
             for name, text in content.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 _write_site_file(draft / name, text)
@@ -107,7 +107,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
 
 def check_site(out: Path) -> list[str]:
-    """Return the names of the files of an existing site; an empty list if there is no site.
+    """Return the names of the files of an existing site, or an empty list if there is no site.
 
     Raises:
         UsageError: The folder contains files that do not belong to a site and must not be changed.
@@ -133,7 +133,7 @@ def check_site(out: Path) -> list[str]:
 
 
 def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
-    """Return the contents of the site as file name -> text. index.html comes last."""
+    """Return a mapping from file name to text for all files of the site, with index.html last."""
     package = files("rerank.leaderboard")
     content = {"site.css": read_page_style("rerank.leaderboard", "site.css")}
     content |= {name: (package / name).read_text(encoding="utf-8") for name in _SHIPPED}
@@ -212,7 +212,7 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
 
 
 def _site_interval_bars(table: Standings) -> dict[str, Any]:
-    """Return the axis of the intervals, and the mean and the bounds of every run, in percent of the column width."""
+    """Return axis labels, and the mean and interval bounds of each run, in percent of the column width."""
     low, high, step = round_plot_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
     ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
 
@@ -238,7 +238,7 @@ def _site_cost_plots(board: Board, table: Standings) -> list[CostPlot]:
 
 
 def _format_site_amount(value: float | None) -> str:
-    """Format a number for the table. An unknown value becomes a dash."""
+    """Format a number for a table of the page; None, for an unknown value, becomes a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"

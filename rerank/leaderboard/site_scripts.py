@@ -66,10 +66,10 @@ def site_script_of_board(board: Board, folder: str) -> str:
 
 
 def _site_tests_of_table(board: Board, table: Standings) -> dict[str, Any]:
-    """Return what the page needs to repeat the tests of a table for some of the runs; see site_numbers.js."""
+    """Return the data with which site_numbers.js repeats the tests of a table for a selection of the runs."""
     decisions, test = table.decisions, Selector.parse(board.plan.test).name
     names = [entry.name for entry in board.entries]
-    # the p-values of Dunnett's test and of max-t depend on all runs
+    # The p-values of Dunnett's test and of max-t depend on all runs, so they cannot be used for a selection.
     repeats = bool(board.plan.baseline and decisions and not decisions.family_wise and not is_baseline_test(test))
     return {
         "p": decisions.p_values()[0].tolist() if decisions else None,

@@ -18,7 +18,7 @@ _NO_TEST = "No test was run: there is only one run or one judged query."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The standing of one run by one measure.
+    """Position of one run in the ranking by one measure, with its mean and test results.
 
     Attributes:
         place: Rank of the run by its mean, from 1. Runs with equal means keep their input order.
@@ -28,9 +28,9 @@ class Standing:
         beats: Ranks of the runs that this run significantly outperforms, ascending.
         beaten_by: Number of runs that significantly outperform this run.
         tied: True if the run with the best mean does not significantly outperform this run.
-        missing: Number of judged queries for which the run has no list; they score 0.
+        missing: Number of judged queries for which the run has no ranked list; they score 0.
         mark: ``↑`` if the run is significantly above the baseline of the board, ``↓`` if below, otherwise empty.
-        gain: The difference from the run's own first stage; None if that is not on the board or nothing was tested.
+        gain: Difference from the run's own first stage; None if the latter is not on the board or no test was run.
     """
 
     place: int
@@ -47,7 +47,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """The standings of all runs by one measure.
+    """Ranking of all runs by one measure, with the results of the significance tests.
 
     Attributes:
         measure: Name of the measure, as in ir_measures.
@@ -57,7 +57,7 @@ class Standings:
         significant: Number of significantly different pairs.
         rule: Description of the test; empty if no test was run.
         baseline_rule: Description of the test against the baseline; empty without a baseline.
-        gain_rule: Description of the test of the gains; empty if there are none.
+        gain_rule: Description of the test of the gains over first stages; empty if there are no gains.
         decisions: The decisions for all pairs of runs; None if no test was run.
         notes: Notes on the validity of the results.
     """
@@ -92,11 +92,12 @@ def rank_board_runs(
     Args:
         scores: Scores of at least one run, with unique names and the same judged queries.
         measure: Name of the measure, as in ir_measures.
-        options: Test, correction over all pairs, and significance level. With ``dunnett`` or ``max-t``, which need the
-            baseline, pairs are tested by t.
-        baseline: Name of a run with which all others are also compared; empty for none. Tukey's tests are replaced by
-            Dunnett's.
-        before: Index of the first stage of each run, with which it is also compared; None if it is not on the board.
+        options: Test, correction over all pairs, and significance level. If the test is ``dunnett`` or ``max-t``, which
+            compare with a baseline, pairs of runs are tested by ``t``.
+        baseline: Name of a run with which all other runs are also compared; empty for none. Tests that control the
+            family-wise error over all pairs are replaced by Dunnett's test for this comparison.
+        before: For each run, the index of its first stage, with which the run is also compared; None if the first stage
+            is not on the board.
 
     Raises:
         UsageError: The measure has no per-query values, or the test does not support the correction.
@@ -131,13 +132,13 @@ def rank_board_runs(
 def _test_board_runs(
     scores: Sequence[Scores], measure: str, options: ComparisonOptions, baseline: str
 ) -> tuple[list[tuple[int, ...]], dict[str, str], dict[str, Any]]:
-    """Return whom each run beats, the marks of runs that differ from the baseline, and fields of `Standings`."""
+    """Return the runs that each run outperforms, marks against the baseline, and fields of `Standings`."""
     tested: dict[str, Any] = {"pairs": 0, "significant": 0, "rule": ""}
     if len(scores) < 2 or len(scores[0].queries) < 2:
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
     test = "t" if is_baseline_test(options.test) else options.test
     comparison = compare_evaluated_runs(scores, measure, test=test, correction=options.correction, alpha=options.alpha)
-    # computed once, because gains and the page need them, too
+    # The p-values are computed once, because the gains and the page also need them.
     decisions = replace(comparison.decisions, raw=comparison.decisions.p_values()[0])
     found = decisions.significant
     marks: dict[str, str] = {}
@@ -157,14 +158,14 @@ def _test_board_runs(
 def _compare_with_baseline_of_board(
     scores: Sequence[Scores], measure: str, baseline: str, options: ComparisonOptions
 ) -> tuple[dict[str, str], str]:
-    """Return run -> mark for runs that differ significantly from the baseline, and a description of the test."""
+    """Return a mapping from runs that differ from the baseline to their marks, and a description of the test."""
     compared = compare_with_baseline(scores, [measure], baseline, options)
     marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
     return marks, f"↑ significantly above the baseline {baseline}, ↓ below: {compared.family.describe_p()}"
 
 
 def format_rank_ranges(places: Sequence[int]) -> str:
-    """Format ascending numbers, with consecutive numbers combined to ranges.
+    """Format ascending numbers, with consecutive numbers combined into ranges.
 
     >>> format_rank_ranges((4, 7, 8, 9, 12))
     '4, 7–9, 12'

@@ -1,4 +1,4 @@
-"""Check of a submission to a leaderboard, which consists of a card and a run file. All problems are reported at once.
+"""Check of a leaderboard submission, which consists of a card and a run file. All problems are reported at once.
 
 This module parses the TREC run line by line, because the normal reader stops at the first error.
 """
@@ -110,7 +110,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
     assert report.run is not None  # the caller checks this
     report.sha256 = file_hash(report.run)
     if card.sha256 and card.sha256 != report.sha256:
-        report.problems.append(f"The run file's SHA-256 is {report.sha256}, but the card has another one.")
+        report.problems.append(f"The run file's SHA-256 is {report.sha256}, but the card contains another hash.")
     elif not card.sha256:
         report.notes.append(f'For the card: sha256 = "{report.sha256}"')
     lists = _Lists()
@@ -128,7 +128,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
 
 @dataclass
 class _Lists:
-    """A run that is parsed line by line (query -> document -> score), and the problems found in it."""
+    """A run that is parsed line by line into scores per query and document, with the problems found in it."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     ranks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -177,7 +177,7 @@ class _Lists:
 
 
 def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """Return the contradictions between a run and the qrels or the card."""
+    """Return the problems of a run that contradicts the qrels or the card."""
     unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
     ]
@@ -219,6 +219,6 @@ def submission_error(report: SubmissionReport) -> RerankError:
     """Return the error for a submission with problems."""
     many = len(report.problems)
     return DataError(
-        f"{str(report.card)!r} cannot be accepted: {many} problem{'s' * (many != 1)}",
-        remedy="Correct them and check again",
+        f"The card {str(report.card)!r} cannot be accepted: {many} problem{'s' * (many != 1)}",
+        remedy="Correct the listed problems and check the card again",
     )

@@ -76,9 +76,9 @@ def _gain_columns(board: Board, gain: FirstStageGain | None) -> dict[str, Any]:
 
 
 def board_as_recorded_scores(board: Board) -> str:
-    """Return the file of recorded scores from which the same tables can be built without the runs; one run per line.
+    """Return the content of a file of recorded scores, from which the same tables can be built without the runs.
 
-    Seconds are left out: they depend on the machine and on what else ran on it.
+    Each run is one line. Seconds are omitted, because they depend on the machine and on its load.
     """
     names = [entry.name for entry in board.entries]
     runs = []
@@ -127,7 +127,7 @@ def board_table(board: Board, table: Standings) -> TableReport:
     others = [other.measure for other in board.tables if other is not table]
     heads = ["", "run", "first stage", "depth", "model", table.measure, "95% interval", "gain", *others]
     legend = [
-        f"{board.plan.title}, {len(board.qrels)} queries. Superscripts: runs that it significantly outperforms "
+        f"{board.plan.title}, {len(board.qrels)} queries. Superscripts: runs that the run significantly outperforms "
         f"({table.rule or 'no test was run'}). †: not significantly worse than the best run.",
         *(f"{rule}." for rule in (table.gain_rule,) if rule),
         *([table.baseline_rule] if table.baseline_rule else []),

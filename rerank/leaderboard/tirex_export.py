@@ -1,4 +1,4 @@
-"""A run as a TIREx submission: a folder with run.txt and ir-metadata.yml.
+"""Export of a run as a TIREx submission: a folder with run.txt and ir-metadata.yml.
 
 The metadata follow ir-metadata (ir-metadata.org) with the fields that tira's format ``run-with-metadata`` requires.
 """
@@ -19,11 +19,11 @@ from rerank.types import Run
 
 
 def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: str, repository: str) -> Path:
-    """Write a run and its metadata.
+    """Write a run and its metadata as a TIREx submission.
 
     Args:
         entry: The run with its card.
-        out: Folder of all submissions; the run gets a folder with its name.
+        out: Folder of all submissions, in which the run gets a folder with its name.
         team: Name of the team in TIRA.
         collection: Name of the test collection, such as an id of ir_datasets.
         repository: Address of the repository with the code of the run.
@@ -36,7 +36,7 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
         StorageError: A file cannot be written.
     """
     if entry.recorded:
-        raise UsageError(f"{entry.name!r} has only recorded scores", expected="a run with lists")
+        raise UsageError(f"The run {entry.name!r} has only recorded scores", expected="a run with ranked lists")
     for option, value in (("--team", team), ("--collection", collection), ("--repository", repository)):
         if not value.strip():
             raise UsageError(f"{option} is empty", expected="a value, because tira requires it")
@@ -51,10 +51,10 @@ def write_tirex_submission(entry: Entry, out: Path, *, team: str, collection: st
 
 
 def check_folders_of_exported_runs(names: Iterable[str]) -> None:
-    """Check that every run gets a folder of its own, before one overwrites another.
+    """Check that every run gets its own folder, so that no run overwrites another run.
 
     Raises:
-        DataError: Two names give the same folder.
+        DataError: Two run names map to the same folder.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -67,7 +67,7 @@ def check_folders_of_exported_runs(names: Iterable[str]) -> None:
 
 
 def folder_of_exported_run(name: str) -> str:
-    """Return the name of a run as a folder name."""
+    """Return the folder name for a run name; other characters than letters, digits, dots and dashes are replaced."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 

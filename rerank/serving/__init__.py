@@ -1,4 +1,4 @@
-"""The server: rerank, score, decision and search endpoints for existing clients, an MCP server and a playground."""
+"""HTTP server with rerank, score, decision and search endpoints, an MCP server, and a playground."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rerank.errors import MissingPrerequisiteError
 
 __all__ = ["check_serving_extra"]
 
-#: Packages of the extras that the servers import.
+#: Extra -> packages that it installs and that its server imports.
 _PACKAGES = {
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "mcp": ("fastapi", "uvicorn", "prometheus_client", "mcp"),
@@ -27,6 +27,6 @@ def check_serving_extra(extra: str) -> None:
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
         raise MissingPrerequisiteError(
-            f"The server needs {', '.join(missing)}, and they are not installed",
+            f"Packages that the server needs are not installed: {', '.join(missing)}",
             remedy=f"Run: pip install 'listrank[{extra}]'",
         )

@@ -1,4 +1,4 @@
-"""Who may use which endpoint, for the OpenAPI description."""
+"""Access rules of the endpoints (keys and host names) in the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fastapi import FastAPI
 
 from rerank.serving.key_check import OPEN_PATHS
 
-#: Errors of the checks of keys and of host names, one of which a server makes.
+#: Statuses of the errors of the key check and of the host check; a server makes only one of these checks.
 _KEY_ERROR, _HOST_ERROR = "401", "421"
 
 
 def describe_server_access(app: FastAPI, *, has_keys: bool) -> None:
-    """Let the OpenAPI description say that endpoints need a key, or else that they refuse foreign host names.
+    """State in the OpenAPI description that endpoints need a key or, without keys, that they check the host name.
 
     Args:
-        app: The application with all its endpoints; they document the errors of both checks.
-        has_keys: Whether clients need a key.
+        app: The application with all its endpoints, whose documentation lists the errors of both checks.
+        has_keys: Whether clients need a key, so that only the errors of the key check are documented.
     """
     describe = app.openapi
 

@@ -1,4 +1,4 @@
-"""Errors of the server: HTTP status, a message without a traceback, and the shape that each dialect expects."""
+"""Errors of the server: HTTP status, message without a traceback, and the JSON body that each dialect expects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rerank.serving.fair_queue import QueueFullError
 from rerank.tasks.dialects.errors import CohereError, CommonError, ErrorDetails, OpenaiError, SglangError, TeiError
 from rerank.tasks.dialects.question import ApiBody
 
-#: Status -> type, in the words of OpenAI's and vLLM's errors.
+#: Status -> error type, named as in the APIs of OpenAI and vLLM.
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -37,7 +37,7 @@ _TYPES = {
     504: "timeout_error",
 }
 
-#: Status -> type of TEI; ``Backend`` for all others.
+#: Status -> error type of TEI; all other statuses have the type ``Backend``.
 _TEI_TYPES: Mapping[int, Literal["Validation", "Overloaded"]] = {
     400: "Validation",
     413: "Validation",
@@ -45,29 +45,29 @@ _TEI_TYPES: Mapping[int, Literal["Validation", "Overloaded"]] = {
     429: "Overloaded",
 }
 
-#: Status -> when an endpoint that ranks answers it. FastAPI itself answers 404 and 405.
+#: Status -> reason for which an endpoint that ranks returns it. FastAPI itself returns 404 and 405.
 _DESCRIPTIONS = {
-    400: "The body is no JSON object",
+    400: "The body is not a JSON object",
     401: "The key is missing or wrong",
-    413: "The body, the number of documents or of tokens exceeds a limit of the server",
-    421: "The header Host or Origin names another host",
+    413: "The size of the body, the number of documents or the number of tokens exceeds a limit of the server",
+    421: "The header Host or Origin names a host that is not this server",
     422: "A field is missing or invalid",
     429: "Too many requests are waiting; Retry-After says when to try again",
     500: "The server failed unexpectedly",
     503: "The model failed, the server is stopping, or too many connections are open",
     504: "The model did not answer in time",
 }
-#: Statuses of endpoints that only read what the server knows.
+#: Error statuses of endpoints that do not call the model.
 READING_ERRORS = (401, 421, 500, 503)
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An error that a client gets.
+    """An error that is returned to a client.
 
     Attributes:
         status: HTTP status.
-        message: What was found, what was expected, and what to do.
+        message: Message that says what was found, what was expected, and what to do.
         headers: Additional headers, such as Retry-After.
     """
 
@@ -82,7 +82,7 @@ class ApiError(Exception):
 
 
 def api_error_from_exception(error: Exception) -> ApiError:
-    """Return the error that a client gets for an exception; the reason of an unexpected one is not told."""
+    """Return the error to send to a client; for unexpected exceptions, it does not contain the reason."""
     match error:
         case ApiError():
             return error
@@ -98,16 +98,16 @@ def api_error_from_exception(error: Exception) -> ApiError:
             return ApiError(503, str(error) or "The server has too little memory for this request")
         case RerankError():
             return ApiError(500, str(error))
-    return ApiError(500, "The server failed unexpectedly; its log has the reason")
+    return ApiError(500, "The server failed unexpectedly; its log contains the reason")
 
 
 def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
     """Return the body of an error in the shape that the clients of a path expect.
 
     Args:
-        error: The error.
+        error: The error to report.
         path: The path of the request.
-        is_tei: Whether the request is TEI's.
+        is_tei: Whether the request has the format of TEI (Text Embeddings Inference).
     """
     if is_tei:
         return TeiError(error=error.message, error_type=_TEI_TYPES.get(error.status, "Backend"))
@@ -122,19 +122,19 @@ def error_body(error: ApiError, path: str, *, is_tei: bool = False) -> ApiBody:
 
 
 def api_error_from_http(request: Request, error: HTTPException) -> ApiError:
-    """Return the error for one of Starlette, such as that the server does not have a path or a method."""
+    """Return the error for an HTTP exception of Starlette, such as an unknown path or a method that is not allowed."""
     path, headers = request.scope["path"], dict(error.headers or {})
     found = error.detail
     if error.status_code == 404:
-        listed = "an endpoint that GET /openapi.json lists (/v1/search needs --collection)"
-        found = f"There is no {path} on this server; expected {listed}"
+        listed = "an endpoint listed by GET /openapi.json (/v1/search needs --collection)"
+        found = f"There is no endpoint {path} on this server; expected {listed}"
     elif error.status_code == 405:
         found = f"The method is {request.method}; expected {headers['Allow']} for {path}"
     return ApiError(error.status_code, found, headers)
 
 
 def error_response(request: Request, error: ApiError) -> JSONResponse:
-    """Return the response for an error, in the shape that fits the request."""
+    """Return the HTTP response for an error, in the format of the request's dialect."""
     # The path of the scope is the one that is routed; that of `request.url` depends on the header Host.
     body = error_body(error, request.scope["path"], is_tei=getattr(request.state, "is_tei", False))
     return JSONResponse(body.model_dump(), error.status, dict(error.headers))
@@ -146,8 +146,8 @@ def error_documentation(
     """Return the error responses of an endpoint for the OpenAPI description.
 
     Args:
-        shape: The body of the endpoint's errors, or a union of bodies.
-        statuses: The statuses of its errors; by default those of endpoints that ask the model.
+        shape: Type of the bodies of the endpoint's errors, or a union of types.
+        statuses: The statuses of its errors; by default those of endpoints that call the model.
     """
     return {status: {"model": shape, "description": _DESCRIPTIONS[status]} for status in statuses}
 

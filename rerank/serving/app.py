@@ -46,9 +46,9 @@ from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_er
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds for which a stopping server waits for a model that does not end its batch.
+#: Seconds that a stopping server waits for the model to finish its batch.
 _CLOSING = 10.0
-#: Seconds between two looks at whether it has ended.
+#: Seconds between two checks of whether the model has finished.
 _POLLING = 0.02
 
 
@@ -59,20 +59,20 @@ def create_server_app(
     search: CollectionSearch | None = None,
     has_playground: bool = True,
 ) -> FastAPI:
-    """Create the application.
+    """Create the HTTP application with all its endpoints.
 
     Args:
-        service: Ranks documents.
-        keys: The keys that clients may use; without any, everybody may use the server.
-        search: Searches a collection; None for no search endpoint, and no search on the page.
-        has_playground: Whether there is a page at ``/``, whose users may choose methods that need many calls.
+        service: Service that ranks documents.
+        keys: Keys that clients may use; if there are none, everybody may use the server.
+        search: Search over a collection; None for neither a search endpoint nor search in the playground.
+        has_playground: Whether to serve the playground at ``/``, where users may choose methods that need many calls.
     """
     app = FastAPI(
         title="listrank",
         version=version("listrank"),
         lifespan=_lifespan(service),
         redirect_slashes=False,
-        docs_url=None,  # its page loads scripts of another site
+        docs_url=None,  # FastAPI's docs page loads scripts from another site
         redoc_url=None,
     )
     app.state.is_ready = app.state.is_hurried = app.state.is_model_busy = False
@@ -112,19 +112,19 @@ def _lifespan(service: RankingService) -> Callable[[FastAPI], Any]:
             await asyncio.sleep(_POLLING)
         app.state.is_model_busy = closing.is_alive()
         if app.state.is_model_busy and not app.state.is_hurried:
-            _LOG.warning("The model did not end its batch within %g s; it is abandoned", _CLOSING)
+            _LOG.warning("The model did not finish its batch within %g s; the batch is abandoned", _CLOSING)
 
     return lifespan
 
 
 def _add_status_routes(app: FastAPI, service: RankingService) -> None:
-    @app.get("/health", summary="Whether the server runs", responses=error_documentation(statuses=(503,)))
+    @app.get("/health", summary="Check whether the server runs", responses=error_documentation(statuses=(503,)))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get(
         "/ready",
-        summary="Whether the model is loaded and requests are accepted",
+        summary="Check whether the model is loaded and requests are accepted",
         responses=error_documentation(statuses=(503,)),
     )
     async def ready() -> dict[str, str]:
@@ -134,7 +134,7 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
 
     @app.get(
         "/metrics",
-        summary="Metrics in the format of Prometheus",
+        summary="Return metrics in the Prometheus format",
         response_class=Response,
         responses={
             200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
@@ -144,14 +144,14 @@ def _add_status_routes(app: FastAPI, service: RankingService) -> None:
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models", summary="The model that answers", responses=error_documentation(statuses=READING_ERRORS))
+    @app.get("/v1/models", summary="List the server's model", responses=error_documentation(statuses=READING_ERRORS))
     async def models() -> dict[str, Any]:
         model = {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "listrank"}
         return {"object": "list", "data": [model]}
 
 
 def _add_head_routes(app: FastAPI) -> None:
-    """Answer HEAD wherever GET is answered, as HTTP demands; health checks use it."""
+    """Add a HEAD endpoint for each GET endpoint, as HTTP requires; health checks use HEAD."""
     for route in list(app.routes):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
@@ -165,7 +165,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        # FastAPI answers 400 only if reading the body failed for another reason than the syntax of JSON.
+        # FastAPI returns 400 only if reading the body failed for a reason other than invalid JSON syntax.
         is_unreadable = error.status_code == 400
         answer = unreadable_body_error(error.__cause__) if is_unreadable else api_error_from_http(request, error)
         return error_response(request, answer)

@@ -1,4 +1,4 @@
-"""Messages about invalid bodies: the field as the client wrote it, what it contains, and what is expected."""
+"""Messages about invalid request bodies: the path of the wrong field, its value, and the expected value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from rerank.errors import error_repr, expected_value_of_fault
 from rerank.serving.api_errors import ApiError
 
-#: Beginning of the type of pydantic's error -> what is expected, in the words of JSON.
+#: Prefix of pydantic's error type -> expected value, in JSON terms.
 _EXPECTED = {
     "string_": "a text",
     "list_": "a list",
@@ -24,16 +24,16 @@ _EXPECTED = {
 
 
 def invalid_body_error(error: RequestValidationError, content_type: str | None) -> ApiError:
-    """Return the error for a body that cannot be read: 400 if it is no JSON object, and 422 if a field is wrong.
+    """Return the error for an invalid body: status 400 if it is not a JSON object, and 422 if a field is wrong.
 
     Args:
-        error: The error of FastAPI.
-        content_type: The header Content-Type of the request.
+        error: The validation error that FastAPI raised.
+        content_type: The header Content-Type of the request; None if the request has no such header.
     """
     faults = error.errors()
     if faults[0]["type"] == "json_invalid":
         reason, position = faults[0]["ctx"]["error"], faults[0]["loc"][-1]
-        return ApiError(400, f"The body is no JSON: {reason} at character {position}; expected a JSON object")
+        return ApiError(400, f"The body is not valid JSON: {reason} at character {position}; expected a JSON object")
     if error.body is None:
         return ApiError(400, "The request has no body; expected a JSON object")
     if isinstance(error.body, bytes):  # only JSON is parsed
@@ -43,14 +43,15 @@ def invalid_body_error(error: RequestValidationError, content_type: str | None) 
 
 
 def unreadable_body_error(cause: BaseException | None) -> ApiError:
-    """Return the error for a body that no JSON reader accepts, although its syntax may be right.
+    """Return the error for a body that could not be parsed for a reason other than invalid JSON syntax.
 
     Args:
-        cause: Why reading it failed.
+        cause: Exception raised while the body was parsed. None and unknown exceptions are reported as a body that ended
+            early.
     """
     match cause:
         case UnicodeDecodeError():
-            reason = f"byte {cause.start} is no UTF-8"
+            reason = f"byte {cause.start} is not valid UTF-8"
         case RecursionError():
             reason = "it is nested too deeply"
         case ValueError():
@@ -61,9 +62,9 @@ def unreadable_body_error(cause: BaseException | None) -> ApiError:
 
 
 def _describe_field(faults: Sequence[Mapping[str, Any]], body: Any) -> str:
-    """Describe the first wrong field. If it may have several types, all errors of the one that fits best count."""
+    """Describe the first wrong field. If it may have several types, use the errors for the type that fits best."""
     paths = [_path_in_body(fault, body) for fault in faults]
-    # A type that fits the outside of a value fails deeper inside.
+    # If a type fits the outer value, its errors are deeper inside: the longest path belongs to the best fit.
     path = max((path for path in paths if path[: len(paths[0])] == paths[0]), key=len)
     same = [fault for fault, other in zip(faults, paths, strict=True) if other == path]
     name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
@@ -73,7 +74,7 @@ def _describe_field(faults: Sequence[Mapping[str, Any]], body: Any) -> str:
 
 
 def _path_in_body(fault: Mapping[str, Any], body: Any) -> list[str | int]:
-    """Return the keys and positions that lead to a field, without the names of types that pydantic puts between."""
+    """Return the keys and positions that lead to a field, without the type names that pydantic inserts."""
     path: list[str | int] = []
     value = body
     for step in fault["loc"][1:]:

@@ -1,4 +1,4 @@
-"""An ASGI wrapper that refuses request bodies above a limit, before they are in memory."""
+"""ASGI middleware that rejects request bodies above a size limit before they are held in memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rerank.serving.api_errors import ApiError, error_response
 
-#: Bytes, as a multiple of the limit, and seconds for which a body that is too large is read and dropped. Most clients
-#: read an answer only when they have sent everything, and would report a broken connection instead of the 413.
+#: Limits on reading and discarding a body that is too large: bytes as a multiple of the size limit, and seconds. Most
+#: clients read a response only after they have sent the whole body, and would otherwise report a broken connection.
 _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
 class BodyLimit:
-    """Answers 413 if a body is larger than allowed, also if it does not state its length.
+    """Middleware that responds with 413 if a body is larger than allowed, even if its length is not stated.
 
     Args:
-        app: The application; it must answer an `HTTPException` that reading a body raises.
-        max_bytes: Maximum size of a body.
+        app: The application; it must handle an `HTTPException` raised while it reads a body.
+        max_bytes: Maximum size of a body, in bytes.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -29,7 +29,7 @@ class BodyLimit:
         self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 413."""
+        """Pass a request on to the application, or respond with 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -56,7 +56,7 @@ class BodyLimit:
         await self._app(scope, receive_bounded, send)
 
     async def _drop_body(self, receive: Receive) -> None:
-        """Read the rest of a body without keeping it, up to a limit of size and time."""
+        """Read and discard the rest of a body, up to a limit of size and time."""
         dropped = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_DROPPING):

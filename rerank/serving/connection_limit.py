@@ -1,4 +1,4 @@
-"""Limits of connections: on their number, and on the size of the head of a request."""
+"""Limits on the number of connections and on the size of a request's head (request line and headers)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ _LOG = logging.getLogger(__name__)
 
 #: Seconds after which a client above the limit should try again.
 _RETRY_AFTER = 1
-#: Seconds for which a refused connection stays open. Many clients read an answer only when they have sent everything.
+#: Seconds that a refused connection stays open: many clients read a response only after sending the whole request.
 _REFUSING = 1.0
-#: Seconds between two messages in the log.
+#: Minimum number of seconds between two log messages about refused connections.
 _LOG_INTERVAL = 60.0
 #: Maximum number of bytes of an incomplete head, not counting those that arrived together with its beginning.
 _MAX_HEAD = 65_536
 
 
 def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol for one server, with at most this many open connections and limited heads.
+    """Return uvicorn's protocol class for one server, with limits on open connections and on request heads.
 
-    The limit of uvicorn itself, ``limit_concurrency``, leaves connections open and refuses the requests of all of them.
-    Up to as many refused connections wait for their end; further ones are closed without an answer.
+    Uvicorn's own ``limit_concurrency`` leaves connections open and refuses the requests of all of them. Here, only
+    connections above the limit are refused with 503. At most ``limit`` refused connections stay open until the client
+    has read this response; further connections are closed without a response.
+
+    Args:
+        limit: Maximum number of open connections.
     """
     refused: set[asyncio.Protocol] = set()
     next_message = 0.0
@@ -42,7 +46,7 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
                 return
             if time.monotonic() >= next_message:
                 next_message = time.monotonic() + _LOG_INTERVAL
-                _LOG.warning("%d connections are open, and further ones get 503 (--max-connections)", limit)
+                _LOG.warning("%d connections are open; further ones are refused with 503 (--max-connections)", limit)
             if len(refused) < limit:
                 transport.set_protocol(_RefusedConnection(transport, refused))
             else:
@@ -70,7 +74,7 @@ def limited_http_protocol(limit: int) -> type[asyncio.Protocol]:
 
 
 class _RefusedConnection(asyncio.Protocol):
-    """A connection whose request is answered with 503 before it is read."""
+    """A connection that receives 503 before its request is parsed."""
 
     def __init__(self, transport: asyncio.Transport, refused: set[Any]) -> None:
         self._transport, self._refused = transport, refused

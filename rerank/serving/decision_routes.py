@@ -1,4 +1,4 @@
-"""`/v1/decisions`: typed questions about an input, answered by probabilities."""
+"""Endpoint `/v1/decisions`, which answers typed questions about an input with probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.tasks.dialects.errors import OpenaiError
 
 
 def add_decision_routes(app: FastAPI, service: RankingService) -> None:
-    """Add the endpoint to the application."""
+    """Add the endpoint ``/v1/decisions`` to the application."""
     decisions = DecisionService(service)
 
     @app.post(

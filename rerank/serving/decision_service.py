@@ -1,7 +1,7 @@
-"""Answers to typed questions about an input, from probabilities of the model instead of generated text.
+"""Answers to typed questions about an input, computed from the model's probabilities instead of generated text.
 
-A predicate is the pointwise relevance of the input to its question. A choice is a window of its values, and the judge
-gives the probabilities of their identifiers. Both use the judges of rankings, with prompts of their own.
+A predicate is answered by the pointwise relevance of the input to the question. For a choice, the possible values form
+a window, and the judge returns the probability of each identifier. Both use judges for rankings with separate prompts.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DecisionService:
-    """Answers questions with the model of a ranking service.
+    """Service that answers typed questions with the model of a ranking service.
 
     Attributes:
-        service: Its reranker's backend is used; its queue and counters are shared.
+        service: Ranking service whose backend, queue and counters are used.
     """
 
     service: RankingService = field(repr=False)
@@ -62,21 +62,21 @@ class DecisionService:
         return self._open_judge("full:pick", "decision_choice")
 
     def _open_judge(self, method: str, prompt: str) -> PromptJudge:
-        """Return a judge on the backend of the reranker.
+        """Return a judge that uses the reranker's backend.
 
         Raises:
-            ApiError: The backend gives no probabilities.
+            ApiError: The backend does not return probabilities.
         """
         try:
             return Reranker.from_backend(self.service.reranker.backend, method=method, prompt=prompt).judge
         except UsageError as error:
-            raise ApiError(422, f"This model cannot answer decisions: {error}") from error
+            raise ApiError(422, f"The model cannot answer typed questions: {error}") from error
 
     async def decide(self, request: DecisionRequest, client: str) -> DecisionResponse:
         """Return the answers to all questions of a request, in their order.
 
         Raises:
-            ApiError: The backend gives no probabilities, or input and questions are too long.
+            ApiError: The backend does not return probabilities, or the input and the questions are too long.
             QueueFullError: Too many requests are waiting.
         """
         text = request.input_text()
@@ -116,7 +116,7 @@ class DecisionService:
     ) -> list[tuple[DecisionAnswer, Sequence[Reply]]]:
         if isinstance(self.service.reranker.backend, AsyncBackend):
             return await _gather(self._answer(text, question) for question in questions)
-        # A batch in this process cannot be cancelled: a request that ends early leaves at most one behind.
+        # A batch in this process cannot be cancelled: one question at a time leaves at most one batch running.
         return [await self._answer(text, question) for question in questions]
 
     async def _answer(self, text: str, question: DecisionQuestion) -> tuple[DecisionAnswer, Sequence[Reply]]:
@@ -142,7 +142,7 @@ class DecisionService:
 
 
 async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all results. The first error ends the other works before it is raised."""
+    """Return the results of all coroutines. The first error cancels the others, and is then raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]
@@ -152,7 +152,7 @@ async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _option_texts(question: DecisionQuestion) -> list[str]:
-    """Return what the model reads of the options of a question; a predicate has none."""
+    """Return the text of each option as it appears in the prompt; a predicate has no options."""
     if isinstance(question, PredicateQuestion):
         return []
     options = question.choices if isinstance(question, ChoiceQuestion) else question.levels
@@ -166,7 +166,7 @@ def _option_text(option: DecisionChoice | DecisionLevel) -> str:
 
 
 def _typed_answer(question: DecisionQuestion, scores: Sequence[float]) -> DecisionAnswer:
-    """Return the answer for the log-odds of a predicate, or the log-probabilities of options."""
+    """Return the answer for the model's scores: log-odds of a predicate, or one log-probability per option."""
     if isinstance(question, PredicateQuestion):
         return PredicateAnswer(name=question.name, probability=1 / (1 + math.exp(-max(-700.0, scores[0]))))
     highest = max(scores)

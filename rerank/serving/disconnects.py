@@ -1,4 +1,4 @@
-"""Ends the work for a request if its client leaves or the model takes too long."""
+"""Cancel the work for a request if its client disconnects or the model takes too long."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rerank.serving.api_errors import ApiError
 
 T = TypeVar("T")
 
-#: Status of a request whose client left, as nginx logs it. Nobody receives it.
+#: Status of a request whose client has disconnected, as in nginx's log. No client receives it.
 CLIENT_LEFT_STATUS = 499
 
 
 class ClientLeftError(Exception):
-    """The client closed the connection before it got the answer."""
+    """Raised if a client closes the connection before the response is sent."""
 
 
 async def run_while_connected(request: Request, work: Coroutine[object, object, T], *, timeout: float) -> T:
-    """Return the result of ``work``; cancel it if the client leaves or time is up.
+    """Return the result of ``work``, or cancel ``work`` if the client disconnects or the time is up.
 
     Args:
         request: The request, whose body has been read.
-        work: What the client waits for.
-        timeout: Maximum number of seconds.
+        work: Coroutine that computes the response.
+        timeout: Maximum duration of the work, in seconds.
 
     Raises:
-        ClientLeftError: The client left.
-        ApiError: Time is up (504).
+        ClientLeftError: The client has disconnected.
+        ApiError: The time is up (status 504).
     """
     try:
         async with asyncio.timeout(timeout) as limit:
@@ -44,7 +44,7 @@ async def run_while_connected(request: Request, work: Coroutine[object, object, 
             raise
         if leaving.done() and not leaving.cancelled():
             raise ClientLeftError from None
-        message = f"No answer after {timeout:g} s, counting the wait for a turn; send fewer documents"
+        message = f"No response after {timeout:g} s, including the wait for a turn; send fewer documents"
         raise ApiError(504, message) from None
 
 

@@ -1,4 +1,4 @@
-"""A bounded queue that gives slots to clients in turns."""
+"""Bounded queue that assigns slots to clients in turn."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from contextlib import asynccontextmanager, suppress
 
 #: Weight of the newest duration in the moving average.
 _NEWEST = 0.1
-#: Bounds of the advice when to try again, in seconds.
+#: Bounds of the number of seconds after which a client should try again.
 _LEAST_WAIT, _MOST_WAIT = 1, 60
 
 
 class QueueFullError(Exception):
-    """No more requests may wait.
+    """Raised for a request that is refused because too many requests are waiting.
 
     Attributes:
-        retry_after: Seconds after which the queue is probably shorter.
+        retry_after: Number of seconds after which the queue is probably shorter.
     """
 
     def __init__(self, retry_after: int) -> None:
-        """Store the advice."""
+        """Store the number of seconds."""
         super().__init__(f"Too many requests are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
 class FairQueue:
-    """A number of slots that clients use in turns, and a bounded number of requests that wait for them.
+    """Slots that clients use in turn, with a bounded number of requests that wait for a slot.
 
     A freed slot goes to the client whose turn it is, and each client's requests are served in order. If the queue is
     full, the newest request of the client with the most waiting requests is refused, so that a client with many
-    requests cannot shut out the others. It belongs to one event loop.
+    requests cannot shut out the others. A queue belongs to one event loop.
 
     Args:
         slots: Number of requests in progress at the same time.
@@ -106,7 +106,7 @@ class FairQueue:
                 del self._waiting[client]
 
     def _release(self) -> None:
-        """Give the slot to the client whose turn it is, or free it."""
+        """Pass the slot on to the client whose turn it is, or free the slot if no request is waiting."""
         while self._waiting:
             client, turns = next(iter(self._waiting.items()))
             turn = turns.popleft()

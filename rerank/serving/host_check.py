@@ -1,4 +1,4 @@
-"""An ASGI wrapper that refuses requests to foreign host names, so that web pages cannot read a server without keys."""
+"""ASGI middleware that rejects other host names, so that foreign web pages cannot use a server without keys."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rerank.serving.api_errors import ApiError, error_response
 
-#: Paths that tell only whether the server runs; load balancers ask them under any name.
+#: Paths that reveal only whether the server runs; load balancers request them under any host name.
 _OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 class HostCheck:
-    """Answers 421 if the header Host or Origin of a request names a host that is not this server.
+    """Middleware that responds with 421 if the header Host or Origin names a host that is not this server.
 
-    A page of another site can let its own name point to this machine (DNS rebinding). Its requests then carry that
+    A page of another site can make its host name resolve to this machine (DNS rebinding). Its requests then carry that
     name, whereas requests to an IP address or to ``localhost`` come from pages and programs of the user.
 
     Args:
         app: The application.
-        names: Further names of the server; ``*`` allows all.
+        names: Further host names of the server; ``*`` allows all host names.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
@@ -31,7 +31,7 @@ class HostCheck:
         self._app, self._names = app, {"localhost", *(name.lower().rstrip(".") for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 421."""
+        """Pass a request on to the application, or respond with 421."""
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or "*" in self._names:
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""An ASGI wrapper that checks the keys of clients, before a body is read."""
+"""ASGI middleware that checks the keys of clients before a request body is read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rerank.serving.api_errors import ApiError, error_response
 from rerank.serving.server_keys import ServerKeys
 
-#: Paths that need no key: they tell whether the server runs, and the playground's own files contain no data.
+#: Paths that need no key: they reveal only whether the server runs, or return static files of the playground.
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/playground.css", "/playground.js"})
 
 
 class KeyCheck:
-    """Answers 401 if a key is needed and missing or wrong; else stores the client's name in ``request.state.client``.
+    """Middleware that responds with 401 if a required key is missing or wrong.
+
+    Otherwise, it stores the client's name in ``request.state.client``.
 
     Args:
         app: The application.
-        keys: The keys that clients may use.
+        keys: Keys that clients may use; if there are none, no key is required.
     """
 
     def __init__(self, app: ASGIApp, keys: ServerKeys) -> None:
@@ -25,7 +27,7 @@ class KeyCheck:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 401."""
+        """Pass a request on to the application, or respond with 401."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

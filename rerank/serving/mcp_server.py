@@ -1,4 +1,4 @@
-"""MCP server: tools with which applications of language models rerank, search and compare runs."""
+"""MCP server with tools for language model applications: rerank documents, search a collection, compare runs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 
 T = TypeVar("T")
 
-#: Name of the client in the queue: the server does not tell MCP clients apart.
+#: Name of the client in the queue: the server does not distinguish MCP clients.
 _CLIENT = "mcp"
 
 
 def create_mcp_server(
     service: RankingService, *, search: CollectionSearch | None = None, runs: RunFolders | None = None
 ) -> MCPServer[Any]:
-    """Create the server. It logs no arguments of tools, since they contain texts.
+    """Create the MCP server. It does not log the arguments of tools, since they contain texts.
 
     Args:
-        service: Ranks documents.
-        search: Searches a collection; None for no tool `search`.
-        runs: The folders of runs that may be compared; None for no tool `compare_runs`.
+        service: Service that ranks documents.
+        search: Search over a collection; if None, the server has no tool `search`.
+        runs: Folders of the runs that may be compared; if None, the server has no tool `compare_runs`.
     """
     server: MCPServer[Any] = MCPServer("listrank", version=version("listrank"), log_level="WARNING")
     _add_rerank_tool(server, service)
@@ -50,12 +50,12 @@ def create_mcp_server(
 
 
 def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: ServerSettings | None = None) -> Starlette:
-    """Return an application that serves the tools at ``/mcp`` by streamable HTTP.
+    """Return an application that serves the tools at ``/mcp`` over streamable HTTP.
 
     Args:
-        server: The server.
-        keys: The keys that clients may use; without any, requests to foreign host names are refused.
-        settings: Names of the server and its limit on bodies.
+        server: The MCP server.
+        keys: Keys that clients may use; if there are none, requests for other host names are refused.
+        settings: Allowed host names and body size limit; None for the defaults.
     """
     settings = settings or ServerSettings()
     app = server.streamable_http_app(
@@ -73,7 +73,7 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
 def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
     @server.tool()
     async def rerank(
-        query: Annotated[str, Field(description="What the documents should be relevant to.")],
+        query: Annotated[str, Field(description="Query for which the documents are ranked.")],
         documents: Annotated[list[str | dict[str, Any]], Field(description="Texts, or objects with a field text.")],
         top_n: Annotated[int | None, Field(ge=1, description="Number of results; all if omitted.")] = None,
     ) -> CohereResponse:
@@ -87,9 +87,9 @@ def _add_rerank_tool(server: MCPServer[Any], service: RankingService) -> None:
 
 
 def _add_search_tool(server: MCPServer[Any], service: RankingService, search: CollectionSearch) -> None:
-    @server.tool("search", description=f"Search the collection {search.name!r}, and rerank what was found.")
+    @server.tool("search", description=f"Search the collection {search.name!r}, and rerank the documents found.")
     async def search_tool(
-        query: Annotated[str, Field(description="What to search for.")],
+        query: Annotated[str, Field(description="Search query.")],
         top_n: Annotated[int, Field(ge=1, le=1000, description="Number of results.")] = 10,
         depth: Annotated[int, Field(ge=1, le=1000, description="Number of documents to rerank.")] = 100,
     ) -> SearchResponse:
@@ -112,10 +112,11 @@ def _add_compare_tool(server: MCPServer[Any], runs: RunFolders, timeout: float) 
 
 
 async def _report_errors(work: Awaitable[T], timeout: float) -> T:
-    """Return the result of ``work`` within ``timeout`` seconds, with errors in the form in which clients see them.
+    """Return the result of ``work``, and convert any exception into an error that MCP clients receive.
 
     Raises:
-        ToolError: The work failed. The reason of an unexpected failure is only logged.
+        ToolError: The work failed, or took longer than ``timeout`` seconds. The reason for an unexpected failure is
+            only logged.
     """
     try:
         async with asyncio.timeout(timeout):

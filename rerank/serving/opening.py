@@ -1,4 +1,7 @@
-"""Opens what a server needs from settings: the model is checked now and loaded when the server starts."""
+"""Opening of the collection and the ranking service of a server.
+
+The model's settings are checked when the service is opened; the model is loaded when the server starts.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,12 @@ class ServedCollection:
 def create_ranking_service(
     reranker: Reranker, settings: ServerSettings | None = None, ranker: Mapping[str, Any] | None = None
 ) -> RankingService:
-    """Return a service for a reranker, with a queue and counters of its own.
+    """Return a ranking service for a reranker, with its own queue and counters.
 
     Args:
-        reranker: The reranker.
-        settings: Name and limits of the server.
-        ranker: Settings with which the reranker was opened, if they are known.
+        reranker: The reranker that ranks the documents.
+        settings: Name and limits of the server; None for the defaults.
+        ranker: Settings with which the reranker was opened; None if they are unknown.
     """
     settings = settings or ServerSettings()
     queue = FairQueue(settings.max_active, settings.max_waiting)
@@ -60,13 +63,13 @@ def open_ranking_service(
     uses_cache: bool = False,
     max_total_tokens: int | None = None,
 ) -> RankingService:
-    """Open the reranker, and return a service for it.
+    """Open a reranker, and return a ranking service for it.
 
     Args:
-        ranker: Settings of the ranker, as for `Reranker.from_pretrained`.
+        ranker: Settings of the ranker: keyword arguments of `Reranker.from_pretrained`.
         settings: Name and limits of the server.
-        uses_cache: Whether repeated requests are answered from the user's cache of replies.
-        max_total_tokens: Cap on the tokens of all rankings together; None for no cap.
+        uses_cache: Whether replies to repeated requests are taken from the user's reply cache.
+        max_total_tokens: Maximum number of tokens for all rankings together; None for no limit.
 
     Raises:
         RerankError: A setting is invalid, or the model or a package does not exist.

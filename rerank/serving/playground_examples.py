@@ -1,4 +1,4 @@
-"""Examples of calls that rank the same documents: curl, Python and the command line."""
+"""Examples that repeat a ranking of the playground with curl, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rerank.types import Ranking
 
 
 def curl_example(url: str, candidates: Ranking, *, method: str, has_key: bool) -> str:
-    """Return a call of the server.
+    """Return a curl command that requests the ranking from the server.
 
     Args:
         url: Address of the server, without a slash at the end.
-        candidates: The query and the documents, with their first-stage scores if there are any.
-        method: Name of the method; empty for the server's own, which needs no endpoint of the playground.
-        has_key: Whether the server needs a key, which the example takes from the environment.
+        candidates: The query and the documents, with first-stage scores if there are any.
+        method: Name of the method; if empty, the server's own method, which does not need the playground's endpoint.
+        has_key: Whether the server needs a key. The example reads it from the environment variable ``RERANK_KEY``.
     """
     path = "/playground/rank" if method else "/v2/rerank"
     body: dict[str, Any] = {"query": candidates.query.text, "documents": _texts(candidates)}
@@ -33,12 +33,12 @@ def curl_example(url: str, candidates: Ranking, *, method: str, has_key: bool) -
     )
 
 
-def python_example(ranker: Mapping[str, Any], candidates: Ranking) -> str:
-    """Return a call of the library.
+def playground_python_example(ranker: Mapping[str, Any], candidates: Ranking) -> str:
+    """Return Python code that computes the ranking with the library.
 
     Args:
-        ranker: Settings of the ranker.
-        candidates: The query and the documents, with their first-stage scores if there are any.
+        ranker: Settings of the ranker, as for `Reranker.from_pretrained`.
+        candidates: The query and the documents, with first-stage scores if there are any.
     """
     settings = ", ".join(f"{name}={value!r}" for name, value in ranker.items())
     return (
@@ -49,14 +49,14 @@ def python_example(ranker: Mapping[str, Any], candidates: Ranking) -> str:
     )
 
 
-def command_example(ranker: Mapping[str, Any], candidates: Ranking) -> str:
-    """Return a call of the command, with a file of the request.
+def playground_command_example(ranker: Mapping[str, Any], candidates: Ranking) -> str:
+    """Return shell commands that write the query and the documents to a file, and rank them.
 
     Args:
-        ranker: Settings of the ranker.
-        candidates: The query and the documents, with their first-stage scores if there are any.
+        ranker: Settings of the ranker, as for `Reranker.from_pretrained`.
+        candidates: The query and the documents, with first-stage scores if there are any.
     """
-    # The id is that of queries in Python without one, since random orders of some methods depend on it.
+    # The id is the one that queries without id have in Python: random orders of some methods depend on the id.
     query = {"qid": candidates.query.id, "text": candidates.query.text}
     entries = [{"docid": str(position), "doc": {"text": text}} for position, text in enumerate(_texts(candidates), 1)]
     scored = [{**entry, "score": score} for entry, score in zip(entries, candidates.scores, strict=False)]

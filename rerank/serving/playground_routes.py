@@ -1,4 +1,4 @@
-"""The playground: a page at `/` on which people try the reranker, and the endpoints that only this page needs."""
+"""Routes of the playground: a page at `/` on which people try the reranker, and the endpoints only it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.io.page_style import read_page_style
 from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.api_errors import READING_ERRORS, ApiError, error_documentation
 from rerank.serving.disconnects import run_while_connected
-from rerank.serving.playground_examples import command_example, curl_example, python_example
+from rerank.serving.playground_examples import curl_example, playground_command_example, playground_python_example
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
@@ -37,17 +37,17 @@ _FILES = {
 
 
 class PlaygroundRequest(ApiBody):
-    """A ranking for the playground: of given documents, or of documents of the server's collection.
+    """Request of the playground to rank given documents or documents of the server's collection.
 
     Attributes:
-        query: The query; if it is empty, the query of the collection with the id ``query_id``.
+        query: The query; if empty, the collection's query with the id ``query_id`` is used.
         query_id: Id of a query of the collection.
-        documents: The documents; None to use the collection.
-        scores: First-stage scores of the documents, which must not increase; None for none.
-        ids: Ids of documents of the collection; None to search it.
+        documents: Documents to rank; None to use documents of the collection.
+        scores: First-stage scores of the documents, in non-increasing order; None if there are none.
+        ids: Ids of the documents to take from the collection; None to search the collection.
         depth: Number of documents to rank.
-        method: Name of the method; empty for the server's own.
-        heat: Whether to return which words drew attention.
+        method: Name of the method; empty for the server's own method.
+        heat: Whether to return the share of attention that each word received.
     """
 
     query: str = ""
@@ -61,7 +61,7 @@ class PlaygroundRequest(ApiBody):
 
 
 def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
-    """Add the page and its endpoints to the application."""
+    """Add the playground's page and its endpoints to the application."""
     style = read_page_style("rerank.serving", "playground/playground.css")
     app.add_api_route("/playground.css", _text_endpoint(style, "text/css"), include_in_schema=False)
     for path, (name, kind) in _FILES.items():
@@ -70,7 +70,7 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
 
     @app.get(
         "/playground/settings",
-        summary="What the playground offers",
+        summary="Return the model, methods and collection of the playground",
         responses=error_documentation(statuses=READING_ERRORS),
     )
     def settings() -> dict[str, Any]:
@@ -82,7 +82,7 @@ def add_playground_routes(app: FastAPI, playground: PlaygroundService) -> None:
             "max_documents": playground.service.settings.max_documents,
         }
 
-    @app.post("/playground/rank", summary="Rank for the playground", responses=error_documentation())
+    @app.post("/playground/rank", summary="Rank documents for the playground", responses=error_documentation())
     async def rank(request: Request, body: PlaygroundRequest) -> dict[str, Any]:
         timeout = playground.service.settings.timeout
         return await run_while_connected(request, _rank(playground, body, request), timeout=timeout)
@@ -110,8 +110,8 @@ async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request:
         "calls": [_describe_call(*call) for call in ranking.calls],
         "examples": {
             "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
-            "python": python_example(ranker, candidates),
-            "command": command_example(ranker, candidates),
+            "python": playground_python_example(ranker, candidates),
+            "command": playground_command_example(ranker, candidates),
         },
     }
 
@@ -127,14 +127,14 @@ async def _query(playground: PlaygroundService, body: PlaygroundRequest) -> Quer
 async def _candidates(playground: PlaygroundService, body: PlaygroundRequest, query: Query) -> Ranking:
     if body.documents is None:
         return await playground.candidates(query, body.ids, body.depth)
-    # Ids that clients give may repeat, so that the documents are numbered.
+    # Ids sent by clients may repeat, so the documents are numbered instead.
     texts = enumerate(document_texts(body.documents[: body.depth]), 1)
     documents = tuple(Document(id=str(number), text=text) for number, text in texts)
     return Ranking(query, documents, tuple(body.scores or ())[: body.depth])
 
 
 def _shown_settings(playground: PlaygroundService, method: str) -> Mapping[str, Any]:
-    """Return the settings with which a method is opened, without an address that contains a password."""
+    """Return the settings that open a method, without settings that contain ``@``, such as a URL with a password."""
     named = {name: value for name, value in playground.service.ranker.items() if "@" not in str(value)}
     return {**named, "method": method} if method else named
 

@@ -1,4 +1,4 @@
-"""Rankings for the playground: by any method that the model supports, with the model's prompts and completions."""
+"""Rankings for the playground by any method that the model supports, with the model's prompts and completions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _SHOWN_CALLS = 20
 
 
 class CallRecorder(NoLog):
-    """A log in memory that keeps the first calls of rankings in progress, by their query objects.
+    """In-memory log of the first calls of each ranking in progress, keyed by the query object.
 
-    Ids do not tell queries apart: all are the same, since random orders of some methods depend on them.
+    Ids cannot distinguish the queries: all queries have the same id, since random orders of some methods depend on it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class CallRecorder(NoLog):
             del self._calls[id(query)]
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
-        """Keep the first calls for queries that are recorded; drop the others."""
+        """Keep the first calls for each query that is being recorded, and drop the other calls."""
         for _, request, reply in rows:
             calls = self._calls.get(id(request.window.query), [])
             if len(calls) < _SHOWN_CALLS:
@@ -55,13 +55,13 @@ class CallRecorder(NoLog):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaygroundRanking:
-    """A ranking with everything that the playground shows.
+    """A ranking with all information that the playground shows.
 
     Attributes:
-        ranked: The ranking; ``corpus_id`` of its hits are positions in ``candidates``.
-        candidates: The documents before the ranking.
+        ranked: The ranking; the ``corpus_id`` of each hit is its position in ``candidates``.
+        candidates: The documents in their order before reranking.
         calls: The first requests to the model and their replies.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of the ranking, in seconds.
     """
 
     ranked: RankedQuestion
@@ -72,11 +72,11 @@ class PlaygroundRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaygroundService:
-    """Ranks with any method that the model of a service supports; limits, queue and counters are the service's.
+    """Service that ranks with any method that the server's model supports.
 
     Attributes:
-        service: The service of the server's own method.
-        search: Searches a collection; None if there is none.
+        service: Ranking service with the server's own method; its limits, queue and counters apply to all methods.
+        search: Search over a collection; None if the server has no collection.
     """
 
     service: RankingService = field(repr=False)
@@ -85,7 +85,7 @@ class PlaygroundService:
 
     @cached_property
     def methods(self) -> dict[str, Reranker]:
-        """The rerankers by the names of their methods. The server's own method is first, with the name ``""``."""
+        """Rerankers, keyed by method name. The server's own method is first, with the name ``""``."""
         own = self.service.reranker
         rerankers = {"": own}
         for name in method_names():
@@ -99,10 +99,10 @@ class PlaygroundService:
         return {name: replace(reranker, backend=backend) for name, reranker in rerankers.items()}
 
     def describe_methods(self) -> list[dict[str, object]]:
-        """Return the name, a label and a summary of each method, and whether it shows which words drew attention."""
+        """Return the name, label and summary of each method, and whether it can show the attention of each word."""
         rows: list[dict[str, object]] = []
         for name, reranker in self.methods.items():
-            summary = open_method(name).summary if name else "as this server answers other requests"
+            summary = open_method(name).summary if name else "the method that this server uses for other requests"
             label = name or f"{reranker.name} (served)"
             rows.append(
                 {"name": name, "label": label, "summary": summary, "heat": isinstance(reranker.judge, Attention)}
@@ -110,14 +110,18 @@ class PlaygroundService:
         return rows
 
     async def candidates(self, query: Query, ids: Sequence[str] | None, depth: int) -> Ranking:
-        """Return documents of the collection: those with the given ids, or else those that the first stage finds.
+        """Return up to ``depth`` documents: those with the given ids or, if ``ids`` is None, a search's results.
 
         Raises:
             UsageError: The server has no collection.
-            DataError: The collection does not have an id.
+            DataError: An id is not in the collection.
         """
         if self.search is None:
-            raise UsageError("The server has no collection", expected="passages", remedy="Start it with --collection")
+            raise UsageError(
+                "The server has no collection",
+                expected="the passages in the request",
+                remedy="Send the passages, or start the server with --collection",
+            )
         if ids is None:
             return replace(await self.search.search(query.text, depth), query=query)
         shown = list(dict.fromkeys(ids))[:depth]
@@ -125,7 +129,7 @@ class PlaygroundService:
         return Ranking(query, tuple(found[doc_id] for doc_id in shown))
 
     async def query_text(self, query_id: str) -> str:
-        """Return the text of a query of the collection, or the empty string if it has no such query."""
+        """Return the text of a query of the collection, or an empty string if there is no such query or collection."""
         corpus = None if self.search is None else self.search.corpus
         queries = await asyncio.to_thread(corpus.queries) if isinstance(corpus, Collection) else []
         return next((query.text for query in queries if query.id == query_id), "")
@@ -133,17 +137,17 @@ class PlaygroundService:
     async def rank(
         self, query: Query, find: Callable[[Query], Awaitable[Ranking]], method: str, client: str, *, heat: bool
     ) -> PlaygroundRanking:
-        """Rank documents.
+        """Rank documents with one of the methods.
 
         Args:
             query: The query.
-            find: Returns the documents to rank, once the client has its turn.
-            method: One of `methods`. Options are not accepted, since some name files.
-            client: Name of the client, for fair turns.
-            heat: Whether to find which words drew attention, by one more request.
+            find: Function that returns the documents to rank; called when it is the client's turn.
+            method: One of the names in `methods`. Names with options are not accepted, since some options name files.
+            client: Name of the client in the queue.
+            heat: Whether to compute the attention of each word, with one more request to the model.
 
         Raises:
-            UnknownNameError: There is no such method.
+            UnknownNameError: The method is not in `methods`.
             The errors of `RankingService.rank`.
         """
         methods = await asyncio.to_thread(lambda: self.methods)

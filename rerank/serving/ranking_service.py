@@ -1,4 +1,4 @@
-"""The answer to a rerank question: limits, a turn in the queue, the ranking, relevance scores, spans and warnings."""
+"""Service that answers rerank questions: limits, queue, ranking, relevance scores, evidence spans and warnings."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from rerank.serving.settings import ServerSettings
 from rerank.tasks.dialects.question import EvidenceOfDocument, RankedDocument, RerankAnswer, RerankQuestion
 from rerank.types import Query
 
-#: Adds the documents to a question, once it has its turn.
+#: Function that adds the documents to a question when it is its turn.
 Retrieve = Callable[[RerankQuestion], Awaitable[RerankQuestion]]
 
-#: Seconds that remain for a request whose deadline passed while it waited; the driver keeps the given order at once.
+#: Seconds left for a request whose deadline passed while it waited; the driver then keeps the input order immediately.
 _NO_TIME = 1e-9
 
-#: Warning of answers whose deadline left no time for evidence spans.
+#: Warning in answers whose deadline left no time for evidence spans.
 _LATE_SPANS = "relevant_spans is absent: the deadline has passed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedQuestion:
-    """The ranking of a question.
+    """Ranking of the documents of a question.
 
     Attributes:
-        question: The question, with its documents cut to the limit that it names.
-        hits: The documents, best first.
-        spans: Evidence spans of the documents in `hits`, by their positions; None if there are none.
-        warnings: What was asked for in vain, windows that failed or were mended, a deadline that passed, and why there
-            are no spans.
+        question: The question, with its documents truncated to its ``max_document_tokens``, if given.
+        hits: The ranked documents, best first.
+        spans: Mapping from the ``corpus_id`` of each hit to the evidence spans of its document; None without spans.
+        warnings: Warnings about fields of the request that have no effect, failed or mended windows, a missed deadline
+            and missing spans.
     """
 
     question: RerankQuestion
@@ -50,13 +50,13 @@ class RankedQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingService:
-    """Ranks documents for the clients of the server.
+    """Service that ranks documents for the clients of the server.
 
     Attributes:
-        reranker: The reranker, which any number of tasks may use at the same time.
-        settings: Names and limits.
-        queue: Gives turns to clients.
-        metrics: Counters.
+        reranker: The reranker, which any number of tasks may use concurrently.
+        settings: Name and limits of the server.
+        queue: Queue in which requests wait for their turn.
+        metrics: Counters of the server.
         ranker: Settings with which the reranker was opened, for examples of calls; empty if they are unknown.
     """
 
@@ -67,12 +67,12 @@ class RankingService:
     ranker: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def answer(self, question: RerankQuestion, client: str, *, retrieve: Retrieve | None = None) -> RerankAnswer:
-        """Return the answer to a question, with relevance scores.
+        """Rank the documents of a question, and return the answer with relevance scores.
 
         Args:
-            question: The question.
-            client: Name of the client, for fair turns.
-            retrieve: As for `rank`.
+            question: The query, its documents and the options of the request.
+            client: Name of the client in the queue.
+            retrieve: Function that adds the documents, as for `rank`.
 
         Raises:
             The errors of `rank`.
@@ -102,13 +102,14 @@ class RankingService:
         """Rank the documents of a question.
 
         Args:
-            question: The question.
-            client: Name of the client, for fair turns.
-            query: The query as an object, which is then the query of all requests to the model.
-            retrieve: Adds the documents in the turn and the time of the question; None if it has them.
+            question: The query, its documents and the options of the request.
+            client: Name of the client in the queue.
+            query: Query object to use in all requests to the model; None to create it from the question.
+            retrieve: Function that adds the documents when it is the question's turn; its time counts towards the
+                deadline. None if the question contains its documents.
 
         Raises:
-            ApiError: The request exceeds a limit, or the model answered nothing at all.
+            ApiError: The request exceeds a limit, or all calls of the model failed.
             QueueFullError: Too many requests are waiting.
             RerankError: The request cannot be ranked.
         """
@@ -129,16 +130,16 @@ class RankingService:
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
-        """Check the limits, and return the question with its documents cut to the limit that it names."""
+        """Check the limits, and return the question with its documents truncated to its limit of tokens."""
         count = len(question.documents)
         self.check_documents(count)
         if question.scores is not None and len(question.scores) != count:
             raise ApiError(
-                422, f"The request has {len(question.scores)} scores for {count} documents; expected as many"
+                422, f"The request has {len(question.scores)} scores for {count} documents; expected one per document"
             )
         documents = question.documents
         if question.max_document_tokens is not None:
-            # A tokenizer cannot cut at numbers that a machine word cannot hold.
+            # Tokenizers cannot truncate to a number that exceeds a machine word.
             limit = min(question.max_document_tokens, self.settings.max_request_tokens)
             cut = self.reranker.backend.tokens.cut
             documents = await asyncio.to_thread(lambda: [cut(text, limit) for text in documents])
@@ -149,19 +150,19 @@ class RankingService:
         """Check the number of documents of a request.
 
         Raises:
-            ApiError: There are too many.
+            ApiError: The number exceeds the server's limit.
         """
         if count > self.settings.max_documents:
             raise ApiError(413, f"The request has {count} documents; expected at most {self.settings.max_documents}")
 
     async def check_tokens(self, texts: Sequence[str]) -> None:
-        """Check the number of tokens of a request. Large requests are counted in a thread, without holding up others.
+        """Check the number of tokens of a request. Large requests are counted in a thread, so that others do not wait.
 
         Raises:
-            ApiError: There are too many.
+            ApiError: The number exceeds the server's limit.
         """
         most = self.settings.max_request_tokens
-        # A token has at least one byte, and a character at most four, so that most requests need not be counted.
+        # A token has at least one byte and a character has at most four, so most requests need no exact count.
         if 4 * sum(map(len, texts)) > most:
             found = sum(await asyncio.to_thread(self.reranker.backend.tokens.lengths, list(texts)))
             if found > most:
@@ -185,7 +186,7 @@ class RankingService:
     async def _find_spans(
         self, question: RerankQuestion, hits: Hits, deadline: float | None
     ) -> tuple[Mapping[int, tuple[EvidenceOfDocument, ...]] | None, list[str]]:
-        """Return the evidence spans of the hits by their positions, or None and the reason."""
+        """Return a mapping from ``corpus_id`` to evidence spans, or None, and warnings about missing spans."""
         if question.spans is None or not hits:
             return None, []
         shown = sorted(hit.corpus_id for hit in hits)

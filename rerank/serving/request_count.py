@@ -1,4 +1,4 @@
-"""An ASGI wrapper that counts every request when it arrives and when it ends, with the status of its answer."""
+"""ASGI middleware that counts each request when it arrives and when it ends, with the status of its response."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rerank.serving.disconnects import CLIENT_LEFT_STATUS
 from rerank.serving.server_metrics import ServerMetrics
 
-#: Paths that are asked by monitoring, and are not counted.
+#: Paths that monitoring requests, and that are not counted.
 _UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
 
 
 class RequestCount:
-    """Counts requests, also those that are refused before an endpoint sees them.
+    """Middleware that counts requests, including those refused before they reach an endpoint.
 
     Args:
         app: The application.
         metrics: The counters.
-        paths: The paths of the endpoints; all others are counted as ``other``, so that clients cannot add labels.
+        paths: Paths of the endpoints; all other paths count as ``other``, so that clients cannot add metric labels.
     """
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics, paths: Collection[str]) -> None:

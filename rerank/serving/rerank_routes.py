@@ -1,4 +1,4 @@
-"""The rerank endpoints of all dialects."""
+"""Rerank endpoints that accept the request formats (dialects) of Cohere, Jina, vLLM, TEI and other APIs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rerank.tasks.dialects.sglang import SglangResult, sglang_results
 from rerank.tasks.dialects.tei import TeiRequest, TeiResult, tei_results
 from rerank.tasks.dialects.zeroentropy import ZeroentropyResponse
 
-#: Paths of several dialects, whose bodies tell them apart.
+#: Paths that several dialects share; the body of a request determines its dialect.
 SHARED_PATHS = ("/rerank", "/v1/rerank")
 
-#: Header with the warnings of answers that have no place for them.
+#: Response header with the warnings, for dialects whose bodies have no field for warnings.
 WARNINGS_HEADER = "X-Rerank-Warnings"
 
 
@@ -39,10 +39,10 @@ _AnyRequest = Annotated[
 
 
 def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
-    """Add the endpoints to the application."""
+    """Add the rerank endpoints of all dialects to the application."""
 
     async def answer(request: Request, body: RerankBody, response: Response | None = None) -> RerankAnswer:
-        """Return the answer, whose warnings are added to the headers of a response that has no place for them."""
+        """Return the answer; if a response is given, add the answer's warnings to its headers."""
         work = service.answer(body.to_question(), request.state.client)
         found = await run_while_connected(request, work, timeout=service.settings.timeout)
         if response is not None:
@@ -51,7 +51,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
 
     @app.post(
         "/v2/rerank",
-        summary="Rerank as Cohere's version 2",
+        summary="Rerank in the format of Cohere's API version 2",
         response_model_exclude_none=True,
         responses=error_documentation(CohereError),
     )
@@ -59,7 +59,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
         return CohereResponse.from_answer(await answer(request, body))
 
     for_any: dict[str, Any] = {
-        "summary": "Rerank as Cohere's version 1, Jina, vLLM, Voyage or TEI",
+        "summary": "Rerank in the format of Cohere's API version 1, Jina, vLLM, Voyage or TEI",
         "responses": error_documentation(CommonError | TeiError),
     }
 
@@ -73,21 +73,24 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
             return tei_results(await answer(request, body, response))
         return CommonResponse.from_answer(await answer(request, body), repeats_documents=body.return_documents is True)
 
-    @app.post("/sglang/v1/rerank", summary="Rerank as SGLang", responses=error_documentation(SglangError))
+    @app.post("/sglang/v1/rerank", summary="Rerank in SGLang's format", responses=error_documentation(SglangError))
     async def rerank_sglang(request: Request, response: Response, body: CommonRequest) -> list[SglangResult]:
         return sglang_results(await answer(request, body, response))
 
-    @app.post("/v1/reranking", summary="Rerank as Mixedbread", responses=error_documentation())
+    @app.post("/v1/reranking", summary="Rerank in Mixedbread's format", responses=error_documentation())
     async def rerank_mixedbread(request: Request, response: Response, body: MixedbreadRequest) -> MixedbreadResponse:
         return MixedbreadResponse.from_answer(await answer(request, body, response))
 
-    @app.post("/v1/models/rerank", summary="Rerank as ZeroEntropy", responses=error_documentation())
+    @app.post("/v1/models/rerank", summary="Rerank in ZeroEntropy's format", responses=error_documentation())
     async def rerank_zeroentropy(request: Request, response: Response, body: CommonRequest) -> ZeroentropyResponse:
         return ZeroentropyResponse.from_answer(await answer(request, body, response))
 
 
 def add_warnings_header(response: Response, warnings: Sequence[str]) -> None:
-    """Add the warnings to the headers of a response, for answers that have no place for them."""
+    """Add the warnings to the headers of a response, for dialects whose bodies have no field for warnings.
+
+    The header is one line of at most 1000 ASCII characters; other characters are replaced by ``?``.
+    """
     if warnings:
         line = " ".join("; ".join(warnings).split())  # a header is one line
         response.headers[WARNINGS_HEADER] = "".join(c if " " <= c <= "~" else "?" for c in line)[:1000]

@@ -1,4 +1,4 @@
-"""Comparison of run files for clients that name files: only files in the folders of the server are read."""
+"""Comparison of run files that clients name; only files in the server's configured folders are read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rerank.io.run_files import read_qrels, read_run
 
 @dataclass(frozen=True, slots=True)
 class RunFolders:
-    """The folders whose files clients may compare.
+    """Folders that contain the files that clients may compare.
 
     Attributes:
-        folders: The folders.
+        folders: Paths of the folders, which must exist.
 
     Raises:
         MissingResourceError: A folder does not exist.
@@ -29,7 +29,7 @@ class RunFolders:
     folders: Sequence[Path]
 
     def __post_init__(self) -> None:
-        """Check the folders."""
+        """Check that the folders exist."""
         for folder in self.folders:
             if not folder.is_dir():
                 raise MissingResourceError(f"{str(folder)!r} is not a folder", expected="a folder of run files")
@@ -38,11 +38,11 @@ class RunFolders:
         """Return the path of a file in the folders.
 
         Args:
-            name: Its path, absolute or relative to one of the folders.
+            name: Path of the file, absolute or relative to one of the folders.
 
         Raises:
-            MissingResourceError: There is no such file, or it is in no folder of the server, also through a link. The
-                message is the same, so that it does not tell which files exist elsewhere.
+            MissingResourceError: The file does not exist or, with links resolved, is outside the folders. The message
+                is the same in both cases, so that it does not reveal which files exist elsewhere.
         """
         for folder in self.folders:
             with suppress(OSError, ValueError):  # a name that is too long or contains a null character
@@ -50,7 +50,7 @@ class RunFolders:
                 if path.is_relative_to(folder.resolve()) and path.is_file():
                     return path
         raise MissingResourceError(
-            f"{name!r} is no file in the folders of this server",
+            f"{name!r} is not a file in the folders of this server",
             expected=f"a file in {', '.join(str(folder) for folder in self.folders)}",
         )
 
@@ -58,13 +58,13 @@ class RunFolders:
         """Compare runs pair by pair.
 
         Args:
-            runs: Run files, which also name the runs.
-            qrels: File of relevance judgments.
+            runs: Paths of run files, which are also used as the names of the runs.
+            qrels: Path of the file with relevance judgments.
             measures: Names of measures.
             test: Selector of the significance test.
 
         Returns:
-            Means, differences, intervals and p-values, as of `rerank compare --format json`.
+            Means, differences, confidence intervals and p-values, in the format of `rerank compare --format json`.
 
         Raises:
             RerankError: A file cannot be read, or a setting is invalid.

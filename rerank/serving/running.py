@@ -1,4 +1,4 @@
-"""Running the application with uvicorn until a signal stops it."""
+"""Serving of an application with uvicorn until a signal stops the server."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from rerank.tasks.background_loop import run_on_task_request_loop
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds for which a stopping server finishes accepted requests.
+#: Seconds that a stopping server has to finish accepted requests.
 GRACE = 30
-#: Seconds after them in which the remaining requests are answered with 503, before their connections are closed.
+#: Further seconds in which the remaining requests receive 503, before their connections are closed.
 _LAST_ANSWERS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Where and how a server accepts connections.
+    """Address on which a server accepts connections, and its connection options.
 
     Attributes:
         host: Address to listen on.
-        port: Port to listen on; 0 picks a free one.
+        port: Port to listen on; 0 picks a free port.
         max_connections: Maximum number of open connections.
-        logs_requests: Whether to log one line per request; it contains no text of queries or documents.
-        trusts_proxy: Whether addresses of clients are taken from X-Forwarded-For of a proxy on this machine.
+        logs_requests: Whether to log one line per request, without text of queries or documents.
+        trusts_proxy: Whether to take client addresses from the header X-Forwarded-For of a proxy on this machine.
     """
 
     host: str = "127.0.0.1"
@@ -46,7 +46,7 @@ class Listener:
     trusts_proxy: bool = False
 
     def open_socket(self) -> socket.socket:
-        """Return a socket that listens.
+        """Return a socket that listens on the address.
 
         Raises:
             UsageError: The address cannot be used.
@@ -57,7 +57,7 @@ class Listener:
             raise UsageError(
                 f"The host {self.host!r} cannot be resolved: {getattr(error, 'strerror', error)}",
                 expected="an address or a name of this machine",
-                remedy="Pass --host 127.0.0.1 for programs of this machine, or --host 0.0.0.0 for the network",
+                remedy="Pass --host 127.0.0.1 for clients on this machine, or --host 0.0.0.0 for the network",
             ) from error
         try:
             listening = socket.create_server(address, family=family, backlog=2048)
@@ -66,16 +66,16 @@ class Listener:
             raise UsageError(
                 f"Cannot listen on {self.host}:{self.port}: {error.strerror or error}",
                 expected="an address of this machine" if is_foreign else "a free port of this machine",
-                remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free one",
+                remedy="Pass another --host" if is_foreign else "Pass another --port; 0 picks a free port",
             ) from error
-        # Connections inherit it. asyncio sets it only for sockets that name their protocol; without it, the body of an
-        # answer would wait up to 40 ms until the client has confirmed the head.
+        # Connections inherit this option. asyncio sets it only for sockets that name their protocol; without it, the
+        # body of a response would wait up to 40 ms until the client has acknowledged the head.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """A server that reports its address once it accepts requests, and answers all of them before it stops."""
+    """A server that reports its address once it accepts requests, and responds to all of them before it stops."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)
@@ -87,24 +87,24 @@ class _AnnouncingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         gc.collect()
-        gc.freeze()  # what was loaded stays: collections of garbage while requests wait need not look at it
+        gc.freeze()  # loaded objects stay, so garbage collections during requests need not traverse them
         if self.started and self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Finish accepted requests after the first signal, and answer them with 503 after the second one."""
+        """Finish accepted requests after the first signal, and end them with 503 after the second signal."""
         stop = self._answer_at_once if self.should_exit else self._report_unfinished
         super().handle_exit(sig, frame)
         self.last_signal = sig
-        self.force_exit = False  # it would leave requests without an answer
-        if self._loop is not None:  # signals arrive in the main thread and may interrupt anything, also logging
+        self.force_exit = False  # a forced exit would leave requests without a response
+        if self._loop is not None:  # signals arrive in the main thread and may interrupt anything, even logging
             self._loop.call_soon_threadsafe(stop)
 
     def _report_unfinished(self) -> None:
         if count := len(self.server_state.tasks):
             requests = "1 request" if count == 1 else f"{count} requests"
-            _LOG.warning("Finishing %s, for up to %g s; a second signal stops at once", requests, self._grace)
+            _LOG.warning("Finishing %s within %g s; a second signal stops the server at once", requests, self._grace)
 
     def _answer_at_once(self) -> None:
         self._app.state.is_hurried = True
@@ -120,15 +120,15 @@ class _AnnouncingServer(uvicorn.Server):
 
 
 def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], None], grace: int = GRACE) -> None:
-    """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends them at once.
+    """Serve an application until SIGTERM or SIGINT; then finish accepted requests. A second signal ends these at once.
 
-    If the model is still in a batch then, the signal ends the process, without the finalizers of Python.
+    If the model is still processing a batch at the end, the signal ends the process without Python's finalizers.
 
     Args:
-        app: The application, which has the middleware `UnexpectedErrors`.
-        listener: Where and how it accepts connections.
-        announce: Called with the server's address once it accepts requests.
-        grace: Seconds for which a stopping server finishes accepted requests.
+        app: The application, which must have the middleware `UnexpectedErrors`.
+        listener: Address and connection options of the server.
+        announce: Function called with the server's URL once the server accepts requests.
+        grace: Seconds that the stopping server has to finish accepted requests.
 
     Raises:
         UsageError: The address cannot be used.
@@ -147,11 +147,11 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     if listener.logs_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # the level above is that of all loggers
     server = _AnnouncingServer(config, announce, app, grace)
-    # Requests to models behind a network run on the background loop. The server runs there too, so that none of its
-    # rankings changes threads. Signals reach only the main thread.
+    # Requests to remote models run on the background loop. The server runs there too, so that its rankings never switch
+    # threads. Signals reach only the main thread.
     with sock, server.capture_signals():
         run_on_task_request_loop(server.serve(sockets=[sock]))
         if server.last_signal is not None and getattr(app.state, "is_model_busy", False):
-            # While Python shuts down, native code of the batch would be made to end its thread, and abort the process.
+            # Python's shutdown would force the native code of the batch to end its thread, which aborts the process.
             signal.signal(server.last_signal, signal.SIG_DFL)
             signal.raise_signal(server.last_signal)

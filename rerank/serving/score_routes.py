@@ -1,4 +1,4 @@
-"""`/score`: scores of pairs of texts, as vLLM."""
+"""Endpoint `/score`, which scores pairs of texts in the format of vLLM."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rerank.tasks.dialects.common import CommonUsage
 from rerank.tasks.dialects.question import RerankQuestion
 from rerank.tasks.dialects.scores import PairScore, ScoreRequest, ScoreResponse
 
-#: Warning of scores that are made from ranks among the documents of the same query.
+#: Warning for scores computed from ranks among the documents of the same query.
 _RANKS_OF_QUERIES = (
-    "The scores of different queries cannot be compared: each is 1 / rank among the documents of its query, so that a "
-    "query with one document scores 1. The method has no calibration (rerank calibrate)."
+    "The scores of different queries cannot be compared: each is 1 / rank among the documents of its query, so a "
+    "query's only document scores 1. The method has no calibration (rerank calibrate)."
 )
 
 
 def add_score_routes(app: FastAPI, service: RankingService) -> None:
-    """Add the endpoint to the application."""
+    """Add the endpoints ``/score`` and ``/v1/score`` to the application."""
 
-    @app.post("/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
-    @app.post("/v1/score", summary="Scores of pairs, as vLLM", responses=error_documentation())
+    @app.post("/score", summary="Score pairs in the format of vLLM", responses=error_documentation())
+    @app.post("/v1/score", summary="Score pairs in the format of vLLM", responses=error_documentation())
     async def score(request: Request, response: Response, body: ScoreRequest) -> ScoreResponse:
         work = _score_pairs(service, body, request.state.client)
         found, warnings = await run_while_connected(request, work, timeout=service.settings.timeout)
@@ -35,7 +35,7 @@ def add_score_routes(app: FastAPI, service: RankingService) -> None:
 
 
 async def _score_pairs(service: RankingService, body: ScoreRequest, client: str) -> tuple[ScoreResponse, list[str]]:
-    """Rank the documents of each query, and return their scores in the order of the request, with the warnings."""
+    """Rank the documents of each query; return their scores in the order of the request, and the warnings."""
     by_query: dict[str, list[int]] = {}
     pairs = body.pairs()
     service.check_documents(len(pairs))

@@ -1,4 +1,4 @@
-"""`/v1/search`: retrieve documents of a loaded collection, and rerank them."""
+"""Endpoint `/v1/search`, which retrieves documents of a loaded collection and reranks them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rerank.types import Query, Ranking
 
 
 class SearchRequest(ApiBody):
-    """A search: ``depth`` documents are retrieved and reranked, and ``top_n`` of them returned; 0 means all."""
+    """Search request: ``depth`` documents are retrieved and reranked; the best ``top_n`` (0: all) are returned."""
 
     query: GivenText
     top_n: int = Field(default=10, ge=0, le=1000, validation_alias=AliasChoices("top_n", "top_k"))
@@ -31,7 +31,7 @@ class SearchRequest(ApiBody):
 
 
 class SearchResult(ApiBody):
-    """A document that was found; a first stage that only orders gives it no score."""
+    """A document that was found. ``first_stage_score`` is None if the first stage returns no scores."""
 
     id: str
     title: str | None = None
@@ -42,7 +42,7 @@ class SearchResult(ApiBody):
 
 
 class SearchResponse(ApiBody):
-    """The documents, best first."""
+    """Response to a search, with the documents sorted best first."""
 
     id: str
     model: str
@@ -56,8 +56,8 @@ class CollectionSearch:
     """A first stage over a loaded collection.
 
     Attributes:
-        corpus: The collection.
-        retriever: The first stage.
+        corpus: The collection to search.
+        retriever: The first stage, with its index loaded.
     """
 
     corpus: Corpus
@@ -74,19 +74,19 @@ class CollectionSearch:
         return self.corpus.name
 
     async def search(self, query: str, depth: int) -> Ranking:
-        """Return the first ``depth`` documents for a query."""
+        """Return the ``depth`` documents that the first stage ranks highest for a query."""
         run = await asyncio.to_thread(self.retriever.search, [Query(id="search", text=query)], depth)
         return run["search"]
 
 
 def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQuestion:
-    """Return a question about the documents that a first stage found."""
+    """Return the question with the documents and scores that a first stage found."""
     texts = [document.full_text for document in candidates.docs]
     return replace(question, documents=texts, scores=list(candidates.scores) or None)
 
 
 def add_search_routes(app: FastAPI, service: RankingService, search: CollectionSearch) -> None:
-    """Add the endpoint to the application."""
+    """Add the endpoint ``/v1/search`` to the application."""
 
     @app.post(
         "/v1/search",
@@ -102,13 +102,13 @@ def add_search_routes(app: FastAPI, service: RankingService, search: CollectionS
 async def search_and_rerank(
     service: RankingService, search: CollectionSearch, body: SearchRequest, client: str
 ) -> SearchResponse:
-    """Retrieve documents, rerank them, and return the best.
+    """Retrieve documents, rerank them, and return the best documents.
 
     Args:
-        service: Ranks documents.
-        search: Searches the collection.
-        body: The request.
-        client: Name of the client, for fair turns.
+        service: Service that ranks documents.
+        search: Search over the collection.
+        body: The search request.
+        client: Name of the client in the queue.
 
     Raises:
         The errors of `RankingService.answer`.

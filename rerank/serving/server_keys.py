@@ -11,27 +11,27 @@ from pathlib import Path
 
 from rerank.errors import DataError, MissingResourceError
 
-#: Environment variable with the keys, separated by commas or white space.
+#: Environment variable that contains the keys, separated by commas or whitespace.
 KEYS_VARIABLE = "RERANK_SERVER_KEYS"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServerKeys:
-    """The keys that clients may use; without any, everybody may use the server.
+    """The keys that clients may use; if there are none, everybody may use the server.
 
     Attributes:
-        digests: SHA-256 of each key, so that the keys themselves are not kept.
+        digests: SHA-256 digest of each key, so that the keys themselves are not stored.
     """
 
     digests: Sequence[bytes] = ()
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> ServerKeys:
-        """Read the keys from a file with one key per line, or else from the environment.
+        """Read the keys from a file with one key per line or, if ``file`` is None, from the environment.
 
         Raises:
             MissingResourceError: The file cannot be read.
-            DataError: The file contains no key, or the variable only separators.
+            DataError: The file contains no key, or the environment variable contains only separators.
         """
         if file is None:
             given = os.environ.get(KEYS_VARIABLE, "")
@@ -47,22 +47,22 @@ class ServerKeys:
                 f"Cannot read the keys in {str(file)!r}: {reason}", expected="a file with one key per line"
             ) from error
         if not keys:
-            raise DataError(f"{str(file)!r} contains no key", expected="one key per line")
+            raise DataError(f"The file {str(file)!r} contains no key", expected="one key per line")
         return cls.from_keys(keys)
 
     @classmethod
     def from_keys(cls, keys: Sequence[str]) -> ServerKeys:
-        """Return the keys of a list."""
+        """Return an instance that contains the digests of the given keys."""
         return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
 
     def client(self, authorization: str, address: str) -> str | None:
-        """Return a name of the client for fair turns, or None if its key is missing or wrong.
+        """Return the name of the client in the queue, or None if its key is missing or wrong.
 
         All keys are compared in constant time.
 
         Args:
             authorization: The header ``Authorization`` of the request.
-            address: The client's address, which names it if the server has no keys.
+            address: The client's address, which is its name if the server has no keys.
         """
         if not self.digests:
             return address

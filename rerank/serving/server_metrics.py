@@ -1,4 +1,4 @@
-"""Counters and timings of the server, in the format of Prometheus."""
+"""Counters and timings of the server in the Prometheus format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServerMetrics:
     """
 
     def __init__(self, queue: FairQueue) -> None:
-        """Create the counters in a registry of their own, so that a process may run several servers."""
+        """Create the counters in a separate registry, so that a process may run several servers."""
         self._registry = registry = CollectorRegistry()
         self._accepted = Counter("rerank_requests_accepted", "Requests accepted", ["path"], registry=registry)
         self._ended = Counter(
@@ -34,12 +34,12 @@ class ServerMetrics:
         self._documents = Counter("rerank_documents", "Documents ranked", registry=registry)
         self._degraded = Counter("rerank_answers_degraded", "Answers with failed or late windows", registry=registry)
         self._tokens = Counter("rerank_tokens", "Tokens of the model", ["kind"], registry=registry)
-        Gauge("rerank_requests_waiting", "Requests that wait", registry=registry).set_function(lambda: queue.waiting)
+        Gauge("rerank_requests_waiting", "Waiting requests", registry=registry).set_function(lambda: queue.waiting)
         Gauge("rerank_requests_active", "Rankings in progress", registry=registry).set_function(lambda: queue.active)
 
     @contextmanager
     def request(self, path: str) -> Iterator[list[str]]:
-        """Count one request. The caller puts the status into the list; if it stays empty, the request was cancelled."""
+        """Count and time one request. The caller appends its status to the list, unless the request is cancelled."""
         status: list[str] = []
         started = time.monotonic()
         self._accepted.labels(path).inc()
@@ -52,12 +52,12 @@ class ServerMetrics:
     def count_ranking(
         self, *, documents: int, tokens_in: int, tokens_out: int, tokens_cached: int, is_degraded: bool
     ) -> None:
-        """Count the cost of one ranking."""
+        """Count the documents and tokens of one ranking, and whether it had failed or late windows."""
         self._documents.inc(documents)
         self._degraded.inc(is_degraded)
         for kind, count in (("prompt", tokens_in), ("completion", tokens_out), ("cached", tokens_cached)):
             self._tokens.labels(kind).inc(count)
 
     def exposition(self) -> bytes:
-        """Return all metrics as text."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -13,14 +13,14 @@ class ServerSettings:
 
     Attributes:
         name: Name of the model in responses.
-        max_body_bytes: Maximum size of a request body.
-        max_documents: Maximum number of documents of a request.
-        max_request_tokens: Maximum number of tokens of the query and the documents together.
-        max_waiting: Maximum number of requests that wait for their turn; further ones are refused with 429.
-        max_active: Number of rankings in progress at the same time.
-        deadline: Seconds for a ranking if the request names no deadline; None for no limit.
-        allowed_hosts: Names, besides ``localhost``, under which clients without keys reach the server; ``*`` for all.
-        timeout: Seconds after which a request without an answer ends with 504, its wait for a turn included.
+        max_body_bytes: Maximum size of a request body, in bytes.
+        max_documents: Maximum number of documents per request.
+        max_request_tokens: Maximum number of tokens per request, in the query and all documents together.
+        max_waiting: Maximum number of requests that wait for their turn; further requests are refused with 429.
+        max_active: Maximum number of rankings in progress at the same time.
+        deadline: Seconds for a ranking if the request sets no deadline; None for no limit.
+        allowed_hosts: Host names besides ``localhost`` that clients without keys may use; ``*`` allows all names.
+        timeout: Seconds after which an unfinished request ends with 504, including its wait for a turn.
 
     Raises:
         UsageError: A limit is below its minimum.
@@ -37,7 +37,7 @@ class ServerSettings:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Check that all limits are at least their minimum."""
         for name in ("max_body_bytes", "max_documents", "max_request_tokens", "max_active"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", expected="at least 1")

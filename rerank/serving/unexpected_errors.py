@@ -1,4 +1,4 @@
-"""Ends of requests that no handler answers: bugs get 500 and a line in the log without texts, cancellation gets 503."""
+"""Responses to requests that no error handler covers: 500 and a log record without texts, or 503 if cancelled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def log_unexpected_error(what: str, error: BaseException) -> None:
-    """Log the types and the frames of an error and its causes. Their messages may contain documents.
+    """Log the types and stack frames of an error and its causes, without messages, which may contain documents.
 
     Args:
-        what: What failed.
-        error: The error.
+        what: The operation that failed, as the subject of the log message, such as ``A tool``.
+        error: The exception to log.
     """
     parts = []
     cause: BaseException | None = error
@@ -30,7 +30,7 @@ def log_unexpected_error(what: str, error: BaseException) -> None:
 
 
 class UnexpectedErrors:
-    """An ASGI wrapper that answers unexpected errors, since the handlers of Starlette pass them on to uvicorn's log.
+    """ASGI middleware that responds to unexpected errors, since Starlette's handlers would pass them to uvicorn's log.
 
     Args:
         app: The application.
@@ -41,7 +41,7 @@ class UnexpectedErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and answer it with 500 if it fails, or with 503 if a stopping server cancels it."""
+        """Pass a request on; respond with 500 if it fails, or with 503 if a stopping server cancels it."""
         has_started = False
 
         async def send_noting(message: Message) -> None:

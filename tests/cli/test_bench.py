@@ -161,8 +161,8 @@ def test_other_models_and_the_folder_of_the_data(cli: Cli, tmp_path: Path) -> No
     ("flags", "code", "words"),
     [
         (("nowhere.toml",), 4, "nowhere.toml"),
-        (("suite.toml", "--batch-size", "0"), 2, "--batch-size 0"),
-        (("suite.toml", "--device-map", "everywhere"), 2, "--device-map 'everywhere'"),
+        (("suite.toml", "--batch-size", "0"), 2, "--batch-size is 0"),
+        (("suite.toml", "--device-map", "everywhere"), 2, "--device-map is 'everywhere'"),
         (("suite.toml", "--out", "suite.toml"), 6, "'suite.toml'"),
     ],
 )

@@ -215,7 +215,7 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
         (("--matrix", "m.csv", "--alpha", "0"), 2, "alpha is 0"),
         ((*RUNS[1:], "--test", "tukey-anova", "--correction", "holm"), 2, "'holm'"),
         (("good.trec", "bad.trec"), 2, "--qrels FILE"),
-        ((), 2, "No --qrels"),
+        ((), 2, "--qrels is missing"),
         ((*RUNS[1:], "--baseline", "nothing.trec"), 2, "'nothing.trec'"),
         ((*RUNS[1:], "--margin", "0.1"), 2, "--baseline RUN"),
         ((*RUNS[1:], "--test", "max-t"), 2, "--baseline RUN"),

@@ -132,7 +132,7 @@ def test_parse_takes_any_bytes_and_a_file(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--count", "-1"), 2, "--count -1"),
+        (("--count", "-1"), 2, "--count is -1"),
         (("--count", "many"), 2, "--count"),
         ((), 2, "--count"),
         (("--count", "2", "none.txt"), 4, "There is no file none.txt"),

@@ -106,10 +106,10 @@ def test_unknown_names_are_bad_arguments_with_a_suggestion(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--depth", "0"), "--depth 0"),
+        (("--depth", "0"), "--depth is 0"),
         (("--depth", "many"), "'--depth'"),
-        (("--max-failure-rate", "2"), "--max-failure-rate 2"),
-        (("--temperature", "-1"), "--temperature -1"),
+        (("--max-failure-rate", "2"), "--max-failure-rate is 2"),
+        (("--temperature", "-1"), "--temperature is -1"),
         (("--model", "fake:stutter,p=7"), "p=7"),
         (("--model", "fake:stutter,delay=-1"), "delay=-1"),
         (("--model", "replay"), "'replay'"),

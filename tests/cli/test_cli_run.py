@@ -157,8 +157,8 @@ def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None
     [
         (b"colection = 'x'", 2, "Did you mean 'collection'"),
         (b"batch_sise = 3", 2, "Did you mean 'batch_size'"),
-        (b"collection = 5", 2, "--collection 5"),
-        (b"collection = 'pydoc'\nmeasures = 'AP'", 2, "--measures 'AP'"),
+        (b"collection = 5", 2, "--collection is 5"),
+        (b"collection = 'pydoc'\nmeasures = 'AP'", 2, "--measures is 'AP'"),
         (b"collection", 5, "TOML"),
         (b"\xff\xfe", 5, "UTF-8"),
         (None, 4, "no file"),

@@ -69,7 +69,7 @@ def test_inspect_with_options(cli: Cli, adapter: Path) -> None:
         (("merge", "adapter", "--out", "base"), 2, "base"),
         (("merge", "adapter", "--out", "no/new"), 4, "no/new"),
         (("merge", "adapter", "--out", "new", "--reduce-intruders", "2"), 2, "--reduce-intruders is 2.0"),
-        (("merge", "a", "b", "--out", "new", "--concatenate", "--average-core"), 2, "expected one of them"),
+        (("merge", "a", "b", "--out", "new", "--concatenate", "--average-core"), 2, "expected one of these options"),
         (("merge", "a", "b", "--out", "new", "--concatenate", "--reduce-intruders", "0"), 2, "--reduce-intruders"),
     ],
 )

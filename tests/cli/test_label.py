@@ -218,17 +218,17 @@ WRONG = [
     (("check", "bad.jsonl"), 5, "bad.jsonl:1: the keys a"),
     (("check", "labels.jsonl", "--against", "pydoc", "--threshold", "7"), 2, "--threshold is 7"),
     (("filter", "labels.jsonl", "-o", "labels.jsonl"), 2, "--output labels.jsonl"),
-    (("filter", "labels.jsonl", "-o", "x.jsonl", "--max-words", "3"), 2, "without --collection"),
+    (("filter", "labels.jsonl", "-o", "x.jsonl", "--max-words", "3"), 2, "need --collection"),
     (("filter", "labels.jsonl", "-o", "x.jsonl", "--agree-with", "labels.jsonl"), 2, "--min-tau or --max-tau"),
     (("augment", "labels.jsonl", "-o", "x.jsonl"), 2, "--shuffle, --docs or --draw"),
     (("split", "labels.jsonl", "-o", "x", "--dev", "1"), 2, "--dev is 1.0"),
-    (("split", "labels.jsonl", "-o", "x", "--no-leak-check", "--drop-leaks"), 2, "--no-leak-check with"),
+    (("split", "labels.jsonl", "-o", "x", "--no-leak-check", "--drop-leaks"), 2, "--no-leak-check is given with"),
     (("split", "ids.jsonl", "-o", "x"), 2, "--collection"),
     (("convert", "labels.jsonl", "-o", "x"), 2, "Pass --collection"),
-    (("convert", "labels.jsonl", "-o", "x", "--by", "grade"), 2, "--by 'grade'"),
+    (("convert", "labels.jsonl", "-o", "x", "--by", "grade"), 2, "--by is 'grade'"),
     (("queries", "--collection", "pydoc", "-o", "x", "--from", "titles"), 2, "Did you mean 'title'"),
-    (("queries", "--collection", "pydoc", "-o", "x", "--from", "title", "--each", "2"), 2, "--each with --from title"),
-    (("queries", "--collection", "pydoc", "-o", "x", "--from", "llm", "--count", "1"), 2, "without --model"),
+    (("queries", "--collection", "pydoc", "-o", "x", "--from", "title", "--each", "2"), 2, "--each is given with"),
+    (("queries", "--collection", "pydoc", "-o", "x", "--from", "llm", "--count", "1"), 2, "needs --model"),
 ]
 
 

@@ -73,7 +73,7 @@ def test_build_from_a_board_file(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("leaderboard", "build", "runs", "--out", "site"), 2, "No --qrels"),
+        (("leaderboard", "build", "runs", "--out", "site"), 2, "--qrels is missing"),
         (("leaderboard", "build", "--qrels", "qrels.txt", "--out", "site"), 2, "No runs"),
         ((*BUILD, "--out", "runs"), 2, "'runs'"),
         ((*BUILD, "--out", "site", "-m", "nDGC@10"), 2, "nDGC"),

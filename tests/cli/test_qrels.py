@@ -186,7 +186,7 @@ def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:
     [
         ((*STUDY, "--method", "dept"), 2, "Did you mean 'depth'"),
         ((*STUDY, "--budget", "ten"), 2, "'ten'"),
-        ((*STUDY, "--repeats", "gpt"), 2, "--repeats gpt"),
+        ((*STUDY, "--repeats", "gpt"), 2, "--repeats is 'gpt'"),
         ((*STUDY, "--repeats", "gpt=g*"), 2, "0 runs"),
         ((*STUDY, "--resamples", "1"), 2, "resamples is 1"),
         ((*STUDY, "--test", "tukey-anova", "--correction", "bh"), 2, "'bh'"),
@@ -197,7 +197,7 @@ def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:
         (("qrels", "compare", "gold.txt", "--runs", "runs"), 2, "compare A B"),
         (("qrels", "compare", "gold.txt", "other.txt", "--runs", "runs", "--group", "a=s*"), 2, "--resamples"),
         (("qrels", "agreement", "gold.txt"), 2, "at least two"),
-        (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "eve=2"), 2, "--relevant eve=2"),
+        (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "eve=2"), 2, "--relevant is 'eve=2'"),
         (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "gold=2"), 2, "other"),
         (("qrels", "agreement", "gold.txt", "gold.txt", "--name", "a", "--name", "a"), 2, "different name"),
         (("qrels", "estimate", "runs", "--people", "gold.txt", "--predicted", "other.txt"), 5, "random sample"),

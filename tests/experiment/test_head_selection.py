@@ -49,7 +49,7 @@ def test_a_small_tau_does_not_overflow() -> None:
 def test_choices_that_make_no_sense() -> None:
     with raises(UnknownNameError, "qrhead"):
         HeadSelection(method="qrheads")
-    with raises(UsageError, "0 heads"):
+    with raises(UsageError, "count is 0"):
         HeadSelection(count=0)
 
 

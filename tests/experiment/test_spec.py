@@ -71,19 +71,19 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
     [
         ({"colection": "x"}, UnknownNameError, "Did you mean 'collection'"),
         ({}, UsageError, "Pass --collection"),
-        ({"collection": "x", "depth": 0}, UsageError, "--depth 0; expected at least 1"),
-        ({"collection": "x", "depth": "deep"}, UsageError, "--depth 'deep'"),
-        ({"collection": "x", "measures": "AP"}, UsageError, "--measures 'AP'"),
-        ({"collection": "x", "measures": [1]}, UsageError, "--measures.0 1"),
+        ({"collection": "x", "depth": 0}, UsageError, "--depth is 0; expected at least 1"),
+        ({"collection": "x", "depth": "deep"}, UsageError, "--depth is 'deep'"),
+        ({"collection": "x", "measures": "AP"}, UsageError, "--measures is 'AP'"),
+        ({"collection": "x", "measures": [1]}, UsageError, "--measures.0 is 1"),
         (
             {"collection": "x", "shuffle": "some"},
             UsageError,
             "'none', 'random' or 'inverse'",
         ),
-        ({"collection": "x", "dtype": "int4"}, UsageError, "--dtype 'int4'"),
-        ({"collection": "x", "max_failure_rate": 1.5}, UsageError, "--max-failure-rate 1.5"),
-        ({"collection": "x", "temperature": float("nan")}, UsageError, "--temperature nan"),
-        ({"collection": "x", "temperature": float("inf")}, UsageError, "--temperature inf"),
+        ({"collection": "x", "dtype": "int4"}, UsageError, "--dtype is 'int4'"),
+        ({"collection": "x", "max_failure_rate": 1.5}, UsageError, "--max-failure-rate is 1.5"),
+        ({"collection": "x", "temperature": float("nan")}, UsageError, "--temperature is nan"),
+        ({"collection": "x", "temperature": float("inf")}, UsageError, "--temperature is inf"),
     ],
 )
 def test_values_that_do_not_fit(values: dict[str, object], error: type[Exception], message: str) -> None:
@@ -94,7 +94,7 @@ def test_values_that_do_not_fit(values: dict[str, object], error: type[Exception
 def test_execution() -> None:
     made = Execution.make({"out": "runs/x", "batch_size": 3})
     assert (made.out, made.batch_size, made.resume, made.call_cache) == (Path("runs/x"), 3, False, None)
-    with raises(UsageError, "--batch-size 0"):
+    with raises(UsageError, "--batch-size is 0"):
         Execution.make({"batch_size": 0})
     with raises(UnknownNameError, "'resume'"):
         Execution.make({"resum": True})

@@ -104,7 +104,7 @@ WRONG: list[tuple[dict[str, Any], type[RerankError], tuple[str, ...]]] = [
     ({"depths": ["deep"]}, UsageError, ("depths.0 = 'deep'",)),
     ({"shuffle": "some"}, UsageError, ("shuffle = 'some'",)),
     ({"name": "a/b"}, UsageError, ("name = 'a/b'",)),
-    ({"options": {"temperature": "hot"}}, UsageError, ("--temperature 'hot'",)),
+    ({"options": {"temperature": "hot"}}, UsageError, ("--temperature is 'hot'",)),
     ({"alpha": 2}, UsageError, ("alpha = 2",)),
 ]
 

@@ -46,7 +46,11 @@ CHOICE = (
         ),
         ("/score", b'{"text_1": "a"}', "text_2 is missing; expected a value"),
         ("/rerank", b"[1]", "The body is a list of length 1; expected an object"),
-        ("/rerank", b'{"query": ', "The body is no JSON: Expecting value at character 10; expected a JSON object"),
+        (
+            "/rerank",
+            b'{"query": ',
+            "The body is not valid JSON: Expecting value at character 10; expected a JSON object",
+        ),
         ("/rerank", b"", "The request has no body; expected a JSON object"),
     ],
 )
@@ -73,7 +77,7 @@ def test_a_body_that_does_not_say_that_it_is_json(client: Client, headers: dict[
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        (b'{"query": "\xff", "documents": ["a"]}', "byte 11 is no UTF-8"),
+        (b'{"query": "\xff", "documents": ["a"]}', "byte 11 is not valid UTF-8"),
         (b'{"query": "a", "documents": ["a"], "top_n": ' + b"1" * 5000 + b"}", "too many digits"),
         (b'{"query": ' + b"[" * 200_000, "nested too deeply"),
     ],

@@ -130,7 +130,7 @@ def test_only_files_in_the_folders_are_read(folder: Path, name: str) -> None:
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": name}),
     ]
     for message in run(errors(make_server(folder), calls)):
-        assert "is no file in the folders of this server" in message
+        assert "is not a file in the folders of this server" in message
 
 
 def test_errors_say_what_was_expected(folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_http_without_keys_refuses_foreign_host_names(address: Callable[..., str
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.serving.find_spec", lambda name: None if name == "mcp" else name)
-    with raises(MissingPrerequisiteError, "needs mcp", "listrank[mcp]"):
+    with raises(MissingPrerequisiteError, "not installed: mcp", "listrank[mcp]"):
         check_serving_extra("mcp")
     check_serving_extra("serve")
 

@@ -21,7 +21,7 @@ from tests.serving.conftest import Client
 
 pytest.importorskip("fastapi")
 
-from rerank.serving.playground_examples import command_example, curl_example, python_example
+from rerank.serving.playground_examples import curl_example, playground_command_example, playground_python_example
 from rerank.serving.search_routes import CollectionSearch
 
 DOCS = ["one", "two", "three"]
@@ -196,18 +196,18 @@ def test_all_ways_give_the_same_order(client: Client, method: str, tmp_path: Pat
     assert found == again == [hit.corpus_id for hit in direct]
 
 
-@pytest.mark.parametrize("example", [python_example, command_example])
+@pytest.mark.parametrize("example", [playground_python_example, playground_command_example])
 def test_examples_run(example: Any, tmp_path: Path) -> None:
     text = example({"model": "fake:reversed", "method": "sliding", "reuse": False}, hostile_candidates())
     program = [sys.executable, "-c", text]
-    if example is command_example:
+    if example is playground_command_example:
         program = ["bash", "-c", text.replace("rerank rerank", f"{sys.executable} -m rerank rerank", 1)]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "pwned").exists()
     lines = done.stdout.splitlines()
-    if example is command_example:
+    if example is playground_command_example:
         assert [line.split()[2] for line in lines] == ["3", "2", "1"]
     else:
         assert lines[0].startswith("1 ")

@@ -1,1 +1,1 @@
-"""Suites: run several rerankers on first-stage candidates, and compare the results."""
+"""Suites, which run several rerankers on the same first-stage candidates and compare the results."""

@@ -1,7 +1,7 @@
-"""Plan and execute the runs of a suite: find finished runs, estimate the cost of missing runs, and execute them.
+"""Planning and execution of the runs of a suite, with a cost estimate for the runs that are not finished.
 
-Each run gives the same result as `rerank run` with the same specification. The name of its folder contains the hash of
-the run's identity, so results of different specifications never mix.
+Each run returns the same result as `rerank run` with the same specification. The name of its folder contains the hash
+of the run's identity, so results of different specifications never mix.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class PlannedRun:
     """A run of a suite before its execution.
 
     Attributes:
-        run: The run of the suite.
+        run: The run as the suite defines it.
         candidates: Candidates, which all runs of the group share; None if they could not be retrieved.
         spec: Specification of the run, completed with the settings of its adapter.
         stored: The finished run in the suite's folder; None if the run is missing or unfinished.
         expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, and an estimate of ``seconds``,
             which is None if no finished run of the model exists. For a finished run, the measured values.
-        committed: Number of replies that an unfinished run has already stored.
+        committed: Number of replies that are already stored in the run's folder.
         problem: Reason why the run cannot be executed; empty if no reason was found.
     """
 
@@ -84,10 +84,10 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """The result of one run of a suite.
+    """Summary of one run of a suite, or the reason why the run failed.
 
     Attributes:
-        planned: The run.
+        planned: The planned run.
         summary: Contents of summary.json; None if the run failed before this file was written.
         problem: Reason why the run failed or is unfinished; empty otherwise. A run with too many failed windows has
             both a summary and a problem.
@@ -177,12 +177,12 @@ def execute_suite_runs(
 
 
 def _describe_suite_run_error(error: Exception) -> str:
-    """Return the message of an error, with the name of its class unless it is one of ours, which explain themselves."""
+    """Return the message of an error of this package, or the class and the message of any other error."""
     return str(error) if isinstance(error, RerankError) else repr(error)
 
 
 def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
-    """Return why a run that is within its failure limit still counts as unfinished; empty if it is finished."""
+    """Return the reason why a run within its failure limit is unfinished, or an empty string if it is finished."""
     if summary.get("complete", True):
         return ""
     errors = summary["windows"]["error"]
@@ -190,7 +190,7 @@ def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
 
 
 def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
-    """Return the summary of a finished run. It is scored with the measures of the suite; no model is called."""
+    """Return the summary of a finished run, scored with the measures of the suite; no model is called."""
     stored = planned_run.stored
     if stored is None:
         raise RuntimeError(f"{planned_run.run} is not finished")

@@ -86,7 +86,7 @@ def open_suite_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         kind: Backend of the method, as in `suite_model_has_weights`.
 
     Raises:
-        MissingPrerequisiteError: Transformers is not installed, or Pillow for a model that accepts images.
+        MissingPrerequisiteError: Transformers, or Pillow for a model that accepts images, is not installed.
         MissingResourceError: The model or adapter does not exist.
         UsageError: The requested context size exceeds the context size of the model.
     """
@@ -164,5 +164,5 @@ class ModelCache:
             self._key, self._backend = suite_model_key(spec, kind), backend
 
     def drop(self) -> None:
-        """Drop the cached model to free its memory before another one is loaded."""
+        """Drop the cached model to free its memory before another model is loaded."""
         self._key = self._backend = None

@@ -147,7 +147,7 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
 def _systems_of_suite_group(
     group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
-    """Return names and scores of the first stage and of every reranker with finished runs. Scores are one per seed."""
+    """Return name and scores per seed of the first stage and of each reranker with finished runs."""
     finished = [
         (result, RunFolder(result.summary["folder"]))
         for result in results
@@ -163,7 +163,7 @@ def _systems_of_suite_group(
 
 
 def _is_complete_suite_run(result: SuiteResult) -> bool:
-    """Return True if every call of the run got a reply. Other runs count as missing and are executed again."""
+    """Return True if every call of the run received a reply; other runs count as missing and are resumed."""
     return bool(result.summary and result.summary.get("complete", True))
 
 
@@ -219,7 +219,7 @@ def _evaluate_suite_rival(
 ) -> dict[str, Any]:
     """Evaluate an external run (a rival), and compare its documents with the candidates of the group.
 
-    The rival's lists are cut at the depth of the group. ``in_common`` is the fraction of its documents that are
+    The rival's lists are truncated to the depth of the group. ``in_common`` is the fraction of its documents that are
     candidates, averaged over the queries of the rival. ``candidates`` is ``same`` if both sets of documents are equal
     for every query, otherwise ``other``.
     """

@@ -1,4 +1,4 @@
-"""The run folders in the folder of a suite: find stored runs, and estimate the speed of a model from finished runs."""
+"""Run folders in the folder of a suite: finding stored runs, and estimating a model's speed from finished runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MODEL = ("model", "adapter", "base_url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run folder with its specification and summary.
+    """A run folder of a suite, with its specification and summary.
 
     Attributes:
         folder: The run folder.

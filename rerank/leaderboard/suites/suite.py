@@ -107,7 +107,7 @@ class Suite(_Table):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds. Every run is repeated with each seed; comparisons use the mean over seeds per query."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Measures, named as in ir_measures or trec_eval. Significance is tested on the first one."""
+    """Measures, named as in ir_measures or trec_eval. Significance is tested on the first measure."""
     test: str = "t"
     """Selector of the significance test."""
     correction: str = "auto"
@@ -143,7 +143,7 @@ class Suite(_Table):
             data: Folder that replaces ``{data}`` in strings.
 
         Raises:
-            UnknownNameError: A key or method does not exist. The message suggests the nearest name.
+            UnknownNameError: A key or method does not exist. The message suggests the most similar name.
             UsageError: A value is invalid, or ``{data}`` occurs in a value but no folder was given.
         """
         values = insert_suite_data_folder(normalize_suite_keys(values), data)
@@ -161,7 +161,7 @@ class Suite(_Table):
         return Suite.make(values | {"methods": self.methods or Suite.model_fields["methods"].default})
 
     def systems(self) -> dict[str, dict[str, Any]]:
-        """Return the rerankers as name -> fields of the run specification.
+        """Return a mapping from the name of each reranker to the fields of its run specification.
 
         Raises:
             UsageError: Two rerankers have the same name, or a value is invalid.
@@ -210,10 +210,10 @@ class CandidateGroup:
     """A combination of collection, first stage and depth, which determines the candidates.
 
     Attributes:
-        table: The collection.
+        table: The collection with its settings.
         first_stage: Selector of the first stage.
         depth: Number of candidates per query.
-        measures: Measures. Significance is tested on the first one.
+        measures: Names of the measures. Significance is tested on the first measure.
     """
 
     table: CollectionTable
@@ -222,7 +222,7 @@ class CandidateGroup:
     measures: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return a short description for messages."""
+        """Return a short description that is shown in messages."""
         return f"{self.table.title}, {self.first_stage}, depth {self.depth}"
 
     def values(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class SuiteRun:
     spec: RunSpec
 
     def __str__(self) -> str:
-        """Return a short description for messages."""
+        """Return a short description that is shown in messages."""
         return f"{self.group}: {self.system}, seed {self.spec.seed}"
 
 
@@ -264,7 +264,7 @@ def read_suite(path: str | Path, *, data: str | Path | None = None, trust_remote
     Args:
         path: The TOML file.
         data: Folder that replaces ``{data}`` in strings.
-        trust_remote_code: Permit the suite to run Python code that comes with its models.
+        trust_remote_code: Whether the suite may run Python code that comes with its models.
 
     Raises:
         MissingResourceError: The file does not exist.

@@ -45,13 +45,13 @@ def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
     if data is None:
         raise UsageError(
             f"The suite contains {values!r}, but no folder for {DATA} was given",
-            remedy="Pass the folder of its files: --data FOLDER",
+            remedy="Pass the folder of the suite's files: --data FOLDER",
         )
     return values.replace(DATA, str(data))
 
 
 def check_suite_table_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise an UnknownNameError if a key of the table does not exist. The message suggests the nearest name."""
+    """Raise an UnknownNameError if a key of the table does not exist; the message suggests a similar name."""
     for key in table:
         if key not in set(names):
             raise UnknownNameError(kind, key, names)
@@ -69,4 +69,4 @@ def suite_usage_error(error: ValidationError) -> UsageError:
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r:.80}"
     message = describe_pydantic_error(problem)
-    return UsageError(f"{where}{shown}: {message}" if where else f"The suite: {message}")
+    return UsageError(f"{where}{shown}: {message}" if where else f"The suite is invalid: {message}")

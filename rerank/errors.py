@@ -1,4 +1,4 @@
-"""The errors of this package, in one tree.
+"""The exception classes of this package and the exit codes of the command.
 
     RerankError                    exit code of the command
     |-- UsageError                 2   invalid arguments
@@ -112,12 +112,12 @@ class UnknownNameError(UsageError):
         """Build the message from the unknown and the known names.
 
         Args:
-            kind: What is named.
+            kind: Kind of thing that the name refers to, such as ``strategy``.
             name: The unknown name.
             known: The known names.
             if_none: The remedy if no name is known.
             otherwise: The remedy if no known name is similar.
-            limit: Largest number of known names in the message.
+            limit: Maximum number of known names listed in the message.
         """
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)

@@ -16,7 +16,7 @@ _AFTER_CALLBACK = 0.02
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it with one line and exit code 130, also while modules are being imported."""
+    """Run the command line. Ctrl-C stops it with a one-line message and exit code 130, even during imports."""
     sys.unraisablehook = _interrupt_again
     try:
         from rerank.cli import main as run_command_line

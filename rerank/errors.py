@@ -30,9 +30,9 @@ class RerankError(Exception):
     """Base class of all errors. The message says what was found, what was expected, and what to do.
 
     Args:
-        found: What is wrong, with the offending value and its location.
-        expected: What would have been correct; empty if ``found`` says it.
-        remedy: What the user can do about it, as an imperative.
+        found: Description of what is wrong, with the offending value and its location.
+        expected: Description of what would have been correct; empty if ``found`` already implies it.
+        remedy: Instruction for the user, as an imperative; empty if there is none.
     """
 
     exit_code = 1
@@ -97,7 +97,7 @@ class UsageError(RerankError):
 
 
 class UnknownNameError(UsageError):
-    """A name is not registered; the message suggests the nearest ones."""
+    """A name is not registered; the message suggests similar names."""
 
     def __init__(
         self,

@@ -60,15 +60,16 @@ class Registry:
         return sorted({*self._built_in(), *self._added()})
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a plug-in has this name (dashes and underscores are the same)."""
+        """Return whether a plug-in has this name; dashes and underscores are equivalent."""
         return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:
-        """Import and return the plug-in with this name (dashes and underscores are the same).
+        """Import and return the plug-in with this name; dashes and underscores are equivalent.
 
         Raises:
-            UnknownNameError: No plug-in has this name; the message suggests the nearest.
-            MissingPrerequisiteError: The plug-in exists, but something that it imports is not installed.
+            UnknownNameError: No plug-in has this name; the message suggests similar names.
+            MissingPrerequisiteError: A plug-in of another distribution cannot be loaded, for example because a package
+                that it imports is not installed.
             UsageError: A plug-in of another distribution has the name of a built-in one.
         """
         module = name.replace("-", "_")

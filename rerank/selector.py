@@ -82,9 +82,10 @@ class Selector:
 
 
 def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
-    """Build the plug-in that a selector names, with its argument as positional and its options as keyword arguments.
+    """Build the plug-in that a selector names from the selector's argument and options.
 
-    Option values are converted to the annotated types, so ``k1=1.2`` is a float if the class declares a float.
+    The argument is passed as a positional argument, and the options as keyword arguments. Their values are converted to
+    the annotated types, so ``k1=1.2`` is a float if the class declares a float.
 
     Args:
         registry: The registry with the plug-in.
@@ -92,7 +93,7 @@ def build_from_selector(registry: Registry, selector: str | Selector, **extra: A
         extra: Further keyword arguments, which a selector may not set.
 
     Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
@@ -113,7 +114,7 @@ def build_from_selector_options(
         extra: Further keyword arguments, which ``options`` may not contain.
 
     Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
@@ -135,12 +136,12 @@ def convert_selector_options(
 
     Args:
         name: Name of the plug-in, for messages.
-        factory: Its class, whose keyword arguments are its options.
+        factory: The class of the plug-in, whose keyword arguments are the options.
         options: The options, as a selector or a TOML table contains them.
         fixed: Keyword arguments that ``options`` may not contain.
 
     Raises:
-        UnknownNameError: No option has this name; the message suggests the nearest.
+        UnknownNameError: No option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid.
     """
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
@@ -154,7 +155,7 @@ def convert_selector_options(
 
 
 def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert options to their types.
+    """Convert the values of options to the types of the options.
 
     Args:
         name: Name of the plug-in or table that contains the options, for messages.
@@ -162,7 +163,7 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
         options: The options, as a selector or a TOML table contains them.
 
     Raises:
-        UnknownNameError: No option has this name; the message suggests the nearest.
+        UnknownNameError: No option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid.
     """
     converted = {}

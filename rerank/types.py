@@ -150,7 +150,7 @@ class Ranking:
         where, ids = f"query {self.query.id!r}", self.doc_ids
         if self.scores and len(ids) != len(self.scores):
             raise DataError(
-                f"{len(ids)} documents have {len(self.scores)} scores in {where}", expected="one per document, or none"
+                f"The {len(ids)} documents of {where} have {len(self.scores)} scores", expected="one each, or no scores"
             )
         seen: set[str] = set()
         for doc_id in ids:
@@ -361,7 +361,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Documents of one query that a judge orders at once.
+    """Documents of one query that a judge orders in one step.
 
     Attributes:
         query: The query.

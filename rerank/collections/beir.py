@@ -1,4 +1,4 @@
-"""Collections in the layout of the BEIR benchmark (Thakur et al., NeurIPS 2021 Datasets and Benchmarks)."""
+"""Provider of collections in the layout of the BEIR benchmark (Thakur et al., NeurIPS 2021 Datasets and Benchmarks)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Engines, which compute the rankings of a run in this process or in others. Each module or sub-package is one."""
+"""Engines, which compute the rankings of a run in this process or in others.
+
+Each module or sub-package defines one engine.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _TEXTS, _OFFSETS, _ID_RANKS = "documents.jsonl", "offsets.npy", "id_ranks.npy"
 
 
 class StoredDocuments:
-    """The documents of one corpus by position, memory-mapped.
+    """The memory-mapped documents of one corpus, accessed by position.
 
     Attributes:
         folder: The folder of the files; indexes are stored beside it.

@@ -77,9 +77,10 @@ class EncodingJob(Generic[T]):
     workers: EncodingWorkers[T] | None = None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Yield the positions and the rows of each batch, after the first ``done`` documents in encoding order.
+        """Yield the positions and the rows of each batch, in the order of `encoding_order_by_length`.
 
-        The order is that of `encoding_order_by_length`.
+        Args:
+            done: Number of documents at the start of this order that are skipped, since they are already encoded.
         """
         order = encoding_order_by_length(self.documents)
         starts = range(done, len(order), self.batch_size)

@@ -79,7 +79,7 @@ class EncoderOptions(ModelOptions, PromptOptions, Protocol):
 
 
 class Encoder(Protocol):
-    """An encoder computes the embeddings of queries and passages."""
+    """Protocol of encoders, which compute the embeddings of queries and passages."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -94,10 +94,10 @@ class Encoder(Protocol):
         """Dimension of the embeddings."""
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time, and return float32 of shape (texts, size)."""
+        """Embed queries one at a time, and return a float32 array of shape (queries, size)."""
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages as one batch, and return float32 of shape (texts, size)."""
+        """Embed passages as one batch, and return a float32 array of shape (passages, size)."""
 
 
 class SentenceEncoder:

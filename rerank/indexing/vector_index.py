@@ -117,7 +117,7 @@ class HnswIndex:
     Attributes:
         m: Number of links per vector and layer; in the lowest layer, twice as many.
         ef_construction: Number of candidates considered when a vector is linked.
-        ef_search: Number of candidates considered in a search; should be at least the search depth.
+        ef_search: Number of candidates considered in a search; faiss considers at least as many as the search depth.
     """
 
     m: int

@@ -68,7 +68,7 @@ class EncodingWorkers(Generic[Rows]):
     Attributes:
         encoder: The encoder, loaded in this process.
         load: Function that loads the same encoder in a worker.
-        apply: Function that applies a function in the workers.
+        apply: Function that applies a given function to items in the workers.
         join: Function that concatenates the rows of several batches of queries.
     """
 

@@ -1,4 +1,4 @@
-"""A check, in a child process, whether untrusted work ends, such as the rendering of a template from another source."""
+"""A check whether untrusted work, such as rendering a template from elsewhere, ends; it runs in a child process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 
 def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
-    """Return whether a function ends within limits of time and memory, without using up all memory.
+    """Return whether a function ends within limits of time and memory.
 
-    The result of the function and its other exceptions are ignored. The function is called in a forked process, which
-    takes milliseconds to start, so it must not need other threads or a GPU.
+    The result of the function is ignored, and so are its exceptions, except for a lack of memory. The function is
+    called in a forked process, which takes milliseconds to start, so it must not need other threads or a GPU.
 
     Args:
         work: Function without arguments.

@@ -174,7 +174,7 @@ def read_json_lines_query_file(path: Path) -> list[Query]:
 
 
 def parse_json(line: str, where: str) -> Any:
-    """Parse JSON; an object with a duplicate key is an error.
+    """Parse JSON, and reject objects with duplicate keys.
 
     Raises:
         DataError: The text is not valid JSON, or an object has a duplicate key.

@@ -94,7 +94,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
 
 
 def read_run_lists(path: str | Path) -> Iterator[Ranking]:
-    """Yield the rankings of a TREC run in which each query's lines are consecutive and sorted, as `write_run` does.
+    """Yield the rankings of a TREC run written by this package, with consecutive and sorted lines for each query.
 
     Args:
         path: The file; it may be empty.
@@ -229,8 +229,8 @@ def _is_large_plain_file(path: Path) -> bool:
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
     """Return the first line that is not blank, and an iterator over the rows of this and all later non-blank lines.
 
-    The later lines are read only when the rows are. The rows are split by C code only, which takes a third of the time
-    of generators.
+    Later lines are read as the iterator advances. Rows are split only by C code, which takes a third of the time of
+    generators.
     """
     for number, line in enumerate(text, 1):
         if not line.isspace():

@@ -39,7 +39,7 @@ _DAMAGE = (
 
 @contextlib.contextmanager
 def storage_errors(folder: Path) -> Generator[None]:
-    """Convert an `OSError` that is raised while files in ``folder`` are written to a `StorageError`."""
+    """Raise a `StorageError` in place of an `OSError` in the block, which writes files in ``folder``."""
     try:
         yield
     except OSError as error:

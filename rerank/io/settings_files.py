@@ -30,7 +30,9 @@ def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> st
         with open_text_file(path) as file:
             text = file.read(_MAX_CHARACTERS + 1)
     except MissingResourceError as error:
-        raise MissingResourceError(f"No {what}: {error.found}", expected=expected, remedy=error.remedy) from error
+        raise MissingResourceError(
+            f"The {what} is missing: {error.found}", expected=expected, remedy=error.remedy
+        ) from error
     except DataError as error:
         raise DataError(error.found, expected=expected or error.expected, remedy=error.remedy) from error
     if len(text) > _MAX_CHARACTERS:
@@ -86,5 +88,5 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
     except DataError as error:
         raise DataError(error.found, expected=expected, remedy=error.remedy) from error
     if not isinstance(content, dict):
-        raise DataError(f"The top level of {where} is a {type(content).__name__}", expected=expected)
+        raise DataError(f"{where} has a {type(content).__name__} at the top level", expected=expected)
     return content

@@ -85,7 +85,7 @@ class PassageAggregation:
         PassageAggregation(aggregate='sum', size=100, stride=50)
 
         Raises:
-            UnknownNameError: No aggregate or option has this name; the message suggests the nearest.
+            UnknownNameError: No aggregate or option has this name; the message suggests similar names.
             UsageError: The value of an option is invalid.
         """
         selector = Selector.parse(text)

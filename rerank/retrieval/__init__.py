@@ -1,4 +1,7 @@
-"""First stages, which retrieve the candidates for reranking. Each module of this package is one, opened by its name."""
+"""First stages, which retrieve the candidates for reranking.
+
+Each module of this package defines one first stage, which is opened by its name.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Bm25:
 
 
 class Bm25Retriever:
-    """BM25 over one collection, created by `Bm25.over`.
+    """A retriever that searches one collection with BM25, created by `Bm25.over`.
 
     Attributes:
         folders: The folder of the index; with ``query_weights=bm25``, also that of the average document length.
@@ -167,9 +167,9 @@ class Bm25Retriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.
 
-        Documents that share no term with a query are not returned, so a query that is empty or contains only stop words
-        or unknown words gets an empty ranking. Each occurrence of a word in a query counts, unless other query weights
-        were chosen.
+        Documents that share no term with a query are not returned, so the ranking is empty if a query is empty or
+        contains only stop words or unknown words. Each occurrence of a word in a query counts, unless other query
+        weights were chosen.
 
         Raises:
             UsageError: ``k`` is below 1.

@@ -158,7 +158,7 @@ class DenseRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents per query with the highest cosine or inner product.
 
-        A query without text gets an empty ranking. A ranking does not depend on the other queries of the call.
+        The ranking of a query without text is empty. A ranking does not depend on the other queries of the call.
 
         Raises:
             UsageError: ``k`` is below 1.

@@ -358,7 +358,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
-        """Yield number and columns of each row that a clause selects, and whether it has a checksum; compare that."""
+        """Yield number and columns of each selected row, and whether it has a checksum, which is verified."""
         cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:

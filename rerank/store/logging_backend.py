@@ -283,7 +283,7 @@ class AsyncLoggingBackend(LoggingBackend):
         return reply
 
     async def _wait_for_room(self, request: Request) -> None:
-        """Wait while the cap is exceeded only because of tokens reserved for requests in flight.
+        """Wait while the request exceeds the cap only because of tokens reserved for requests in flight.
 
         Replies are usually shorter than reserved, so there may be room for the request once they have arrived.
         """

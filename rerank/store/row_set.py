@@ -7,7 +7,7 @@ _BLOCK = 1024
 
 
 class RowSet:
-    """A set of row numbers of a call log, which may be as large as SQLite allows."""
+    """A set of row numbers of a call log; a number may be as large as SQLite allows."""
 
     def __init__(self) -> None:
         """Create an empty set."""

@@ -46,7 +46,7 @@ def require_collection_folder(path: str | Path, kind: str) -> Path:
 
 
 def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of these files that exists in a folder, plain or gzipped, or None."""
+    """Return the first of these files that exists in a folder, plain or gzipped; None if none of them exists."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():

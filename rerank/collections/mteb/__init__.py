@@ -151,7 +151,7 @@ def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: st
 
 
 def mteb_collection_predictions_file(path: str | Path, task: str) -> Path:
-    """Return the file with a task's predictions: the path itself, or the file that mteb writes into a folder."""
+    """Return the file with a task's predictions: ``path`` or, if it is a folder, the file that mteb writes into it."""
     expanded = require_collection_path(path, "predictions saved by mteb, a JSON file or its folder")
     return (
         require_collection_path(expanded / f"{task}_predictions.json", f"the predictions for {task}")

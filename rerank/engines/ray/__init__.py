@@ -151,7 +151,7 @@ class Ray:
         return _BLOCKS_PER_WORKER * self.workers
 
     def record(self) -> Mapping[str, Any]:
-        """Return the engine's name and options, and the numbers of lost workers and of repeated calls."""
+        """Return the engine's name, its workers and GPUs, and the numbers of lost workers and repeated calls."""
         return {"name": "ray", "workers": self.workers, "gpus_per_worker": self.gpus_per_worker, **self._losses}
 
     def _connect(self, ray: Any) -> None:

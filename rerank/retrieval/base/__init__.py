@@ -36,7 +36,7 @@ class Retriever(Protocol):
 
 
 class FirstStage(Protocol):
-    """The options of a first stage; a frozen dataclass."""
+    """Protocol of the options of a first stage, which are a frozen dataclass."""
 
     def over(self, corpus: Corpus) -> Retriever:
         """Return a retriever over ``corpus``; this builds or opens its index."""

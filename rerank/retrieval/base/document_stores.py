@@ -141,7 +141,7 @@ def named_store_part(kind: str, name: str, known: Mapping[str, T], place: str) -
     """
     if name not in known:
         listed = ", ".join(sorted(known)[:12]) or "none"
-        raise UsageError(f"There is no {kind} {name!r} in {place}", expected=f"one that exists (at most 12): {listed}")
+        raise UsageError(f"There is no {kind} {name!r} in {place}", expected=f"one of (at most 12 shown): {listed}")
     return known[name]
 
 
@@ -163,7 +163,7 @@ class StoreHit:
 
 
 class StoreSearch(Protocol):
-    """A function that searches a store."""
+    """Protocol of functions that search a store."""
 
     def __call__(self, query: str, depth: int) -> Sequence[StoreHit]:
         """Return up to ``depth`` documents for the text of a query, best first."""
@@ -187,7 +187,7 @@ class StoreRetriever:
     deepest: int = 1_000_000
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query; a query without text gets an empty ranking.
+        """Return up to ``k`` documents per query; the ranking of a query without text is empty.
 
         Raises:
             UsageError: ``k`` is below 1 or above ``deepest``.

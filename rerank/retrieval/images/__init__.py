@@ -99,7 +99,7 @@ class Images(VectorOptions):
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
         """Return a hash of the sizes of the picture files, which detects most changes without reading any picture.
 
-        With precomputed embeddings, only the fact that documents are identified by their ids is returned.
+        With precomputed embeddings, which depend only on ids, the mapping records just this.
 
         Raises:
             DataError: No document has a picture.

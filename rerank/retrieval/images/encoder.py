@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts in one space, with a model of transformers such as CLIP or SigLIP.
+"""An encoder of pictures and texts in one vector space, with a model of transformers such as CLIP or SigLIP.
 
 Torch and transformers are imported when a model is loaded.
 """

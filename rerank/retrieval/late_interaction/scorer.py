@@ -25,7 +25,7 @@ _TYPES = {"MultiVectorEncoder", "ColBERT"}
 
 
 class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
-    """The options of a `MaxSimScorer`."""
+    """Protocol of the options of a `MaxSimScorer`."""
 
     @property
     def batch_size(self) -> int:

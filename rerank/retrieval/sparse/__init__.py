@@ -161,7 +161,7 @@ class SparseRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest inner products above zero.
 
-        Documents that share no dimension with a query are not returned, and a query without text gets an empty ranking.
+        Documents that share no dimension with a query are not returned. The ranking of a query without text is empty.
         A ranking does not depend on the other queries of the call.
 
         Raises:

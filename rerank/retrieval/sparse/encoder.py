@@ -26,7 +26,7 @@ from rerank.indexing.text_encoder import (
 
 
 class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """The options of a `SentenceSparseEncoder`."""
+    """Protocol of the options of a `SentenceSparseEncoder`."""
 
     @property
     def max_active_dims(self) -> int:

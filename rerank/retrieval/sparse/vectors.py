@@ -40,7 +40,7 @@ _DOCUMENTS, _WEIGHTS = 1 << 15, 1 << 24
 
 
 class SparseEncoder(Protocol):
-    """An encoder that computes sparse vectors: float32 rows with sorted columns and without stored zeros."""
+    """Protocol of encoders that compute sparse vectors: float32 rows with sorted columns and without stored zeros."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -173,7 +173,7 @@ class _Rows:
         """Truncate the files to the vectors of the first ``done`` documents.
 
         Raises:
-            ValueError: A file is shorter than that.
+            ValueError: A file contains fewer vectors.
         """
         counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
         weights = int(counts.sum(dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Entry point of the ``rerank`` command and of ``python -m rerank``: the command line, and what Ctrl-C does to it."""
+"""Entry point of the ``rerank`` command and of ``python -m rerank``, which runs the command line and handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AFTER_CALLBACK = 0.02
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it with one line and exit code 130, also while modules are being imported."""
+    """Run the command line. Ctrl-C stops it with a one-line message and exit code 130, even during imports."""
     sys.unraisablehook = _interrupt_again
     try:
         from rerank.cli import main as run_command_line
@@ -32,10 +32,10 @@ def main() -> None:
 
 
 def _is_silent_interruption(error: BaseException) -> bool:
-    """Return whether Ctrl-C caused an exception, and no command has handled it.
+    """Return whether an exception was caused by a Ctrl-C that no command has handled.
 
     Typer turns KeyboardInterrupt into its own exception, and extension modules turn it into ImportError. A command that
-    handles it prints a message and calls `sys.exit`.
+    handles Ctrl-C prints a message and calls `sys.exit`.
     """
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         return False

@@ -1,4 +1,4 @@
-"""The errors of this package, in one tree.
+"""The exception classes of this package and the exit codes of the command.
 
     RerankError                    exit code of the command
     |-- UsageError                 2   invalid arguments
@@ -30,9 +30,9 @@ class RerankError(Exception):
     """Base class of all errors. The message says what was found, what was expected, and what to do.
 
     Args:
-        found: What is wrong, with the offending value and its location.
-        expected: What would have been correct; empty if ``found`` says it.
-        remedy: What the user can do about it, as an imperative.
+        found: Description of what is wrong, with the offending value and its location.
+        expected: Description of what would have been correct; empty if ``found`` already implies it.
+        remedy: Instruction for the user, as an imperative; empty if there is none.
     """
 
     exit_code = 1
@@ -97,7 +97,7 @@ class UsageError(RerankError):
 
 
 class UnknownNameError(UsageError):
-    """A name is not registered; the message suggests the nearest ones."""
+    """A name is not registered; the message suggests similar names."""
 
     def __init__(
         self,
@@ -112,12 +112,12 @@ class UnknownNameError(UsageError):
         """Build the message from the unknown and the known names.
 
         Args:
-            kind: What is named.
+            kind: Kind of thing that the name refers to, such as ``strategy``.
             name: The unknown name.
             known: The known names.
             if_none: The remedy if no name is known.
             otherwise: The remedy if no known name is similar.
-            limit: Largest number of known names in the message.
+            limit: Maximum number of known names listed in the message.
         """
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)

@@ -31,7 +31,7 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
         title: Text shown before the progress, such as ``embedding documents``.
         total: Total number of items.
         done: Number of items that an earlier process finished.
-        bound: Text before the total if it is a bound, such as ``at most``.
+        bound: Text shown before the total if the total is only a bound, such as ``at most``; otherwise empty.
     """
     started, before = time.monotonic(), done
     with show_detailed_progress(title, total, done, bound=bound) as show:
@@ -78,7 +78,7 @@ def format_time_left(seconds: float | None, *, bound: str = "") -> str:
 
 
 def _progress_line_writer(title: str, total: str) -> Callable[[int, str], None]:
-    """Return a function that writes a line at most every `_INTERVAL` seconds; for short operations, it writes none."""
+    """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write no line."""
     last_line = time.monotonic()
 
     def show(done: int, details: str) -> None:

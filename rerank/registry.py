@@ -1,6 +1,6 @@
-"""Registries of plug-ins: name to class, imported on first use.
+"""Registries that map plug-in names to classes, which are imported on first use.
 
-A plug-in package (``strategies``, ``collections``, ...) holds its ``base`` and its plug-ins. Each module or sub-package
+A plug-in package (``strategies``, ``collections``, ...) contains ``base`` and its plug-ins. Each module or sub-package
 is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``. Other distributions
 add plug-ins through entry points of the group ``rerank.<package>``. A new file in the package is a new plug-in, without
 further registration. Listing the names does not import the plug-ins.
@@ -60,15 +60,16 @@ class Registry:
         return sorted({*self._built_in(), *self._added()})
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a plug-in has this name (dashes and underscores are the same)."""
+        """Return whether a plug-in has this name; dashes and underscores are equivalent."""
         return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:
-        """Import and return the plug-in with this name (dashes and underscores are the same).
+        """Import and return the plug-in with this name; dashes and underscores are equivalent.
 
         Raises:
-            UnknownNameError: No plug-in has this name; the message suggests the nearest.
-            MissingPrerequisiteError: The plug-in exists, but something that it imports is not installed.
+            UnknownNameError: No plug-in has this name; the message suggests similar names.
+            MissingPrerequisiteError: A plug-in of another distribution cannot be loaded, for example because a package
+                that it imports is not installed.
             UsageError: A plug-in of another distribution has the name of a built-in one.
         """
         module = name.replace("-", "_")
@@ -86,7 +87,7 @@ class Registry:
         return self._load(added[module])
 
     def usable(self) -> dict[str, Any]:
-        """Return every plug-in that loads; warn about the others, so that one broken plug-in breaks nothing else."""
+        """Return all plug-ins that can be loaded, by name, and warn about the others instead of raising an error."""
         plugins: dict[str, Any] = {}
         for name in self.names():
             try:
@@ -100,7 +101,7 @@ class Registry:
         return bool(self.experimental) and self._built_in().get(name.replace("-", "_")) == self.experimental
 
     def _built_in(self) -> dict[str, str]:
-        """Return the built-in plug-ins: name -> package that holds it."""
+        """Return a mapping from the name of each built-in plug-in to the package that contains it."""
         packages = (package for package in (self.package, self.experimental) if package)
         return {name: package for package in packages for name in _plugin_modules(package)}
 
@@ -113,7 +114,7 @@ class Registry:
             return point.load()
         except Exception as error:  # a plug-in may raise anything when it is imported; that must not end the program
             raise MissingPrerequisiteError(
-                f"The {self.kind} {point.name!r} from {point.value!r} does not load: {error!r}",
+                f"The {self.kind} {point.name!r} from {point.value!r} cannot be loaded: {error!r}",
                 remedy="Repair or uninstall the distribution that contains it",
             ) from error
 

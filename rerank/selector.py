@@ -1,8 +1,8 @@
 """Selectors: texts of the form ``name:argument,key=value,key=value`` that name a plug-in and its options.
 
 Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
-(``fake:stutter,p=0.3``) and so on. A comma starts an option only if ``key=`` follows, so paths may contain commas. It
-does so only outside parentheses, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
+(``fake:stutter,p=0.3``) and so on. A comma starts an option only if ``key=`` follows, so paths may contain commas. A
+comma in parentheses does not start an option, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Selector:
 
     Attributes:
         name: Name in a registry.
-        argument: The text after the colon; empty without a colon.
-        options: The ``key=value`` pairs, with underscores in the keys.
+        argument: The text after the colon; empty if there is no colon.
+        options: The ``key=value`` pairs; dashes in the keys are replaced by underscores.
     """
 
     name: str
@@ -63,6 +63,9 @@ class Selector:
         {'docs': 'a.xml', 'topics': 't.txt'}
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
         Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
+
+        Raises:
+            UsageError: The name is empty.
         """
         head, *rest = split_selector_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
@@ -79,9 +82,10 @@ class Selector:
 
 
 def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
-    """Build the plug-in that a selector names, with its argument as positional and its options as keyword arguments.
+    """Build the plug-in that a selector names from the selector's argument and options.
 
-    Option values are converted to the annotated types, so ``k1=1.2`` is a float if the class declares a float.
+    The argument is passed as a positional argument, and the options as keyword arguments. Their values are converted to
+    the annotated types, so ``k1=1.2`` is a float if the class declares a float.
 
     Args:
         registry: The registry with the plug-in.
@@ -89,7 +93,7 @@ def build_from_selector(registry: Registry, selector: str | Selector, **extra: A
         extra: Further keyword arguments, which a selector may not set.
 
     Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
@@ -110,7 +114,7 @@ def build_from_selector_options(
         extra: Further keyword arguments, which ``options`` may not contain.
 
     Raises:
-        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UnknownNameError: No plug-in or option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
@@ -132,12 +136,12 @@ def convert_selector_options(
 
     Args:
         name: Name of the plug-in, for messages.
-        factory: Its class, whose keyword arguments are its options.
+        factory: The class of the plug-in, whose keyword arguments are the options.
         options: The options, as a selector or a TOML table contains them.
         fixed: Keyword arguments that ``options`` may not contain.
 
     Raises:
-        UnknownNameError: No option has this name; the message suggests the nearest.
+        UnknownNameError: No option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid.
     """
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
@@ -151,15 +155,15 @@ def convert_selector_options(
 
 
 def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert options to their types.
+    """Convert the values of options to the types of the options.
 
     Args:
-        name: Name of what the options belong to, for messages.
-        types: Type of every option that exists.
+        name: Name of the plug-in or table that contains the options, for messages.
+        types: Type of every known option, by name.
         options: The options, as a selector or a TOML table contains them.
 
     Raises:
-        UnknownNameError: No option has this name; the message suggests the nearest.
+        UnknownNameError: No option has this name; the message suggests similar names.
         UsageError: The value of an option is invalid.
     """
     converted = {}
@@ -170,7 +174,7 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
             converted[key] = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}", expected=_describe_selector_option_type(types[key])
+                f"Option {key}={value!r} of {name!r} is invalid", expected=_describe_selector_option_type(types[key])
             ) from error
     return converted
 
@@ -178,7 +182,7 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
 def _describe_selector_fault(text: str, name: str, problem: str) -> str:
     """Describe, in terms of selectors, why a plug-in cannot be created; ``problem`` is Python's message."""
     if problem.startswith("too many positional"):
-        return f"{text!r} has an argument after the colon, and {name!r} takes none"
+        return f"{text!r} has an argument after the colon, but {name!r} accepts none"
     _, missing, parameter = problem.partition("missing a required ")
     return f"{text!r} lacks a required {parameter}" if missing else f"{text!r}: {problem}"
 
@@ -192,7 +196,7 @@ def selector_syntax(name: str, factory: Any) -> str:
 
 
 def _describe_selector_option_type(annotation: Any) -> str:
-    """Describe a type for users who do not write Python."""
+    """Describe the type of an option for users who do not write Python."""
     choices = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"

@@ -35,19 +35,20 @@ def strip_terminal_control_characters(text: str) -> str:
 
 
 class _StrippedStream:
-    """A text stream that removes control characters from all that is written to it.
+    """A text stream that removes control characters from all text that is written to it.
 
     Attributes:
-        rich_proxied_file: The stream behind it. Rich looks for this attribute, and writes its own sequences there.
+        rich_proxied_file: The wrapped stream. Rich looks for this attribute, and writes its control sequences directly
+            to that stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream
-        # Rich's streams have no encoding. Typer would take them for misconfigured, and write to the stream behind.
+        # Streams of Rich have no encoding: Typer would treat them as misconfigured and write to the wrapped stream.
         self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        start = "\r" if text.startswith("\r") else ""  # with which progress bars of libraries return to their beginning
+        start = "\r" if text.startswith("\r") else ""  # progress bars of libraries return to the start of their line
         self.rich_proxied_file.write(start + strip_terminal_control_characters(text[len(start) :]))
         return len(text)
 
@@ -62,7 +63,7 @@ class _StrippedStream:
 def strip_output_streams() -> None:
     """Remove control characters from everything that this process writes to stdout and stderr from now on.
 
-    What Rich writes is not changed, so texts are stripped before they are given to Rich.
+    Output of Rich is not changed, so texts must be stripped before they are passed to Rich.
     """
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), _StrippedStream):
@@ -71,7 +72,7 @@ def strip_output_streams() -> None:
 
 @contextmanager
 def stripped_output_streams() -> Iterator[None]:
-    """Do the same as `strip_output_streams` until the context ends."""
+    """Remove control characters from stdout and stderr, as `strip_output_streams` does, until the context ends."""
     before = sys.stdout, sys.stderr
     strip_output_streams()
     try:
@@ -81,5 +82,8 @@ def stripped_output_streams() -> Iterator[None]:
 
 
 def unstripped_output_stream(stream: TextIO) -> TextIO:
-    """Return the stream behind stdout or stderr, for output that must not be changed."""
+    """Return the stream that was wrapped to remove control characters, for output that must not be changed.
+
+    A stream that is not wrapped is returned itself.
+    """
     return cast(TextIO, getattr(stream, "rich_proxied_file", stream))

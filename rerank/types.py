@@ -48,7 +48,7 @@ class Document:
         title: The title; empty if the document has no title.
         image: Path of the picture; empty if the document has no picture.
         part_of: Id of the document that contains this passage; empty for a whole document.
-        source: Other keys that came with the document, such as its URL; they are returned with it and not compared.
+        source: Further keys of the document, such as its URL; returned with results, and ignored in comparisons.
     """
 
     id: str
@@ -79,7 +79,7 @@ def ranking_score_to_float32(value: float) -> float:
 
 
 def ranking_scores_to_float32(values: Iterable[float]) -> list[float]:
-    """Round many scores as `ranking_score_to_float32` rounds one, in a quarter of the time."""
+    """Round many scores like `ranking_score_to_float32`, in a quarter of the time."""
     rounded = array("f", values).tolist()  # numbers that are too large become infinite
     return rounded if all(map(math.isfinite, rounded)) else [*map(ranking_score_to_float32, rounded)]
 
@@ -122,8 +122,8 @@ class Ranking:
     Attributes:
         query: The query.
         docs: The documents, best first.
-        scores: Their scores, non-increasing; empty if the list has none. After reranking they are reciprocal ranks, not
-            estimates of relevance.
+        scores: Their scores, non-increasing; empty if the documents have no scores. After reranking, scores are
+            reciprocal ranks, not estimates of relevance.
 
     Raises:
         DataError: An invariant does not hold.
@@ -146,21 +146,21 @@ class Ranking:
             self._raise_violated_invariant()
 
     def _raise_violated_invariant(self) -> None:
-        """Raise an error that names the first document that violates an invariant."""
+        """Raise an error that describes the first violated invariant."""
         where, ids = f"query {self.query.id!r}", self.doc_ids
         if self.scores and len(ids) != len(self.scores):
             raise DataError(
-                f"{len(ids)} documents with {len(self.scores)} scores in {where}", expected="one per document, or none"
+                f"The {len(ids)} documents of {where} have {len(self.scores)} scores", expected="one each, or no scores"
             )
         seen: set[str] = set()
         for doc_id in ids:
             if doc_id in seen:
-                raise DataError(f"Document {doc_id!r} occurs twice in the list of {where}", expected="each id once")
+                raise DataError(f"Document {doc_id!r} occurs twice in the ranking of {where}", expected="each id once")
             seen.add(doc_id)
         for doc_id, score, above in zip(ids, self.scores, (math.inf, *self.scores), strict=False):
             if not math.isfinite(score):
                 raise DataError(
-                    f"Score {score} of document {doc_id!r} in {where}",
+                    f"The score of document {doc_id!r} in {where} is {score}",
                     expected="a finite number",
                     remedy="Remove the document or give it a finite score",
                 )
@@ -181,7 +181,7 @@ class Ranking:
 
     @classmethod
     def from_ids(cls, query: Query, doc_ids: Sequence[str], scores: Sequence[float]) -> Ranking:
-        """Build a ranking from ids, best first; documents are created when needed, as most runs are only evaluated."""
+        """Build a ranking from ids, best first; documents are created on first use, as most runs are only evaluated."""
         ranking = cls.__new__(cls)
         for name, value in (("query", query), ("scores", tuple(scores)), ("_ids", tuple(doc_ids))):
             object.__setattr__(ranking, name, value)
@@ -190,12 +190,12 @@ class Ranking:
 
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
-        """Sort documents by score with the tie-breaking rule of `ranking_tie_sort_key`."""
+        """Build a ranking by sorting documents by score, with the tie-breaking rule of `ranking_tie_sort_key`."""
         pairs = list(scored)
         for doc, score in pairs:
             if not math.isfinite(score):  # NaN is unordered, so it must not reach the sort
                 raise DataError(
-                    f"Score {score} of document {doc.id!r} in query {query.id!r}", expected="a finite number"
+                    f"The score of document {doc.id!r} in query {query.id!r} is {score}", expected="a finite number"
                 )
         pairs.sort(key=lambda pair: ranking_tie_sort_key(pair[1], pair[0].id), reverse=True)
         return cls(query, tuple(doc for doc, _ in pairs), tuple(score for _, score in pairs))
@@ -217,43 +217,43 @@ class Ranking:
 
     @property
     def written_scores(self) -> tuple[float, ...]:
-        """The scores; reciprocal ranks if the list has none, since run files need some."""
+        """The scores, or reciprocal ranks if there are none, since every line of a run file needs a score."""
         return self.scores or tuple(1.0 / rank for rank in range(1, len(self) + 1))
 
     def reorder(self, start: int, order: Order) -> Ranking:
-        """Permute the documents at ``start .. start + len(order) - 1``; scores stay with their positions.
+        """Permute the documents at positions ``start`` to ``start + len(order) - 1``; scores stay at their positions.
 
         Args:
             start: First position (from 0) of the judged window.
-            order: A permutation of ``range(len(order))``, best first.
+            order: A permutation of ``range(len(order))``: positions within the window, best first.
 
         Raises:
-            DataError: ``order`` is not a permutation or exceeds the list, so a document would be lost.
+            DataError: ``order`` is not a permutation or extends beyond the ranking, so a document would be lost.
         """
         end = start + len(order)
         if start < 0 or end > len(self.docs) or sorted(order) != list(range(len(order))):
             raise DataError(
                 f"Order {list(order)} does not fit positions {start} to {end - 1} of the {len(self.docs)} documents of "
                 f"query {self.query.id!r}",
-                expected="a permutation within the list",
+                expected="a permutation of positions within the ranking",
             )
         part = tuple(self.docs[start + position] for position in order)
         return replace(self, docs=self.docs[:start] + part + self.docs[end:])
 
     def top(self, k: int) -> Ranking:
-        """Return the first ``k`` documents, or all if there are fewer.
+        """Return the ranking truncated to its first ``k`` documents, or the whole ranking if it has fewer.
 
         Raises:
             DataError: ``k`` is below 0.
         """
         if k < 0:
             raise DataError(
-                f"The first {k} documents of query {self.query.id!r} cannot be taken", expected="at least 0"
+                f"The number of documents to keep for query {self.query.id!r} is {k}", expected="at least 0"
             )
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
     def without(self, *doc_ids: str) -> Ranking:
-        """Return the list without these documents, as BEIR's rule requires for a document with the query's id."""
+        """Return the ranking without these documents, such as a document with the query's id (BEIR's rule)."""
         dropped = frozenset(doc_ids)
         left = [position for position, doc in enumerate(self.docs) if doc.id not in dropped]
         scores = tuple(self.scores[position] for position in left) if self.scores else ()
@@ -278,7 +278,7 @@ class Run(Mapping[str, Ranking]):
         table: dict[str, Ranking] = {}
         for ranking in rankings:
             if ranking.query.id in table:
-                raise DataError(f"Two rankings for query {ranking.query.id!r} in run {name!r}")
+                raise DataError(f"Run {name!r} contains two rankings for query {ranking.query.id!r}")
             table[ranking.query.id] = ranking
         self._rankings: Mapping[str, Ranking] = MappingProxyType(table)
         self.name = name
@@ -310,7 +310,7 @@ class Run(Mapping[str, Ranking]):
 
 #: Grade of documents that were pooled but not judged. Only infAP uses them, as in trec_eval.
 UNJUDGED = -1
-#: Grade of documents that must not be ranked for a query, as ir_datasets writes BRIGHT's excluded ids.
+#: Grade of documents that must not be ranked for a query. ir_datasets uses it for BRIGHT's excluded ids.
 EXCLUDED = -100
 NOT_JUDGED = frozenset({UNJUDGED, EXCLUDED})  # grades that say nothing about relevance
 
@@ -361,13 +361,13 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Documents of one query that a judge orders at once.
+    """Documents of one query that a judge orders in one step.
 
     Attributes:
         query: The query.
         docs: The documents, in their current order.
         scores: Their first-stage scores, one per document; empty if unknown. The driver adds them, not the strategy.
-        best: Number of best documents to rank, from 1; the others may keep their order. None for all.
+        best: Number of top documents to rank, at least 1; the others may keep their order. None to rank all.
 
     Raises:
         DataError: The number of scores differs from the number of documents.
@@ -382,7 +382,7 @@ class Window:
         """Check that the scores are complete."""
         if self.scores and len(self.scores) != len(self.docs):
             raise DataError(
-                f"{len(self.scores)} scores for the {len(self.docs)} documents of a window of query {self.query.id!r}",
+                f"A window of query {self.query.id!r} has {len(self.docs)} documents but {len(self.scores)} scores",
                 expected="one score per document, or no scores",
             )
 

@@ -1,4 +1,7 @@
-"""Collections of documents, queries and relevance judgments. Each module is one provider, which is opened by name."""
+"""Collections of documents, queries and relevance judgments.
+
+Each module of this package is one provider of collections, which selectors refer to by its name.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ def open_collection(selector: str) -> Collection:
 
 
 def open_collection_qrels(text: str) -> tuple[Qrels, int]:
-    """Read judgments from a file or a collection's selector; return them and their lowest relevant grade."""
+    """Return the judgments in a file or of the collection that a selector names, and their lowest relevant grade.
+
+    The lowest relevant grade of the judgments in a file is 1.
+    """
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
         return collection.qrels(), collection.relevant
@@ -75,7 +81,7 @@ def read_query_field(text: str, field: str) -> Mapping[str, str]:
         field: Name of the field.
 
     Raises:
-        UsageError: The text is not the selector of a collection whose queries have fields.
+        UsageError: ``text`` is not the selector of a collection whose queries have fields.
         UnknownNameError: The queries have no such field; the message suggests similar names.
     """
     is_selector = not Path(text).is_file() and Selector.parse(text).name in collections
@@ -84,7 +90,7 @@ def read_query_field(text: str, field: str) -> Mapping[str, str]:
         raise UsageError(
             f"{text!r} has no query field {field}",
             expected="a collection with query fields, such as inquire:FOLDER",
-            remedy="Name such a collection, or a file with two columns, query and group",
+            remedy="Pass such a collection, or a file with two columns, query and group",
         )
     fields = collection.query_fields()
     if field not in fields:
@@ -93,7 +99,7 @@ def read_query_field(text: str, field: str) -> Mapping[str, str]:
 
 
 def list_collection_providers() -> list[dict[str, str]]:
-    """Return one row per provider: its name, usage, and the first line of its docstring."""
+    """Return one row per provider, with its name, its usage, and the first line of its docstring as description."""
     return [
         {
             "name": name,

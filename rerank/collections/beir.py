@@ -1,4 +1,4 @@
-"""Collections in the layout of the BEIR benchmark (Thakur et al., NeurIPS 2021 Datasets and Benchmarks)."""
+"""Provider of collections in the layout of the BEIR benchmark (Thakur et al., NeurIPS 2021 Datasets and Benchmarks)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rerank.types import Document, Query
 class Beir(FileCollection):
     """A BEIR folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or gzipped.
 
-    If there are judgments, only the queries judged in the split are used. Without ``qrels``, all queries are used, and
-    there are no judgments.
+    If there are judgments, only the queries judged in the split are used. Without a folder ``qrels``, all queries are
+    used, and there are no judgments.
 
     Args:
         folder: The folder.
         split: Name of a file in ``qrels``, without extension.
-        drop_self: BEIR's rule, on by default: a document with the query's own id is dropped from its ranking.
+        drop_self: Whether to apply BEIR's rule, by which a document with the query's own id is dropped.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
@@ -55,11 +55,11 @@ class Beir(FileCollection):
         self.drop_self = drop_self
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Yield the documents in file order."""
         return read_json_lines_file_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:
-        """Return the queries judged in the split, or all queries without judgments, in file order.
+        """Return the queries judged in the split, or all queries if there are no judgments, in file order.
 
         Raises:
             DataError: A judged query does not exist, or the file is malformed.
@@ -71,8 +71,8 @@ class Beir(FileCollection):
         if missing := sorted(judged.keys() - {query.id for query in queries}):
             raise DataError(
                 f"{len(missing)} of the {len(judged)} queries in {judged.name} are not in {self.files.queries[0]}, "
-                f"first {', '.join(map(repr, missing[:3]))}",
-                remedy="Check that the files belong together",
+                f"including {', '.join(map(repr, missing[:3]))}",
+                remedy="Check that the files belong to the same collection",
             )
         return [query for query in queries if query.id in judged]
 

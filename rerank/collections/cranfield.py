@@ -1,4 +1,4 @@
-"""The Cranfield and CISI collections in their original SMART format, from local files."""
+"""Provider of the Cranfield and CISI collections, read from local files in their original SMART format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Layout:
         docs: Possible names of the file with the documents.
         queries: Possible names of the file with the queries.
         qrels: Possible names of the file with the judgments.
-        numbered: True if a query's id is its number in the file instead of the number after ``.I``.
+        numbered: Whether a query's id is its position in the file, from 1, instead of the number after ``.I``.
     """
 
     name: str
@@ -65,10 +65,11 @@ class Cranfield(FileCollection):
 
     Cranfield's grades are inverted: 1 is a complete answer, 4 is of minimum interest, and -1 (or 5) is not relevant.
     They are converted to gains, 5 - grade: 1 becomes 4, 4 becomes 1, and -1 becomes 0. Query ids are positions in the
-    file, from 1, because the judgments refer to these, not to the numbers in cran.qry. Documents 471 and 995 lack text.
-    The text of a document is its field ``.W``, which in Cranfield begins with the title; the title is also kept.
+    file, from 1, because the judgments refer to positions, not to the numbers in cran.qry. Documents 471 and 995 have
+    no text. The text of a document is its field ``.W``, which in Cranfield begins with the title; the title is also
+    kept as the title of the document.
 
-    CISI's judgments have no grades, so each gets grade 1; its ids are the numbers in the files.
+    CISI's judgments have no grades, so the grade of each is 1; query and document ids are the numbers in the files.
 
     Args:
         folder: The folder, with plain or gzipped files.
@@ -96,7 +97,7 @@ class Cranfield(FileCollection):
         super().__init__(self._layout.name, files, language="en", relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Yield the documents in file order."""
         documents = (
             (
                 r.where,
@@ -107,7 +108,7 @@ class Cranfield(FileCollection):
         return check_unique_ids(documents, "document")
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order, each on one line.
+        """Return all queries in file order, each as a single line of text.
 
         Raises:
             DataError: A query has no text, or the file is malformed.
@@ -130,18 +131,27 @@ class Cranfield(FileCollection):
 
 
 def cranfield_grade_to_gain(grade: int, where: str) -> int:
-    """Convert Cranfield's grade to a gain: 1..4 become 4..1, -1 and 5 become 0.
+    """Convert a grade of Cranfield to a gain: 1, 2, 3, 4 become 4, 3, 2, 1, and -1 and 5 become 0.
+
+    Args:
+        grade: The grade in the file.
+        where: File and line of the grade, for messages.
 
     Raises:
         DataError: The grade is invalid.
     """
     if grade not in (-1, 1, 2, 3, 4, 5):
-        raise DataError(f"{where}: grade {grade}", expected="1 (complete answer) to 5 (no interest), or -1")
+        raise DataError(f"{where}: the grade is {grade}", expected="1 (complete answer) to 5 (no interest), or -1")
     return max(0, 5 - grade) if grade > 0 else 0
 
 
 def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
-    """Read Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0) as grade 1."""
+    """Return a mapping query -> document -> gain, read from the judgments of Cranfield or CISI.
+
+    Args:
+        path: The file. Cranfield's has the columns query, document and grade, CISI's query, document, 0 and 0.0.
+        graded: Whether the file has Cranfield's columns; otherwise, every gain is 1.
+    """
     columns = 3 if graded else 4
     table: dict[str, dict[str, int]] = {}
     with open_text_file(path) as stream:
@@ -151,7 +161,7 @@ def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str
                 continue
             if len(parts) != columns or not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts[:3]):
                 raise DataError(
-                    f"{where}: {line.strip()[:60]!r}",
+                    f"{where}: the line begins with {line.strip()[:60]!r}",
                     expected="query, document and grade" if graded else "query, document, 0 and 0.0",
                 )
             query, doc = str(int(parts[0])), str(int(parts[1]))

@@ -1,4 +1,7 @@
-"""Collections of ir_datasets by id. The package is imported when a collection is opened; it downloads missing files."""
+"""Provider of the collections of ir_datasets, opened by their ids.
+
+The package ir_datasets is imported when a collection is opened. It downloads missing files.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,16 @@ class Irds:
     """A data set of ir_datasets by its id, e.g. ``vaswani`` or ``beir/scifact/test``; needs ``listrank[irds]``.
 
     The text of a document is ir_datasets' default text without the title, which is a separate field. ``scoreddocs``, if
-    any, are the candidates. If several judgments of one document differ (subtopics), the highest counts. Cranfield's
-    grades, where 1 is best, are converted to gains.
+    any, are the candidates. If several judgments of one document differ (subtopics), the highest grade counts.
+    Cranfield's grades, of which 1 is the best, are converted to gains.
 
     Args:
         dataset: The id of the data set.
-        language: ISO 639 code of the documents' language; by default the one given by ir_datasets, or ``en``.
-        relevant: Lowest grade that binary measures count as relevant; by default 2 for the passage tracks of TREC
-            Deep Learning and 1 for the rest.
-        drop_self: Drop a document with the query's own id from its ranking; by default only for BEIR's data sets.
+        language: ISO 639 code of the documents' language; if empty, the code that ir_datasets states, or ``en``.
+        relevant: Lowest grade that binary measures count as relevant; None for 2 in the passage tracks of TREC Deep
+            Learning and 1 otherwise.
+        drop_self: Whether to drop a document with the query's own id from its ranking; None to drop it only for BEIR's
+            data sets.
 
     Raises:
         MissingPrerequisiteError: ir_datasets is not installed.
@@ -58,10 +62,10 @@ class Irds:
         return bool(self._dataset.has(kind))
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents.
+        """Yield the documents in the order of ir_datasets.
 
         Raises:
-            MissingResourceError: The documents cannot be downloaded.
+            MissingResourceError: The documents cannot be downloaded or read.
         """
         return check_unique_ids(((self.name, doc) for doc in self._docs()), "document")
 
@@ -80,7 +84,7 @@ class Irds:
         return {doc_id: _convert_irds_document(doc, self.name) for doc_id, doc in documents.items()}
 
     def queries(self) -> list[Query]:
-        """Return all queries, in ir_datasets' order."""
+        """Return all queries in the order of ir_datasets; empty if there are none."""
         if not self._has("queries"):
             return []
         with _named_irds_errors(self.name):
@@ -88,11 +92,11 @@ class Irds:
         return list(check_unique_ids(queries, "query"))
 
     def qrels(self) -> Qrels:
-        """Return the judgments, which are read once; empty if there are none."""
+        """Return the judgments, which are read on the first call; empty if there are none."""
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return the documents that must not be ranked for a query: BRIGHT's excluded ids."""
+        """Return a mapping from query id to the documents that must not be ranked for it (BRIGHT's excluded ids)."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
@@ -111,7 +115,7 @@ class Irds:
         return Qrels(table, name=self.name)
 
     def candidates(self) -> Run:
-        """Return the candidate lists of the data set's queries, with document texts; empty if it has no lists."""
+        """Return the candidate lists of the data set's queries, with document texts; empty if there are no lists."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
             with _named_irds_errors(self.name):
@@ -145,7 +149,7 @@ def _import_ir_datasets() -> Any:
         import ir_datasets
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The collection irds needs ir_datasets, which does not import ({error})",
+            f"The collection irds needs ir_datasets, which cannot be imported ({error})",
             remedy="Run: pip install 'listrank[irds]'",
         ) from error
     return ir_datasets
@@ -164,7 +168,7 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _named_irds_errors(name: str) -> Generator[None]:
-    """Turn the errors of ir_datasets' downloads and files, which have no common class, into `MissingResourceError`."""
+    """Convert errors of ir_datasets' downloads and files, which have no common class, to `MissingResourceError`."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:
@@ -175,9 +179,10 @@ def _named_irds_errors(name: str) -> Generator[None]:
 
 
 def _default_irds_text(entry: Any, id_field: str) -> str:
-    """Return ir_datasets' default text or, if it defines none, the field ``text``, or else the other string fields.
+    """Return ir_datasets' default text of an entry; without one, the field ``text``, or else the other string fields.
 
-    The id and the title are omitted. BRIGHT's queries have fields beside their text that contain the answer.
+    The id and the title are omitted. If there is a field ``text``, the others are not used, since BRIGHT's queries have
+    further fields that contain the answer.
     """
     if hasattr(entry, "default_text"):
         return str(entry.default_text())

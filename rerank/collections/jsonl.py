@@ -1,4 +1,4 @@
-"""Collections in JSON lines: one object per document or query, with any of the usual field names."""
+"""Provider of collections in JSON lines, with one object per document or query and any of the usual field names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Jsonl(FileCollection):
 
     Raises:
         MissingResourceError: A file or folder does not exist, or the folder has neither documents nor queries.
-        UsageError: No file is given, or ``path`` and ``docs`` are two files of documents.
+        UsageError: No file is given, or both ``path`` and ``docs`` are files of documents.
     """
 
     format_name: ClassVar[str] = "Jsonl"
@@ -66,13 +66,13 @@ class Jsonl(FileCollection):
                 expected="jsonl:FOLDER or jsonl:docs=FILE,queries=FILE,qrels=FILE",
             )
         if path and Path(path).expanduser().is_file() and docs:
-            raise UsageError(f"Two files of documents: {path} and {docs}", expected="one of the two")
+            raise UsageError(f"Two files of documents are given: {path} and {docs}", expected="one of the two")
         files = CollectionFiles(**{**(_find_collection_files(path, alone=not named) if path else {}), **named})
         shown = Path(path) if path else next(iter(named.values()))[0]
         super().__init__(collection_name_of_path(shown), files, language=language, relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Return an iterator over the documents in file order; empty if there are none."""
         return (
             (self._resolve_image(doc) for doc in read_json_lines_file_documents(self.files.docs[0]))
             if self.files.docs
@@ -80,7 +80,7 @@ class Jsonl(FileCollection):
         )
 
     def queries(self) -> list[Query]:
-        """Return all queries in file order."""
+        """Return all queries in file order; empty if there are none."""
         return read_json_lines_query_file(self.files.queries[0]) if self.files.queries else []
 
     def _resolve_image(self, doc: Document) -> Document:
@@ -88,7 +88,12 @@ class Jsonl(FileCollection):
 
 
 def _find_collection_files(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:
-    """Return the files of a folder by kind; ``alone`` requires that it contains documents or queries."""
+    """Return the files of a folder by kind; a path of a file is returned as the file of the documents.
+
+    Args:
+        path: The folder or file.
+        alone: Whether the folder must contain documents or queries, because no other files are given.
+    """
     where = require_collection_path(path, "a folder or a file")
     if not where.is_dir():
         return {"docs": (where,)}

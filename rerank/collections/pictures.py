@@ -1,4 +1,4 @@
-"""Collections of picture files in a folder, with optional queries and judgments. Pictures are not opened."""
+"""Provider of collections of picture files in a folder, with optional queries and judgments."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rerank.io.json_records import read_json_lines_query_file
 from rerank.io.pictures import picture_hash
 from rerank.types import Document, Query
 
-#: Extensions of picture files, in any case.
+#: Extensions of picture files, in lower case; extensions in upper case are accepted, too.
 ENDINGS = frozenset((".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-#: Characters that are escaped in ids: white space, which run files cannot contain, and the escape character.
+#: Characters that are escaped in ids: whitespace, which run files cannot contain, and the escape character.
 _NOT_IN_IDS = re.compile(r"[\s%]")
 
 
 class Pictures(FileCollection):
     """The picture files of a folder and its sub-folders, one document each: jpg, png, webp, gif, tif, bmp, avif.
 
-    The id of a document is the path of its file within the folder, with white space and ``%`` percent-encoded. Files
-    and folders whose names begin with a dot are omitted.
+    The id of a document is the path of its file within the folder, with whitespace and ``%`` percent-encoded. Files
+    and folders whose names begin with a dot are omitted. Pictures are not decoded.
 
     Args:
         folder: The folder.
-        queries: A file of queries as JSON lines: ``{"id": ..., "text": ...}``.
-        qrels: A file of judgments, in any supported format.
+        queries: A file of queries as JSON lines, ``{"id": ..., "text": ...}``; empty for no queries.
+        qrels: A file of judgments, in any supported format; empty for no judgments.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
@@ -60,16 +60,16 @@ class Pictures(FileCollection):
         return whole.hexdigest()
 
     def docs(self) -> Iterator[Document]:
-        """Stream the pictures, sorted by path.
+        """Return an iterator over the pictures as documents, sorted by path.
 
         Raises:
-            DataError: The folder has no pictures.
+            DataError: The folder contains no pictures.
         """
         pictures = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         shown = [path for path in pictures if not any(p.startswith(".") for p in path.relative_to(self._folder).parts)]
         if not shown:
             raise DataError(
-                f"{self._folder} has no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
+                f"{self._folder} contains no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
             )
         return (
             Document(id=_picture_collection_document_id(path.relative_to(self._folder)), image=str(path))

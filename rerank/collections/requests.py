@@ -1,4 +1,4 @@
-"""Collections of rerank requests: queries with their candidate lists, in one JSON or JSON-lines file."""
+"""Provider of collections of rerank requests: queries with their candidate lists, in one JSON or JSON-lines file."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class Requests(FileCollection):
     ``{"question", "ctxs": [{"id", "title", "text", "score"}]}``. A document's text is the first of text, segment,
     contents, content, body, passage that is present.
 
-    A list keeps the order of the file; ``rank`` is ignored. Scores are kept if all are present and none is higher than
-    the one before; otherwise the score at rank r is 1/r. A query without an id gets its number in the file, from 1, and
-    a document without an id gets ``QUERY:NUMBER``.
+    A list keeps the order of the file; ``rank`` is ignored. Scores are kept if all are present and do not increase;
+    otherwise, the score at rank r is 1/r. The id of a query without an id is its number in the file, from 1; that of a
+    document without an id is ``QUERY:NUMBER``.
 
     Args:
         file: The file.
-        qrels: A file of judgments, since requests contain none.
-        order: ``given``, or ``score`` to sort each list by score, descending; ties by document id, also descending.
+        qrels: A file of judgments, since requests contain none; empty for no judgments.
+        order: ``given`` to keep the order of the file, or ``score`` to sort each list by score and tied documents by
+            id, both descending.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
@@ -63,11 +64,11 @@ class Requests(FileCollection):
 
     @property
     def selecting(self) -> dict[str, str]:
-        """The option ``order``, which determines the order within each candidate list."""
+        """Mapping with the option ``order``, which determines the order within each candidate list."""
         return {"order": self.order}
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents of all lists, each once, in order of first occurrence.
+        """Yield the documents of all lists, each once, in order of first occurrence.
 
         Raises:
             DataError: An id has different texts in two lists.
@@ -81,7 +82,7 @@ class Requests(FileCollection):
                     yield doc
                 elif seen[doc.id] != content:
                     raise DataError(
-                        f"{request.where}: document {doc.id!r} has another text here than in an earlier list",
+                        f"{request.where}: document {doc.id!r} has a different text than in an earlier list",
                         expected="one text for each id",
                         remedy="Use the first stage 'candidates', which reranks each list with its own texts",
                     )
@@ -95,12 +96,12 @@ class Requests(FileCollection):
         return Run(self.candidate_lists(), name=self.name)
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Stream the candidate lists, with document texts, in file order."""
+        """Yield the candidate lists, with document texts, in file order."""
         for request in self._requests():
             yield request.sorted_by_score() if self.order == "score" else request.in_given_order()
 
     def _requests(self) -> Iterator[RerankRequest]:
-        """Yield the requests, streamed from JSON lines; a JSON list is parsed once and kept."""
+        """Yield the requests; JSON lines are streamed, while a JSON list is parsed once and kept in memory."""
         seen: set[int] = set()  # hashes of ids, which may be long; with 128 bits, no two ids share a hash
         for number, record in enumerate(self._records(), 1):
             request = RerankRequest.from_record(record, number)
@@ -131,5 +132,5 @@ def _read_requests_as_collection(path: Path) -> list[JsonRecord]:
     records = [JsonRecord(f"{path}, request {number}", entry) for number, entry in enumerate(entries, 1)]
     for record in records:
         if not isinstance(record.fields, dict):
-            raise DataError(f"{record.where}: {record.fields!r:.60}", expected="an object")
+            raise DataError(f"{record.where} begins with {record.fields!r:.60}", expected="an object")
     return records

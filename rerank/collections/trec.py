@@ -1,4 +1,4 @@
-"""Collections in TREC formats: documents in SGML or XML, topics in any of TREC's formats, and qrels."""
+"""Provider of collections in TREC formats: documents in SGML or XML, topics in any of TREC's formats, and qrels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TITLES = ("title", "headline", "head", "hl", "doctitle", "ti", "ttl")
 _TEXTS = ("text", "body", "contents?", "abstract", "abst")
 #: Elements with ids and transfer headers, which are not part of the text of documents without a text element.
 _OTHER = ("docno", "docid", "id", "docoldno", "dochdr", "url")
-#: Names of the first column in a line that names the columns.
+#: Names by which the first column of a header line is recognized.
 _ID_COLUMNS = frozenset({"docno", "docid", "doc_id", "id", "_id", "pid", "corpus-id", "corpus_id"})
 
 
@@ -41,23 +41,24 @@ class Trec(FileCollection):
     """Documents in SGML, XML or tab-separated lines, topics (TREC's, XML, tab-separated) and qrels; all are optional.
 
     A document is the content of <DOC>. Its title is TITLE, HEADLINE, HEAD, HL, DOCTITLE, TI or TTL; its text is the
-    concatenation of TEXT, BODY, CONTENTS and ABSTRACT, or all other content if it has none of them. Tags are removed
-    and entities are decoded. Tab-separated files have a document per line, as MS MARCO's: id and text, with a title or
-    with URL and title between them; a line that names the columns may come first.
+    concatenation of TEXT, BODY, CONTENTS and ABSTRACT or, without these elements, all other content. Tags are removed
+    and entities are decoded. Tab-separated files contain one document per line, like those of MS MARCO: id and text;
+    id, title and text; or id, URL, title and text. The first line may be a header with the names of the columns.
 
     Each file may be gzipped.
 
     Args:
-        docs: A file, or a folder whose files are read recursively in the order of their names.
-        topics: A file. Its format is detected from the content.
-        qrels: A file.
+        docs: A file of documents, or a folder whose files are read recursively in the order of their names; empty for
+            no documents.
+        topics: A file of topics, whose format is detected from its content; empty for no topics.
+        qrels: A file of judgments; empty for no judgments.
         fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
         MissingResourceError: A file or folder does not exist, or a folder is empty.
-        UsageError: No file or no field is given.
+        UsageError: Neither documents nor topics are given, or no field is given.
     """
 
     format_name: ClassVar[str] = "Trec"
@@ -86,21 +87,24 @@ class Trec(FileCollection):
         super().__init__(collection_name_of_path(Path(docs or topics)), files, language=language, relevant=relevant)
         self.fields = tuple(name.strip().lower() for name in fields.split("+") if name.strip())
         if not self.fields:
-            raise UsageError(f"fields={fields!r}", expected="one or more of title, description, narrative, joined by +")
+            raise UsageError(
+                f"The collection 'trec' has the option fields={fields!r}",
+                expected="one or more of title, description, narrative, joined by +",
+            )
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """The option ``fields``: the fields that form the query texts."""
+        """Mapping with the option ``fields``, the names of the fields that form the query texts."""
         return {"fields": "+".join(self.fields)}
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents, file by file."""
+        """Return an iterator over the documents, file by file."""
         return check_unique_ids(
             (pair for path in self.files.docs for pair in _read_documents_of_file(path)), "document"
         )
 
     def queries(self) -> list[Query]:
-        """Return all topics in file order, each with the chosen fields on one line.
+        """Return all topics in file order, each with the chosen fields as one line of text.
 
         Raises:
             UnknownNameError: One of the chosen fields occurs in no topic.
@@ -127,12 +131,12 @@ def _read_trec_documents(path: str) -> tuple[Path, ...]:
         )
     )
     if not files:
-        raise MissingResourceError(f"The folder {path} has no files", expected="files with <DOC>")
+        raise MissingResourceError(f"The folder {path} contains no files", expected="files with <DOC>")
     return files
 
 
 def _read_documents_of_file(path: Path) -> Iterator[tuple[str, Document]]:
-    """Yield the documents of a file with their places in it, for messages."""
+    """Yield pairs of a position in a file, for messages, and the document at this position."""
     with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     if "\t" not in first or first.lstrip().startswith("<"):
@@ -148,7 +152,8 @@ def _read_documents_of_file(path: Path) -> Iterator[tuple[str, Document]]:
 def _parse_tab_separated_document(columns: list[str], where: str) -> Document:
     if not 2 <= len(columns) <= 4:
         raise DataError(
-            f"{where}: {len(columns)} columns", expected="2 to 4: id, text; id, title, text; or id, URL, title, text"
+            f"{where}: the line has {len(columns)} columns",
+            expected="2 to 4: id, text; id, title, text; or id, URL, title, text",
         )
     title = columns[-2] if len(columns) > 2 else ""
     return Document(
@@ -160,7 +165,7 @@ def _parse_trec_document(block: SgmlBlock) -> Document:
     number = find_element_in_sgml_text(block.body, _IDS)
     doc_id = convert_sgml_to_plain_text(number) if number is not None else block.attribute(_IDS)
     if not doc_id:
-        raise DataError(f"{block.where}: a document without an id", expected="<DOCNO>, or an attribute id=")
+        raise DataError(f"{block.where}: the document has no id", expected="<DOCNO>, or an attribute id=")
     title = find_element_in_sgml_text(block.body, _TITLES)
     texts = find_elements_in_sgml_text(block.body, _TEXTS) or [
         remove_elements_from_sgml_text(block.body, _OTHER + _TITLES)

@@ -1,4 +1,7 @@
-"""Engines: where the rankings of a run are computed. One module or package per plug-in."""
+"""Engines, which compute the rankings of a run in this process or in others.
+
+Each module or sub-package defines one engine.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ def open_engine(selector: str, **options: Any) -> Engine:
 
     Args:
         selector: The selector, such as ``local`` or ``ray:HOST:PORT``.
-        options: Options of the engine that have their own flags; None counts as not given.
+        options: Options of the engine that are set by separate command-line flags; None counts as not given.
 
     Raises:
         UnknownNameError: No engine or option has this name.
-        UsageError: The engine does not have an option, or its value is out of range.
+        UsageError: The engine does not support an option, or the value of an option is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
     parsed = Selector.parse(selector)
     if given and parsed.name == "local":
         raise UsageError(
-            f"--{next(iter(given)).replace('_', '-')} with --engine local",
+            f"--{next(iter(given)).replace('_', '-')} cannot be used with --engine local",
             expected="an engine with several workers",
             remedy="Add --engine ray, or omit the option",
         )

@@ -1,4 +1,4 @@
-"""The engine ``local``: all rankings are computed in this process."""
+"""The engine ``local``, which computes all rankings in this process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Compute all rankings in this process; it needs no options."""
+    """Compute all rankings in this process; there are no options."""
 
     def start(self, backend: Backend | None) -> None:
-        """Load the weights of a local model."""
+        """Load the weights of a local model if they are not loaded yet."""
         if isinstance(backend, LazyBackend):
             backend.warm_up()
 
@@ -36,8 +36,8 @@ class Local:
         """Return None, since there are no workers."""
 
     def close(self) -> None:
-        """Do nothing: a model is kept for later runs."""
+        """Do nothing, since the model is kept for later runs."""
 
     def record(self) -> Mapping[str, Any]:
-        """Return nothing: this is where runs are computed if spec.json names no engine."""
+        """Return an empty mapping, since a spec.json without an engine means this one."""
         return {}

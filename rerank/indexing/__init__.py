@@ -1,1 +1,1 @@
-"""The parts that several first stages share: text analysis, encoders, and indexes on disk."""
+"""Modules that several first stages share: text analysis, encoders, and indexes on disk."""

@@ -29,16 +29,16 @@ _AVERAGE, _PARAMETERS = "average_length.json", "params.index.json"
 def write_inverted_index(
     folder: Path, shards: Sequence[Iterable[list[str]]], options: Mapping[str, Any], *, processes: int = 1
 ) -> None:
-    """Index documents given as lists of terms, in shards that several processes build at once.
+    """Write an index of documents, given as lists of terms, in shards that are built in parallel.
 
     Weights depend on the whole collection: document frequencies and lengths are counted before any weight is computed,
-    so that a document has the same weights in any number of shards.
+    so that the weights of a document do not depend on the number of shards.
 
     Args:
-        folder: Folder for bm25s' own files; arrays are saved without pickles.
-        shards: The terms of each document, shard by shard in the order of the collection.
-        options: bm25s' ``k1``, ``b`` and ``method``.
-        processes: Number of processes.
+        folder: Folder for the index files, in the format of bm25s; arrays are saved without pickles.
+        shards: For each shard, the terms of its documents, in the order of the collection.
+        options: The options ``k1``, ``b`` and ``method`` of bm25s.
+        processes: Maximum number of processes.
 
     Raises:
         DataError: No document has a term.
@@ -76,14 +76,14 @@ def write_inverted_index(
 def _write_index_shard(
     folder: Path, number: int, part: Path, statistics: CollectionStatistics, options: Mapping[str, Any]
 ) -> None:
-    """Write the weights of one shard. The columns are the collection's terms, and the first shard's files name them."""
+    """Write the weights of one shard; columns are the terms of the collection, which are saved with the first shard."""
     import bm25s
 
     postings = SavedPostings(part)
     weights = Bm25Weights.from_statistics(statistics, postings.lengths, **options)
     data, indices, indptr = postings.by_term(statistics.vocabulary, weights)
     index = bm25s.BM25(**options)
-    # a sparse matrix (documents, terms), compressed by column: weights, documents, start of each term's weights
+    # a sparse matrix, shape (documents, terms), compressed by column: weights, documents, start of each term's weights
     index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
     index.vocab_dict = {} if number else statistics.vocabulary
     index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
@@ -91,7 +91,7 @@ def _write_index_shard(
 
 
 def _file_names_of_index_shard(number: int) -> dict[str, str]:
-    """Return bm25s' names for the files of a shard; those of the first are bm25s' defaults, as without shards."""
+    """Return the arguments of bm25s that set the file names of a shard; the first shard has the default names."""
     prefix = f"{number:05d}." if number else ""
     names = {"data": "data.csc", "indices": "indices.csc", "indptr": "indptr.csc"}
     return {f"{part}_name": f"{prefix}{name}.index.npy" for part, name in names.items()} | {
@@ -101,13 +101,19 @@ def _file_names_of_index_shard(number: int) -> dict[str, str]:
 
 
 class InvertedIndex:
-    """An index of one or several shards, memory-mapped."""
+    """A memory-mapped index of one or several shards.
+
+    Attributes:
+        shards: The shards.
+        vocabulary: Mapping from term to column.
+        starts: Position of the first document of each shard, and the number of documents.
+    """
 
     def __init__(self, folder: Path, documents: int) -> None:
         """Open the files that `write_inverted_index` wrote.
 
         Raises:
-            ValueError: The index does not contain this many documents.
+            ValueError: The files do not match each other, or the index does not contain this many documents.
         """
         import bm25s
 
@@ -120,11 +126,10 @@ class InvertedIndex:
         columns = {len(shard.scores["indptr"]) - 1 for shard in self.shards}
         if sum(sizes) != documents or columns != {len(self.vocabulary)}:
             raise ValueError("its files do not match each other")
-        #: Position of each shard's first document, and the number of documents.
         self.starts: list[int] = [0, *accumulate(sizes)]
 
     def document_frequency(self, term: str) -> int:
-        """Return the number of documents with a term."""
+        """Return the number of documents that contain a term."""
         if (column := self.vocabulary.get(term)) is None:
             return 0
         starts = (shard.scores["indptr"] for shard in self.shards)
@@ -133,13 +138,13 @@ class InvertedIndex:
     def top(
         self, terms: Sequence[str], weights: Mapping[str, float] | None, id_ranks: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int64], Floats]:
-        """Return positions and scores of the ``k`` documents with the highest scores above zero, best first.
+        """Return positions and scores of up to ``k`` documents with the highest scores above zero, best first.
 
         Args:
-            terms: The terms of the query; those that no document has are ignored.
-            weights: Term -> weight in the query; None for the number of its occurrences.
-            id_ranks: Shape (documents,): rank of each document's id in ascending order, for ties.
-            k: At least 1.
+            terms: The terms of the query; terms that occur in no document are ignored.
+            weights: Mapping from term to weight in the query; None to weight each term by its number of occurrences.
+            id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
+            k: Maximum number of documents, at least 1.
         """
         known = [self.vocabulary[term] for term in terms if term in self.vocabulary]
         if not known:
@@ -155,18 +160,18 @@ class InvertedIndex:
             found.append(positions + start)
             found_scores.append(scores[positions])
         positions, scores = np.concatenate(found), np.concatenate(found_scores)
-        # the k best of the collection are among the k best of the shards
+        # the k best documents of the collection are among the k best documents of each shard
         best = top_positions_of_scores(scores, id_ranks[positions], k)
         return positions[best], scores[best]
 
 
 def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], weights: Mapping[str, float]) -> Floats:
-    """Return the sum over terms of their weight in the query times their BM25 weight in each document.
+    """Return, for each document, the sum over terms of the weight in the query times the BM25 weight in the document.
 
     Args:
         index: One shard.
-        vocabulary: Term -> column.
-        weights: Term -> weight in the query; terms that no document has are ignored.
+        vocabulary: Mapping from term to column.
+        weights: Mapping from term to weight in the query; terms that occur in no document are ignored.
 
     Returns:
         The scores, shape (documents,).
@@ -181,7 +186,7 @@ def weighted_document_scores(index: bm25s.BM25, vocabulary: Mapping[str, int], w
 
 
 def write_average_length(folder: Path, documents: Iterable[list[str]]) -> None:
-    """Write the average number of terms of those documents, given as lists of terms, that have any.
+    """Write the average number of terms per document, without empty documents; documents are lists of terms.
 
     Raises:
         StorageError: The file cannot be written.
@@ -194,10 +199,10 @@ def write_average_length(folder: Path, documents: Iterable[list[str]]) -> None:
 
 
 def read_average_length(folder: Path) -> float:
-    """Read what `write_average_length` wrote.
+    """Return the average length that `write_average_length` wrote.
 
     Raises:
-        ValueError: It is not a number above 0.
+        ValueError: The file does not contain a number above 0.
     """
     length = float(json.loads((folder / _AVERAGE).read_text(encoding="utf-8")))
     if not length > 0:
@@ -208,13 +213,13 @@ def read_average_length(folder: Path) -> float:
 def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return the positions of the ``k`` highest scores above zero, best first; ties by document id, descending.
 
-    bm25s' own selection keeps an arbitrary subset of the documents that tie at the k-th score, so this function sorts
-    all documents with that score.
+    The selection of bm25s keeps an arbitrary subset of the documents that tie at the k-th score, whereas this function
+    sorts all documents with that score.
 
     Args:
-        scores: Shape (documents,).
-        id_ranks: Shape (documents,): rank of each document's id in ascending order.
-        k: At least 1.
+        scores: Scores of the documents, shape (documents,).
+        id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
+        k: Maximum number of documents, at least 1.
     """
     positions = np.flatnonzero(scores > 0)
     if len(positions) > k:

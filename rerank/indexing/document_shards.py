@@ -1,4 +1,4 @@
-"""Shards: contiguous ranges of a collection's documents."""
+"""Division of a collection into shards, which are contiguous ranges of its documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def even_document_ranges(documents: int, largest: int) -> list[tuple[int, int]]:
     """Divide documents into the fewest ranges of at most ``largest`` documents, of almost equal sizes.
 
     Returns:
-        The start and the end of each range.
+        The start (inclusive) and the end (exclusive) of each range.
 
     >>> even_document_ranges(10, 4)
     [(0, 3), (3, 6), (6, 10)]

@@ -1,6 +1,6 @@
-"""The documents of a corpus on disk: read once from the collection, then accessed by position.
+"""Storage of the documents of a corpus on disk, with access by position.
 
-They are stored once per corpus and shared by all indexes.
+Documents are read once from the collection, stored once per corpus, and shared by all indexes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TEXTS, _OFFSETS, _ID_RANKS = "documents.jsonl", "offsets.npy", "id_ranks.npy"
 
 
 class StoredDocuments:
-    """The documents of one corpus by position, memory-mapped.
+    """The memory-mapped documents of one corpus, accessed by position.
 
     Attributes:
         folder: The folder of the files; indexes are stored beside it.
-        id_ranks: Shape (documents,): rank of each document's id in ascending order, for ties.
+        id_ranks: Rank of each document's id among all ids in ascending order, for ties, shape (documents,).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class StoredDocuments:
             ValueError: The files do not match each other.
         """
         self.folder = folder
-        # np.asarray gives a plain view of the map, which is cheaper to slice than np.memmap
+        # np.asarray returns a plain view of the memory map, which is cheaper to slice than np.memmap
         self.id_ranks: NDArray[np.int64] = np.asarray(np.load(folder / _ID_RANKS, mmap_mode="r", allow_pickle=False))
         self._offsets: NDArray[np.int64] = np.asarray(np.load(folder / _OFFSETS, mmap_mode="r", allow_pickle=False))
         self._texts: NDArray[np.uint8] = np.asarray(np.memmap(folder / _TEXTS, dtype=np.uint8, mode="r"))
@@ -60,7 +60,11 @@ class StoredDocuments:
         return np.diff(self._offsets)
 
     def __getitem__(self, position: int) -> Document:
-        """Return the document at a position (0-based, in the collection's order)."""
+        """Return the document at a position, from 0, in the order of the collection.
+
+        Raises:
+            DataError: The document cannot be read from the file.
+        """
         start, end = self._offsets[position], self._offsets[position + 1]
         try:
             doc_id, title, text, *image = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
@@ -72,7 +76,7 @@ class StoredDocuments:
         return Document(id=doc_id, title=title, text=text, image=image[0] if image else "")
 
     def __iter__(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Yield the documents in the order of the collection."""
         return (self[position] for position in range(len(self)))
 
 
@@ -91,7 +95,10 @@ def corpus_indexing_folder(corpus: Corpus) -> Path:
 
 
 def damaged_corpus_indexes(fingerprint: str) -> list[tuple[Path, str]]:
-    """Return the damaged folders in the cache that were built from a corpus, and how each of them is damaged."""
+    """Return the damaged cache folders that were built from a corpus, each with a description of its damage.
+
+    The result is empty if ``fingerprint`` is not a valid fingerprint.
+    """
     is_valid = _FINGERPRINT.fullmatch(fingerprint)
     return list(damaged_sealed_folders(cache_dir("indexes", fingerprint))) if is_valid else []
 
@@ -100,7 +107,7 @@ def open_indexed_documents(corpus: Corpus) -> StoredDocuments:
     """Open the stored documents of a corpus; the first call reads them from the corpus in one pass and stores them.
 
     Raises:
-        DataError: The corpus has no documents, or two with the same id.
+        DataError: The corpus has no documents, or two documents have the same id.
         StorageError: The cache folder cannot be written.
     """
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
@@ -133,7 +140,10 @@ def _store_indexed_documents(corpus: Corpus, folder: Path) -> None:
 
 
 def _append_stored_document(file: IO[bytes], doc: Document, folder: Path) -> int:
-    """Append a document and return its length in bytes. Lone surrogates, which JSON files may contain, are kept."""
+    """Append a document to the file, and return its length in bytes.
+
+    Lone surrogates, which JSON files may contain, are kept.
+    """
     line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
     with storage_errors(folder):
         return file.write(line.encode("utf-8", "surrogatepass"))

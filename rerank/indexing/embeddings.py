@@ -1,4 +1,4 @@
-"""The embeddings of a corpus as one matrix on disk: computed in batches, then memory-mapped."""
+"""Storage of the embeddings of a corpus as one matrix on disk, which is computed in batches and then memory-mapped."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def open_embeddings(
         documents: The documents.
         encoder: The encoder.
         made_from: Everything that the embeddings depend on; it determines the folder's name.
-        text: Maps a document to the text that is embedded.
+        text: Function that returns the text of a document to embed.
         batch_size: Number of documents per batch. The saved embeddings may be reused with another batch size.
-        workers: Compute the embeddings in place of ``encoder``; None to compute them in this process.
+        workers: Workers that embed the texts instead of this process; None to embed the texts in this process.
 
     Returns:
         The embeddings, shape (documents, encoder.size), as a read-only memory map of the file.
@@ -67,7 +67,7 @@ def open_embeddings(
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """The file of embeddings: it has its full length from the start, and each row is at its document's position."""
+    """The embeddings file. It has its full length from the start, and each row is at the position of its document."""
 
     shape: tuple[int, int]
 

@@ -1,7 +1,7 @@
 """Encoding of a corpus in batches. If the process is killed, a later call continues after the last complete batch.
 
-Incomplete files are in a folder ``NAME.partial``, together with a count of the documents that reached the disk. One
-process at a time works on this folder; others wait for its lock.
+Incomplete files are in a folder ``NAME.partial``, together with the number of documents that have been flushed to the
+disk. Only one process at a time writes to this folder; the others wait for its lock.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ def indexing_folder_key(made_from: Mapping[str, str]) -> str:
 
 
 class RowFiles(Protocol[Rows]):
-    """Files for encoded documents, which are added in the order of `encoding_order_by_length`."""
+    """Files that store the encoded documents. Documents are added in the order given by `encoding_order_by_length`."""
 
     def begin(self, folder: Path) -> None:
-        """Create the files, without any document."""
+        """Create the files without documents."""
 
     def resume(self, folder: Path, done: int) -> None:
         """Prepare the files to continue after the first ``done`` documents.
 
         Raises:
-            OSError: The files do not contain these documents; EOFError and ValueError have the same meaning.
+            OSError, EOFError or ValueError: The files do not contain these documents.
         """
 
     def add(self, folder: Path, positions: Sequence[int], rows: Rows) -> None:
         """Write the next documents and flush them to the disk; ``positions`` are their positions in the collection."""
 
     def finish(self, folder: Path, target: Path) -> None:
-        """Write the final files into ``target``, after all documents were added."""
+        """Write the final files into ``target`` after all documents have been added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class EncodingJob(Generic[T]):
 
     Attributes:
         documents: All documents.
-        encode: Maps the texts of a batch to one row per text.
-        text: Maps a document to the text that is encoded.
+        encode: Function that encodes the texts of a batch, and returns one row per text.
+        text: Function that returns the text of a document to encode.
         batch_size: Number of documents per batch. The saved files may be reused with another batch size.
-        workers: Encode the batches in place of ``encode``; None to encode in this process.
+        workers: Workers that encode the batches instead of ``encode``; None to encode in this process.
     """
 
     documents: StoredDocuments
@@ -77,7 +77,11 @@ class EncodingJob(Generic[T]):
     workers: EncodingWorkers[T] | None = None
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Yield the positions and rows of every batch after ``done`` documents in `encoding_order_by_length`."""
+        """Yield the positions and the rows of each batch, in the order of `encoding_order_by_length`.
+
+        Args:
+            done: Number of documents at the start of this order that are skipped, since they are already encoded.
+        """
         order = encoding_order_by_length(self.documents)
         starts = range(done, len(order), self.batch_size)
 
@@ -91,9 +95,9 @@ class EncodingJob(Generic[T]):
 
 
 def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
-    """Return the positions of documents, longest first; equal lengths in the collection's order.
+    """Return the positions of documents, shape (documents,), longest first; ties keep the order of the collection.
 
-    The order depends only on the corpus. A resumed build therefore forms the same batches as an uninterrupted one.
+    The order depends only on the corpus. A resumed build therefore forms the same batches as an uninterrupted build.
     """
     # batches of similar lengths need little padding; with the longest first, memory runs out at the start or never
     return np.argsort(-documents.lengths, kind="stable")
@@ -107,9 +111,10 @@ def open_encoded_index_files(
     Args:
         folder: The folder of the complete files.
         made_from: Everything that the files depend on.
-        job: The documents and how they are encoded.
+        job: The documents, and the functions that encode them.
         files: The format of the files.
-        load: Opens the complete files; if it raises an exception, they count as damaged, as in `open_sealed_folder`.
+        load: Function that opens the complete files; if it raises an exception, the files count as damaged, as in
+            `open_sealed_folder`.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -124,7 +129,7 @@ def open_encoded_index_files(
 
     with _lock_indexing_folder(folder.with_suffix(".lock")):
         loaded = open_sealed_folder(folder, made_from, build, load)
-        shutil.rmtree(partial, ignore_errors=True)  # only now, so that a process killed earlier loses no batches
+        shutil.rmtree(partial, ignore_errors=True)  # only now, so that no batches are lost if the process is killed
     return loaded
 
 
@@ -148,7 +153,7 @@ def _encode_missing_index_documents(
             partial.mkdir(parents=True)
             files.begin(partial)
             _write_encoded_count(partial, made_from, 0)
-    # closing the batches ends the work of other processes after an error here
+    # after an error here, closing the batches stops the work of other processes
     with show_progress("embedding documents", total, done) as advance, closing(job.batches(done)) as batches:
         for positions, rows in batches:
             done += len(positions)
@@ -159,14 +164,14 @@ def _encode_missing_index_documents(
 
 
 def _write_encoded_count(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
-    """Replace the count atomically. It is written after the rows, so after a kill it can only be too small."""
+    """Replace the count atomically, after the rows are written; if the process is killed, it can only be too small."""
     draft = partial / f"{_COUNT}.new"
     draft.write_text(json.dumps({"made_from": dict(made_from), "rows": rows}), encoding="utf-8")
     draft.replace(partial / _COUNT)
 
 
 def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
-    """Return the number of documents that are already encoded; None if there are no matching files."""
+    """Return the number of documents that are already encoded; None if there are no files for these inputs."""
     try:
         count = json.loads((partial / _COUNT).read_text("utf-8"))
         rows = count["rows"]
@@ -181,7 +186,7 @@ def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, file
 
 @contextmanager
 def _lock_indexing_folder(path: Path) -> Generator[None]:
-    """Hold a file lock, which the system releases when the process ends for any reason."""
+    """Hold a file lock, after waiting for it; the system releases it when the process ends for any reason."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")

@@ -1,4 +1,4 @@
-"""Normalization of language codes: ``en-GB``, ``eng`` and ``EN`` become ``en``."""
+"""Normalization of language codes, by which ``en-GB``, ``eng`` and ``EN`` become ``en``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def normalize_text_language(language: str) -> str:
     """Return the code that first stages use for a language.
 
     Args:
-        language: ISO 639-1 code or, for more common languages, ISO 639-2 or 639-3 code. A region or script after it
-            (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several.
+        language: ISO 639-1 code or, for common languages, ISO 639-2 or 639-3 code. A region or script after the code
+            (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several
+            languages.
 
     Raises:
         UsageError: The code is unknown; the message lists the languages that have special rules.

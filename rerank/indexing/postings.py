@@ -1,8 +1,8 @@
 """Postings and their BM25 weights. Postings are collected on disk in blocks, and then inverted into one list per term.
 
-A collection may have several shards, each with its own postings, whose weights depend on the counts over all of them.
-Memory grows with the number of documents and distinct terms, not with the length of the texts; bm25s' own index
-builder needs about 40 bytes per word.
+A collection may have several shards, each with its own postings. Their weights depend on the counts over all shards.
+The memory needed grows with the number of documents and distinct terms, not with the length of the texts, whereas the
+index builder of bm25s needs about 40 bytes per word.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Bm25Weights:
     """BM25 weights of terms in documents, by the formulas of Kamphuis et al. (ECIR 2020), as implemented in bm25s.
 
     Attributes:
-        idf: Shape (terms,).
-        norm: Shape (documents,): ``k1 * (1 - b + b * length / average length)``.
+        idf: Inverse document frequencies, shape (terms,).
+        norm: Length norms of the documents, ``k1 * (1 - b + b * length / average length)``, shape (documents,).
         scale: ``k1 + 1`` for ATIRE, 1 otherwise.
     """
 
@@ -80,8 +80,8 @@ class CollectionStatistics:
 
     Attributes:
         documents: Number of documents.
-        words: Number of words of all documents.
-        vocabulary: Term -> term number, in order of first occurrence.
+        words: Number of words in all documents.
+        vocabulary: Mapping from term to term number, in order of first occurrence.
         frequencies: Document frequency of each term, shape (terms,).
     """
 
@@ -92,7 +92,7 @@ class CollectionStatistics:
 
     @classmethod
     def of_shards(cls, folders: Iterable[Path]) -> CollectionStatistics:
-        """Add up the counts of the shards, in the order of the collection, that `Postings.finish` wrote."""
+        """Add up the counts that `Postings.finish` wrote for each shard; ``folders`` are in the order of the shards."""
         documents = words = 0
         vocabulary: dict[str, int] = {}
         frequencies: Longs = np.zeros(0, dtype=np.int64)
@@ -106,16 +106,16 @@ class CollectionStatistics:
 
 
 class Postings:
-    """A builder of the postings of one shard. It is a context manager and needs a folder that nothing else uses.
+    """A builder of the postings of one shard. It is a context manager, and needs a folder for its exclusive use.
 
     Attributes:
-        vocabulary: Term -> term number, in order of first occurrence.
+        vocabulary: Mapping from term to term number, in order of first occurrence.
         lengths: Number of words of each document.
-        frequencies: Document frequency of each term, shape (terms,), after `finish`.
+        frequencies: Document frequency of each term, shape (terms,); complete after `finish`.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the file of blocks."""
+        """Open the block file in ``folder``."""
         self.vocabulary: dict[str, int] = {}
         self.lengths = array("q")
         self.frequencies: Longs = np.zeros(0, dtype=np.int64)
@@ -131,11 +131,11 @@ class Postings:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file of blocks."""
+        """Close the block file."""
         self._stack.close()
 
     def add(self, terms: list[str]) -> None:
-        """Add the next document."""
+        """Add the terms of the next document."""
         vocabulary = self.vocabulary
         self._words.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
         self.lengths.append(len(terms))
@@ -151,7 +151,10 @@ class Postings:
         (self._folder / _TERMS).write_text(json.dumps(list(self.vocabulary)), encoding="ascii")
 
     def _write(self) -> None:
-        """Count the words of the collected documents and append three int32 rows: documents, terms and counts."""
+        """Count the words of the collected documents, and append a block of shape (3, postings).
+
+        Its int32 rows are documents, terms and counts.
+        """
         words = np.frombuffer(self._words, dtype=np.int32).astype(np.int64)
         lengths = np.array(self.lengths[self._first :], dtype=np.int64)
         docs = np.repeat(np.arange(self._first, len(self.lengths), dtype=np.int64), lengths)
@@ -166,47 +169,48 @@ class Postings:
 
 
 class SavedPostings:
-    """The postings of one shard that `Postings` collected, maybe in another process.
+    """The postings of one shard that `Postings` collected, possibly in another process.
 
     Attributes:
         lengths: Number of words of each document, shape (documents,).
-        frequencies: Number of documents of the shard with each of its own terms, shape (own terms,).
+        frequencies: Number of documents in the shard that contain each of the shard's terms, shape (shard terms,).
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the counts."""
+        """Read the counts that `Postings.finish` wrote."""
         self._folder = folder
         self._blocks, self.lengths, self.frequencies = (
             np.load(folder / name, allow_pickle=False) for name in (_SIZES, _LENGTHS, _FREQUENCIES)
         )
 
     def terms(self) -> list[str]:
-        """Return the shard's own terms, in the order of their numbers."""
+        """Return the terms of the shard, in the order of their numbers."""
         terms: list[str] = json.loads((self._folder / _TERMS).read_text(encoding="ascii"))
         return terms
 
     def by_term(
         self, vocabulary: Mapping[str, int], weigh: Callable[[Ints, Ints, Ints], Floats]
     ) -> tuple[Floats, Ints, Longs]:
-        """Invert the postings, block by block.
+        """Return the weighted postings sorted by term, after inverting them block by block.
 
         Args:
-            vocabulary: Term -> term number in the whole collection.
-            weigh: Maps the terms, documents and counts of postings to their weights.
+            vocabulary: Mapping from term to term number in the whole collection.
+            weigh: Function that returns the weights of postings from their terms, documents and counts.
 
         Returns:
             The three arrays of a sparse matrix with one column per term of the collection, compressed by column. The
             weights and the documents have shape (postings,) and are memory-mapped in the folder; the documents of each
-            term are in ascending order. The starts of the terms' postings have shape (terms + 1,).
+            term are in ascending order. The array of the start of each term's postings has shape (terms + 1,).
         """
-        numbers = np.array([vocabulary[term] for term in self.terms()], dtype=np.int32)  # own number -> collection's
+        # the number in the collection of each term of the shard, shape (shard terms,)
+        numbers = np.array([vocabulary[term] for term in self.terms()], dtype=np.int32)
         frequencies: Longs = np.zeros(len(vocabulary), dtype=np.int64)
         frequencies[numbers] = self.frequencies
         starts = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int64)
-        # a map cannot be empty, and a shard may have no words
+        # a memory map cannot be empty, but a shard may have no words
         weights: Floats = np.memmap(self._folder / "weights", np.float32, "w+", shape=(max(1, int(starts[-1])),))
         indices: Ints = np.memmap(self._folder / "documents", np.int32, "w+", shape=(max(1, int(starts[-1])),))
-        next_free = starts[:-1].copy()  # shape (terms,): where the next posting of each term goes
+        next_free = starts[:-1].copy()  # shape (terms,): position of the next posting of each term
         with (self._folder / _BLOCKS).open("rb") as file:
             for size in self._blocks.tolist():
                 docs, terms, counts = np.frombuffer(file.read(12 * size), dtype=np.int32).reshape(3, size)

@@ -1,4 +1,4 @@
-"""Weights of a query's terms for BM25, which matter for long queries, whose terms repeat and differ in importance."""
+"""BM25 weights of the terms of a query, useful for long queries, whose terms are repeated and differ in importance."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 
 
 def saturated_query_term_weights(terms: Sequence[str], k3: float) -> dict[str, float]:
-    """Return term -> (k3 + 1) qtf / (k3 + qtf), where qtf is the number of times that the query has the term.
+    """Return a mapping from each term to its weight, its number of occurrences in the query saturated by ``k3``.
 
-    Robertson et al., Okapi at TREC-3, 1994, and Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and
-    Beyond, 2009. The limit for an infinite ``k3`` is the number itself.
+    The weight is (k3 + 1) qtf / (k3 + qtf), where qtf is the number of occurrences of the term in the query. It
+    approaches qtf as ``k3`` grows. Sources: Robertson et al., Okapi at TREC-3, 1994, and Robertson and Zaragoza, The
+    Probabilistic Relevance Framework: BM25 and Beyond, 2009.
     """
     return {term: (k3 + 1) * count / (k3 + count) for term, count in Counter(terms).items()}
 
@@ -19,14 +20,15 @@ def saturated_query_term_weights(terms: Sequence[str], k3: float) -> dict[str, f
 def query_side_bm25_weights(
     terms: Sequence[str], idf: Callable[[str], float], *, k1: float, b: float, average_length: float
 ) -> dict[str, float]:
-    """Return term -> its BM25 weight in the query, which is treated as a document: query-side BM25.
+    """Return a mapping from each term to its BM25 weight in the query, treated as a document (query-side BM25).
 
-    idf(t) qtf / (qtf + k1 (1 - b + b |q| / avgdl)). Ge, Sharifymoghaddam and Lin, Lighting the Way for BRIGHT, 2025
-    (arXiv 2509.02558); Anserini's QuerySideBm25QueryGenerator.
+    The weight is idf(t) qtf / (qtf + k1 (1 - b + b |q| / avgdl)), where qtf is the number of occurrences of the term in
+    the query. Sources: Ge, Sharifymoghaddam and Lin, Lighting the Way for BRIGHT, 2025 (arXiv 2509.02558), and
+    Anserini's QuerySideBm25QueryGenerator.
 
     Args:
         terms: The terms of the query.
-        idf: Returns the inverse document frequency of a term.
+        idf: Function that returns the inverse document frequency of a term.
         k1: Saturation of the term's frequency in the query.
         b: Normalization by the length of the query.
         average_length: Average number of terms per document of the collection.
@@ -36,5 +38,5 @@ def query_side_bm25_weights(
 
 
 def lucene_inverse_document_frequency(document_count: int, document_frequency: int) -> float:
-    """Return log(1 + (N - df + 0.5) / (df + 0.5)), Lucene's variant, which is never negative."""
+    """Return Lucene's inverse document frequency, log(1 + (N - df + 0.5) / (df + 0.5)), which is never negative."""
     return math.log(1 + (document_count - document_frequency + 0.5) / (document_frequency + 0.5))

@@ -1,7 +1,7 @@
 """Word segmentation with dictionaries: jieba for Chinese, MeCab with UniDic for Japanese (extra ``cjk``).
 
-A segmenter is applied to runs of characters of its script, in NFKC. Traditional and simplified characters are not
-converted into each other, so the two forms of a word are two words.
+A segmenter is applied to contiguous characters of its script, after NFKC normalization. Traditional and simplified
+characters are not converted into each other, so the two forms of a word are different terms.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmenter:
-    """A segmenter splits runs of characters into words.
+    """A segmenter splits runs of characters (contiguous characters of its script) into words.
 
     Attributes:
-        identity: Names and versions of its packages, on which an index depends.
-        reads: Pattern that matches the runs of characters that it segments.
-        cut: Maps a run to its words, in order.
+        identity: Names and versions of the segmenter's packages, on which an index depends.
+        reads: Pattern that matches the runs of characters to segment.
+        cut: Function that returns the words of a run, in order.
     """
 
     identity: str
@@ -37,11 +37,11 @@ class Segmenter:
 
 
 def make_text_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
-    """Return the segmenter of a language, or None if there is none.
+    """Return the segmenter of a language, or None if the language has no segmenter.
 
     Args:
         code: Language code from `rerank.indexing.languages.normalize_text_language`.
-        base_forms: True to replace inflected words by their dictionary form (Japanese).
+        base_forms: Whether to replace inflected words by their dictionary forms (Japanese only).
 
     Raises:
         MissingPrerequisiteError: The segmenter of the language is not installed.
@@ -69,14 +69,17 @@ def _segmenter_versions(*distributions: str) -> str:
 
 def _missing_segmenter_error(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
-        f"BM25 over text in {language} (language={code}) needs a segmenter, and {error.name or error} is not installed",
+        f"BM25 over text in {language} (language={code}) needs a segmenter, but {error.name or error} is not installed",
         remedy="Run: pip install 'listrank[cjk]', or use bm25,segmenter=pairs, which needs no segmenter",
     )
 
 
 @cache
 def _segment_chinese(code: str) -> Callable[[str], list[str]]:
-    """Return jieba's segmentation for search engines: long words, and their parts of two and three characters."""
+    """Return a function that segments text with jieba's mode for search engines.
+
+    It returns long words and also their parts of two and three characters.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # setuptools warns, and Python warns about strings in jieba's source
@@ -84,7 +87,7 @@ def _segment_chinese(code: str) -> Callable[[str], list[str]]:
     except ImportError as error:
         raise _missing_segmenter_error("Chinese", code, error) from error
     tokenizer: Any = jieba.Tokenizer()
-    # not initialize(): it caches the dictionary in a world-writable file and reads it back with marshal
+    # not initialize(), which caches the dictionary in a world-writable file and loads it from there with marshal
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
 
@@ -97,7 +100,10 @@ def _segment_chinese(code: str) -> Callable[[str], list[str]]:
 
 @cache
 def _segment_japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]:
-    """Return MeCab's segmentation into UniDic's short units, in dictionary form if requested and known."""
+    """Return a function that segments text with MeCab into UniDic's short units.
+
+    If ``base_forms`` is set, words are returned in their dictionary forms, if known.
+    """
     try:
         import fugashi
         import unidic_lite

@@ -1,9 +1,9 @@
-"""Text analysis: the terms that a first stage indexes and searches for.
+"""Text analysis, which splits documents and queries into the terms that a first stage indexes and searches for.
 
 Words are runs of at least two letters, digits or underscores in lower case (bm25s' rule), including the combining marks
-of scripts such as Devanagari or Arabic. Text in scripts without spaces is cut by a segmenter if the language has one
-(Chinese, Japanese), and into overlapping character pairs otherwise, the convention of Lucene's CJKAnalyzer, so that
-mixed text works. Stop words come from bm25s and stemmers from PyStemmer, by language.
+of scripts such as Devanagari or Arabic. Text in scripts without spaces is split into words by a segmenter if the
+language has one (Chinese, Japanese), and otherwise into overlapping character pairs, as by Lucene's CJKAnalyzer, so
+texts in several scripts are also handled. Stop words come from bm25s and stemmers from PyStemmer, by language.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-#: Languages written in those scripts. No stop word list is used for them: it would not apply to character pairs. With a
-#: segmenter, term weights handle frequent words, and queries of such words ("how is it made") keep some terms.
+#: Languages written in these scripts. No stop words are dropped in them: a list of words would not apply to character
+#: pairs, and with a segmenter, a query of frequent words ("how is it made") should keep some terms, which have low
+#: weights.
 _UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "ko", "th", "lo", "km", "my"})
 _ASCII_WORD = re.compile(r"\w\w+")
 
 
 @cache
 def _analyzer_term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], object]]:
-    """Return two patterns and a test.
+    """Return two compiled patterns and a search function for analyzing text that is not ASCII.
 
-    The patterns match words with combining marks, and runs of characters inside (group 1) or outside unspaced scripts.
-    The test finds out whether a text contains characters of unspaced scripts.
+    The first pattern matches words with combining marks. The second matches contiguous characters inside (group 1) or
+    outside unspaced scripts. The function returns a match if a text contains characters of unspaced scripts.
     """
     marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
     words = re.compile(rf"\w+(?:[{marks}]+\w*)*")
@@ -83,7 +84,7 @@ def _segmented_terms(run: str, words_of: Segmenter) -> list[str]:
 
 
 def _analyzer_character_pairs(run: str) -> list[str]:
-    """Return the overlapping character pairs of a run; a single character is a term by itself."""
+    """Return the overlapping character pairs of contiguous characters; a single character is a term by itself."""
     return [run[i : i + 2] for i in range(max(1, len(run) - 1))] if run else []
 
 
@@ -92,8 +93,8 @@ class Analyzer:
     """An analyzer splits a text into terms, drops stop words and stems the rest, for documents and queries alike.
 
     Attributes:
-        stop_words: Terms to drop, before stemming.
-        stem: Stems a list of terms; None for no stemming.
+        stop_words: Terms to drop before stemming.
+        stem: Function that stems a list of terms; None for no stemming.
         words_of: The segmenter for scripts without spaces; None for character pairs.
     """
 
@@ -113,13 +114,13 @@ def make_text_analyzer(
     """Create the analyzer for a language.
 
     Args:
-        language: ISO 639 code; a region after it (``zh-TW``) is ignored.
-        stemmer: A Snowball algorithm (``english``, ``porter``, ``de`` ...), ``none``, or ``auto``: the language's
-            algorithm, if there is one. For Japanese words, ``auto`` gives the dictionary form.
-        stop_words: Name of a list in bm25s (``en``, ``english_plus``, ``de`` ...), ``none``, or ``auto``: the
-            language's list, if bm25s has one and the script has spaces.
-        segmenting: ``auto`` for words if the language has a segmenter (Chinese, Japanese), or ``pairs`` for character
-            pairs.
+        language: ISO 639 code; a region after the code (``zh-TW``) is ignored.
+        stemmer: A Snowball algorithm (``english``, ``porter``, ``de`` ...), ``none``, or ``auto`` for the algorithm of
+            the language, if there is one. With ``auto``, Japanese words are replaced by their dictionary forms.
+        stop_words: Name of a list in bm25s (``en``, ``english_plus``, ``de`` ...), ``none``, or ``auto`` for the list
+            of the language, if bm25s has one and the script has spaces.
+        segmenting: ``auto`` to segment words if the language has a segmenter (Chinese, Japanese), or ``pairs`` for
+            character pairs.
 
     Raises:
         MissingPrerequisiteError: The language's segmenter is not installed.

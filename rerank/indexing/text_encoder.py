@@ -1,4 +1,4 @@
-"""Text embeddings with a sentence-transformers model, and functions for all encoders: loading, batching, identity.
+"""An encoder of texts with a sentence-transformers model, and functions that load and run any kind of encoder.
 
 Torch, transformers and sentence-transformers are imported when a model is loaded.
 """
@@ -35,15 +35,15 @@ _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpu
 
 
 class ModelOptions(Protocol):
-    """The options with which a model is loaded."""
+    """Protocol of the options for loading a model."""
 
     @property
     def dtype(self) -> str:
-        """Data type of the weights, or ``auto``."""
+        """Data type of the weights; ``auto`` to choose it by the hardware."""
 
     @property
     def device(self) -> str:
-        """Device, or ``auto``."""
+        """Device; ``auto`` for the first accelerator, or the CPU if there is none."""
 
     @property
     def revision(self) -> str:
@@ -51,11 +51,11 @@ class ModelOptions(Protocol):
 
     @property
     def trust_remote_code(self) -> bool:
-        """True to run Python code that comes with the model."""
+        """Whether to run Python code that comes with the model."""
 
 
 class PromptOptions(Protocol):
-    """The prompts of an encoder. Each is a text, ``auto`` for the model's own prompt, or ``none``."""
+    """Protocol of the prompts of an encoder; each is a text, ``auto`` for the model's own prompt, or ``none``."""
 
     @property
     def query_prompt(self) -> str:
@@ -67,19 +67,19 @@ class PromptOptions(Protocol):
 
 
 class EncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """The options of a `SentenceEncoder`."""
+    """Protocol of the options of a `SentenceEncoder`."""
 
     @property
     def normalise(self) -> bool:
-        """True to scale embeddings to length 1."""
+        """Whether to scale embeddings to length 1."""
 
     @property
     def dim(self) -> int:
-        """Number of leading dimensions that are kept; 0 for all."""
+        """Number of leading dimensions to keep; 0 to keep all."""
 
 
 class Encoder(Protocol):
-    """An encoder computes the embeddings of queries and passages."""
+    """Protocol of encoders, which compute the embeddings of queries and passages."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -94,16 +94,16 @@ class Encoder(Protocol):
         """Dimension of the embeddings."""
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one at a time, and return float32 of shape (texts, size)."""
+        """Embed queries one at a time, and return a float32 array of shape (queries, size)."""
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages as one batch, and return float32 of shape (texts, size)."""
+        """Embed passages as one batch, and return a float32 array of shape (passages, size)."""
 
 
 class SentenceEncoder:
     """A sentence-transformers model with its prompts.
 
-    Vectors are truncated to ``dim`` before they are normalised, so that truncated vectors have length 1 too.
+    Vectors are truncated to ``dim`` dimensions before they are normalised, so truncated vectors also have length 1.
     """
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
@@ -121,7 +121,7 @@ class SentenceEncoder:
         full_size = self.passages(["a"]).shape[1]
         if options.dim > full_size:
             raise UsageError(
-                f"Dense retrieval with dim={options.dim}", expected=f"at most {full_size}, the dimension of the model"
+                f"Dense retrieval has dim={options.dim}", expected=f"at most {full_size}, the dimension of the model"
             )
         self._dim = self.size = options.dim or full_size
         self.identity = {
@@ -134,6 +134,9 @@ class SentenceEncoder:
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries one at a time, because other texts in a batch would change the last digits of a vector.
 
+        Returns:
+            The embeddings, shape (queries, size).
+
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
         """
@@ -141,7 +144,10 @@ class SentenceEncoder:
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages in one batch, or in smaller ones if memory runs out.
+        """Embed passages in one batch, or in smaller batches if memory runs out.
+
+        Returns:
+            The embeddings, shape (passages, size).
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -167,10 +173,10 @@ class SentenceEncoder:
 
 
 def encode_texts_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
-    """Encode texts in one batch, or in smaller ones if memory runs out; lone surrogates are replaced.
+    """Encode texts in one batch, or in smaller batches if memory runs out; lone surrogates are replaced by U+FFFD.
 
     Args:
-        encode: Maps texts and a batch size to one row per text.
+        encode: Function that encodes texts with a given batch size, and returns one row per text.
         texts: The texts.
 
     Raises:
@@ -184,7 +190,7 @@ def encode_vectors_halving_batches(run: Callable[[int], T], count: int, what: st
     """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
 
     Args:
-        run: Maps a batch size to the result for all inputs.
+        run: Function that runs the model with a given batch size, and returns the result for all inputs.
         count: Number of inputs.
         what: Plural noun for the inputs in messages, such as ``texts``.
 
@@ -210,13 +216,13 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: How to load it, and its prompts.
+        options: Options for loading the model, its prompts, and the form of its embeddings.
 
     Raises:
         MissingPrerequisiteError: The extra ``dense`` is not installed.
         MissingResourceError: The model does not exist.
-        UsageError: An option does not fit this machine or the model.
-        DataError: The weights are damaged, or pickled.
+        UsageError: An option is invalid for this machine or the model.
+        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_encoder_packages()
     model, identity = load_encoder_model("SentenceTransformer", name, options)
@@ -224,17 +230,17 @@ def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEnco
 
 
 def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model with one of sentence-transformers' classes, and return it with its identity.
+    """Load a model with one of the classes of sentence-transformers, and return the model and its identity.
 
     Args:
         kind: Name of the class.
         name: The folder, or ``owner/model`` on the hub.
-        options: How to load it.
+        options: Options for loading the model.
 
     Raises:
         MissingResourceError: The model does not exist.
-        UsageError: An option does not fit this machine.
-        DataError: The weights are damaged, or pickled.
+        UsageError: An option is invalid for this machine.
+        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     import sentence_transformers
 
@@ -257,8 +263,8 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
 
     Args:
         stage: Name of the first stage and of its extra.
-        faiss: True if it needs faiss.
-        sentences: True if it needs sentence-transformers.
+        faiss: Whether the first stage needs faiss.
+        sentences: Whether the first stage needs sentence-transformers.
 
     Raises:
         MissingPrerequisiteError: A package cannot be imported.
@@ -272,18 +278,18 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
                 importlib.import_module(name)
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The first stage {stage!r} needs {', '.join(names)}, and not all can be imported: {error}",
+            f"The first stage {stage!r} needs {', '.join(names)}, but not all can be imported: {error}",
             remedy=f"Run: pip install 'listrank[{stage}]'",
         ) from error
 
 
 def hash_encoder_folder(folder: Path) -> str:
-    """Return the hex SHA-256 of a model's folder and its module sub-folders (pooling, layers, a router's routes)."""
+    """Return the hex SHA-256 of a model's folder and the sub-folders of its modules (pooling, layers, routes)."""
     names = {
         "",
         *_listed_encoder_modules(folder / MODULES, lambda modules: [module.get("path", "") for module in modules]),
     }
-    # a router has further modules, one per route, in folders of their own
+    # a router has further modules, one per route, each in its own folder
     for name in sorted(names):
         parts = _listed_encoder_modules(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
@@ -298,16 +304,22 @@ def _listed_encoder_modules(file: Path, names: Callable[[Any], Iterable[Any]]) -
 
 
 def _encoder_model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
-    """Return the hash of a folder, independent of its path, or the name and commit of a model on the hub."""
+    """Return the identity of a model: for a folder, a hash that does not depend on its path; else, name and commit."""
     if isinstance(name, Path):
         return {"weights": hash_encoder_folder(name)}
-    # the first module of a sentence-transformers model is the transformer, whose config knows its commit
+    # the first module of a sentence-transformers model is the transformer, whose configuration contains the commit
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
 
 
 def resolve_encoder_prompt(model: Any, prompt: str, kind: str) -> str:
-    """Return the text put before queries or documents; for ``auto``, it is the prompt saved with the model."""
+    """Return the text put before queries or documents; for ``auto``, the prompt saved with the model.
+
+    Args:
+        model: The model.
+        prompt: The text, ``auto``, or ``none`` for an empty prompt.
+        kind: ``query`` or ``document``.
+    """
     if prompt != "auto":
         return "" if prompt == "none" else prompt
     prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}

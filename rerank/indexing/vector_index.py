@@ -1,6 +1,6 @@
 """Nearest-neighbour search with faiss: exact, with a graph (HNSW), or with cells and codes (IVF-PQ).
 
-The score is the inner product, which for vectors of length 1 is the cosine.
+The score is the inner product, which equals the cosine for vectors of length 1.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rerank.indexing.text_encoder import Floats
 from rerank.io.sealed_folders import storage_errors
 
 Positions = NDArray[np.int64]
-#: Maps queries, shape (queries, size), and a depth to scores and positions, both of shape (queries, depth), best first;
-#: a position is -1 if there are fewer results.
+#: A search function. It takes queries, shape (queries, size), and a depth, and returns scores and positions, both of
+#: shape (queries, depth), best first. If there are fewer results, the remaining positions are -1.
 Searcher = Callable[[Floats, int], tuple[Floats, Positions]]
 
 _FILE = "index.faiss"
-#: Number of queries in one call of faiss. For 20 or more queries, it uses matrix products, in which the last digits of
-#: a score depend on the other queries.
+#: Number of queries in one call of faiss. For 20 or more queries, faiss uses matrix products, in which the last digits
+#: of a score depend on the other queries.
 _GROUP = 16
-#: Number of queries searched together, whose results are in memory at once.
+#: Number of queries searched together; their results are in memory at the same time.
 _BATCH = 1024
 #: Number of vectors added at a time, and the maximum number of training vectors per cell.
 _CHUNK, _FOR_EACH_CELL = 50_000, 128
@@ -37,17 +37,17 @@ _CENTRES = 256
 
 
 class VectorIndex(Protocol):
-    """A kind of vector index with its settings."""
+    """Protocol of a kind of vector index with its settings."""
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """Settings that the saved files depend on, without those that only affect searching."""
+        """The settings on which the saved files depend, without settings that only affect searching."""
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Build the index over the rows of ``matrix`` and save it."""
+        """Build the index over the rows of ``matrix``, shape (documents, size), and save it in ``folder``."""
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Open a saved index.
+        """Open the index saved in ``folder``, and return its search function.
 
         Raises:
             ValueError: The index was not built over these vectors.
@@ -56,27 +56,27 @@ class VectorIndex(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlatIndex:
-    """Exact search over all vectors in the memory-mapped matrix, without files of its own.
+    """Exact search over all vectors in the memory-mapped matrix, without index files.
 
     The matrix is searched shard by shard, each with all queries, so that a matrix that is larger than the memory is
-    read once and not for every few queries.
+    read once instead of once for every few queries.
 
     Attributes:
-        shard_documents: Largest number of vectors of a shard.
+        shard_documents: Maximum number of vectors in a shard.
     """
 
     shard_documents: int
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """Empty, since nothing is saved."""
+        """An empty mapping, since nothing is saved."""
         return {}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Do nothing."""
+        """Do nothing, since the matrix itself is searched."""
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Return a search over the matrix itself."""
+        """Return a search function over the matrix itself."""
 
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
             scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
@@ -100,7 +100,7 @@ def _search_flat_shard(queries: Floats, shard: Floats, depth: int) -> tuple[Floa
 
 
 def _search_in_groups(search: Searcher) -> Searcher:
-    """Return a search that calls ``search`` with at most `_GROUP` queries."""
+    """Return a search function that calls ``search`` with at most `_GROUP` queries at a time."""
 
     def search_groups(queries: Floats, depth: int) -> tuple[Floats, Positions]:
         groups = [search(queries[start : start + _GROUP], depth) for start in range(0, len(queries), _GROUP)]
@@ -112,12 +112,12 @@ def _search_in_groups(search: Searcher) -> Searcher:
 
 @dataclass(frozen=True, slots=True)
 class HnswIndex:
-    """A layered graph of near neighbours (Malkov and Yashunin, TPAMI 2020). It contains a copy of the vectors.
+    """A layered graph of near neighbours (Malkov and Yashunin, TPAMI 2020). The graph contains a copy of the vectors.
 
     Attributes:
-        m: Number of links per vector and layer (twice as many in the lowest).
+        m: Number of links per vector and layer; in the lowest layer, twice as many.
         ef_construction: Number of candidates considered when a vector is linked.
-        ef_search: Number of candidates considered in a search, at least the search depth.
+        ef_search: Number of candidates considered in a search; faiss considers at least as many as the search depth.
     """
 
     m: int
@@ -126,7 +126,7 @@ class HnswIndex:
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """Settings of the graph, and the version of faiss."""
+        """The settings of the graph, and the version of faiss."""
         return {"m": self.m, "ef_construction": self.ef_construction, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
@@ -136,7 +136,7 @@ class HnswIndex:
         _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the graph."""
+        """Memory-map the graph, and return its search function."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP_IFC")
         parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
         return _search_in_groups(lambda queries, depth: index.search(queries, depth, params=parameters))
@@ -148,9 +148,10 @@ class IvfPqIndex:
 
     Attributes:
         nlist: Number of cells; 0 for four times the square root of the number of documents n, but at most n / 39.
-        m: Bytes per code; must divide the dimension. 0 for its largest divisor up to a quarter of the dimension.
+        m: Number of bytes per code, which must divide the dimension; 0 for the largest divisor of the dimension up to a
+            quarter of it.
         nprobe: Number of cells visited in a search.
-        rescore: Number of candidates rescored with the saved embeddings; 0 keeps the scores of the codes.
+        rescore: Number of candidates rescored with the saved embeddings; 0 to keep the scores of the codes.
     """
 
     nlist: int
@@ -160,11 +161,11 @@ class IvfPqIndex:
 
     @property
     def made_with(self) -> Mapping[str, int | str]:
-        """Settings of cells and codes, and the version of faiss."""
+        """The settings of cells and codes, and the version of faiss."""
         return {"nlist": self.nlist, "m": self.m, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
-        """Learn cells and codes from a fixed sample, encode all vectors and save the index.
+        """Learn cells and codes from a fixed sample of the vectors, encode all vectors, and save the index.
 
         Raises:
             UsageError: There are too few documents, or ``m`` does not divide the dimension.
@@ -173,13 +174,15 @@ class IvfPqIndex:
         nlist = self.nlist or max(1, min(round(4 * documents**0.5), documents // 39))
         if documents < max(_CENTRES, nlist):
             raise UsageError(
-                f"An IVF-PQ index with {nlist} cells over {documents} documents",
-                expected=f"at least {max(_CENTRES, nlist)} documents, to learn cells and codes from",
-                remedy="Use index=flat, which is fast for this many",
+                f"An IVF-PQ index with {nlist} cells cannot be built over {documents} documents",
+                expected=f"at least {max(_CENTRES, nlist)} documents, from which cells and codes are learned",
+                remedy="Use index=flat, which is fast for a collection of this size",
             )
         m = self.m or next(part for part in range(max(1, size // 4), 0, -1) if size % part == 0)
         if size % m:
-            raise UsageError(f"IVF-PQ codes of {m} bytes for {size} dimensions", expected=f"a divisor of {size}")
+            raise UsageError(
+                f"IVF-PQ codes of {m} bytes do not suit vectors of {size} dimensions", expected=f"a divisor of {size}"
+            )
         index = _import_faiss().IndexIVFPQ(
             _import_faiss().IndexFlatIP(size), size, nlist, m, 8, _import_faiss().METRIC_INNER_PRODUCT
         )
@@ -189,7 +192,7 @@ class IvfPqIndex:
         _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
-        """Memory-map the cells and codes."""
+        """Memory-map the cells and codes, and return their search function."""
         index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP")
         parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
@@ -209,13 +212,13 @@ def nearest_vectors(
     """Yield positions and scores of the ``k`` nearest vectors of each query, best first.
 
     Ties are broken by document id, descending. If a tie spans rank k, the search is repeated with a larger depth until
-    it covers the whole tie.
+    the results contain all tied vectors.
 
     Args:
-        search: The search of an open index.
-        queries: Shape (queries, size).
-        k: At least 1.
-        id_ranks: Shape (documents,): rank of each document's id in ascending order.
+        search: The search function of an open index.
+        queries: Vectors of the queries, shape (queries, size).
+        k: Maximum number of results per query, at least 1.
+        id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
     """
     for start in range(0, len(queries), _BATCH):
         batch = queries[start : start + _BATCH]
@@ -230,8 +233,8 @@ def nearest_vectors(
 
 
 def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
-    """Return inner products with the full vectors, best first; missing positions (-1) stay last."""
-    # Sum each row separately: equal vectors get equal scores, which a matrix product does not guarantee.
+    """Return inner products with the full vectors, and the positions, best first; missing positions (-1) stay last."""
+    # Each row is summed separately, so that equal vectors have equal scores, which a matrix product does not guarantee.
     scores = np.stack([(matrix[row] * query).sum(axis=1) for query, row in zip(queries, positions, strict=True)])
     scores[positions < 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -239,7 +242,7 @@ def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Posit
 
 
 def _sample_vectors_for_index(matrix: Floats, size: int) -> Floats:
-    """Return at most ``size`` rows, always the same ones."""
+    """Return a deterministic random sample of at most ``size`` rows."""
     if len(matrix) <= size:
         return matrix
     return matrix[np.sort(np.random.default_rng(_SEED).choice(len(matrix), size, replace=False))]
@@ -257,13 +260,13 @@ def _fill_vector_index(index: Any, matrix: Floats, folder: Path) -> None:
         index.add(matrix[start : start + _CHUNK])
     try:
         _import_faiss().write_index(index, str(folder / _FILE))
-    except RuntimeError as error:  # what faiss raises if the disk is full or read-only
+    except RuntimeError as error:  # faiss raises it if the disk is full or read-only
         with storage_errors(folder):
             raise OSError(str(error).splitlines()[0]) from error
 
 
 def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
-    """Open an index; ``flag`` is the name of faiss' flag that memory-maps it, which older versions may lack."""
+    """Open an index; ``flag`` is the name of the faiss flag for memory-mapping it, which older versions may lack."""
     try:
         index = _import_faiss().read_index(
             str(folder / _FILE), getattr(_import_faiss(), flag, _import_faiss().IO_FLAG_MMAP)
@@ -272,6 +275,6 @@ def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
         raise ValueError(f"faiss cannot read {_FILE}: {error}") from error
     if (index.ntotal, index.d) != matrix.shape:
         raise ValueError(
-            f"{_FILE} has the shape {(index.ntotal, index.d)}, and the matrix has the shape {matrix.shape}"
+            f"{_FILE} has the shape {(index.ntotal, index.d)}, but the matrix has the shape {matrix.shape}"
         )
     return index

@@ -1,4 +1,4 @@
-"""The options that all first stages with vector search share, for loading a model and for indexing its vectors.
+"""Options shared by all first stages with vector search, for loading a model and for indexing its vectors.
 
 Numpy and faiss are imported only when an index is created.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rerank.indexing.documents import StoredDocuments
     from rerank.indexing.vector_index import VectorIndex
 
-#: Options that are counts -> their lowest allowed values.
+#: Minimum values of the options that are counts.
 _MINIMA = {
     **dict.fromkeys(("nlist", "pq", "rescore"), 0),
     **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe", "shard_documents"), 1),
@@ -28,24 +28,28 @@ _MINIMA = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorOptions:
-    """The options of every first stage with vector search.
+    """Options shared by all first stages with vector search.
 
     Attributes:
-        index: ``flat`` compares every document; ``hnsw`` and ``ivfpq`` are approximate, and faster on millions.
+        index: Kind of index: ``flat`` compares the query with every document; ``hnsw`` and ``ivfpq`` are approximate,
+            and faster for millions of documents.
         dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
             hardware. Embeddings are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
+            there is none.
         batch_size: Number of documents embedded together; a killed process loses at most one batch.
         revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Run Python code that comes with the model.
-        m: HNSW: number of links per document.
-        ef_construction: HNSW: number of candidates considered when a document is linked.
-        ef_search: HNSW: number of candidates considered in a search.
-        nlist: IVF-PQ: number of cells; 0 chooses by the number of documents.
-        pq: IVF-PQ: bytes per document code (m of product quantisation); 0 for a quarter of the dimension.
-        nprobe: IVF-PQ: number of cells visited in a search.
-        rescore: IVF-PQ: number of candidates rescored with their full embeddings; 0 keeps the scores of the codes.
-        shard_documents: Flat: largest number of documents that are searched together. Results do not depend on it.
+        trust_remote_code: Whether to run Python code that comes with the model.
+        m: For ``hnsw``: number of links per document.
+        ef_construction: For ``hnsw``: number of candidates considered when a document is linked.
+        ef_search: For ``hnsw``: number of candidates considered in a search.
+        nlist: For ``ivfpq``: number of cells; 0 to choose it by the number of documents.
+        pq: For ``ivfpq``: number of bytes per document code, which must divide the dimension (m of product
+            quantisation); 0 for the largest divisor up to a quarter of the dimension.
+        nprobe: For ``ivfpq``: number of cells visited in a search.
+        rescore: For ``ivfpq``: number of candidates rescored with their full embeddings; 0 to keep the scores of the
+            codes.
+        shard_documents: For ``flat``: maximum number of documents searched together. Results do not depend on it.
 
     Raises:
         UsageError: A number is out of range.
@@ -67,7 +71,7 @@ class VectorOptions:
     shard_documents: int = 1_000_000
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the numbers are in range."""
         self._check_minima(_MINIMA)
 
     @abstractmethod
@@ -76,7 +80,7 @@ class VectorOptions:
 
     @abstractmethod
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return everything that embeddings depend on, apart from the corpus and the encoder."""
+        """Return names and values of everything that embeddings depend on, apart from the corpus and the encoder."""
 
     def vector_index(self) -> VectorIndex:
         """Return the kind of index that the options select, with its settings."""
@@ -92,6 +96,6 @@ class VectorOptions:
         for name, lowest in minima.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
-                    f"The first stage {plugin_name(type(self))!r} with {name}={value}",
+                    f"The first stage {plugin_name(type(self))!r} has {name}={value}",
                     expected=f"a whole number of at least {lowest}",
                 )

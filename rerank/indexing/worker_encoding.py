@@ -1,4 +1,4 @@
-"""Encoding of passages and queries by the workers of an engine, with the vectors of an encoder in one process."""
+"""Encoding of passages and queries by the workers of an engine, with the same vectors as an encoder in one process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rerank.tasks.worker_map import WorkerMap, check_worker_model
 Rows = TypeVar("Rows")
 RowsOut = TypeVar("RowsOut", covariant=True)
 
-#: Number of queries that a worker gets at once; it encodes them one at a time, like a single process.
+#: Number of queries that a worker receives at once; queries are encoded one at a time, as in a single process.
 _QUERIES = 32
-#: Number of batches of passages that a worker gets at once, so that messages take little of its time.
+#: Number of batches of passages that a worker receives at once, so that exchanging messages takes little time.
 _BATCHES = 8
 
 
 class TextEncoder(Protocol[RowsOut]):
-    """An encoder whose vectors are rows of any type."""
+    """Protocol of an encoder whose vectors are rows of any type."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -36,9 +36,9 @@ class EncodeTexts(Generic[Rows]):
     """The function that workers apply to batches of texts.
 
     Attributes:
-        load: Loads the encoder.
+        load: Function that loads the encoder.
         identity: Identity of the encoder in the process that writes the index.
-        kind: What the texts are.
+        kind: Whether the texts are queries or passages.
     """
 
     load: Callable[[], TextEncoder[Rows]]
@@ -46,30 +46,30 @@ class EncodeTexts(Generic[Rows]):
     kind: Literal["queries", "passages"]
 
     def open(self) -> Callable[[Sequence[str]], Rows]:
-        """Load the encoder.
+        """Load the encoder, and return its function for this kind of texts.
 
         Raises:
-            RerankError: It cannot be loaded.
-            BackendError: It is another model than that of the process that writes the index.
+            RerankError: The encoder cannot be loaded.
+            BackendError: The encoder is not the same as in the process that writes the index.
         """
         encoder = self.load()
         check_worker_model(encoder.identity, self.identity)
         return encoder.queries if self.kind == "queries" else encoder.passages
 
     def describe(self, item: Sequence[str]) -> str:
-        """Return the number of texts, and the beginning of the first one."""
+        """Return a description of a batch for messages: the number of texts, and the beginning of the first text."""
         return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingWorkers(Generic[Rows]):
-    """Workers that encode texts with the vectors of an encoder.
+    """Workers that encode texts to the same vectors as an encoder in this process.
 
     Attributes:
-        encoder: The encoder, as this process has loaded it.
-        load: Loads the same encoder in a worker.
-        apply: Applies a function in the workers.
-        join: Joins the rows of several batches of queries.
+        encoder: The encoder, loaded in this process.
+        load: Function that loads the same encoder in a worker.
+        apply: Function that applies a given function to items in the workers.
+        join: Function that concatenates the rows of several batches of queries.
     """
 
     encoder: TextEncoder[Rows]
@@ -81,13 +81,16 @@ class EncodingWorkers(Generic[Rows]):
         """Yield the rows of each batch, in order.
 
         Args:
-            batches: Passages; each batch is encoded as a whole by one worker.
+            batches: Batches of passages, each of which is encoded as a whole by one worker.
             count: Number of batches.
         """
         return self.apply(self._function("passages"), [batches], count=-(-count // _BATCHES), together=_BATCHES)
 
     def queries(self, texts: Sequence[str]) -> Rows:
-        """Return one row per query. A few queries are encoded here, because workers would have to load the model."""
+        """Return one row per query; a small number of queries is encoded in this process.
+
+        Each worker would first have to load the model, which takes longer than encoding a few queries.
+        """
         parts = [texts[start : start + _QUERIES] for start in range(0, len(texts), _QUERIES)]
         if len(parts) < 2:
             return self.encoder.queries(texts)

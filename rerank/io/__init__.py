@@ -1,1 +1,1 @@
-"""Files: text files with typed errors, atomic files and folders, and the formats of the field."""
+"""Reading and writing of files: text files with typed errors, atomic files and folders, and file formats of IR."""

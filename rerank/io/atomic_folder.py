@@ -1,7 +1,7 @@
-"""Folders that appear complete or not at all: they are built under a temporary name and renamed in one step.
+"""Functions that create folders which appear complete or not at all, by renaming a temporary folder in one step.
 
-A draft is created in the parent folder of its final path, because a rename is atomic only within one file system.
-Errors of the operating system are not translated: each caller turns them into a message for its users.
+A temporary folder (a draft) is created in the parent folder of its final path, because a rename is atomic only within
+one file system. Errors of the operating system are not converted; callers convert them to messages for their users.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 
 from rerank.io.temporary_paths import temporary_folder
 
-#: Folder for files that `fill_folder` has not moved yet. Its name is fixed, so the next call can remove what a
-#: killed process left behind.
+#: Name of the folder for files that `fill_folder` has not moved yet. It is fixed, so that the next call can remove
+#: files that a killed process left behind.
 UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
 def draft_folder(folder: Path, *, prefix: str = "", mode: int = 0o777) -> Generator[Path]:
-    """Yield an empty temporary folder beside ``folder``, and remove it when the block ends unless it was moved.
+    """Yield an empty temporary folder beside ``folder``; it is removed when the block ends, unless it was moved.
 
     Args:
         folder: The final path, to which `move_folder` renames the draft later. Its parent must exist.
-        prefix: Start of the temporary folder's name; by default ``.NAME.``.
-        mode: Permissions, reduced by the process's umask.
+        prefix: Start of the temporary folder's name; if empty, ``.NAME.``, with the name of ``folder``.
+        mode: Permissions of the temporary folder, reduced by the process's umask.
 
     Raises:
         OSError: The folder cannot be created.
@@ -42,12 +42,13 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
 
     Args:
         draft: The complete folder.
-        folder: Its new path. An empty folder there is replaced.
-        keep: Called with the new path if a folder already exists there: True keeps that folder and leaves ``draft`` in
-            place, False replaces it. Without ``keep``, an existing folder must be empty.
+        folder: The new path. An empty folder at this path is replaced.
+        keep: Function that is called with the new path if a folder exists there. If it returns True, that folder is
+            kept and ``draft`` is not moved; otherwise, the folder is replaced. None if an existing folder must be
+            empty.
 
     Raises:
-        OSError: The folder cannot be renamed, or something else exists at the new path.
+        OSError: The folder cannot be renamed, or the new path exists and may not be replaced.
     """
     if keep is not None and folder.is_dir():
         if keep(folder):
@@ -58,7 +59,7 @@ def move_folder(draft: Path, folder: Path, *, keep: Callable[[Path], bool] | Non
     try:
         draft.rename(folder)
     except OSError:
-        if keep is None or not folder.is_dir():  # otherwise another process was faster, and its folder stays
+        if keep is None or not folder.is_dir():  # otherwise another process was faster, and its folder is kept
             raise
 
 
@@ -80,11 +81,12 @@ def new_folder(folder: Path) -> Generator[Path]:
 
 
 def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".discarded-") -> None:
-    """Delete a folder without showing it half deleted to readers: rename it first, then delete it.
+    """Rename a folder and then delete it, so that other processes never see a partly deleted folder.
 
     Args:
         folder: The folder; nothing happens if another process has removed it.
-        parent: Folder into which it is moved before it is deleted, on the same file system; by default its parent.
+        parent: Folder on the same file system into which ``folder`` is moved before it is deleted; None for the parent
+            of ``folder``.
         prefix: Start of the temporary folder's name.
 
     Raises:
@@ -99,8 +101,8 @@ def discard_folder(folder: Path, parent: Path | None = None, *, prefix: str = ".
 def fill_folder(folder: Path, *, last: str) -> Generator[Path]:
     """Yield an empty folder inside ``folder``, and move its files into ``folder`` when the block ends normally.
 
-    Use it for folders that also contain other files. Readers treat ``last`` as the sign that the other files are
-    complete, so it is moved after them. Existing files with the same names are replaced.
+    This is meant for folders that also contain other files. The file ``last`` is moved after the others, because its
+    presence tells readers that the others are complete. Existing files with the same names are replaced.
 
     Args:
         folder: An existing folder.

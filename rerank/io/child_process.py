@@ -1,4 +1,4 @@
-"""Trying out in a child process what may not end: work on templates that come from somebody else."""
+"""A check whether untrusted work, such as rendering a template from elsewhere, ends; it runs in a child process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 
 
 def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
-    """Return whether work ends within limits of time and memory; its result and its ordinary errors are ignored.
+    """Return whether a function ends within limits of time and memory.
 
-    The process is forked, which takes milliseconds, so the work must not need other threads or a GPU.
+    The result of the function is ignored, and so are its exceptions, except for a lack of memory. The function is
+    called in a forked process, which takes milliseconds to start, so it must not need other threads or a GPU.
 
     Args:
-        work: What to try.
-        seconds: Limit of the time.
-        memory: Limit of the additional memory, in bytes; only on Linux.
+        work: Function without arguments.
+        seconds: Time limit.
+        memory: Limit of the additional memory, in bytes; enforced only on Linux.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the child does not need

@@ -1,4 +1,4 @@
-"""CSV tables for people, who may open them in a spreadsheet program."""
+"""Formatting of CSV tables that can be opened safely in a spreadsheet program."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-#: Beginnings of formulas: operators, also in full width, after any blanks.
+#: Beginnings of formulas: operators, also in full-width form, after optional whitespace.
 _FORMULA = re.compile(r"[\t\n]|\s*[=+@\uff1d\uff0b\uff0d\uff20-]")
 
 
 def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as CSV with a header.
 
-    Spreadsheet programs evaluate a text that looks like a formula, and formulas can run programs and send data. Such a
-    text gets an apostrophe at its beginning, which the programs do not show. Numbers are not changed.
+    Spreadsheet programs evaluate a text that looks like a formula, and formulas can run programs and send data.
+    Therefore, an apostrophe, which spreadsheet programs do not show, is put before such a text. Numbers are not
+    changed.
 
     Args:
         columns: Names of the columns.
-        rows: One value per column; None becomes an empty cell.
+        rows: The rows, each with one value per column; None becomes an empty cell.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -31,8 +32,8 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows with the same keys as CSV with a header; numbers keep all digits.
 
-    A pair of numbers under ``interval`` becomes the columns ``interval_low`` and ``interval_high``; keys with other
-    lists or objects are omitted.
+    A pair of numbers with the key ``interval`` becomes the columns ``interval_low`` and ``interval_high``, and
+    similarly for other keys. Keys whose values are other lists or objects are omitted.
     """
     flat = [_flatten_row_for_csv(row) for row in rows]
     return format_csv_table(list(flat[0]) if flat else [], [list(row.values()) for row in flat])
@@ -51,7 +52,7 @@ def _flatten_row_for_csv(row: Mapping[str, Any]) -> dict[str, Any]:
 def _harmless_csv_cell(cell: object) -> object:
     if not isinstance(cell, str):
         return cell
-    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return is not quoted, and would end the row
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return is not quoted and would end the row
     if not _FORMULA.match(cell):
         return cell
     try:

@@ -1,4 +1,4 @@
-"""SHA-256 hashes of files; those of large files are cached until the file changes."""
+"""SHA-256 hashes of files and folders; the hash of a large file is cached until the file changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank.io.temporary_paths import temporary_file
 
 #: Minimum size in bytes of files whose hash is cached; smaller files are read again in less than 0.1 seconds.
 _LARGE = 64 * 1024 * 1024
-#: A file modified less than this many nanoseconds ago may change again without changing its times.
+#: A file modified less than this many nanoseconds ago may be modified again without a change of its time stamps.
 _FRESH = 2_000_000_000
 
 
@@ -46,7 +46,7 @@ def file_hash(path: Path) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """Return the hex SHA-256 over the names and contents of all files below a folder.
+    """Return the hex SHA-256 over the names and contents of all files in a folder and its sub-folders.
 
     Raises:
         MissingResourceError: A file cannot be read.

@@ -1,4 +1,4 @@
-"""Work that is shared among forked processes, which inherit what it needs and write their results to files."""
+"""Distribution of work over forked processes, which inherit the data they need and write their results to files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def available_processors() -> int:
 
 
 def run_in_forked_processes(work: Callable[[int], None], count: int, processes: int) -> None:
-    """Call ``work`` with each number below ``count``, in at most ``processes`` forked processes.
+    """Call ``work`` with each number from 0 to ``count - 1``, in at most ``processes`` forked processes.
 
-    The work must not need other threads or a GPU. It runs in this process if one process is enough, and on systems
-    other than Linux, where a fork may break the system's own libraries. A process takes every n-th number and ends
-    by itself, so that nothing is left running if this process is killed.
+    ``work`` must not need other threads or a GPU. It is called in this process if one process is enough, and on systems
+    other than Linux, where a fork may break the system's own libraries. Each of n processes handles every n-th number
+    and then ends, so that no process remains if this process is killed.
 
     Args:
-        work: The work on one number. Its result is ignored.
-        count: How many numbers there are.
-        processes: Largest number of processes, at least 1.
+        work: Function that is called with each number; its result is ignored.
+        count: Number of calls.
+        processes: Maximum number of processes, at least 1.
 
     Raises:
         BackendError: A process was killed or failed unexpectedly.
-        RerankError: The work raised it.
+        RerankError: ``work`` raised it.
     """
     processes = min(processes, count) if sys.platform == "linux" else 1
     if processes <= 1:
@@ -80,7 +80,7 @@ def _raise_error_of_process(receiver: Any) -> None:
 
 
 def _work_on_numbers(work: Callable[[int], None], numbers: range, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it too, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process also receives Ctrl-C, and kills this one
     error: RerankError | None = None
     try:
         for number in numbers:

@@ -1,7 +1,7 @@
-"""Objects that are prepared for forks: locks that are free in a forked process, and hooks of objects around a fork.
+"""Locks that are free in a forked process, and methods of objects that are called around a fork.
 
-A fork copies only the thread that forks. A lock that another thread holds at this moment would never be released in the
-new process.
+A fork copies only the thread that forks. A lock that another thread holds during the fork would never be released in
+the new process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 _Event = Literal["before_fork", "after_fork_in_parent", "after_fork_in_child"]
 
-#: The watched objects by their id, since they need not be hashable.
+#: Weak references to the watched objects by ``id``, since these objects need not be hashable.
 _watched: dict[int, weakref.ref[Any]] = {}
 #: The objects that were watched when the current fork began.
 _forking: list[Any] = []
@@ -23,8 +23,8 @@ def watch_forks(watched: object) -> None:
     """Call an object's methods around every fork of this process, as long as the object exists.
 
     Args:
-        watched: The object. Its methods ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child`` are
-            called if it has them.
+        watched: The object. Those of the methods ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child``
+            that it has are called.
     """
     key = id(watched)
     _watched[key] = weakref.ref(watched, lambda _: _watched.pop(key, None))
@@ -39,7 +39,7 @@ class ForkLock:
         watch_forks(self)
 
     def __enter__(self) -> None:
-        """Wait for the lock and take it."""
+        """Wait for the lock and acquire it."""
         self._lock.acquire()
 
     def __exit__(self, *exc: object) -> None:
@@ -51,7 +51,7 @@ class ForkLock:
         return ForkLock, ()
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock by a free one."""
+        """Replace the lock by a free lock."""
         self._lock = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""A run whose rankings are read from its file when they are needed; only where they are is in memory."""
+"""A run whose rankings are read from its file when they are needed; only their positions in the file are in memory."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rerank.errors import DataError
 from rerank.io.text_files import open_text_bytes
 from rerank.types import Ranking, Run
 
-#: Number of a line (from 1), and the columns of its row.
+#: Line number (from 1) and columns of a row.
 Row = tuple[int, list[str]]
-#: Parses rows of a run file; returns query id -> document id -> score.
+#: Function that parses rows of a run file, and returns a mapping query id -> document id -> score.
 RunRowParser = Callable[[Iterator[Row], Path], Mapping[str, Mapping[str, float]]]
 
 
 class NotIndexedError(Exception):
-    """A file cannot be indexed, such as one in which no query has its lines together."""
+    """A run file cannot be indexed, for example because the lines of its queries are scattered."""
 
 
 class IndexedRun(Run):
-    """Query id -> ranking of a run file whose lines of a query are together, or in a few places.
+    """A run in a file in which the lines of each query are consecutive, or in a few consecutive blocks.
 
-    The file is read once when the index is made, to check all lines; a ranking is parsed whenever it is asked for.
-    Memory is needed for the query ids and for three numbers per place.
+    The whole file is read once, to check all lines and to record the position of each block. A ranking is parsed
+    whenever it is accessed. Memory is needed only for the query ids and for three numbers per block.
 
     Args:
-        path: The file, which is not compressed.
-        parse: Parses the rows of one query.
-        make: Makes the ranking of a query from its scores.
+        path: The file, which must not be compressed.
+        parse: Function that parses the rows of one query.
+        make: Function that builds the ranking of a query from its id and its scores.
         name: Name of the run.
 
     Raises:
@@ -58,7 +58,7 @@ class IndexedRun(Run):
                 self._scores(query)  # a document may be repeated in another place
 
     def _scan(self) -> None:
-        """Find the places of all queries, and check their lines."""
+        """Record the positions of the blocks of all queries, and check their lines."""
         with open_text_bytes(self._path) as stream:
             for _, together in groupby(self._lines(stream), key=itemgetter(0)):
                 lines = [*together]
@@ -67,7 +67,7 @@ class IndexedRun(Run):
                 self._add_place(query, start, last + len(line), number)
 
     def _lines(self, stream: Iterable[bytes]) -> Iterator[tuple[bytes, int, int, bytes]]:
-        """Yield first column, number, offset and content of the lines that are not blank."""
+        """Yield the first column, the line number, the byte offset and the content of each line that is not blank."""
         offset = 0
         for number, line in enumerate(stream, 1):
             text = line.removeprefix(b"\xef\xbb\xbf") if not offset else line
@@ -89,7 +89,7 @@ class IndexedRun(Run):
             raise NotIndexedError("lines of a query in many places")
 
     def _rows(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
-        """Yield the rows of numbered lines that are not blank."""
+        """Yield the rows of those numbered lines that are not blank."""
         try:
             for number, line in lines:
                 if columns := line.decode("utf-8").split():
@@ -103,7 +103,7 @@ class IndexedRun(Run):
         for place in places if isinstance(places, list) else [places]:
             content = os.pread(self._file, self._ends[place] - self._starts[place], self._starts[place])
             if self._file_state() != self._state:
-                raise DataError(f"{self._path} was changed while it was read", remedy="Start again")
+                raise DataError(f"{self._path} was changed while it was read", remedy="Run the command again")
             lines += enumerate(content.split(b"\n"), self._numbers[place])
         return self._parse(self._rows(lines), self._path)[query]
 
@@ -116,11 +116,11 @@ class IndexedRun(Run):
         return self._make(query_id, self._scores(query_id))
 
     def __contains__(self, query_id: object) -> bool:
-        """Return whether the file has a query, without reading its ranking."""
+        """Return whether the file contains a query, without reading its ranking."""
         return query_id in self._places
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the query ids, in the order in which they occur first."""
+        """Iterate over the query ids, in order of first occurrence."""
         return iter(self._places)
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
-"""Reading of JSON objects with the field names of various tools, and the rules for ids and texts in any file format.
+"""Readers of JSON objects with the field names of various tools, and rules for ids and texts in any file format.
 
-Every `DataError` names the file and line.
+The message of every `DataError` contains the file and the line.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class JsonRecord:
     fields: Mapping[str, Any]
 
     def get(self, keys: Sequence[str]) -> Any:
-        """Return the value of the first of these keys that is present and not null, or None."""
+        """Return the value of the first of these keys that is present and not null; None if there is no such key."""
         return next((self.fields[key] for key in keys if self.fields.get(key) is not None), None)
 
     def identifier(self, keys: Sequence[str], kind: str) -> str:
-        """Return the id stored under the first of these keys that is present.
+        """Return the id stored under the first of these keys that is present and not null.
 
         Raises:
             DataError: There is no id, or it is invalid.
@@ -56,7 +56,7 @@ class JsonRecord:
         return parse_json_id(value, kind, self.where)
 
     def text(self, keys: Sequence[str]) -> str:
-        """Return the text stored under the first of these keys that is present.
+        """Return the text stored under the first of these keys that is present and not null.
 
         Raises:
             DataError: There is no text, or it is not a string.
@@ -67,7 +67,11 @@ class JsonRecord:
         return parse_json_text(value, self.where)
 
     def document(self) -> Document:
-        """Return the object as a document."""
+        """Return the object as a document.
+
+        Raises:
+            DataError: There is no valid id, or neither a text nor an image.
+        """
         image = self.image()
         return Document(
             id=self.identifier(DOC_IDS, "document"),
@@ -77,16 +81,20 @@ class JsonRecord:
         )
 
     def image(self) -> str:
-        """Return the path under ``image``, or an empty string."""
+        """Return the path stored under ``image``; empty if it is missing or null."""
         return parse_json_text(self.fields.get("image") or "", self.where)
 
     def query(self) -> Query:
-        """Return the object as a query."""
+        """Return the object as a query.
+
+        Raises:
+            DataError: There is no valid id or no text.
+        """
         return Query(id=self.identifier(QUERY_IDS, "query"), text=self.text(QUERY_TEXTS))
 
     def _missing(self, what: str, keys: Sequence[str]) -> DataError:
         return DataError(
-            f"{self.where}: no {what} among the keys {', '.join(self.fields) or '(none)'}",
+            f"{self.where}: there is no {what} among the keys {', '.join(self.fields) or '(none)'}",
             expected=f"one of {', '.join(keys)}",
         )
 
@@ -100,23 +108,23 @@ def parse_json_id(value: object, kind: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind} id {error_repr(value)}", expected="a string or a whole number")
+        raise DataError(f"{where}: the {kind} id is {error_repr(value)}", expected="a string or a whole number")
     if not value or _NOT_IN_IDS.search(value):
         raise DataError(
-            f"{where}: {kind} id {error_repr(value)}",
-            expected="one or more characters without white space, as in run files",
+            f"{where}: the {kind} id is {error_repr(value)}",
+            expected="one or more characters without whitespace, as in run files",
         )
     return value
 
 
 def parse_json_text(value: object, where: str) -> str:
-    """Return a text; lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+    """Return a text in which lone surrogates, which UTF-8 cannot encode, are replaced by U+FFFD.
 
     Raises:
         DataError: The value is not a string.
     """
     if not isinstance(value, str):
-        raise DataError(f"{where}: {error_repr(value)}", expected="a string")
+        raise DataError(f"{where}: the value is {error_repr(value)}", expected="a string")
     return replace_lone_surrogates(value)
 
 
@@ -139,7 +147,7 @@ def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[
 
 
 def read_json_lines(path: Path) -> Iterator[JsonRecord]:
-    """Stream the objects of a JSON-lines file; blank lines are skipped.
+    """Yield the objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -156,17 +164,17 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
 
 
 def read_json_lines_file_documents(path: Path) -> Iterator[Document]:
-    """Stream the documents of a JSON-lines file."""
+    """Yield the documents of a JSON-lines file, after checking that their ids are unique."""
     return check_unique_ids(((record.where, record.document()) for record in read_json_lines(path)), "document")
 
 
 def read_json_lines_query_file(path: Path) -> list[Query]:
-    """Return the queries of a JSON-lines file, in file order."""
+    """Return the queries of a JSON-lines file in file order, after checking that their ids are unique."""
     return list(check_unique_ids(((record.where, record.query()) for record in read_json_lines(path)), "query"))
 
 
 def parse_json(line: str, where: str) -> Any:
-    """Parse JSON; an object with a duplicate key is an error.
+    """Parse JSON, and reject objects with duplicate keys.
 
     Raises:
         DataError: The text is not valid JSON, or an object has a duplicate key.
@@ -174,13 +182,13 @@ def parse_json(line: str, where: str) -> Any:
     try:
         return json.loads(line, object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove it") from error
+        raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove the invalid text") from error
 
 
 def _read_json_line_object(line: str, where: str) -> Mapping[str, Any]:
     value = parse_json(line, where)
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {error_repr(value)}", expected="one JSON object per line")
+        raise DataError(f"{where}: the line contains {error_repr(value)}", expected="one JSON object per line")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Parsing of runs and judgments in JSON: ``{query: {document: number}}``."""
+"""Parsing of runs and judgments in JSON, in the form ``{query: {document: number}}``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convert_json_table_score(value: object) -> float:
     """Return a finite number in single precision.
 
     Raises:
-        ValueError: The value is not a finite number; the message is the expectation.
+        ValueError: The value is not a finite number; the message states what was expected.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
         raise ValueError("a finite number")
@@ -30,10 +30,10 @@ def convert_json_table_score(value: object) -> float:
 
 
 def json_file_value_to_grade(value: object) -> int:
-    """Return a whole number; 1.0 becomes 1.
+    """Return a grade as an integer; floats that are whole numbers, such as 1.0, are converted.
 
     Raises:
-        ValueError: The value is not a whole number, or too large; the message is the expectation.
+        ValueError: The value is not a whole number, or it is too large; the message states what was expected.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -43,15 +43,16 @@ def json_file_value_to_grade(value: object) -> int:
 
 
 def parse_json_table(text: str, source: str, convert: Callable[[object], Number]) -> dict[str, dict[str, Number]]:
-    """Parse the nested object and convert its numbers.
+    """Parse a run or judgments in JSON into a mapping query id -> document id -> number.
 
     Args:
-        text: The JSON.
+        text: The JSON text.
         source: Name of the file in messages.
-        convert: `convert_json_table_score` or `json_file_value_to_grade`.
+        convert: Function that checks and converts a number: `convert_json_table_score` or `json_file_value_to_grade`.
 
     Raises:
-        DataError: The text is not JSON, has another structure, a duplicate key, no documents, or an invalid number.
+        DataError: The text is not JSON, has another structure, or contains a duplicate key, no documents, or an invalid
+            number.
     """
     try:
         table = json.loads(text, object_pairs_hook=_unique_table_keys)
@@ -67,7 +68,7 @@ def parse_json_table(text: str, source: str, convert: Callable[[object], Number]
         query: _convert_json_table_row(row, convert, f"{source}: query {query!r}") for query, row in table.items()
     }
     if not any(result.values()):
-        raise DataError(f"{source} has no documents", expected="at least one")
+        raise DataError(f"{source} contains no documents", expected="at least one")
     return result
 
 
@@ -84,7 +85,7 @@ def _convert_json_table_row(value: object, convert: Callable[[object], Number], 
 
 
 class _DuplicateKeyError(Exception):
-    """A duplicate key in an object, of which Python's JSON reader would silently keep the last."""
+    """A key occurs twice in an object; Python's JSON parser would silently keep only the last value."""
 
 
 def _unique_table_keys(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
 def hash_file_contents_of_model(folder: Path) -> str:
-    """Return the hex SHA-256 of the names and contents of a folder's weights, settings, chat template and tokenizer.
+    """Return the hex SHA-256 of the names and contents of a model's weights, settings, chat template and tokenizer.
 
     This package's own files (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
 
@@ -37,7 +37,7 @@ def hash_file_contents_of_model(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_file_or_json_content(path: Path, _mtime: int, _size: int) -> str:
-    """Return the hash of one file; its time and size are cache keys, so changes within one process are noticed."""
+    """Return the hash of one file; time and size are cache keys, so that changes of the file are noticed."""
     if path.suffix == ".json":
         content = _json_file_without_bookkeeping(path)
         if content is not None:

@@ -1,4 +1,4 @@
-"""Tab-separated files whose rows begin with a whole number: streaming, and lookup by number without reading the file.
+"""Readers of tab-separated files whose rows begin with a whole number, in file order or by random access to numbers.
 
 This is the format of T2Ranking: a header line, then lines ``number TAB rest``; quotes have no special meaning.
 """
@@ -29,24 +29,25 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def parse_whole_number(text: str, kind: str, where: str) -> str:
-    """Return a whole number, which may be written as a float, as an id: its digits without leading zeros.
+    """Return a whole number, which may be written as a float, as an id without leading zeros.
 
     >>> [parse_whole_number(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
     ['12', '12', '12', '12']
 
     Raises:
-        DataError: The text is not a whole number, or it is above 2^53, where floats cannot represent every number.
+        DataError: The text is not a whole number, or the number is above 2^53, where floats cannot represent all
+            integers.
     """
     if text.isascii() and text.isdigit() and len(text) < 16:
         return str(int(text))
     value = float(text) if _FLOAT.fullmatch(text) else -1.0
     if not (0 <= value <= _LARGEST and value.is_integer()):
-        raise DataError(f"{where}: {kind} id {error_repr(text)}", expected="a whole number of at least 0")
+        raise DataError(f"{where}: the {kind} id is {error_repr(text)}", expected="a whole number of at least 0")
     return str(int(value))
 
 
 def is_whole_number(text: str) -> bool:
-    """Return True if `parse_whole_number` accepts the text; it rejects column names."""
+    """Return whether `parse_whole_number` accepts a text, which distinguishes a number from a column name."""
     try:
         parse_whole_number(text, "", "")
     except DataError:
@@ -55,7 +56,9 @@ def is_whole_number(text: str) -> bool:
 
 
 def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
-    """Stream rows as (position for messages, number, rest); a first line without a number is the header.
+    """Yield each row as a tuple of its position for messages, its number, and its text after the tab.
+
+    A first line that does not begin with a number is a header and is skipped.
 
     Args:
         path: The file, plain or gzipped.
@@ -74,17 +77,18 @@ def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
             if not tab:
                 if not line.strip():
                     continue
-                raise DataError(f"{where}: {error_repr(line.rstrip())}", expected=f"{kind} id, a tab, text")
+                raise DataError(f"{where}: the row is {error_repr(line.rstrip())}", expected=f"{kind} id, a tab, text")
             yield where, parse_whole_number(first, kind, where), rest
 
 
 def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the rows with these numbers as (number, rest), in file order; unknown numbers are omitted.
+    """Yield the rows with these numbers as pairs of number and text after the tab, in file order.
 
-    The offsets of all rows are determined in one pass and cached, 16 bytes per row, until the file changes. A gzipped
-    file, which has no random access, is read from the start.
+    Numbers that are not in the file are omitted. The offsets of all rows are determined in one pass and cached, with 16
+    bytes per row, until the file changes. A gzipped file does not allow random access and is read from the start.
 
     Raises:
+        MissingResourceError: The file cannot be read.
         DataError: A number occurs twice, or a row is not in UTF-8.
         StorageError: The cache folder cannot be written.
     """
@@ -107,7 +111,7 @@ def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[s
 
 
 def _split_numbered_row(line: bytes, path: Path, number: int) -> str:
-    """Return the text after the number and the tab."""
+    """Return the text of a row after the number and the tab, and check that the row has the expected number."""
     try:
         first, _, rest = line.decode("utf-8").partition("\t")
     except UnicodeDecodeError as error:
@@ -172,6 +176,6 @@ def _write_tsv_row_offsets(table: NDArray[np.int64], target: Path) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise StorageError(
-            f"Cannot write below {target.parent}: {error.strerror or error}",
+            f"Files cannot be written in {target.parent}: {error.strerror or error}",
             remedy="Free some space, or set XDG_CACHE_HOME to a folder on another disk",
         ) from error

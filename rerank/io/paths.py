@@ -1,4 +1,4 @@
-"""Paths that users name, short names of files, and the cache folder of this package."""
+"""Functions for paths that users name: typed errors, short names for messages, and the cache folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rerank.errors import MissingResourceError, error_repr
 
-#: Errors of paths at which nothing can exist or be seen.
+#: Error numbers for paths at which no file can exist or be accessed.
 _PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 @contextlib.contextmanager
 def named_path_errors() -> Generator[None]:
-    """Turn an `OSError` about a path that a user named, such as a name that is too long, into a typed error.
+    """Convert an `OSError` about a path that a user named, such as a name that is too long, to a typed error.
 
     Raises:
         MissingResourceError: A path in the block cannot be looked up.
@@ -31,10 +31,12 @@ def named_path_errors() -> Generator[None]:
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the user's cache folder of this package (``$XDG_CACHE_HOME/listrank`` if set), or a path in it.
+    """Return the user's cache folder of this package, or the path of a sub-folder, without creating it.
+
+    The folder is ``$XDG_CACHE_HOME/listrank`` if this environment variable is set.
 
     Args:
-        parts: Names of the sub-folders of the path, e.g. ``"indexes"``. The folder is not created.
+        parts: Names of nested sub-folders, such as ``"indexes"``.
     """
     import platformdirs  # imported here, so that commands without a cache start faster
 
@@ -42,7 +44,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def shortest_distinguishing_suffixes(paths: Sequence[Path]) -> list[str]:
-    """Return, for every path, its shortest suffix of whole parts that no other path ends with.
+    """Return, for every path, the shortest suffix of whole path components with which no other path ends.
 
     >>> shortest_distinguishing_suffixes([Path("runs/a/run.trec"), Path("runs/b/run.trec"), Path("bm25.trec")])
     ['a/run.trec', 'b/run.trec', 'bm25.trec']

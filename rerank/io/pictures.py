@@ -1,4 +1,4 @@
-"""Picture files: opening, size and hash. Pillow is imported when a picture is opened."""
+"""Functions that open picture files, or return their sizes and hashes; Pillow is imported when a picture is opened."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceEr
 
 __all__ = ["UNREADABLE", "open_picture", "picture_hash", "picture_size", "require_pillow"]
 
-#: Exceptions of `open_picture` that are caused by the file, not by the installation.
+#: Exceptions that `open_picture` raises because of the file, not because of the installation.
 UNREADABLE = (DataError, MissingResourceError)
 
 
 def require_pillow() -> Any:
-    """Import Pillow's ``Image`` module.
+    """Import and return Pillow's module ``Image``.
 
     Raises:
         MissingPrerequisiteError: Pillow cannot be imported.
@@ -33,7 +33,7 @@ def require_pillow() -> Any:
 
 
 def open_picture(path: str) -> Any:
-    """Open a picture file as RGB. EXIF orientation is applied; an animation gives its first frame.
+    """Open a picture file as RGB; EXIF orientation is applied, and only the first frame of an animation is used.
 
     Returns:
         A fully loaded ``PIL.Image.Image`` of mode RGB.
@@ -47,7 +47,7 @@ def open_picture(path: str) -> Any:
     from PIL import ImageOps
 
     if not path:
-        raise MissingResourceError("A document without a picture", expected="the path of a picture")
+        raise MissingResourceError("The document has no picture", expected="the path of a picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about how the file was written
@@ -61,12 +61,12 @@ def open_picture(path: str) -> Any:
         raise DataError(
             f"{path!r} is not a readable picture: {error}",
             expected="a complete JPEG, PNG, WebP or other file that Pillow reads",
-            remedy="Download it again, or remove it from the collection",
+            remedy="Download the picture again, or remove it from the collection",
         ) from error
 
 
 def picture_size(path: str) -> int:
-    """Return the size of a file in bytes, or -1 if it does not exist."""
+    """Return the size of a file in bytes, or -1 if the file does not exist or cannot be accessed."""
     try:
         return os.stat(path).st_size if path else -1
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def picture_size(path: str) -> int:
 
 
 def picture_hash(path: str) -> str:
-    """Return the hex SHA-256 of a file's bytes, or an empty string if it cannot be read."""
+    """Return the hex SHA-256 of a file's bytes, or an empty string if the file cannot be read."""
     try:
         stat = os.stat(path)
         return _picture_file_hash(path, stat.st_mtime_ns, stat.st_size)
@@ -84,6 +84,6 @@ def picture_hash(path: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _picture_file_hash(path: str, _mtime: int, _size: int) -> str:
-    """Return the hash of one file; its time and size are cache keys, so changes within one process are noticed."""
+    """Return the hash of one file; time and size are cache keys, so that changes of the file are noticed."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Rerank requests in the formats of common tools: a query and its candidates, in order.
+"""Parsing and formatting of rerank requests, a query with its candidates, in the formats of common tools.
 
-The three formats are recognized by their keys: rank_llm's (``query``, ``candidates``), RankGPT's (``query``, ``hits``)
-and Rankify's or DPR's (``question``, ``ctxs``).
+Three formats are recognized by their keys: that of rank_llm (``query``, ``candidates``), that of RankGPT (``query``,
+``hits``), and that of Rankify and DPR (``question``, ``ctxs``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonR
 from rerank.types import Document, Query, Ranking
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
-#: Keys of a candidate that are parsed; its other keys are returned with it unchanged.
+#: Keys of a candidate that are parsed; all other keys are returned unchanged with the candidate.
 _READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", "image", *DOC_IDS, *TEXTS})
 
 
@@ -29,7 +29,7 @@ class RerankRequest:
         where: File and line (or number in the list), for messages.
         query: The query.
         docs: The candidates in input order.
-        scores: Scores of the candidates; None if missing or null.
+        scores: Scores of the candidates; None for a score that is missing or null.
     """
 
     where: str
@@ -43,15 +43,15 @@ class RerankRequest:
 
         Args:
             record: The object.
-            number: Its number in the file, from 1; the default id of the query.
+            number: The object's number in the file, from 1; used as the query's id if the object contains none.
 
         Raises:
-            DataError: The object has another structure, or a duplicate document.
+            DataError: The object has another structure, or contains a document twice.
         """
         entries = record.get(_CANDIDATES)
         if not isinstance(entries, list):
             raise DataError(
-                f"{record.where}: no list of candidates among the keys {', '.join(record.fields) or '(none)'}",
+                f"{record.where}: there is no list of candidates among the keys {', '.join(record.fields) or '(none)'}",
                 expected="one of candidates, hits, ctxs, in addition to query or question",
             )
         query = _parse_request_query(record, entries, number)
@@ -70,7 +70,10 @@ class RerankRequest:
         return cls(where=record.where, query=query, docs=docs, scores=scores)
 
     def in_given_order(self) -> Ranking:
-        """Return the candidates in input order; scores are kept if all are present and none exceeds the one before."""
+        """Return the candidates in input order, with their scores if all are present and do not increase.
+
+        Otherwise, the score at rank r is 1/r.
+        """
         scores = [score for score in self.scores if score is not None]
         non_increasing = all(below <= above for above, below in pairwise(scores))
         if len(scores) == len(self.docs) and non_increasing:
@@ -78,7 +81,7 @@ class RerankRequest:
         return Ranking.from_order(self.query, self.docs)
 
     def sorted_by_score(self) -> Ranking:
-        """Return the candidates sorted by score; ties are broken by `rerank.types.ranking_tie_sort_key`, as in runs.
+        """Return the candidates sorted by score; ties are broken as in runs (`rerank.types.ranking_tie_sort_key`).
 
         Raises:
             DataError: A score is missing.
@@ -99,7 +102,8 @@ def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int
     hit_ids = {str(entry["qid"]) for entry in entries if isinstance(entry, Mapping) and entry.get("qid") is not None}
     if len(hit_ids) > 1:
         raise DataError(
-            f"{record.where}: its hits belong to the queries {', '.join(sorted(hit_ids)[:3])}", expected="one query"
+            f"{record.where}: its hits belong to {len(hit_ids)} queries, including {', '.join(sorted(hit_ids)[:3])}",
+            expected="hits of one query",
         )
     ids = (inner.get(("qid", *QUERY_IDS)) if inner else None, record.get(("qid", *QUERY_IDS)), *hit_ids)
     query_id = next((value for value in ids if value not in (None, "")), number)
@@ -107,14 +111,15 @@ def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int
 
 
 def _parse_request_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
-    """Parse a candidate.
+    """Parse a candidate, and return its document and its score; the score is None if it is missing.
 
-    It is a string or an object. In an object, the document is a string, a nested object, or the object's own fields.
+    A candidate is a string or an object. In an object, the document is a string, a nested object, or the object's own
+    fields.
     """
     if isinstance(entry, str):
         return Document(id=default_id, text=parse_json_text(entry, where)), None
     if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: {entry!r:.60}", expected="a string or an object")
+        raise DataError(f"{where} is {entry!r:.60}", expected="a string or an object")
     outer = JsonRecord(where, entry)
     doc = outer.get(("doc", "document"))
     inner = JsonRecord(where, doc) if isinstance(doc, Mapping) else outer
@@ -123,7 +128,7 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
         doc_id = inner.get(("docid", *DOC_IDS))
     document = Document(
         id=default_id if doc_id in (None, "") else parse_json_id(doc_id, "document", where),
-        text=_candidate_fields(doc, inner),
+        text=_fields_of_request_candidate(doc, inner),
         title=parse_json_text(inner.get(("title",)) or "", where),
         image=inner.image(),
         source={key: value for key, value in entry.items() if key not in _READ},
@@ -131,7 +136,8 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
     return document, _parse_candidate_score(outer.get(("score",)), where)
 
 
-def _candidate_fields(doc: object, inner: JsonRecord) -> str:
+def _fields_of_request_candidate(doc: object, inner: JsonRecord) -> str:
+    """Return the text of a candidate; empty if the candidate has an image but no text."""
     if isinstance(doc, str):
         return parse_json_text(doc, inner.where)
     return inner.text(TEXTS) if not inner.image() or inner.get(TEXTS) is not None else ""
@@ -145,15 +151,15 @@ def _parse_candidate_score(value: object, where: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{where}: score {value!r:.60}", expected="a finite number or null")
+        raise DataError(f"{where}: the score is {value!r:.60}", expected="a finite number or null")
     return number
 
 
 def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
-    """Return a reranked list in rank_llm's format, with the candidates' texts and other keys.
+    """Return a reranked list in the format of rank_llm, with the texts and the other keys of the candidates.
 
     Args:
-        candidates: The list before reranking, with query and documents.
+        candidates: The list before reranking, with its query and documents.
         result: The reranked list; its documents need only ids.
     """
     docs = {doc.id: doc for doc in candidates.docs}

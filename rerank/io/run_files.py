@@ -1,6 +1,7 @@
 """Reading and writing of runs and judgments in the formats of TREC, MS MARCO, BEIR and JSON, plain or gzipped.
 
-The format is detected from the content, not the file name. Every `DataError` names the file and line.
+The format is detected from the content, not from the file name. The message of every `DataError` contains the file and
+the line.
 """
 
 from __future__ import annotations
@@ -47,23 +48,24 @@ _JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query id may start with a brace, but
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
 #: Name of the run in the folder that `rerank run` creates.
 _RUN_IN_FOLDER = "run.trec"
-#: An id must not start like this: at the start of a file, it would be read as a byte order mark or as JSON.
+#: Beginnings that ids must not have: at the start of a file, they would be parsed as a byte order mark or as JSON.
 _MISREAD = ("\ufeff", '{"', "{}")
 
-#: Bytes of a run file of which the rankings are not kept in memory.
+#: Minimum size in bytes of a run file whose rankings are not kept in memory.
 _LARGE = 1 << 25
 
 
 def read_run(path: str | Path, *, name: str | None = None) -> Run:
     """Read a run: TREC (6 columns), MS MARCO (3 columns) or JSON ``{query: {document: score}}``, plain or gzipped.
 
-    Scores are read in single precision and sorted by the tie rule, as in trec_eval; TREC's rank column and anything
-    after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids but no text. The
-    rankings of a large file are read whenever they are asked for, unless it is compressed, JSON or scattered.
+    Scores are converted to single precision, and documents are sorted by score and id, as in trec_eval; TREC's rank
+    column and anything after the tag are ignored. In MS MARCO's format, the score at rank r is 1/r. Documents have ids
+    but no text. Each ranking of a large file is read when it is accessed, unless the file is compressed or in JSON, or
+    the lines of its queries are scattered.
 
     Args:
         path: The file.
-        name: Name of the run; by default the tag of the first line, or the file's name without extensions.
+        name: Name of the run; None for the tag in the first line or, without tags, the file name without extensions.
 
     Raises:
         MissingResourceError: The file does not exist, or is a folder.
@@ -92,14 +94,14 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
 
 
 def read_run_lists(path: str | Path) -> Iterator[Ranking]:
-    """Stream the rankings of a TREC run written by this package, with consecutive, sorted lines for each query.
+    """Yield the rankings of a TREC run written by this package, with consecutive and sorted lines for each query.
 
     Args:
         path: The file; it may be empty.
 
     Raises:
         MissingResourceError: The file does not exist, or is a folder.
-        DataError: A line has the wrong columns, or a query's documents contain a duplicate or are not sorted.
+        DataError: A line has the wrong columns, or the documents of a query contain a duplicate or are not sorted.
     """
     path = Path(path)
     with open_text_file(path) as text:
@@ -109,17 +111,18 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
 
 
 def write_run(run: Run, target: str | Path | TextIO) -> None:
-    """Write a run in TREC's six columns; sorting the lines by score, even in single precision, keeps their order.
+    """Write a run in the six-column TREC format.
 
-    Ranks start at 1. Scores are lowered where needed to make them strictly decrease. White space in the run's name
-    becomes ``_`` in the tag. Queries without documents have no line.
+    Ranks start at 1. Where needed, scores are lowered so that they strictly decrease in single precision; programs that
+    sort the lines by score therefore keep the ranking. Whitespace in the run's name is replaced by ``_`` in the tag.
+    Queries without documents are omitted.
 
     Args:
         run: The run.
         target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Raises:
-        DataError: An id is empty or contains white space.
+        DataError: An id is empty, contains whitespace, or begins like JSON.
         MissingResourceError: The file's folder does not exist.
         StorageError: The file cannot be written.
     """
@@ -130,10 +133,10 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
 
 @contextlib.contextmanager
 def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
-    """Write a run one ranking at a time, as `write_run` does; a file is replaced if the block ends without an error.
+    """Open a TREC run for writing one ranking at a time, in the format of `write_run`.
 
     Args:
-        target: A stream, or a file.
+        target: A stream, or a file, which is replaced atomically if the block ends without an error.
         name: Name of the run.
 
     Yields:
@@ -145,9 +148,9 @@ def open_trec_run_file(target: str | Path | TextIO, name: str) -> Generator[Call
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Read judgments: TREC or MS MARCO (4 columns), BEIR (3 columns, header optional) or JSON, plain or gzipped.
+    """Read judgments: TREC or MS MARCO (4 columns), BEIR (3 columns, optional header) or JSON, plain or gzipped.
 
-    Grades are whole numbers; ``1.0`` is read as 1. A judgment repeated with the same grade counts once.
+    Grades are whole numbers; ``1.0`` is converted to 1. A judgment that is repeated with the same grade counts once.
 
     Args:
         path: The file. JSON has the format ``{query: {document: grade}}``.
@@ -168,14 +171,14 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
-    """Write judgments in TREC's four columns.
+    """Write judgments in the four-column TREC qrels format.
 
     Args:
-        qrels: The judgments. Queries without judgments have no line.
+        qrels: The judgments. Queries without judgments are omitted.
         target: A stream, or a file, which is replaced atomically (gzipped if its name ends in ``.gz``).
 
     Raises:
-        DataError: An id is empty or contains white space.
+        DataError: An id is empty, contains whitespace, or begins like JSON.
         MissingResourceError: The file's folder does not exist.
         StorageError: The file cannot be written.
     """
@@ -201,17 +204,17 @@ def _format_trec_run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
 
 
 def _is_unwritable_in_run(character: str) -> bool:
-    """Return True for white space, NUL and lone surrogates."""
+    """Return whether a run file cannot contain a character: whitespace, NUL, or a lone surrogate."""
     return character.isspace() or character == "\0" or "\ud800" <= character <= "\udfff"
 
 
 def _check_trec_run_id(name: str, kind: str) -> str:
-    """Return the id after checking that a column can contain it."""
+    """Return an id after checking that it can be written as a column of a TREC file."""
     if not name or name.startswith(_MISREAD) or any(map(_is_unwritable_in_run, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
-            expected="at least one character, no white space, and no start that could be JSON",
-            remedy="Rename it",
+            expected="at least one character, no whitespace, and no start that could be JSON",
+            remedy=f"Rename the {kind}",
         )
     return name
 
@@ -224,9 +227,10 @@ def _is_large_plain_file(path: Path) -> bool:
 
 
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
-    """Return the first line that is not blank, and all such lines as rows. What follows the line is read with the rows.
+    """Return the first line that is not blank, and an iterator over the rows of this and all later non-blank lines.
 
-    The rows are split by C code only, which takes a third of the time of generators.
+    Later lines are read as the iterator advances. Rows are split only by C code, which takes a third of the time of
+    generators.
     """
     for number, line in enumerate(text, 1):
         if not line.isspace():
@@ -235,12 +239,12 @@ def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
 
 
 def _split_rows(lines: Iterable[str], first: int) -> Iterator[Row]:
-    """Return the rows of lines, of which the first has the given number."""
+    """Return an iterator over the rows of lines; ``first`` is the number of the first line."""
     return enumerate(map(str.split, lines), first)
 
 
 def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:
-    """Return the ranking of one query; pairs of score and id compare by the rule of `ranking_tie_sort_key`."""
+    """Return the ranking of one query, sorted by score and id according to `ranking_tie_sort_key`."""
     ranked = sorted(zip(scores.values(), scores, strict=True), reverse=True)
     values, doc_ids = zip(*ranked, strict=True) if ranked else ((), ())
     return Ranking.from_ids(Query(id=query), doc_ids, values)
@@ -248,7 +252,7 @@ def _sort_ranking(query: str, scores: Mapping[str, float]) -> Ranking:
 
 def _wrong_columns_error(path: Path, row: Row, expected: str) -> DataError:
     number, fields = row
-    return DataError(f"{path}:{number}: {len(fields)} columns", expected=expected)
+    return DataError(f"{path}:{number}: the line has {len(fields)} columns", expected=expected)
 
 
 def _parse_trec_scores(rows: Iterator[Row], path: Path) -> dict[str, dict[str, float]]:
@@ -262,7 +266,7 @@ def _parse_trec_scores(rows: Iterator[Row], path: Path) -> dict[str, dict[str, f
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{path}:{number}: score {text!r} of document {doc!r}", expected="a finite number")
+            raise DataError(f"{path}:{number}: the score of document {doc!r} is {text!r}", expected="a finite number")
         scores = table[query]
         if doc in scores:
             raise DataError(f"{path}:{number}: duplicate document {doc!r} in query {query!r}", expected="each id once")
@@ -282,8 +286,8 @@ def _parse_msmarco_run_file(rows: Iterator[Row], path: Path) -> dict[str, dict[s
         rank = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
         if rank < 1 or (query, rank) in taken:
             raise DataError(
-                f"{path}:{number}: rank {text!r} of document {doc!r}",
-                expected="a whole number of at least 1, each once",
+                f"{path}:{number}: the rank of document {doc!r} is {text!r}",
+                expected="a whole number of at least 1, each rank once per query",
             )
         taken.add((query, rank))
         scores = table.setdefault(query, {})
@@ -307,13 +311,13 @@ def _parse_qrels_grades(rows: Iterator[Row], path: Path) -> dict[str, dict[str, 
             raise _wrong_columns_error(path, (number, fields), f"{columns}, as in the first line")
         query, doc, text = fields[0], fields[-2], fields[-1]
         if not _WHOLE.fullmatch(text):
-            raise DataError(f"{path}:{number}: grade {text!r} of document {doc!r}", expected=GRADES)
+            raise DataError(f"{path}:{number}: the grade of document {doc!r} is {text!r}", expected=GRADES)
         value = int(text.split(".")[0])
         if table.setdefault(query, {}).setdefault(doc, value) != value:
             raise DataError(
                 f"{path}:{number}: document {doc!r} of query {query!r} has grade {value} here and {table[query][doc]} "
                 "above",
-                expected="one grade for each",
+                expected="one grade for each document of a query",
             )
     if not table:
         raise DataError(f"{path} has a header but no judgments", expected="at least one judgment")

@@ -1,8 +1,8 @@
-"""Cache folders that are complete or absent: built under a temporary name, sealed with a marker, then renamed.
+"""Cache folders that are complete or absent: each is built under a temporary name, sealed with a marker, and renamed.
 
-If two processes build the same folder at once, the folder that is finished first is kept. If a process is killed while
-it builds, its temporary folder is removed when a folder with the same grandparent is opened, such as an index of any
-collection. A folder whose files do not have the sizes and hashes in its marker is built again.
+If two processes build the same folder at the same time, the folder that is finished first is kept. The temporary folder
+of a killed process is removed when any sealed folder with the same grandparent is opened, such as an index of another
+collection. A folder whose files do not match the sizes and hashes in its marker is built again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _MARKER = "marker.json"
 _PREFIX = ".building-"
-#: What reading a damaged or unreadable folder raises.
+#: Exceptions that are raised when a damaged or unreadable folder is read.
 _DAMAGE = (
     OSError,
     MissingResourceError,
@@ -39,12 +39,12 @@ _DAMAGE = (
 
 @contextlib.contextmanager
 def storage_errors(folder: Path) -> Generator[None]:
-    """Turn an `OSError` while writing below ``folder`` into a `StorageError`."""
+    """Raise a `StorageError` in place of an `OSError` in the block, which writes files in ``folder``."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"Cannot write below {folder}: {error.strerror or error}",
+            f"Files cannot be written in {folder}: {error.strerror or error}",
             remedy="Free some space, or set XDG_CACHE_HOME to a folder on another disk",
         ) from error
 
@@ -56,11 +56,11 @@ def open_sealed_folder(
 
     Args:
         folder: The path of the folder.
-        made_from: Everything that the content depends on (format, versions, options). A folder whose marker has other
-            values is built again.
-        build: Called with an empty folder; writes the files, without sub-folders, into it.
-        load: Called with the complete folder; returns the result. If it raises OSError, EOFError, ValueError, KeyError
-            or TypeError, the folder counts as damaged.
+        made_from: Everything that the content depends on (format, versions, options). A folder whose marker contains
+            other values is built again.
+        build: Function that is called with an empty folder and writes the files, without sub-folders, into it.
+        load: Function that is called with the complete folder and returns the result. If it raises OSError, EOFError,
+            ValueError, KeyError or TypeError, the folder counts as damaged.
 
     Raises:
         StorageError: The folder cannot be written, or cannot be read right after it was built.
@@ -78,11 +78,11 @@ def open_sealed_folder(
             warnings.warn(f"{folder} is damaged ({damage}) and is built again", stacklevel=2)
             with storage_errors(folder.parent):
                 discard_folder(folder, prefix=_PREFIX)
-    raise StorageError(f"{folder} cannot be read after it was built ({damage})", remedy="Check the disk it is on")
+    raise StorageError(f"{folder} cannot be read after it was built ({damage})", remedy="Check the disk of this folder")
 
 
 def _remove_leftover_drafts(folder: Path) -> None:
-    """Remove the temporary folders of killed processes beside ``folder`` and beside its parent's neighbours."""
+    """Remove the temporary folders of killed processes from the parent of ``folder`` and from the parent's siblings."""
     with contextlib.suppress(OSError):
         for parent in folder.absolute().parent.parent.iterdir():
             remove_leftover_folders(parent, _PREFIX)
@@ -100,7 +100,7 @@ def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Call
 
 
 def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Write the marker with every file's size and hash, after all files have reached the disk."""
+    """Write the marker with the size and the hash of every file, after all files have been flushed to the disk."""
     sizes = sync_files(folder)
     hashes = {name: file_hash(folder / name) for name in sizes}
     with (folder / _MARKER).open("w", encoding="utf-8") as marker:
@@ -110,7 +110,10 @@ def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
 
 
 def sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each folder in ``parent``, and how it is damaged (empty if it is whole); nothing is built or removed."""
+    """Yield each sealed folder in ``parent`` with a description of its damage; nothing is built or removed.
+
+    The description is empty if the folder is not damaged.
+    """
     for marker in sorted(parent.glob(f"[!.]*/{_MARKER}")):
         try:
             _check_seal(marker.parent)
@@ -121,7 +124,7 @@ def sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
 
 
 def damaged_sealed_folders(parent: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each damaged folder in ``parent``, and how it is damaged; nothing is built or removed."""
+    """Yield each damaged folder in ``parent`` with a description of its damage; nothing is built or removed."""
     return (pair for pair in sealed_folders(parent) if pair[1])
 
 
@@ -133,4 +136,4 @@ def _check_seal(folder: Path, made_from: Mapping[str, str] | None = None) -> Non
         if (size := (folder / name).stat().st_size) != expected:
             raise ValueError(f"{name} has {size} bytes instead of {expected}")
         if "sha256" in marker and file_hash(folder / name) != marker["sha256"][name]:  # older folders have no hashes
-            raise ValueError(f"{name} has another content than when it was written")
+            raise ValueError(f"the content of {name} has changed since it was written")

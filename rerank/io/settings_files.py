@@ -1,4 +1,4 @@
-"""Reading of small files of settings, TOML and JSON: whole, up to a size limit, with typed errors for any content."""
+"""Reading of settings files in TOML and JSON, up to a size limit, with typed errors for any content."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from rerank.errors import DataError, MissingResourceError
 from rerank.io.json_records import parse_json
 from rerank.io.text_files import open_text_file
 
-#: Maximum number of characters of a file of settings.
+#: Maximum number of characters in a settings file.
 _MAX_CHARACTERS = 64 << 20
 
 
 def read_settings_text(path: str | Path, what: str, *, expected: str = "") -> str:
-    """Return the text of a file that is read whole.
+    """Return the whole text of a settings file.
 
     Args:
         path: The file.
         what: Noun for the file in messages, such as ``recipe`` or ``suite``.
-        expected: What kind of file is expected, for messages.
+        expected: Description of the expected kind of file, for messages.
 
     Raises:
         MissingResourceError: The file does not exist or cannot be read.
-        DataError: The file is not text in UTF-8, or too large.
+        DataError: The file is not text in UTF-8, or it is too large.
     """
     try:
         with open_text_file(path) as file:
             text = file.read(_MAX_CHARACTERS + 1)
     except MissingResourceError as error:
-        raise MissingResourceError(f"No {what}: {error.found}", expected=expected, remedy=error.remedy) from error
+        raise MissingResourceError(
+            f"The {what} is missing: {error.found}", expected=expected, remedy=error.remedy
+        ) from error
     except DataError as error:
         raise DataError(error.found, expected=expected or error.expected, remedy=error.remedy) from error
     if len(text) > _MAX_CHARACTERS:
@@ -53,10 +55,14 @@ def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """Parse TOML.
+    """Parse a text in TOML, and return its tables.
+
+    Args:
+        text: The text.
+        where: Description of the text at the beginning of messages, such as ``The recipe 'a.toml'``.
 
     Raises:
-        DataError: The text is not valid TOML, is nested too deep, or has a number of thousands of digits.
+        DataError: The text is not valid TOML, is nested too deeply, or contains a number with thousands of digits.
     """
     try:
         return tomllib.loads(text)
@@ -70,11 +76,11 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
     Args:
         path: The file.
         what: Noun for the file in messages, such as ``head list``.
-        expected: What kind of file is expected, for messages.
+        expected: Description of the expected kind of file, for messages.
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: The file is not valid JSON, or contains something other than an object.
+        DataError: The file is not valid JSON, or its top level is not an object.
     """
     text, where = read_settings_text(path, what, expected=expected), f"The {what} {str(path)!r}"
     try:
@@ -82,5 +88,5 @@ def read_json_object(path: str | Path, what: str, *, expected: str = "a JSON obj
     except DataError as error:
         raise DataError(error.found, expected=expected, remedy=error.remedy) from error
     if not isinstance(content, dict):
-        raise DataError(f"{where} contains a {type(content).__name__}", expected=expected)
+        raise DataError(f"{where} has a {type(content).__name__} at the top level", expected=expected)
     return content

@@ -1,6 +1,6 @@
-"""Streaming of SGML and XML elements from TREC's files, which are often not well formed.
+"""Functions that stream SGML and XML elements from TREC's files, and extract their text.
 
-XML parsers reject these files: most lack a root element, contain bare ampersands, or leave elements unclosed.
+XML parsers reject many of these files: most lack a root element, contain bare ampersands, or leave elements unclosed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SgmlBlock:
     """An element of a file.
 
     Attributes:
-        where: File and line of its opening tag, for messages.
+        where: File and line of the opening tag, for messages.
         attributes: The text of the opening tag after the element's name.
         body: The raw content between the tags.
     """
@@ -37,7 +37,7 @@ class SgmlBlock:
     body: str
 
     def attribute(self, names: Sequence[str]) -> str:
-        """Return the value of the first of these attributes that is present (ignoring case), or an empty string."""
+        """Return the value of the first of these attributes (ignoring case) that is present; empty if none is."""
         for name in names:
             pattern = rf"""(?i:\b{name})\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))"""
             if match := re.search(pattern, self.attributes):
@@ -46,11 +46,12 @@ class SgmlBlock:
 
 
 def read_sgml_file_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
-    """Stream the elements with these names; everything between them (a prolog, a root element) is skipped.
+    """Yield the elements with these names; everything between them, such as a prolog or a root element, is skipped.
 
     Raises:
         MissingResourceError: The file does not exist.
-        DataError: There is no such element, or one is nested in another, is not closed, or has only a closing tag.
+        DataError: There is no such element, or an element is nested in another one, is not closed, or has only a
+            closing tag.
     """
     edge = re.compile(rf"<(/?)(?:{'|'.join(names)})(\s[^<>]*)?>", re.I)
     shown = " or ".join(f"<{name.upper()}>" for name in names)
@@ -73,19 +74,19 @@ def read_sgml_file_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBloc
     if start:
         raise DataError(f"{path}:{start}: the element that starts here is not closed", expected="a closing tag")
     if is_empty:
-        raise DataError(f"{path} has no {shown}", expected=f"at least one element {shown}")
+        raise DataError(f"{path} contains no {shown}", expected=f"at least one element {shown}")
 
 
 def _unpaired_sgml_file_tag_error(tag: str, where: str, start: int) -> DataError:
     if start:
         return DataError(
-            f"{where}: {tag} inside the element that starts in line {start}", expected="a closing tag first"
+            f"{where}: {tag} is inside the element that starts in line {start}", expected="a closing tag first"
         )
-    return DataError(f"{where}: {tag} without an opening tag", expected="an opening tag before it")
+    return DataError(f"{where}: {tag} has no opening tag", expected="an opening tag before it")
 
 
 def find_element_in_sgml_text(body: str, names: Sequence[str]) -> str | None:
-    """Return the content of the first element found, trying the names in order; None if there is none."""
+    """Return the content of the first element with the first of these names that occurs; None if none occurs."""
     for name in names:
         if match := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
             return match[2]
@@ -104,6 +105,6 @@ def remove_elements_from_sgml_text(body: str, names: Sequence[str]) -> str:
 
 
 def convert_sgml_to_plain_text(markup: str) -> str:
-    """Convert markup to text: remove comments and tags, decode entities, and normalize white space."""
+    """Convert markup to text: remove comments and tags, decode entities, and normalize whitespace."""
     escaped = _CDATA.sub(lambda match: html.escape(match[1]), markup)
     return tidy_text_file_lines(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", escaped))))

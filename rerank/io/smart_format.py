@@ -1,4 +1,4 @@
-"""The SMART format of Cranfield and CISI: records start with ``.I``, fields with ``.W`` and other letters."""
+"""A parser of the SMART format of Cranfield and CISI, in which records start with ``.I`` and fields with ``.W`` etc."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _FIELD = re.compile(r"\.([TABWXKNC])\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmartRecord:
-    """A record of a file.
+    """A record of a file in the SMART format.
 
     Attributes:
         where: File and line, for messages.
         number: The number after ``.I``, without leading zeros.
-        fields: Letter -> text. Only the first line with a letter starts a field; later lines with that letter are text.
+        fields: Mapping from the letter of a field to its text. Only the first line with a letter starts a field; later
+            lines with the same letter are text.
     """
 
     where: str
@@ -31,7 +32,7 @@ class SmartRecord:
 
 
 def read_smart_format_file(path: Path) -> Iterator[SmartRecord]:
-    """Stream the records of a file.
+    """Yield the records of a file in the SMART format.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -56,7 +57,7 @@ def read_smart_format_file(path: Path) -> Iterator[SmartRecord]:
                     expected="a line .I NUMBER, then a field such as .W",
                 )
     if not in_record:
-        raise DataError(f"{path} has no records", expected="records that start with a line .I NUMBER")
+        raise DataError(f"{path} contains no records", expected="records that start with a line .I NUMBER")
     yield _parse_smart_format_record(where, number, parts)
 
 
@@ -67,11 +68,11 @@ def _parse_smart_format_record(where: str, number: str, parts: Mapping[str, list
 
 
 def tidy_text_file_lines(text: str) -> str:
-    """Return the text without blank lines and with single spaces, keeping line breaks."""
+    """Return the text without blank lines and with single spaces; other line breaks are kept."""
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def join_text_file_lines(text: str) -> str:
-    """Return the text on one line with single spaces."""
+    """Return the text as one line, with single spaces."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Replacement of lone surrogates: JSON may contain half a character, and no text file or database stores it."""
+"""Replacement of lone surrogates (halves of characters), which JSON may contain but text files cannot store."""
 
 from __future__ import annotations
 

@@ -13,9 +13,13 @@ Form = Literal["text", "markdown", "latex", "html"]
 
 
 class Cell(NamedTuple):
-    """A cell with optional superscript marks, like footnote marks; ``best`` cells are bold where a format can do so.
+    """A table cell.
 
-    A terminal that is too narrow for the table shows ``short``, if there is one, instead of the text.
+    Attributes:
+        text: The text.
+        above: Superscript marks after the text, like footnote marks; empty for none.
+        best: Whether the text is bold, in formats that support bold text.
+        short: Text that is shown instead in a terminal that is too narrow for the table; empty if there is none.
     """
 
     text: str
@@ -25,10 +29,14 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table whose first ``left`` columns are left-aligned and whose other columns are right-aligned.
+    """A table.
 
-    Only LaTeX shows the caption, as that of a floating table. A terminal shows the columns whose indices are in
-    ``minor`` only on request.
+    Attributes:
+        heads: The column headings.
+        rows: The cells of each row.
+        left: Number of left-aligned columns; all further columns are right-aligned.
+        caption: The caption of a floating table, which only LaTeX shows; empty for a table that does not float.
+        minor: Indices of the columns that a terminal shows only on request.
     """
 
     heads: Sequence[str]
@@ -45,13 +53,13 @@ class Grid(NamedTuple):
 
 
 class TableReport(NamedTuple):
-    """Tables of one result, with the lines below them.
+    """The tables of one result, with the lines below them.
 
     Attributes:
-        grids: The tables, at least one; the last one but ``after`` is the main table.
+        grids: The tables, at least one. The main table is the last, or the one before the last ``after`` tables.
         legend: Lines that explain the marks and state the test.
         notes: Further lines.
-        measure: Name of the measure, if several reports of the same kind belong together.
+        measure: Name of the measure, if there is one report per measure; otherwise empty.
         after: Number of tables that follow the main table.
     """
 
@@ -63,7 +71,7 @@ class TableReport(NamedTuple):
 
     @property
     def main(self) -> Grid:
-        """The table that alone is written to a pipe."""
+        """The main table, the only one that is written to a pipe."""
         return self.grids[-1 - self.after]
 
     def format(self, form: Form = "text") -> str:
@@ -81,7 +89,7 @@ class HasTables(ABC):
 
     @abstractmethod
     def tables(self, digits: int = 4) -> TableReport:
-        """Return the tables of the result, with ``digits`` decimals of scores, their legend and the notes."""
+        """Return the tables of the result, with their legend and the notes; scores have ``digits`` decimals."""
 
     def to_table(self, form: Form, digits: int = 4) -> str:
         """Return the tables, their legend and the notes in an output format."""
@@ -155,7 +163,7 @@ def table_as_text_cells(grid: Grid, *, short: bool = False) -> list[list[str]]:
 
     Args:
         grid: The table.
-        short: Use the short texts of cells that have one.
+        short: Whether to use the short texts of cells that have one.
     """
     rows = [[Cell(head) for head in grid.heads], *map(_convert_cells_for_table_format, grid.rows)]
     raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]

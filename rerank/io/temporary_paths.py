@@ -1,4 +1,4 @@
-"""Temporary files and folders of which a killed process leaves nothing behind for long.
+"""Temporary files and folders that are cleaned up later if the process that created them was killed.
 
 A process holds a file lock while it uses a temporary path. The system releases the lock when the process ends for any
 reason. A path that can be locked is therefore a leftover: the next call removes such folders and reuses such files.
@@ -16,13 +16,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
-#: Suffix of the lock of a temporary folder: a file beside the folder, created before it and removed after it.
+#: Suffix of the lock file beside a temporary folder, which is created before the folder and removed after it.
 _LOCK = ".rerank-lock"
 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
-    """Yield a new empty folder in ``parent`` that is removed at the end, after removing leftovers with this prefix.
+    """Yield a new empty folder in ``parent`` that is removed at the end; leftovers with this prefix are removed first.
 
     Raises:
         OSError: The folder cannot be created.
@@ -31,7 +31,7 @@ def temporary_folder(parent: Path, prefix: str) -> Generator[Path]:
     while True:
         path = parent / f"{prefix}{secrets.token_hex(4)}{_LOCK}"
         with path.open("xb") as lock:
-            with contextlib.suppress(OSError):  # without file locks, leftovers cannot be recognised and stay
+            with contextlib.suppress(OSError):  # without file locks, leftovers cannot be recognised and are kept
                 if not _take_lock(lock, path):  # a concurrent call is removing it as a leftover
                     continue
             try:
@@ -52,10 +52,10 @@ def remove_leftover_folders(parent: Path, prefix: str) -> None:
 
 @contextlib.contextmanager
 def temporary_file(target: Path) -> Generator[Path]:
-    """Yield the path of a temporary file that replaces ``target`` if the block ends normally; otherwise it is removed.
+    """Yield the path of a temporary file that replaces ``target`` if the block ends normally, and is removed otherwise.
 
-    The name is fixed, so a file that a killed process left is written over. If another process or thread uses it now,
-    or if it is a link or another user's file, the name is random.
+    The name of the temporary file is fixed, so that a leftover of a killed process is overwritten. If a file with this
+    name is in use by another process or thread, is a link, or belongs to another user, a random name is used.
 
     Raises:
         OSError: The file cannot be renamed.
@@ -83,7 +83,7 @@ def _open_without_links(path: str, flags: int) -> int:
 
 
 def _take_lock(file: IO[bytes], path: Path) -> bool:
-    """Lock a file until it is closed; return whether this succeeded and ``path`` still is the path of this file.
+    """Lock a file until it is closed; return whether this succeeded and ``path`` is still the path of this file.
 
     Raises:
         OSError: The file system has no file locks.
@@ -100,7 +100,7 @@ def _folder_of_lock(path: Path) -> Path:
 
 
 def _remove_locked_folder(path: Path) -> None:
-    """Remove a folder and then its lock, which stays if the folder cannot be removed."""
+    """Remove a folder and then its lock file; if the folder cannot be removed, the lock file is kept."""
     folder = _folder_of_lock(path)
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 16
-#: Limits that no file of texts reaches and that keep a hostile one from filling the memory: bytes of one line, bytes of
-#: blank lines in a row, and, for gzip, the ratio of the sizes once this many bytes are decompressed.
+#: Limits that ordinary text files do not reach, and that prevent a hostile file from filling the memory: bytes per
+#: line, bytes of consecutive blank lines, and, for gzip, the ratio of decompressed to compressed size, which is checked
+#: once ``_GZIP_BYTES`` bytes are decompressed.
 _LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28, 200
 
 
@@ -31,7 +32,8 @@ class _TextBytes(io.RawIOBase):
     Args:
         inner: The stream of the text.
         path: The file, for messages.
-        compressed: The stream of the gzip file, whose position tells how much of it has been read.
+        compressed: The stream of the gzip file, whose position is the number of compressed bytes read; None if the file
+            is not compressed.
     """
 
     def __init__(self, inner: IO[bytes], path: Path, compressed: IO[bytes] | None) -> None:
@@ -64,14 +66,16 @@ class _TextBytes(io.RawIOBase):
         self._line = len(chunk) - newline - 1 if (newline := chunk.rfind(b"\n")) >= 0 else self._line + len(chunk)
         self._blank = self._blank + len(chunk) if chunk.isspace() else 0
         if self._line > _LINE_BYTES:
-            raise DataError(f"{self._path} has a line of more than {_LINE_BYTES >> 20} MB", remedy="Split the file")
+            raise DataError(f"{self._path} has a line of more than {_LINE_BYTES >> 20} MB", remedy="Split the line")
         if self._blank > _BLANK_BYTES:
-            raise DataError(f"{self._path} has more than {_BLANK_BYTES >> 20} MB of blank lines", remedy="Remove them")
+            raise DataError(
+                f"{self._path} has more than {_BLANK_BYTES >> 20} MB of blank lines", remedy="Remove the blank lines"
+            )
         if self._compressed is not None and self._total > max(_GZIP_BYTES, _GZIP_RATIO * self._compressed.tell()):
             raise DataError(
                 f"{self._path} decompresses to more than {_GZIP_RATIO} times its size",
                 expected="a gzip file of texts, not a decompression bomb",
-                remedy="If the file is right, decompress it first",
+                remedy="If the file is from a trusted source, decompress it first",
             )
 
 
@@ -108,7 +112,7 @@ def _named_read_errors(path: Path) -> Generator[TextIO]:
 
 
 def _first_line_not_in_utf8(path: Path) -> int:
-    """Return the number of the first line that is not in UTF-8; 0 if the file cannot be read twice, as with a pipe."""
+    """Return the number of the first line that is not in UTF-8; 0 if the file, such as a pipe, cannot be read twice."""
     if not path.is_file():
         return 0
     with open_text_bytes(path) as stream:
@@ -145,7 +149,7 @@ def _replaced_file(path: Path) -> Generator[TextIO]:
     target = path.resolve()  # the file behind a link is replaced, not the link
     with temporary_file(target) as temporary, temporary.open("wb") as raw, contextlib.ExitStack() as stack:
         inner: IO[bytes] = raw
-        if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
+        if target.suffix == ".gz":  # without name and time, so that equal texts are written as equal bytes
             inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
         text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
         yield text
@@ -186,7 +190,7 @@ def check_file_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def replace_text_file(path: str | Path) -> Generator[TextIO]:
-    """Replace a text file atomically: the old content stays until the new text is complete.
+    """Replace a text file atomically: the old content is kept until the new text is complete.
 
     Args:
         path: The file; gzipped if its name ends in ``.gz``. Its folder must exist.

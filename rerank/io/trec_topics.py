@@ -1,4 +1,4 @@
-"""TREC topics: the classic format with ``<top>``, XML with ``<topic>``, and MS MARCO's tab-separated lines."""
+"""Reading of topics in the classic TREC format (``<top>``), XML (``<topic>``), and MS MARCO's tab-separated lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrecTopic:
     Attributes:
         where: File and line, for messages.
         id: Number of the topic.
-        fields: Lower-case tag -> text on one line.
+        fields: Mapping from lower-case tag to text, which has no line breaks.
     """
 
     where: str
@@ -41,7 +41,7 @@ class TrecTopic:
     fields: Mapping[str, str]
 
     def field(self, name: str) -> str:
-        """Return the text of a field by name or tag, or an empty string."""
+        """Return the text of the field with this name or tag; empty if the field is missing."""
         return next((self.fields[tag] for tag in _ALIASES.get(name, (name,)) if self.fields.get(tag)), "")
 
     def text(self, names: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def _parse_trec_format_block(block: SgmlBlock) -> TrecTopic:
     }
     number = block.attribute(_IDS) or next((fields[tag] for tag in _IDS if fields.get(tag)), "")
     if not number:
-        raise DataError(f"{block.where}: a topic without a number", expected="<num>, <number> or an attribute number=")
+        raise DataError(f"{block.where}: the topic has no number", expected="<num>, <number> or an attribute number=")
     return TrecTopic(
         where=block.where,
         id=parse_json_id(number, "topic", block.where),
@@ -120,10 +120,10 @@ def _parse_trec_format_block(block: SgmlBlock) -> TrecTopic:
 
 
 def _split_sgml_topic_fields(body: str) -> dict[str, str]:
-    """Split a topic into its fields. A field without a closing tag ends at the next tag.
+    """Split a topic into a mapping from lower-case tag to raw text; a field without a closing tag ends at the next tag.
 
-    An unknown tag starts a field only at the start of a line; elsewhere it is markup inside a text. The whole text of a
-    topic without fields is its title.
+    An unknown tag starts a field only at the start of a line; elsewhere, it is markup inside a text. If a topic has no
+    fields, its whole text is the title.
     """
     fields: dict[str, str] = {}
     current, start = "", 0

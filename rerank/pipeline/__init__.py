@@ -1,1 +1,1 @@
-"""The driver, which runs strategies with a judge, splits long documents into passages, and splits oversized windows."""
+"""The driver, which runs strategies with a judge, divides documents into passages, and splits oversized windows."""

@@ -1,8 +1,8 @@
-"""The driver: a state machine that runs the strategy plans of many rankings and does no I/O.
+"""The driver, a state machine that runs the strategy plans of many rankings without doing I/O.
 
-It hands out the requests of the next windows, takes their replies, and returns rankings as they finish. Strategies and
-judges do not know each other; only the driver connects them. `rerank.pipeline.local` and `rerank.pipeline.network` send
-its requests to backends.
+The driver returns the requests of the next windows, accepts the replies to these requests, and returns rankings as they
+finish. Strategies and judges do not depend on each other; only the driver connects them. `rerank.pipeline.local` and
+`rerank.pipeline.network` send the driver's requests to backends.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class ListOptions:
     """Options for ranking one list.
 
     Attributes:
-        strategy: Replaces the driver's strategy for this list.
-        top_k: Keep only the first ``top_k`` documents of the new order; the others follow in input order. None for all.
+        strategy: Strategy for this list; None for the driver's strategy.
+        top_k: Number of documents to take from the new order; the others follow in input order. None for all.
         deadline: `time.monotonic` value at which the ranking ends with the windows judged so far; None for no deadline.
-            The code that runs the driver checks it and calls `Driver.expire`.
+            The code that runs the driver checks the deadline and calls `Driver.expire`.
     """
 
     strategy: Strategy | None = None
@@ -47,11 +47,11 @@ class _OpenWindow:
     """A window that a plan has yielded and that has not been judged yet.
 
     Attributes:
-        owner: The ranking that it belongs to.
-        position: Its position among the windows that the plan yielded together.
+        owner: The ranking to which the window belongs.
+        position: Position of the window among the windows that the plan yielded together.
         window: The window, with first-stage scores.
-        replies: One item per request: its reply, or None if it has not arrived.
-        verdict: The verdict, once all replies have arrived.
+        replies: For each request, its reply, or None if the reply has not arrived.
+        verdict: The verdict; None until all replies have arrived.
     """
 
     owner: _OpenRanking
@@ -63,11 +63,12 @@ class _OpenWindow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A request that was handed out. `Driver.put` takes it together with its reply.
+    """A request that `Driver.next_requests` has returned; it is passed to `Driver.put` together with its reply.
 
     Attributes:
         request: The request.
-        key: Key of the ranking that it belongs to.
+        key: Key of the ranking to which the request belongs.
+        position: Position of the request among the requests of its window.
     """
 
     request: Request
@@ -77,7 +78,7 @@ class Ticket:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its ranking has ended, so that nobody waits for the reply."""
+        """Whether the ranking of the request has ended, so that its reply is not needed."""
         return self._window.owner.closed
 
 
@@ -91,8 +92,14 @@ class _OpenRanking:
         shown: The list that is judged: the documents of ``given``, or their passages.
         top_k: Number of documents to rerank; None for all.
         plan: The plan of the strategy.
-        splitter: Splits oversized windows, and records which windows were ranked in parts.
-        answers: One item per window that the plan has yielded last: its answer, or None if it is missing.
+        splitter: Splits oversized windows, and records the windows that were ranked in parts.
+        windows: The windows that the plan has yielded last.
+        answers: For each of these windows, its answer, or None if the answer is missing.
+        judged: The judged windows and their verdicts, in the order of judging.
+        usage: Cost of the replies.
+        dropped: Mapping from document id to the largest number of tokens truncated from the document.
+        expired: Whether the deadline passed before the plan finished.
+        closed: Whether the ranking has ended.
     """
 
     key: int
@@ -113,16 +120,16 @@ class _OpenRanking:
 class Driver:
     """A state machine for any number of rankings; it is not thread-safe.
 
-    Requests are handed out in the order in which their windows became due. Prompts are not rendered before that.
+    Requests are returned in the order in which their windows became due. Prompts are not rendered before that.
 
     Args:
-        strategy: Decides which windows are judged.
-        judge: Makes the requests of a window and reads the replies.
-        passages: Divides documents into passages for the judge; None shows whole documents.
-        lookahead: Number of batches to render ahead, so that their requests can be sorted before they are handed out.
-        sort_key: Sort key for rendered requests; None hands them out in the order of their windows.
-        scores_single: Whether a document that is alone in its list is judged, if its score does not depend on others.
-            Strategies yield no windows for it, since it has no order.
+        strategy: Strategy that decides which windows are judged.
+        judge: Judge that makes the requests of a window and parses the replies.
+        passages: Divides documents into passages for the judge; None to judge whole documents.
+        lookahead: Number of batches to render ahead, so that their requests can be sorted before they are returned.
+        sort_key: Sort key for rendered requests; None to return requests in the order of their windows.
+        scores_single: Whether to judge the only document of a list, for its score, if scores are absolute. Strategies
+            yield no windows for such a list.
     """
 
     def __init__(
@@ -178,14 +185,14 @@ class Driver:
         return state.key
 
     def next_requests(self, n: int) -> list[Ticket]:
-        """Return up to ``n`` requests that are due; fewer if the next ones depend on replies that are still missing."""
+        """Return up to ``n`` requests that are due; fewer if further requests depend on replies that are missing."""
         self._ready = deque(ticket for ticket in self._ready if not ticket.is_closed)
         if len(self._ready) < n:
             self._render(n)
         return [self._ready.popleft() for _ in range(min(n, len(self._ready)))]
 
     def put(self, ticket: Ticket, reply: Reply) -> None:
-        """Take the reply to a request; late replies to an ended ranking are ignored."""
+        """Accept the reply to a request; replies to a ranking that has ended are ignored."""
         open_window = ticket._window
         state = open_window.owner
         if state.closed:
@@ -199,8 +206,8 @@ class Driver:
     def expire(self, key: int) -> None:
         """End a ranking at its deadline; windows without a verdict keep their given order.
 
-        The plan runs to its end, so the strategy merges the judged windows by its own rules. If nothing was judged, the
-        list keeps its order, even if the strategy shuffles its windows.
+        The plan is run to its end, so the strategy merges the judged windows by its own rules. If no window was judged,
+        the list keeps its order, even if the strategy shuffles its windows.
         """
         state = self._open.get(key)
         if state is None:
@@ -224,13 +231,16 @@ class Driver:
             self._finish(state, end.value)
 
     def discard(self, key: int) -> None:
-        """Forget a ranking."""
+        """Remove a ranking without a result; nothing happens if there is no open ranking with this key."""
         if state := self._open.pop(key, None):
             state.closed = True
             state.plan.close()
 
     def finished(self) -> list[tuple[int, RankedList | Exception]]:
-        """Return (key, result) of the rankings that have finished since the last call; a failed one has its error."""
+        """Return a pair of key and result for each ranking that has finished since the last call.
+
+        The result of a ranking that failed is the error.
+        """
         finished, self._finished = self._finished, []
         return finished
 
@@ -283,15 +293,15 @@ class Driver:
             self._advance(state, answers)
 
     def _record_verdicts(self, state: _OpenRanking) -> None:
-        """Record the verdicts of the current windows in the order of the windows, not in that of their replies."""
+        """Record the verdicts of the current windows in the order of the windows, not of the replies."""
         state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
         state.windows = []
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
-        """Send answers to a plan (None starts it). Then its next windows become due, or the ranking finishes."""
+        """Send answers to a plan, or start it if None; then its next windows become due, or the ranking finishes."""
         try:
             windows = next(state.plan) if answers is None else state.plan.send(answers)
-            while not windows:  # a plan may yield an empty list of windows, which nothing needs to answer
+            while not windows:  # a plan may yield an empty list of windows, for which there are no answers
                 windows = state.plan.send([])
         except StopIteration as end:
             self._finish(state, end.value)
@@ -334,7 +344,7 @@ class Driver:
 
 
 def _driver_plan_without_windows(ranking: Ranking) -> Plan:
-    """Return a plan that judges no windows and keeps the order."""
+    """Return a plan that judges no windows and keeps the order of the list."""
     yield from ()
     return ranking
 
@@ -346,7 +356,7 @@ def _driver_plan_for_single_document(ranking: Ranking) -> Plan:
 
 
 def _with_first_stage_scores(window: Window, scores: Mapping[str, float]) -> Window:
-    """Add the documents' first-stage scores to a window, unless it has scores or a document's score is unknown."""
+    """Add first-stage scores to a window, unless the window has scores or the score of a document is unknown."""
     if window.scores or not window.docs or any(doc.id not in scores for doc in window.docs):
         return window
     return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))

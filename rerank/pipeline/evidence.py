@@ -1,4 +1,4 @@
-"""Evidence for a query: the spans of each document to which an attention judge pays attention."""
+"""Selection of evidence for a query: the spans of each document with the most attention in an attention judge."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rerank.types import Document, Query, Window
 
 
 class EvidenceOptions(TypedDict, total=False):
-    """Options of evidence.
+    """Options of `find_evidence`.
 
     Attributes:
-        unit: What spans consist of: sentences (the default) or words.
-        threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. With
-            None, every unit is a span of its own, as for a map of the text.
-        max_spans: Maximum number of spans per document; None, the default, for all.
-        usage: Totals to which the cost of the requests is added; None, the default, for no totals.
+        unit: Unit of spans: sentences (the default) or words.
+        threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. If
+            None, every unit is a separate span, as for a map of the text.
+        max_spans: Maximum number of spans per document; None (the default) for all.
+        usage: Totals to which the cost of the requests is added; None (the default) for no totals.
     """
 
     unit: EvidenceUnit
@@ -46,22 +46,22 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are not truncated to the judge's limit on passages. Several prompts are sent if they do not fit in one.
+    Documents are not truncated to the judge's limit on passages. If they do not fit in one prompt, several are sent.
 
     Args:
         judge: An attention judge.
-        backend: Answers the requests, for example the judge's own backend or one that also logs the calls.
+        backend: Backend that answers the requests, such as the judge's own backend or one that also logs the calls.
         query: The query.
         documents: The documents, in first-stage order.
-        **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``; see `EvidenceOptions`.
+        **options: ``unit``, ``threshold``, ``max_spans`` and ``usage``, as described in `EvidenceOptions`.
 
     Returns:
-        One tuple of spans per document, in the given order; its spans are in text order. Offsets are code points of
+        One tuple of spans per document, in the given order; the spans are in text order. Offsets are code points of
         `Document.text`, without the title. A document without text has no spans. If a single document does not fit in
-        the context, its end is cut off and has no spans.
+        the context, its end is truncated and has no spans.
 
     Raises:
-        UsageError: The judge is not an attention judge, or a setting is out of range.
+        UsageError: The judge is not an attention judge, or an option is out of range.
         ContextOverflowError: A single document does not fit in the context even at its minimum length.
         DataError: A document is a picture without text.
         PartialFailureError: A request failed.
@@ -69,9 +69,9 @@ def find_evidence(
     """
     if not isinstance(judge, Attention):
         raise UsageError(
-            f"The judge {type(judge).__name__.lower()!r} gives no evidence",
+            f"The judge {type(judge).__name__.lower()!r} cannot return evidence",
             expected="the attention judge",
-            remedy="Use --method icr, or an adapter for it",
+            remedy="Use --method icr, or an adapter for this method",
         )
     unit: EvidenceUnit = options.get("unit", "sentence")
     threshold, max_spans = options.get("threshold", THRESHOLD), options.get("max_spans")
@@ -89,5 +89,5 @@ def find_evidence(
 
 
 def _numbered(documents: Sequence[Document]) -> tuple[Document, ...]:
-    """Return the documents with their positions as ids: ids do not matter here and may be repeated."""
+    """Return the documents with their positions as ids, since the ids of the documents may be repeated."""
     return tuple(replace(document, id=str(index)) for index, document in enumerate(documents))

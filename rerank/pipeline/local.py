@@ -2,7 +2,7 @@
 
 Batches are formed from the requests that are due, within blocks of consecutive queries and never across blocks. Which
 requests share a batch depends only on the replies. A run that is resumed from its log therefore forms the same batches
-as an uninterrupted one, and results that depend on the padding of a batch cannot differ.
+as an uninterrupted run, and results that depend on the padding of a batch cannot differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOOKAHEAD = 16
 
 
 def driver_sort_key_by_length(request: Request) -> int:
-    """Return a sort key that puts longer prompts first, so that insufficient memory shows at once."""
+    """Return a sort key that puts longer prompts first, so that insufficient memory is noticed at the start."""
     return -sum(len(message.content) for message in request.prompt)
 
 
@@ -54,11 +54,11 @@ def rank_in_blocks(
 
     Args:
         rankings: The first-stage lists; one block is read at a time.
-        make_driver: Returns a driver without rankings.
-        backend: Answers the requests.
+        make_driver: Function that returns a driver without rankings.
+        backend: Backend that answers the requests.
         block: Number of lists per block; None for a single block.
-        batch_size: Number of requests per batch.
-        options: Options of every list.
+        batch_size: Maximum number of requests per batch.
+        options: Options for every list; None for the defaults.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.

@@ -3,8 +3,8 @@
 The tables contain the strategies and judges of commit 2d4cd24 and the options that they had then. These options are
 always written, and the text does not change if a class is renamed. An option that was added later is written only if
 its value makes the method behave differently than at 2d4cd24, so a new option does not change the hashes of existing
-runs. All other classes, such as those of other distributions, are written as 2d4cd24 wrote every class: by class name
-and with all options, so a changed default changes the hash.
+runs. All other classes, such as those of other distributions, are written as every class was at 2d4cd24: with the class
+name and all options, so a changed default changes the hash.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _FIRST_STRATEGY_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "top_down": ("size", "budget", "top_k"),
     "tournament": ("size", "passes", "seed"),
 }
-#: Strategy -> option added after 2d4cd24 -> the value with which the strategy behaves as it did then, whatever the
-#: default is today. An option that is in neither table is always written, which changes the hashes of existing runs.
+#: Mapping strategy -> option added after 2d4cd24 -> the value with which the strategy behaves as it did then, whatever
+#: the default is now. An option that is in neither table is always written, which changes the hashes of existing runs.
 _LATER_STRATEGY_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 #: The options that judges had at commit 2d4cd24, in the order in which they are written.
 _FIRST_JUDGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -44,12 +44,13 @@ _FIRST_JUDGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "relate": (),
     "score": ("yes", "no"),
 }
-#: Judge -> option added after 2d4cd24 -> value, with the same meaning as in `_LATER_STRATEGY_OPTIONS`.
+#: Mapping judge -> option added after 2d4cd24 -> value, with the same meaning as in `_LATER_STRATEGY_OPTIONS`.
 _LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "pick": {"constrain": True, "identifiers": "letters"},
     "relate": {"together": False},
 }
-#: The same for options of the base class of judges; attention, which had its own before, still writes it.
+#: The same for options of the base class of judges; the judge ``attention``, which had such an option before, still
+#: writes it.
 _LATER_OPTIONS_OF_ALL_JUDGES: Mapping[str, Any] = {"first_stage": 0.0}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
@@ -97,7 +98,7 @@ def judge_identity_in_pipeline(judge: Selector) -> str:
 def _pipeline_identity_option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Return the names of the options to write: those in ``first``, then others whose value differs from ``later``."""
+    """Return the names of the options to write: those in ``first``, then others whose values differ from ``later``."""
     unchanged = {name for name, value in (later or {}).items() if values.get(name) == value}
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 

@@ -1,8 +1,8 @@
 """Functions that run the driver with ``AsyncBackend.agenerate``, for models behind a network.
 
 Rankings run on the background event loop of the process (`rerank.tasks.background_loop`), which owns the connections.
-Every ranking is a coroutine. The backend limits the number of simultaneous requests, so the next request is sent as
-soon as another ends, whichever rankings they belong to.
+Every ranking is a coroutine. The backend limits the number of simultaneous requests over all rankings, so the next
+request is sent as soon as any other request ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rerank.tasks.background_loop import run_on_task_request_loop, submit_to_tas
 from rerank.tasks.requests import AsyncBackend
 from rerank.types import Ranking
 
-#: Maximum number of lists read from the oldest unfinished one on, as a multiple of the lists that are open at a time.
+#: Maximum number of lists read, counted from the oldest unfinished list, as a multiple of the number of open lists.
 _AHEAD = 4
 
 
@@ -32,11 +32,13 @@ async def drive_ranking_over_network(
     Args:
         ranking: The first-stage list.
         driver: A driver without rankings.
-        backend: Answers the requests; its ``batch_size`` is the maximum number of requests in flight for this list.
-        options: Options of the list.
+        backend: Backend that answers the requests; its ``batch_size`` is the maximum number of requests in flight for
+            this list.
+        options: Options for the list; None for the defaults.
 
     Raises:
-        RerankError: The list cannot be ranked, or the backend cannot answer at all. Its other requests have ended.
+        RerankError: The list cannot be ranked, or the backend cannot answer at all. The error is raised after all other
+            requests of the list have ended.
     """
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
     key = driver.add(ranking, options)
@@ -45,8 +47,8 @@ async def drive_ranking_over_network(
         while True:
             tickets = driver.next_requests(backend.batch_size - len(tasks))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if left != 0:  # rendering takes time; what cannot be answered by the deadline is not sent
-                if len(tickets) == 1 and not tasks:  # without a task, which would have to wait for its turn on the loop
+            if left != 0:  # rendering takes time, and no request is sent after the deadline
+                if len(tickets) == 1 and not tasks:  # awaited directly: a task would wait for its turn on the loop
                     (ticket,) = tickets
                     if (reply := await _answer_in_time(backend, ticket, left)) is None:
                         driver.expire(key)
@@ -74,7 +76,7 @@ async def drive_ranking_over_network(
 
 
 async def _answer_in_time(backend: AsyncBackend, ticket: Ticket, seconds: float | None) -> Reply | None:
-    """Return the reply to a request, or None if it takes longer than this number of seconds."""
+    """Return the reply to a request, or None if it takes longer than ``seconds``; None for no limit."""
     try:
         async with asyncio.timeout(seconds) as limit:
             return await backend.agenerate(ticket.request)
@@ -92,16 +94,16 @@ def rank_concurrently(
     in_flight: int,
     options: ListOptions | None = None,
 ) -> Iterator[tuple[int, RankedList]]:
-    """Rerank lists, ``in_flight`` at a time, and yield them with their positions as they finish.
+    """Rerank lists, ``in_flight`` at a time, and yield pairs of position and result as rankings finish.
 
     If an error occurs or the iterator is closed, all rankings end first; replies that have arrived are already logged.
 
     Args:
-        rankings: The first-stage lists; the next one is read when one of the ``in_flight`` rankings has finished.
-        make_driver: Returns a driver without rankings.
-        backend: Answers the requests.
-        in_flight: Number of rankings that are open at a time.
-        options: Options of every list.
+        rankings: The first-stage lists; the next list is read when one of the ``in_flight`` rankings has finished.
+        make_driver: Function that returns a driver without rankings.
+        backend: Backend that answers the requests.
+        in_flight: Maximum number of rankings that are open at a time.
+        options: Options for every list; None for the defaults.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
@@ -112,7 +114,7 @@ def rank_concurrently(
     read, is_failed = 0, False
     try:
         while True:
-            # Results that overtake a slow list must wait for it, so the number of lists read after it is bounded.
+            # Results of later lists have to wait for a slow list, so the number of lists read after it is bounded.
             oldest = min(unfinished, default=read)
             while (
                 len(unfinished) < in_flight
@@ -139,7 +141,7 @@ class _Session:
     """Rankings on the background loop that report their results to a thread.
 
     Attributes:
-        ended: Position and result (or error) of every ranking that has ended.
+        ended: Queue with the position and the result, or the error, of every ranking that has ended.
         tasks: The tasks of the rankings that have not ended.
     """
 
@@ -161,7 +163,12 @@ class _Session:
 
 
 async def _end_ranking_tasks(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
-    """Wait until all tasks have ended, so that none commits a reply after the log is closed."""
+    """Wait until all tasks have ended, so that no task commits a reply after the log is closed.
+
+    Args:
+        tasks: The tasks.
+        cancel: Whether to cancel the tasks first.
+    """
     running = list(tasks)
     for task in running:
         if cancel:

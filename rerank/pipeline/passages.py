@@ -1,4 +1,4 @@
-"""Passage-level reranking of long documents: split documents into passages, and aggregate the passages' ranks."""
+"""Passage-level reranking of long documents, which are split into passages whose ranks are then aggregated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rerank.types import Document, Ranking
 
 Aggregate = Literal["max", "first", "sum"]
 
-#: Scripts written without spaces (Thai, Lao, Myanmar, Khmer, kana, Han), in which a character counts as a word.
+#: Characters of scripts written without spaces (Thai, Lao, Myanmar, Khmer, kana, Han), which count as words.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -23,7 +23,7 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
 class DocumentSplitter(Protocol):
-    """An object that divides documents into passages and orders the documents by their ranked passages."""
+    """Protocol of objects that divide documents into passages, and order the documents by their ranked passages."""
 
     def expand(self, ranking: Ranking) -> Ranking:
         """Return the passages of all documents of a list, in the order of the list."""
@@ -32,20 +32,25 @@ class DocumentSplitter(Protocol):
         """Return the documents, ordered by the ranking of their passages."""
 
     def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return document id -> score, computed from its passages' scores; documents without a score are omitted."""
+        """Return a mapping from document id to score, computed from the scores of the passages.
+
+        Args:
+            passages: The ranked passages.
+            scores: Mapping from passage id to score. Documents without a score are omitted from the result.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageAggregation:
     """Options for dividing documents into passages and aggregating the ranks of the passages.
 
-    A passage consists of ``size`` words and the white space between them. The next passage starts ``stride`` words
-    later; the last one reaches the end of the document. Each passage keeps its document's title and first-stage score,
-    and its id is ``ID#1``, ``ID#2`` and so on. A document that is not longer than a passage, or has no text, is one
-    passage, so every document is judged.
+    A passage consists of ``size`` words and the whitespace between them. The next passage starts ``stride`` words
+    later; the last passage reaches the end of the document. Each passage keeps its document's title and first-stage
+    score, and its id is ``ID#1``, ``ID#2`` and so on. A document that is not longer than a passage, or has no text, is
+    a single passage, so every document is judged.
 
     The passage at rank r has the score 1/r. With ``max``, a document has the score of its best passage. With ``first``,
-    only the first passage of each document is judged, which takes no more calls than truncation. With ``sum``, a
+    only the first passage of each document is judged, which needs no more calls than truncation. With ``sum``, a
     document has the sum of the scores of its passages, which favours long documents. These are MaxP, FirstP and SumP of
     Dai and Callan (SIGIR 2019, arXiv 1905.09217), applied to reciprocal ranks. Ties keep the input order.
 
@@ -68,19 +73,19 @@ class PassageAggregation:
             raise UnknownNameError("aggregate of passages", self.aggregate, get_args(Aggregate))
         if not 0 < self.stride <= self.size:
             raise UsageError(
-                f"Passages of {self.size} words, one every {self.stride}",
+                f"Passages have a size of {self.size} words and a stride of {self.stride}",
                 expected="0 < stride <= size, so that no word is skipped",
             )
 
     @classmethod
     def parse(cls, text: str) -> PassageAggregation:
-        """Parse ``AGGREGATE,size=WORDS,stride=WORDS``; the default stride is half the size.
+        """Parse ``AGGREGATE,size=WORDS,stride=WORDS``; by default, the size is 150 and the stride is half the size.
 
         >>> PassageAggregation.parse("sum,size=100")
         PassageAggregation(aggregate='sum', size=100, stride=50)
 
         Raises:
-            UnknownNameError: No aggregate or option has this name; the message suggests the nearest.
+            UnknownNameError: No aggregate or option has this name; the message suggests similar names.
             UsageError: The value of an option is invalid.
         """
         selector = Selector.parse(text)
@@ -92,11 +97,14 @@ class PassageAggregation:
         size = _check_passage_words("size", selector.options.get("size", "150"))
         stride = _check_passage_words("stride", selector.options.get("stride", str(max(1, size // 2))))
         if selector.argument:
-            raise UsageError(f"{text!r}", expected=f"{selector.name},size={size},stride={stride}")
+            raise UsageError(
+                f"The passages {text!r} have an argument after a colon",
+                expected=f"{selector.name},size={size},stride={stride}",
+            )
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
 
     def split(self, document: Document) -> tuple[Document, ...]:
-        """Return the passages of a document that are to be judged; there is at least one."""
+        """Return the passages of a document that are to be judged, at least one."""
         words = [match.span() for match in _WORD.finditer(document.text)]
         starts = range(0, max(1, len(words) - self.size + self.stride), self.stride)
         if self.aggregate == "first":
@@ -114,8 +122,8 @@ class PassageAggregation:
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the aggregated reciprocal ranks of their passages.
 
-        If the passages are still in their initial order, the documents keep their order too. Otherwise, ``sum`` would
-        put long documents first although no judge preferred them.
+        If the passages are still in their initial order, the documents keep their order, too. Without this rule,
+        ``sum`` would put long documents first although no judge preferred them.
         """
         positions = {doc.id: position for position, doc in enumerate(documents.docs)}
         keys = [(positions[doc.part_of], int(doc.id.rpartition("#")[2])) for doc in passages.docs]
@@ -140,12 +148,12 @@ class PassageAggregation:
 
 
 def make_passage(document: Document, number: int, text: str) -> Document:
-    """Return a passage of a document, with this number and text."""
+    """Return the passage of a document with this number, from 1, and this text."""
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 
 def expand_ranking(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
-    """Replace the documents of a list by their passages, each with the score of its document if there are scores."""
+    """Return a list in which documents are replaced by their passages, each with the score of its document, if any."""
     pairs = [(passage, position) for position, doc in enumerate(ranking.docs) for passage in split(doc)]
     scores = tuple(ranking.scores[position] for _, position in pairs) if ranking.scores else ()
     return Ranking(ranking.query, tuple(passage for passage, _ in pairs), scores)
@@ -155,4 +163,4 @@ def _check_passage_words(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:
-        raise UsageError(f"Passages with {name}={value!r}", expected="a whole number of words, such as 150") from error
+        raise UsageError(f"Passages have {name}={value!r}", expected="a whole number of words, such as 150") from error

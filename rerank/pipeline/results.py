@@ -1,4 +1,4 @@
-"""The results of the driver: reranked lists, with their scores, judged windows and costs."""
+"""Data types for the results of the driver: reranked lists with their scores, judged windows and costs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Ranking, Window
 
-#: Error in the substitute for a missing reply, if only some requests of a window were answered by the deadline.
+#: Error of the substitute for a missing reply, if only some requests of a window were answered by the deadline.
 LATE = "the deadline passed before the reply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedList:
-    """One reranked list.
+    """The result of reranking one list.
 
     Attributes:
         ranking: The documents, best first; the score at rank r is 1/r.
-        scores: The judge's score per document, in the order of the ranking; None for a document without a score.
-        score_kind: What these scores are; None if the judge gives no scores.
+        scores: The judge's score of each document, in the order of the ranking; None for a document without a score.
+        score_kind: Kind of these scores; None if the judge returns no scores.
         judged: The windows that were judged, with first-stage scores, and their verdicts, in the order of judging.
-        split: The windows that were too long for the context and were therefore ranked in parts and merged; each with
-            the number of documents, counted from its head, that fit in the context.
+        split: The windows that were too long for the context, and were therefore ranked in parts and merged, each with
+            the number of documents, from its start, that fit in the context.
         usage: The cost of the replies for this list.
-        dropped: Document id -> number of tokens cut off the document to make a prompt fit; the largest number if the
-            document was in several prompts. If passages were judged, their ids are used.
-        expired: Whether the deadline passed before all windows were judged; the others kept their order.
+        dropped: Mapping from document id to the number of tokens truncated from the document to make a prompt fit; the
+            largest number if the document was in several prompts. If passages were judged, passage ids are used.
+        expired: Whether the deadline passed before all windows were judged; windows that were not judged kept their
+            order.
     """
 
     ranking: Ranking
@@ -45,14 +46,14 @@ class RankedList:
         return count_window_statuses_of_ranking(self.judged)
 
     def failures(self) -> list[Verdict]:
-        """Return the verdicts of the windows that failed for another reason than the deadline."""
+        """Return the verdicts of the windows that failed for a reason other than the deadline."""
         failed = [verdict for _, verdict in self.judged if verdict.status in FAILURES]
         return [verdict for verdict in failed if not (self.expired and LATE in verdict.detail)]
 
 
 @dataclass(frozen=True, slots=True)
 class RerankOutcome:
-    """The reranked lists and the windows that were judged for them.
+    """The results of reranking several lists.
 
     Attributes:
         lists: The reranked lists, one per input list and in the same order.
@@ -67,12 +68,12 @@ class RerankOutcome:
 
     @property
     def judged(self) -> tuple[tuple[Window, Verdict], ...]:
-        """Every window and its verdict, list by list."""
+        """Every judged window and its verdict, list by list."""
         return tuple(pair for ranked in self.lists for pair in ranked.judged)
 
     @property
     def split(self) -> tuple[tuple[Window, int], ...]:
-        """The windows that were ranked in parts, list by list."""
+        """The windows that were ranked in parts, as in `RankedList.split`, list by list."""
         return tuple(pair for ranked in self.lists for pair in ranked.split)
 
     def windows(self) -> dict[str, int]:
@@ -80,7 +81,7 @@ class RerankOutcome:
         return count_window_statuses_of_ranking(self.judged)
 
     def failure_rate(self) -> float:
-        """Return the fraction of windows that failed; 0 if there were none."""
+        """Return the fraction of windows that failed; 0 if there were no windows."""
         failures = sum(verdict.status in FAILURES for _, verdict in self.judged)
         return failures / len(self.judged) if self.judged else 0.0
 
@@ -96,16 +97,16 @@ def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -
 def final_scores_of_driver(
     shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None
 ) -> dict[str, float]:
-    """Return document id -> final score, for the documents that have one.
+    """Return a mapping from document id to final score, for the documents that have a score.
 
-    If scores are absolute, the latest score of a document counts. If they are comparable only within a window, they
-    count only if exactly one window contained all documents and no other window followed it. A document whose latest
+    If scores are absolute, the latest score of a document is used. If scores are comparable only within a window, they
+    are used only if exactly one window contained all documents and no other window followed it. A document whose latest
     window failed has no score.
 
     Args:
         shown: The list that was judged: documents, or their passages.
         judged: The windows and verdicts in the order of judging.
-        kind: What the scores are.
+        kind: Kind of the scores; None if the judge returns no scores, in which case the result is empty.
     """
     if kind is None or not judged:
         return {}

@@ -21,7 +21,7 @@ from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend
 from rerank.types import Ranking
 
-#: Seconds without work after which the thread ends; the next ranking starts another one.
+#: Seconds without work after which the thread ends; the next ranking starts a new thread.
 _IDLE = 10.0
 
 
@@ -36,7 +36,7 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """A driver and the jobs that it runs, by the key of their rankings."""
+    """A driver and its jobs, by the keys of their rankings."""
 
     driver: Driver
     jobs: dict[int, _Job] = field(default_factory=dict)
@@ -46,9 +46,10 @@ class LocalService:
     """A service that runs the rankings of many callers on one local model.
 
     Args:
-        make_driver: Returns a driver without rankings.
-        backend: Answers the requests; its ``shares_batches`` says whether batches shared by several callers save time.
-        batch_size: Number of requests per batch.
+        make_driver: Function that returns a driver without rankings.
+        backend: Backend that answers the requests; its attribute ``shares_batches`` states whether batches that several
+            callers share save time.
+        batch_size: Maximum number of requests per batch.
     """
 
     def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
@@ -62,11 +63,13 @@ class LocalService:
         watch_forks(self)
 
     def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
-        """Add a ranking. If its future is cancelled, the ranking is dropped before the next batch.
+        """Add a ranking, and return the future of its result.
+
+        If the future is cancelled, the ranking is dropped before the next batch.
 
         Args:
             ranking: The first-stage list.
-            options: Options of the list.
+            options: Options for the list; None for the defaults.
 
         Raises:
             UsageError: The service is closed.
@@ -74,7 +77,7 @@ class LocalService:
         job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
         with self._changed:
             if self._is_closed:
-                raise UsageError("The reranker is closed", expected="an open reranker", remedy="Load it again")
+                raise UsageError("The reranker is closed", expected="an open reranker", remedy="Load a new reranker")
             self._submitted.append(job)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="rerank-service", daemon=True)
@@ -120,7 +123,7 @@ class LocalService:
         try:
             lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
             lane.jobs[lane.driver.add(job.ranking, job.options)] = job
-        except Exception as error:  # noqa: BLE001 - the thread must go on serving other callers
+        except Exception as error:  # noqa: BLE001 - the thread must continue to serve other callers
             _resolve_ranking_future(job.future, error)
             return
         if lane not in lanes:
@@ -132,16 +135,16 @@ class LocalService:
         lanes.append(lane)
         try:
             tickets = lane.driver.next_requests(self._batch_size)
-            self._drop_ended(lane)  # while a ranking waited and its prompts were rendered, its deadline may have passed
+            self._drop_ended(lane)  # the deadline of a ranking may have passed while its prompts were rendered
             if tickets := [ticket for ticket in tickets if not ticket.is_closed]:
                 replies = self._backend.generate([ticket.request for ticket in tickets])
                 for ticket, reply in zip(tickets, replies, strict=True):
                     lane.driver.put(ticket, reply)
-        except Exception as error:  # noqa: BLE001 - every caller of the lane must get an answer
+        except Exception as error:  # noqa: BLE001 - every caller of the lane must receive a result or an error
             self._fail_jobs(lane, error)
 
     def _end_jobs(self, lane: _Lane) -> None:
-        """Drop cancelled rankings, end those whose deadline has passed, and deliver all finished ones."""
+        """Drop cancelled rankings, end rankings whose deadline has passed, and deliver the results of finished ones."""
         try:
             self._drop_ended(lane)
             self._deliver(lane)
@@ -154,7 +157,7 @@ class LocalService:
         lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
-        """Drop rankings that were cancelled, and end those whose deadline has passed."""
+        """Drop rankings that were cancelled, and end rankings whose deadline has passed."""
         now = time.monotonic()
         for key, job in list(lane.jobs.items()):
             if job.future.cancelled():
@@ -170,7 +173,7 @@ class LocalService:
 
 
 def _resolve_ranking_future(future: Future[RankedList], result: RankedList | Exception) -> None:
-    """Set the outcome of a future, unless its caller has cancelled it."""
+    """Set the result or the error of a future, unless its caller has cancelled it."""
     if not future.set_running_or_notify_cancel():
         return
     if isinstance(result, RankedList):

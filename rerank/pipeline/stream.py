@@ -1,4 +1,4 @@
-"""Reranking of a stream of lists, with a bounded number of them in memory."""
+"""Reranking of a stream of lists, with a bounded number of lists in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """The number of lists and requests that are processed together.
+    """The numbers of lists and requests that are processed together.
 
     For a model in this process, the flow decides which requests share a batch, and this affects the last bits of the
     scores. A run records its flow, and is resumed with the recorded flow.
@@ -28,10 +28,10 @@ class Flow:
     Attributes:
         block: Number of consecutive lists whose requests may share batches, for a model in this process; None for all.
         in_flight: Number of lists that are open at a time, for a model behind a network.
-        batch_size: Number of requests per batch.
+        batch_size: Maximum number of requests per batch.
         reuse: Whether a model in this process computes a prompt prefix that several requests share only once.
-        batch_characters: Maximum number of characters of the prompts in a batch, for a model in this process; a longer
-            prompt forms a batch of its own. None for no maximum, as in runs that did not record one.
+        batch_characters: Maximum total number of characters of the prompts in a batch, for a model in this process; a
+            longer prompt is the only one in its batch. None for no maximum, as in runs that did not record a maximum.
     """
 
     block: int | None
@@ -42,7 +42,7 @@ class Flow:
 
     @classmethod
     def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
-        """Return the default for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
+        """Return the default for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` lists in flight."""
         size = backend.batch_size
         characters = getattr(backend, "batch_characters", None)
         return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
@@ -54,7 +54,7 @@ class Flow:
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        """Read a recorded flow.
+        """Return the flow that `to_json` recorded.
 
         Raises:
             DataError: A value is missing, or is not a number of at least 1.
@@ -68,7 +68,7 @@ class Flow:
         return cls(**sizes, reuse=bool(values.get("reuse", False)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values to record; a flow without a maximum of characters is recorded as it always was."""
+        """Return the values to record; ``batch_characters`` is omitted if it is None, as in older records."""
         unused = {"batch_characters"} if self.batch_characters is None else set()
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
@@ -78,11 +78,11 @@ class Ranker:
     """Everything that is needed to rerank a list, except the backend that answers the requests.
 
     Attributes:
-        strategy: Decides which windows are judged.
-        judge: Makes the requests of a window and reads the replies.
-        passages: Divides documents into passages for the judge; None shows whole documents.
+        strategy: Strategy that decides which windows are judged.
+        judge: Judge that makes the requests of a window and parses the replies.
+        passages: Divides documents into passages for the judge; None to judge whole documents.
         top_k: Number of documents to rerank; the others keep their input order. None for all.
-        scores_single: Whether a document that is alone in its list is judged for its score, as in `Driver`.
+        scores_single: Whether to judge the only document of a list for its score, as in `Driver`.
     """
 
     strategy: Strategy
@@ -92,7 +92,7 @@ class Ranker:
     scores_single: bool = False
 
     def driver(self, backend: Backend) -> Driver:
-        """Return a driver without rankings; prompts for a model in this process are sorted by length or beginning."""
+        """Return a driver without rankings; prompts for a model in this process are sorted by length or prefix."""
         if isinstance(backend, AsyncBackend):
             return self.arrival_driver()
         order = driver_sort_key_by_prefix if getattr(backend, "caches_prefixes", False) else driver_sort_key_by_length
@@ -106,7 +106,7 @@ class Ranker:
         )
 
     def arrival_driver(self) -> Driver:
-        """Return a driver without rankings that hands out requests in order of arrival, as a service needs."""
+        """Return a driver without rankings that does not sort requests, as needed by a service."""
         return Driver(self.strategy, self.judge, passages=self.passages, scores_single=self.scores_single)
 
 
@@ -118,8 +118,8 @@ def drive_ranking_stream(
     Args:
         rankings: The first-stage lists; only those that are being processed are read.
         ranker: Strategy, judge and passages.
-        backend: Answers the requests.
-        flow: The number of lists and requests that are processed together; None for the backend's default.
+        backend: Backend that answers the requests.
+        flow: The numbers of lists and requests that are processed together; None for the backend's default.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
@@ -139,7 +139,7 @@ def drive_ranking_stream(
 
 
 def yield_driver_results_in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
-    """Yield numbered results in ascending order from 0; a result that comes early is kept until its turn."""
+    """Yield numbered results in ascending order from 0; results that arrive early are kept until their turn."""
     early: dict[int, RankedList] = {}
     turn = 0
     for index, result in results:
@@ -158,7 +158,7 @@ def rank_together(
     top_k: int | None = None,
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
-    """Rerank all lists as one block and return the results together; `Ranker` explains the arguments.
+    """Rerank all lists as one block, and return the results together; the arguments are those of `Ranker`.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.

@@ -1,4 +1,7 @@
-"""Splitting of windows that do not fit in the context: parts are ranked, and merged by judging their heads together."""
+"""Splitting of windows that do not fit in the context into parts, which are ranked and then merged.
+
+Parts are merged by repeatedly judging their heads (their first documents) together.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from itertools import pairwise
 
 from rerank.types import Document, Order, Plan, Ranking, Window
 
-#: Answer to a window: its order, or the number of its documents (two or more, from its head) that fit in the context.
+#: Answer to a window: its order, or the number of its first documents (two or more) that fit in the context.
 WindowAnswer = Order | int
-#: A plan whose windows may be oversized; as the answer to such a window, it gets the number of documents that fit.
+#: A plan whose windows may be oversized. The answer that it is sent for such a window is the number of documents that
+#: fit.
 SplittingPlan = Generator[list[Window], list[WindowAnswer], Ranking]
 #: The plan for one window: it yields the window or parts of it, is sent the answers, and returns the window's order.
 _WindowPlan = Generator[list[Window], list[WindowAnswer], Order]
@@ -17,18 +21,18 @@ _PlanWindow = Callable[[Window], _WindowPlan]
 
 
 class WindowSplitter:
-    """A wrapper for plans that splits oversized windows; the plan gets an order as if each had been judged whole.
+    """A wrapper for plans that splits oversized windows; the plan receives orders as if every window were judged whole.
 
     Attributes:
         split: The windows that were ranked in parts, each with the number of its documents that fit in the context.
     """
 
     def __init__(self) -> None:
-        """Start with no split windows."""
+        """Create a splitter that has not split any windows."""
         self.split: list[tuple[Window, int]] = []
 
     def __call__(self, plan: Plan) -> SplittingPlan:
-        """Return a plan that does the same but ranks oversized windows in parts."""
+        """Return a plan that does the same as ``plan`` but ranks oversized windows in parts."""
         try:
             windows = next(plan)
             while True:
@@ -39,7 +43,7 @@ class WindowSplitter:
             return end.value  # type: ignore[no-any-return]
 
     def _plan_window(self, window: Window) -> _WindowPlan:
-        """Judge a window, in parts if it is oversized; its parts and merge windows may be oversized, too."""
+        """Judge a window, in parts if it is oversized; the windows of parts and of merges may be oversized, too."""
         (answer,) = yield [window]
         if not isinstance(answer, int):
             return answer
@@ -53,7 +57,8 @@ def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> 
     The order of the heads is final only up to the point where the heads of one part are used up, because the next
     document of that part has not been compared yet. With a perfect judge, the result is the order of the whole window.
 
-    Calls: ceil(n / capacity) for the parts, then one per merge step; two parts of 50 with capacity 80 take 2 + 2.
+    The number of calls is ceil(n / capacity) for the parts, plus one per merge step; for example, two parts of 50
+    documents with capacity 80 take 2 + 2 calls.
     """
     # ceil(n / capacity) parts of almost equal length.
     count = -(-len(window) // capacity)
@@ -92,9 +97,9 @@ def _merge_split_windows(
 def _count_final_split_window_heads(
     ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]
 ) -> int:
-    """Return how many of the ranked heads are final: all up to the point where a part first runs out of heads."""
-    # After the last head of a part, the next document of that part, which was not shown, might come first. A part
-    # whose documents were all shown sets no limit.
+    """Return the number of ranked heads that are final: all up to the point where a part first runs out of heads."""
+    # After the last head of a part, the next document of this part, which was not in the window, might come first. A
+    # part all of whose documents were in the window sets no limit.
     rank = {position: index for index, position in enumerate(ranked)}
     ends = [
         max(rank[position] for position in head) + 1
@@ -112,7 +117,10 @@ def _make_sub_window(window: Window, positions: Sequence[int]) -> Window:
 def _run_split_windows_together(
     plans: Sequence[_WindowPlan],
 ) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
-    """Run the plans of several windows in lockstep: in each step, yield the next windows of all plans together."""
+    """Run the plans of several windows in lockstep, and return their orders.
+
+    In each step, the next windows of all plans are yielded together.
+    """
     results: dict[int, Order] = {}
     pending = {index: next(plan) for index, plan in enumerate(plans)}
     while pending:

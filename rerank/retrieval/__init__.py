@@ -1,4 +1,7 @@
-"""First stages, which retrieve the candidates. Each module is one first stage, which is opened by name."""
+"""First stages, which retrieve the candidates for reranking.
+
+Each module of this package defines one first stage, which is opened by its name.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,16 @@ def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
 
     Args:
         selector: The first stage.
-        with_workers: Whether workers of an engine are to encode the texts.
+        with_workers: Whether workers of an engine will encode the texts.
 
     Raises:
         UnknownNameError: There is no such first stage or option.
-        UsageError: An option is out of range, or the first stage has no use for workers.
+        UsageError: An option is out of range, or the first stage cannot use workers but ``with_workers`` is set.
     """
     stage = build_from_selector(first_stages, selector)
     if with_workers and not isinstance(stage, SupportsWorkers):
         raise UsageError(
-            f"The first stage {selector!r} with workers of an engine",
+            f"The first stage {selector!r} cannot use the workers of an engine",
             expected="a first stage that encodes texts with a model: dense or sparse",
             remedy="Omit --engine",
         )
@@ -53,8 +56,8 @@ def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
 def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None = None) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
-    If the collection's ``drop_self`` is true, a document whose id equals the query's id is removed from its ranking; so
-    are documents that the collection excludes for the query. If ``workers`` are given, they encode the texts.
+    Documents that the collection excludes for a query are removed from its ranking. If the collection's ``drop_self``
+    is true, a document with the same id as the query is removed, too. ``workers``, if not None, encode the texts.
 
     Returns:
         A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
@@ -73,7 +76,7 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
-    """Return the folders of a retriever's index, also inside wrappers; empty if there is no index."""
+    """Return the folders of the index of a retriever or of the retriever that it wraps; empty if there is no index."""
     if isinstance(retriever, RetrieverSource | ExcludingRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())

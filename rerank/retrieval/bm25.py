@@ -1,4 +1,4 @@
-"""BM25 with bm25s: a first stage that needs neither Java nor a model.
+"""BM25 retrieval with bm25s, a first stage that needs neither Java nor a model.
 
 The index is stored in the user's cache folder and memory-mapped when it is used again.
 """
@@ -27,7 +27,7 @@ from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
-#: Options on which the weights in the index do not depend (the segmenter is recorded with its version).
+#: Options that do not affect the weights in the index, or are recorded in another form (the segmenter, with version).
 _NOT_INDEXED = frozenset({"segmenter", "query_weights", "k3", "shard_documents", "processes"})
 
 
@@ -41,18 +41,19 @@ class Bm25:
         method: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
             ``robertson`` or ``atire``.
         fields: The text to index: title and body, or only the body.
-        stemmer: ``auto`` (by the collection's language), ``none``, or a Snowball algorithm.
-        stop_words: ``auto`` (by the collection's language), ``none``, or a list's name in bm25s such as ``en_plus``.
+        stemmer: ``auto`` (chosen by the collection's language), ``none``, or the name of a Snowball algorithm.
+        stop_words: ``auto`` (chosen by the collection's language), ``none``, or the name of a list in bm25s, such as
+            ``en_plus``.
         segmenter: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or
             ``pairs`` for character pairs, which are used for all other scripts without spaces.
         query_weights: Weight of a term in the query: the number of its occurrences (``counts``), or its BM25 weight in
-            the query (``bm25``), for queries as long as documents.
-        k3: Saturation of the number of occurrences in the query; None for none.
-        shard_documents: Largest number of documents of a shard of the index. Results do not depend on it.
+            the query (``bm25``), which suits queries as long as documents.
+        k3: Saturation of the number of occurrences of a term in the query; None for no saturation.
+        shard_documents: Maximum number of documents in a shard of the index. Results do not depend on it.
         processes: Number of processes that build shards; 0 for the number of available processors.
 
     Raises:
-        UsageError: A number is out of range, or ``k3`` is given for weights other than counts.
+        UsageError: A number is out of range, or ``k3`` is given although ``query_weights`` is not ``counts``.
     """
 
     k1: float = 0.9
@@ -70,23 +71,23 @@ class Bm25:
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
+            raise UsageError(f"BM25 has k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
-            raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
+            raise UsageError(f"BM25 has b={self.b}", expected="a number from 0 to 1, such as 0.4")
         if self.k3 is not None and not (math.isfinite(self.k3) and self.k3 >= 0 and self.query_weights == "counts"):
             raise UsageError(
-                f"BM25 with k3={self.k3},query_weights={self.query_weights}",
+                f"BM25 has k3={self.k3},query_weights={self.query_weights}",
                 expected="a finite k3 of at least 0, such as 8, with query_weights=counts",
             )
         for name, lowest in (("shard_documents", 1), ("processes", 0)):
             if getattr(self, name) < lowest:
-                raise UsageError(f"BM25 with {name}={getattr(self, name)}", expected=f"at least {lowest}")
+                raise UsageError(f"BM25 has {name}={getattr(self, name)}", expected=f"at least {lowest}")
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
         """Open the index of ``corpus``, after building it if needed.
 
         Raises:
-            DataError: The collection has no documents, no words, or two documents with the same id.
+            DataError: The collection has no documents, its documents contain no words, or two have the same id.
             MissingPrerequisiteError: The language's segmenter is not installed.
             StorageError: The cache folder cannot be written.
             UsageError: There is no such stemmer, stop word list or language.
@@ -98,14 +99,14 @@ class Bm25:
 
 
 class Bm25Retriever:
-    """BM25 over one collection, created by `Bm25.over`.
+    """A retriever that searches one collection with BM25, created by `Bm25.over`.
 
     Attributes:
-        folders: The folder of the index.
+        folders: The folder of the index; with ``query_weights=bm25``, also that of the average document length.
     """
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
-        """Open or build the documents and the index."""
+        """Open the stored documents and the index of ``corpus``, after building them if needed."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import bm25_index
         from rerank.indexing import documents as document_files
@@ -166,8 +167,8 @@ class Bm25Retriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.
 
-        Documents that share no term with a query are not returned, so a query that is empty or contains only stop words
-        or unknown words gets an empty ranking. A word that is repeated in a query counts each time, unless other
+        Documents that share no term with a query are not returned, so the ranking is empty if a query is empty or
+        contains only stop words or unknown words. Each occurrence of a word in a query counts, unless other query
         weights were chosen.
 
         Raises:
@@ -183,7 +184,7 @@ class Bm25Retriever:
         return Ranking.from_scores(query, ((self._documents[position], score) for position, score in hits))
 
     def _query_weights(self, terms: Sequence[str]) -> dict[str, float] | None:
-        """Return term -> weight in the query; None if the weights are the numbers of occurrences."""
+        """Return a mapping from each term to its weight in the query; None if weights are numbers of occurrences."""
         options = self._options
         if options.k3 is not None:
             return saturated_query_term_weights(terms, options.k3)

@@ -1,4 +1,4 @@
-"""First stage that returns the collection's own candidate lists, such as ir_datasets' scoreddocs or a requests file."""
+"""A first stage that returns the collection's own candidate lists, such as the scoreddocs of ir_datasets."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class CandidatesRetriever:
-    """The candidate lists of a collection, created by `Candidates.over`."""
+    """A retriever that returns the candidate lists of a collection, created by `Candidates.over`."""
 
     run: Run
     collection: str
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the first ``k`` documents of each list; queries without a list are omitted.
+        """Return the first ``k`` documents of each candidate list; queries without a candidate list are omitted.
 
         Raises:
-            DataError: None of the queries has a list.
+            DataError: None of the queries has a candidate list.
             UsageError: ``k`` is below 1.
         """
         return Run(

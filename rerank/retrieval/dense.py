@@ -36,8 +36,8 @@ class Dense(VectorOptions):
         fields: The text to embed: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values.
-        normalise: Scale vectors to length 1, so that scores are cosines instead of inner products.
-        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 for all.
+        normalise: Whether to scale vectors to length 1, so that scores are cosines instead of inner products.
+        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 to keep all.
 
     Raises:
         UsageError: A number is out of range.
@@ -63,14 +63,14 @@ class Dense(VectorOptions):
             MissingPrerequisiteError: The extra ``dense`` is not installed.
             MissingResourceError: The model does not exist, or was not pulled.
             BackendError: The model fails; committed embeddings are kept.
-            DataError: The collection has no documents, or two with the same id; or the weights are damaged.
+            DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
             StorageError: The cache folder cannot be written.
-            UsageError: An option does not fit the model, the collection or this machine.
+            UsageError: An option is invalid for the model, the collection or this machine.
         """
         return DenseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> DenseRetriever:
-        """Do the same as `over`; the documents, and the queries of searches, are embedded by workers."""
+        """Return the same retriever as `over`, but let the workers embed the documents and the queries."""
         import numpy as np
 
         from rerank.indexing.worker_encoding import EncodingWorkers
@@ -89,14 +89,14 @@ class Dense(VectorOptions):
         """Check that sentence-transformers and faiss are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them cannot be imported.
+            MissingPrerequisiteError: One of these packages cannot be imported.
         """
         from rerank.indexing.text_encoder import require_encoder_packages
 
         require_encoder_packages()
 
     def text_of(self, doc: Document) -> str:
-        """Return title and body, or only the body."""
+        """Return the text of a document to embed: title and body, or only the body."""
         return doc.text if self.fields == "text" else doc.full_text
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
@@ -105,11 +105,11 @@ class Dense(VectorOptions):
 
 
 class DenseRetriever:
-    """The vectors of one collection and the model that computed them, created by `Dense.over`.
+    """A retriever with the vectors of one collection and the model that computed them, created by `Dense.over`.
 
     Attributes:
         identity: Everything that the saved index depends on.
-        folders: The folders of embeddings and index.
+        folders: The folder of the embeddings and the folder of the index.
     """
 
     #: Name of the first stage, used in the names of folders and runs.
@@ -122,7 +122,7 @@ class DenseRetriever:
         encoder: Encoder,
         workers: EncodingWorkers[Floats] | None = None,
     ) -> None:
-        """Open or build documents, embeddings and index; workers, if there are any, compute the embeddings."""
+        """Open documents, embeddings and index, after building them if needed; workers, if any, embed the texts."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
@@ -158,7 +158,7 @@ class DenseRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents per query with the highest cosine or inner product.
 
-        A query without text gets an empty ranking. A ranking does not depend on the other queries of the call.
+        The ranking of a query without text is empty. A ranking does not depend on the other queries of the call.
 
         Raises:
             UsageError: ``k`` is below 1.

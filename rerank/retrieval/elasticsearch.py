@@ -1,4 +1,4 @@
-"""First stage over an index of Elasticsearch, with its own client."""
+"""A first stage that searches an Elasticsearch index with the client of Elasticsearch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rerank.retrieval.base.search_engines import SearchEngineOptions
 class Elasticsearch(SearchEngineOptions):
     """The options of retrieval from Elasticsearch.
 
-    The address is in ``ELASTICSEARCH_URL``, credentials are in ``ELASTICSEARCH_API_KEY``, or ``ELASTICSEARCH_USERNAME``
-    and ``ELASTICSEARCH_PASSWORD``. ``ELASTICSEARCH_CA_CERTS`` is a file for servers with a certificate of their own.
+    Environment variables set the address (``ELASTICSEARCH_URL``) and the credentials: ``ELASTICSEARCH_API_KEY``, or
+    ``ELASTICSEARCH_USERNAME`` and ``ELASTICSEARCH_PASSWORD``. ``ELASTICSEARCH_CA_CERTS`` is the path of the certificate
+    authorities for servers with a private certificate.
     """
 
     engine: ClassVar[str] = "elasticsearch"
@@ -21,16 +22,16 @@ class Elasticsearch(SearchEngineOptions):
     dimension: ClassVar[str] = "dims"
 
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return the section ``knn``; twice as many candidates per shard are considered as are returned."""
+        """Return the section ``knn``, which considers at least twice ``depth`` candidates per shard, up to 10,000."""
         candidates = min(10_000, max(100, 2 * depth))
         return {"knn": {"field": self.vector, "query_vector": vector, "k": depth, "num_candidates": candidates}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the parts of the body as arguments; the client renames ``_source``."""
+        """Return the parts of the body and ``kind`` as arguments; the client's name for ``_source`` is ``source``."""
         return {("source" if name == "_source" else name): value for name, value in body.items()} | kind
 
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
-        """Return a client that does not repeat requests."""
+        """Return a client that does not retry failed requests, and the exception classes that it raises."""
         import elasticsearch
 
         options = {"api_key": settings["api_key"], "basic_auth": settings["user"], "ca_certs": settings["ca_certs"]}

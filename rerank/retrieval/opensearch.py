@@ -1,4 +1,4 @@
-"""First stage over an index of OpenSearch, with its own client."""
+"""A first stage that searches an OpenSearch index with the client of OpenSearch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rerank.retrieval.base.search_engines import SearchEngineOptions
 class Opensearch(SearchEngineOptions):
     """The options of retrieval from OpenSearch.
 
-    The address is in ``OPENSEARCH_URL``, credentials are in ``OPENSEARCH_API_KEY``, or ``OPENSEARCH_USERNAME`` and
-    ``OPENSEARCH_PASSWORD``. ``OPENSEARCH_CA_CERTS`` is a file for servers with a certificate of their own.
+    Environment variables set the address (``OPENSEARCH_URL``) and the credentials: ``OPENSEARCH_API_KEY``, or
+    ``OPENSEARCH_USERNAME`` and ``OPENSEARCH_PASSWORD``. ``OPENSEARCH_CA_CERTS`` is the path of the certificate
+    authorities for servers with a private certificate.
     """
 
     engine: ClassVar[str] = "opensearch"
@@ -21,15 +22,15 @@ class Opensearch(SearchEngineOptions):
     dimension: ClassVar[str] = "dimension"
 
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return a query of the k-NN plug-in."""
+        """Return a query of the k-NN plug-in for the ``depth`` nearest vectors."""
         return {"query": {"knn": {self.vector: {"vector": vector, "k": depth}}}}
 
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the body and the parameters."""
+        """Return the request body and the URL parameters as the arguments ``body`` and ``params``."""
         return {"body": body, "params": kind}
 
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
-        """Return a client that does not repeat requests."""
+        """Return a client that does not retry failed requests, and the exception class that it raises."""
         import opensearchpy
 
         key = settings["api_key"]

@@ -1,7 +1,7 @@
-"""First stage over a table of PostgreSQL with vectors of the extension pgvector.
+"""A first stage that searches a PostgreSQL table with vectors of the extension pgvector.
 
 The address comes from ``DATABASE_URL`` or from libpq's own variables and files (``PGHOST``, ``PGPASSWORD``,
-``PGSSLMODE``, ``~/.pgpass``). Transactions only read.
+``PGSSLMODE``, ``~/.pgpass``). All transactions are read-only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from rerank.indexing.text_encoder import Encoder
 
-#: Distance -> pgvector's operator, and the score as a function of the distance ``d``.
+#: For each distance: the operator of pgvector, and the score as a function of the operator's value ``d``.
 _OPERATORS = {"cosine": ("<=>", "1 - d"), "inner-product": ("<#>", "-d"), "l2": ("<->", "-d")}
 _URL = "DATABASE_URL"
-#: Largest value of hnsw.ef_search that pgvector accepts.
+#: Maximum value of hnsw.ef_search that pgvector accepts.
 _WIDEST = 1000
 
 
@@ -42,10 +42,10 @@ class Pgvector(StoreOptions):
     """The options of retrieval from PostgreSQL, in addition to those of `StoreOptions`.
 
     Attributes:
-        table: The table or view, or ``schema.table``.
+        table: Name of the table or view, optionally with its schema: ``schema.table``.
         id: Column with the identifier.
         vector: Column with the vector, of the type ``vector`` or ``halfvec``.
-        distance: The distance that the index of the column was built for.
+        distance: Distance between vectors; it should be the one for which the index of the column was built.
     """
 
     table: str
@@ -55,12 +55,12 @@ class Pgvector(StoreOptions):
     distance: Literal["cosine", "inner-product", "l2"] = "cosine"
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model and check the table.
+        """Load the model, check the table, and return a retriever over it.
 
         Raises:
             MissingPrerequisiteError: An extra, or pgvector in the database, is not installed.
-            UsageError: The table or a column does not exist, or vectors have another dimension than the model's.
-            BackendError: The database cannot be reached, or does not answer in time.
+            UsageError: The table or a column does not exist, or its vectors and those of the model differ in dimension.
+            BackendError: The database cannot be reached, or does not respond in time.
         """
         self.check_prerequisites()
         return self.retriever(self.encoder())
@@ -70,7 +70,7 @@ class Pgvector(StoreOptions):
         require_store_client("psycopg", "pgvector")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
-        """Check the table, and return a retriever with an encoder of queries."""
+        """Check the table, and return a retriever that encodes queries with ``encoder``."""
         with _connect_to_database(self.timeout) as connection:
             kind = self._check_table(connection, encoder.size)
 
@@ -114,7 +114,7 @@ class Pgvector(StoreOptions):
         )
 
     def _check_table(self, connection: Connection[Any], size: int) -> str:
-        """Check table, columns and dimension, and return the type of the vectors."""
+        """Check the table, its columns and the dimension of its vectors, and return the type of the vectors."""
         place, quoted = f"the table {self.table!r}", self._table().as_string(connection)
         if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
             raise MissingPrerequisiteError(
@@ -138,7 +138,7 @@ class Pgvector(StoreOptions):
 
 
 def _widen_index_scan(connection: Connection[Any], depth: int) -> None:
-    """Let an index of pgvector return as many documents as are asked for; by default, HNSW returns at most 40."""
+    """Let an index of pgvector return ``depth`` documents; by default, an HNSW index returns at most 40."""
     connection.execute(
         "SELECT set_config('hnsw.ef_search', least(%(most)s, greatest(%(depth)s, "
         "coalesce(current_setting('hnsw.ef_search', true), '40')::int))::text, true)",
@@ -158,13 +158,13 @@ def _on_one_line(error: Exception) -> str:
 
 @contextmanager
 def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
-    """Connect, and begin a transaction that only reads, whose statements end after ``timeout`` seconds.
+    """Yield a connection in a read-only transaction whose statements are cancelled after ``timeout`` seconds.
 
-    Settings last until the end of the transaction, since a pooler may give the session to somebody else.
+    Settings last only until the end of the transaction, since a connection pooler may reuse the session for others.
 
     Raises:
         UsageError: The address is invalid.
-        BackendError: The database cannot be reached, refuses the statements, or does not answer in time.
+        BackendError: The database cannot be reached, rejects a statement, or does not respond in time.
     """
     import psycopg
 
@@ -172,7 +172,7 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
         connection = psycopg.connect(
             os.environ.get(_URL, ""),
             connect_timeout=max(2, round(timeout)),
-            prepare_threshold=None,  # poolers of connections may not have what another connection prepared
+            prepare_threshold=None,  # with a connection pooler, statements that were prepared before may be missing
         )
     except psycopg.ProgrammingError:
         raise UsageError(  # without libpq's message, which shows the address with its password
@@ -182,7 +182,7 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     except psycopg.Error as error:
         raise BackendError(
             f"PostgreSQL cannot be reached: {_on_one_line(error)}",
-            remedy=f"Set {_URL}, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE, and check that it runs",
+            remedy=f"Set {_URL}, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE, and check that the server runs",
         ) from error
     try:
         with connection:
@@ -195,5 +195,5 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
         ) from error
     except psycopg.Error as error:
         raise BackendError(
-            f"PostgreSQL failed: {_on_one_line(error)}", remedy="Check the table and its rights"
+            f"PostgreSQL failed: {_on_one_line(error)}", remedy="Check the table and the user's access rights to it"
         ) from error

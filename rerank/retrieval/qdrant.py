@@ -1,4 +1,4 @@
-"""First stage over a collection of Qdrant: a server, or a folder in local mode."""
+"""A first stage that searches a Qdrant collection, on a server or, in local mode, in a folder."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Qdrant(StoreOptions):
     """The options of retrieval from Qdrant, in addition to those of `StoreOptions`.
 
     Attributes:
-        collection: The collection.
-        path: Folder of local mode; empty for the server in ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
+        collection: Name of the collection.
+        path: Folder of the local mode; empty for the server at ``QDRANT_URL``, with the key in ``QDRANT_API_KEY``.
         id: Field of the payload with the identifier; empty for the point's id.
-        vector: Name of the vector, if points have several.
+        vector: Name of the vector to search, for points with named vectors; empty for the unnamed vector.
     """
 
     collection: str
@@ -47,13 +47,13 @@ class Qdrant(StoreOptions):
     vector: str = ""
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model and check the collection.
+        """Load the model, check the collection, and return a retriever over it.
 
         Raises:
             MissingPrerequisiteError: An extra is not installed.
             MissingResourceError: The folder does not exist.
-            UsageError: The collection or the vector does not exist, or has another dimension than the model.
-            BackendError: The server cannot be reached, or does not answer in time.
+            UsageError: The collection or the vector does not exist, or the vector and the model differ in dimension.
+            BackendError: The server cannot be reached, or does not respond in time.
         """
         self.check_prerequisites()
         return self.retriever(self.encoder())
@@ -63,7 +63,7 @@ class Qdrant(StoreOptions):
         require_store_client("qdrant_client", "qdrant")
 
     def retriever(self, encoder: Encoder) -> StoreRetriever:
-        """Check the collection, and return a retriever with an encoder of queries."""
+        """Check the collection, and return a retriever that encodes queries with ``encoder``."""
         with self._connect() as client:
             sign = self._check_collection(client, encoder.size)
 
@@ -99,7 +99,7 @@ class Qdrant(StoreOptions):
         )
 
     def _check_collection(self, client: QdrantClient, size: int) -> int:
-        """Check collection, vector and dimension; return 1 if scores are similarities, and -1 if they are distances."""
+        """Check collection, vector and dimension; return 1 if scores are similarities, -1 if scores are distances."""
         if not client.collection_exists(self.collection):
             known = {found.name: None for found in client.get_collections().collections}
             named_store_part("collection", self.collection, known, "Qdrant")
@@ -120,9 +120,10 @@ class Qdrant(StoreOptions):
             yield client
         except ApiException as error:
             raise BackendError(
-                f"Qdrant failed: {str(error).strip()}", remedy="Check QDRANT_URL, QDRANT_API_KEY and that it runs"
+                f"Qdrant failed: {str(error).strip()}",
+                remedy="Check QDRANT_URL and QDRANT_API_KEY, and that the server runs",
             ) from error
-        except RuntimeError as error:  # what local mode raises for a folder that another process has open
+        except RuntimeError as error:  # local mode raises it for a folder that another process has open
             raise BackendError(f"Qdrant cannot open {self.path!r}: {error}") from error
         finally:
             if client is not None:

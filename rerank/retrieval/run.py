@@ -1,4 +1,4 @@
-"""First stage that returns the rankings of an existing run file, with texts from the collection."""
+"""A first stage that returns the rankings of an existing run file, with texts from the collection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Run:
     path: str
 
     def over(self, corpus: Corpus) -> RunRetriever:
-        """Read the file.
+        """Read the run file, and return a retriever that looks up texts in ``corpus``.
 
         Raises:
             MissingResourceError: The file does not exist.
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunRetriever:
-    """The rankings of one run over one collection, created by `Run.over`."""
+    """A retriever that returns the rankings of one run over one collection, created by `Run.over`."""
 
     run: RankedRun
     corpus: Corpus
@@ -46,7 +46,7 @@ class RunRetriever:
         Queries without a ranking and rankings of other queries are omitted.
 
         Raises:
-            DataError: The run has none of the queries, or a document that the collection lacks.
+            DataError: The run contains none of the queries, or a document that is not in the collection.
             UsageError: ``k`` is below 1.
         """
         rankings = select_first_stage_lists(self.run, queries, k, source=f"The run {self.path}")

@@ -1,7 +1,7 @@
-"""The file ``batches.json`` of a run folder: the provider batches that the run has submitted, with their ids.
+"""The file ``batches.json`` of a run folder, which records the batches that the run has submitted to a provider.
 
-A batch is recorded before it is submitted. A run that is killed in between finds the batch by its key when it is
-resumed, so no batch is submitted twice.
+A batch is recorded before it is submitted. If the run is killed before it receives the batch's id, it finds the batch
+by its key when it is resumed, so no batch is submitted twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rerank.errors import DataError
 from rerank.store.run_folder import RunFolder
 
 _FILE = "batches.json"
-#: State of a batch of which it is not known whether the provider has it, and of one whose replies are in the call log.
+#: State of a batch that the provider may or may not have received, and of a batch whose replies are in the call log.
 SUBMITTING, COLLECTED = "submitting", "collected"
 
 
@@ -24,10 +24,10 @@ class RecordedBatch:
     """A batch of a run.
 
     Attributes:
-        key: The text by which the provider's list of batches is searched for it.
-        digests: The digests of its requests.
-        id: The provider's id; empty if it was not received.
-        state: `SUBMITTING`, then the provider's word for its state, then `COLLECTED`.
+        key: Text by which the batch is found in the provider's list of batches.
+        digests: The digests of the requests in the batch.
+        id: The provider's id of the batch; empty if no id was received.
+        state: `SUBMITTING`, then the state that the provider reports, and finally `COLLECTED`.
     """
 
     key: str
@@ -42,7 +42,7 @@ class RecordedBatch:
 
 
 class BatchRecord:
-    """The batches of one run folder; every change is written at once.
+    """The batches of one run folder; every change is written to the file immediately.
 
     Args:
         folder: The run folder.
@@ -65,7 +65,7 @@ class BatchRecord:
         return [batch for batch in self._batches.values() if batch.state != COLLECTED]
 
     def write(self, batch: RecordedBatch, **changes: Any) -> RecordedBatch:
-        """Record a batch with changes, and return it as recorded."""
+        """Record a batch with changed attributes, and return the changed batch."""
         changed = self._batches[batch.key] = replace(batch, **changes)
         self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
         return changed
@@ -86,5 +86,5 @@ class BatchRecord:
             raise DataError(
                 f"{str(self._folder.path / _FILE)!r} is damaged: {error!r}",
                 expected="key, id, state and digests of every batch",
-                remedy="Restore it: without it, --resume submits the batches again, and they are paid for twice",
+                remedy="Restore the file: without it, --resume submits the batches again, and they are paid for twice",
             ) from error

@@ -1,8 +1,8 @@
-"""Call logging for models in other processes: one process owns the call log, the others ask it.
+"""Logging of calls to models in other processes: one process owns the call log, and the others send it their calls.
 
 A `CallDesk` in the process that owns the run folder applies the log, the shared cache and the token cap. In a process
-with a model, `log_calls_at_desk` returns a backend that forms the batches of `LoggingBackend`, and asks the desk before
-and after each batch.
+with a model, `log_calls_at_desk` returns a backend that forms the same batches as `LoggingBackend`. Before each batch,
+it asks the desk which requests the model must answer; after the batch, it sends the replies to the desk.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rerank.tasks import AsyncBackend, Backend, CancelledAfterReplyError, Reply,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BegunCalls:
-    """The answer of a desk to a batch of requests.
+    """The result of `CallDesk.begin` for a batch of requests.
 
     Attributes:
-        replies: Digest -> reply, for requests that the model shall not answer: they are in the log or in the cache, or
-            they are refused.
-        missing: Digests of the requests that the model shall answer.
+        replies: Mapping from digest to reply, for requests that the model must not answer, because the log or the cache
+            contains a reply or because they are refused.
+        missing: Digests of the requests that the model must answer.
     """
 
     replies: Mapping[str, Reply]
@@ -31,7 +31,7 @@ class BegunCalls:
 
 
 class CallDesk:
-    """Answers other processes from the `LoggingBackend` of a run; it is not thread-safe.
+    """A desk logs the calls of other processes with the `LoggingBackend` of a run; it is not thread-safe.
 
     Args:
         backend: The backend with the log, the cache and the token cap of the run; its model is not called.
@@ -43,15 +43,16 @@ class CallDesk:
         self._in_flight: dict[int, dict[str, Request]] = {}
 
     def begin(self, owner: int, requests: Mapping[str, Request], *, refusal: str = "") -> BegunCalls | None:
-        """Answer a batch as far as possible, and expect replies to the rest.
+        """Return the recorded replies to a batch, and register the other requests as calls in flight.
 
         Args:
-            owner: Number of the work to which the batch belongs.
-            requests: Digest -> request.
-            refusal: If not empty, requests without a recorded reply get an error with this text.
+            owner: Number of the work item to which the batch belongs.
+            requests: Mapping from digest to request.
+            refusal: If not empty, requests without a recorded reply are answered by an error with this text.
 
         Returns:
-            The answer. None if only calls in flight leave no room below the token cap: ask again after `keep`.
+            The recorded replies and the missing digests. None if the requests may fit below the token cap once calls in
+            flight have ended; the caller then has to call `begin` again after `keep`.
         """
         backend = self._backend
         replies = backend._look_up(requests)
@@ -70,11 +71,11 @@ class CallDesk:
         return BegunCalls(replies=replies, missing=tuple(missing))
 
     def keep(self, arrived: Sequence[tuple[int, Mapping[str, Reply]]]) -> None:
-        """Commit replies to calls in flight, all in one transaction; replies that nobody waits for are ignored.
+        """Commit replies to calls in flight, all in one transaction; replies to other calls are ignored.
 
         Args:
-            arrived: Number of the work and digest -> reply, in the order of arrival. Of two replies to one request,
-                the first is committed.
+            arrived: Pairs of the number of a work item and a mapping from digest to reply, in the order of arrival. If
+                there are two replies to the same request, the first is committed.
         """
         calls: list[tuple[str, Request, Reply]] = []
         for owner, replies in arrived:
@@ -82,19 +83,19 @@ class CallDesk:
             expected = {digest: in_flight.pop(digest) for digest in replies if digest in in_flight}
             self._backend._reserved -= self._most_tokens(expected)
             calls += [(digest, request, replies[digest]) for digest, request in expected.items()]
-        first_come = calls[::-1]  # the last value of a key is the one that a dictionary has
+        first_come = calls[::-1]  # reversed, since a dictionary keeps the last value of a key
         self._backend.keep({d: request for d, request, _ in first_come}, {d: reply for d, _, reply in first_come})
         for _, _, reply in calls:
             self._backend.on_reply(reply)
 
     def release(self, owner: int) -> int:
-        """Forget the calls in flight of lost work, and return their number."""
+        """Forget the calls in flight of a work item that is lost, and return their number."""
         requests = self._in_flight.pop(owner, {})
         self._backend._reserved -= self._most_tokens(requests)
         return len(requests)
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether replies are expected."""
+        """Return whether there are calls whose replies have not arrived."""
         return any(self._in_flight.values())
 
     def _most_tokens(self, requests: Mapping[str, Request]) -> int:
@@ -102,7 +103,7 @@ class CallDesk:
         return sum(map(self._backend._most_tokens, requests.values())) if capped else 0
 
     def _needs_room(self, requests: Mapping[str, Request]) -> bool:
-        """Return whether requests fit below the cap only if calls in flight use fewer tokens than are reserved."""
+        """Return whether requests fit below the cap only if calls in flight use fewer tokens than reserved for them."""
         backend = self._backend
         if backend.max_total_tokens is None or backend._capped or not backend._reserved:
             return False
@@ -113,16 +114,16 @@ class CallDeskClient(Protocol):
     """The connection of a process with a model to the desk."""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Ask for the answer to a batch, and wait for it."""
+        """Send a batch to the desk, and wait for the result of `CallDesk.begin`."""
 
     def keep(self, replies: Mapping[str, Reply]) -> None:
-        """Hand over new replies, and wait until they are committed."""
+        """Send new replies to the desk, and wait until they are committed."""
 
     async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Do the same as `begin` without blocking."""
+        """Do the same as `begin` without blocking the event loop."""
 
     async def akeep(self, replies: Mapping[str, Reply]) -> None:
-        """Do the same as `keep` without blocking."""
+        """Do the same as `keep` without blocking the event loop."""
 
 
 @dataclass(kw_only=True)
@@ -171,7 +172,13 @@ class _AsyncDeskBackend(AsyncLoggingBackend):
 
 
 def log_calls_at_desk(backend: Backend, desk: CallDeskClient, *, batch_characters: int | None) -> LoggingBackend:
-    """Wrap a backend so that its calls are logged by another process; an asynchronous backend stays asynchronous."""
+    """Wrap a backend so that its calls are logged by another process.
+
+    Args:
+        backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
+        desk: Connection to the desk in the process that owns the log.
+        batch_characters: Limit of the batch size, as in `LoggingBackend`.
+    """
     if isinstance(backend, AsyncBackend):
         return _AsyncDeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)
     return _DeskBackend(backend=backend, desk=desk, batch_characters=batch_characters)

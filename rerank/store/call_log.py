@@ -41,13 +41,13 @@ _SLICE = 1000
 class CallLog(AbstractContextManager["CallLog"]):
     """The committed calls of one run folder, or of the cache that all runs share, in a SQLite file.
 
-    The file is open between calls, until `close` or a fork: SQLite must not use a connection of a parent process. The
-    next call opens it again. Any thread may use the log.
+    The file stays open until `close` or a fork, since SQLite must not use a connection of a parent process; the next
+    use of the log opens it again. Any thread may use the log.
 
     Args:
         path: The SQLite file; created if it does not exist.
-        readonly: Open an existing file and never write to it.
-        salvage: With ``readonly``: open also a file that was cut off, of which only a part can be read.
+        readonly: Whether to open an existing file and never write to it.
+        salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
         prompts: How the prompts of new calls are stored.
 
     Raises:
@@ -70,12 +70,12 @@ class CallLog(AbstractContextManager["CallLog"]):
             _ = self._db
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path; another process opens the file again."""
+        """Pickle the path and the options, with which another process opens the file again."""
         return partial(CallLog, self.path.absolute(), readonly=self._readonly, prompts=self._storage), ()
 
     @property
     def _db(self) -> sqlite3.Connection:
-        """The connection; used only within `_guard`."""
+        """The connection, opened if needed; it must be used only within `_guard`."""
         if self._connection is None:
             if self._readonly and not self.path.is_file():
                 raise MissingResourceError(f"The call log {str(self.path)!r} does not exist")
@@ -83,7 +83,7 @@ class CallLog(AbstractContextManager["CallLog"]):
                 make_call_log_private(self.path)
             uri = call_log_uri(self.path, readonly=self._readonly)
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            # Damaged text is found by its checksum; a decoding error would not name the row.
+            # Damaged text is detected by the checksum of its row; a decoding error would not name the row.
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
                 self._prepare()
@@ -94,12 +94,12 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     def _prepare(self) -> None:
         if self._readonly:
-            if self._salvage:  # SQLite then takes the number of pages from the size of the file, not from its header
+            if self._salvage:  # with it, SQLite derives the number of pages from the file size, not from the header
                 self._db.execute("PRAGMA writable_schema=ON")
             if not self._db.execute("PRAGMA table_info(calls)").fetchall():
                 raise sqlite3.DatabaseError("it has no table of calls")
             if not self._has_table("checksums"):
-                self._source = _WITHOUT_CHECKSUMS  # of an older version
+                self._source = _WITHOUT_CHECKSUMS  # an older version wrote the log
         else:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(CALLS_SCHEMA)
@@ -109,11 +109,11 @@ class CallLog(AbstractContextManager["CallLog"]):
             self._db.commit()
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
-        """Return request digest -> committed reply; requests without a reply are omitted."""
+        """Return a mapping from request digest to committed reply; requests without a reply are omitted."""
         return {digest: reply for digest, (_, reply) in self.rows(digests).items()}
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
-        """Return request digest -> (row number, committed reply); requests without a reply are omitted."""
+        """Return a mapping from request digest to (row number, committed reply), for requests that have a reply."""
         with self._guard():
             return {
                 digest: (number, self._parse(number, row).reply)
@@ -129,7 +129,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             model: Name of the model, for listings.
 
         Returns:
-            The row number of each call. If the log already has a reply to the request, it is that reply's row.
+            The row number of each call. If the log already contains a reply to the request, the number of that row.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guard(), self._transaction():
@@ -140,12 +140,12 @@ class CallLog(AbstractContextManager["CallLog"]):
             ]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
-        """Record which calls no request of the run matches, so that `calls` omits them, and return their number.
+        """Record the calls that match no request of the run, so that `calls` omits them, and return their number.
 
         An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
 
         Args:
-            used: The row numbers of the calls that the run used.
+            used: The row numbers of the calls that the run used; all others are recorded.
         """
         with self._guard(), self._db:
             unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
@@ -190,7 +190,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             return [self._parse(number, row) for number, row, _ in self._checked(clause, query_id)]
 
     def prompt(self, row: int) -> Prompt | None:
-        """Return the prompt in a row; None if it was not stored.
+        """Return the prompt of the call in a row; None if the prompt was not stored.
 
         Raises:
             DataError: The prompt is damaged.
@@ -211,7 +211,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             return not self._db.execute(f"SELECT 1 FROM calls {clause}").fetchone()
 
     def _used_rows(self) -> str:
-        """Return the condition that leaves out calls that no request of the finished run matches."""
+        """Return the SQL condition that excludes calls that match no request of the finished run."""
         unmatched = "SELECT row FROM unmatched_calls" if self._has_table("unmatched_calls") else ""
         return f"calls.rowid NOT IN ({unmatched})"
 
@@ -219,7 +219,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
-        """Return whether the file, all its rows and their prompts are undamaged."""
+        """Return whether the file, all rows and their prompts are undamaged."""
         with suppress(DataError):
             with self._guard():
                 problems = self._db.execute("PRAGMA integrity_check").fetchall()
@@ -227,7 +227,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return False
 
     def damaged_prompts(self, calls: Iterable[Call]) -> Iterator[int]:
-        """Yield the row numbers of those calls whose prompt was stored and is damaged."""
+        """Yield the row numbers of those of the given calls whose stored prompt is damaged."""
         for call in calls:
             try:
                 self.prompt(call.row)
@@ -235,16 +235,16 @@ class CallLog(AbstractContextManager["CallLog"]):
                 yield call.row
 
     def whole_rows(self) -> tuple[list[tuple[Any, ...]], int, int]:
-        """Read row by row, past damaged pages of the file.
+        """Read the log row by row, skipping damaged pages of the file.
 
         Returns:
-            The rows that are whole, with all columns; the number of damaged rows that were found, without those on
-            unreadable pages; and the number of whole rows without a prompt, if prompts were stored.
+            The undamaged rows, with all columns; the number of damaged rows that were found, without rows on unreadable
+            pages; and the number of undamaged rows whose prompt is missing, which is 0 if no prompts were stored.
         """
         rows: list[dict[str, Any]] = []
         damaged = 0
         files = [path for suffix in ("", "-wal") if (path := Path(f"{self.path}{suffix}")).is_file()]
-        # The largest row number may be on a damaged page; a row takes more than 64 bytes.
+        # The largest row number may be on a damaged page, so it is bounded: a row takes more than 64 bytes.
         for number in range(1, sum(path.stat().st_size for path in files) // 64 + 1):
             for source in (self._source, _WITHOUT_CHECKSUMS):  # perhaps only the checksums cannot be read
                 try:
@@ -255,7 +255,7 @@ class CallLog(AbstractContextManager["CallLog"]):
                     continue
                 break
         lost = sum(not row["prompt"] for row in rows)
-        with suppress(sqlite3.DatabaseError):  # if it cannot be read, there may have been prompts
+        with suppress(sqlite3.DatabaseError):  # if the table cannot be read, prompts may have been stored
             lost *= lost < len(rows) or self._db.execute("SELECT 1 FROM prompts LIMIT 1").fetchone() is not None
         return [tuple(row.values()) for row in rows], damaged, lost
 
@@ -263,9 +263,9 @@ class CallLog(AbstractContextManager["CallLog"]):
         found = list(self._checked("WHERE calls.rowid = ?", number, source=source))
         for _, row, has_checksum in found:
             self._parse(number, row)
-            # A row with a damaged digest has no checksum, like those of older versions, and is not in the index.
+            # A row with a damaged digest has no checksum, like rows of older versions, but is also not in the index.
             query = "SELECT rowid FROM calls INDEXED BY sqlite_autoindex_calls_1 WHERE digest = ?"
-            is_cut = "\0" in row["created"]  # SQLite reads zeros, up to the last column, where a page is cut off
+            is_cut = "\0" in row["created"]  # where a page is truncated, SQLite reads zeros, up to the last column
             if not has_checksum and (is_cut or self._db.execute(query, (row["digest"],)).fetchone() != (number,)):
                 raise self._damaged(number)
             with suppress(ValueError, sqlite3.DatabaseError):  # a damaged prompt is not needed for a reply
@@ -273,13 +273,13 @@ class CallLog(AbstractContextManager["CallLog"]):
         return [row for _, row, _ in found]
 
     def put_rows(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Commit rows that `whole_rows` of another log returned."""
+        """Commit rows that the method `whole_rows` of another log returned."""
         with self._guard(), self._transaction():
             for row in rows:
                 self._insert(row)
 
     def by_model(self) -> list[dict[str, Any]]:
-        """Return the number of calls, the tokens and the latest date for each model."""
+        """Return one row per model, with the number of calls, the numbers of tokens and the latest date."""
         with self._guard():
             rows = self._db.execute(
                 "SELECT model, COUNT(*), SUM(tokens_in), SUM(tokens_out), MAX(created) FROM calls GROUP BY model"
@@ -288,7 +288,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def clear(self) -> int:
-        """Remove all calls and return how many there were."""
+        """Remove all calls, and return the number of removed calls."""
         with self._guard(), self._db:
             self._db.execute("DELETE FROM checksums")
             self._db.execute("DELETE FROM prompts")
@@ -301,19 +301,19 @@ class CallLog(AbstractContextManager["CallLog"]):
             return int(self._db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; SQLite merges the write-ahead log into it. A later call opens it again."""
+        """Close the file, into which SQLite merges the write-ahead log; the next use of the log opens it again."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def before_fork(self) -> None:
-        """Close the file, and let no other thread open it until the fork has ended."""
+        """Close the file, and prevent other threads from opening it until the fork has ended."""
         self._lock.acquire()
         self.close()
 
     def after_fork_in_parent(self) -> None:
-        """Let all threads use the log again."""
+        """Allow all threads to use the log again."""
         self._lock.release()
 
     after_fork_in_child = after_fork_in_parent
@@ -332,7 +332,7 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Commit what the block writes; if it ends with an error, nothing of it."""
+        """Commit everything that the block writes, or nothing if the block ends with an error."""
         try:
             with self._db:
                 yield
@@ -341,7 +341,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             raise
 
     def _insert(self, row: Sequence[Any]) -> int:
-        """Write a row with checksum and prompt, unless the log has a reply to the request; return its number."""
+        """Write a row with checksum and prompt, unless the log contains a reply to the request; return its number."""
         digest, query_id, doc_ids, prompt, *others = row
         kept = prompt if self._storage == "full" else ""
         command = f"INSERT INTO calls VALUES ({','.join('?' * len(row))}) ON CONFLICT (digest) DO NOTHING"
@@ -352,13 +352,13 @@ class CallLog(AbstractContextManager["CallLog"]):
         return number
 
     def _add_checksum(self, digest: str) -> int:
-        """Store the checksum of a row as SQLite has stored the row, and return the row's number."""
+        """Store the checksum of a row, computed from the values that SQLite has stored, and return the row's number."""
         number, *row = self._db.execute("SELECT rowid, * FROM calls WHERE digest = ?", (digest,)).fetchone()
         self._db.execute("INSERT OR IGNORE INTO checksums VALUES (?, ?)", (digest, call_log_row_checksum(row)))
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
-        """Yield the rows that a clause selects: number, columns, and whether there is a checksum, which is compared."""
+        """Yield number and columns of each selected row, and whether it has a checksum, which is verified."""
         cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:
@@ -376,7 +376,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return DataError(
             f"Row {number} of the call log {str(self.path)!r} is damaged",
             expected="the reply that was committed",
-            remedy="Keep the rows that are whole with `rerank verify --repair FOLDER`, then repeat the others with "
+            remedy="Keep the undamaged rows with `rerank verify --repair FOLDER`, then repeat the other calls with "
             "--resume; a damaged cache can be emptied with `rerank cache clean`",
         )
 
@@ -395,5 +395,5 @@ class CallLog(AbstractContextManager["CallLog"]):
             raise DataError(
                 f"{str(self.path)!r} is not a call log: {error}",
                 expected="a SQLite file",
-                remedy="If it is the log of a run folder, keep what is whole with `rerank verify --repair FOLDER`",
+                remedy="If it belongs to a run folder, keep its undamaged rows with `rerank verify --repair FOLDER`",
             ) from error

@@ -1,4 +1,4 @@
-"""Files of a call log: how SQLite opens them, and who may read them."""
+"""The URI and the permissions with which the files of a call log are opened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def call_log_uri(path: Path, *, readonly: bool) -> str:
-    """Return the URI with which SQLite opens the file."""
+    """Return the URI with which SQLite opens a call log."""
     if not readonly:
         return path.resolve().as_uri()
     # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside
@@ -19,7 +19,7 @@ def call_log_uri(path: Path, *, readonly: bool) -> str:
 
 
 def make_call_log_private(path: Path) -> None:
-    """Let only the owner read a log, which is created if it does not exist: prompts and replies may be confidential."""
+    """Allow only the owner to read a log, since prompts and replies may be confidential; create it if it is missing."""
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     for suffix in ("", "-wal", "-shm"):

@@ -1,4 +1,4 @@
-"""Salvage of a damaged call log: the rows that are whole are kept, so that only the others have to be repeated."""
+"""Repair of a damaged call log: undamaged rows are kept, so that only the other calls have to be repeated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.errors import DataError, StorageError
 from rerank.store.call_log import CallLog
 from rerank.store.run_folder import RunFolder
 
-#: What SQLite adds to the name of a file for the files beside it.
+#: Suffixes of the names of the files that SQLite uses for one database.
 _BESIDE = ("", "-wal", "-shm")
 
 
@@ -19,11 +19,12 @@ class CallLogRepair:
     """The result of a repair.
 
     Attributes:
-        kept: Number of calls that are whole.
+        kept: Number of undamaged calls, which are kept.
         damaged: Number of damaged rows that were found. Rows on pages that cannot be read are not counted.
-        prompts_lost: Number of kept calls whose prompt cannot be read, though prompts were logged; each prompt is
-            compressed with those before it. `rerank.experiment.run_prompts.read_run_prompts` renders them again.
-        original: The damaged file under its new name; None if the log was whole and has not been changed.
+        prompts_lost: Number of kept calls whose prompts cannot be read although prompts were logged, since each prompt
+            is compressed together with earlier prompts. `rerank.experiment.run_prompts.read_run_prompts` renders them
+            again.
+        original: The damaged file under its new name; None if the log was undamaged and has not been changed.
     """
 
     kept: int
@@ -33,13 +34,13 @@ class CallLogRepair:
 
 
 def repair_call_log(folder: RunFolder) -> CallLogRepair:
-    """Replace a damaged call log by one with the rows that are whole; the damaged file is kept under another name.
+    """Replace a damaged call log by a log with the undamaged rows; the damaged file is kept under another name.
 
-    A finished run becomes an unfinished one, so that ``--resume`` repeats the calls that were lost.
+    A finished run becomes unfinished, so that ``--resume`` repeats the calls that were lost.
 
     Raises:
         MissingResourceError: The folder has no call log.
-        DataError: The file is damaged so much that SQLite cannot open it.
+        DataError: The file is so damaged that SQLite cannot open it.
         UsageError: Another process uses the folder.
         StorageError: The new log cannot be written.
     """
@@ -50,8 +51,8 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
         except DataError as error:
             raise DataError(
                 error.found,
-                expected="a SQLite file of which SQLite can read the list of tables",
-                remedy="Move it and summary.json out of the folder; --resume then repeats all calls",
+                expected="a SQLite file whose list of tables can be read",
+                remedy="Move the file and summary.json out of the folder; --resume then repeats all calls",
             ) from error
         with log:
             if log.is_whole():
@@ -65,7 +66,7 @@ def repair_call_log(folder: RunFolder) -> CallLogRepair:
                 repaired.put_rows(rows)
             original = next(p for n in range(1, 1000) if not (p := path.with_name(f"calls.sqlite.damaged{n}")).exists())
             (folder.path / "summary.json").unlink(missing_ok=True)
-            os.link(path, original)  # there is a calls.sqlite at any time, in case the process is killed
+            os.link(path, original)  # calls.sqlite exists at any time, in case the process is killed
             for suffix in _BESIDE[1:]:
                 if (old := Path(f"{path}{suffix}")).exists():
                     old.rename(f"{original}{suffix}")

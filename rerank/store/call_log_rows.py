@@ -1,4 +1,4 @@
-"""Tables of the call log, and their rows: conversion of requests and replies to columns and back, and checksums."""
+"""Tables of the call log, and functions that convert requests and replies to rows and back and compute checksums."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CREATE TABLE IF NOT EXISTS calls (
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
     seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
-#: Rows of calls that no request of the finished run matches. The table exists only in a log that has had such calls.
+#: Row numbers of calls that match no request of the finished run. The table exists only if there have been such calls.
 UNMATCHED_CALLS_SCHEMA = "CREATE TABLE IF NOT EXISTS unmatched_calls (row INTEGER PRIMARY KEY)"
-#: A table of its own, so that older versions can still write to the file. Rows that they wrote have no checksum.
+#: Checksums are in a separate table, so that older versions can still write to the file; their rows have no checksum.
 CHECKSUMS_SCHEMA = "CREATE TABLE IF NOT EXISTS checksums (digest TEXT PRIMARY KEY, sum TEXT NOT NULL)"
-#: Column -> types of its values in a row that is whole.
+#: Types of the values of these columns in an undamaged row.
 _TYPES = {"text": str, "tokens_in": int, "tokens_out": int, "seconds": float, "finish": str}
 
 
@@ -35,7 +35,7 @@ class Call:
         seed: The sampling seed of the request.
         reply: The reply.
         digest: The digest of the request.
-        row: The number of its row in the log.
+        row: The number of the call's row in the log.
     """
 
     query_id: str
@@ -60,7 +60,7 @@ def call_log_reply_columns(reply: Reply) -> tuple[str, int, int, float, str]:
 
 
 def optional_call_log_fields(reply: Reply) -> str | None:
-    """Return, as JSON, the fields that only some replies have; None if all of them are empty."""
+    """Return a JSON object with the non-empty optional fields of a reply; None if all of them are empty."""
     more = {
         "scores": list(reply.scores),
         "thoughts": reply.thoughts,
@@ -78,7 +78,7 @@ def optional_call_log_fields(reply: Reply) -> str | None:
 
 
 def call_log_row_checksum(row: Sequence[Any]) -> str:
-    """Return the checksum of a row. Empty columns at its end do not count, so columns can be added to the table."""
+    """Return the checksum of a row, without empty columns at the end, so that columns can be added to the table."""
     values = list(row)
     while values and values[-1] is None:
         values.pop()
@@ -86,7 +86,7 @@ def call_log_row_checksum(row: Sequence[Any]) -> str:
 
 
 def prompt_of_log_column(text: str) -> Prompt:
-    """Return a stored prompt.
+    """Return the prompt that is stored as JSON in a column.
 
     Raises:
         ValueError, TypeError, KeyError, RecursionError: The prompt is damaged.

@@ -2,8 +2,9 @@
 
     {"query": "q1", "kind": "log-odds", "scores": {"d1": -0.25, "d2": null}}
 
-The kind names what the scores are. If the judge gave no scores for a query, the kind and the scores are empty. A score
-is null if the judge gave none to a document, for example because its window failed. Older run folders lack the file.
+The kind is the name of the type of scores. If the judge returned no scores for a query, the kind and the scores are
+empty. A score is null if the judge returned no score for the document, for example because its window failed. Older run
+folders do not contain the file.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class JudgeScores:
 
     Attributes:
         query: Id of the query.
-        kind: What the scores are, such as ``log-odds``; empty if there are no scores.
-        scores: Document id -> score, or None for a document without one. Larger is more relevant.
+        kind: Type of the scores, such as ``log-odds``; empty if there are no scores.
+        scores: Mapping from document id to score, or to None for a document without a score. Larger scores mean more
+            relevant.
 
     Raises:
         DataError: There are scores without a kind, or a score is not finite.
@@ -46,7 +48,7 @@ class JudgeScores:
         for doc, score in self.scores.items():
             if score is not None and not math.isfinite(score):
                 raise DataError(
-                    f"Judge score {score} of document {doc!r} in query {self.query!r}",
+                    f"The judge score of document {doc!r} in query {self.query!r} is {score}",
                     expected="a finite number, or null for no score",
                 )
 
@@ -56,7 +58,7 @@ def write_run_folder_judge_scores(path: str | Path, rows: Iterable[JudgeScores])
 
     Args:
         path: The file, ``judge_scores.jsonl`` in a run folder.
-        rows: One item per query.
+        rows: The scores of each query.
 
     Raises:
         StorageError: The file cannot be written.
@@ -68,7 +70,7 @@ def write_run_folder_judge_scores(path: str | Path, rows: Iterable[JudgeScores])
 
 @contextmanager
 def open_run_folder_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
-    """Write the scores one query at a time; the file is replaced if the block ends without an error.
+    """Open the file for writing scores one query at a time; it is replaced if the block ends without an error.
 
     Yields:
         A function that writes the scores of one query.
@@ -83,16 +85,16 @@ def open_run_folder_judge_scores(path: str | Path) -> Generator[Callable[[JudgeS
 
 
 def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
-    """Read the scores as query id -> `JudgeScores`.
+    """Read the scores of all queries.
 
     Args:
         path: The file, ``judge_scores.jsonl`` in a run folder.
 
     Returns:
-        One item per query; empty if the file does not exist, as in older run folders.
+        A mapping from query id to scores; empty if the file does not exist, as in older run folders.
 
     Raises:
-        DataError: A line is not an object of this form, a score is not finite, or a query occurs twice.
+        DataError: A line does not have this form, a score is not finite, or a query occurs twice.
     """
     if not Path(path).is_file():
         return {}
@@ -110,13 +112,13 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
 def _parse_run_folder_score_line(line: str, where: str) -> JudgeScores:
     row = parse_json(line, where)
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {error_repr(row)}", expected=_LINE)
+        raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
     query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})
     if not isinstance(query, str) or not isinstance(kind, str) or not isinstance(scores, dict):
-        raise DataError(f"{where}: {error_repr(row)}", expected=_LINE)
+        raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
     for doc, score in scores.items():
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-            raise DataError(f"{where}: score {error_repr(score)} of document {doc!r}", expected="a number or null")
+            raise DataError(f"{where}: the score of {doc!r} is {error_repr(score)}", expected="a number or null")
     try:
         return JudgeScores(query=query, kind=kind, scores=scores)
     except DataError as error:

@@ -1,7 +1,7 @@
-"""Prompts of a call log, compressed: the text that prompts of a query share is stored once.
+"""Compressed storage of the prompts of a call log, in which the text that prompts of one query share is stored once.
 
-Each prompt is compressed with the end of the prompts that were logged before it for the same query as the dictionary
-(RFC 1950, FDICT), so passages that occur again, in pairs or in overlapping windows, take up a few bytes.
+The dictionary for compressing a prompt (RFC 1950, FDICT) is the end of the earlier prompts for the same query, so
+repeated passages, in pairs or in overlapping windows, take up only a few bytes.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import zlib
 from collections import OrderedDict
 from typing import Literal, TypeVar
 
-#: ``once``: compressed, in a table of their own; ``full``: as JSON text in the row of the call; ``none``: not at all.
+#: How prompts are stored: ``once``: compressed, in a separate table; ``full``: as JSON text in the row of the call;
+#: ``none``: not at all.
 PromptStorage = Literal["once", "full", "none"]
 
 PROMPTS_SCHEMA = "CREATE TABLE IF NOT EXISTS prompts (row INTEGER PRIMARY KEY, before INTEGER, packed BLOB NOT NULL)"
-#: Bytes of a dictionary that zlib can use.
+#: Maximum number of bytes of a dictionary that zlib can use.
 _WINDOW = 1 << 15
-#: Number of queries whose dictionaries are in memory; one that comes back later starts without a dictionary.
+#: Number of queries whose dictionaries are kept in memory. If a query that was dropped occurs again, its next prompt is
+#: compressed without a dictionary.
 _QUERIES = 256
 
 _Key = TypeVar("_Key")
@@ -25,22 +27,23 @@ _Value = TypeVar("_Value")
 
 
 class LoggedPrompts:
-    """The table of the prompts of one call log.
+    """The table of the compressed prompts of one call log.
 
-    A row names the row whose prompt ends its dictionary. Several processes may therefore write to one log.
+    Each row refers to the previous row of the same query, whose prompt is the end of its dictionary. Several processes
+    may therefore write to the same log.
     """
 
     def __init__(self) -> None:
         """Start without dictionaries."""
-        self._latest: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # query id -> row, dictionary after it
-        self._read: OrderedDict[int, bytes] = OrderedDict()  # row -> dictionary after it
+        self._latest: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # query id -> last row, dictionary after it
+        self._read: OrderedDict[int, bytes] = OrderedDict()  # row number -> dictionary after this row
 
     def forget(self) -> None:
-        """Forget the latest prompts, which may not have been committed."""
+        """Clear the dictionaries for new prompts, since the prompts that they contain may not have been committed."""
         self._latest.clear()
 
     def add(self, database: sqlite3.Connection, row: int, query_id: str, prompt: str) -> None:
-        """Store the prompt of a new row of the log; the caller commits it."""
+        """Store the prompt of a new row of the log, without committing the transaction."""
         before, dictionary = self._latest.pop(query_id, (None, b""))
         content = prompt.encode()
         packer = zlib.compressobj(zdict=dictionary) if dictionary else zlib.compressobj()
@@ -49,10 +52,10 @@ class LoggedPrompts:
         _remember(self._latest, query_id, (row, (dictionary + content)[-_WINDOW:]))
 
     def read(self, database: sqlite3.Connection, row: int) -> str | None:
-        """Return the prompt of a row; None if it was not stored.
+        """Return the prompt of a row; None if the prompt was not stored.
 
         Raises:
-            ValueError: The prompt, or one of those before it, is damaged.
+            ValueError: The prompt, or an earlier prompt in its dictionary, is damaged.
         """
         chain: list[tuple[int, bytes]] = []
         number: int | None = row
@@ -67,7 +70,7 @@ class LoggedPrompts:
                 raise ValueError(f"row {number} follows row {before}")
             chain.append((number, packed))
             number = before
-        # A row follows at most one other, so a dictionary is used once. Each query then has one, as in `add`.
+        # A dictionary is usually needed once, for the row that follows, so only the latest one of a query is kept.
         dictionary = b"" if number is None else self._read.pop(number)
         content = b""
         try:

@@ -1,7 +1,7 @@
-"""Backends that wrap another backend: they answer from a call log if they can, and commit all new replies to it.
+"""Backends that wrap another backend, return logged replies if there are any, and commit all new replies to the log.
 
 A run that is killed loses at most the batch in progress or, with a server, the requests in flight. To resume a run, the
-same requests are sent again; the log answers those that have a reply.
+same requests are sent again; for requests that already have a reply, the logged reply is returned.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from rerank.tasks.usage import Usage
 
 @dataclass(kw_only=True)
 class LoggingBackend:
-    """A backend that answers from a call log, and commits the replies of the wrapped backend, batch by batch.
+    """A backend that returns logged replies, and commits new replies of the wrapped backend batch by batch.
 
-    Batches are formed before the log is read, from all requests, with the longest prompts first. A resumed run
-    therefore forms the same batches as an uninterrupted one, and results that depend on the padding of a batch cannot
-    differ.
+    Batches are formed from all requests before the log is read, with the longest prompts first. A resumed run therefore
+    forms the same batches as an uninterrupted run, and results that depend on the padding of a batch cannot differ.
     Failed calls (``finish == "error"``) are not committed, so they are repeated when the run is resumed.
 
     Attributes:
         backend: The wrapped backend, which answers the requests that are not in the log.
         log: The call log of the run.
-        cache: A call log that other runs share; replies are read from it and added to it. None for no cache.
-        max_total_tokens: Cap on prompt and completion tokens. The replies to the first batch that could exceed it, and
-            to all later batches, are errors. None for no cap.
-        batch_characters: Maximum number of characters of the prompts in a batch; None for no maximum.
-        on_reply: Called once per request, for progress bars.
-        usage: The cost so far.
-        used: Rows of the log whose replies were used or added.
+        cache: A call log that all runs share; replies are read from this cache and added to it. None for no cache.
+        max_total_tokens: Cap on the sum of prompt and completion tokens. The replies to the first batch that could
+            exceed the cap, and to all later batches, are errors. None for no cap.
+        batch_characters: Maximum total number of characters of the prompts in a batch; None for no maximum.
+        on_reply: Function that is called with each reply, once per request, for progress bars.
+        usage: The usage so far, such as numbers of calls and tokens.
+        used: Row numbers of the log whose replies were used or added.
     """
 
     backend: Backend
@@ -56,7 +55,7 @@ class LoggingBackend:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Identity of the wrapped backend."""
+        """Names and values that identify the wrapped backend and its model."""
         return self.backend.identity
 
     @property
@@ -85,7 +84,7 @@ class LoggingBackend:
         return bool(getattr(self.backend, "shares_batches", False))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle backend, logs, cap and sizes; the usage is counted separately from here on."""
+        """Pickle backend, logs, cap, batch size and usage; copies count their usage separately."""
         copied = ("backend", "log", "cache", "max_total_tokens", "batch_characters", "usage")
         return partial(type(self), **{name: getattr(self, name) for name in copied}), ()
 
@@ -122,7 +121,7 @@ class LoggingBackend:
         return [replies[digest] for digest in digests]
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Divide requests into batches, given their order and the lengths of their prompts in characters."""
+        """Yield batches of request indices, given their order and the lengths of the prompts in characters."""
         batch: list[int] = []
         for index in order:
             too_long = self.batch_characters is not None and (
@@ -136,7 +135,7 @@ class LoggingBackend:
             yield batch
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
-        """Answer one batch from the log, then from the cache, then with the wrapped backend."""
+        """Return the replies to one batch: those in the log or the cache, and new replies of the wrapped backend."""
         reused = self._look_up(batch)
         missing = {digest: request for digest, request in batch.items() if digest not in reused}
         affordable = self.affordable(missing)
@@ -148,7 +147,7 @@ class LoggingBackend:
         return {digest: reused.get(digest) or generated.get(digest) or self._over_cap() for digest in batch}
 
     def unanswered(self, requests: Mapping[str, Request]) -> dict[str, Request]:
-        """Return the requests that neither the log nor the cache answers, as digest -> request."""
+        """Return the requests without a reply in the log or the cache, as a mapping from digest to request."""
         answered = self._look_up(requests)
         return {digest: request for digest, request in requests.items() if digest not in answered}
 
@@ -168,7 +167,7 @@ class LoggingBackend:
         """Commit new replies to the log and the cache, and count them."""
         if generated:
             self._commit(requests, generated, reused=False)
-            if self.cache is not None:  # other runs ask again for what could not be read
+            if self.cache is not None:  # replies that could not be parsed are omitted, so that other runs ask again
                 readable = {digest: reply for digest, reply in generated.items() if not reply.error}
                 self.cache.put(self._committable(requests, readable), self._model)
 
@@ -179,7 +178,7 @@ class LoggingBackend:
             self._count(row, reply, reused=reused)
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
-        """Add a reply to the usage: once per row of the log, and every time if it has no row."""
+        """Add a reply to the usage: once per row of the log, and each time if the reply has no row."""
         if row is None or self.used.add(row):
             self.usage.add(reply, reused=reused)
 
@@ -213,13 +212,13 @@ class LoggingBackend:
         """Return the reply to a request beyond the cap."""
         error = (
             f"--max-total-tokens {self.max_total_tokens} (in Python max_total_tokens) could be exceeded "
-            f"({self._spent} tokens used); raise it, and pass --resume to go on with a run"
+            f"({self._spent} tokens used); increase this cap, and pass --resume to continue a run"
         )
         return Reply(finish="error", error=error)
 
     @staticmethod
     def _committable(requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> list[tuple[str, Request, Reply]]:
-        """Return digest, request and reply of the calls that got a reply."""
+        """Return digest, request and reply of the calls that did not fail."""
         return [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
 
 
@@ -228,9 +227,9 @@ class _ArrivedReplies:
     """Replies that will be committed together.
 
     Attributes:
-        committed: What their coroutines wait for.
-        requests: Digest -> request.
-        replies: Digest -> reply.
+        committed: Future for which the coroutines of these calls wait; done when the replies are committed.
+        requests: Mapping from digest to request.
+        replies: Mapping from digest to reply.
         reserved: Number of tokens that were reserved for these calls.
     """
 
@@ -242,10 +241,10 @@ class _ArrivedReplies:
 
 @dataclass(kw_only=True)
 class AsyncLoggingBackend(LoggingBackend):
-    """A `LoggingBackend` for a backend behind a network: every reply is committed as soon as it arrives.
+    """A `LoggingBackend` for an asynchronous backend, such as a server; every reply is committed as soon as it arrives.
 
-    Its coroutines run on the background event loop. A request that is already in flight is not sent a second time.
-    Replies that arrive while others are being committed are committed together, in one transaction.
+    Coroutines run on the background event loop. A request that is already in flight is not sent a second time. Replies
+    that arrive while others are being committed are committed together, in one transaction.
     """
 
     backend: AsyncBackend
@@ -253,11 +252,11 @@ class AsyncLoggingBackend(LoggingBackend):
     _arrived: _ArrivedReplies | None = None
 
     def __post_init__(self) -> None:
-        """Prepare for forks."""
+        """Register for forks, so that `after_fork_in_child` is called."""
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Forget the requests in flight, whose replies only the parent process gets."""
+        """Forget the requests in flight, whose replies only the parent process receives."""
         self._in_flight, self._reserved, self._arrived = {}, 0, None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -284,7 +283,10 @@ class AsyncLoggingBackend(LoggingBackend):
         return reply
 
     async def _wait_for_room(self, request: Request) -> None:
-        """Wait while only the requests in flight leave no room within the cap: replies are shorter than reserved."""
+        """Wait while the request exceeds the cap only because of tokens reserved for requests in flight.
+
+        Replies are usually shorter than reserved, so there may be room for the request once they have arrived.
+        """
         if self.max_total_tokens is None:
             return
         most = self._most_tokens(request)
@@ -298,7 +300,7 @@ class AsyncLoggingBackend(LoggingBackend):
         try:
             reply = await self.backend.agenerate(request)
             arrived = self._add_to_arrived(digest, request, reply)
-            arrived.reserved, reserved = arrived.reserved + reserved, 0  # else the commit would count tokens twice
+            arrived.reserved, reserved = arrived.reserved + reserved, 0  # the commit releases these tokens
             await asyncio.shield(arrived.committed)
         except CancelledAfterReplyError as cancelled:
             self.keep({digest: request}, {digest: cancelled.reply})
@@ -309,7 +311,7 @@ class AsyncLoggingBackend(LoggingBackend):
         return reply
 
     def _add_to_arrived(self, digest: str, request: Request, reply: Reply) -> _ArrivedReplies:
-        """Add a reply to those that the event loop has received by now, which will be committed together."""
+        """Add a reply to the replies that the event loop has received by now, which will be committed together."""
         if self._arrived is None:
             loop = asyncio.get_running_loop()
             self._arrived = _ArrivedReplies(loop.create_future())
@@ -331,12 +333,12 @@ class AsyncLoggingBackend(LoggingBackend):
             arrived.committed.set_result(None)
 
     async def aclose(self) -> None:
-        """Do the same as `close` without blocking."""
+        """Do the same as `close` without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
 
 class NoLog:
-    """A log that stores nothing, to count tokens without a file; a repeated request is sent and counted again."""
+    """A log that stores nothing, for counting tokens without a file; a repeated request is sent and counted again."""
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return an empty mapping, since no reply is stored."""
@@ -351,12 +353,12 @@ class NoLog:
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:
-    """Wrap a backend so that its calls are logged; an asynchronous backend stays asynchronous.
+    """Wrap a backend so that its calls are logged.
 
     Args:
-        backend: The backend.
+        backend: The backend. If it is asynchronous, the returned backend is asynchronous, too.
         log: The call log.
-        options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the backend's.
+        options: Further fields of `LoggingBackend`; the default of ``batch_characters`` is the value of the backend.
     """
     options = {"batch_characters": getattr(backend, "batch_characters", None), **options}
     if isinstance(backend, AsyncBackend):

@@ -7,10 +7,10 @@ _BLOCK = 1024
 
 
 class RowSet:
-    """The set of those rows of a call log that have been counted; row numbers may be as large as SQLite allows."""
+    """A set of row numbers of a call log; a number may be as large as SQLite allows."""
 
     def __init__(self) -> None:
-        """Start empty."""
+        """Create an empty set."""
         self._blocks: dict[int, int] = {}
 
     def add(self, number: int) -> bool:

@@ -1,4 +1,4 @@
-"""Descriptions of how a run in a folder differs from the run that is to be written to it, for messages."""
+"""Descriptions, for messages, of the differences between the run in a folder and a run to be written to the folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ _NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
 
 
 def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Describe how two runs differ: in their options or, if these are equal, in the other parts of the identity."""
+    """Describe the differences between two runs: their options or, if these are equal, other parts of the identity.
+
+    Args:
+        recorded: The content of spec.json in the folder.
+        requested: The content of spec.json for the run to be written.
+
+    Returns:
+        One clause per difference.
+    """
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
@@ -20,7 +28,7 @@ def describe_run_folder_differences(recorded: Mapping[str, Any], requested: Mapp
 
 
 def _describe_one_run_folder_difference(part: str, key: str, old: object, new: object) -> str:
-    if (part, key) == ("identity", "first_stage"):  # a hash, which would not help the user
+    if (part, key) == ("identity", "first_stage"):  # the values are hashes, which would not help the user
         return "its candidates (queries, documents or their texts) differ"
     return f"{key} is {_shorten_run_folder_value(old)} there and {_shorten_run_folder_value(new)} here"
 
@@ -31,7 +39,7 @@ _COMMANDS = ("run", "rerank")
 
 
 def other_command_of_run_folder(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """Return the command that created a folder if another one is executed now; empty if it is the same or unknown."""
+    """Return the command that created a folder if it differs from the current command; empty if equal or unknown."""
     old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
     return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 

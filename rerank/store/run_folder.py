@@ -1,4 +1,4 @@
-"""The run folder: specification, calls, candidates and results of one run. Every file is written atomically.
+"""The run folder, with specification, calls, candidates and results of one run. Every file is written atomically.
 
 spec.json          manifest: specification, hash over everything that determines the result, environment
 calls.sqlite       every call, committed batch by batch
@@ -7,7 +7,7 @@ first_stage.trec   the candidates in first-stage order, before any shuffle
 queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
 run.trec           the reranked run
-judge_scores.jsonl the judge's scores of the documents, if it gives scores
+judge_scores.jsonl the judge's scores of the documents, if the judge returns scores
 relevance.jsonl    calibrated probabilities of relevance, if there is a calibration
 qrels.trec         the relevance judgments with which the run was scored, if any
 scores.json        means and per-query values
@@ -39,8 +39,8 @@ from rerank.store.logged_prompts import PromptStorage
 from rerank.store.run_differences import describe_run_folder_differences, other_command_of_run_folder
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
-#: Result files in the order in which they are removed, before spec.json. If the removal is interrupted, the folder is
-#: still a run folder.
+#: Result files in the order in which they are removed. spec.json is removed last, so that the folder is still a run
+#: folder if the removal is interrupted.
 _RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
@@ -55,7 +55,7 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        path: The folder; it need not exist yet.
+        path: The folder, which need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -90,8 +90,8 @@ class RunFolder:
 
         Args:
             document: The content of spec.json; ``document["hash"]`` is the identity of the run.
-            resume: Continue an unfinished run.
-            overwrite: Delete an existing run.
+            resume: Whether to continue an unfinished run.
+            overwrite: Whether to delete an existing run.
 
         Raises:
             UsageError: The folder contains another run, other files, or this run in an unfinished state although
@@ -114,10 +114,10 @@ class RunFolder:
 
     @named_path_errors()
     def check_path(self, *, overwrite: bool = False) -> None:
-        """Check that the folder can be created, is empty or is a run folder; others are never changed.
+        """Check that the folder can be created, is empty or is a run folder, since other folders are never changed.
 
         Args:
-            overwrite: Check also that this program wrote the spec.json or the call log of an existing folder.
+            overwrite: Whether to check also that this program wrote the spec.json or call log of an existing folder.
 
         Raises:
             UsageError: The folder contains other files.
@@ -138,7 +138,7 @@ class RunFolder:
                 raise UsageError(
                     f"{str(self.path)!r} is not a run folder: {error.found}",
                     expected="a folder that `rerank run` wrote",
-                    remedy="Delete it yourself, or choose another --out",
+                    remedy="Delete the folder yourself, or choose another --out",
                 ) from error
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
             other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
@@ -189,7 +189,7 @@ class RunFolder:
             differences = ", ".join(describe_run_folder_differences(recorded, document))
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
-                remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
+                remedy=(f"To continue that run, use `{command} --resume`, which created it. " if command else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if self.finished:
@@ -198,13 +198,13 @@ class RunFolder:
             if not resume:
                 raise UsageError(
                     f"{str(self.path)!r} contains this run, unfinished, with {len(calls)} committed calls",
-                    remedy="Pass --resume to continue, or --overwrite to start again",
+                    remedy="Pass --resume to continue the run, or --overwrite to start again",
                 )
-            if not calls.is_whole():  # found now, before new calls are made
+            if not calls.is_whole():  # checked before new calls are made
                 raise DataError(
                     f"The call log {str(calls.path)!r} is damaged",
                     expected="the replies that were committed",
-                    remedy=f"Keep what is whole with `rerank verify --repair {self.path}`, then continue with --resume",
+                    remedy=f"Keep whole rows with `rerank verify --repair {self.path}`, then continue with --resume",
                 )
 
     def _clear(self) -> None:
@@ -214,7 +214,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def calls(self, *, readonly: bool = False, prompts: PromptStorage = "once") -> CallLog:
-        """Open the call log; ``prompts`` says how the prompts of new calls are stored."""
+        """Open the call log; the arguments are those of `CallLog`."""
         return CallLog(self.path / "calls.sqlite", readonly=readonly, prompts=prompts)
 
     def spec(self) -> dict[str, Any]:
@@ -228,13 +228,13 @@ class RunFolder:
         for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
             if not isinstance(content.get(key, {}), dict):
                 raise DataError(
-                    f"{str(self.path / 'spec.json')!r} has {key} = {error_repr(content[key])}",
+                    f"{key} in {str(self.path / 'spec.json')!r} is {error_repr(content[key])}",
                     expected="a JSON object, as written by `rerank run`",
                 )
         return content
 
     def file_hash(self, name: str) -> str:
-        """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""
+        """Return the hex SHA-256 of one of the folder's files; empty if the file does not exist."""
         path = self.path / name
         if not path.is_file():
             return ""
@@ -246,7 +246,7 @@ class RunFolder:
 
         Args:
             name: Name of the file.
-            keys: Keys that it must have.
+            keys: Keys that the object must contain.
 
         Raises:
             MissingResourceError: The file does not exist.
@@ -269,20 +269,20 @@ class RunFolder:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_run(self, name: str) -> Run:
-        """Read one of the folder's TREC runs; it is empty if no query has a candidate."""
+        """Read one of the folder's TREC runs; the result is empty if no query has candidates."""
         files = (self.path / name, self.path / "first_stage.trec")
         if all(path.is_file() and path.stat().st_size == 0 for path in files):
             return Run(())
         return read_run(self.path / name)
 
     def results(self, candidates: Iterable[Ranking]) -> Iterator[tuple[Ranking, Ranking]]:
-        """Yield pairs of the given candidates of a query and its reranked list in run.trec, which omits empty lists.
+        """Yield, for each query, a pair of its given candidates and its reranked list in run.trec.
 
         Args:
-            candidates: The candidates of the run, in the order of its queries.
+            candidates: The candidates of the run, in the order of its queries. An empty list is paired with itself.
 
         Raises:
-            DataError: run.trec does not contain the lists of these queries in this order.
+            DataError: run.trec does not contain the reranked lists of these queries in this order.
         """
         path = self.path / "run.trec"
         lists = read_run_lists(path)
@@ -297,7 +297,7 @@ class RunFolder:
             yield given, ranked
 
     def write_candidates(self, lists: Iterable[Ranking], name: str) -> None:
-        """Write the candidates (document ids only) and the queries, one list at a time.
+        """Write the candidates, without document texts, and the queries, one list at a time.
 
         Args:
             lists: The candidate lists.
@@ -318,7 +318,7 @@ class RunFolder:
         return Run(self._with_query_texts(run), name=run.name)
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Yield the lists that `read_candidates` returns; those of a large run are not in memory together."""
+        """Yield the lists that `read_candidates` returns, without holding all lists of a large run in memory."""
         return self._with_query_texts(self.read_run("first_stage.trec"))
 
     def _with_query_texts(self, run: Run) -> Iterator[Ranking]:
@@ -328,9 +328,9 @@ class RunFolder:
 
     @contextmanager
     def open_splits(self) -> Iterator[Callable[[Window, int], None]]:
-        """Yield a function that writes a window that was ranked in parts, with the number of its documents that fitted.
+        """Yield a function that writes a window that was split, and how many of its documents fitted in a prompt.
 
-        The file, ``splits.jsonl``, is needed for replays. It is not written if there are no such windows.
+        The file, ``splits.jsonl``, is needed for replays. It is not written if no window was split.
         """
         with ExitStack() as stack:
             files: list[TextIO] = []
@@ -344,7 +344,7 @@ class RunFolder:
             yield write
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
-        """Read split windows as (query id, document ids) -> number of documents that fitted; empty if all fitted."""
+        """Return a mapping from (query id, document ids) of each split window to how many documents fitted."""
         if not (self.path / "splits.jsonl").is_file():
             return {}
         try:
@@ -352,7 +352,8 @@ class RunFolder:
             return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DataError(
-                f"{str(self.path / 'splits.jsonl')!r}: {error!r}", expected="query, docs and room in every line"
+                f"{str(self.path / 'splits.jsonl')!r} is damaged: {error!r}",
+                expected="query, docs and room in every line",
             ) from error
 
     def write_passages(self, lists: Iterable[Ranking]) -> None:
@@ -363,7 +364,7 @@ class RunFolder:
                 file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
 
     def read_passages(self) -> dict[str, dict[str, int]]:
-        """Read query id -> document id -> number of passages; empty if documents were judged whole."""
+        """Return a mapping query id -> document id -> number of passages; empty if documents were judged whole."""
         if not (self.path / "passages.jsonl").is_file():
             return {}
         try:
@@ -371,7 +372,7 @@ class RunFolder:
             return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise DataError(
-                f"{str(self.path / 'passages.jsonl')!r}: {error!r}", expected="query and docs in every line"
+                f"{str(self.path / 'passages.jsonl')!r} is damaged: {error!r}", expected="query and docs in every line"
             ) from error
 
     def _rows(self, name: str) -> Iterator[JsonRecord]:
@@ -387,10 +388,10 @@ class RunFolder:
         return read_qrels(path) if path.is_file() else Qrels({})
 
     def write_qrels(self, qrels: Qrels) -> None:
-        """Write the relevance judgments."""
+        """Write the relevance judgments with which the run is scored."""
         write_qrels(qrels, self.path / "qrels.trec")
 
 
 def _is_temporary_run_file(path: Path) -> bool:
-    """Return whether a file was left by an interrupted atomic write."""
+    """Return whether a file is a leftover of an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")

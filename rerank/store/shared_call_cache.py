@@ -1,4 +1,4 @@
-"""The call log that all runs of a user share, so that a reply that cost money is not asked for twice."""
+"""The call log that all runs of a user share, so that the same request is not paid for twice."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from rerank.store.call_log import CallLog
 
 
 def open_shared_call_cache() -> CallLog:
-    """Open the call log that all runs share, in the user's cache folder."""
+    """Open the call log that all runs share, in the user's cache folder.
+
+    Raises:
+        StorageError: The folder or the file cannot be created.
+    """
     folder = cache_dir("calls")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    return CallLog(folder / "calls.sqlite", prompts="none")  # nothing reads them there
+    return CallLog(folder / "calls.sqlite", prompts="none")  # prompts in the cache would never be read

@@ -74,7 +74,7 @@ def test_empty_documents_are_documents(cli: Cli) -> None:
         ((request("q", "q", doc("a"), doc("a")),), "duplicate document 'a' in query 'q'"),
         ((request("q", "q", doc("a")), request("q", "r", doc("b"))), "duplicate query 'q'"),
         ((request("q", "q", doc("a", score=float("nan"))),), "expected a finite number or null"),
-        ((request("q", "q", doc("a", score="high")),), "score 'high'"),
+        ((request("q", "q", doc("a", score="high")),), "score is 'high'"),
         (({"query": "q"},), "no list of candidates"),
         (("{",), "odd.jsonl"),
         (("\0\0\0",), "is a binary file"),

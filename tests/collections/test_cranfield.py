@@ -52,7 +52,7 @@ def test_grades_become_gains() -> None:
 @pytest.mark.parametrize("grade", [0, 6, -2])
 def test_an_unknown_grade(folder: Path, grade: int) -> None:
     (folder / "cranqrel").write_text(f"1 1 1\n1 2 {grade}\n")
-    with pytest.raises(DataError, match=rf"cranqrel:2: grade {grade}; expected 1 \(complete answer\)"):
+    with pytest.raises(DataError, match=rf"cranqrel:2: the grade is {grade}; expected 1 \(complete answer\)"):
         Cranfield(str(folder)).qrels()
 
 
@@ -79,8 +79,8 @@ def test_judgments_may_be_missing_and_queries_may_not(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("1 2\n", "cranqrel:1: '1 2'; expected query, document and grade"),
-        ("1 2 3\n\n1 x 3\n", "cranqrel:3: '1 x 3'"),
+        ("1 2\n", "cranqrel:1: the line begins with '1 2'; expected query, document and grade"),
+        ("1 2 3\n\n1 x 3\n", "cranqrel:3: the line begins with '1 x 3'"),
         ("1 2 3\n1 2 3\n", "cranqrel:2: document 2 of query 1 is judged twice"),
         ("\n", "cranqrel is empty"),
     ],
@@ -101,8 +101,8 @@ def test_broken_judgments_of_cisi(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no records"),
-        ("words first\n.I 1\n.W\na\n", "has no records|is not part of a field"),
+        ("", "contains no records"),
+        ("words first\n.I 1\n.W\na\n", "contains no records|is not part of a field"),
         (".I 1\nlost words\n.W\na\n", ":2: 'lost words' is not part of a field"),
         (".I 1\n.W\na\n.I 1\n.W\nb\n", ":4: duplicate document '1'"),
     ],

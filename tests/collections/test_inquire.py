@@ -98,7 +98,11 @@ def test_where_the_images_lie(folder: Path, file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "lines", "message"),
     [
-        ("inquire_queries_test.csv", (HEAD, "0,3,a,b,c"), "inquire_queries_test.csv:2: 5 columns.*expected 6"),
+        (
+            "inquire_queries_test.csv",
+            (HEAD, "0,3,a,b,c"),
+            "inquire_queries_test.csv:2: the row has 5 columns.*expected 6",
+        ),
         ("inquire_queries_test.csv", ("query_id,query_text",), "supercategory, category, iconic_group is missing"),
         ("inquire_queries_test.csv", (HEAD, *QUERIES, QUERIES[0]), "duplicate query '3'"),
         ("inquire_queries_test.csv", (HEAD, '0,3,"open'), "invalid CSV"),
@@ -107,7 +111,7 @@ def test_where_the_images_lie(folder: Path, file: Path, tmp_path: Path) -> None:
             ("query_id,image_id,image_path", "3,1,a", "7,1,b"),
             "image 1 is b here and a above",
         ),
-        ("inquire_annotations.csv", ("query_id,image_id,image_path", "3,,a"), "image id ''"),
+        ("inquire_annotations.csv", ("query_id,image_id,image_path", "3,,a"), "image id is ''"),
     ],
 )
 def test_wrong_files(folder: Path, file: str, lines: Sequence[str], message: str) -> None:
@@ -199,15 +203,18 @@ def test_scores_that_are_yes_or_no_tie(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"relevant": 2}, "relevant 2; expected 0 or 1"),
-        ({"relevant": None}, "relevant None"),
-        ({"clip_score": None}, "clip_score None; expected a finite number"),
-        ({"clip_score": "0.5"}, "clip_score '0.5'"),
+        ({"relevant": 2}, "relevant is 2; expected 0 or 1"),
+        ({"relevant": None}, "relevant is None"),
+        ({"clip_score": None}, "clip_score is None; expected a finite number"),
+        ({"clip_score": "0.5"}, "clip_score is '0.5'"),
         ({"inat24_image_id": 100}, "duplicate image 100 in query 'q'"),
         ({"inat24_image_id": None}, "no image id among the keys"),
         ({"query": None}, "no text among the keys"),
         ({"supercategory": "Context"}, "query 'q' has other categories than above"),
-        ({"query": "new", "inat24_image_id": 100}, "Image 100 is train/q/3.jpg in query 'new' and train/q/0.jpg above"),
+        (
+            {"query": "new", "inat24_image_id": 100},
+            "Image 100 is train/q/3.jpg in query 'new', but train/q/0.jpg above",
+        ),
     ],
 )
 def test_wrong_rows(tmp_path: Path, change: dict[str, Any], message: str) -> None:

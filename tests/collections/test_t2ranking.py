@@ -198,9 +198,9 @@ def test_candidates_as_first_stage(folder: Path) -> None:
         (("7 1 1", "7 1 2"), "query 7 has passage 1 twice"),
         (("7 1",), "query, passage, rank"),
         (("7 1 a",), "query, passage, rank"),
-        (("7 x 1",), "passage id 'x'.*a whole number of at least 0"),
-        (("7 1.5 1",), "passage id '1.5'"),
-        (("7 1 1 nan",), "score 'nan'.*a finite number"),
+        (("7 x 1",), "passage id is 'x'.*a whole number of at least 0"),
+        (("7 1.5 1",), "passage id is '1.5'"),
+        (("7 1 1 nan",), "score is 'nan'.*a finite number"),
         (("7 777 1",), "1 of 1 documents are not in the collection"),
     ],
 )
@@ -214,12 +214,12 @@ def test_wrong_candidates(folder: Path, lines: tuple[str, ...], message: str) ->
     [
         ("collection.tsv", ("pid\ttext", "1\ta", "1\tb"), "collection.tsv:3: duplicate document '1'"),
         ("collection.tsv", ("pid\ttext", "1 a"), "expected passage id, a tab, text"),
-        ("collection.tsv", ("pid\ttext", "a\tb"), "passage id 'a'.*whole number"),
+        ("collection.tsv", ("pid\ttext", "a\tb"), "passage id is 'a'.*whole number"),
         ("queries.dev.tsv", ("qid\ttext", "7\ta", "7\tb"), "duplicate query '7'"),
         ("qrels.dev.tsv", ("7\t0\t1\t4",), "a grade from 0 to 3"),
         ("qrels.dev.tsv", ("7\t0\t1",), "query, 0, passage and a grade"),
         ("qrels.dev.tsv", ("7\t0\t1\t1", "7\t0\t1\t2"), "grade 2 here and 1 above"),
-        ("qrels.dev.tsv", ("70\t0\t1\t1",), "1 of the 1 queries in .*queries.dev.tsv, first 70"),
+        ("qrels.dev.tsv", ("70\t0\t1\t1",), "1 of the 1 queries in .*queries.dev.tsv, including 70"),
     ],
 )
 def test_wrong_files(folder: Path, file: str, lines: tuple[str, ...], message: str) -> None:

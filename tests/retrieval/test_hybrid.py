@@ -180,7 +180,7 @@ def test_what_the_collection_drops_takes_no_rank_and_does_not_stretch_the_scores
     [
         ("hybrid:bm25+bm52", UnknownNameError, "Unknown first stage 'bm52'.*Did you mean 'bm25'"),
         ("hybrid:bm25+(bm25,k2=1)", UnknownNameError, "Unknown option of 'bm25': 'k2'.*Did you mean .*'k1'"),
-        ("hybrid:bm25+(bm25,b=7)", UsageError, "BM25 with b=7.0"),
+        ("hybrid:bm25+(bm25,b=7)", UsageError, "BM25 has b=7.0"),
         ("hybrid", UsageError, "hybrid:STAGES,method=.*,k=.*,normalize=.*,weights=.*,depth="),
         ("hybrid:bm25", UsageError, r"has 1 first stage\(s\).*two or more joined by \+"),
         ("hybrid:bm25+", UsageError, r"has 2 first stage\(s\), 1 of them empty"),

@@ -1,4 +1,4 @@
-"""The protocol of collections: documents, queries and relevance judgments under one name."""
+"""The protocol of collections, which combine documents, queries and relevance judgments under one name."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
 
 @runtime_checkable
 class Collection(Corpus, SupportsDropSelf, Protocol):
-    """A corpus with queries and relevance judgments. Parts that do not exist are empty, which is not an error."""
+    """A corpus with queries and relevance judgments; if one of these parts does not exist, it is empty."""
 
     @property
     def relevant(self) -> int:
         """Lowest grade that binary measures count as relevant (1; 2 for TREC Deep Learning)."""
 
     def queries(self) -> list[Query]:
-        """Return all queries, in file order."""
+        """Return all queries in the order of the file; empty if there are none."""
 
     def qrels(self) -> Qrels:
         """Return the judgments; empty if there are none."""

@@ -1,4 +1,4 @@
-"""Protocols of a corpus, and of the features that only some collections support."""
+"""Protocols for a corpus and for features that only some collections support."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ class Corpus(Protocol):
         """Hex SHA-256 of the content (file bytes and the options that select from them); it names the saved index."""
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents in a fixed order; can be called repeatedly."""
+        """Yield the documents in a fixed order; each call starts from the first document."""
 
 
 @runtime_checkable
 class SupportsCandidates(Protocol):
-    """A collection that has its own candidate lists."""
+    """A collection that may have its own candidate lists."""
 
     def candidates(self) -> Run:
-        """Return one ranking per query, with document texts; empty if the collection has none."""
+        """Return a run with one ranking per query, with document texts; empty if there are no candidate lists."""
 
 
 @runtime_checkable
 class SupportsCandidateStream(Protocol):
-    """A collection that can stream its own candidate lists, without having all of them in memory."""
+    """A collection that can stream its own candidate lists without holding all of them in memory."""
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Stream the rankings of `SupportsCandidates.candidates`, each query once; can be called repeatedly."""
+        """Yield the rankings of `SupportsCandidates.candidates`, each query once; each call starts from the first."""
 
 
 @runtime_checkable
 class SupportsDropSelf(Protocol):
-    """A collection that can apply BEIR's rule: drop a document with the query's own id from its ranking."""
+    """A collection that says whether BEIR's rule applies: a document with the query's own id is dropped."""
 
     @property
     def drop_self(self) -> bool:
-        """True if a retrieved document with the query's own id must be dropped."""
+        """Whether a retrieved document with the query's own id must be dropped."""
 
 
 @runtime_checkable
 class SupportsExclusion(Protocol):
-    """A collection that names documents which must not be ranked for a query, such as BRIGHT's excluded ids."""
+    """A collection that lists documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return query id -> ids of these documents; queries without any are omitted."""
+        """Return a mapping from query id to the ids of excluded documents, without queries that exclude none."""
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ class SupportsQueryFields(Protocol):
     """A collection whose queries have fields besides their text, such as categories or languages."""
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return field -> query id -> value, for scores per query group; queries without a value are omitted."""
+        """Return a mapping field -> query id -> value, for scores per query group; missing values are omitted."""
 
 
 @runtime_checkable
@@ -96,7 +96,7 @@ def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
     if missing := sorted(requested - documents.keys()):
         raise DataError(
             f"{len(missing)} of {len(requested)} documents are not in the collection {corpus.name!r}, "
-            f"first {', '.join(map(repr, missing[:3]))}",
+            f"including {', '.join(map(repr, missing[:3]))}",
             remedy="Check that the run belongs to this collection",
         )
     return documents

@@ -1,4 +1,4 @@
-"""The base class of collections in files, and functions that find and hash the files."""
+"""The base class of collections that are stored in files, and functions that find and hash the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def require_collection_path(path: str | Path, kind: str) -> Path:
     """Return the path, with ``~`` expanded, if it exists.
 
     Raises:
-        MissingResourceError: The path does not exist; the message names the expected ``kind``.
+        MissingResourceError: The path does not exist; the message contains ``kind``, the description of what was
+            expected.
     """
     expanded = Path(path).expanduser()
     try:
@@ -45,7 +46,7 @@ def require_collection_folder(path: str | Path, kind: str) -> Path:
 
 
 def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """Return the first of these files that exists in a folder, plain or gzipped, or None."""
+    """Return the first of these files that exists in a folder, plain or gzipped; None if none of them exists."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
@@ -57,7 +58,7 @@ def require_collection_file(folder: Path, names: Iterable[str], kind: str) -> Pa
     """Return the first of these files that exists in a folder, plain or gzipped.
 
     Raises:
-        MissingResourceError: The folder has none of them; the message lists the names.
+        MissingResourceError: The folder contains none of these files; the message lists their names.
     """
     expected = list(names)
     path = find_collection_file(folder, expected)
@@ -79,7 +80,7 @@ def collection_name_of_path(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionFiles:
-    """The files of a collection by kind, in reading order; a kind without files is empty."""
+    """The files of a collection by kind, in the order in which they are read; a kind without files is empty."""
 
     docs: tuple[Path, ...] = ()
     queries: tuple[Path, ...] = ()
@@ -107,21 +108,21 @@ def _collection_file_sha256(path: Path) -> bytes:
 
 
 class FileCollection:
-    """The part of a collection that does not depend on the file format; a subclass adds ``docs`` and ``queries``.
+    """Base class for collections in files; a subclass adds ``docs`` and ``queries``, which depend on the file format.
 
     Attributes:
         format_name: Name of the format. It must never change, because fingerprints, and so saved indexes, depend on it.
-        name: Name in run tags and tables; white space becomes ``_``.
+        name: Name in run tags and tables; whitespace is replaced by ``_``.
         language: ISO 639 code of the documents' language.
         relevant: Lowest grade that binary measures count as relevant.
-        drop_self: True if a document with the query's own id is dropped.
+        drop_self: Whether a document with the query's own id is dropped.
         files: The files of the collection.
     """
 
     format_name: ClassVar[str] = ""
 
     def __init__(self, name: str, files: CollectionFiles, *, language: str, relevant: int) -> None:
-        """Check the options that all file collections have.
+        """Check and store the options that all file collections have.
 
         Raises:
             UsageError: The language code is malformed, or the grade is below 1.
@@ -134,7 +135,7 @@ class FileCollection:
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Options that determine what is read from the files, as name -> value."""
+        """Mapping from name to value of the options that determine which content is read from the files."""
         return {}
 
     @cached_property
@@ -143,11 +144,11 @@ class FileCollection:
         return self.files.digest({"format": self.format_name or type(self).__name__, **self.selecting})
 
     def qrels(self) -> Qrels:
-        """Return the judgments, which are read once; empty if there are none."""
+        """Return the judgments, which are read on the first call; empty if there are none."""
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return the documents that the judgments exclude for a query, by grade `rerank.types.EXCLUDED`."""
+        """Return a mapping from query id to the documents with the grade `rerank.types.EXCLUDED` in the judgments."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property
@@ -163,7 +164,8 @@ def check_collection_language_code(code: str) -> str:
     """
     if not re.fullmatch(r"[a-z]{2,3}", code):
         raise UsageError(
-            f"Language {code!r}", expected="an ISO 639 code of two or three lower-case letters, such as en or zh"
+            f"The language is {code!r}",
+            expected="an ISO 639 code of two or three lower-case letters, such as en or zh",
         )
     return code
 
@@ -172,8 +174,8 @@ def check_collection_relevant_grade(grade: int) -> int:
     """Return the lowest relevant grade after checking it.
 
     Raises:
-        UsageError: The grade is below 1, and documents judged not relevant would count as relevant.
+        UsageError: The grade is below 1, so documents judged not relevant would count as relevant.
     """
     if grade < 1:
-        raise UsageError(f"relevant={grade}", expected="a grade of 1 or more")
+        raise UsageError(f"The collection has the option relevant={grade}", expected="a grade of 1 or more")
     return grade

@@ -1,7 +1,7 @@
-"""INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks): text queries over images of iNaturalist 2024.
+"""Provider of INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks), text queries over images of iNaturalist.
 
-The collection consists of queries with their categories, relevance judgments, and the ids and paths of the images. The
-images are not opened.
+The images are those of iNaturalist 2024. The collection consists of queries with their categories, relevance judgments,
+and the ids and paths of the images. The images are not opened.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Inquire(FileCollection):
     The files, plain or gzipped, are in the folder or in its sub-folder ``data/inquire``. A document is an image without
     text. Its path is not used as text, because it contains the species, which judges must not see. The annotations list
     only the relevant images, with grade 1; all others are not relevant. Without ``images``, the documents are the
-    annotated images. This is enough to score runs but not to rank: the benchmark's corpus has five million images.
+    annotated images. They suffice to score runs but not to rank, since the benchmark's corpus has five million images.
 
     Args:
         folder: The folder.
         split: ``test`` or ``val``.
-        images: A CSV file of all images, with the columns image_id and image_path.
-        root: The folder to which image paths are relative; by default the current one.
+        images: A CSV file of all images, with the columns image_id and image_path; empty for the annotated images.
+        root: The folder to which image paths are relative; empty for the current folder.
 
     Raises:
         MissingResourceError: The folder or a file does not exist.
@@ -69,12 +69,12 @@ class Inquire(FileCollection):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the list of images and of their root folder, the inputs of an index."""
+        """Hex SHA-256 of the list of images and the path of their root folder, on which an index depends."""
         root = str(self._root.resolve()) if self._root else ""
         return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "root": root})
 
     def docs(self) -> Iterator[Document]:
-        """Stream the images, each once; the annotations list an image once per query.
+        """Yield the images as documents, each once, although the annotations list an image once per query.
 
         Raises:
             DataError: The file of all images contains an image twice, or an image has two paths.
@@ -93,7 +93,7 @@ class Inquire(FileCollection):
         )
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return supercategory, category and iconic_group, each as query id -> value."""
+        """Return the fields supercategory, category and iconic_group as a mapping field -> query id -> value."""
         return invert_query_fields(
             {_parse_inquire_query(record).id: {name: record.fields[name] for name in FIELDS} for record in self._rows()}
         )
@@ -106,7 +106,7 @@ class Inquire(FileCollection):
 
     @cached_property
     def _judged(self) -> Qrels:
-        """Judgments of the split's queries, selected from the annotations file, which covers all splits."""
+        """The judgments of the split's queries, selected from the annotations of all splits."""
         table: dict[str, dict[str, int]] = {query.id: {} for query in self.queries()} if self.files.qrels else {}
         for path in self.files.qrels:
             for record in read_inquire_csv(path, ("query_id", "image_id")):

@@ -1,4 +1,7 @@
-"""Retrieval and reranking tasks of mteb (MTEB and MMTEB) by name; mteb is imported when a task is opened."""
+"""Provider of the retrieval and reranking tasks of mteb (MTEB and MMTEB), opened by their names.
+
+The package mteb is imported when a task is opened.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,17 @@ class Mteb:
     """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
 
     The lists of a reranking task are the candidates. In many tasks, a list starts with the relevant documents, so use
-    ``--shuffle random``; otherwise, a reranker that keeps the input order gets a perfect score.
+    ``--shuffle random``; otherwise, a reranker that keeps the input order would have a perfect score.
 
     Args:
         task: Name of the task.
-        subset: Name of the subset, usually a language; required if the task has several.
-        split: Name of the split; required if mteb evaluates several.
-        predictions: First-stage rankings saved by ``mteb.evaluate(..., prediction_folder=...)``, as the file or its
-            folder; they become the candidates.
-        top_k: Number of documents to take from each of these rankings.
-        language: ISO 639 code of the documents' language, ``mul`` for several, ``und`` for none; by default from mteb.
+        subset: Name of the subset, usually a language; required if the task has several subsets.
+        split: Name of the split; required if mteb evaluates several splits.
+        predictions: File, or its folder, with first-stage rankings saved by
+            ``mteb.evaluate(..., prediction_folder=...)``. They become the candidates; empty for the task's own lists.
+        top_k: Maximum number of documents to use of each of these rankings.
+        language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
+            the language that mteb states.
 
     Attributes:
         relevant: Always 1, since mteb's binary measures count every grade above 0 as relevant.
@@ -43,7 +47,7 @@ class Mteb:
     Raises:
         MissingPrerequisiteError: mteb is not installed.
         UnknownNameError: There is no such task, subset or split; the message suggests similar names.
-        UsageError: The task does not rank texts, or a required subset or split is not given.
+        UsageError: The task is not about ranking texts, or a required subset or split is not given.
         MissingResourceError: The predictions do not exist.
     """
 
@@ -64,7 +68,7 @@ class Mteb:
 
     @classmethod
     def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
-        """Return the collection for a task object, for example of a task that is not registered in mteb."""
+        """Return the collection for a task object, such as a task that is not registered in mteb."""
         collection = cls.__new__(cls)
         collection._open(check_mteb_collection_task(task), subset, split)
         collection._saved, collection._top_k = None, 100
@@ -94,7 +98,7 @@ class Mteb:
         return open_mteb_collection_split(task, self._subset, self._split, candidates=best)
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents.
+        """Return an iterator over the documents.
 
         Raises:
             MissingResourceError: The data cannot be downloaded.
@@ -106,7 +110,7 @@ class Mteb:
         return self._task_split.lookup(ids)
 
     def queries(self) -> list[Query]:
-        """Return the judged queries; an instruction is appended to the query's text."""
+        """Return the judged queries, with their instructions in the text as in mteb; all queries if none is judged."""
         return self._task_split.queries()
 
     def qrels(self) -> Qrels:
@@ -114,25 +118,25 @@ class Mteb:
         return self._task_split.qrels()
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return the documents that must not be ranked for a query: BRIGHT's excluded ids."""
+        """Return a mapping from query id to the documents that must not be ranked for it (BRIGHT's excluded ids)."""
         return self._task_split.excluded()
 
     def candidates(self) -> Run:
-        """Return the predictions or, if there are none, the task's candidate lists, with document texts."""
+        """Return the predictions or, if none are given, the task's candidate lists, with document texts."""
         return self._task_split.candidates()
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the task, the candidate lists, and the data set's commit (its texts if it has no commit)."""
+        """Hex SHA-256 of the task, the candidate lists, and the data set's commit or, without a commit, its texts."""
         return self._task_split.fingerprint
 
 
 def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: str) -> str:
-    """Return the name of a subset or split; it may be empty if there is only one.
+    """Return the name of a subset or split after checking it; if ``name`` is empty, return the only one.
 
     Raises:
         UnknownNameError: There is no such subset or split.
-        UsageError: There are several, and the name is empty.
+        UsageError: ``name`` is empty, but there are several subsets or splits.
     """
     if name and name not in known:
         raise UnknownNameError(f"{kind} of {task}:", name, known)
@@ -147,7 +151,7 @@ def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: st
 
 
 def mteb_collection_predictions_file(path: str | Path, task: str) -> Path:
-    """Return the file with a task's predictions: the path itself, or the file that mteb writes into a folder."""
+    """Return the file with a task's predictions: ``path`` or, if it is a folder, the file that mteb writes into it."""
     expanded = require_collection_path(path, "predictions saved by mteb, a JSON file or its folder")
     return (
         require_collection_path(expanded / f"{task}_predictions.json", f"the predictions for {task}")
@@ -157,10 +161,13 @@ def mteb_collection_predictions_file(path: str | Path, task: str) -> Path:
 
 
 def read_mteb_collection_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
-    """Return query -> document -> score of one subset and split, from a file saved by ``mteb.evaluate``.
+    """Return the scores of one subset and split, read from a file saved by ``mteb.evaluate``.
+
+    Returns:
+        A mapping query -> document -> score.
 
     Raises:
-        DataError: The file has another format, or lacks the subset or split.
+        DataError: The file is not in this format, or does not contain the subset or split.
     """
     saved = read_json_object(path, "file of predictions")
     try:
@@ -174,11 +181,13 @@ def read_mteb_collection_predictions(path: Path, subset: str, split: str) -> Map
 
 
 def top_collection_candidates(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
-    """Return query -> documents with the highest scores, best first; ties in input order, as in mteb.
+    """Return a mapping from each query to its ``top_k`` documents with the highest scores, best first.
+
+    Tied documents keep their input order, as in mteb.
 
     Raises:
         UsageError: ``top_k`` is below 1.
     """
     if top_k < 1:
-        raise UsageError(f"top_k={top_k}", expected="at least 1")
+        raise UsageError(f"The collection 'mteb' has the option top_k={top_k}", expected="at least 1")
     return {query: sorted(docs, key=lambda doc: docs[doc], reverse=True)[:top_k] for query, docs in lists.items()}

@@ -1,4 +1,4 @@
-"""Access to the package mteb: importing it, finding tasks by name, and loading their data."""
+"""Functions that import the package mteb, find its tasks by name, and load their data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
 
-#: ISO 639-3 code of a standard variety, such as Mandarin -> code of the language, as first stages expect it.
+#: Mapping from the ISO 639-3 code of a standard variety, such as Mandarin, to the code that first stages expect.
 _STANDARDS = {
     **{"cmn": "zh", "arb": "ar", "nob": "no", "nno": "no", "swh": "sw", "pes": "fa", "npi": "ne", "ekk": "et"},
     **{"zsm": "ms", "lvs": "lv", "khk": "mn", "als": "sq", "azj": "az", "uzn": "uz", "ydd": "yi", "ory": "or"},
@@ -17,20 +17,21 @@ _STANDARDS = {
 
 
 def import_mteb() -> Any:
-    """Import mteb.
+    """Import mteb, check its version, and return the module.
 
     Raises:
-        MissingPrerequisiteError: mteb is not installed, or older than 2.0.
+        MissingPrerequisiteError: mteb is not installed, or its version is older than 2.0.
     """
     try:
         import mteb
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"This needs mteb, which cannot be imported ({error})", remedy="Run: pip install 'listrank[mteb]'"
+            f"The package mteb is needed, but cannot be imported ({error})",
+            remedy="Run: pip install 'listrank[mteb]'",
         ) from error
     if not hasattr(mteb, "evaluate"):
         raise MissingPrerequisiteError(
-            f"mteb {getattr(mteb, '__version__', '')} is installed",
+            f"The installed version of mteb is {getattr(mteb, '__version__', '')}",
             expected="2.0 or newer",
             remedy="Run: pip install 'listrank[mteb]'",
         )
@@ -58,19 +59,22 @@ def check_mteb_collection_task(task: Any) -> Any:
     """Return the task after checking that it ranks texts.
 
     Raises:
-        UsageError: The task is of another type or about other media.
+        UsageError: The task is not a retrieval or reranking task, or its data are not only texts.
     """
     if not hasattr(task, "convert_to_reranking"):
         raise UsageError(
             f"{task.metadata.name} is a task of the type {task.metadata.type}", expected="Retrieval or Reranking"
         )
     if list(task.metadata.modalities) != ["text"]:
-        raise UsageError(f"{task.metadata.name} is about {', '.join(task.metadata.modalities)}", expected="only text")
+        raise UsageError(
+            f"{task.metadata.name} is a task with the modalities {', '.join(task.metadata.modalities)}",
+            expected="only text",
+        )
     return task
 
 
 def language_of_mteb_collection(metadata: Any, subset: str) -> str:
-    """Return the ISO 639-1 code of a subset's language: ``mul`` for several, ``und`` if there is no such code."""
+    """Return the ISO 639-1 code of a subset's language; ``mul`` for several languages, ``und`` for no such code."""
     scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
     codes = {code.split("-")[0] for code in scripts}
     if len(codes) != 1:
@@ -102,12 +106,12 @@ def load_mteb_collection_task(task: Any) -> Any:
 
 @contextlib.contextmanager
 def named_mteb_collection_errors(name: str) -> Generator[None]:
-    """Turn errors of downloading or reading a task's data, which have no common class, into `MissingResourceError`."""
+    """Convert errors in downloading or reading a task's data, which have no common class, to `MissingResourceError`."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip()[:300] or type(error).__name__
         raise MissingResourceError(
             f"The data of mteb's task {name!r} cannot be read: {reason}",
-            remedy="Check the network and your access to the data set, or put it into Hugging Face's cache",
+            remedy="Check the network and your access to the data set, or put the data into Hugging Face's cache",
         ) from error

@@ -1,7 +1,7 @@
-"""Collections of one subset and split of an mteb task: queries, documents, judgments and candidate lists.
+"""A collection with the queries, documents, judgments and candidate lists of one subset and split of an mteb task.
 
 mteb 2.x stores a split as ``corpus`` (id, title, text), ``queries`` (id, text, optionally instruction),
-``relevant_docs`` and ``top_ranked``. Texts are joined as mteb joins them for its own models.
+``relevant_docs`` and ``top_ranked``. Queries and instructions are joined as mteb joins them for its own models.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ def mteb_collection_query_text(row: Mapping[str, Any]) -> str:
 
 
 class TaskDocuments:
-    """The documents of one split of a task, by id. If several rows have the same id, the last counts, as in mteb.
+    """The documents of one split of a task, by id. If several rows have the same id, the last one is used, as in mteb.
 
     Args:
         rows: mteb's ``corpus``, a data set with the columns id, text and optionally title.
-        where: Description for messages.
+        where: Description of the data for messages.
+
+    Attributes:
+        own_ids: Mapping from escaped document id to id in mteb.
     """
 
     def __init__(self, rows: Any, where: str) -> None:
@@ -101,8 +104,9 @@ class TaskSplit:
         subset: Name of the subset in mteb, ``default`` if there is only one.
         split: Name of the split.
         data: mteb's data of the split: corpus, queries, and optionally relevant_docs and top_ranked.
-        drop_self: True to drop a document with the query's own id from its ranking.
-        allowed: Query -> the documents that may be ranked for it, by mteb's ids; None if all may.
+        drop_self: Whether to drop a document with the query's own id from its ranking.
+        allowed: Mapping from the id of a query in mteb to the ids in mteb of the documents that may be ranked for it.
+            All documents may be ranked for queries that are not in the mapping; None for no restrictions.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class TaskSplit:
         drop_self: bool = False,
         allowed: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
-        """Wrap the data of a loaded task."""
+        """Store the data of a loaded task, and derive the collection's name and language from its metadata."""
         parts = [metadata.name, *([] if subset == "default" else [subset]), split]
         self.name = escape_mteb_collection_id("/".join(parts))
         self.language = language_of_mteb_collection(metadata, subset)
@@ -129,7 +133,7 @@ class TaskSplit:
         return TaskDocuments(self._data["corpus"], self.name)
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Return an iterator over the documents in the order of their rows."""
         return iter(self.texts)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
@@ -137,7 +141,7 @@ class TaskSplit:
         return self.texts.lookup(ids)
 
     def queries(self) -> list[Query]:
-        """Return the queries; if there are judgments, only judged queries, as in mteb."""
+        """Return the judged queries, as mteb does, or all queries if there are no judgments."""
         judged = self.qrels()
         return [query for query in self._queries if not judged or query.id in judged]
 
@@ -152,12 +156,12 @@ class TaskSplit:
             for row in rows
         ]
         if len({query.id for query in queries}) < len(queries):
-            raise DataError(f"{self.name}: duplicate query id", expected="each id once")
+            raise DataError(f"{self.name}: there is a duplicate query id", expected="each id once")
         return queries
 
     @cached_property
     def own_queries(self) -> dict[str, str]:
-        """Escaped query id -> id in mteb."""
+        """Mapping from escaped query id to query id in mteb."""
         return {escape_mteb_collection_id(str(own)): own for own in self._data["queries"]["id"]}
 
     def qrels(self) -> Qrels:
@@ -177,7 +181,7 @@ class TaskSplit:
         return Qrels(table, name=self.name)
 
     def excluded(self) -> dict[str, frozenset[str]]:
-        """Return the documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
+        """Return a mapping from query id to the documents that must not be ranked for it, as in BRIGHT."""
         every = frozenset(self.texts.own_ids.values())
         rows = {str(query): every.difference(map(str, docs)) for query, docs in self.allowed.items()}
         return {
@@ -187,7 +191,7 @@ class TaskSplit:
         }
 
     def candidates(self) -> Run:
-        """Return the task's candidate lists with document texts, one per query; empty if it has none.
+        """Return the task's candidate lists with document texts, one per query; empty if the task has no lists.
 
         If a list contains a document several times, only its first occurrence counts.
 
@@ -210,7 +214,7 @@ class TaskSplit:
         if missing:
             raise DataError(
                 f"{self.name}: the list of query {query.id!r} contains {len(missing)} unknown documents, "
-                f"first {missing[0]!r}",
+                f"including {missing[0]!r}",
                 remedy="Use lists that were made from this version of the task",
             )
         return Ranking.from_order(query, (docs[doc] for doc in dict.fromkeys(ids)))
@@ -219,7 +223,7 @@ class TaskSplit:
     def fingerprint(self) -> str:
         """Hex SHA-256 that identifies the data.
 
-        A published task is identified by the commit of its data set; otherwise, the data is read and hashed.
+        A published task is identified by the commit of its data set; the data of other tasks is read and hashed.
         """
         dataset = self._metadata.dataset
         published = _COMMIT.fullmatch(str(dataset.get("revision", ""))) is not None
@@ -245,7 +249,7 @@ def open_mteb_collection_split(
         task: The task.
         subset: Name of the subset.
         split: Name of the split.
-        candidates: Lists that replace the task's own.
+        candidates: Mapping from query to candidate documents that replaces the task's own lists; None to keep those.
 
     Raises:
         UnknownNameError: The task has no such subset or split.
@@ -257,8 +261,8 @@ def open_mteb_collection_split(
     drop_self = bool(task.ignore_identical_ids)
     allowed: Mapping[str, Iterable[str]] = {}
     lists, size = data.get("top_ranked") or {}, len(data["corpus"])
-    # A retrieval task's own lists are no candidates: they contain the whole corpus without each query's excluded ids.
-    # Those of a task that was converted to reranking are short.
+    # The lists of a retrieval task are not candidates: each contains the whole corpus except the query's excluded ids.
+    # A retrieval task that was converted to reranking has short lists, which are candidates.
     if task.metadata.type == "Retrieval" and all(2 * len(docs) > size for docs in lists.values()):
         data, allowed = {**data, "top_ranked": None}, lists
     if candidates is not None:

@@ -1,7 +1,7 @@
-"""The demo collection: the Python standard library's documentation, with how-to questions and graded judgments.
+"""The demo collection: the documentation of Python's standard library, with how-to questions and graded judgments.
 
-The documents are read from the source files of the running interpreter, so they differ slightly between versions; the
-judgments cover only documents that 3.11, 3.12 and 3.13 share. README.md beside this file is the data card.
+The documents are read from the source files of the running interpreter, so they differ slightly between versions. The
+judgments cover only documents that Python 3.11, 3.12 and 3.13 share. README.md in this folder is the data card.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib.resources import files
 from rerank.collections.pydoc._extract import read_standard_library_documents
 from rerank.types import Document, Qrels, Query
 
-#: Twelve queries for a quick demonstration. They were chosen by their BM25 scores: their difficulty is mixed, and each
-#: has a relevant document among its top 30.
+#: Twelve queries for a quick demonstration. They were chosen by their BM25 rankings: their difficulty is mixed, and for
+#: each query, a relevant document is among the top 30.
 DEMO_SAMPLE: tuple[str, ...] = (
     *("q06", "q08", "q15", "q25", "q35", "q41"),
     *("q45", "q54", "q57", "q63", "q72", "q85"),
@@ -26,9 +26,9 @@ DEMO_SAMPLE: tuple[str, ...] = (
 class Pydoc:
     """Modules, classes, functions and methods of the standard library, one document each, and questions about them.
 
-    Documents are sorted by id; the library is read once per process, on first use (one to four seconds). A document
-    with grade 3 answers the question, with grade 2 it answers it partly or indirectly, with grade 1 it is related and
-    helpful, and with grade 0 it is not helpful.
+    Documents are sorted by id; the library is read once per process, on first use (one to four seconds). Grade 3 means
+    that a document answers the question, grade 2 that it answers the question partly or indirectly, grade 1 that it is
+    related and helpful, and grade 0 that it is not helpful.
     """
 
     name = "pydoc"
@@ -42,7 +42,7 @@ class Pydoc:
         return _pydoc_collection_fingerprint()
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents, sorted by id.
+        """Return an iterator over the documents, sorted by id.
 
         Raises:
             MissingResourceError: The interpreter has no source files of its standard library.

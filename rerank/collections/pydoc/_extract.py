@@ -1,4 +1,4 @@
-"""Extraction of documents from the standard library's docstrings with ``ast``, without importing or executing code."""
+"""Extraction of documents from docstrings of the standard library with ``ast``, without importing or executing code."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def read_standard_library_documents() -> tuple[Document, ...]:
-    """Return the documents of the running interpreter's library, read once per process."""
+    """Return the documents of the running interpreter's standard library, which is read once per process."""
     return read_docstring_documents(Path(sysconfig.get_path("stdlib")))
 
 
 def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
     """Read one document per public module, class, function and method with a docstring, sorted by id.
 
-    The id consists of the defining module and the qualified name. Definitions in a private module get the name of the
-    public module that re-exports them (`public_python_names`), and are omitted if there is none. The title is the id
-    with the signature. The text is the docstring without indentation, followed by that of ``__init__`` for a class.
+    The id consists of the defining module and the qualified name. For a definition in a private module, it contains the
+    name of the public module that re-exports the definition (`public_python_names`); definitions that no public module
+    re-exports are omitted. The title is the id with the signature. The text is the docstring without indentation; for a
+    class, the docstring of ``__init__`` follows.
 
     Args:
         folder: The folder of the library's source files.
@@ -56,7 +57,7 @@ def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
 
 @contextmanager
 def _pause_gc_for_pydoc_collection() -> Iterator[None]:
-    """Pause cyclic garbage collection: no syntax tree can be freed, and traversing them would take 3/4 of the time."""
+    """Pause cyclic garbage collection, which would take 3/4 of the time without being able to free syntax trees."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -67,7 +68,7 @@ def _pause_gc_for_pydoc_collection() -> Iterator[None]:
 
 
 def _unique_docstring_documents(sources: dict[str, SourceModule]) -> tuple[Document, ...]:
-    """Return one document per id, preferring definitions in public modules, then the order of the sources."""
+    """Return one document per id: from a public module if possible, and otherwise from the first module in order."""
     re_exported = public_python_names(sources)
     documents: dict[str, Document] = {}
     for source in sorted(sources.values(), key=lambda source: is_private_pydoc_name(source.name)):
@@ -92,7 +93,7 @@ def _module_documents(source: SourceModule) -> Iterator[Document]:
 
 
 def _member_documents(body: list[ast.stmt], ids: dict[str, str], *, method: bool = False) -> Iterator[Document]:
-    """Yield documents of the definitions in ``body`` whose names are keys of ``ids`` (name -> id)."""
+    """Yield documents of the definitions in ``body`` whose names are keys of ``ids``, a mapping from name to id."""
     for node in pydoc_definition_statements(body):
         if (
             not isinstance(node, ast.ClassDef | _Function)
@@ -118,7 +119,7 @@ def _class_documents(node: ast.ClassDef, doc_id: str) -> Iterator[Document]:
 
 
 def _format_signature(node: _Function, *, method: bool) -> str:
-    """Return the arguments in parentheses without ``self``; empty for a property."""
+    """Return the parameters in parentheses, without ``self`` or ``cls``; empty for a property."""
     decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
     if decorators & {"property", "cached_property", "setter", "deleter"}:
         return ""

@@ -1,4 +1,4 @@
-"""The parsed source files of the standard library, and the public names of definitions in private modules.
+"""Functions that parse the source files of the standard library, and find public names of private definitions.
 
 Files are parsed with ``ast``; nothing is imported or executed.
 """
@@ -32,7 +32,8 @@ class SourceModule:
 
     Attributes:
         name: Dotted name of the module.
-        package: Package to which its relative imports refer: the module if it is a package, otherwise its parent.
+        package: Package to which the module's relative imports refer: the module itself if it is a package, otherwise
+            its parent.
         tree: The syntax tree.
     """
 
@@ -42,12 +43,15 @@ class SourceModule:
 
 
 def is_private_pydoc_name(dotted: str) -> bool:
-    """Return True if any part of a dotted name starts with an underscore."""
+    """Return whether any part of a dotted name starts with an underscore."""
     return any(part.startswith("_") for part in dotted.split("."))
 
 
 def read_python_sources(folder: Path) -> dict[str, SourceModule]:
-    """Parse every module under ``folder``, including private ones; return module name -> source, in a fixed order.
+    """Parse every module in ``folder`` and its sub-folders, including private modules.
+
+    Returns:
+        A mapping from module name to parsed module, in a fixed order.
 
     Raises:
         DataError: A file is not valid source for this Python version.
@@ -94,7 +98,7 @@ def pydoc_definition_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def public_python_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str]]:
-    """Return the public names of definitions in private modules: private module -> name -> public dotted name.
+    """Return the public names of definitions in private modules, as a mapping module -> name -> public dotted name.
 
     For example, ``datetime`` imports its classes from ``_pydatetime`` in some versions, and ``pathlib`` from
     ``pathlib._local``. A re-export counts if the public module imports all names (``*``), lists the name in
@@ -139,7 +143,7 @@ def _re_exported_names(source: SourceModule, sources: Mapping[str, SourceModule]
 
 
 def _pydoc_collection_replaced_module(node: ast.Assign, name: str) -> str:
-    """Return the public module that a statement ``sys.modules[...] = other`` replaces, or an empty string."""
+    """Return the public module that a statement ``sys.modules[...] = other`` replaces; empty for other statements."""
     match node.targets:
         case [ast.Subscript(value=ast.Attribute(attr="modules"), slice=ast.Constant(value=str(place)))]:
             return place

@@ -1,4 +1,4 @@
-"""T2Ranking (Xie et al., SIGIR 2023) in its published format: tab-separated files with 2.3 million passages."""
+"""Provider of T2Ranking (Xie et al., SIGIR 2023), with 2.3 million passages, in its published tab-separated files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class T2ranking(FileCollection):
     The files, plain or gzipped, are in the folder or in its sub-folder ``data``. Both tasks use all queries of the
     split. The task ``reranking`` has judgments with grades 0 to 3. The task ``retrieval`` has only positives, with
     grade 1: the passages in qrels.retrieval.SPLIT.tsv or, if that file is missing, the passages with grade 2 or 3 in
-    qrels.SPLIT.tsv. A query without positives still counts as judged in that task, since the official MRR averages over
-    all queries of a run. The judgments of the test split are not public.
+    qrels.SPLIT.tsv. In the task ``retrieval``, a query without positives still counts as judged, since the official MRR
+    averages over all queries of a run. The judgments of the test split are not public.
 
     Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
 
@@ -48,10 +48,10 @@ class T2ranking(FileCollection):
         split: ``dev``, ``train`` or ``test``.
         task: ``reranking`` or ``retrieval``.
         candidates: A file of candidate lists, in the columns query, passage, rank, and optionally score. The lists of
-            the split's queries become the collection's candidates.
-        depth: Maximum rank that is read from the lists; the texts of the passages read are kept in memory.
-        markup: ``keep`` leaves passages as published, with ``<br>`` and ``<img>``, as used for the published results;
-            ``drop`` removes tags and decodes entities.
+            the split's queries become the collection's candidates. Empty for no candidates.
+        depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
+        markup: ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as used for the published results;
+            ``drop`` to remove tags and decode entities.
 
     Raises:
         MissingResourceError: The folder, the passages, the queries of the split or the candidates do not exist.
@@ -78,7 +78,7 @@ class T2ranking(FileCollection):
             else where / "data"
         )
         if depth < 1:
-            raise UsageError(f"depth={depth}", expected="at least 1")
+            raise UsageError(f"The collection 't2ranking' has the option depth={depth}", expected="at least 1")
         self._positives = task == "retrieval"
         names = [f"qrels.retrieval.{split}.tsv"] * self._positives + [f"qrels.{split}.tsv"]
         qrels = find_collection_file(where, names)
@@ -101,7 +101,7 @@ class T2ranking(FileCollection):
         return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "markup": markup})
 
     def docs(self) -> Iterator[Document]:
-        """Stream the passages, including those without text."""
+        """Return an iterator over the passages in file order, including those without text."""
         rows = read_numbered_rows(self.files.docs[0], "passage")
         return check_unique_ids(((where, self._document(number, text)) for where, number, text in rows), "document")
 
@@ -117,10 +117,9 @@ class T2ranking(FileCollection):
         )
 
     def candidates(self) -> Run:
-        """Return the lists of the candidates file with passage texts; empty without such a file.
+        """Return the candidate lists, with passage texts; empty if no file of candidates is given.
 
-        Scores are kept if a list has all of them and none is higher than the one before; otherwise the score at rank r
-        is 1/r.
+        The scores of a list are kept if all are present and do not increase; otherwise, the score at rank r is 1/r.
 
         Raises:
             DataError: A list contains an unknown passage, or the file is malformed.
@@ -152,9 +151,9 @@ class T2ranking(FileCollection):
         queries = [query.id for query in self.queries()]
         if missing := sorted(table.keys() - set(queries)):
             raise DataError(
-                f"{len(missing)} of the {len(table)} queries in {path} are not in {self.files.queries[0]}, first "
+                f"{len(missing)} of the {len(table)} queries in {path} are not in {self.files.queries[0]}, including "
                 f"{', '.join(missing[:3])}",
-                remedy="Check that the files belong together",
+                remedy="Check that the files belong to the same collection",
             )
         if self._positives:
             table = {query: table.get(query, {}) for query in queries}

@@ -1,4 +1,4 @@
-"""Readers of T2Ranking's judgments, with and without grades, and candidate lists."""
+"""Functions that read T2Ranking's judgments, with and without grades, and candidate lists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rerank.io.text_files import open_text_file
 
 #: The grades of T2Ranking: 0 to 3.
 GRADES = range(4)
-#: Lowest grade of a positive in the retrieval task.
+#: Lowest grade that counts as positive in the retrieval task.
 POSITIVE = 2
 #: Id of the passage that pads lists to a fixed length.
 _PAD = "0"
 
-#: Query -> passages of its list, best first, each with a score or None.
+#: Mapping from query id to the passages of its list, best first, each with its score or None.
 CandidateLists = dict[str, list[tuple[str, float | None]]]
 
 
@@ -25,13 +25,13 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
     """Read judgments with grades, in the columns query, an ignored value, passage and grade.
 
     Raises:
-        DataError: A row has other columns or another grade, or contradicts an earlier row.
+        DataError: A row has other columns or an invalid grade, or contradicts an earlier row.
     """
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
         if len(fields) != 4 or not is_whole_number(fields[3]) or int(float(fields[3])) not in GRADES:
             raise DataError(
-                f"{where}: {error_repr(' '.join(fields))}",
+                f"{where}: the row is {error_repr(' '.join(fields))}",
                 expected="query, 0, passage and a grade from 0 to 3",
             )
         grade = int(float(fields[3]))
@@ -40,13 +40,13 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
         if judged.setdefault(passage, grade) != grade:
             raise DataError(
                 f"{where}: passage {passage} has grade {grade} here and {judged[passage]} above",
-                expected="one grade for each",
+                expected="one grade for each passage of a query",
             )
     return table
 
 
 def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments without grades, in the columns query and passage; each gets grade 1.
+    """Read judgments without grades, in the columns query and passage; every passage receives grade 1.
 
     Raises:
         DataError: A row has other columns.
@@ -54,7 +54,7 @@ def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     for where, fields in _read_t2ranking_rows(path):
         if len(fields) != 2:
-            raise DataError(f"{where}: {len(fields)} columns", expected="2: query and passage")
+            raise DataError(f"{where}: the row has {len(fields)} columns", expected="2: query and passage")
         table.setdefault(parse_whole_number(fields[0], "query", where), {})[
             parse_whole_number(fields[1], "passage", where)
         ] = 1
@@ -64,17 +64,17 @@ def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
 def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> CandidateLists:
     """Read candidate lists, in the columns query, passage, rank (from 0 or 1) and optionally score.
 
-    Columns are separated by white space. Rows with passage 0 pad a list. If the collection has a passage 0, the first
-    such row of a list is a candidate and only the others are padding.
+    Columns are separated by whitespace. Rows with passage 0 are padding. If the collection has a passage 0, the first
+    such row of a list is a candidate, and only the others are padding.
 
     Args:
         path: The file.
         queries: Ids of the queries whose lists are read.
         depth: Maximum number of candidates per query.
-        has_zero: True if the collection has a passage 0.
+        has_zero: Whether the collection contains a passage 0.
 
     Returns:
-        The list of each query that has one, sorted by rank.
+        A mapping from each query that has a list to its candidates, sorted by rank.
 
     Raises:
         DataError: A row has other columns or an invalid rank, or a list contains a rank or a passage twice.
@@ -86,7 +86,7 @@ def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has
             continue
         if len(fields) not in (3, 4) or not is_whole_number(fields[2]):
             raise DataError(
-                f"{where}: {error_repr(' '.join(fields))}",
+                f"{where}: the row is {error_repr(' '.join(fields))}",
                 expected="query, passage, rank, and optionally a score",
             )
         rank = int(float(fields[2]))
@@ -123,12 +123,12 @@ def _parse_t2ranking_score(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{where}: score {error_repr(text)}", expected="a finite number")
+        raise DataError(f"{where}: the score is {error_repr(text)}", expected="a finite number")
     return value
 
 
 def _read_t2ranking_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the columns of each line; a first line that does not begin with a number is the header."""
+    """Yield the position and the columns of each line; a first line that does not begin with a number is a header."""
     with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             fields = line.split()

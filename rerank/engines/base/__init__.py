@@ -1,4 +1,4 @@
-"""The protocol of engines, and the work that they get."""
+"""The protocol of engines, and the description of the work that they are given."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class RankingJob:
     """Everything that the rankings of a run need, except the lists and the call log.
 
     Attributes:
-        setup: The ranker.
-        judge: The judge of the ranker, as this process has opened it.
+        setup: The setup of the ranker: strategy, judge and passages.
+        judge: The judge of the ranker, opened in this process.
         top_k: Number of documents to rerank; None for all.
-        flow: The number of lists and requests that are processed together.
+        flow: The numbers of lists and requests that are processed together.
         queries: Number of lists.
         qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
     """
@@ -38,13 +38,17 @@ class RankingJob:
 
 
 class Engine(Protocol):
-    """Where the rankings of a run are computed. An engine has no effect on rankings and scores.
+    """An engine computes the rankings of a run; the choice of the engine does not affect rankings and scores.
 
-    `start` is called once, before anything is written, then `rank` or what `worker_map` returns, and last `close`.
+    `start` is called once, before anything is written, followed by `rank` or the function that `worker_map` returns,
+    and finally `close`.
     """
 
     def start(self, backend: Backend | None) -> None:
-        """Make ready whatever `rank` needs, given the model as this process has opened it, if it has.
+        """Prepare everything that `rank` needs.
+
+        Args:
+            backend: The model, opened in this process; None if this process has not opened it.
 
         Raises:
             RerankError: A model cannot be loaded, or a cluster cannot be reached or is too small.
@@ -55,18 +59,18 @@ class Engine(Protocol):
 
         Args:
             lists: The first-stage lists; only those that are being processed are read.
-            job: What to do with them.
-            calls: The model as this process has opened it, with the call log, cache and token cap of the run.
+            job: Description of how to rank the lists.
+            calls: The model, opened in this process, with the call log, cache and token cap of the run.
 
         Raises:
             RerankError: A list cannot be ranked, or the model cannot answer at all; committed calls are kept.
         """
 
     def worker_map(self) -> WorkerMap | None:
-        """Return a function that applies another one to items in workers; None if this process does all the work."""
+        """Return a function that applies a given function to items in workers; None if there are no workers."""
 
     def close(self) -> None:
-        """Give back what `start` has made ready; the engine can be started again."""
+        """Release the resources that `start` acquired; the engine can be started again."""
 
     def record(self) -> Mapping[str, Any]:
-        """Return what spec.json records of the engine after the run; empty for a run in this process."""
+        """Return the properties of the engine to record in spec.json after the run; empty for a run in this process."""

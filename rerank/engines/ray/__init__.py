@@ -1,9 +1,9 @@
-"""The engine ``ray``: actors of Ray process blocks of lists or other items, on one machine or on many.
+"""The engine ``ray``, in which actors of Ray process blocks of lists or other items, on one or many machines.
 
 Ray Data runs one task in each actor of a pool (`worker.BlockWorker`), restarts lost actors and repeats their tasks. A
 task fetches one block after the other, and sends calls and results to this process through an actor that exchanges
-messages. This process alone writes to the run folder. A worker waits until its calls are committed, and no block is
-read that is too far ahead of the oldest unfinished one, so a slow disk slows the workers down.
+messages. Only this process writes to the run folder. A worker waits until its calls are committed, and no block is read
+that is too far ahead of the oldest unfinished block, so workers do not run ahead of a slow disk.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Blocks that may be open per worker: one is processed, and the others wait for their turn or for an older block.
+#: Maximum number of open blocks per worker: one is processed, and the others wait for their turn or an older block.
 _BLOCKS_PER_WORKER = 3
-#: Number of blocks per worker into which lists for a server are divided, whose results do not depend on blocks.
+#: Number of blocks per worker into which lists are divided for a model behind a network, whose results do not depend on
+#: blocks.
 _SHARES = 4
 #: Maximum number of messages of workers that wait for an answer.
 _MESSAGES = 100_000
@@ -44,14 +45,14 @@ _MESSAGES = 100_000
 
 @dataclass(slots=True)
 class Ray:
-    """Rank on a cluster of Ray, which is started on this machine if no address is given.
+    """Compute rankings on a Ray cluster, which is started on this machine if no address is given.
 
     Attributes:
-        address: Address of the cluster's head, HOST:PORT, or ``auto``; empty to start one, or to use the one to which
-            this process is connected already.
-        workers: Number of workers; each opens the model once.
-        gpus_per_worker: Number of GPUs per worker; a fraction lets workers share one.
-        worker_timeout: Seconds after which a worker that has not handed over a reply is restarted; None for no limit.
+        address: Address of the cluster's head node, ``HOST:PORT``, or ``auto``; empty to use the cluster to which this
+            process is already connected, or else to start a cluster.
+        workers: Number of workers, each of which opens the model once.
+        gpus_per_worker: Number of GPUs per worker; with a fraction, several workers share a GPU.
+        worker_timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
 
     Raises:
         UsageError: A number is out of range.
@@ -66,21 +67,22 @@ class Ray:
     _losses: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range."""
         timeout = self.worker_timeout
         if self.workers < 1 or not 0 <= self.gpus_per_worker < math.inf or (timeout is not None and not timeout > 0):
             raise UsageError(
-                f"workers={self.workers}, gpus_per_worker={self.gpus_per_worker}, worker_timeout={timeout}",
+                f"The engine 'ray' has workers={self.workers}, gpus_per_worker={self.gpus_per_worker}, "
+                f"worker_timeout={timeout}",
                 expected="at least 1 worker, at least 0 GPUs, and more than 0 seconds",
             )
 
     def start(self, backend: Backend | None) -> None:
-        """Connect to the cluster or start one; the model is opened by the workers, not here.
+        """Connect to the cluster or start one; the model is opened by the workers, not in this process.
 
         Raises:
             MissingPrerequisiteError: Ray is not installed.
             BackendError: The cluster cannot be reached.
-            UsageError: It has too few processors or GPUs.
+            UsageError: The cluster has too few processors or GPUs.
         """
         ray = _import_ray()
         if not ray.is_initialized():
@@ -90,7 +92,7 @@ class Ray:
             if has.get(kind, 0) < number:
                 self.close()
                 raise UsageError(
-                    f"{self.workers} workers need {number:g} {kind}s, and the cluster has {has.get(kind, 0):g}",
+                    f"{self.workers} workers need {number:g} {kind}s, but the cluster has {has.get(kind, 0):g}",
                     remedy="Use fewer --workers, or add machines to the cluster",
                 )
 
@@ -115,11 +117,14 @@ class Ray:
             self._losses = {"lost_workers": blocks.lost_workers, "repeated_calls": blocks.lost_calls}
 
     def worker_map(self) -> WorkerMap:
-        """Return a function that applies another one to items in the workers, which open it once per use."""
+        """Return a function that applies a given function to items in the workers.
+
+        In each use, every worker opens the given function once.
+        """
         return self._map
 
     def close(self) -> None:
-        """End the cluster, or the connection to it, if `start` made it."""
+        """Stop the cluster, or disconnect from it, if `start` started it or connected to it."""
         if self._started:
             _import_ray().shutdown()
         self._started = False
@@ -146,40 +151,40 @@ class Ray:
         return _BLOCKS_PER_WORKER * self.workers
 
     def record(self) -> Mapping[str, Any]:
-        """Return the name, the number of workers, and how many were lost with how many calls in flight."""
+        """Return the engine's name, its workers and GPUs, and the numbers of lost workers and repeated calls."""
         return {"name": "ray", "workers": self.workers, "gpus_per_worker": self.gpus_per_worker, **self._losses}
 
     def _connect(self, ray: Any) -> None:
-        # Importing ray sets these levels. Its news of the execution would be mixed with the progress bar.
+        # Importing ray resets these levels. Messages about the execution would be mixed with the progress bar.
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        # Workers wait for the model most of the time, so there may be more of them than processors.
+        # Workers wait for the model most of the time, so there may be more workers than processors.
         local: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
         try:
             ray.init(**({"address": self.address} if self.address else local), logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BackendError(
-                f"No cluster of Ray can be reached at {self.address or 'this machine'!r}: {error}",
+                f"No Ray cluster can be reached at {self.address or 'this machine'!r}: {error}",
                 expected="the address of a head node that `ray start --head` prints, such as 10.0.0.1:6379",
                 remedy="Start this command on a machine of the cluster, or omit the address",
             ) from error
         self._started = True
 
     def _block_size(self, job: RankingJob) -> int:
-        """Return the number of lists per block, which is that of a run in one process if results depend on it."""
+        """Return the number of lists per block; if results depend on it, it is the same as for a run in one process."""
         largest = job.flow.block or job.queries
         if isinstance(job.judge.backend, AsyncBackend):
             largest = min(largest, math.ceil(job.queries / (_SHARES * self.workers)))
         return max(1, largest)
 
     def _process(self, job: WorkerJob, blocks: WorkBlocks[Any, Result], count: int) -> Iterator[Result]:
-        """Let the workers process blocks, of which there are at most ``count``, and yield the results."""
+        """Let the workers process at most ``count`` blocks, and yield the results."""
         with self._run_workers(job, min(self.workers, max(1, count))) as pool:
             yield from pool.serve(blocks, self.worker_timeout)
 
     @contextmanager
     def _run_workers(self, job: WorkerJob, workers: int) -> Iterator[WorkerPool]:
-        """Run workers, and end them with the block of the ``with`` statement."""
+        """Yield a pool of running workers, which are stopped when the block of the ``with`` statement ends."""
         import ray.data
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,6 +1,7 @@
-"""The blocks that workers process: which are open, what becomes of those of lost workers, and their results.
+"""Bookkeeping of the blocks that workers process: open blocks, blocks of lost workers, and results.
 
-Nothing here uses Ray: `WorkBlocks` is a state machine that gets the messages of workers and returns the answers.
+This module does not use Ray: `WorkBlocks` is a state machine that is given the messages of workers and returns the
+answers.
 """
 
 from __future__ import annotations
@@ -32,26 +33,27 @@ _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Number of workers that a block may lose without progress before its items are processed one by one, and that an
-#: item may then lose before it is set aside.
+#: Number of workers that may be lost at a block without progress before its items are processed one by one, and number
+#: of workers that may then be lost at an item before its calls are refused.
 _PATIENCE = 2
-#: The answer to a message that must wait for another one.
+#: The answer to a message that must wait for another message.
 WAIT: Final = object()
 
 
 @dataclass(kw_only=True)
 class _Block(Generic[Item, Result]):
-    """A block whose results have not been taken yet.
+    """A block whose results have not been yielded yet.
 
     Attributes:
         items: The items.
-        shared: What workers get in place of the items.
-        worker: The worker that processes it.
-        results: The results, once they are there.
+        shared: Reference to the items that is sent to workers in place of the items.
+        worker: The worker that processes the block.
+        results: The results; None until the worker has sent them.
         stalls: Number of workers that were lost since the last new reply.
-        position: Position of the item that is being processed, if items are processed one by one.
-        losses: Position of an item -> number of workers that were lost while they processed this item alone.
-        busy_since: `time.monotonic` value of the last answer to its worker; None while the worker waits.
+        position: Position of the item that is being processed, if items are processed one by one; otherwise None.
+        losses: Mapping from the position of an item to the number of workers that were lost while they processed this
+            item alone.
+        busy_since: `time.monotonic` value of the last answer to the worker; None while the worker waits.
     """
 
     items: Sequence[Item]
@@ -64,22 +66,26 @@ class _Block(Generic[Item, Result]):
     busy_since: float | None = None
 
     def refusal(self) -> str:
-        """Return why an item that is being processed alone gets no new replies; empty if it gets some."""
+        """Return the reason for refusing new calls for the item that is being processed; empty if they are allowed."""
         losses = 0 if self.position is None else self.losses[self.position]
         return f"{losses} workers ended during the calls for this query" if losses >= _PATIENCE else ""
 
 
 class WorkBlocks(Generic[Item, Result]):
-    """Blocks of items; the results are yielded in the order of the items.
+    """A state machine that distributes blocks of items to workers, and yields the results in the order of the items.
 
     Args:
-        rounds: The items. Blocks are read when workers ask for them, and a round only once the results of all earlier
-            rounds were taken.
+        rounds: The items, in one or several rounds. A block is read when a worker asks for it, and a round only after
+            the results of all earlier rounds have been yielded.
         size: Number of items per block.
-        ahead: Number of blocks, from the oldest one without a result on, that may be open. A worker that asks for
-            another one waits.
-        share: Makes what workers get in place of the items of a block.
-        describe: Returns a noun phrase for an item, for messages.
+        ahead: Maximum number of open blocks, counted from the oldest block without a result. A worker that asks for a
+            further block waits.
+        share: Function that returns the reference that is sent to workers in place of the items of a block.
+        describe: Function that returns a noun phrase for an item, for messages.
+
+    Attributes:
+        lost_workers: Number of workers that were lost.
+        lost_calls: Number of calls that were in flight when their worker was lost.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class WorkBlocks(Generic[Item, Result]):
         share: Callable[[Sequence[Item]], Any] = lambda items: items,
         describe: Callable[[Item], str],
     ) -> None:
-        """Start without open blocks."""
+        """Create a state without open blocks."""
         self._rounds = iter(rounds)
         self._round: Iterator[Item] = iter(())
         self._size, self._ahead, self._share, self._describe = size, ahead, share, describe
@@ -101,42 +107,42 @@ class WorkBlocks(Generic[Item, Result]):
         self.lost_workers = self.lost_calls = 0
 
     def answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
-        """Return the answer to a message, or `WAIT` if it has to be asked for again after another message.
+        """Return the answer to a message, or `WAIT` if the message must be passed again after another message.
 
         Raises:
-            BackendError: An item ends its workers again and again.
+            BackendError: Too many workers ended while they processed the same item.
             Exception: A worker reports an error that ends the work.
         """
         return self.answer_all({0: message}).get(0, WAIT)
 
     def answer_all(self, messages: Mapping[int, OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
-        """Return the answers to those messages that need not wait, by the keys of the messages.
+        """Return a mapping from the key of each message that need not wait to its answer.
 
         Raises:
-            Exception: As for `answer`; the replies among the messages are committed before.
+            Exception: As for `answer`; the replies among the messages are committed before it is raised.
         """
         self._keep_replies([message for message in messages.values() if isinstance(message, KeepCalls)])
         answers = {number: self._answer(message) for number, message in messages.items()}
         return {number: answer for number, answer in answers.items() if answer is not WAIT}
 
     def take_results(self) -> Iterator[Result]:
-        """Yield the results that are next in the order of the items."""
+        """Yield the available results that are next in the order of the items."""
         while (block := self._blocks.get(self._oldest)) is not None and block.results is not None:
             del self._blocks[self._oldest]
             self._oldest += 1
             yield from block.results
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not handed over."""
+        """Return whether workers have begun calls whose replies they have not sent."""
         return False
 
     def read_to_end(self) -> None:
-        """Read what is left of the items, so that their source can check that they have not changed."""
+        """Read the remaining items, so that their source can check that the items have not changed."""
         for _ in self._round:
             pass
 
     def overdue_workers(self, seconds: float) -> list[Any]:
-        """Return the workers that have been silent for longer; each is returned only once."""
+        """Return the workers that have sent no message for longer than ``seconds``, each only once."""
         latest = time.monotonic() - seconds
         overdue = [block for block in self._blocks.values() if (block.busy_since or latest) < latest]
         for block in overdue:
@@ -152,7 +158,7 @@ class WorkBlocks(Generic[Item, Result]):
             return self._open(message)
         block = self._blocks.get(message.block)
         if block is None:
-            return None  # a worker that was taken for lost has outlived its block
+            return None  # the worker was considered lost, and its block has been finished by another worker
         block.busy_since = None
         answer = self._answer_about(block, message)
         if answer is not WAIT and block.results is None:
@@ -168,7 +174,7 @@ class WorkBlocks(Generic[Item, Result]):
         return None
 
     def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
-        """Commit what has arrived, in one transaction."""
+        """Commit the replies in these messages in one transaction."""
 
     def _release_calls(self, number: int) -> int:
         """Forget the calls in flight of a block whose worker was lost, and return their number."""
@@ -193,7 +199,7 @@ class WorkBlocks(Generic[Item, Result]):
         return BlockWork(block=number, items=block.shared, one_by_one=block.stalls >= _PATIENCE)
 
     def _next_items(self) -> list[Item] | None:
-        """Return the items of the next block, none if there are no more; None if they depend on unfinished blocks."""
+        """Return the items of the next block; empty if there are no more, None if they depend on unfinished blocks."""
         while not (items := list(islice(self._round, self._size))):
             if self._blocks:
                 return None
@@ -207,34 +213,34 @@ class WorkBlocks(Generic[Item, Result]):
         self.lost_workers += 1
         self.lost_calls += in_flight
         block.stalls += 1
-        _log.warning("A worker was lost; its %d calls in flight are made again", in_flight)
+        _log.warning("A worker was lost; its %d calls in flight are repeated", in_flight)
         if block.position is None:
             return
         losses = block.losses[block.position] = block.losses[block.position] + 1
         if losses > 2 * _PATIENCE:
             raise BackendError(
-                f"Workers have ended {losses} times at {self._describe(block.items[block.position])}",
-                remedy="Omit it, or use --engine local to see why",
+                f"Workers ended {losses} times while they processed {self._describe(block.items[block.position])}",
+                remedy="Omit this item, or use --engine local to find the cause",
             )
         block.position = None
 
 
 class RankingBlocks(WorkBlocks[Ranking, RankedList]):
-    """The blocks of a run, whose workers ask for the replies to their calls.
+    """The blocks of a run, whose workers ask the process with the call log for recorded replies to their calls.
 
     Args:
         lists: The first-stage lists.
-        desk: Answers the calls of the workers.
+        desk: Desk that looks up and logs the calls of the workers.
         options: Further arguments of `WorkBlocks`.
     """
 
     def __init__(self, lists: Iterable[Ranking], desk: CallDesk, **options: Any) -> None:
-        """Start without open blocks."""
+        """Create a state without open blocks."""
         super().__init__([lists], describe=lambda ranking: f"query {ranking.query.id!r}", **options)
         self._desk = desk
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not handed over."""
+        """Return whether workers have begun calls whose replies they have not sent."""
         return self._desk.has_calls_in_flight()
 
     def _answer_about(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:

@@ -1,4 +1,4 @@
-"""Exchange of messages between workers and the process that owns the run folder, which is not an actor itself."""
+"""Exchange of messages between workers and the process that owns the run folder, which is not a Ray actor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class MessageExchange:
-    """A Ray actor that hands the messages of workers to the owner of the run folder, and its answers to the workers.
+    """A Ray actor that passes messages of workers to the owner of the run folder, and the answers back to the workers.
 
     Args:
-        job: What workers get when they start.
+        job: The work, such as a `WorkerJob`, that workers fetch when they start.
     """
 
     def __init__(self, job: Any) -> None:
-        """Start without messages."""
+        """Create an exchange without messages."""
         self._job = job
         self._messages: dict[int, Any] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -23,11 +23,11 @@ class MessageExchange:
         self._has_messages = asyncio.Event()
 
     async def job(self) -> Any:
-        """Return what workers get when they start."""
+        """Return the work that workers fetch when they start."""
         return self._job
 
     async def ask(self, message: Any) -> Any:
-        """Pass on a message of a worker, and return the answer."""
+        """Pass on a message of a worker, and return the answer after waiting for it."""
         self._count += 1
         number = self._count
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -36,7 +36,10 @@ class MessageExchange:
         return await answer
 
     async def serve(self, answers: Mapping[int, Any]) -> dict[int, Any]:
-        """Pass on answers, and return the next messages; none after `wake`. The keys are numbers of messages."""
+        """Pass on answers, and return the next messages after waiting for them.
+
+        The keys of both mappings are message numbers. After `wake`, the returned mapping may be empty.
+        """
         for number, answer in answers.items():
             self._answers.pop(number).set_result(answer)
         await self._has_messages.wait()
@@ -45,5 +48,5 @@ class MessageExchange:
         return messages
 
     async def wake(self) -> None:
-        """Let `serve` return, with or without messages."""
+        """Let `serve` return even if there are no messages."""
         self._has_messages.set()

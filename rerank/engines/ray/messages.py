@@ -1,4 +1,4 @@
-"""Messages of workers to the process that started them. Each is answered; until then, the worker waits."""
+"""Messages of workers to the process that started them. A worker waits until its message is answered."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rerank.tasks import Reply, Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBlock:
-    """A worker asks for its next block. The answer is a `BlockWork`, or None at the end.
+    """A request of a worker for its next block. The answer is a `BlockWork`, or None if there are no more blocks.
 
     Attributes:
-        ticket: Number of the worker's task. If the worker is lost, Ray repeats the task, and so this message.
-        worker: Ray's handle of the worker, with which it can be ended.
+        ticket: Number of the worker's task. If the worker is lost, Ray repeats the task, and thus this message.
+        worker: Ray's handle of the worker, with which the worker can be stopped.
     """
 
     ticket: int
@@ -24,12 +24,12 @@ class OpenBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockWork:
-    """The work of a block.
+    """A block of items that a worker has to process.
 
     Attributes:
         block: Number of the block, from 0.
         items: Ray's reference to the items.
-        one_by_one: Whether the items are to be processed and announced one by one, because workers were lost.
+        one_by_one: Whether the items must be processed and announced one by one, because workers were lost.
     """
 
     block: int
@@ -50,10 +50,10 @@ class BlockMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenItem(BlockMessage):
-    """A worker is about to process one item of a block whose items are processed one by one. The answer is None.
+    """An announcement that a worker starts to process one item, if items are processed one by one. The answer is None.
 
     Attributes:
-        position: Position of the item in its block.
+        position: Position of the item in the block, from 0.
     """
 
     position: int
@@ -61,21 +61,33 @@ class OpenItem(BlockMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginCalls(BlockMessage):
-    """A batch of requests: digest -> request. The answer is a `rerank.store.call_desk.BegunCalls`."""
+    """A batch of requests. The answer is a `rerank.store.call_desk.BegunCalls`.
+
+    Attributes:
+        requests: Mapping from digest to request.
+    """
 
     requests: Mapping[str, Request]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepCalls(BlockMessage):
-    """New replies: digest -> reply. The answer is None, once they are committed."""
+    """New replies of the model. The answer is None, sent when the replies are committed.
+
+    Attributes:
+        replies: Mapping from digest to reply.
+    """
 
     replies: Mapping[str, Reply]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishBlock(BlockMessage):
-    """The results of a block, in the order of its items. The answer is None."""
+    """The results of a block. The answer is None.
+
+    Attributes:
+        results: The results, in the order of the items of the block.
+    """
 
     results: Sequence[Any]
 
@@ -85,7 +97,7 @@ class Fail:
     """An error that ends the work. There is no answer.
 
     Attributes:
-        block: Number of the block; None if the worker has none yet.
+        block: Number of the worker's block; None if the worker has not received a block yet.
         error: The error.
     """
 

@@ -1,4 +1,4 @@
-"""The pool of workers: Ray Data runs one task per actor, whose messages are answered here."""
+"""The pool of workers. Ray Data runs one task per actor, and the pool answers the messages of the tasks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rerank.errors import BackendError, RerankError
 
 Result = TypeVar("Result")
 
-#: Seconds between checks of the pool and of the workers' deadline, and for replies in flight after an error.
+#: Seconds between checks of the pool and its workers, and seconds to wait for replies in flight after an error.
 _CHECK, _LAST_REPLIES = 1.0, 60.0
 
 
 class WorkerPool:
-    """The workers, while their tasks run.
+    """The running workers of an engine.
 
     Args:
-        exchange: Handle of the exchange.
-        dataset: The dataset whose execution runs the tasks.
+        exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`.
+        dataset: The Ray dataset whose execution runs the tasks of the workers.
     """
 
     def __init__(self, exchange: Any, dataset: Any) -> None:
-        """Start the execution."""
+        """Start the execution of the tasks in a thread."""
         self._exchange, self._dataset = exchange, dataset
         self._error: Exception | None = None
         self._request: Any = None
@@ -48,10 +48,10 @@ class WorkerPool:
 
         Args:
             blocks: The blocks.
-            timeout: Seconds after which a silent worker is restarted; None for no limit.
+            timeout: Seconds after which a worker that has sent no message is restarted; None for no limit.
 
         Raises:
-            BackendError: The pool failed, for example since the cluster is gone.
+            BackendError: The pool failed, for example because the cluster has stopped.
         """
         import ray
 
@@ -84,7 +84,10 @@ class WorkerPool:
             raise
 
     def _exchange_messages(self, answers: Mapping[int, Any]) -> dict[int, Any] | None:
-        """Send answers, and return the next messages; None if there are none yet: call it again with these answers."""
+        """Send answers, and return the next messages; None if there are none yet.
+
+        After None, this method must be called again with the same answers.
+        """
         import ray
 
         self._request = self._request or self._exchange.serve.remote(answers)
@@ -111,11 +114,11 @@ class WorkerPool:
     def _failed(self, error: Exception) -> BackendError:
         return BackendError(
             f"The workers of Ray ended before their work was finished: {error}",
-            remedy="What was committed is kept; repeat the command, a run with --resume",
+            remedy="Committed calls are kept; repeat the command, and pass --resume to continue a run",
         )
 
     def end(self) -> None:
-        """End the exchange and with it the execution; workers find out at their next message."""
+        """Stop the exchange, which also ends the execution: the next message of each worker fails."""
         import ray
 
         with suppress(Exception):  # the cluster may be gone

@@ -1,4 +1,4 @@
-"""The worker: a Ray actor that opens one model and processes blocks, for `RankLists` or `ApplyFunction`."""
+"""The worker, a Ray actor that opens a model and processes blocks of items, and its two jobs, ranking and mapping."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from rerank.tasks import Backend, Reply, Request
 from rerank.tasks.worker_map import WorkerFunction, check_worker_model
 from rerank.types import Qrels, Ranking
 
-#: Processes the items of a block, all together or one by one, with the connection of the worker for this block.
+#: Function that processes a block. Its arguments are the items, whether to process them one by one, and the connection
+#: of the worker for this block; it returns one result per item.
 ProcessBlock = Callable[[Sequence[Any], bool, "BlockDesk"], Iterable[Any]]
 
 
 class WorkerJob(Protocol):
-    """What workers do with blocks. It is pickled."""
+    """Protocol of the work that workers do with blocks. A job must be picklable."""
 
     def open(self) -> ProcessBlock:
         """Open the model, and return the function that processes a block.
@@ -40,12 +41,12 @@ class WorkerJob(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RankLists:
-    """Rerank lists, with calls that the process that owns the run folder answers from its log, or commits to it.
+    """A job that reranks lists; the process that owns the run folder looks up and commits the calls in its log.
 
     Attributes:
-        setup: The ranker.
+        setup: The setup of the ranker: strategy, judge and passages.
         top_k: Number of documents to rerank; None for all.
-        flow: The number of lists and requests that are processed together.
+        flow: The numbers of lists and requests that are processed together.
         qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
         identity: Identity of the model in the process that owns the run folder.
     """
@@ -57,11 +58,11 @@ class RankLists:
     identity: Mapping[str, str]
 
     def open(self) -> ProcessBlock:
-        """Open the model.
+        """Open the model, and return the function that reranks the lists of a block.
 
         Raises:
             RerankError: The model cannot be opened.
-            BackendError: It is not the model of the process that owns the run folder.
+            BackendError: The model is not the same as in the process that owns the run folder.
         """
         setup = self.setup
         backend = setup.open_backend(qrels=self.qrels)
@@ -86,7 +87,7 @@ class RankLists:
 
 @dataclass(frozen=True)
 class ApplyFunction:
-    """Apply a function to each item.
+    """A job that applies a function to each item.
 
     Attributes:
         function: The function.
@@ -95,10 +96,10 @@ class ApplyFunction:
     function: WorkerFunction[Any, Any]
 
     def open(self) -> ProcessBlock:
-        """Open the function.
+        """Open the function, and return the function that applies it to the items of a block.
 
         Raises:
-            RerankError: Its model cannot be opened.
+            RerankError: The model of the function cannot be opened.
         """
         return partial(self._apply, self.function.open())
 
@@ -113,15 +114,15 @@ class ApplyFunction:
 
 
 class BlockWorker:
-    """A worker.
+    """A Ray actor that opens a job once and processes blocks.
 
     Args:
-        exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`, which has the `WorkerJob`.
-        folder: Working directory of the process that started the workers, in which relative paths are looked up.
+        exchange: Handle of the `rerank.engines.ray.exchange.MessageExchange`, which returns the `WorkerJob`.
+        folder: Working directory of the process that started the workers, to which relative paths refer.
     """
 
     def __init__(self, exchange: Any, folder: Path) -> None:
-        """Store the handle; the model is opened with the first block, so that errors are reported like all others."""
+        """Store the handle; the model is opened with the first block, so that its errors are reported like others."""
         self._exchange, self._folder = exchange, folder
 
     @cached_property
@@ -132,19 +133,19 @@ class BlockWorker:
         return job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Process blocks until there are none left, and return the batch; the results go to the exchange."""
+        """Process blocks until there are no more, sending the results to the exchange, and return ``batch``."""
         desk = None
         try:
             process, worker = self._process, ray.get_runtime_context().current_actor
             question = OpenBlock(ticket=int(batch["item"][0]), worker=worker)
-            while (work := ask_exchange(self._exchange, question)) is not None:
+            while (work := ask_ray_exchange(self._exchange, question)) is not None:
                 desk = BlockDesk(work.block, self._exchange)
                 results = list(process(ray.get(work.items), work.one_by_one, desk))
-                ask_exchange(self._exchange, FinishBlock(block=work.block, results=results))
+                ask_ray_exchange(self._exchange, FinishBlock(block=work.block, results=results))
         except ray.exceptions.RayError:
             raise  # the work has ended, or Ray repeats the task
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process that started the workers raises it
-            ask_exchange(self._exchange, Fail(block=None if desk is None else desk.block, error=_picklable(error)))
+        except Exception as error:  # noqa: BLE001 - any error is raised in the process that started the workers
+            ask_ray_exchange(self._exchange, Fail(block=None if desk is None else desk.block, error=_picklable(error)))
         return batch
 
 
@@ -157,39 +158,39 @@ class BlockDesk:
     """
 
     def __init__(self, block: int, exchange: Any) -> None:
-        """Store number and handle."""
+        """Store the number of the block and the handle of the exchange."""
         self.block, self._exchange = block, exchange
 
     def announce(self, position: int) -> None:
-        """Say which item of the block is processed next, if they are processed one by one."""
-        ask_exchange(self._exchange, OpenItem(block=self.block, position=position))
+        """Send the position of the item that is processed next, if items are processed one by one."""
+        ask_ray_exchange(self._exchange, OpenItem(block=self.block, position=position))
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Ask for the answer to a batch, and wait for it."""
-        begun: BegunCalls = ask_exchange(self._exchange, BeginCalls(block=self.block, requests=requests))
+        """Send a batch of requests, and return the recorded replies and the missing digests after waiting for them."""
+        begun: BegunCalls = ask_ray_exchange(self._exchange, BeginCalls(block=self.block, requests=requests))
         return begun
 
     def keep(self, replies: Mapping[str, Reply]) -> None:
-        """Hand over new replies, and wait until they are committed."""
-        ask_exchange(self._exchange, KeepCalls(block=self.block, replies=replies))
+        """Send new replies, and wait until they are committed."""
+        ask_ray_exchange(self._exchange, KeepCalls(block=self.block, replies=replies))
 
     async def abegin(self, requests: Mapping[str, Request]) -> BegunCalls:
-        """Do the same as `begin` without blocking."""
+        """Do the same as `begin` without blocking the event loop."""
         begun: BegunCalls = await self._exchange.ask.remote(BeginCalls(block=self.block, requests=requests))
         return begun
 
     async def akeep(self, replies: Mapping[str, Reply]) -> None:
-        """Do the same as `keep` without blocking."""
+        """Do the same as `keep` without blocking the event loop."""
         await self._exchange.ask.remote(KeepCalls(block=self.block, replies=replies))
 
 
-def ask_exchange(exchange: Any, message: Any) -> Any:
-    """Send a message, and return the answer."""
+def ask_ray_exchange(exchange: Any, message: Any) -> Any:
+    """Send a message to the exchange, and return the answer after waiting for it."""
     return ray.get(exchange.ask.remote(message))
 
 
 def _picklable(error: Exception) -> Exception:
-    """Return the error, or one with its message if another process could not read it."""
+    """Return the error or, if it cannot be pickled and unpickled, a `BackendError` with its description."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - errors of libraries may fail in any way

@@ -25,10 +25,10 @@ class Retriever(Protocol):
     """A retriever searches one corpus."""
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents with their texts per query, in the order of the queries.
+        """Return a run with up to ``k`` documents per query, including their texts, in the order of the queries.
 
-        A query may get no document. Stages that search return an empty ranking for it. Stages that only look up
-        rankings (``run``, ``candidates``) omit queries without a ranking, and evaluation counts the missing queries.
+        Stages that search return an empty ranking for a query without results. Stages that only look up rankings
+        (``run``, ``candidates``) omit queries without a ranking, and evaluation counts the missing queries.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -36,7 +36,7 @@ class Retriever(Protocol):
 
 
 class FirstStage(Protocol):
-    """The options of a first stage; a frozen dataclass."""
+    """Protocol of the options of a first stage, which are a frozen dataclass."""
 
     def over(self, corpus: Corpus) -> Retriever:
         """Return a retriever over ``corpus``; this builds or opens its index."""
@@ -53,10 +53,10 @@ class IndexedRetriever(Protocol):
 
 @runtime_checkable
 class SupportsWorkers(Protocol):
-    """A first stage whose texts can be encoded by the workers of an engine."""
+    """A first stage for which the workers of an engine can encode the texts."""
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> Retriever:
-        """Return the same retriever as ``over``; whatever takes much computing is done by workers."""
+        """Return the same retriever as ``over``, but let the workers do the expensive computation."""
 
 
 @runtime_checkable
@@ -73,8 +73,8 @@ class HasPrerequisites(Protocol):
 
 @runtime_checkable
 class HasNestedStages(Protocol):
-    """A first stage that works on the rankings of other first stages."""
+    """A first stage that uses the rankings of other first stages."""
 
     @property
     def nested_stages(self) -> tuple[str, ...]:
-        """The selectors of these first stages."""
+        """The selectors of the first stages whose rankings are used."""

@@ -1,7 +1,7 @@
-"""First stages over a store that already contains the user's documents: options, queries and results.
+"""Options, retriever and results that are shared by first stages over a store of the user's own documents.
 
-A store returns its own texts, so the collection only has to provide the queries. The address of a store and its key
-come from environment variables, because selectors are recorded in run folders, which are passed on.
+A store returns its own texts, so the collection only has to provide the queries. The address and the key of a store
+come from environment variables, because selectors are recorded in run folders, which users may share with others.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
-    """The options of every first stage over a document store.
+    """Options shared by all first stages that search a document store.
 
     Attributes:
         text: Field with the text of a document.
-        title: Field with its title; empty if documents have no title.
-        model: The embedding model with which the store's vectors were computed, as for ``dense``.
+        title: Field with the title of a document; empty if documents have no title.
+        model: Embedding model that computed the store's vectors; accepts the same values as for ``dense``.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
-        normalise: Scale the vector of a query to length 1.
-        dim: Number of leading dimensions to keep, for Matryoshka models; 0 for all.
-        dtype: Data type of the model.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        normalise: Whether to scale the vector of a query to length 1.
+        dim: Number of leading dimensions to keep, for Matryoshka models; 0 to keep all.
+        dtype: Data type of the model's weights.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
+            there is none.
         revision: Branch, tag or commit of the model on the hub; empty for the default branch.
-        trust_remote_code: Run Python code that comes with the model.
-        timeout: Seconds to wait for the store.
+        trust_remote_code: Whether to run Python code that comes with the model.
+        timeout: Seconds to wait for a response from the store, at least 1.
 
     Raises:
         UsageError: A number is out of range.
@@ -60,17 +61,17 @@ class StoreOptions:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not (math.isfinite(self.timeout) and self.timeout >= 1):
-            raise UsageError(f"A document store with timeout={self.timeout}", expected="at least 1 second")
+            raise UsageError(f"Option timeout={self.timeout} of the store is too small", expected="at least 1 second")
         if self.dim < 0:
-            raise UsageError(f"A document store with dim={self.dim}", expected="at least 0")
+            raise UsageError(f"Option dim={self.dim} of the store is negative", expected="at least 0")
 
     @property
     def passage_prompt(self) -> str:
-        """No prompt, since the store already has the vectors of documents."""
+        """The value for no prompt, since the store already contains the vectors of documents."""
         return "none"
 
     def encoder(self) -> Encoder:
-        """Load the model.
+        """Load the embedding model that encodes the queries.
 
         Raises:
             MissingPrerequisiteError: The extra ``dense`` is not installed.
@@ -83,7 +84,12 @@ class StoreOptions:
 
 
 def require_store_client(package: str, extra: str, *, model: bool = True) -> None:
-    """Check that the client of a store can be imported, and what its model needs.
+    """Check that the client of a store can be imported, and also the packages that an embedding model needs.
+
+    Args:
+        package: The Python package of the client.
+        extra: Name of the first stage, and of the extra that installs the client.
+        model: Whether the first stage uses an embedding model.
 
     Raises:
         MissingPrerequisiteError: A package cannot be imported.
@@ -102,40 +108,52 @@ def require_store_client(package: str, extra: str, *, model: bool = True) -> Non
 
 
 def check_store_dimension(place: str, found: int | None, model: str, size: int) -> None:
-    """Check that vectors of a store have the dimension of the model; None if the store does not say it.
+    """Check that the vectors of a store have as many dimensions as those of the model.
+
+    Args:
+        place: The table, collection or index, for messages.
+        found: Number of dimensions in the store; None if unknown, in which case nothing is checked.
+        model: Name of the model, for messages.
+        size: Number of dimensions of the model's vectors.
 
     Raises:
         UsageError: The dimensions differ.
     """
     if found is not None and found != size:
         raise UsageError(
-            f"The vectors of {place} have {found} dimensions, those of the model {model!r} have {size}",
+            f"The vectors of {place} have {found} dimensions, but those of the model {model!r} have {size}",
             expected="the model that computed the vectors",
             remedy="Set the option 'model', and 'dim' if vectors were shortened",
         )
 
 
 def named_store_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
-    """Return the part of a store, such as a column, that an option names.
+    """Return the part of a store that an option names.
+
+    Args:
+        kind: Kind of part, such as ``column``, for messages.
+        name: The name.
+        known: The existing parts by name.
+        place: The table, collection or index, for messages.
 
     Raises:
         UsageError: There is no such part.
     """
     if name not in known:
         listed = ", ".join(sorted(known)[:12]) or "none"
-        raise UsageError(f"There is no {kind} {name!r} in {place}", expected=f"one of those that it has: {listed}")
+        raise UsageError(f"There is no {kind} {name!r} in {place}", expected=f"one of (at most 12 shown): {listed}")
     return known[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHit:
-    """A document as a store returns it; values are not checked.
+    """A document as returned by a store; its values are not checked.
 
     Attributes:
-        id: Its identifier.
-        text: Its text; None if it has none.
-        title: Its title; None if it has none.
-        score: Its score; higher is better.
+        id: The identifier; None if it is missing.
+        text: The text; None if it is missing.
+        title: The title; None if the document has no title.
+        score: The score; higher is better.
     """
 
     id: object
@@ -145,10 +163,10 @@ class StoreHit:
 
 
 class StoreSearch(Protocol):
-    """A search of a store; the next argument after the query is the number of documents."""
+    """Protocol of functions that search a store."""
 
     def __call__(self, query: str, depth: int) -> Sequence[StoreHit]:
-        """Return the best documents, best first."""
+        """Return up to ``depth`` documents for the text of a query, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +175,10 @@ class StoreRetriever:
 
     Attributes:
         name: Name of the first stage.
-        place: The table, collection or index in messages, such as ``the table 'docs'``.
-        connect: Opens a search for the queries of one call.
-        deepest: Largest number of documents that the store returns.
+        place: Description of the table, collection or index for messages, such as ``the table 'docs'``.
+        connect: Returns a context manager that connects to the store and provides the search function; used once per
+            call of `search`.
+        deepest: Maximum number of documents per query that the store returns.
     """
 
     name: str
@@ -168,15 +187,17 @@ class StoreRetriever:
     deepest: int = 1_000_000
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query; a query without text gets an empty ranking.
+        """Return up to ``k`` documents per query; the ranking of a query without text is empty.
 
         Raises:
-            UsageError: ``k`` is below 1, or the store does not return as many.
-            DataError: A document has no id or no text, or two have the same id.
-            BackendError: The store cannot be reached, or does not answer in time.
+            UsageError: ``k`` is below 1 or above ``deepest``.
+            DataError: A document has no id or no text, or two documents have the same id.
+            BackendError: The store cannot be reached, or does not respond in time.
         """
         if check_retrieval_depth(k) > self.deepest:
-            raise UsageError(f"{k} documents per query from {self.place}", expected=f"at most {self.deepest}")
+            raise UsageError(
+                f"{k} documents per query were requested from {self.place}", expected=f"at most {self.deepest}"
+            )
         if not any(query.text.strip() for query in queries):
             return Run((Ranking(query, (), ()) for query in queries), name=self.name)
         with self.connect() as search:
@@ -200,7 +221,7 @@ class StoreRetriever:
                 name = f"document number {hits.index(hit) + 1}" if hit.id is None else f"document {str(hit.id)!r}"
                 raise DataError(
                     f"In {self.place}, {name} for the query {query.id!r} has no {missing}",
-                    expected=f"an id and a text in every document, and the field in the option {missing!r}",
+                    expected=f"an id and a text in every document, with the option {missing!r} naming its field",
                 )
         rows = [{"id": str(hit.id), "text": hit.text, "title": hit.title, "score": hit.score} for hit in hits]
         candidates = given_first_stage_candidates(rows)

@@ -14,19 +14,19 @@ from rerank.retrieval.base.given_documents import (
 from rerank.retrieval.base.stages import DEPTH, RunSource, check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
-#: A search function: takes the text of a query and returns documents, best first, with or without scores.
+#: A search function, which takes the text of a query and returns documents, best first, with or without scores.
 SearchFunction = Callable[[str], Iterable[DocumentLike]]
 
 
 @dataclass(frozen=True, slots=True)
 class Search(RunSource):
-    """A function that finds documents for a query, as a source of a pipeline.
+    """A source of a pipeline that calls a function to find the documents for a query.
 
     Attributes:
-        function: Takes the text of a query and returns documents, best first. Each is a text, a `Document` or a
-            mapping. If all have a ``score``, they are sorted by it. A document without an id gets one from its query
-            and position.
-        k: Number of documents to keep per query.
+        function: Function that takes the text of a query and returns documents, best first. Each document is a text, a
+            `Document` or a mapping. If all documents have a ``score``, they are sorted by score. A document without an
+            id receives one made from the query id and its position.
+        k: Maximum number of documents to keep per query.
     """
 
     function: SearchFunction
@@ -42,12 +42,12 @@ class Search(RunSource):
 
         Raises:
             UsageError: The function does not return a list.
-            DataError: A document has no text, or two have the same id.
+            DataError: A document has no text, or two documents have the same id.
         """
         return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
 
     def __mod__(self, k: int) -> Search:
-        """Keep the first ``k`` documents per query."""
+        """Return a source that keeps only the first ``k`` documents per query."""
         return replace(self, k=check_retrieval_depth(k))
 
     def _search(self, query: Query) -> Ranking:
@@ -60,7 +60,7 @@ class Search(RunSource):
 
 
 def _retrieved_document_with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
-    """Return the document; if it has no id, it gets one that is unique in the run."""
+    """Return the document of a candidate; a document without an id receives one that is unique in the run."""
     if candidate.has_id:
         return candidate.document
     return replace(candidate.document, id=f"{query.id}:{position}")

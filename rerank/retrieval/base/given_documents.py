@@ -24,7 +24,7 @@ class Candidate:
 
     Attributes:
         document: The document.
-        score: Its first-stage score; None if there is none.
+        score: Its first-stage score; None if it has no score.
         has_id: Whether the document came with an id; otherwise, its id is its position.
     """
 
@@ -34,7 +34,7 @@ class Candidate:
 
 
 def given_first_stage_query(value: object) -> Query:
-    """Convert a value to a query.
+    """Convert a value to a query; the query for a text has the id ``0``.
 
     Raises:
         UsageError: The value is neither a text nor a `Query`.
@@ -51,7 +51,7 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
 
     Args:
         values: The documents.
-        scores: One first-stage score per document; None if the documents contain them, or if there are none.
+        scores: One first-stage score per document; None if the documents contain the scores or have none.
 
     Raises:
         UsageError: The documents are not a list, or the number of scores is wrong.
@@ -69,7 +69,9 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
             raise UsageError(f"The scores are {error_repr(scores)}", expected="one first-stage score per document")
         scores = list(scores)
         if len(scores) != len(candidates):
-            raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
+            raise UsageError(
+                f"There are {len(scores)} scores for {len(candidates)} documents", expected="one score per document"
+            )
         candidates = [
             replace(candidate, score=_given_first_stage_score(position, score))
             for position, (candidate, score) in enumerate(zip(candidates, scores, strict=True))
@@ -78,16 +80,16 @@ def given_first_stage_candidates(values: object, scores: Sequence[float] | None 
     if 0 < known < len(candidates):
         missing = next(position for position, candidate in enumerate(candidates) if candidate.score is None)
         raise DataError(
-            f"Document {missing} has no score, and {known} of {len(candidates)} documents have one",
+            f"Document {missing} has no score, but {known} of {len(candidates)} documents have a score",
             expected="a first-stage score for every document, or for none",
         )
     return candidates
 
 
 def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
-    """Return the first-stage list; the id of each document is its position among the candidates.
+    """Return the first-stage ranking, in which the id of each document is its position among the candidates.
 
-    If the candidates have scores, the list is sorted by them, and ties keep the given order.
+    If the candidates have scores, the ranking is sorted by score, and tied documents keep the given order.
     """
     # Positions replace the ids, because ids may repeat or equal the position of another document.
     numbered = [
@@ -102,7 +104,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
 
 
 def _given_first_stage_candidate(position: int, value: object) -> Candidate:
-    """Convert a value to a document with its own id, or with its position as id if it has none."""
+    """Convert a value to a document; its id is its own id or, if it has none, its position."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
     if isinstance(value, Document):

@@ -25,7 +25,7 @@ def select_first_stage_lists(run: Run, queries: Sequence[Query], k: int, *, sour
         source: The name of the run in messages.
 
     Raises:
-        DataError: The run has none of the queries.
+        DataError: The run contains no ranking for any of the queries.
         UsageError: ``k`` is below 1.
     """
     check_retrieval_depth(k)
@@ -33,9 +33,9 @@ def select_first_stage_lists(run: Run, queries: Sequence[Query], k: int, *, sour
     if queries and not rankings:
         raise DataError(
             f"{source} has a ranking for none of the {len(queries)} queries: "
-            f"it has the queries {_first_ids_of_retrieved_queries(run)}, "
-            f"the given ones are {_first_ids_of_retrieved_queries(query.id for query in queries)}",
-            remedy="Check that both belong to the same collection",
+            f"it contains the queries {_first_ids_of_retrieved_queries(run)}, "
+            f"but the given queries are {_first_ids_of_retrieved_queries(query.id for query in queries)}",
+            remedy="Check that the rankings and the queries belong to the same collection",
         )
     return rankings
 
@@ -47,12 +47,12 @@ def _first_ids_of_retrieved_queries(ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExcludingRetriever:
-    """A retriever that drops some documents of a query, which do not take up a rank.
+    """A retriever that drops the documents excluded for a query; a dropped document does not take up a rank.
 
     Attributes:
-        retriever: The wrapped retriever, which is searched for more documents.
-        excluded: Query id -> ids of documents to drop.
-        drops_self: Whether to apply BEIR's rule: a document with the query's own id is dropped.
+        retriever: The wrapped retriever, which is asked for more documents to replace those dropped.
+        excluded: Mapping from query id to the ids of the documents to drop.
+        drops_self: Whether to apply BEIR's rule, by which a document with the query's own id is dropped.
     """
 
     retriever: Retriever
@@ -62,7 +62,8 @@ class ExcludingRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, none of them excluded."""
         check_retrieval_depth(k)
-        # Thousands of documents may be excluded, few of which rank high: only lists that are too short go deeper.
+        # Thousands of documents may be excluded, but few of them rank high: only rankings that become too short are
+        # retrieved again at a greater depth.
         most = self._most_dropped(queries)
         run = self.retriever.search(queries, k + min(most, k))
         left = {query_id: self._keep_allowed(ranking) for query_id, ranking in run.items()}

@@ -1,4 +1,4 @@
-"""Location of a first stage's model: a preset, a local folder or the hub."""
+"""Location of the model of a first stage, which is a preset, a local folder or a model on the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.models import MODELS, resolve_model_name
 
 
 def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
-    """Return the folder or hub id of a model.
+    """Return the local folder or the hub id of a model.
 
     A folder with ``modules.json`` is accepted even if its weights are in sub-folders.
 

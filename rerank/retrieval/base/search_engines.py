@@ -1,4 +1,7 @@
-"""First stages over OpenSearch and Elasticsearch, which differ in their clients and in the form of a vector search."""
+"""The base class of the first stages over OpenSearch and Elasticsearch.
+
+The two engines differ in their clients and in the form of a vector search.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from rerank.retrieval.base.document_stores import (
 if TYPE_CHECKING:
     from rerank.indexing.text_encoder import Encoder
 
-#: Largest result that both engines return by default (index.max_result_window).
+#: Maximum number of documents that both engines return by default (index.max_result_window).
 _DEEPEST = 10_000
 
 
@@ -34,16 +37,17 @@ class SearchEngineOptions(StoreOptions):
     """The options of both search engines, in addition to those of `StoreOptions`.
 
     Attributes:
-        index: The index or its alias.
-        id: Field with the identifier; empty for the engine's own, ``_id``.
-        vector: Field with the vector, for a search of nearest vectors; empty for a search of the words of the query
-            in the field ``text``, with BM25 and the counts of all shards.
+        index: Name of the index, or an alias of it.
+        id: Field with the identifier; empty for the engine's own identifier, ``_id``.
+        vector: Field with the vectors, for nearest-neighbour search; if empty, the words of the query are searched in
+            the field ``text`` with BM25, whose statistics cover all shards.
     """
 
-    #: Name of the first stage, of its extra and of the client's package.
+    #: Name of the first stage and of its extra.
     engine: ClassVar[str]
+    #: Name of the client's Python package.
     package: ClassVar[str]
-    #: Name of the mapping's property with the dimension of vectors.
+    #: Name of the property that contains the dimension of vectors in the mapping of a field.
     dimension: ClassVar[str]
 
     index: str
@@ -52,22 +56,22 @@ class SearchEngineOptions(StoreOptions):
     vector: str = ""
 
     def over(self, corpus: Corpus) -> StoreRetriever:
-        """Load the model if vectors are searched, and check the index.
+        """Return a retriever over the index after checking it; the model is loaded only if vectors are searched.
 
         Raises:
             MissingPrerequisiteError: An extra is not installed.
-            UsageError: The index or a field does not exist, or vectors have another dimension than the model's.
-            BackendError: The server cannot be reached, or does not answer in time.
+            UsageError: The index or a field does not exist, or its vectors and those of the model differ in dimension.
+            BackendError: The server cannot be reached, or does not respond in time.
         """
         self.check_prerequisites()
         return self.retriever(self.encoder() if self.vector else None)
 
     def check_prerequisites(self) -> None:
-        """Check that the client is installed, and sentence-transformers if vectors are searched."""
+        """Check that the client is installed and, if vectors are searched, sentence-transformers as well."""
         require_store_client(self.package, self.engine, model=bool(self.vector))
 
     def retriever(self, encoder: Encoder | None) -> StoreRetriever:
-        """Check the index, and return a retriever with an encoder of queries; None to search words."""
+        """Check the index, and return a retriever that searches vectors if ``encoder`` is given, and words if None."""
         with self._connect() as client:
             self._check_index(client, encoder)
 
@@ -79,7 +83,7 @@ class SearchEngineOptions(StoreOptions):
                     body: dict[str, Any] = {"query": {"match": {self.text: query}}}
                     if encoder:
                         body = self.vector_query(encoder.queries([query])[0].tolist(), depth)
-                    # documents of one index must be comparable, so frequencies are counted over its shards
+                    # scores of one index must be comparable, so term frequencies are counted over all of its shards
                     kind = {} if encoder else {"search_type": "dfs_query_then_fetch"}
                     body |= {"size": depth, "_source": self._fields()}
                     return self._hits(client.search(index=self.index, **self.search_arguments(body, kind)))
@@ -90,19 +94,20 @@ class SearchEngineOptions(StoreOptions):
 
     @abstractmethod
     def vector_query(self, vector: list[float], depth: int) -> dict[str, Any]:
-        """Return the part of a search body that finds the nearest vectors."""
+        """Return the part of a search body that finds the ``depth`` nearest vectors."""
 
     @abstractmethod
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the arguments of the client's ``search`` for a body and parameters of the URL."""
+        """Return the arguments of the client's ``search`` for a request body and the URL parameters ``kind``."""
 
     @abstractmethod
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
-        """Return a client of the server at an address, and the classes of its errors.
+        """Return a client for the server at an address, and the exception classes that the client raises.
 
         Args:
             address: The base URL.
-            settings: Of both clients: ``api_key`` or None, ``user`` (name and password) or None, and ``ca_certs``.
+            settings: Settings of both clients: ``api_key`` (None for no key), ``user`` (a pair of name and password;
+                None for no user) and ``ca_certs`` (path of the certificates; None for the default).
         """
 
     @property
@@ -115,7 +120,7 @@ class SearchEngineOptions(StoreOptions):
     def _check_index(self, client: Any, encoder: Encoder | None) -> None:
         if not client.indices.exists(index=self.index):
             raise UsageError(f"There is no index {self.index!r} in {self.engine}", expected="an index or an alias")
-        for mapping in client.indices.get_mapping(index=self.index).values():  # an alias may have several indexes
+        for mapping in client.indices.get_mapping(index=self.index).values():  # an alias may refer to several indexes
             fields: Mapping[str, Any] = mapping["mappings"].get("properties", {})
             for name in self._fields():
                 named_store_part("field", name, fields, self._place)

@@ -1,7 +1,7 @@
 """Pipeline stages, and the operators that chain them: ``retriever % 100 >> reranker % 10``.
 
-A `RunSource` turns queries into a run, a `RunTransformer` turns a run into a run. ``>>`` chains stages, and ``%`` keeps
-the first k documents.
+A `RunSource` turns queries into a run, and a `RunTransformer` turns a run into another run. ``>>`` chains stages, and
+``% k`` keeps the first k documents of each ranking.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rerank.errors import UsageError
 from rerank.retrieval.base import Retriever
 from rerank.types import Query, Run
 
-#: Number of documents that a first stage returns per query, unless ``% k`` sets another.
+#: Number of documents that a first stage returns per query, unless ``% k`` sets another number.
 DEPTH = 100
 
 
@@ -30,18 +30,18 @@ def check_retrieval_depth(k: int) -> int:
 
 
 class RunTransformer(ABC):
-    """A stage that reorders, cuts or extends a run: a reranker, or several in sequence."""
+    """A stage that reorders, truncates or extends the rankings of a run: a reranker, or several in sequence."""
 
     @abstractmethod
     def transform(self, run: Run) -> Run:
         """Return the new run; the input is not changed."""
 
     def __mod__(self, k: int) -> RunTransformer:
-        """Keep the first ``k`` documents of each ranking."""
+        """Return a stage that applies this one and keeps the first ``k`` documents of each ranking."""
         return _Sequence(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunTransformer:
-        """Pass the result on to ``after``."""
+        """Return a stage that applies this one and then ``after``."""
         return _Sequence(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
@@ -53,11 +53,11 @@ class RunSource(ABC):
         """Return the run for these queries."""
 
     def __mod__(self, k: int) -> RunSource:
-        """Keep the first ``k`` documents of each ranking."""
+        """Return a source that keeps the first ``k`` documents of each ranking."""
         return _Pipeline(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunSource:
-        """Pass the run on to ``after``."""
+        """Return a source that passes its run on to ``after``."""
         return _Pipeline(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
@@ -74,11 +74,11 @@ class RetrieverSource(RunSource):
     k: int = DEPTH
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents per query; with this method, a source can be used as a retriever."""
+        """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
         return self.retriever.search(queries, check_retrieval_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
-        """Search at this source's depth."""
+        """Return up to ``self.k`` documents per query."""
         return self.search(queries, self.k)
 
     def __mod__(self, k: int) -> RetrieverSource:

@@ -1,4 +1,4 @@
-"""Hybrid retrieval: fuse the rankings of several first stages into one, as in ``hybrid:bm25+dense``."""
+"""Hybrid retrieval, which fuses the rankings of several first stages into one, as in ``hybrid:bm25+dense``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Hybrid:
         method: ``rrf`` fuses reciprocal ranks (Cormack et al., SIGIR 2009), ``weighted`` adds normalized scores.
         k: For ``rrf``: the constant added to ranks, at least 0; the default is 60, as in the paper.
         normalize: For ``weighted``: ``min-max`` (the default) or ``z-score``, applied to each ranking.
-        weights: One number per stage, joined by ``+``: ``weights=0.3+0.7``; the default is 1 for each.
+        weights: One weight per stage, joined by ``+``: ``weights=0.3+0.7``; if empty, every weight is 1.
         depth: Number of documents that each stage retrieves, even if fewer are requested, so a shorter ranking is a
             prefix of a longer one. If more documents are requested, each stage retrieves that many. The default of 1000
             is the usual depth of TREC runs.
 
     Raises:
         UnknownNameError: There is no such first stage or option; the message suggests similar names.
-        UsageError: There are fewer than two stages, a stage is a hybrid, or an option does not fit.
+        UsageError: There are fewer than two stages, a stage is a hybrid, or an option is invalid.
     """
 
     stages: str
@@ -58,13 +58,18 @@ class Hybrid:
     def __post_init__(self) -> None:
         """Check everything that does not depend on a collection."""
         if self.method != "rrf" and self.k is not None:
-            raise UsageError(f"k={self.k} with method={self.method}", expected="k with method=rrf only")
+            raise UsageError(
+                f"Hybrid retrieval has k={self.k} with method={self.method}", expected="k with method=rrf only"
+            )
         if self.method != "weighted" and self.normalize is not None:
-            raise UsageError(f"normalize={self.normalize} with method={self.method}", expected="method=weighted")
+            raise UsageError(
+                f"Hybrid retrieval has normalize={self.normalize} with method={self.method}",
+                expected="method=weighted",
+            )
         if self.k is not None and self.k < 0:
-            raise UsageError(f"Reciprocal ranks with k={self.k}", expected="a whole number of at least 0, such as 60")
+            raise UsageError(f"Hybrid retrieval has k={self.k}", expected="a whole number of at least 0, such as 60")
         if self.depth < 1:
-            raise UsageError(f"depth={self.depth} of the first stages in a hybrid", expected="at least 1")
+            raise UsageError(f"Hybrid retrieval has depth={self.depth}", expected="at least 1")
         selectors = self.nested_stages
         parse_hybrid_weights(self.weights, len(selectors))
         for selector in selectors:
@@ -109,22 +114,22 @@ class Hybrid:
 
 @dataclass(frozen=True, slots=True)
 class HybridRetriever:
-    """Several first stages over one collection, created by `Hybrid.over`."""
+    """A retriever that fuses the rankings of several first stages over one collection, created by `Hybrid.over`."""
 
     options: Hybrid
     retrievers: tuple[Retriever, ...]
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the stages' indexes."""
+        """Folders of the indexes of all stages."""
         return tuple(sorted(frozenset().union(*map(retriever_index_folders, self.retrievers))))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the ``k`` documents with the highest fused scores per query, among all documents that any stage found.
+        """Return the ``k`` documents per query with the highest fused scores, among all documents that any stage found.
 
-        If a ranking lacks a document, the document gets from it the value 0 (``rrf``, ``min-max``) or the lowest value
-        of the ranking (``z-score``). Queries without a ranking from any stage are omitted. The text of a document comes
-        from the earliest stage in the list of stages that found it.
+        A document that is missing from a ranking has the value 0 in it (``rrf``, ``min-max``) or the lowest value of
+        the ranking (``z-score``). Queries for which no stage returns a ranking are omitted. If several stages find a
+        document, its text comes from the stage listed first.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -147,13 +152,13 @@ class HybridRetriever:
 
 
 def split_hybrid_stages(text: str) -> list[str]:
-    """Return the selectors of a hybrid's stages, without parentheses around them.
+    """Return the selectors of the stages of a hybrid, without their outer parentheses.
 
     >>> split_hybrid_stages("(bm25,k1=1.2)+run:a.trec")
     ['bm25,k1=1.2', 'run:a.trec']
 
     Raises:
-        UsageError: There are fewer than two selectors, or one is empty.
+        UsageError: There are fewer than two selectors, or a selector is empty.
     """
     parts = [part.strip() for part in split_selector_outside_parentheses(text, _PLUS)]
     selectors = [part[1:-1].strip() if part[:1] + part[-1:] == "()" else part for part in parts]
@@ -172,7 +177,7 @@ def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
     (0.3, 0.7)
 
     Raises:
-        UsageError: The number of weights is wrong, one is negative or not finite, or all are 0.
+        UsageError: The number of weights is wrong, a weight is negative or not finite, or all weights are 0.
     """
     try:
         weights = tuple(map(float, text.split("+"))) if text else (1.0,) * stages
@@ -181,7 +186,7 @@ def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
     valid = all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weights)
     if len(weights) != stages or not valid:
         raise UsageError(
-            f"weights={text} for the {stages} stages of a hybrid",
+            f"Hybrid retrieval has weights={text} for the {stages} stages",
             expected=f"{stages} numbers of at least 0, not all 0: weights={'+'.join(['0.5'] * stages)}",
         )
     return weights

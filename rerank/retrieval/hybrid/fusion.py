@@ -14,7 +14,7 @@ class FusionValues:
     """The values that one ranked list assigns to documents, before they are added to those of other lists.
 
     Attributes:
-        values: Document id -> value, for the documents of the list.
+        values: Mapping from document id to value, for the documents of the list.
         missing: The value of all other documents.
     """
 
@@ -22,7 +22,7 @@ class FusionValues:
     missing: float = 0.0
 
     def __getitem__(self, doc_id: str) -> float:
-        """Return the value of any document."""
+        """Return the value of a document, whether or not the list contains it."""
         return self.values.get(doc_id, self.missing)
 
 
@@ -38,7 +38,7 @@ def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
 def min_max_fusion(ranking: Ranking) -> FusionValues:
     """Return ``(s(d) - min) / (max - min)`` for the documents of the list, and 0, the lowest value, for all others.
 
-    If all scores are equal, each document of the list gets 1.
+    If all scores are equal, the value of each document of the list is 1.
     Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
     """
     if not _fused_scores_differ(ranking):
@@ -51,8 +51,8 @@ def min_max_fusion(ranking: Ranking) -> FusionValues:
 def z_score_fusion(ranking: Ranking) -> FusionValues:
     """Return ``(s(d) - mean) / deviation`` for the documents of the list, with the population standard deviation.
 
-    All other documents get the lowest value of the list. They do not get 0, because 0 is the mean and would rank them
-    above half of the list. If all scores are equal, each document of the list gets 1 and all others get 0.
+    The value of all other documents is the lowest value of the list. It is not 0, because 0 is the mean and would rank
+    them above half of the list. If all scores are equal, the value is 1 for documents of the list and 0 for all others.
     Source: Montague and Aslam, "Relevance Score Normalization for Metasearch", CIKM 2001 (zero mean, unit variance).
     """
     if not _fused_scores_differ(ranking):

@@ -1,4 +1,4 @@
-"""Image retrieval with text queries: a CLIP-like model of transformers embeds both, and faiss searches the embeddings.
+"""Image retrieval with text queries: a CLIP-like model embeds texts and pictures, and faiss searches the embeddings.
 
 Embeddings and indexes are stored in the same way as in `rerank.retrieval.dense`.
 """
@@ -36,11 +36,12 @@ class Images(VectorOptions):
     every ranking that is deep enough, with a score below all cosines, and a warning states their number.
 
     Attributes:
-        model: A folder or ``owner/model`` on the hub of a model that embeds texts and pictures (CLIP, SigLIP ...).
+        model: A model that embeds texts and pictures (CLIP, SigLIP ...): a folder, or ``owner/model`` on the hub.
         query_prompt: Text put before every query, such as ``a photo of ``.
-        embeddings: An .npy file of precomputed embeddings by this model, float16 or float32, one row per picture. If it
-            is given, no picture is opened.
-        ids: The document ids in the order of the rows: a text file with one id per line, or an .npy file.
+        embeddings: Path of an .npy file with embeddings computed by this model, float16 or float32, one row per
+            picture. If it is given, no picture is opened; if empty, the pictures are embedded.
+        ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an .npy
+            file. Required with ``embeddings``.
 
     Raises:
         UsageError: A number is out of range, or only one of ``embeddings`` and ``ids`` is given.
@@ -57,8 +58,8 @@ class Images(VectorOptions):
         VectorOptions.__post_init__(self)
         if bool(self.embeddings) != bool(self.ids):
             raise UsageError(
-                f"The first stage 'images' with embeddings={self.embeddings!r} and ids={self.ids!r}",
-                expected="both or neither",
+                f"The first stage 'images' has embeddings={self.embeddings!r} and ids={self.ids!r}",
+                expected="both options or neither",
             )
 
     def over(self, corpus: Corpus) -> ImageRetriever:
@@ -70,7 +71,7 @@ class Images(VectorOptions):
             BackendError: The model fails; committed embeddings are kept.
             DataError: No document has a picture, the weights are damaged, or a file of embeddings or ids is malformed.
             StorageError: The cache folder cannot be written.
-            UsageError: The model does not embed texts and pictures, or an option does not fit it or this machine.
+            UsageError: The model does not embed texts and pictures, or an option is invalid for it or this machine.
         """
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import load_image_encoder
@@ -85,7 +86,7 @@ class Images(VectorOptions):
         """Check that torch, transformers, faiss and Pillow are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them cannot be imported.
+            MissingPrerequisiteError: One of these packages cannot be imported.
         """
         from rerank.retrieval.images.encoder import require_image_retrieval_packages
 
@@ -96,7 +97,9 @@ class Images(VectorOptions):
         return doc.id if self.embeddings else doc.image
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return a hash of the pictures' file sizes; it reveals added, removed or changed pictures without reading any.
+        """Return a hash of the sizes of the picture files, which detects most changes without reading any picture.
+
+        With precomputed embeddings, which depend only on ids, the mapping records just this.
 
         Raises:
             DataError: No document has a picture.
@@ -117,18 +120,18 @@ class Images(VectorOptions):
 
 
 class ImageRetriever(DenseRetriever):
-    """The embeddings of one collection's pictures and the model that computed them, created by `Images.over`.
+    """A retriever with the picture embeddings of one collection and their model, created by `Images.over`.
 
     The embedding of an unreadable picture is a row of zeros.
 
     Attributes:
-        unseen: Ids of the documents whose pictures cannot be read, or have no precomputed embedding.
+        unseen: Ids of the documents whose picture cannot be read or has no precomputed embedding.
     """
 
     stage: ClassVar[str] = "images"
 
     def __init__(self, options: Images, corpus: Corpus, encoder: Encoder) -> None:
-        """Open or build documents, embeddings and index, and warn about unreadable pictures."""
+        """Open documents, embeddings and index, after building them if needed, and warn about unreadable pictures."""
         self._unseen: list[int] = []
         super().__init__(options, corpus, encoder)
         self.unseen = tuple(self._documents[position].id for position in self._unseen)

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts in one space, with a model of transformers such as CLIP or SigLIP.
+"""An encoder of pictures and texts in one vector space, with a model of transformers such as CLIP or SigLIP.
 
 Torch and transformers are imported when a model is loaded.
 """
@@ -27,7 +27,7 @@ from rerank.tasks import BackendOptions
 
 
 class ImageEncoderOptions(ModelOptions, Protocol):
-    """The options with which an `ImageEncoder` is loaded."""
+    """Protocol of the options that `load_image_encoder` reads."""
 
     @property
     def query_prompt(self) -> str:
@@ -42,7 +42,7 @@ class ImageEncoder:
     Args:
         model: The model, in evaluation mode on its device.
         processor: The processor of the model.
-        identity: The identity of the model.
+        identity: Keys and values that identify the model, such as a hash of its weights.
         query_prompt: Text put before every query.
 
     Attributes:
@@ -108,6 +108,7 @@ class ImageEncoder:
         return rows
 
     def _texts(self, texts: Sequence[str]) -> Floats:
+        """Return the embeddings of texts, of shape (texts, size)."""
         # SigLIP was trained on texts padded to its full context, without an attention mask.
         padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         inputs = self._processor.tokenizer(
@@ -144,13 +145,13 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: How to load it.
+        options: Options for loading the model: revision, device, data type and query prompt.
 
     Raises:
         MissingPrerequisiteError: The extra ``images`` is not installed.
         MissingResourceError: The model does not exist.
-        UsageError: The model does not embed texts and pictures, or an option does not fit this machine.
-        DataError: The weights are damaged, or pickled.
+        UsageError: The model does not embed texts and pictures, or an option is invalid for this machine.
+        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_image_retrieval_packages()
     import transformers

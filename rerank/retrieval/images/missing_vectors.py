@@ -1,4 +1,4 @@
-"""Documents without a vector: functions that find them by their rows of zeros, save them, and rank them last."""
+"""Functions that find documents without a vector by their rows of zeros, save their positions, and rank them last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 50_000
 
 
 def save_retriever_documents_without_vector(matrix: Floats, path: Path) -> None:
-    """Save the positions of the rows that are all zero, in ascending order."""
+    """Save the positions of the rows that contain only zeros, in ascending order."""
     parts = [
         np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
     ]
@@ -30,22 +30,23 @@ def read_documents_without_vector(path: Path, documents: int) -> Positions:
     """Load the positions that `save_retriever_documents_without_vector` saved.
 
     Raises:
-        ValueError: The file does not contain positions of this many documents.
+        ValueError: The file does not contain valid positions in a collection of ``documents`` documents.
     """
     positions: Positions = np.load(path, allow_pickle=False)
     valid = positions.ndim == 1 and positions.dtype == np.int64
     if not valid or (len(positions) and not 0 <= positions[0] <= positions[-1] < documents):
-        raise ValueError(f"{path.name} does not contain positions of {documents} documents")
+        raise ValueError(f"{path.name} does not contain valid positions in a collection of {documents} documents")
     return positions
 
 
 def retrieve_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
-    """Return a search that ranks documents without a vector last, all with the same score below all cosines.
+    """Return a search function that ranks documents without a vector last, all with the same score below all cosines.
 
     Args:
-        search: The search of the index, which returns documents without a vector with a cosine of 0, or not at all.
+        search: Search function of the index, which returns documents without a vector with a cosine of 0, or omits
+            them.
         unseen: Positions of the documents without a vector, in ascending order.
-        documents: Number of documents.
+        documents: Number of documents in the collection.
     """
     if not len(unseen):
         return search

@@ -15,17 +15,18 @@ from rerank.io.file_hashes import file_hash
 
 
 class PrecomputedEmbeddings:
-    """Document embeddings that are rows of a file, scaled to length 1.
+    """An encoder whose document embeddings are rows of a file, scaled to length 1.
 
     The file is memory-mapped; the ids are kept in memory, about a hundred bytes each.
 
     Args:
-        embeddings: The .npy file: shape (documents, size), float16 or float32.
-        ids: The document ids in the order of the rows: lines of a text file, or an .npy file.
+        embeddings: Path of an .npy file with an array of shape (documents, size), float16 or float32.
+        ids: Path of a file with the document ids in the order of the rows: a text file with one id per line, or an
+            .npy file.
         encoder: The encoder of the queries.
 
     Attributes:
-        identity: Hash of the ids and all rows.
+        identity: Mapping with a hash of the ids and all rows.
         query_prompt: The query prompt of the encoder.
         size: Dimension of the embeddings.
 
@@ -41,21 +42,21 @@ class PrecomputedEmbeddings:
         self._rows = _load_precomputed_vectors(self._path)
         names = _load_precomputed_ids(Path(ids).expanduser())
         if len(names) != len(self._rows):
-            raise DataError(f"{ids} names {len(names)} documents, and {embeddings} has {len(self._rows)} rows")
+            raise DataError(f"{ids} names {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
         self._rows_by_id = {name: row for row, name in enumerate(names)}
         if len(self._rows_by_id) < len(names):
             raise DataError(f"{ids} names a document twice", expected="each id once")
         self.size = self._rows.shape[1]
         if self.size != encoder.size:
             raise UsageError(
-                f"{embeddings} has embeddings of dimension {self.size}, and the model has dimension {encoder.size}",
+                f"{embeddings} has embeddings of dimension {self.size}, but the model has dimension {encoder.size}",
                 expected="the model that computed the embeddings",
             )
         self._encoder, self.query_prompt = encoder, encoder.query_prompt
         self.identity: Mapping[str, str] = {"embeddings": _image_retriever_digest(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries with the model."""
+        """Embed queries with the wrapped encoder."""
         return self._encoder.queries(texts)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -70,7 +71,7 @@ class PrecomputedEmbeddings:
         rows[known] = self._rows[[sources[index] for index in known]]
         if not np.isfinite(rows).all():
             bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise DataError(f"Row {sources[bad]} of {self._path}, of document {texts[bad]!r}, is not finite")
+            raise DataError(f"Row {sources[bad]} of {self._path} (document {texts[bad]!r}) is not finite")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 

@@ -1,7 +1,7 @@
-"""Late interaction over the candidates of another first stage: texts are represented by one vector per token.
+"""Late interaction over the candidates of another first stage, with models that represent a text by token vectors.
 
-It supports models of sentence-transformers' class MultiVectorEncoder, such as ColBERT models. Nothing is indexed: only
-candidates are encoded, and the vectors of a batch are discarded as soon as it is scored.
+Supported models are those of the class MultiVectorEncoder in sentence-transformers, such as ColBERT models. Nothing is
+indexed: only candidates are encoded, and the vectors of a batch are discarded as soon as the batch is scored.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ class LateInteraction:
 
     The score of a document is MaxSim: the sum over the query's tokens of the largest inner product with a token of the
     document, s(q, d) = sum_i max_j q_i . d_j (Khattab and Zaharia, SIGIR 2020, arXiv 2004.12832, equation 3). Models
-    that were trained with the mean over the query's tokens are scored with the mean.
+    that were trained with the mean over the query's tokens instead of the sum are also scored with the mean.
 
     Attributes:
         model: A folder, or ``owner/model`` on the hub.
         candidates: Selector of the first stage that retrieves the candidates; in parentheses if it has options:
             ``candidates=(bm25,k1=1.2)``.
         depth: Number of candidates per query, even if fewer documents are requested, so a shorter ranking is a prefix
-            of a longer one. If more documents are requested, that many candidates are scored.
+            of a longer one. If more documents are requested, more candidates are scored.
         fields: The text to encode: title and body, or only the body.
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values.
         dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
             hardware.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
+            there is none.
         batch_size: Number of documents encoded together.
         revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Run Python code that comes with the model.
+        trust_remote_code: Whether to run Python code that comes with the model.
 
     Raises:
         UnknownNameError: The first stage of the candidates does not exist.
-        UsageError: A number is out of range, or an option of the candidates' first stage does not fit.
+        UsageError: A number is out of range, or an option of the candidates' first stage is invalid.
     """
 
     model: str
@@ -69,12 +70,12 @@ class LateInteraction:
         """Check everything that does not depend on a collection."""
         for name in ("depth", "batch_size"):
             if (value := getattr(self, name)) < 1:
-                raise UsageError(f"Late interaction with {name}={value}", expected="a whole number of at least 1")
+                raise UsageError(f"Late interaction has {name}={value}", expected="a whole number of at least 1")
         check_first_stage(*self.nested_stages)
 
     @property
     def nested_stages(self) -> tuple[str]:
-        """The selector of the candidates' first stage, without parentheses around it."""
+        """The selector of the candidates' first stage, without its outer parentheses."""
         text = self.candidates.strip()
         return (text[1:-1].strip() if text[:1] + text[-1:] == "()" else text,)
 
@@ -84,8 +85,8 @@ class LateInteraction:
         Raises:
             MissingPrerequisiteError: The extra ``late-interaction``, or that of the candidates, is not installed.
             MissingResourceError: The model does not exist.
-            DataError: The weights are damaged, or pickled.
-            UsageError: The model is not a multi-vector model, or an option does not fit this machine.
+            DataError: The weights are damaged, or pickled instead of in safetensors files.
+            UsageError: The model is not a multi-vector model, or an option is invalid for this machine.
             RerankError: The first stage of the candidates fails.
         """
         from rerank.retrieval.base.model_folders import locate_retrieval_model
@@ -100,7 +101,7 @@ class LateInteraction:
         """Check that sentence-transformers and the prerequisites of the candidates' first stage are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them is not installed.
+            MissingPrerequisiteError: A prerequisite is not installed.
         """
         from rerank.indexing.text_encoder import require_encoder_packages
 
@@ -111,7 +112,7 @@ class LateInteraction:
 
 @dataclass(frozen=True, slots=True)
 class LateInteractionRetriever:
-    """A multi-vector model and the first stage that retrieves its candidates, created by `LateInteraction.over`."""
+    """A retriever that scores the candidates of a first stage by MaxSim, created by `LateInteraction.over`."""
 
     options: LateInteraction
     candidates: Retriever

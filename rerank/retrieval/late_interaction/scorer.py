@@ -1,4 +1,4 @@
-"""MaxSim scores of texts with models of sentence-transformers' class MultiVectorEncoder.
+"""MaxSim scores of texts, computed with models of the class MultiVectorEncoder in sentence-transformers.
 
 Torch and sentence-transformers are imported when a model is loaded.
 """
@@ -25,7 +25,7 @@ _TYPES = {"MultiVectorEncoder", "ColBERT"}
 
 
 class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
-    """The options of a `MaxSimScorer`."""
+    """Protocol of the options of a `MaxSimScorer`."""
 
     @property
     def batch_size(self) -> int:
@@ -33,7 +33,7 @@ class MaxSimOptions(ModelOptions, PromptOptions, Protocol):
 
 
 class MaxSimScorer:
-    """A MultiVectorEncoder with its prompts."""
+    """A MultiVectorEncoder and its prompts, which scores texts by MaxSim."""
 
     def __init__(self, model: Any, options: MaxSimOptions) -> None:
         """Wrap a loaded model; `load_maxsim_scorer` loads one."""
@@ -46,13 +46,13 @@ class MaxSimScorer:
         """Return the score of each text for a query.
 
         Texts that are longer than the model's limit are truncated by the library. Equal texts are scored once, since
-        the other texts of a batch affect the last digits. A text of which the model keeps no token, such as an empty
-        one, gets the lowest score of the others, or 0.
+        the other texts of a batch affect the last digits of a score. If the model keeps no token of a text, such as an
+        empty text, its score is the lowest score among the others, or 0 if there are no others.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
         """
-        # The longest first, so that a batch needs little padding, and memory runs out at the start or never.
+        # Longest texts first: batches need little padding, and if memory runs out, it does so at the start.
         distinct = sorted(set(texts), key=lambda text: (-len(text), text))
         vectors = self._encode("query", [query], self._query_prompt)
         scores: dict[str, float] = {}
@@ -81,12 +81,12 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: How to load it, its prompts and its batch size.
+        options: Options for loading the model, its prompts and its batch size.
 
     Raises:
         MissingResourceError: The model does not exist.
-        UsageError: The model is not a multi-vector model, or an option does not fit this machine.
-        DataError: The weights are damaged, or pickled.
+        UsageError: The model is not a multi-vector model, or an option is invalid for this machine.
+        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     model, _ = load_encoder_model("MultiVectorEncoder", name, options)
     if not _has_trained_token_vectors(name, options.revision):
@@ -101,8 +101,8 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
 def _has_trained_token_vectors(name: Path | str, revision: str) -> bool:
     """Return whether a model was saved with one vector per token.
 
-    Such models are those of sentence-transformers and PyLate, the ColBERT models of Stanford, and transformers' own
-    classes for retrieval, as in ``MultiVectorEncoder._load_default_modules``.
+    These are models saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval classes
+    of transformers, as in ``MultiVectorEncoder._load_default_modules``.
     """
     architectures = _saved_config(name, "config.json", revision).get("architectures") or []
     return _saved_config(name, "config_sentence_transformers.json", revision).get("model_type") in _TYPES or any(

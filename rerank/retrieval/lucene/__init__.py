@@ -1,6 +1,7 @@
-"""BM25 and RM3 with Lucene, used through Pyserini, as in many published baselines. Needs a JDK, version 21 or newer.
+"""BM25 and RM3 with Lucene, used through Pyserini, as in many published baselines.
 
-The index is built from the collection and stored in the user's cache folder, or an existing index is used.
+A JDK of version 21 or newer is required. The index is built from the collection and stored in the user's cache folder,
+or an existing index is used.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class Lucene:
             built from the collection.
         k1: Term frequency saturation; 0 ignores term frequencies.
         b: Length normalization, 0 to 1.
-        rm3: Expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
-        fb_docs: For RM3: number of feedback documents, by default 10.
-        fb_terms: For RM3: number of feedback terms, by default 10.
-        original_weight: For RM3: weight of the original query, 0 to 1, by default 0.5.
-        fields: The text to index: title and body (the default), or only the body.
+        rm3: Whether to expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
+        fb_docs: Number of feedback documents of RM3; None for 10.
+        fb_terms: Number of feedback terms of RM3; None for 10.
+        original_weight: Weight of the original query in RM3, 0 to 1; None for 0.5.
+        fields: The text to index: title and body, or only the body; None for title and body. Not allowed with
+            ``index``.
 
     Raises:
         UsageError: A number is out of range, or options contradict each other.
@@ -60,25 +62,28 @@ class Lucene:
     def __post_init__(self) -> None:
         """Check that the options are in range and do not contradict each other."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
+            raise UsageError(f"BM25 has k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
-            raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
+            raise UsageError(f"BM25 has b={self.b}", expected="a number from 0 to 1, such as 0.4")
         feedback = {"fb_docs": self.fb_docs, "fb_terms": self.fb_terms, "original_weight": self.original_weight}
         rm3_options = {name: value for name, value in feedback.items() if value is not None}
         if rm3_options and not self.rm3:
             shown = ", ".join(f"{name}={value}" for name, value in rm3_options.items())
-            raise UsageError(f"{shown} without RM3", remedy="Add rm3=true, or remove the option")
+            raise UsageError(f"The options {shown} are given without RM3", remedy="Add rm3=true, or remove the options")
         for name in ("fb_docs", "fb_terms"):
             if rm3_options.get(name, 1) < 1:
-                raise UsageError(f"RM3 with {name}={rm3_options[name]}", expected="at least 1")
+                raise UsageError(f"RM3 has {name}={rm3_options[name]}", expected="at least 1")
         if not 0 <= rm3_options.get("original_weight", 0) <= 1:
-            raise UsageError(f"RM3 with original_weight={self.original_weight}", expected="a number from 0 to 1")
+            raise UsageError(f"RM3 has original_weight={self.original_weight}", expected="a number from 0 to 1")
         if self.index and self.fields:
-            raise UsageError(f"fields={self.fields} with the existing index {self.index}", expected="one of the two")
+            raise UsageError(
+                f"The option fields={self.fields} is given with the existing index {self.index}",
+                expected="one of the two",
+            )
 
     @property
     def feedback(self) -> tuple[int, int, float] | None:
-        """RM3's number of feedback documents, number of terms and weight of the original query; None without RM3."""
+        """Number of feedback documents, number of feedback terms and weight of the query in RM3; None without RM3."""
         if not self.rm3:
             return None
         weight = 0.5 if self.original_weight is None else self.original_weight
@@ -88,12 +93,12 @@ class Lucene:
         """Check that Pyserini and a JDK are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them is missing, or the JDK is too old.
+            MissingPrerequisiteError: Pyserini or the JDK is missing, or the JDK is too old.
         """
         missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
         if missing:
             raise MissingPrerequisiteError(
-                f"The first stage 'lucene' needs Pyserini, and these modules are missing: {' and '.join(missing)}",
+                f"The first stage 'lucene' needs Pyserini, but these modules are missing: {' and '.join(missing)}",
                 remedy=f"Run: pip install 'listrank[lucene]'. It also needs a JDK of version 21 or newer. {REMEDY}",
             )
         find_java()
@@ -104,7 +109,8 @@ class Lucene:
         Raises:
             MissingPrerequisiteError: Pyserini or a JDK of version 21 or newer is not installed.
             MissingResourceError: The named index does not exist and cannot be downloaded.
-            DataError: The folder is not an index, or lacks the term vectors for RM3; or the collection has no text.
+            DataError: The folder is not an index, the index lacks the term vectors that RM3 needs, or the collection
+                has no text.
             BackendError: Anserini's indexer fails.
             StorageError: The cache folder cannot be written.
             UnknownNameError: Pyserini has no prebuilt index of this name.
@@ -115,12 +121,13 @@ class Lucene:
 
 @dataclass(frozen=True, slots=True)
 class LuceneRetriever:
-    """Lucene over one collection, created by `Lucene.over`.
+    """A retriever that searches one collection with Lucene, created by `Lucene.over`.
 
     Attributes:
-        find: Maps a text and a depth k to ids in the index and scores, best first, including all ties at rank k.
-        order: Maps an id in the index to its tie-breaking key; of tied documents, larger keys rank first.
-        texts: Maps ids in the index to documents.
+        find: Takes the text of a query and a depth k, and returns pairs of an id in the index and a score, best first,
+            including all ties at rank k.
+        order: Returns the tie-breaking key of an id in the index; among tied documents, larger keys rank first.
+        texts: Returns a mapping from ids in the index to documents.
         folders: The folder of the index.
     """
 
@@ -136,7 +143,7 @@ class LuceneRetriever:
         Pyserini's searcher would round them to four digits and break ties by id, ascending.
 
         Raises:
-            DataError: The index contains a document that the collection lacks.
+            DataError: The index contains a document that the collection does not contain.
             UsageError: ``k`` is below 1.
         """
         check_retrieval_depth(k)

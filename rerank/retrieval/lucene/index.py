@@ -1,7 +1,7 @@
-"""Search of a Lucene index with Anserini's Java classes, in this process.
+"""Search of a Lucene index with Anserini's Java classes, which run in this process.
 
-Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder that needs an OpenAI key, and its searcher
-rounds scores and breaks ties by another rule.
+Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder that needs an OpenAI key, and the searcher
+in ``pyserini.search`` rounds scores and breaks ties by another rule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rerank.indexing.languages import normalize_text_language
 FIELD = "contents"
 #: Analyzer code for languages without an analyzer in Anserini: text is only split into words.
 WORDS_ONLY = "*"
-#: Languages with an analyzer in Anserini, besides English (its ``AnalyzerMap``).
+#: Languages with an analyzer in Anserini's ``AnalyzerMap``; English has its own analyzer class.
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
 _SAME = {"yue": "zh"}
 #: References that keep loggers alive; if a logger is not referenced, Java forgets its level.
@@ -28,12 +28,13 @@ _LOGGERS: list[Any] = []
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LuceneScoring:
-    """The scoring parameters: BM25, followed by RM3 if ``feedback`` is set.
+    """The parameters of BM25 and, if ``feedback`` is set, of RM3, which is then applied to the results of BM25.
 
     Attributes:
-        k1: BM25's k1.
-        b: BM25's b.
-        feedback: RM3's number of feedback documents, number of terms and weight of the original query; None for no RM3.
+        k1: Term frequency saturation of BM25.
+        b: Length normalization of BM25, 0 to 1.
+        feedback: Number of feedback documents, number of feedback terms and weight of the original query in RM3; None
+            for no RM3.
     """
 
     k1: float
@@ -42,7 +43,7 @@ class LuceneScoring:
 
 
 def lucene_analyzer_code(language: str) -> str:
-    """Return the code of a language's analyzer; ``*`` if it has none and text is only split into words.
+    """Return the code of a language's analyzer; ``*`` if there is no analyzer and text is only split into words.
 
     Raises:
         UsageError: The language code is unknown.
@@ -56,13 +57,13 @@ def lucene_analyzer_code(language: str) -> str:
 
 
 def replace_surrogates_for_java(text: str) -> str:
-    """Replace lone surrogates, which JSON files may contain and Java does not handle."""
+    """Replace lone surrogates by question marks: JSON files may contain them, but Java does not handle them."""
     return text.encode("utf-8", "replace").decode()
 
 
 @cache
 def _java_class_finder() -> Callable[[str], Any]:
-    """Start Java once per process, and return the function that finds its classes."""
+    """Start Java once per process, and return the function that finds a Java class by its name."""
     import jnius_config
 
     if not jnius_config.vm_running:
@@ -90,7 +91,7 @@ class LuceneIndex:
             scoring: The scoring parameters.
 
         Raises:
-            ValueError: The folder is not an index, or lacks the term vectors that RM3 needs.
+            ValueError: The folder is not an index, or the index lacks the term vectors that RM3 needs.
         """
         find = _java_class_finder()
         from jnius import JavaException, cast
@@ -119,11 +120,11 @@ class LuceneIndex:
         return int(self._reader.numDocs())
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the index files."""
         self._reader.close()
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
-        """Return the ids and scores of the ``k`` best documents, best first, and of all documents that tie at rank k.
+        """Return the ids and scores of the ``k`` best documents and of all documents tied at rank k, best first.
 
         Raises:
             BackendError: Lucene fails, for example because the index is damaged.
@@ -135,7 +136,7 @@ class LuceneIndex:
         except JavaException as error:
             raise BackendError(
                 f"Lucene failed on the query {error_repr(text)}: {error.classname}: {error.innermessage}",
-                remedy=f"If it fails on other queries too, the index in {self._folder} is damaged",
+                remedy=f"If other queries fail, too, the index in {self._folder} is damaged",
             ) from error
 
     def _search(self, text: str, k: int) -> list[tuple[str, float]]:

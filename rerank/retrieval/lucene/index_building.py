@@ -1,4 +1,4 @@
-"""Building of Lucene indexes with Anserini's indexer, which runs in a separate process."""
+"""Construction of Lucene indexes with Anserini's indexer, which runs in a separate process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rerank.io.sealed_folders import storage_errors
 from rerank.retrieval.lucene.index import FIELD, WORDS_ONLY, LuceneIndex, LuceneScoring, replace_surrogates_for_java
 
 _INDEXER = "pyserini.index.lucene"
-#: Buffer of the indexer in megabytes; the indexer's default may exceed the memory available to Java.
+#: Size of the indexer's buffer in megabytes; the default of the indexer may exceed the memory available to Java.
 _BUFFER = 256
 
 
 def write_lucene_index(folder: Path, documents: Iterable[str], language: str) -> None:
-    """Index texts. A document's id in the index is its position. Documents without a visible character are omitted.
+    """Write a Lucene index of texts, in which the id of a document is its position.
 
-    Term vectors are stored, so the same index can be used with and without RM3; texts are not stored.
+    Documents without a visible character are omitted. Term vectors are stored, so the same index can be used with and
+    without RM3; texts are not stored.
 
     Args:
         folder: The empty target folder; temporary files are written beside it.
@@ -58,7 +59,11 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
 
 
 def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends."""
+    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends.
+
+    Raises:
+        BackendError: The indexer fails.
+    """
     analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
     command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]
     command += ["--generator", "DefaultLuceneDocumentGenerator", "--storeDocvectors", "--memoryBuffer", str(_BUFFER)]

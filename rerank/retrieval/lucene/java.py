@@ -16,12 +16,12 @@ REMEDY = (
     "Run: apt-get install openjdk-21-jdk-headless (or install another JDK of version 21 or newer and set JAVA_HOME)"
 )
 
-#: Environment variables that pyjnius reads, in this order. If none is set, it uses the location of javac.
+#: Environment variables that pyjnius reads, in this order. If none is set, pyjnius uses the location of javac.
 _VARIABLES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")
 
 
 def find_java() -> tuple[Path, str]:
-    """Return the home of the Java that pyjnius will load, and its version, such as ``21.0.5``.
+    """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``.
 
     Raises:
         MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy names Debian's package.
@@ -36,7 +36,9 @@ def find_java() -> tuple[Path, str]:
     if not major:
         raise MissingPrerequisiteError(f"{where} points to {home}, which is not a Java development kit", remedy=REMEDY)
     if int(major[0]) < OLDEST:
-        raise MissingPrerequisiteError(f"Java {version} in {home}", expected=f"{OLDEST} or newer", remedy=REMEDY)
+        raise MissingPrerequisiteError(
+            f"Java {version} in {home} is too old", expected=f"{OLDEST} or newer", remedy=REMEDY
+        )
     return home, version
 
 
@@ -50,7 +52,7 @@ def _java_home() -> tuple[Path | None, str]:
 
 
 def _java_version(home: Path) -> str:
-    """Read the version from the JDK's release file, or from the program itself; empty if neither exists."""
+    """Return the version in the JDK's release file, or else the version that java prints; empty if unknown."""
     try:
         text = (home / "release").read_text("utf-8", "replace")
         pattern = r'^JAVA_VERSION="([^"]+)"'

@@ -1,4 +1,4 @@
-"""Existing Lucene indexes: folders, and Pyserini's prebuilt indexes, which are downloaded by name."""
+"""Location of existing Lucene indexes: local folders, or Pyserini's prebuilt indexes, which are downloaded by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank.errors import MissingResourceError, UnknownNameError
 
 
 def prebuilt_lucene_index_folder(name: str) -> Path:
-    """Return the folder of an index; a prebuilt index is downloaded once, into Pyserini's own cache.
+    """Return the folder of an index; a prebuilt index is downloaded once, into the cache of Pyserini.
 
     Args:
         name: A folder, or the name of a prebuilt index (``msmarco-v1-passage-full``).
@@ -38,5 +38,5 @@ def prebuilt_lucene_index_folder(name: str) -> Path:
     except (OSError, ValueError, AssertionError, TarError) as error:
         raise MissingResourceError(
             f"Pyserini's index {name!r} cannot be downloaded: {error}",
-            remedy="Check the network, or give the folder of a local index",
+            remedy="Check the network, or pass the folder of a local index",
         ) from error

@@ -1,7 +1,7 @@
 """Learned sparse retrieval: a model represents texts as weighted vocabulary terms, which are searched by inner product.
 
-It supports models of sentence-transformers' class SparseEncoder. Vectors are stored in the user's cache folder and
-memory-mapped when they are used again.
+Supported models are those of the class SparseEncoder in sentence-transformers. Vectors are stored in the user's cache
+folder and memory-mapped when they are used again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rerank.retrieval.sparse.vectors import Floats, Integers, SparseEncoder
 
 _FORMAT = "1"
-#: Options that are counts -> their lowest allowed values.
+#: Minimum values of the options that are counts.
 _MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 
 
@@ -35,8 +35,8 @@ _MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 class Sparse:
     """The options of learned sparse retrieval.
 
-    Sources: SPLADE: Formal et al., SIGIR 2021 and arXiv 2109.10086. Inference-free encoders, which encode queries only
-    with a table of weights: Geng et al., arXiv 2411.04403.
+    Sources: for SPLADE, Formal et al., SIGIR 2021 and arXiv 2109.10086; for inference-free encoders, which encode
+    queries with a table of weights instead of a model, Geng et al., arXiv 2411.04403.
 
     Attributes:
         model: A folder, or ``owner/model`` on the hub.
@@ -44,15 +44,16 @@ class Sparse:
         query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
         passage_prompt: Text put before every document, with the same special values.
         max_active_dims: Maximum number of nonzero dimensions per document; those with the largest weights are kept. 0
-            for the model's setting, which for most models keeps all.
+            for the setting of the model, which for most models keeps all dimensions.
         query_max_active_dims: Maximum number of nonzero dimensions per query; 0 for the model's setting.
         dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
             hardware. Vectors are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, which selects the first accelerator, or the CPU if
+            there is none.
         batch_size: Number of documents encoded together; a killed process loses at most one batch. A batch needs much
             memory: for each of its tokens, one number per vocabulary term.
         revision: Branch, tag or commit on the hub; empty for the default branch.
-        trust_remote_code: Run Python code that comes with the model.
+        trust_remote_code: Whether to run Python code that comes with the model.
 
     Raises:
         UsageError: A number is out of range.
@@ -76,7 +77,7 @@ class Sparse:
         for name, lowest in _MINIMA.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
-                    f"Sparse retrieval with {name}={value}", expected=f"a whole number of at least {lowest}"
+                    f"Sparse retrieval has {name}={value}", expected=f"a whole number of at least {lowest}"
                 )
 
     def over(self, corpus: Corpus) -> SparseRetriever:
@@ -86,14 +87,14 @@ class Sparse:
             MissingPrerequisiteError: The extra ``sparse`` is not installed.
             MissingResourceError: The model does not exist.
             BackendError: The model fails; committed vectors are kept.
-            DataError: The collection has no documents, or two with the same id; or the weights are damaged.
+            DataError: The collection has no documents, two documents have the same id, or the weights are damaged.
             StorageError: The cache folder cannot be written.
-            UsageError: The model is not a sparse encoder, or an option does not fit this machine.
+            UsageError: The model is not a sparse encoder, or an option is invalid for this machine.
         """
         return SparseRetriever(self, corpus, self._load())
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> SparseRetriever:
-        """Do the same as `over`; the documents, and the queries of searches, are encoded by workers."""
+        """Return the same retriever as `over`, but let the workers encode the documents and the queries."""
         from scipy.sparse import vstack
 
         from rerank.indexing.worker_encoding import EncodingWorkers
@@ -123,7 +124,7 @@ class Sparse:
 
 
 class SparseRetriever:
-    """The sparse vectors of one collection and the model that computed them, created by `Sparse.over`.
+    """A retriever with the sparse vectors of one collection and their model, created by `Sparse.over`.
 
     Attributes:
         identity: Everything that the rankings depend on: the saved vectors and the encoding of queries.
@@ -137,7 +138,7 @@ class SparseRetriever:
         encoder: SparseEncoder,
         workers: EncodingWorkers[csr_array] | None = None,
     ) -> None:
-        """Open the documents and vectors, after computing them if needed, by workers if there are any."""
+        """Open the documents and vectors, after computing them if needed; workers, if any, encode the texts."""
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.retrieval.sparse import vectors as sparse_vectors
@@ -160,7 +161,7 @@ class SparseRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest inner products above zero.
 
-        Documents that share no dimension with a query are not returned, and a query without text gets an empty ranking.
+        Documents that share no dimension with a query are not returned. The ranking of a query without text is empty.
         A ranking does not depend on the other queries of the call.
 
         Raises:

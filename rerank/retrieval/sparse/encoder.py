@@ -1,4 +1,6 @@
-"""Sparse text vectors with models of sentence-transformers' class SparseEncoder: SPLADE, inference-free, or CSR.
+"""An encoder of sparse text vectors with models of the class SparseEncoder in sentence-transformers.
+
+Supported are SPLADE models, inference-free models, and dense models with a sparse autoencoder (CSR).
 
 Torch and sentence-transformers are imported when a model is loaded.
 """
@@ -24,7 +26,7 @@ from rerank.indexing.text_encoder import (
 
 
 class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
-    """The options of a `SentenceSparseEncoder`."""
+    """Protocol of the options of a `SentenceSparseEncoder`."""
 
     @property
     def max_active_dims(self) -> int:
@@ -36,10 +38,10 @@ class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
 
 
 class SentenceSparseEncoder:
-    """A SparseEncoder with its prompts and its maximum number of nonzero dimensions.
+    """A SparseEncoder with its prompts and its maximum numbers of nonzero dimensions.
 
     Attributes:
-        size: Dimension of the vectors; for SPLADE, it is the size of the vocabulary.
+        size: Dimension of the vectors; for SPLADE, the size of the vocabulary.
         identity: Everything that passage vectors depend on.
         query_identity: Everything else that query vectors depend on.
     """
@@ -63,7 +65,10 @@ class SentenceSparseEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time, because other texts in a batch would change the last digits of a vector.
+        """Encode queries one at a time, since other texts in a batch would change the last digits of a vector.
+
+        Returns:
+            An array of shape (texts, size).
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -75,7 +80,10 @@ class SentenceSparseEncoder:
         return vectors
 
     def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages in one batch, or in smaller ones if memory runs out.
+        """Encode passages in one batch, or in smaller batches if memory runs out.
+
+        Returns:
+            An array of shape (texts, size).
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -89,7 +97,7 @@ class SentenceSparseEncoder:
 
         rows = encode_texts_in_batch(embed, texts)
         if not np.isfinite(rows.data).all():
-            raise BackendError("The model returned a vector that is not finite", remedy="Try dtype=float32")
+            raise BackendError("The model returned a vector with a non-finite weight", remedy="Try dtype=float32")
         return rows
 
 
@@ -108,13 +116,13 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
 
     Args:
         name: The folder, or ``owner/model`` on the hub.
-        options: How to load it, and its prompts and limits.
+        options: Options for loading the model, its prompts, and its numbers of nonzero dimensions.
 
     Raises:
         MissingPrerequisiteError: The extra ``sparse`` is not installed.
         MissingResourceError: The model does not exist.
-        UsageError: The model is not a sparse encoder, or an option does not fit this machine.
-        DataError: The weights are damaged, or pickled.
+        UsageError: The model is not a sparse encoder, or an option is invalid for this machine.
+        DataError: The weights are damaged, or pickled instead of in safetensors files.
     """
     require_sparse_retrieval_packages()
     model, identity = load_encoder_model("SparseEncoder", name, options)
@@ -137,7 +145,7 @@ def require_sparse_retrieval_packages() -> None:
 
 
 def _sparse_encoder_has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
-    """Return True if the library has added an autoencoder with random weights, as it does for dense models."""
+    """Return whether the library has added an autoencoder with random weights, as it does for dense models."""
     from sentence_transformers.util import load_file_path
 
     if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):

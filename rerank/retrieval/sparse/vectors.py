@@ -1,8 +1,8 @@
-"""The sparse vectors of a corpus on disk. They are computed in batches, stored by dimension, and searched exactly.
+"""Storage and exact search of the sparse vectors of a corpus.
 
-Documents are stored in blocks. Each block is a matrix stored by column: for every dimension, it lists the block's
-documents with a nonzero weight, and these weights. A search reads the columns of the query's dimensions block by block,
-so its memory does not grow with the collection.
+Vectors are computed in batches and stored in blocks of documents. Each block is a matrix stored by column: for every
+dimension, it lists the documents with a nonzero weight, and these weights. A search reads the columns of the query's
+dimensions block by block, so the memory that it needs does not grow with the collection.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DOCUMENTS, _WEIGHTS = 1 << 15, 1 << 24
 
 
 class SparseEncoder(Protocol):
-    """An encoder that computes sparse vectors: float32 rows with sorted columns and without stored zeros."""
+    """Protocol of encoders that compute sparse vectors: float32 rows with sorted columns and without stored zeros."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -55,14 +55,14 @@ class SparseEncoder(Protocol):
         """Dimension of the vectors."""
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one at a time, and return an array of shape (texts, size)."""
+        """Encode queries one at a time, and return an array of shape (queries, size)."""
 
     def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages as one batch, and return an array of shape (texts, size)."""
+        """Encode passages as one batch, and return an array of shape (passages, size)."""
 
 
 class SparseVectors:
-    """The vectors of a corpus, memory-mapped.
+    """The memory-mapped vectors of a corpus, and their search.
 
     Attributes:
         folder: The folder of the files.
@@ -72,7 +72,7 @@ class SparseVectors:
         """Memory-map the files of a folder.
 
         Raises:
-            ValueError: The files are not for this number of documents and dimensions.
+            ValueError: The files do not match each other or these numbers of documents and dimensions.
         """
         self.folder = folder
         # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
@@ -89,15 +89,15 @@ class SparseVectors:
             raise ValueError("its files do not match each other")
 
     def nearest(self, dimensions: Integers, weights: Floats, k: int, id_ranks: Integers) -> tuple[Integers, Floats]:
-        """Return positions and inner products of the ``k`` documents with the highest products above 0, best first.
+        """Return positions and inner products of up to ``k`` documents with the highest positive inner products.
 
-        Ties are broken by document id, descending.
+        Results are sorted, best first; ties are broken by document id, descending.
 
         Args:
-            dimensions: Dimensions of the query, ascending, shape (n,).
-            weights: Weights of the query, shape (n,).
-            k: At least 1.
-            id_ranks: Shape (documents,): rank of each document's id in ascending order.
+            dimensions: Nonzero dimensions of the query, ascending, shape (n,).
+            weights: Weights of the query in these dimensions, shape (n,).
+            k: Maximum number of documents, at least 1.
+            id_ranks: Rank of each document's id among all ids in ascending order, shape (documents,).
         """
         positions, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for block, start in enumerate(self._blocks[:-1]):
@@ -110,7 +110,10 @@ class SparseVectors:
         return candidates[order], products[order]
 
     def _products(self, block: int, dimensions: Integers, weights: Floats) -> Floats:
-        """Return the inner products of a query and a block's documents, added up in ascending order of dimensions."""
+        """Return the inner products of a query and the documents of a block, shape (documents of the block,).
+
+        Products of weights are added in ascending order of dimensions, so that the sums are deterministic.
+        """
         starts, ends = self._columns[block, dimensions], self._columns[block, dimensions + 1]
         products = np.zeros(int(self._blocks[block + 1] - self._blocks[block]), np.float32)
         for weight, start, end in zip(weights, starts, ends, strict=True):
@@ -134,9 +137,9 @@ def open_sparse_vectors(
         documents: The documents.
         encoder: The encoder.
         made_from: Everything that the vectors depend on; it determines the folder's name.
-        text: Maps a document to the text that is encoded.
+        text: Function that returns the text of a document to encode.
         batch_size: Number of documents per batch. The saved vectors may be reused with another batch size.
-        workers: Compute the vectors in place of ``encoder``; None to compute them in this process.
+        workers: Workers that encode the texts instead of this process; None to encode the texts in this process.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -152,7 +155,7 @@ def open_sparse_vectors(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Files to which vectors are appended; at the end, they are converted to blocks stored by column.
+    """Files to which vectors are appended, and which are finally converted to blocks stored by column.
 
     Attributes:
         order: Positions in the collection, in the order in which documents are encoded.
@@ -167,7 +170,11 @@ class _Rows:
             (folder / name).touch()
 
     def resume(self, folder: Path, done: int) -> None:
-        """Truncate the files to the vectors of the first ``done`` documents."""
+        """Truncate the files to the vectors of the first ``done`` documents.
+
+        Raises:
+            ValueError: A file contains fewer vectors.
+        """
         counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
         weights = int(counts.sum(dtype=np.int64))
         for (name, dtype), entries in ((_COUNTS, done), (_DIMENSIONS, weights), (_VALUES, weights)):
@@ -220,7 +227,7 @@ def _map_sparse_retriever_file(path: Path, dtype: str) -> NDArray[Any]:
 
 
 def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
-    """Return the start of each block and the end of the last one, given the number of weights of each document."""
+    """Return the first document of each block, and the number of documents, from the number of weights per document."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     while edges[-1] < len(counts):

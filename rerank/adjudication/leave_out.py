@@ -19,8 +19,8 @@ import numpy as np
 from rerank.adjudication.pool_measures import score_matrices_of_judged_pool
 from rerank.adjudication.pools import DEPTH, Pool, pool_runs
 from rerank.adjudication.ranking_similarity import (
-    invert_gold_or_cheap_ranking,
     rank_changes_from_gold_judgments,
+    rank_systems_by_gold_or_cheap,
     rank_systems_for_study,
     tau_with_gold_judgments,
 )
@@ -193,7 +193,7 @@ def _rows_of_group(
     """
     before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
     ranked = rank_systems_for_study(before, gold.systems)
-    ranks = invert_gold_or_cheap_ranking(ranked)
+    ranks = rank_systems_by_gold_or_cheap(ranked)
     falls = rank_changes_from_gold_judgments(ranked, rank_systems_for_study(after, gold.systems))
     tau = tau_with_gold_judgments(before, after)
     for run in runs:

@@ -32,7 +32,7 @@ def tau_ap_with_gold_judgments(gold: Ints, cheap: Ints) -> float:
         gold: (systems,) indices of the systems, best first, as returned by `rank_systems_for_study`.
         cheap: (systems,) indices of the systems with cheap judgments, best first.
     """
-    gold_ranks = invert_gold_or_cheap_ranking(gold)[cheap]  # (systems,) gold ranks in the order of the cheap ranking
+    gold_ranks = rank_systems_by_gold_or_cheap(gold)[cheap]  # (systems,) gold ranks in the order of the cheap ranking
     count = len(gold_ranks)
     # (systems,) C(i): row i of the lower triangle counts the systems above it in both rankings
     concordant = np.tril(gold_ranks[None] < gold_ranks[:, None], -1).sum(axis=1)
@@ -52,7 +52,7 @@ def rank_biased_overlap_with_gold(gold: Ints, cheap: Ints, p: float = P) -> floa
     """
     count = len(gold)
     # (systems,) smallest depth, counted from 0, at which both rankings contain the system
-    joint_depths = np.maximum(invert_gold_or_cheap_ranking(gold), invert_gold_or_cheap_ranking(cheap))
+    joint_depths = np.maximum(rank_systems_by_gold_or_cheap(gold), rank_systems_by_gold_or_cheap(cheap))
     depths = np.arange(1, count + 1)
     # (systems,) A_d = number of systems shared by the first d, divided by d
     agreement = np.bincount(joint_depths, minlength=count).cumsum() / depths
@@ -61,7 +61,7 @@ def rank_biased_overlap_with_gold(gold: Ints, cheap: Ints, p: float = P) -> floa
 
 def rank_changes_from_gold_judgments(gold: Ints, cheap: Ints) -> Ints:
     """Return an array of shape (systems,): the number of ranks that each system falls from the gold ranking."""
-    return invert_gold_or_cheap_ranking(cheap) - invert_gold_or_cheap_ranking(gold)
+    return rank_systems_by_gold_or_cheap(cheap) - rank_systems_by_gold_or_cheap(gold)
 
 
 def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:
@@ -71,7 +71,7 @@ def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:
     return np.asarray(order[np.argsort(-means[order], kind="stable")])
 
 
-def invert_gold_or_cheap_ranking(order: Ints) -> Ints:
+def rank_systems_by_gold_or_cheap(order: Ints) -> Ints:
     """Return an array of shape (systems,): the rank of each system, counted from 0."""
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(order))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rerank.calibration.calibration_file import CalibratedList, Calibration, FittedFirstStage
 from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_to_calibrate
-from rerank.calibration.ranker_identity import first_stage_bound_to_calibration, identity_bound_to_calibration
+from rerank.calibration.ranker_identity import first_stage_of_calibration, identity_bound_to_calibration
 from rerank.calibration.report import CalibrationResult, fit_calibration
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "CalibrationResult",
     "FittedFirstStage",
     "RankedCollection",
-    "first_stage_bound_to_calibration",
+    "first_stage_of_calibration",
     "fit_calibration",
     "identity_bound_to_calibration",
     "is_absolute_score_to_calibrate",

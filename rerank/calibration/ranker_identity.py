@@ -41,11 +41,11 @@ def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: M
     return [f"{key} is {there[key]} there and {here[key]} here" for key in keys]
 
 
-def first_stage_bound_to_calibration(selector: str) -> str:
+def first_stage_of_calibration(selector: str) -> str:
     """Return the name under which a calibration stores a first stage: its selector, without the path of a run file.
 
     Examples:
-        >>> first_stage_bound_to_calibration("bm25,k1=1.2"), first_stage_bound_to_calibration("run:folder/first.trec")
+        >>> first_stage_of_calibration("bm25,k1=1.2"), first_stage_of_calibration("run:folder/first.trec")
         ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector

@@ -80,7 +80,7 @@ def filter_labels_command(
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
     selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
-    _refuse_empty_output(selected, dropped, file)
+    _refuse_empty_label_file(selected, dropped, file)
     write_labels(selected, output)
     report = {"output": str(output), "lists": len(labels), "kept": len(selected), "dropped": dict(dropped)}
     emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "kept")))
@@ -178,7 +178,7 @@ def _check_output_option(file: Path, output: Path) -> None:
         raise UsageError(f"--output {output} is the input file", expected="another file")
 
 
-def _refuse_empty_output(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
+def _refuse_empty_label_file(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
     if not selected:
         raise DataError(
             f"No list of {file} meets the conditions ({format_printed_skip_reasons(dropped)})",

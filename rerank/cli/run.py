@@ -171,7 +171,7 @@ def show_command_progress_bar(title: str, total: int) -> Iterator[Callable[[obje
 def _write_run_output(run: Run, output: Path | None) -> None:
     from rerank.io.run_files import write_run
 
-    write_run(run, output or _stdout_for_runs())
+    write_run(run, output or _stdout_stream_for_trec_run())
 
 
 @contextmanager
@@ -179,11 +179,11 @@ def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
     """Yield the stream to write to: stdout, or a file that is replaced when the context ends."""
     from rerank.io.text_files import replace_text_file
 
-    with nullcontext(_stdout_for_runs()) if output is None else replace_text_file(output) as target:
+    with nullcontext(_stdout_stream_for_trec_run()) if output is None else replace_text_file(output) as target:
         yield target
 
 
-def _stdout_for_runs() -> TextIO:
+def _stdout_stream_for_trec_run() -> TextIO:
     """Return the stream for a run on stdout, which writes ids unchanged if stdout is a pipe or file."""
     return sys.stdout if sys.stdout.isatty() else unstripped_output_stream(sys.stdout)
 

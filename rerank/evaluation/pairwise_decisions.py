@@ -192,7 +192,7 @@ def compare_all_runs(
         differences=mean_paired_differences(matrix.values),
         significant=significant,
         raw=raw,
-        notes=(*list_caveats_of_test(matrix, tester, name, alpha), *_note_on_constant_differences(matrix)),
+        notes=(*list_caveats_of_test(matrix, tester, name, alpha), *_note_on_constant_scores(matrix)),
     )
 
 
@@ -297,7 +297,7 @@ def note_few_topics(topics: int, noun: str) -> list[str]:
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]
 
 
-def _note_on_constant_differences(matrix: ScoreMatrix) -> list[str]:
+def _note_on_constant_scores(matrix: ScoreMatrix) -> list[str]:
     """Return a note if systems have a constant score over all topics. Such systems are often failed runs."""
     names = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
     if not names:

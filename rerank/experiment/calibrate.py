@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.calibration import (
     RankedCollection,
-    first_stage_bound_to_calibration,
+    first_stage_of_calibration,
     fit_calibration,
     identity_bound_to_calibration,
 )
@@ -145,7 +145,7 @@ def open_finished_experiment_with_qrels(
         path=folder.path,
         ranked=ranked,
         ranker=identity_bound_to_calibration(document["identity"]),
-        first_stage=first_stage_bound_to_calibration(str(document["spec"].get("first_stage", ""))),
+        first_stage=first_stage_of_calibration(str(document["spec"].get("first_stage", ""))),
         relevant=lowest,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rerank.calibration import first_stage_bound_to_calibration
+from rerank.calibration import first_stage_of_calibration
 from rerank.errors import UsageError
 from rerank.experiment.prepare import PreparedRun
 from rerank.io.text_files import replace_text_file
@@ -39,7 +39,7 @@ def open_relevance_of_prepared_run(
     calibration = prepared.calibration
     if calibration is None:
         raise UsageError("The run has no calibration", expected="a file written by `rerank calibrate`")
-    name = first_stage_bound_to_calibration(prepared.spec.first_stage)
+    name = first_stage_of_calibration(prepared.spec.first_stage)
     with replace_text_file(path) as file:
 
         def write(candidates: Ranking, ranked: RankedList) -> None:

@@ -25,7 +25,7 @@ from rerank.indexing.documents import damaged_corpus_indexes
 from rerank.io.run_files import open_trec_run_file, read_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
-from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
+from rerank.pipeline.passages import PassageAggregation, expand_ranking_into_passages, make_passage
 from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
 from rerank.store import Call, RunFolder, hash_run_folder_identity
@@ -118,7 +118,7 @@ class _RecordedSplitter:
 
     def expand(self, ranking: Ranking) -> Ranking:
         counts = self.counts.get(ranking.query.id, {})
-        return expand_ranking(
+        return expand_ranking_into_passages(
             ranking, lambda doc: [make_passage(doc, n, "") for n in range(1, counts.get(doc.id, 1) + 1)]
         )
 
@@ -163,7 +163,7 @@ def replay_and_rescore_run(folder: RunFolder, measures: tuple[str, ...] = ()) ->
         The content of summary.json.
     """
     with _replay_into_file(folder) as replayed:
-        return {"folder": str(folder.path), **_recompute_summary(folder, replayed, measures)[0]}
+        return {"folder": str(folder.path), **_recompute_replayed_summary(folder, replayed, measures)[0]}
 
 
 def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     damaged_prompts: list[int] = []
     with _replay_into_file(folder, damaged_prompts) as replayed:
-        summary, scores = _recompute_summary(folder, replayed)
+        summary, scores = _recompute_replayed_summary(folder, replayed)
         stored_run, computed_run = _first_differing_lines(folder.path / "run.trec", replayed.path)
     spec = RunSpec.from_record(document["spec"])
     computed = run_identity_settings(spec, plan_ranker(ranker_config_of_run(spec)))
@@ -214,7 +214,7 @@ def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     return [row for row in rows if row["stored"] != row["computed"]]
 
 
-def _recompute_summary(
+def _recompute_replayed_summary(
     folder: RunFolder, replayed: _Replayed, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""

@@ -128,7 +128,7 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
         doc_id = inner.get(("docid", *DOC_IDS))
     document = Document(
         id=default_id if doc_id in (None, "") else parse_json_id(doc_id, "document", where),
-        text=_fields_of_request_candidate(doc, inner),
+        text=_text_of_request_candidate(doc, inner),
         title=parse_json_text(inner.get(("title",)) or "", where),
         image=inner.image(),
         source={key: value for key, value in entry.items() if key not in _READ},
@@ -136,7 +136,7 @@ def _parse_request_candidate(entry: object, where: str, default_id: str) -> tupl
     return document, _parse_candidate_score(outer.get(("score",)), where)
 
 
-def _fields_of_request_candidate(doc: object, inner: JsonRecord) -> str:
+def _text_of_request_candidate(doc: object, inner: JsonRecord) -> str:
     """Return the text of a candidate; empty if the candidate has an image but no text."""
     if isinstance(doc, str):
         return parse_json_text(doc, inner.where)

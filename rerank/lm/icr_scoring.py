@@ -82,7 +82,7 @@ def score_with_causal_model_attention(
     if task.null:
         prompts.append(locate_passage_tokens(tokens, task.null, task.spans, task.tail))
     head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
-    attention = _AttentionReader(model, heads, head_weights=head_weights, per_head=task.per_head).read(prompts)
+    attention = _AttentionRunner(model, heads, head_weights=head_weights, per_head=task.per_head).read(prompts)
     length = len(prompts[0].ids)
     if task.per_head:
         per_head = attention[0] - attention[1] if task.null else attention[0]  # (layers, heads, passages)
@@ -156,7 +156,7 @@ def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tup
     return selected
 
 
-class _AttentionReader:
+class _AttentionRunner:
     """A runner that collects the attention from the tails of prompts with a common prefix.
 
     Args:

@@ -136,7 +136,7 @@ def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], hea
         return
     # A step is as wide as the row with the most pending tokens, so every row may cause padding in all other rows.
     capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
-    reader = _BlockReader(model, len(rows), make_kv_cache(model.config, capacity))
+    reader = _BlockRunner(model, len(rows), make_kv_cache(model.config, capacity))
     # A row without a choice has no tokens to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]
     while any(pending):
@@ -154,7 +154,7 @@ def _decode_permutation_token_batch(model: Any, rows: Sequence[DecodingRow], hea
                 pending[index] = row.choose(head.select(logits[index], allowed[index]))
 
 
-class _BlockReader:
+class _BlockRunner:
     """A runner of forward passes on blocks of tokens, on top of a KV cache.
 
     Args:

@@ -153,7 +153,7 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
     files = sorted(source.glob("*_predictions.json")) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{first_stage} contains no predictions", expected="files named TASK_predictions.json")
-    makers = {json.dumps(_saved_mteb_predictions(path).get("mteb_model_meta"), sort_keys=True) for path in files}
+    makers = {json.dumps(_read_mteb_json(path).get("mteb_model_meta"), sort_keys=True) for path in files}
     if len(makers) > 1:
         raise DataError(
             f"The predictions in {first_stage} come from {len(makers)} models",
@@ -223,7 +223,7 @@ def _copy_mteb_task(task: Any) -> Any:
 
 
 def _convert_to_mteb_reranking(task: Any, predictions: Path, depth: int) -> None:
-    missing = _missing_mteb_predictions(_saved_mteb_predictions(predictions), task)
+    missing = _missing_mteb_predictions(_read_mteb_json(predictions), task)
     if missing:
         raise DataError(
             f"{predictions} contains no predictions for {missing[0]}" + (" and others" if len(missing) > 1 else ""),
@@ -251,8 +251,8 @@ def _covers_mteb_task(path: Path, result: Path) -> bool:
     """Return whether the predictions are valid and cover every subset and split with a saved score."""
     try:
         saved, scored = (
-            _saved_mteb_predictions(path),
-            _saved_mteb_predictions(result)["scores"] if result.is_file() else {},
+            _read_mteb_json(path),
+            _read_mteb_json(result)["scores"] if result.is_file() else {},
         )
     except (DataError, KeyError):
         return False
@@ -263,7 +263,7 @@ def _covers_mteb_task(path: Path, result: Path) -> bool:
     )
 
 
-def _saved_mteb_predictions(path: Path) -> dict[str, Any]:
+def _read_mteb_json(path: Path) -> dict[str, Any]:
     return read_json_object(path, "file of predictions", expected="a JSON object saved by mteb")
 
 

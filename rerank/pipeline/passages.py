@@ -117,7 +117,7 @@ class PassageAggregation:
 
     def expand(self, ranking: Ranking) -> Ranking:
         """Return the passages of all documents of a list, in the order of the list."""
-        return expand_ranking(ranking, self.split)
+        return expand_ranking_into_passages(ranking, self.split)
 
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the aggregated reciprocal ranks of their passages.
@@ -152,7 +152,7 @@ def make_passage(document: Document, number: int, text: str) -> Document:
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 
-def expand_ranking(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
+def expand_ranking_into_passages(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
     """Return a list in which documents are replaced by their passages, each with the score of its document, if any."""
     pairs = [(passage, position) for position, doc in enumerate(ranking.docs) for passage in split(doc)]
     scores = tuple(ranking.scores[position] for _, position in pairs) if ranking.scores else ()

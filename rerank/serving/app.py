@@ -28,21 +28,21 @@ from rerank.serving.api_errors import (
     error_response,
 )
 from rerank.serving.body_errors import invalid_body_error, unreadable_body_error
-from rerank.serving.body_limit import BodyLimit
+from rerank.serving.body_limit import BodyLimitMiddleware
 from rerank.serving.decision_routes import add_decision_routes
 from rerank.serving.disconnects import CLIENT_LEFT_STATUS, ClientLeftError
 from rerank.serving.fair_queue import QueueFullError
-from rerank.serving.host_check import HostCheck
-from rerank.serving.key_check import KeyCheck
+from rerank.serving.host_check import HostCheckMiddleware
+from rerank.serving.key_check import KeyCheckMiddleware
 from rerank.serving.playground_routes import add_playground_routes
 from rerank.serving.playground_service import PlaygroundService
 from rerank.serving.ranking_service import RankingService
-from rerank.serving.request_count import RequestCount
+from rerank.serving.request_count import RequestCountMiddleware
 from rerank.serving.rerank_routes import SHARED_PATHS, add_rerank_routes, dialect_of_body
 from rerank.serving.score_routes import add_score_routes
 from rerank.serving.search_routes import CollectionSearch, add_search_routes
 from rerank.serving.server_keys import ServerKeys
-from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
+from rerank.serving.unexpected_errors import UnexpectedErrorMiddleware, log_unexpected_error
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,13 +88,13 @@ def create_server_app(
     _add_error_handlers(app)
     keys = keys or ServerKeys()
     describe_server_access(app, has_keys=bool(keys.digests))
-    app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
-    app.add_middleware(KeyCheck, keys=keys)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(KeyCheckMiddleware, keys=keys)
     if not keys.digests:
-        app.add_middleware(HostCheck, names=service.settings.allowed_hosts)
-    app.add_middleware(UnexpectedErrors)
+        app.add_middleware(HostCheckMiddleware, names=service.settings.allowed_hosts)
+    app.add_middleware(UnexpectedErrorMiddleware)
     paths = {route.path for route in app.routes if isinstance(route, Route | Mount)}
-    app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
+    app.add_middleware(RequestCountMiddleware, metrics=service.metrics, paths=paths)
     return app
 
 

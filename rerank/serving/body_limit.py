@@ -16,7 +16,7 @@ from rerank.serving.api_errors import ApiError, error_response
 _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Middleware that responds with 413 if a body is larger than allowed, even if its length is not stated.
 
     Args:

@@ -15,7 +15,7 @@ from rerank.serving.api_errors import ApiError, error_response
 _OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
-class HostCheck:
+class HostCheckMiddleware:
     """Middleware that responds with 421 if the header Host or Origin names a host that is not this server.
 
     A page of another site can make its host name resolve to this machine (DNS rebinding). Its requests then carry that

@@ -12,7 +12,7 @@ from rerank.serving.server_keys import ServerKeys
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/playground.css", "/playground.js"})
 
 
-class KeyCheck:
+class KeyCheckMiddleware:
     """Middleware that responds with 401 if a required key is missing or wrong.
 
     Otherwise, it stores the client's name in ``request.state.client``.

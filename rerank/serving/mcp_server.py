@@ -14,14 +14,14 @@ from pydantic import Field
 from starlette.applications import Starlette
 
 from rerank.serving.api_errors import api_error_from_exception
-from rerank.serving.host_check import HostCheck
-from rerank.serving.key_check import KeyCheck
+from rerank.serving.host_check import HostCheckMiddleware
+from rerank.serving.key_check import KeyCheckMiddleware
 from rerank.serving.ranking_service import RankingService
 from rerank.serving.run_comparison import RunFolders
 from rerank.serving.search_routes import CollectionSearch, SearchRequest, SearchResponse, search_and_rerank
 from rerank.serving.server_keys import ServerKeys
 from rerank.serving.settings import ServerSettings
-from rerank.serving.unexpected_errors import UnexpectedErrors, log_unexpected_error
+from rerank.serving.unexpected_errors import UnexpectedErrorMiddleware, log_unexpected_error
 from rerank.tasks.dialects.cohere import CohereRequest, CohereResponse
 
 T = TypeVar("T")
@@ -61,12 +61,14 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
     app = server.streamable_http_app(
         stateless_http=True,
         max_request_body_size=settings.max_body_bytes,
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # `HostCheck` does it
+        transport_security=TransportSecuritySettings(
+            enable_dns_rebinding_protection=False
+        ),  # `HostCheckMiddleware` does it
     )
-    app.add_middleware(KeyCheck, keys=keys)
+    app.add_middleware(KeyCheckMiddleware, keys=keys)
     if not keys.digests:
-        app.add_middleware(HostCheck, names=settings.allowed_hosts)
-    app.add_middleware(UnexpectedErrors)
+        app.add_middleware(HostCheckMiddleware, names=settings.allowed_hosts)
+    app.add_middleware(UnexpectedErrorMiddleware)
     return app
 
 

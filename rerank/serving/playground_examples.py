@@ -11,7 +11,7 @@ from typing import Any
 from rerank.types import Ranking
 
 
-def curl_example(url: str, candidates: Ranking, *, method: str, has_key: bool) -> str:
+def playground_curl_example(url: str, candidates: Ranking, *, method: str, has_key: bool) -> str:
     """Return a curl command that requests the ranking from the server.
 
     Args:

@@ -13,7 +13,11 @@ from rerank.io.page_style import read_page_style
 from rerank.retrieval.base.given_documents import given_first_stage_query
 from rerank.serving.api_errors import READING_ERRORS, ApiError, error_documentation
 from rerank.serving.disconnects import run_while_connected
-from rerank.serving.playground_examples import curl_example, playground_command_example, playground_python_example
+from rerank.serving.playground_examples import (
+    playground_command_example,
+    playground_curl_example,
+    playground_python_example,
+)
 from rerank.serving.playground_service import PlaygroundRanking, PlaygroundService
 from rerank.tasks import Reply
 from rerank.tasks import Request as ModelRequest
@@ -109,7 +113,7 @@ async def _rank(playground: PlaygroundService, body: PlaygroundRequest, request:
         **_describe_ranking(ranking),
         "calls": [_describe_call(*call) for call in ranking.calls],
         "examples": {
-            "curl": curl_example(url, candidates, method=body.method, has_key=has_key),
+            "curl": playground_curl_example(url, candidates, method=body.method, has_key=has_key),
             "python": playground_python_example(ranker, candidates),
             "command": playground_command_example(ranker, candidates),
         },

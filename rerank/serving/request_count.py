@@ -13,7 +13,7 @@ from rerank.serving.server_metrics import ServerMetrics
 _UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
 
 
-class RequestCount:
+class RequestCountMiddleware:
     """Middleware that counts requests, including those refused before they reach an endpoint.
 
     Args:

@@ -112,7 +112,7 @@ class _AnnouncingServer(uvicorn.Server):
 
     def _end_requests(self) -> None:
         for task in self.server_state.tasks:
-            task.cancel()  # `UnexpectedErrors` answers 503
+            task.cancel()  # `UnexpectedErrorMiddleware` answers 503
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(self._grace, self._end_requests)
@@ -125,7 +125,7 @@ def run_server(app: Starlette, listener: Listener, *, announce: Callable[[str], 
     If the model is still processing a batch at the end, the signal ends the process without Python's finalizers.
 
     Args:
-        app: The application, which must have the middleware `UnexpectedErrors`.
+        app: The application, which must have the middleware `UnexpectedErrorMiddleware`.
         listener: Address and connection options of the server.
         announce: Function called with the server's URL once the server accepts requests.
         grace: Seconds that the stopping server has to finish accepted requests.

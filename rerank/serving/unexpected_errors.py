@@ -29,7 +29,7 @@ def log_unexpected_error(what: str, error: BaseException) -> None:
     _LOG.error("%s failed: %s", what, "".join(parts).rstrip())
 
 
-class UnexpectedErrors:
+class UnexpectedErrorMiddleware:
     """ASGI middleware that responds to unexpected errors, since Starlette's handlers would pass them to uvicorn's log.
 
     Args:

@@ -236,13 +236,13 @@ def _reply_text(path: Path) -> object:
 def _server_reply(path: Path) -> object:
     """Read an answer of a server as the backend does."""
     from rerank.backends.base.request_retries import RequestFailedError
-    from rerank.backends.base.server_answers import ServerAnswer
+    from rerank.backends.base.server_answers import ServerResponse
     from rerank.backends.openai.dialect import ServerRequest
     from rerank.backends.openai.replies import parse_server_reply
     from rerank.prompts.base import Message
     from rerank.tasks import ContinuationTask, GenerationTask, Request, Sampling
 
-    answer = ServerAnswer(path.read_bytes().decode("utf-8", "replace"))
+    answer = ServerResponse(path.read_bytes().decode("utf-8", "replace"))
     prompt = (Message("user", "Rank [1] snow [2] rain"),)
     for task in (GenerationTask(), ContinuationTask(continuations=("A", "B"))):
         request = Request(prompt=prompt, sampling=Sampling(max_tokens=10), task=task)

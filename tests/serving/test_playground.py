@@ -21,7 +21,11 @@ from tests.serving.conftest import Client
 
 pytest.importorskip("fastapi")
 
-from rerank.serving.playground_examples import curl_example, playground_command_example, playground_python_example
+from rerank.serving.playground_examples import (
+    playground_command_example,
+    playground_curl_example,
+    playground_python_example,
+)
 from rerank.serving.search_routes import CollectionSearch
 
 DOCS = ["one", "two", "three"]
@@ -216,7 +220,7 @@ def test_examples_run(example: Any, tmp_path: Path) -> None:
 
 def test_the_example_of_curl_sends_the_documents(tmp_path: Path) -> None:
     for method, path in (("", "/v2/rerank"), ("icr", "/playground/rank")):
-        text = curl_example("http://127.0.0.1:1", hostile_candidates(), method=method, has_key=True)
+        text = playground_curl_example("http://127.0.0.1:1", hostile_candidates(), method=method, has_key=True)
         shown = text.replace("curl ", f"RERANK_KEY=secret; {sys.executable} -c 'import sys; print(sys.argv[1:])' ", 1)
         done = subprocess.run(["bash", "-c", shown], cwd=tmp_path, capture_output=True, text=True, check=True)
         arguments = eval(done.stdout)

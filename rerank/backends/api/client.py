@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rerank.backends.api.providers import RerankApi, RerankApiLimits, split_documents_for_api
-from rerank.backends.api.results import read_rerank_answer
+from rerank.backends.api.results import parse_rerank_response
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
 from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, ServerUnavailableError, reply_of_failed_request
@@ -111,7 +111,7 @@ class RerankApiClient:
                 reply = await self.connection.ask(
                     self.connection.address.endpoint_url(self.api.endpoint, self.api.version),
                     body.model_dump(exclude_unset=True, by_alias=True),
-                    read=lambda answer: read_rerank_answer(
+                    read=lambda answer: parse_rerank_response(
                         answer, self.api.results, documents=len(documents), estimated_tokens=estimated
                     ),
                     on_attempt=attempts.begin,

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from rerank.backends.base.server_answers import (
     MOST_TOKENS,
-    ServerAnswer,
+    ServerResponse,
     name_in_answer,
     object_in_answer,
     shorten_server_message,
@@ -30,7 +30,7 @@ class ScoredIndex(ApiBody):
 _RESULTS = TypeAdapter(list[ScoredIndex])
 
 
-def read_rerank_answer(answer: ServerAnswer, field: str, *, documents: int, estimated_tokens: int) -> Reply:
+def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int, estimated_tokens: int) -> Reply:
     """Convert a response to a reply with one score per document.
 
     Every complete response has been billed and therefore becomes a reply. If it does not contain exactly one finite
@@ -55,7 +55,7 @@ def read_rerank_answer(answer: ServerAnswer, field: str, *, documents: int, esti
     )
 
 
-def _scores_of_rerank_answer(answer: ServerAnswer, field: str, documents: int) -> tuple[list[float], str]:
+def _scores_of_rerank_answer(answer: ServerResponse, field: str, documents: int) -> tuple[list[float], str]:
     """Return the scores in the order of the request and an empty text, or no scores and an error message."""
     if answer.unreadable:
         return [], answer.unreadable

@@ -22,7 +22,7 @@ _DIGITS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class ServerAnswer:
+class ServerResponse:
     """A complete HTTP response with a success status.
 
     Attributes:

@@ -26,8 +26,8 @@ from rerank.backends.base.request_retries import (
     make_retrying_sender,
 )
 from rerank.backends.base.server_address import Address, api_key_for_server
-from rerank.backends.base.server_answers import ServerAnswer, decode_server_response
-from rerank.backends.base.server_failures import FailureReader
+from rerank.backends.base.server_answers import ServerResponse, decode_server_response
+from rerank.backends.base.server_failures import ErrorResponseConverter
 from rerank.errors import BackendError
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class ServerConnection:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        read: Callable[[ServerAnswer], T],
+        read: Callable[[ServerResponse], T],
         on_attempt: Callable[[], None] = lambda: None,
         upload: Mapping[str, Any] | None = None,
         retries: int | None = None,
@@ -131,7 +131,7 @@ class ServerConnection:
                 connection was closed.
         """
         url = path if "://" in path else self.address.url + path
-        failures = FailureReader(self.address, api_key_for_server(self.address))
+        failures = ErrorResponseConverter(self.address, api_key_for_server(self.address))
         times_closed = self._times_closed
         content = {"json": body} if upload is None else {"files": upload}
         has_answered = False  # a server that sends an invalid response is not down
@@ -165,13 +165,13 @@ class ServerConnection:
             return True
         return True
 
-    async def _once(self, url: str, content: Mapping[str, Any], failures: FailureReader) -> ServerAnswer:
+    async def _once(self, url: str, content: Mapping[str, Any], failures: ErrorResponseConverter) -> ServerResponse:
         response, unreadable = await self._respond(url, content, failures.key)
         self.contacts += 1
         if response.status_code >= 300:
             raise failures.read(response, accepted=self.accepted)
         self.accepted = self.accepted or any(part is not None for part in content.values())
-        return ServerAnswer(failures.mask(decode_server_response(response)), unreadable)
+        return ServerResponse(failures.mask(decode_server_response(response)), unreadable)
 
     async def _respond(self, url: str, content: Mapping[str, Any], key: str) -> tuple[httpx2.Response, str]:
         """Return a response with its content, and an error message if the content was not read; otherwise empty."""

@@ -37,7 +37,7 @@ _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 @dataclass(frozen=True, slots=True)
-class FailureReader:
+class ErrorResponseConverter:
     """Converter of error responses to exceptions, for requests that were sent with one key.
 
     Attributes:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rerank.backends.base.request_retries import RequestFailedError
 from rerank.backends.base.server_answers import (
-    ServerAnswer,
+    ServerResponse,
     name_in_answer,
     object_in_answer,
     shorten_server_message,
@@ -38,7 +38,9 @@ class _UnusableAnswerError(Exception):
     """Raised if a question has no valid answer; the message states the reason for the user."""
 
 
-def read_decision_answer(answer: ServerAnswer, tasks: Sequence[DecisionTask], estimated: Sequence[int]) -> list[Reply]:
+def parse_decision_response(
+    answer: ServerResponse, tasks: Sequence[DecisionTask], estimated: Sequence[int]
+) -> list[Reply]:
     """Convert a response to one reply per question. The name of each question is its position.
 
     Every complete response has been billed, so it is always converted. If there is not exactly one valid answer to a
@@ -82,7 +84,7 @@ def _divide_evenly(total: int, parts: int) -> list[int]:
     return [total * (part + 1) // parts - total * part // parts for part in range(parts)]
 
 
-def _find_answers(answer: ServerAnswer, count: int) -> list[Any]:
+def _find_answers(answer: ServerResponse, count: int) -> list[Any]:
     """Return the answer to each question, or None for a question with no answer or several answers.
 
     Answers are found by the names of the questions, or by their order if the response contains all of them without

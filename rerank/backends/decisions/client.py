@@ -13,7 +13,7 @@ from rerank.backends.base.request_retries import RequestFailedError, RequestReje
 from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
 from rerank.backends.base.token_estimate import estimate_server_prompt_tokens
-from rerank.backends.decisions.answers import read_decision_answer
+from rerank.backends.decisions.answers import parse_decision_response
 from rerank.backends.decisions.questions import MAX_QUESTIONS, split_prompt_into_question
 from rerank.io.forks import watch_forks
 from rerank.tasks import DecisionTask, Reply, Request
@@ -134,7 +134,7 @@ class DecisionClient:
             replies = await self.connection.ask(
                 self.connection.address.endpoint_url("/decisions"),
                 body.model_dump(exclude_none=True),
-                read=lambda answer: read_decision_answer(
+                read=lambda answer: parse_decision_response(
                     answer, [asked.task for asked in batch], [asked.estimated for asked in batch]
                 ),
                 on_attempt=attempts.begin,

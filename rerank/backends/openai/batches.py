@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError, make_retrying_sender
 from rerank.backends.base.server_answers import (
-    ServerAnswer,
+    ServerResponse,
     decode_json_object,
     name_in_answer,
     object_in_answer,
@@ -216,21 +216,21 @@ def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply
         RequestFailedError: The reply has no content, so the request should be sent again.
     """
     built = session.dialect.build_request(request)
-    reply, has_content = parse_server_reply(ServerAnswer(json.dumps(body)), request, built)
+    reply, has_content = parse_server_reply(ServerResponse(json.dumps(body)), request, built)
     if not has_content:
         raise RequestFailedError(reply.error)
     session.check_reply(built, request, reply)
     return replace(reply, is_batched=True)
 
 
-def _id_in_answer(answer: ServerAnswer) -> str:
+def _id_in_answer(answer: ServerResponse) -> str:
     found = name_in_answer(answer.body.get("id"))
     if not found:
         raise RequestFailedError(f"The answer has no id: {answer.text or 'nothing'}")
     return found
 
 
-def _status_in_answer(answer: ServerAnswer) -> BatchStatus:
+def _status_in_answer(answer: ServerResponse) -> BatchStatus:
     body = answer.body
     state, counts = name_in_answer(body.get("status")), object_in_answer(body.get("request_counts"))
     if not state:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rerank.backends.base.request_retries import RequestFailedError
 from rerank.backends.base.server_answers import (
-    ServerAnswer,
+    ServerResponse,
     decode_json_object,
     name_in_answer,
     object_in_answer,
@@ -52,7 +52,7 @@ class _UnreadableReplyError(Exception):
         self.has_content = has_content
 
 
-def parse_server_reply(answer: ServerAnswer, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
+def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerRequest) -> tuple[Reply, bool]:
     """Convert a response to a reply; the caller sets the reply's time in seconds and its number of retries.
 
     Every complete response has been billed and therefore becomes a reply. If the response cannot be parsed, the text of
@@ -115,7 +115,7 @@ def server_reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bo
     return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
 
 
-def _choice_of_answer(answer: ServerAnswer) -> dict[str, Any]:
+def _choice_of_answer(answer: ServerResponse) -> dict[str, Any]:
     """Return the only choice in a response; raise `_UnreadableReplyError` if there is not exactly one message."""
     if answer.unreadable:
         raise _UnreadableReplyError(answer.unreadable)

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, replace
 
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
-from rerank.backends.base.server_answers import ServerAnswer
+from rerank.backends.base.server_answers import ServerResponse
 from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, reply_of_failed_request
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
@@ -146,7 +146,7 @@ class _Exchange:
                 raise CancelledAfterReplyError(reply) from error
             return reply
 
-    def _read(self, answer: ServerAnswer, built: ServerRequest) -> Reply:
+    def _read(self, answer: ServerResponse, built: ServerRequest) -> Reply:
         reply, has_content = parse_server_reply(answer, self.request, built)
         first = self._discarded or Reply()
         if not has_content and self._discarded is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rerank.backends.base.request_retries import RequestFailedError, RequestRejectedError
-from rerank.backends.base.server_answers import ServerAnswer, name_in_answer, object_in_answer, token_count_in_answer
+from rerank.backends.base.server_answers import ServerResponse, name_in_answer, object_in_answer, token_count_in_answer
 from rerank.backends.base.server_connection import ServerConnection
 from rerank.backends.base.server_replies import AttemptCount, ServerUnavailableError
 from rerank.errors import BackendError
@@ -97,7 +97,7 @@ def is_same_server_model(requested: str, answered: str) -> bool:
     return re.fullmatch(re.escape(names[0]) + r"([-@:.]\d[\d.-]*)?", names[1]) is not None
 
 
-def _model_rows_of_server(answer: ServerAnswer) -> list[dict[str, Any]]:
+def _model_rows_of_server(answer: ServerResponse) -> list[dict[str, Any]]:
     if not answer.body:
         raise RequestFailedError(f"The list of models is not a JSON object: {answer.text}")
     rows = answer.body.get("data")
@@ -119,7 +119,7 @@ async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None
     Older versions of llama.cpp state it only there.
     """
 
-    def read(answer: ServerAnswer) -> int | None:
+    def read(answer: ServerResponse) -> int | None:
         settings = object_in_answer(answer.body.get("default_generation_settings"))
         return token_count_in_answer(settings.get("n_ctx")) or None
 

@@ -35,7 +35,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
     model, tokenizer, _ = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
     wrapped: Any = attach_inspected_peft_adapter(model, subject.folder)
     try:
-        with quiet_transformers(), _suppress_peft_warnings():
+        with quiet_transformers(), _SuppressPeftWarnings():
             untie_causal_model_head(wrapped)
             model = wrapped.merge_and_unload(safe_merge=True)
             return model.eval(), tokenizer
@@ -55,7 +55,7 @@ def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
     import peft
 
     try:
-        with quiet_transformers(), _suppress_peft_warnings():
+        with quiet_transformers(), _SuppressPeftWarnings():
             return peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -63,7 +63,7 @@ def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
         ) from error
 
 
-class _suppress_peft_warnings(warnings.catch_warnings):
+class _SuppressPeftWarnings(warnings.catch_warnings):
     """Context manager that suppresses PEFT's warnings about tied weights and missing keys, which are handled here."""
 
     def __enter__(self) -> Any:

@@ -143,7 +143,7 @@ def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions
     totals["relative"] = math.sqrt(squares[0] / squares[1]) if squares[1] else None
     if options.reduction is not None and before:
         totals["threshold"], ranks = spectra.inspected_weight_rank_profile(before, options.reduction)
-        rows = [_matrix_with_rank_profile(row, ranks.get(row.name)) for row in rows]
+        rows = [_matrix_report_with_rank_profile(row, ranks.get(row.name)) for row in rows]
     return Inspection(
         subject=subject,
         options=options,
@@ -218,7 +218,7 @@ def summarise_inspection(
     }
 
 
-def _matrix_with_rank_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
+def _matrix_report_with_rank_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
     return MatrixReport(**asdict(row) | {"profile": rank})
 
 

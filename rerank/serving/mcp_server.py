@@ -63,7 +63,7 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
         max_request_body_size=settings.max_body_bytes,
         transport_security=TransportSecuritySettings(
             enable_dns_rebinding_protection=False
-        ),  # `HostCheckMiddleware` does it
+        ),  # HostCheckMiddleware does it
     )
     app.add_middleware(KeyCheckMiddleware, keys=keys)
     if not keys.digests:

@@ -38,7 +38,7 @@ class AdapterRegistry(Registry):
         return peft_presets().get(name.replace("-", "_")) or super().get(name)
 
     def is_experimental(self, name: str) -> bool:
-        """Return whether an adapter is a research method; all presets are."""
+        """Return whether an adapter is an experimental research method, as all presets of peft are."""
         return name.replace("-", "_") in peft_presets() or super().is_experimental(name)
 
 
@@ -79,7 +79,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
         if loss.of != "scores" and table.on:
             raise UsageError(
                 f"on = {table.on!r} is set for the loss {table.name!r}",
-                expected=f"no 'on', because it is a loss on {loss.of}",
+                expected=f"no 'on', because this loss is computed from {loss.of}, not from scores",
             )
     objective: Objective | None = _build_training_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
@@ -139,7 +139,7 @@ def _check_trained_parameter_kinds(
 
 
 def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimizer) -> None:
-    """Reject components that need whole weights or gradients, because sharding leaves only parts in each process."""
+    """Reject components that need whole weights or gradients, because each process holds only a part of them."""
     setting = f"fsdp = true cannot be used with the adapter {recipe.adapter.name!r}"
     frozen = "full, or an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:
@@ -152,12 +152,12 @@ def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimize
         raise UsageError(f"{setting}, which changes or saves the weights of the base model", expected=frozen)
     if adapter.shape == "full" and not getattr(optimizer, "elementwise", False):
         raise UsageError(
-            f"{setting} and the optimizer {recipe.optimizer.name!r}, which may need whole matrices",
+            f"{setting} together with the optimizer {recipe.optimizer.name!r}, which may need whole matrices",
             expected="an optimizer that is known to update each entry of a matrix separately, such as adamw",
         )
     if adapter.shape == "full" and (recipe.layers or recipe.callbacks):
         raise UsageError(
-            f"{setting} and with layers or callbacks",
+            f"{setting} together with layers or callbacks",
             expected="neither layers nor callbacks, because all weights are trained in every step",
         )
     if adapter.needs:

@@ -67,7 +67,7 @@ class CalibrationBatches(Protocol):
 
         Args:
             model: The model.
-            lists: Number of lists, or fewer if the training has fewer; None for a default number of batches.
+            lists: Number of training lists to use, at most all of them; None for a default number of batches.
         """
 
     @property
@@ -75,11 +75,11 @@ class CalibrationBatches(Protocol):
         """Learning rate of the first optimizer step; a linear warm-up raises the learning rate afterwards."""
 
     def backward(self, model: Any, lists: int | None = None) -> None:
-        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it.
+        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires gradients.
 
         Args:
             model: The model.
-            lists: Number of lists, or fewer if the training has fewer; None for a default number of batches.
+            lists: Number of training lists to use, at most all of them; None for a default number of batches.
         """
 
 

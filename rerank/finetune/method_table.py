@@ -31,15 +31,17 @@ USUAL_ADAPTERS = ("lora", "dora", "rslora", "qlora", "full")
 
 
 def describe_training_methods() -> list[dict[str, str]]:
-    """Return one row per component and paper, sorted by kind, status, stability and name; `USUAL_ADAPTERS` come first.
+    """Return one row per component, and one row per paper that is not implemented by a component.
+
+    Rows are sorted by kind, status, stability and name; within a kind, `USUAL_ADAPTERS` come first.
 
     Returns:
-        Rows with the keys ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives,
-        rank allocations are analysis); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if
-        the method is not implemented; ``summary``, a description in one line, with the kind of trained parameters for
-        adapters; ``paper``, the publication, empty for common knowledge; ``differs``, a description of how the
-        implementation differs from the publication, empty if it does not; and ``reason``, the reason why the method is
-        not implemented and the name of the closest method, empty if the method is available.
+        Rows with the keys ``name``, as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses have the kind
+        ``objective``, rank allocations the kind ``analysis``); ``status``, one of `STATUSES`; ``stability``, one of
+        `STABILITIES`, empty if the method is not implemented; ``summary``, a description in one line, with the kind of
+        trained parameters for adapters; ``paper``, the publication, empty for common knowledge; ``differs``, a
+        description of how the implementation differs from the publication, empty if it does not; and ``reason``, the
+        reason why the method is not implemented and the name of the closest method, empty if the method is available.
     """
     components = [
         _describe_training_component(name, kind, component)
@@ -59,7 +61,7 @@ def _training_table_order(row: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 def training_components_of_kind(kind: str) -> dict[str, Any]:
-    """Return the components of a kind that can be imported, as a mapping from recipe name to class."""
+    """Return the importable components of one kind, as a mapping from the name in recipes to the class."""
     return {
         name.replace("_", "-"): component
         for registry in KIND_REGISTRIES[kind]

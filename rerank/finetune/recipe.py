@@ -93,7 +93,7 @@ class DataTable(_Table):
 
 
 class MethodTable(_Table):
-    """The table of a recipe that names the ranking method for which the model is trained; stored with the adapter."""
+    """The table of a recipe with the ranking method for which the model is trained. It is stored with the adapter."""
 
     method: str = "fullrank"
     """Name of a method, or ``strategy:judge``, with options."""
@@ -168,7 +168,7 @@ class TrainingTable(_Table):
 class ValidationTable(_Table):
     """The table of a recipe that configures validation at regular intervals.
 
-    The held-out data are a collection that is ranked with the method of the recipe, lists, or both.
+    The held-out data are labelled lists, a collection that is ranked with the method of the recipe, or both.
     """
 
     collection: str = ""
@@ -216,7 +216,7 @@ class ValidationTable(_Table):
     @model_validator(mode="after")
     def _validates_something(self) -> Self:
         if not (self.collection or self.has_lists):
-            raise ValueError("the table names no held-out data; expected collection, lists or share")
+            raise ValueError("the table contains no held-out data; expected collection, lists or share")
         if (self.measure == "loss" and not self.has_lists) or (self.measure != "loss" and not self.collection):
             raise ValueError(
                 f"measure = {self.measure!r} has no data on which it can be computed; expected lists or share for "
@@ -226,7 +226,7 @@ class ValidationTable(_Table):
 
 
 class Recipe(_Table):
-    """All settings that determine the result of a training. Hashable; read from TOML or JSON, written as JSON."""
+    """All settings that determine the result of a training. Recipes are hashable, and are stored as JSON."""
 
     model: str = "smollm2-135m"
     """Base model: a name listed by `rerank models`, a folder, or a hub id."""
@@ -317,7 +317,7 @@ def _recipe_keys_with_underscores(values: Any) -> Any:
 
 
 def _recipe_error(error: ValidationError) -> UsageError:
-    """Convert the first problem that pydantic reports into an error of this project."""
+    """Return an error of this project for the first problem that pydantic reports."""
     problem = error.errors()[0]
     keys = [str(key) for key in problem["loc"]]
     name = ".".join(keys) or "The recipe"
@@ -347,14 +347,14 @@ def _recipe_error(error: ValidationError) -> UsageError:
 
 
 def _owners_of_key(key: str) -> str:
-    """Return a hint that names the tables of a recipe in which a key is valid; empty if there are none."""
+    """Return a hint that lists the tables of a recipe in which a key is valid; empty if no table has this key."""
     tables = {name: _training_recipe_table_class(Recipe, name) for name in Recipe.model_fields}
     owners = [f"[{name}]" for name, table in tables.items() if table is not Recipe and key in table.model_fields]
     return f"Write it below {' or '.join(owners)}" if owners else ""
 
 
 def describe_recipe_keys() -> list[tuple[str, str, str]]:
-    """Return the table, name with default, and meaning of every recipe key that is not an option of a component."""
+    """Return table, name with default, and meaning of each key of a recipe, except for the options of components."""
     rows: list[tuple[str, str, str]] = []
     for name, field in Recipe.model_fields.items():
         table = _training_recipe_table_class(Recipe, name)

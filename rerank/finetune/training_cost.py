@@ -18,7 +18,7 @@ MODEL_FLOPS_UTILISATION = (0.2, 0.37)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """Sizes of a decoder that the formulas need.
+    """Sizes of a decoder, for the formulas of memory and operations.
 
     Attributes:
         layers: Number of layers.

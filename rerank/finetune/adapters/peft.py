@@ -22,12 +22,13 @@ class Peft(NamedPeftAdapter):
     """Any adapter of the library peft; the options are the fields of its configuration.
 
     The adapted matrices are those of ``targets`` and ``layers``, unless the options contain ``target_modules``. Fields
-    for random seeds have the seed of the recipe by default. Whether the start is the identity and whether the adapter
-    can be merged is determined by trying the configuration on a small model.
+    for random seeds have the seed of the recipe by default. The properties `identity`, `moves_base` and `merges` are
+    determined by applying the configuration to a small model.
 
     Attributes:
         config: Type of the configuration, such as ``boft``, or its class, such as ``BOFTConfig``.
-        options: Values of the configuration's fields; unknown keyword arguments of the class are added to them.
+        options: Values of the configuration's fields; further keyword arguments of the constructor are added to these
+            values.
     """
 
     config: str = ""
@@ -45,7 +46,7 @@ class Peft(NamedPeftAdapter):
         options: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Store the name and the options. `check_recipe` checks them, because the check needs peft."""
+        """Store the arguments without checking them; the check needs peft and is made by `check_recipe`."""
         values = {"config": config, "targets": targets, "layers": layers, "options": {**(options or {}), **more}}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -58,7 +59,7 @@ class Peft(NamedPeftAdapter):
 
     @property
     def shape(self) -> ParameterKind:  # type: ignore[override]
-        """``lora`` for peft's LoRA, ``full`` for OSF, which trains factors of whole matrices, else ``other``."""
+        """Kind of the trained parameters: ``lora`` for LoRA, ``full`` for OSF, ``other`` for all other methods."""
         kinds: Mapping[str, ParameterKind] = {"lora": "lora", "osf": "full"}
         return kinds.get(self.config.lower().removesuffix("config"), "other")
 
@@ -92,10 +93,13 @@ class Peft(NamedPeftAdapter):
         Raises:
             MissingPrerequisiteError: peft is not installed.
             UsageError: The configuration or an option does not exist, peft rejects a value, or the method cannot be
-                trained here.
+                trained by this package.
         """
         if not self.config:
-            raise UsageError("The adapter 'peft' has no config", expected="a configuration of peft, such as 'boft'")
+            raise UsageError(
+                "The adapter 'peft' is used without its option config",
+                expected="the name of a configuration of peft, such as config = 'boft'",
+            )
         if find_spec("peft") is None:
             raise MissingPrerequisiteError("peft is not installed", remedy="pip install 'listrank[train]'")
         from rerank.finetune.adapters.base.peft_configurations import make_peft_configuration
@@ -112,7 +116,7 @@ class Peft(NamedPeftAdapter):
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft, after a forward pass over one training list as a check.
+        """Return the model wrapped by peft, after checking it with a forward pass over one training list.
 
         Raises:
             UsageError: peft rejects the configuration for this model, or the method needs inputs besides text.

@@ -124,7 +124,7 @@ def transfer_adapter(
         of a `TrainingResult`).
 
     Raises:
-        UsageError: The adapter does not name its base model, the recipe is inconsistent, or the folder is in use.
+        UsageError: The adapter states no base model, the recipe is inconsistent, or the folder is in use.
         RerankError: Labelling, training or ranking fails; completed steps are kept.
     """
     recipe = spec.student_recipe()
@@ -152,14 +152,14 @@ def transfer_adapter(
 
 
 def trained_adapter_usage(adapter: str) -> dict[str, Any]:
-    """Return base model, method and prompt of a trained adapter, as fields of a run specification.
+    """Return the base model, the method and the prompt of a trained adapter, as fields of a run specification.
 
     Args:
         adapter: A folder or a hub id; a folder with a complete model is its own base model.
 
     Raises:
         MissingResourceError: The adapter does not exist.
-        UsageError: The adapter does not name its base model and method.
+        UsageError: The settings of the adapter do not state its base model and method.
     """
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
@@ -167,7 +167,7 @@ def trained_adapter_usage(adapter: str) -> dict[str, Any]:
     values = adapter_folder_defaults(folder, {})
     if not values:
         raise UsageError(
-            f"The adapter {adapter!r} does not name its base model and method",
+            f"The settings of the adapter {adapter!r} do not state its base model and method",
             expected="a folder written by `rerank train`, with rerank.json",
         )
     if is_model:
@@ -197,7 +197,7 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
 def _agreement_of_transfer(
     parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the report's numbers of lists, failure rates, and agreement of each run with the labels."""
+    """Return the numbers of lists, the failure rates, and the agreement of each run with the labels, for the report."""
     return {
         "lists": len(parts["train"]),
         "held_out": len(parts["held_out"]),
@@ -219,7 +219,7 @@ def _check_new_adapter_transfer_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
-    """Label the lists with the run of the teacher.
+    """Execute the run of the teacher and label the lists with its rankings.
 
     Raises:
         DataError: No list has a label.

@@ -37,9 +37,10 @@ class _Shard:
 
     Attributes:
         folder: Folder of the adapter.
-        config: Its PEFT configuration.
-        stored: Reader of its tensors.
-        modules: Tensor names of the factors, as a mapping from module name to a mapping from side (A or B) to name.
+        config: PEFT configuration of the adapter.
+        stored: Reader of the adapter's tensors.
+        modules: Mapping from module name to a mapping from side (``A`` or ``B``) to the name of the tensor with this
+            factor.
     """
 
     folder: Path
@@ -82,7 +83,7 @@ def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
         for other in shards[1:]:
             if other.scale(module) != first.scale(module) or not b.equal(other.factor(module, "B")):
                 raise DataError(
-                    f"{first.folder} and {other.folder} differ in B or in the scale of {module}",
+                    f"The adapters in {first.folder} and {other.folder} differ in B or in the scale of {module}",
                     expected="adapters with exactly the same B, such as LoRA-SB adapters with the same basis",
                     remedy="Train shards with basis = FOLDER of one LoRA-SB adapter, or use --concatenate: averaging "
                     "both A and B does not give the mean of their products",
@@ -165,7 +166,7 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
 
 
 def _check_adapters_share_use(first: Path, other: Path) -> None:
-    """Check that two adapters have the same method and prompt; otherwise no method or prompt would fit their mean."""
+    """Check that two adapters have the same method and prompt, because their mean is used with both."""
     for name in _USE:
         texts = [(folder / name).read_bytes() if (folder / name).is_file() else b"" for folder in (first, other)]
         if texts[0] != texts[1]:
@@ -176,12 +177,12 @@ def _check_adapters_share_use(first: Path, other: Path) -> None:
 
 
 def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the mean of tensors, summed in float64."""
+    """Return the mean of tensors in float32; the sum is computed in float64."""
     total = tensors[0].double()
     for tensor in tensors[1:]:
         if tensor.shape != total.shape:
             raise DataError(
-                f"The factors have the shapes {tuple(total.shape)} and {tuple(tensor.shape)}",
+                f"The shapes of the factors differ: {tuple(total.shape)} and {tuple(tensor.shape)}",
                 expected="adapters of the same rank",
             )
         total = total + tensor.double()

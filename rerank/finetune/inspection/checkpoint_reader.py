@@ -1,4 +1,4 @@
-"""Reader of individual tensors in the safetensors files of a model, which does not build the model."""
+"""Reader of individual tensors in the safetensors files of a model. The model itself is not built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CheckpointReader:
         folder: A model folder with one or several safetensors files, or one such file.
 
     Raises:
-        DataError: A file is damaged, or the index names a missing file.
+        DataError: A file is damaged, or the index lists a missing file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,8 +52,8 @@ class CheckpointReader:
     def find(self, name: str) -> str | None:
         """Return the name under which a tensor is stored, or None if it is not stored.
 
-        The stored name may have a model prefix that ``name`` lacks, or lack the prefix of ``name``. For an output
-        matrix that is shared with the embeddings, the name of the embeddings is returned.
+        The stored name may have a model prefix that ``name`` lacks, or may lack the model prefix of ``name``. For an
+        output matrix that is shared with the embeddings, the name of the embeddings is returned.
         """
         stored = [spelling for spelling in _spellings_of_inspected_tensor(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):
@@ -90,7 +90,7 @@ def _spellings_of_inspected_tensor(name: str) -> list[str]:
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model: if there is an index, only the files that it names.
+    """Return the safetensors files of a model; if the model has an index, only the files in the index.
 
     Other files in the folder may contain a second copy of the weights.
     """
@@ -108,7 +108,9 @@ def _checkpoint_files(folder: Path) -> list[Path]:
         ) from error
     missing = [name for name in names if not (folder / str(name)).is_file()]
     if missing:
-        raise DataError(f"{index} names {missing[0]!r}, which does not exist", remedy="Download the model again")
+        raise DataError(
+            f"{index} lists the file {missing[0]!r}, which does not exist", remedy="Download the model again"
+        )
     return [folder / name for name in names]
 
 

@@ -47,11 +47,11 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
     Args:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
         model: The untrained model, in a form that `rerank.models.resolve_model_name` accepts; if empty, the base model
-            that is named in the settings files of the trained model.
+            that the settings files of the trained model state.
 
     Raises:
         MissingResourceError: The trained or the untrained model does not exist or is incomplete.
-        UsageError: ``model`` is empty, and the settings name no base model.
+        UsageError: ``model`` is empty, and the settings state no base model.
         DataError: The configuration of the adapter cannot be read, or the weights are pickled.
     """
     folder = Path(name).expanduser()
@@ -65,7 +65,9 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
         return InspectedModel(folder=folder, base=resolve_inspected_model_folder(model), kind=kind)
     named, revision = _base_of_inspected_adapter(folder, written)
     if not named:
-        raise UsageError(f"{name!r} does not name its base model", remedy="Pass the base model with --model")
+        raise UsageError(
+            f"The settings of {name!r} do not state its base model", remedy="Pass the base model with --model"
+        )
     try:
         base = resolve_inspected_model_folder(named, revision)
     except RerankError as error:
@@ -122,7 +124,7 @@ def read_inspected_peft_config(folder: Path) -> Any:
 
 
 def _folder_of_inspected_model(folder: Path) -> Path:
-    """Check that a folder without an adapter contains a model, and return the folder of the model."""
+    """Check that a folder without an adapter contains a complete model, and return the folder of this model."""
     if not (folder / "config.json").is_file():
         raise MissingResourceError(
             f"The folder {str(folder)!r} contains neither an adapter nor a model",
@@ -133,9 +135,9 @@ def _folder_of_inspected_model(folder: Path) -> Path:
 
 
 def _base_of_inspected_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Return base model and revision from our settings file, or from PEFT's settings if the file is missing.
+    """Return the base model and its revision from our settings file or, if the file is missing, from PEFT's settings.
 
-    Both are empty if the settings do not name a base model; the revision is empty if the settings do not state one.
+    Both are empty if the settings state no base model; the revision is empty if the settings state no revision.
     """
     ours = read_model_adapter_settings(folder)
     if ours is not None:

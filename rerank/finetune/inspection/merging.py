@@ -1,7 +1,8 @@
 """Merge an adapter into its base model, with an optional reduction of intruder dimensions.
 
-PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because they can have any rank.
-PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes it inexact.
+PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because merged matrices can have
+any rank. PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the
+reduction inexact.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ class MergeResult:
         out: Folder of the merged model.
         dtype: Data type of the weights of the merged model.
         changed: Number of matrices and vectors that differ from the base model.
-        rounded: Norm of the rounding error of ``dtype``, divided by the norm of the weight change. A value near 1 means
-            that rounding removed most of the training. None if nothing changed.
-        reduced: Numbers of intruder dimensions of the changed matrices; empty without a reduction.
+        rounded: Norm of the rounding error that ``dtype`` causes, divided by the norm of the weight change. A value
+            near 1 means that rounding removed most of the training. None if nothing changed.
+        reduced: Numbers of intruder dimensions of each changed matrix; empty without a reduction.
     """
 
     out: Path
@@ -108,7 +109,7 @@ class MergeResult:
     reduced: tuple[IntruderReduction, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the output of ``rerank merge --format json``."""
+        """Return the result as the JSON object that ``rerank merge --format json`` prints."""
         return {
             "out": str(self.out),
             "dtype": self.dtype,
@@ -177,7 +178,8 @@ def _check_rounding_of_merge(rounded: float | None, dtype: Any) -> None:
         raise UsageError(
             f"Rounding the merged weights to {name} would alter the weight update by {100 * rounded:.1f} % of its norm",
             expected=f"at most {100 * MAX_ROUNDING:.0f} %; nothing was written",
-            remedy="Merge with --dtype float32, use the adapter without merging, or accept it with --allow-rounding",
+            remedy="Merge with --dtype float32, use the adapter without merging, or accept the rounding with "
+            "--allow-rounding",
         )
 
 

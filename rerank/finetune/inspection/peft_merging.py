@@ -64,7 +64,7 @@ def attach_inspected_peft_adapter(model: Any, folder: Path) -> Any:
 
 
 class _SuppressPeftWarnings(warnings.catch_warnings):
-    """Context manager that suppresses PEFT's warnings about tied weights and missing keys, which are handled here."""
+    """Context manager that suppresses PEFT's warnings about tied weights and missing keys."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

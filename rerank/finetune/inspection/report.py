@@ -102,7 +102,7 @@ class Inspection:
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the output of ``rerank inspect --format json``."""
+        """Return the result as the JSON object that ``rerank inspect --format json`` prints."""
         options = asdict(self.options)
         del options["device"]
         return {

@@ -79,8 +79,8 @@ def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
 def entropy_rank(values: Tensor) -> float:
     """Compute the effective rank exp(-sum_i p_i log p_i), with p_i = sigma_i / sum_j sigma_j; 0 if all values are 0.
 
-    For k equal nonzero singular values, it is k. Source: Roy and Vetterli, The effective rank, EUSIPCO 2007,
-    definition 1.
+    With k equal nonzero singular values, the effective rank is k. Source: Roy and Vetterli, The effective rank, EUSIPCO
+    2007, definition 1.
     """
     total = float(values.double().sum())
     if not total:
@@ -151,7 +151,7 @@ def shrink_intruder_dimensions(
 def inspected_weight_rank_profile(
     spectra: Mapping[str, Sequence[float]], reduction: float
 ) -> tuple[float, dict[str, int]]:
-    """Compute the ranks of many matrices under a common threshold on normalised singular values.
+    """Compute the rank of each matrix under a common threshold on normalised singular values.
 
     The singular values of each matrix are divided by the largest one. The threshold is the smallest one for which the
     fraction of dropped singular values, averaged over matrices, is at least ``reduction``. A matrix keeps at least one

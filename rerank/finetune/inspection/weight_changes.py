@@ -59,7 +59,7 @@ _ROUNDING = 8 * 2.0**-24
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightChange:
-    """A weight matrix before training, and its change.
+    """A weight matrix before training, and its change by training.
 
     Attributes:
         name: Full name of the module in the model.
@@ -109,7 +109,7 @@ def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> I
 
 
 def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
-    """Return whether an adapter is a LoRA whose factors determine the weight changes."""
+    """Return whether an adapter is a plain LoRA: its factors alone determine the weight changes."""
     if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA" or not all(map(_FACTOR.fullmatch, stored)):
         return False
     if config.init_lora_weights not in _STARTS:
@@ -137,7 +137,7 @@ def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> No
 
 
 def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
-    """Return the modules that an adapter targets according to its settings, but for which it has no tensors.
+    """Return the modules that the settings of an adapter list as targets, but for which the adapter has no tensors.
 
     Such modules indicate that the adapter was trained on another model.
     """
@@ -224,7 +224,7 @@ def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[in
     if stored is None or base.shape(stored) != shape:
         other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
         raise DataError(
-            f"The trained {module} has the shape {shape}, but the model in {base.folder} has {other}",
+            f"The trained {module} has the shape {shape}, but its shape in {base.folder} is {other}",
             expected="the base model of the training",
             remedy="Pass this model with --model",
         )

@@ -29,8 +29,8 @@ class Augmentation:
         keep: Whether to yield the unchanged list before its variants.
         shuffle: Whether to show the documents in random order; otherwise they keep their order.
         docs: Maximum number of documents per variant; None for all.
-        draw: Whether to sample the documents at random; their number is drawn uniformly from 2 to ``docs``. If False,
-            the first ``docs`` documents are used.
+        draw: Whether to sample the documents of a variant at random; the number of documents is drawn uniformly from 2
+            to ``docs``. If False, the first ``docs`` documents are used.
         seed: Random seed.
 
     Raises:
@@ -60,7 +60,7 @@ class Augmentation:
             )
 
     def positions(self, count: int, rng: random.Random) -> list[int]:
-        """Return the positions, among ``count`` documents, of the documents to show, in the order to show them."""
+        """Return the positions of the documents of one variant of a list with ``count`` documents, in shown order."""
         most = count if self.docs is None else min(self.docs, count)
         if self.draw and count > 1:
             chosen = sorted(rng.sample(range(count), rng.randint(2, most)))

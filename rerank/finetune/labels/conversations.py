@@ -1,4 +1,4 @@
-"""Parser for conversations such as RankZephyr's training data: a prompt with numbered passages, and a ranking as reply.
+"""Parser for training conversations: a prompt with numbered passages, and a reply with their ranking.
 
 The data of RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) have the form ``{"conversations": [{"from": "human",
 "value": ...}, {"from": "gpt", "value": "[2] > [1]"}]}``. Chats with ``role`` and ``content`` under ``messages`` are

@@ -21,9 +21,9 @@ class ListFilter:
     Attributes:
         min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
             teachers.
-        max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the order.
+        max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
         min_docs: Minimum number of documents per list.
-        max_docs: Maximum number of documents per list; None for no limit, as in the other fields.
+        max_docs: Maximum number of documents per list. In all fields, None means no limit.
         min_words: Minimum number of words per document; shorter documents are dropped from their lists.
         max_words: Maximum number of words per document; longer documents are dropped from their lists.
 
@@ -100,7 +100,7 @@ def filter_labels(
 def training_label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
     """Return Kendall's tau between label and shown order, or between two labels over their shared documents.
 
-    The result is None if there are fewer than two such documents.
+    The result is None if there are fewer than two documents to compare.
     """
     if other is None:
         return label.tau

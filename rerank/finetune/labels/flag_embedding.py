@@ -1,7 +1,7 @@
 """Parser for FlagEmbedding training files: a query with positive and negative texts per line.
 
 A line has the form ``{"query": "...", "pos": ["..."], "neg": ["..."]}``, with optional teacher scores of the texts in
-``pos_scores`` and ``neg_scores``. It contains no first-stage order, so the texts are shown in random order: if
+``pos_scores`` and ``neg_scores``. A line contains no first-stage order, so its texts are shown in random order: if
 positives always came first, a model would only learn to keep the order.
 """
 
@@ -63,7 +63,7 @@ def _flag_embedding_sort_key(texts: Mapping[str, tuple[float, int]], body: str) 
 def _flag_embedding_training_texts(
     record: JsonRecord, *, use_scores: bool, skipped: Counter[str]
 ) -> dict[str, tuple[float, int]] | None:
-    """Return a mapping from each text to its score and its index in the line; None if there are no negatives."""
+    """Return a mapping from each text of a line to its score and index; None if the line has no negatives."""
     positive, negative = _flag_embedding_strings(record, "pos"), _flag_embedding_strings(record, "neg")
     scores = _flag_embedding_teacher_scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:

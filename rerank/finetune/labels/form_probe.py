@@ -1,8 +1,8 @@
-"""A probe that tests whether superficial features separate the best documents from the worst without the query.
+"""A probe that tests whether superficial features alone separate the best documents from the worst.
 
-If the length or the first words separate them, a model may learn only this feature. In one of our experiments,
-positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but nDCG on real queries fell from
-.26 to .13.
+If the length or the first words of the documents separate them without the query, a model may learn only this feature.
+In one of our experiments, positives had lost their titles and negatives had not: the loss fell from 5.1 to 2.1, but
+nDCG on real queries fell from .26 to .13.
 
 Every list contributes its best and worst documents (`best_and_worst_labelled`). A feature value is computed for each of
 these documents. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger
@@ -161,9 +161,9 @@ def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...
     """Return the positions of the best documents of a list, and the positions of its worst documents.
 
     If some scores are equal, as with grades, the best documents are all documents with the highest score, and the worst
-    are all documents with the lowest score. Otherwise they are the first and the last quarter of the label, at least
-    one document each.
-    Both are empty if all scores are equal or the list has a single document.
+    are all documents with the lowest score. Otherwise the best documents are the first quarter of the label, and the
+    worst are the last quarter, with at least one document each. No positions are returned if all scores are equal or
+    the list has a single document.
     """
     scores, order = training_list.scores, training_list.order
     if scores and len(set(scores)) < len(scores):
@@ -244,7 +244,7 @@ def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_K
 
 
 def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
-    """Count (position, word) pairs over documents, each weighted by the number given with the document."""
+    """Count the (position, word) pairs of documents; each pair counts with the weight of its document."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
         for key in enumerate(form.words):

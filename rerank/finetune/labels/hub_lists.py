@@ -1,8 +1,8 @@
 """Reader of training lists from data sets on the Hugging Face hub or in a local folder, with the package datasets.
 
 A row is one list. Rows with the keys of label files, FlagEmbedding files or conversations are read as in those files.
-The columns of other rows, which contain a query with positives and negatives or with graded documents, are renamed to
-the keys of FlagEmbedding.
+Other rows must contain a query with positives and negatives, or with graded documents; their columns are renamed to the
+keys of FlagEmbedding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_hub_dataset(path: str | Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A data set of training lists, named by the selector ``hf:NAME,KEY=VALUE``.
+    """A data set of training lists, as specified by a selector ``hf:NAME,KEY=VALUE``.
 
     Attributes:
         name: Name of the data set on the hub, or path of a local folder.
@@ -54,7 +54,9 @@ class HubDataset:
         """
         selector = Selector.parse(text)
         if not selector.argument:
-            raise UsageError(f"{text!r} names no data set", expected="hf:OWNER/NAME, or hf:FOLDER")
+            raise UsageError(
+                f"The selector {text!r} contains no name of a data set", expected="hf:OWNER/NAME, or hf:FOLDER"
+            )
         options = convert_selector_options(_PREFIX.rstrip(":"), HubDatasetOptions, selector.options)
         return cls(selector.argument, HubDatasetOptions(**options))
 
@@ -86,7 +88,7 @@ class HubDataset:
             yield JsonRecord(f"{_PREFIX}{self.name}, row {number}", self._fields(row, number))
 
     def _call(self, function: str, **more: Any) -> Any:
-        """Return the result of a function of the package datasets for this data set; ``more`` are its arguments."""
+        """Call a function of the package datasets for this data set with the arguments ``more``; return its result."""
         try:
             datasets = import_module("datasets")  # by name, since it has no types
         except ImportError as error:
@@ -107,7 +109,7 @@ class HubDataset:
             ) from error
 
     def _fields(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-        """Return the fields of a row with the keys of the file formats."""
+        """Return the fields of a row under the keys of label files, FlagEmbedding files or conversations."""
         if {"initial_list", "conversations", "messages"} & row.keys():
             return row
         options = self.options
@@ -132,7 +134,7 @@ class HubDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDatasetOptions:
-    """Options of a data set; if the name of a column is empty, common names are tried.
+    """Options of a data set. If the option for a column is empty, common column names are tried.
 
     Attributes:
         split: Name of the split, or a slice of it such as ``train[:1000]``.
@@ -177,7 +179,7 @@ def _first_column(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> st
 
 
 def _column_texts(row: Mapping[str, Any], name: str, usual: Sequence[str]) -> list[Any]:
-    """Return the texts of a column, and of columns that continue it, such as ``negative_1`` and ``negative_2``."""
+    """Return the texts of a column and of its numbered further columns, such as ``negative_1`` and ``negative_2``."""
     column = _first_column(row, name, usual) or name or usual[0]
     names = [column, *sorted((key for key in row if re.fullmatch(rf"{re.escape(column)}_\d+", key)), key=_number)]
     texts: list[Any] = []

@@ -62,11 +62,11 @@ class LabelFusion:
             ) from error
 
     def join(self, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
-        """Fuse the rankings of several teachers into one, by descending fused score; ties keep the first-stage order.
+        """Fuse the rankings of several teachers into one ranking by fused score; ties keep the first-stage order.
 
-        If a teacher does not rank a candidate, its value for the candidate is 0 (``rrf``, ``min-max``) or its lowest
-        value (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused ranking counts
-        as failed too.
+        If a teacher does not rank a candidate, the value of the candidate is 0 (``rrf``, ``min-max``) or the lowest
+        value of this teacher (``z-score``). Candidates that no teacher ranks come last. If a teacher failed, the fused
+        ranking counts as failed too.
 
         Args:
             candidates: The first-stage ranking.

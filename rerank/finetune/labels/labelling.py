@@ -29,7 +29,7 @@ class LabellingPlan:
     Attributes:
         teachers: Selectors of the teachers; the rankings of several teachers are fused.
         fusion: Fusion method.
-        keep_failed: Whether to keep lists whose teacher failed; otherwise they are skipped.
+        keep_failed: Whether to keep lists for which the teacher failed; otherwise these lists are skipped.
         min_docs: Minimum number of documents per list; shorter lists are skipped.
 
     Raises:

@@ -65,7 +65,7 @@ def read_label_lists_of_file(
         raise UsageError(
             f"{path} contains document ids without texts",
             expected="the collection that contains the documents",
-            remedy="Pass --collection, or name it in [data] of the recipe",
+            remedy="Pass --collection, or set collection in [data] of the recipe",
         )
     return attach_label_texts(map(parse_label, records), collection)
 

@@ -43,8 +43,8 @@ def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> I
 def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
     """Return a mapping from the query ids of labels to texts; queries without a known text are omitted.
 
-    If several lists of a query have a text, the first text is used. If none of them has a text, it is taken from the
-    collection.
+    If several lists of a query have a text, the first text is used. If no list has a text, the text of the query is
+    taken from the collection.
     """
     known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
     own: dict[str, str] = {}
@@ -77,7 +77,7 @@ def label_of_training_list(training_list: TrainingList) -> LabelList:
 
 @dataclass(kw_only=True)
 class FolderCounts:
-    """Numbers of lists, queries and documents written to a folder."""
+    """Number of lists, number of queries and number of documents that were written to a folder."""
 
     lists: int = 0
     queries: int = 0
@@ -85,7 +85,7 @@ class FolderCounts:
 
 
 def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
-    """Write docs.jsonl and queries.jsonl, which ``jsonl:FOLDER`` opens as a collection, and labels.jsonl.
+    """Write labels.jsonl, and the files docs.jsonl and queries.jsonl of the collection ``jsonl:FOLDER``.
 
     Raises:
         DataError: Two documents or queries have the same id and different texts.
@@ -152,7 +152,7 @@ def training_document_row(doc: Document) -> dict[str, str]:
 
 @dataclass
 class _UniqueRows:
-    """Writer that writes each id once and rejects different texts for the same id; it stores hashes, not texts."""
+    """Writer of rows that skips repeated ids and rejects different texts for one id; it stores hashes, not texts."""
 
     stream: TextIO
     kind: str

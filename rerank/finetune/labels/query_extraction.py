@@ -22,7 +22,7 @@ QueryExtractor = Callable[[Document], tuple[str, Document]]
 
 
 def extract_title_as_query(doc: Document) -> tuple[str, Document]:
-    """Return the title as a query, and the document without it; a title repeated at the start of the text is removed.
+    """Return the title as a query, and the document with the title removed, also from the start of its text.
 
     >>> query, rest = extract_title_as_query(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
     >>> query, rest.title, rest.text
@@ -34,7 +34,7 @@ def extract_title_as_query(doc: Document) -> tuple[str, Document]:
 
 
 def extract_first_sentence_as_query(doc: Document) -> tuple[str, Document]:
-    """Return the first sentence of the text as a query, and the document without it; the title is kept.
+    """Return the first sentence of the text as a query, and the document without this sentence; the title is kept.
 
     >>> query, rest = extract_first_sentence_as_query(Document(id="1", text="What are fleas? They live for months."))
     >>> query, rest.text

@@ -50,7 +50,7 @@ class GeneratedQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryWriter:
-    """Generator of queries for documents, with a language model.
+    """Query writer that generates queries for documents with a language model.
 
     Attributes:
         backend: Backend of the model.
@@ -75,18 +75,18 @@ class QueryWriter:
             raise UsageError(
                 f"The prompt {self.template.name!r} for generating queries has 'method: {self.template.method}'",
                 expected="a prompt with 'method: pointwise', which shows one passage",
-                remedy="Omit --prompt to use the shipped prompt",
+                remedy="Omit --prompt to use the default prompt",
             )
         if GenerationTask not in tasks_supported_by_backend(self.backend):
             raise UsageError(
                 f"The model {self.backend.identity.get('model', '')!r} does not generate text",
-                expected="a language model, for generating queries",
+                expected="a language model that can generate queries",
             )
         if self.each < 1 or (self.each > 1 and self.temperature <= 0):
             raise UsageError(
                 f"{self.each} queries per document are to be generated at temperature {self.temperature}",
                 expected="at least 1 query, and a temperature above 0 for several different queries",
-                remedy="Pass --temperature 0.7",
+                remedy="Pass --each 1, or a larger --each together with --temperature 0.7",
             )
 
     def requests(self, docs: Sequence[Document]) -> list[Request]:
@@ -129,13 +129,13 @@ class QueryWriter:
 
 @cache
 def shipped_training_query_prompt() -> PromptTemplate:
-    """Return the shipped prompt for generating queries."""
+    """Return the default prompt for generating queries."""
     text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
     return prompt_template_from_yaml(text, "query_writing")
 
 
 def open_query_prompt(name: str | None) -> PromptTemplate:
-    """Load the named prompt; without a name, load the shipped prompt.
+    """Load the prompt for generating queries by its name, or the default prompt if no name is given.
 
     Raises:
         RerankError: The prompt cannot be loaded.
@@ -144,7 +144,7 @@ def open_query_prompt(name: str | None) -> PromptTemplate:
 
 
 def parse_written_query(reply: str) -> str:
-    """Return the query in a reply: the first line without labels, numbers and quotes; empty if there is no query.
+    """Return the query in a reply: its first line, stripped of labels, numbers and quotes; empty if there is no query.
 
     A line about the passage, such as a summary, is not a query.
 

@@ -17,7 +17,7 @@ from rerank.finetune.labels.training_list import TrainingList
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitShares:
-    """Fractions of the queries in each part of a split; the remaining queries are the training set.
+    """Fractions of the queries in the development and test sets of a split; all other queries are the training set.
 
     Attributes:
         dev: Fraction of the queries in the development set.
@@ -99,7 +99,9 @@ def hold_out_training_lists(
 
 
 def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
-    """Return a mapping from each group to the name of its part, which depends only on the seed and all group names.
+    """Return a mapping from each group of queries to the name of its part.
+
+    The mapping depends only on the seed and the names of all groups.
 
     Raises:
         DataError: There are too few groups.

@@ -117,9 +117,9 @@ def make_synthetic_queries(
 
     Args:
         collection: Collection with the documents.
-        options: Options for the queries.
-        folder: Output folder; a folder written by an earlier call is overwritten.
-        writer: Generator of queries; required for the source ``llm``, and not allowed for other sources.
+        options: Options for creating queries.
+        folder: Output folder; files of an earlier call are overwritten, except the log of replies.
+        writer: Query writer; required for the source ``llm``, and not allowed for other sources.
         on_reply: Function that is called after each reply.
 
     Returns:
@@ -127,8 +127,8 @@ def make_synthetic_queries(
 
     Raises:
         UsageError: The folder contains other files, or a writer is missing for ``llm`` or given for another source.
-        DataError: No query is left.
-        PartialFailureError: No query is left, and some calls failed.
+        DataError: No query was created, or all queries were dropped.
+        PartialFailureError: All queries were dropped, and some calls failed.
         RerankError: The backend or the first stage fails; logged replies are kept.
     """
     if (writer is None) == (options.source == "llm"):
@@ -157,7 +157,7 @@ def make_synthetic_queries(
 
 
 def _no_synthetic_query_error(name: str, dropped: Counter[str]) -> RerankError:
-    """Return the error for the case that no query is left: a partial failure if calls failed, else a data error."""
+    """Return the error to raise if all queries were dropped: a partial failure if calls failed, else a data error."""
     counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     message = f"No query is left for {name!r} ({counts or 'its documents contain none'})"
     if dropped["no reply"]:
@@ -171,7 +171,7 @@ def _no_synthetic_query_error(name: str, dropped: Counter[str]) -> RerankError:
 def _write_synthetic_documents(
     collection: Collection, options: QueryOptions, folder: Path, dropped: Counter[str]
 ) -> tuple[int, list[tuple[Document, str]]]:
-    """Write all documents without the extracted text; return their number, and the sampled (document, query) pairs."""
+    """Write all documents without the extracted texts; return their number and the sampled (document, query) pairs."""
     extract = EXTRACTORS[options.source]
     count = 0
 

@@ -1,4 +1,4 @@
-"""The contrastive loss InfoNCE: the first document of the label against all others."""
+"""The contrastive loss InfoNCE, which contrasts the first document of the label with all other documents."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Infonce:
     """Contrastive loss (InfoNCE): negative log-probability of the label's first document among all documents.
 
     L = -log softmax(s / temperature)_i for the first document i of the label. With several positives, L is the mean
-    over them. Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4. With attention shares as scores and
-    temperature 0.05, it is the auxiliary loss of BlockRank (arXiv 2510.05396).
+    over the positives. Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4. With attention shares as scores
+    and temperature 0.05, it is the auxiliary loss of BlockRank (arXiv 2510.05396).
 
     Attributes:
         temperature: Divisor of the scores.

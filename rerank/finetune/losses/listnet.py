@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Listnet:
     """ListNet: cross-entropy between the top-one probabilities of the label and of the scores.
 
-    L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature). Source: Cao et al., ICML 2007; here ranks
-    replace grades.
+    L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature). Source: Cao et al., ICML 2007; in this
+    implementation, ranks replace grades.
 
     Attributes:
         temperature: Spread of P over the ranks; at 1, the first document has a probability of 63 %.

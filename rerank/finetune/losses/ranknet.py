@@ -17,8 +17,8 @@ class Ranknet:
 
     L = sum over pairs with rank_i < rank_j of w_ij log(1 + exp(s_j - s_i)), divided by the sum of the w_ij. Source:
     Burges et al., ICML 2005 (RankNet). The weights w_ij = 1 / (rank_i + rank_j) come from FIRST (Reddy et al., EMNLP
-    2024, arXiv 2406.15657). FIRST does not divide by their sum, so its loss for a list of 20 documents is about a
-    hundred times as large.
+    2024, arXiv 2406.15657). FIRST does not divide by the sum of the weights, so its loss for a list of 20 documents is
+    about a hundred times as large.
 
     Attributes:
         weighted: Weight pairs by the ranks of their documents; if False, all pairs have the weight 1.

@@ -1,4 +1,4 @@
-"""The losses of sentence-transformers for cross-encoders, by their class names."""
+"""The losses of sentence-transformers for cross-encoders, which a recipe selects by class name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PAIR_LOSSES = ("BinaryCrossEntropyLoss", "MSELoss")
 class SentenceTransformers:
     """A loss of sentence-transformers on the teacher's scores, for cross-encoders.
 
-    Unlike the other losses, it runs the model itself, so it cannot be combined with another loss. Its labels are the
-    unchanged scores of the label file.
+    Unlike all other losses, this loss runs the model itself, so it cannot be combined with another loss. The scores of
+    the label file are passed to the loss unchanged.
 
     Attributes:
         loss: Name of the class.
@@ -49,7 +49,7 @@ class SentenceTransformers:
         return self.loss in _PAIR_LOSSES
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the recipe trains a cross-encoder with this loss only.
+        """Check that the recipe trains a cross-encoder, and that it has no other loss.
 
         Raises:
             UsageError: The recipe has another method, or several losses.
@@ -70,7 +70,7 @@ class SentenceTransformers:
         """Return the loss for a ``sentence_transformers.CrossEncoder``.
 
         Raises:
-            UsageError: The class does not accept one of the options, or it does not support the model.
+            UsageError: The class does not accept one of the options, or does not support the model.
         """
         from sentence_transformers.cross_encoder import losses
 

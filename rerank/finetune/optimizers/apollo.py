@@ -11,11 +11,11 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Apollo(SubspaceOptions):
-    """Adam on a random projection of the gradient; its step sizes scale the rows of the full gradient.
+    """Adam on a random projection of the gradient; Adam's step sizes then scale the rows of the full gradient.
 
-    It keeps 2 long r + 2 numbers per (long x short) matrix: both moments, a seed, and the norm of the last update. The
-    norm is kept because it may grow by at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the
-    square root of 128).
+    APOLLO keeps 2 long r + 2 numbers per (long x short) matrix: both moments, a seed, and the norm of the last update.
+    The norm is kept because the norm of an update may grow by at most 1 % per step. APOLLO-Mini is
+    ``rank=1,tensorwise=true,scale=11.3`` (the square root of 128).
 
     This is our own implementation: the package apollo-torch, which transformers uses, keeps Python objects in its
     optimizer state, and training cannot be resumed from such a checkpoint.

@@ -14,10 +14,10 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 class Galore(SubspaceOptions):
     """Adam on projected gradients of matrices; the updates are projected back to the full matrices.
 
-    It keeps r (2 long + short) numbers per (long x short) matrix instead of 2 long short: 66 % fewer at r = 1024 in a
-    7B model. Each choice of the subspace costs a singular value decomposition of every gradient.
+    GaLore keeps r (2 long + short) numbers per (long x short) matrix instead of 2 long short: 66 % fewer at r = 1024 in
+    a 7B model. Each choice of the subspace costs a singular value decomposition of every gradient.
 
-    With ``factors``, it projects the gradients of an adapter's factors instead; ``rank`` should then be below the
+    With ``factors``, GaLore projects the gradients of an adapter's factors instead; ``rank`` should then be below the
     adapter's rank. For the factors of `dora`, this is the optimizer `gradnormlorp`.
 
     Attributes:

@@ -15,7 +15,7 @@ from rerank.models import MODELS
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterDescription:
-    """All information, except the weights, from which the files of an adapter folder are written.
+    """All information from which the files of an adapter folder are written, except the weights.
 
     Attributes:
         recipe: The recipe that was trained.
@@ -42,7 +42,7 @@ class AdapterDescription:
 
 
 def base_model_name_for_card(model: str) -> str:
-    """Return the hub id of a base model that is known by name; return any other name unchanged."""
+    """Return the hub id of a base model with a name listed by `rerank models`; return other names unchanged."""
     return MODELS[model].hub_id if model in MODELS else model
 
 

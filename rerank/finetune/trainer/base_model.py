@@ -22,7 +22,7 @@ from rerank.tasks import AttentionTask
 
 
 def load_training_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
-    """Return the base model as a backend, with all weights frozen, and its tokenizer."""
+    """Return the base model as a backend with all weights frozen, and the tokenizer of the model."""
     options = BackendOptions(
         revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
     )
@@ -35,7 +35,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     """Return the (layer, head) pairs of the attention heads that losses on attention use.
 
     Raises:
-        UsageError: The model lacks these layers or heads, or no head is selected.
+        UsageError: The model lacks a selected layer or head, or no head is selected.
     """
     listed = open_attention_heads(table.heads, backend.identity).heads if table.heads else ()
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_attention_layers(table.layers))
@@ -56,7 +56,7 @@ def truncate_trained_layers(model: Any, layers: int) -> bool:
 
 
 def limit_adapter_layers(adapter: Any, layers: int) -> Any:
-    """Return the adapter restricted to the first ``layers`` layers; its files can be loaded into the complete model."""
+    """Return the adapter limited to the first ``layers`` layers; adapter files still fit the complete model."""
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
@@ -73,7 +73,7 @@ def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *
     Args:
         module: The module with the adapter attached.
         before: Names of the tensors in the model's state dict before the adapter was attached.
-        moved: True if the adapter has changed the base weights of the matrices that it adapts.
+        moved: True if the adapter has changed the base weights of the adapted matrices.
     """
     trained = {name for name, value in module.named_parameters() if value.requires_grad}
     from_adapter = set()

@@ -57,7 +57,7 @@ class FirstBatches:
                 self._loss(module, batch)
 
     def backward(self, model: Any, lists: int | None = None) -> None:
-        """Add the gradient of the mean loss over the batches to the model's parameters, but not to the head weights.
+        """Add the gradient of the mean loss over the batches to ``.grad`` of all parameters except the head weights.
 
         Args:
             model: The model with the adapter attached.

@@ -1,4 +1,4 @@
-"""Estimation of the memory and the time that a training needs, from its recipe and without weights. Imports torch."""
+"""Estimates of the memory and the time that a recipe needs, made without loading weights. Imports torch."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def model_size(model: Any) -> ModelSize:
     """Return the sizes of a decoder, assuming that all its layers are of the same kind.
 
     Raises:
-        UsageError: The decoder has no attribute ``layers``, or it is empty.
+        UsageError: The decoder has no attribute ``layers``, or has no layers.
     """
     config, layers = model.config.get_text_config(), getattr(model.get_decoder(), "layers", None)
     if not layers:
-        raise UsageError(f"{type(model).__name__} has no attribute 'layers'", expected="a decoder with layers")
+        raise UsageError(f"{type(model).__name__} has a decoder without layers", expected="a decoder with layers")
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = sum(value.numel() for value in layers[0].parameters())
     return ModelSize(

@@ -17,7 +17,7 @@ _BACKEND = "cross_encoder"
 
 
 def method_of_recipe(recipe: Recipe) -> Method:
-    """Return the method for which a recipe trains a model; nothing is loaded."""
+    """Return the reranking method that a recipe trains a model for, without loading the model."""
     return plan_ranker(RankerConfig.from_settings({"model": recipe.model, **dict(recipe.method)})).method
 
 
@@ -64,7 +64,7 @@ def check_cross_encoder_recipe(recipe: Recipe, components: RecipeComponents, *, 
         )
     if missing := [name for name in ("sentence_transformers", "datasets") if find_spec(name) is None]:
         raise MissingPrerequisiteError(
-            f"Training for method = {method!r} needs {' and '.join(missing)}, which is not installed",
+            f"Training for method = {method!r} needs packages that are not installed: {' and '.join(missing)}",
             remedy="Run: pip install 'listrank[train,cross-encoder]'",
         )
 

@@ -64,7 +64,7 @@ class PairBuilder:
     def make(self, training_list: TrainingList) -> dict[str, Any]:
         """Return a list as a row of a sentence-transformers data set.
 
-        The field ``label`` contains the teacher scores; it is empty if the list has none.
+        The field ``label`` contains the teacher scores; it is empty if the list has no scores.
 
         Raises:
             ContextOverflowError: The query leaves no space for a passage.
@@ -81,7 +81,7 @@ class PairBuilder:
 
 
 def default_prompt(model: CrossEncoder) -> str | None:
-    """Return the prompt that the model puts before its input when it ranks; None if it has none."""
+    """Return the prompt that the cross-encoder puts before its inputs at inference; None if there is no prompt."""
     return (model.prompts or {}).get(model.default_prompt_name or "")
 
 
@@ -118,7 +118,7 @@ class CrossEncoderLoss(nn.Module):
         Args:
             inputs: The columns ``query``, ``documents``, ``ranks`` and ``query_id`` of `PairBuilder.make`.
             labels: The column ``label``.
-            prompt: Prompt of the model, for models that have one.
+            prompt: Prompt that the model puts before its inputs; None for models without a prompt.
             task: Name of the task, for models with a router; other models ignore it.
 
         Raises:
@@ -185,7 +185,7 @@ class LibraryLoss(CrossEncoderLoss):
 
 
 class ScheduledListCollator(CrossEncoderDataCollator):
-    """Collator that builds the lists of a batch when they are needed; the data set contains only their positions."""
+    """Collator that builds the lists of a batch from their positions, which are the rows of the data set."""
 
     def __init__(self, model: CrossEncoder, places: ScheduledExamples) -> None:
         """Store the lists in training order."""

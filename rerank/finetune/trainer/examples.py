@@ -54,7 +54,7 @@ class TrainingExample:
         target: (position, token) of each target token: the model output at the position predicts the token. Empty if
             no loss uses tokens.
         target_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
-        terms: Terms of the logit score of each document; empty if no loss uses logits.
+        terms: Terms of the score of each document from logits; empty if no loss uses logits.
         passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
         rows: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
         ranks: Rank of each document according to the label, from 1.
@@ -165,7 +165,7 @@ class ExampleBuilder:
         return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
     def _pointwise(self, window: Window, best: int) -> TrainingExample:
-        """Build one text per document, with the terms of the score that the judge computes.
+        """Build one text per document, with the terms of the score that the judge computes for the document.
 
         For losses on tokens, the target is the query that follows the prompt of the best document.
 
@@ -197,8 +197,8 @@ class ExampleBuilder:
         Args:
             rendered: The rendered prompt.
             ids: Token ids of the rendered prompt.
-            continuations: Either only the query, and the score is its log-likelihood; or the words yes and no, and the
-                score is log P(yes) - log P(no).
+            continuations: Either only the query, whose log-likelihood is the score, or the words yes and no, for the
+                score log P(yes) - log P(no).
         """
         last = len(ids) - 1
         if len(continuations) == 1:

@@ -87,7 +87,7 @@ class ListTrainer(Trainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None,
     ) -> None:
-        """Store the settings that transformers' trainer does not have; the arguments are those of the constructor."""
+        """Store the settings that transformers' trainer lacks; the arguments are the same as for the constructor."""
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._loss_values: dict[str, list[Tensor]] = {}
@@ -130,9 +130,9 @@ class ListTrainer(Trainer):
         return loss
 
     def complete_gradients(self) -> None:
-        """Complete the gradients after the last batch of a step.
+        """Average gradients over processes after the last batch of a step, if this has not been done yet.
 
-        This class does nothing here, because DistributedDataParallel has already averaged them over processes.
+        This class does nothing, because DistributedDataParallel has already averaged the gradients.
         """
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:

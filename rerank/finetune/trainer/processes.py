@@ -1,4 +1,4 @@
-"""Functions about the processes of a training under torchrun: device, main process, shared values and memory use."""
+"""Functions for the processes of a training under torchrun: device, main process, shared values and memory use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def training_process_device(device: str) -> str:
     """Return the device of this process; under torchrun, every process has its own GPU.
 
     Raises:
-        UsageError: ``device`` names a particular GPU, which transformers' trainer does not support.
+        UsageError: ``device`` selects a particular GPU, which transformers' trainer does not support.
     """
     picked = pick_device(device)
     if picked.startswith("cuda:"):
         raise UsageError(
-            f"--device {device} names a single GPU, which is not supported in training",
+            f"--device {device} selects a single GPU, which is not supported in training",
             expected="cuda",
             remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and omit --device",
         )

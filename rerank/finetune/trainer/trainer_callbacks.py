@@ -59,7 +59,7 @@ class FinalValidation(TrainerCallback):
     """Callback that validates after the last step, so that the last weights can be selected too."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a validation after the last step."""
+        """Request a validation if this step is the last step."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 

@@ -1,4 +1,4 @@
-"""Training from a recipe into an adapter folder. Only the functions import torch and transformers."""
+"""Train an adapter from a recipe and write it to a folder. Only the functions import torch and transformers."""
 
 from __future__ import annotations
 

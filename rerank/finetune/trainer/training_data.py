@@ -37,7 +37,7 @@ def read_training_and_held_out_lists(
         selector = table.documents_in or (data.collection if isinstance(data.collection, str) else selectors[0])
         if not table.documents_in and len(set(selectors)) > 1:
             raise UsageError(
-                "[data] names several collections, but [validation] names no collection for its lists",
+                "[data] lists several collections, but [validation] does not state the collection of its lists",
                 expected="documents_in in [validation]",
             )
         held = _read_lists([exact.get(path, path) for path in table.lists], [selector] * len(table.lists))

@@ -79,9 +79,9 @@ class TrainingFolder:
                 file.write(self.recipe.model_dump_json(indent=1) + "\n")
 
     def pin_datasets(self) -> dict[str, str]:
-        """Return the data sets of the recipe with their commits, as `pin_hub_datasets` does.
+        """Return the commits of the data sets of the recipe, in the form that `pin_hub_datasets` returns.
 
-        A resumed training uses the commits with which it started; a new one uses the current commits.
+        A resumed training uses the commits with which it started; a new training uses the current commits.
 
         Raises:
             MissingResourceError: A data set does not exist, or is not in the cache while there is no network.

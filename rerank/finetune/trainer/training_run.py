@@ -169,7 +169,7 @@ class TrainingRun:
 
     @property
     def _batches(self) -> FirstBatches:
-        """The first batches, for components that are initialised from data."""
+        """The first batches of the training, for components that are initialised from data."""
         size, first_lr = self._recipe.training.batch_size, first_learning_rate(self._settings())
         options: dict[str, Any] = {
             "device": str(self._backend.model.device),

@@ -65,7 +65,10 @@ class ValidationRankings:
             self._rank_into(_TRAINED)
 
     def validate(self) -> dict[str, float]:
-        """Rank with the current weights; return the measure by name, and the failed windows' share as ``failures``."""
+        """Rank with the current weights, and return the value of the measure by name.
+
+        The key ``failures`` contains the fraction of windows that failed.
+        """
         run, failures = self._rank("trained")
         value = self.validation.measure_run(run)
         if self.best is None or value > self.best[0]:
@@ -73,10 +76,11 @@ class ValidationRankings:
         return {self.validation.measure: value, "failures": failures}
 
     def compare(self) -> tuple[Comparison, dict[str, dict[str, float]]]:
-        """Compare the first stage, the untrained model and the trained model, from the runs in the folder.
+        """Compare the first stage, the untrained model and the trained model, based on the runs in the folder.
 
         Returns:
-            The comparison, and a mapping from the name of each run to its measure, by name of the measure.
+            The comparison, and a mapping from the name of each run to a mapping from the name of the measure to its
+            value.
         """
         files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
         runs = [Run(read_run(self.folder / file).values(), name=name) for name, file in files.items()]

@@ -51,18 +51,18 @@ class Adapter(TrainingComponent, Protocol):
         """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
 
         The saved adapter applies to the unmodified base model. The files are ``adapter_config.json`` and
-        ``adapter_model.safetensors``; if `saves` is ``model``, they are the files of a whole model instead.
+        ``adapter_model.safetensors``. If `saves` is ``model``, the files of a whole model are written instead.
 
         Args:
-            model: The trained model that `attach` returned. It is not modified, so that training can continue.
+            model: The trained model that `attach` returned. The model is not modified, so that training can continue.
             folder: An existing folder.
         """
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of each matrix that would be trained, as input of `count_trainable`."""
+        """Return the shape (rows, columns) of each matrix that the adapter would train, for `count_trainable`."""
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of trainable parameters according to the published formula.
+        """Return the number of trainable parameters, computed by the formula of the adapter's paper.
 
         Args:
             shapes: Shape (rows, columns) of every adapted weight matrix. For full fine-tuning, the shapes of all
@@ -80,7 +80,7 @@ class SupportsCallbacks(Protocol):
 
 @runtime_checkable
 class SupportsPenalty(Protocol):
-    """An adapter that adds to the training loss a term that depends only on the adapter's parameters."""
+    """An adapter with a penalty term in the training loss; the penalty depends only on the adapter's parameters."""
 
     def penalty(self, model: Any) -> Any:
-        """Return the weighted term for a model that `attach` returned, as a scalar tensor with gradients."""
+        """Return the weighted penalty for a model that `attach` returned, as a scalar tensor with gradients."""

@@ -1,4 +1,4 @@
-"""Find and build configurations of peft by name, and reject those that cannot be trained here, with the reason."""
+"""Find and build configurations of peft by name, and reject methods that this package cannot train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_peft_type(name: str) -> PeftType:
     """Return the type of a configuration of peft, given as type or class name, such as ``boft`` or ``BOFTConfig``.
 
     Raises:
-        UnknownNameError: peft has no such configuration; the message lists the types that it has.
+        UnknownNameError: peft has no such configuration; the message lists the types that peft has.
     """
     known = {}
     for kind, configuration in PEFT_TYPE_TO_CONFIG_MAPPING.items():
@@ -51,11 +51,11 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
         name: Type or class name of the configuration.
         options: Values of the configuration's fields, as a recipe contains them.
         targets: Names of the adapted modules, unless ``options`` contains ``target_modules``.
-        seed: Value of all fields for seeds that ``options`` does not contain.
+        seed: Random seed; assigned to every seed field of the configuration that ``options`` does not contain.
 
     Raises:
         UnknownNameError: peft has no such configuration, or the configuration has no such field.
-        UsageError: peft rejects a value, or the method cannot be trained here; the message states the reason.
+        UsageError: peft rejects a value, or this package cannot train the method; the message states the reason.
     """
     kind = find_peft_type(name)
     configuration = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
@@ -65,7 +65,10 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
     }
     values = convert_option_values(name, options_of_peft, options)
     if reason := _reason_against_training(kind, values):
-        raise UsageError(f"The configuration {name!r} of peft {reason}", expected="a method that changes weights alone")
+        raise UsageError(
+            f"The configuration {name!r} of peft {reason}",
+            expected="a method that only changes weights, without further data or steps",
+        )
     _check_targets_are_given_once(name, values)
     seeds = {key: seed for key in options_of_peft if re.search("(seed|prng_key)$", key)}
     try:
@@ -80,12 +83,13 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
 
 
 def default_target_modules(name: str, targets: LinearTargets, model: Any) -> list[str]:
-    """Return the names of the selected linear layers, or of other modules if peft applies the method to those.
+    """Return the full names of the modules to adapt: the linear layers or other modules, depending on the method.
 
-    peft knows the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
+    peft lists the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
+    Modules of this list are adapted if none of them is linear; otherwise the selected linear layers are adapted.
 
     Raises:
-        UsageError: The model has no such layers.
+        UsageError: The options select no linear layer of the model.
     """
     mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[find_peft_type(name)], "target_module_mapping", {})
     suffixes = mapping.get(model.config.model_type, ())
@@ -96,7 +100,7 @@ def default_target_modules(name: str, targets: LinearTargets, model: Any) -> lis
 
 
 def _reason_against_training(kind: PeftType, values: Mapping[str, Any]) -> str:
-    """Return the reason why a method needs more than a wrapped model and an optimizer; empty if it does not."""
+    """Return the reason why this package cannot train a method of peft; empty if the method can be trained."""
     learns_prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
     if learns_prompt or kind is PeftType.ADAPTION_PROMPT:
         return (
@@ -115,7 +119,7 @@ def _reason_against_training(kind: PeftType, values: Mapping[str, Any]) -> str:
 def _check_targets_are_given_once(name: str, values: Mapping[str, Any]) -> None:
     """Check that options that limit the target modules are used only together with ``target_modules``.
 
-    Without it, the target modules are passed by their full names, and peft would ignore these options.
+    Without ``target_modules``, the modules are passed by their full names, and peft would ignore these options.
     """
     ignored = sorted({"layers_to_transform", "layers_pattern"} & values.keys())
     if ignored and "target_modules" not in values:

@@ -48,7 +48,7 @@ def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
 
 @contextmanager
 def convert_peft_errors(configuration: str) -> Iterator[None]:
-    """Convert errors that peft raises for a configuration that does not fit the model into a `UsageError`.
+    """Raise a `UsageError` instead of the error that peft raises if a configuration does not fit the model.
 
     Args:
         configuration: Name of the configuration, for the message.
@@ -71,8 +71,8 @@ def make_lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **op
     """Return a LoRA configuration with a rank and an alpha per module.
 
     Args:
-        ranks: Rank per module name, above 0; the largest becomes the default in the configuration.
-        alphas: Alpha per module name.
+        ranks: Mapping from module name to rank, above 0; the largest rank becomes the default of the configuration.
+        alphas: Mapping from module name to alpha.
         **options: Further fields of `peft.LoraConfig`.
     """
     largest = max(ranks, key=ranks.__getitem__)
@@ -110,7 +110,7 @@ def read_trained_lora_scaling(model: Any) -> float:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter in peft's format for its method."""
+    """Write the adapter in the format that peft defines for the method of the adapter."""
     # Without save_embedding_layers=False, peft would look up the base model on the hub to find out whether embeddings
     # changed.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -122,13 +122,13 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 def save_adapter_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
-    """Write factors as a plain LoRA, independent of the method that trained them.
+    """Write low-rank factors as a plain LoRA adapter, whichever method trained the factors.
 
     Args:
         model: The wrapped model, which provides the name of the base model.
         factors: Factors of every adapted matrix; ranks may differ.
         folder: An existing folder.
-        scaling: Scaling factor of the products.
+        scaling: Scaling factor of the products B A.
     """
     ranks = {name: a.shape[0] for name, (_, a) in factors.items()}
     config = make_lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})

@@ -1,4 +1,4 @@
-"""Base classes of adapters that peft trains: each plug-in supplies a configuration."""
+"""Base classes of adapters that peft implements; each adapter supplies a configuration of peft."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Determine properties of peft configurations by trying them on a small model, without a list of peft's methods."""
+"""Determine properties of peft configurations by applying each configuration to a small model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftBehaviour:
-    """Properties of a configuration, with the meaning that `rerank.finetune.adapters.base.Adapter` documents.
+    """Properties of a peft configuration; `rerank.finetune.adapters.base.Adapter` has attributes of the same meaning.
 
-    The defaults are used if the configuration does not fit the small model. They claim no useful property.
+    The default values are used if the configuration does not fit the small model.
     """
 
     identity: bool = False
@@ -36,7 +36,7 @@ class PeftBehaviour:
 
 
 def try_peft_configuration(name: str, options: Mapping[str, Any]) -> PeftBehaviour:
-    """Return the properties of a configuration, determined on a random Llama with one layer."""
+    """Return the properties of a peft configuration, determined on a random Llama with one layer."""
     with torch.random.fork_rng(devices=[]):
         model = _small_llama()
         ids = torch.arange(8)[None]

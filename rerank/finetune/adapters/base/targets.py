@@ -33,7 +33,7 @@ class LinearTargets:
     layers: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the options; subclasses call this before they check their own."""
+        """Check the options; subclasses call this method before they check their own options."""
         if self.layers is not None:
             require_adapter_option_at_least("layers", self.layers, 1)
 
@@ -44,7 +44,7 @@ class LinearTargets:
             model: An unmodified model of transformers.
 
         Raises:
-            UsageError: The model has no such module.
+            UsageError: The options select no linear layer of the model.
         """
         candidates = _linear_target_names(model)
         names = [name for name in candidates if self.selects(name)]
@@ -79,15 +79,15 @@ class LinearTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankTargets(LinearTargets):
-    """Targets with a rank: factors B (rows x r) and A (r x columns), whose scaled product is added to a matrix.
+    """Options of adapters that add a scaled product of factors B (rows x r) and A (r x columns) to each matrix.
 
     Attributes:
         r: Rank of the product.
         alpha: Numerator of the scaling factor alpha / r.
         dropout: Dropout probability of the inputs to A.
-        rank_pattern: Rank per module name, for exactly the modules of ``targets``; modules of rank 0 are not adapted.
-            All modules have the same scaling factor alpha / r, so that the adapter also works with loaders that support
-            only a single factor, such as vLLM.
+        rank_pattern: Mapping from module name to rank, with exactly the modules of ``targets``; modules of rank 0 are
+            not adapted. All modules have the same scaling factor alpha / r, so that the adapter also works with loaders
+            that support only a single factor, such as vLLM.
 
     Raises:
         UsageError: ``r`` or ``alpha`` is below 1, ``dropout`` is not in [0, 1), or a rank in ``rank_pattern`` is
@@ -112,7 +112,7 @@ class LowRankTargets(LinearTargets):
         """Return a mapping from the name of each adapted module to its rank.
 
         Raises:
-            UsageError: The rank pattern names other modules than the targets, or all of its ranks are 0.
+            UsageError: The rank pattern and the targets contain different modules, or all ranks are 0.
         """
         names = self.module_names(model)
         if self.rank_pattern is None:
@@ -130,11 +130,11 @@ class LowRankTargets(LinearTargets):
         return ranks
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of every adapted matrix, in the order of `rank_pattern` if there is one."""
+        """Return the shape (rows, columns) of every adapted matrix, in the order of `rank_pattern` if it is set."""
         return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices, with r from `rank_pattern`, in its order, if set."""
+        """Return the sum of r (rows + columns) over the matrices; r comes from `rank_pattern` if this option is set."""
         return sum(r * (rows + columns) for r, (rows, columns) in zip(self._ranks_of(shapes), shapes, strict=True))
 
     def _ranks_of(self, shapes: Sequence[tuple[int, int]]) -> list[int]:
@@ -142,7 +142,7 @@ class LowRankTargets(LinearTargets):
             return [self.r] * len(shapes)
         ranks = [rank for rank in self.rank_pattern.values() if rank]
         if len(ranks) != len(shapes):
-            raise UsageError(f"The rank pattern adapts {len(ranks)} matrices", expected=f"{len(shapes)} matrices")
+            raise UsageError(f"The rank pattern adapts {len(ranks)} matrices", expected=f"{len(shapes)}, one per shape")
         return ranks
 
 
@@ -170,7 +170,7 @@ def require_ranks_fit(option: str, ranks: Mapping[str, int], shapes: Sequence[tu
     """Check that no rank exceeds the smaller side of its matrix.
 
     Args:
-        option: Name of the rank in the error message.
+        option: Name of the rank, such as ``r``, for the error message.
         ranks: Rank per module name.
         shapes: Shapes (rows, columns) of these modules, in the same order.
 

@@ -60,7 +60,7 @@ class Lift(LinearTargets, PeftAdapter):
         for name, (rows, columns) in zip(names, self.shapes(model), strict=True):
             if self.r * (rows + columns) > rows * columns:
                 raise UsageError(
-                    f"r={self.r} selects {self.r * (rows + columns)} weights of {name}, which has {rows * columns}",
+                    f"r={self.r} selects {self.r * (rows + columns)} of the {rows * columns} weights of {name}",
                     remedy="Lower r, or exclude the module from targets",
                 )
         # The saved mask type must be one that peft knows, or peft would warn when it loads the adapter. The type has no

@@ -36,7 +36,7 @@ class Loldu(FrozenBasis):
         }
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return U with the trainable pivots, and the frozen factor P L."""
+        """Return a module for the trainable pivots times U, and a module for the frozen factor P L."""
         import torch
 
         from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection

@@ -17,7 +17,7 @@ class LoraXs(FrozenBasis):
     """LoRA-XS: the weight becomes W + U S R V', where U S V' is the truncated SVD of W with r singular values.
 
     Only R of shape (r, r) is trained. It starts at 0, so that the model is unchanged at the start; the paper draws R
-    from a narrow normal distribution. The gradient at R = 0 is just as large.
+    from a narrow normal distribution. The gradient at R = 0 is as large as at these small random values.
     """
 
     r: int = 64
@@ -27,7 +27,7 @@ class LoraXs(FrozenBasis):
     differs: ClassVar[str] = "R starts at 0 instead of a narrow normal distribution"
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return V' with a trainable R = 0, and the frozen factor U S."""
+        """Return a module for R V', with a trainable R = 0, and a module for the frozen factor U S."""
         import torch
 
         from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection

@@ -45,5 +45,5 @@ class Pissa(ResidualBaseLora):
         return super().attach(model, calibrate, seed=seed)
 
     def lora_options(self) -> dict[str, Any]:
-        """Return the fields that select PiSSA's initialisation."""
+        """Return the fields of `peft.LoraConfig` that select PiSSA's initialisation."""
         return {"init_lora_weights": f"pissa_niter_{self.niter}" if self.niter else "pissa"}

@@ -44,7 +44,7 @@ class Salt(FrozenBasis):
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return the trainable factors around all singular directions of the matrix."""
+        """Return the modules that hold the singular directions of the matrix and the trainable parameters."""
         import torch
 
         from rerank.finetune.extra.adapters.base.frozen_basis_layers import SpectralDownProjection, SpectralUpProjection

@@ -140,7 +140,7 @@ def _widen_shadow_embeddings(
 
 
 def _shortest_adapter_shape_period(shapes: Shapes) -> Shapes:
-    """Return the shortest prefix of the sequence that yields the whole sequence when it is repeated."""
+    """Return the shortest prefix whose repetition is the whole sequence of shapes."""
     size = next(
         n
         for n in range(1, len(shapes) + 1)

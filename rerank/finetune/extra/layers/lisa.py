@@ -13,8 +13,8 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 class Lisa:
     """LISA: a few randomly drawn layers are trained at a time; all others are frozen, without optimizer state.
 
-    It saves the memory of the optimizer state of frozen layers. The saving is small for models with large embeddings
-    and output heads, since these are trained in every step unless ``train_rest`` is off.
+    LISA saves the memory that the optimizer would need for frozen layers. The saving is small for models with large
+    embeddings and output heads, since these are trained in every step unless ``train_rest`` is off.
 
     Attributes:
         n: Number of layers that are trained at a time.
@@ -38,7 +38,7 @@ class Lisa:
                 raise UsageError(f"Option {option} is {getattr(self, option)!r}", expected="a whole number above 0")
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the odds of each layer; the list is empty if the odds are equal."""
+        """Return an empty list, because all layers have equal odds."""
         return []
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

@@ -1,4 +1,4 @@
-"""The optimizer DCT-AdamW: moments of matrices in the span of columns of the cosine transform."""
+"""The optimizer DCT-AdamW: moments are kept in a subspace spanned by columns of the cosine transform."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 class Dct(SubspaceOptions):
     """GaLore whose basis consists of r columns of the cosine transform, selected by the gradient.
 
-    It keeps r (2 long + 1) numbers per (long x short) matrix and needs no singular value decomposition. When it selects
-    columns, it computes the whole transform of the shorter side (short x short). Moments of columns that remain are
-    kept. The error feedback of the paper is not implemented. The paper selects columns at every step: set ``gap=1``.
+    DCT-AdamW keeps r (2 long + 1) numbers per (long x short) matrix and needs no singular value decomposition. When
+    columns are selected, DCT-AdamW computes the whole transform of the shorter side (short x short). Moments of columns
+    that remain are kept. The error feedback of the paper is not implemented. The paper selects columns at every step:
+    set ``gap=1``.
     """
 
     paper: ClassVar[str] = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"

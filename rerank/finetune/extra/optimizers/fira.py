@@ -11,13 +11,13 @@ from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Fira(SubspaceOptions):
-    """GaLore plus the rest of the gradient (outside the subspace), each row scaled as Adam scales its projection.
+    """GaLore plus the part of the gradient outside the subspace, scaled row by row as Adam scales the projected rows.
 
-    The norm of the scaled rest may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
+    The norm of this scaled part may grow by at most 1 % per step; for this limit, one more number per matrix is kept.
 
     Attributes:
-        scale: Factor by which both the update inside the subspace and the part of the gradient that is subtracted to
-            compute the rest are multiplied; with 1, the default of the authors' code, both are as in the paper.
+        scale: Factor that multiplies the update inside the subspace, and the projection that is subtracted from the
+            gradient to obtain the part outside; with 1, the default of the authors' code, both are as in the paper.
     """
 
     paper: ClassVar[str] = "Chen et al., arXiv 2410.01623 (Fira)"
@@ -26,7 +26,7 @@ class Fira(SubspaceOptions):
     scale: float = 1.0
 
     def projection_rule(self) -> ProjectionRule:
-        """Return GaLore's projection rule, with the scaled rest of the gradient added."""
+        """Return GaLore's projection rule, which also adds the scaled part of the gradient outside the subspace."""
         return replace(super().projection_rule(), rest="add")
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:

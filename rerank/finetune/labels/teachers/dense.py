@@ -37,8 +37,8 @@ class Dense(Searching):
         Searching.__post_init__(self)
         if self.index != "flat":
             raise UsageError(
-                f"The teacher dense has the option index={self.index}",
-                expected="no index, because every candidate is scored",
+                f"The teacher dense does not support index={self.index}",
+                expected="no option index, because every candidate is scored",
             )
 
     def scored(self, spec: RunSpec) -> bool:
@@ -46,7 +46,7 @@ class Dense(Searching):
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates by cosine, or by inner product with ``normalise=false``.
+        """Rank the candidates by cosine similarity, or by inner product if ``normalise`` is False.
 
         Raises:
             MissingPrerequisiteError: The extra ``dense`` is not installed.

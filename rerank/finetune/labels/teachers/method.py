@@ -48,7 +48,7 @@ class Method:
     judged_only: ClassVar[bool] = False
 
     def scored(self, spec: RunSpec) -> bool:
-        """Return True for cross-encoders and pointwise methods over the whole list, without first-stage scores."""
+        """Return True if a cross-encoder or pointwise judge scores the whole list without adding first-stage scores."""
         method = open_method(spec.method)
         judge = judges.get(method.judge.name)
         weight = convert_selector_options(method.judge.name, judge, method.judge.options).get("first_stage", 0.0)
@@ -83,12 +83,12 @@ class Method:
 
 
 def _queries_failed_by_teacher(outcome: RerankOutcome, statuses: Collection[str]) -> set[str]:
-    """Return the ids of queries that have a window with one of these statuses."""
+    """Return the ids of queries that have a window with one of the given statuses."""
     return {window.query.id for window, verdict in outcome.judged if verdict.status in statuses}
 
 
 def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
-    """Return a mapping from query ids to the scores of a completed run by document id; empty without scores.
+    """Return the scores of a completed run, as a mapping from query id to a mapping from document id to score.
 
     A query is included only if all of its documents have scores and the order of the scores agrees with the result.
     """

@@ -33,7 +33,7 @@ class Run:
         return True
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates in the order of the run.
+        """Rank the candidates in the order of the run file.
 
         Raises:
             MissingResourceError: The file does not exist.

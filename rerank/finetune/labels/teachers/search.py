@@ -17,9 +17,9 @@ DEPTH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Teacher that ranks as a first stage, which searches the collection at a depth of at least `DEPTH`.
+    """Teacher that ranks candidates with a first stage, which retrieves at least `DEPTH` documents per query.
 
-    If the candidates are deeper, the first stage searches at their depth.
+    If the depth of the candidate lists is larger than `DEPTH`, the first stage retrieves that many documents.
 
     Attributes:
         selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``. A selector with options is enclosed in

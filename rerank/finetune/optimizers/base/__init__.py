@@ -9,7 +9,7 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
 class Optimizer(TrainingComponent, Protocol):
-    """An optimizer. Dataclass fields are its options; `build` takes learning rate and weight decay as arguments."""
+    """An optimizer. Dataclass fields are its options; learning rate and weight decay are arguments of `build`."""
 
     @property
     def needs(self) -> str:
@@ -24,17 +24,17 @@ class Optimizer(TrainingComponent, Protocol):
 
     @property
     def reason(self) -> str:
-        """Reason why the optimizer cannot train other kinds, for the error message; empty if it can train all."""
+        """Reason, for error messages, why the optimizer trains no other kinds of parameters; empty if it trains all."""
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
 
-        Its state consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can read it, and
-        ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
+        The state of the optimizer consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can
+        read it, and ``load_state_dict`` restores it bit by bit, independent of the data type of the parameters.
 
         Args:
             model: The model that an adapter's `attach` returned.
-            lr: Learning rate; the scheduler of the trainer multiplies the rate of each parameter group.
+            lr: Base learning rate; the scheduler of the trainer scales the learning rate of each parameter group.
             weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
         """
 
@@ -44,7 +44,7 @@ class SizedOptimizer(Optimizer, Protocol):
     """An optimizer whose state has a known size; all optimizers of this package are of this kind."""
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of values in the state after a step, by the published formula, without step counters.
+        """Return the number of values in the optimizer state after one step, not counting step counters.
 
         Args:
             shapes: Shape (rows, columns) of every matrix that is trained (`build` may freeze some); vectors and

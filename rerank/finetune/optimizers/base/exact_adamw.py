@@ -36,7 +36,7 @@ def step_adamw(
 ) -> None:
     """Apply one step of AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) in place.
 
-    Narrow weights are processed one at a time, since each needs a float32 copy during its step.
+    Weights narrower than float32 are processed one at a time, since each needs a float32 copy during its step.
 
     Args:
         weights: Parameters to update.
@@ -131,12 +131,12 @@ class ExactAdamW(ExactStateOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return a mapping from each weight whose gradient is replaced to the new gradient; empty in this class."""
+        """Return a mapping from weights to the gradients that replace their own gradients; empty in this class."""
         return {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient; return the loss of the closure, or None without a closure."""
+        """Update every weight that has a gradient, and return the loss from the closure, or None without a closure."""
         loss = evaluate_optimizer_closure(closure)
         adjusted = self.adjusted_gradients()
         for group in self.param_groups:

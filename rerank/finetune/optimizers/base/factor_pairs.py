@@ -63,7 +63,7 @@ def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
 
 
 def _trained_factor_matrix(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
-    """Return a factor's matrix; None if it does not exist or is computed from other parameters."""
+    """Return the matrix of a factor; None if the matrix does not exist or is computed from other parameters."""
     layers = getattr(module, factor, None)
     layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
     weight = dict(layer.named_parameters(recurse=False)).get("weight") if layer is not None else None

@@ -15,13 +15,13 @@ LORA: frozenset[ParameterKind] = frozenset({"lora"})
 
 
 def require_optimizer_option(holds: bool, option: str, value: object, expected: str) -> None:
-    """Raise `UsageError` about an option's value unless the condition ``holds``."""
+    """Raise a `UsageError` about the value of an option if the condition ``holds`` is False."""
     if not holds:
         raise UsageError(f"Option {option} is {value!r}", expected=expected)
 
 
 def count_optimizer_share_entries(size: int, share: float) -> int:
-    """Return the number of entries in a fraction ``share`` of ``size`` entries, rounded up so that it is never 0.
+    """Return the fraction ``share`` of ``size`` entries as a number of entries, rounded up so that it is never 0.
 
     >>> count_optimizer_share_entries(10, 0.25)
     3
@@ -68,7 +68,7 @@ class ProjectionRule:
     Attributes:
         rank: Dimension of the subspace; at most the shorter side of the matrix.
         gap: Number of steps between two choices of the subspace.
-        scale: Factor by which the projection back from the subspace, or the whole scaled gradient, is multiplied.
+        scale: Factor by which the update, projected back from the subspace or scaled as a whole, is multiplied.
         basis: Basis of the subspace: singular vectors (``svd``), columns of the cosine transform (``cosine``), or
             Gaussian noise (``noise``).
         rest: Treatment of the part of the gradient outside the subspace. ``drop`` ignores it; ``add`` adds it with a

@@ -43,12 +43,12 @@ MAX_GROWTH = 1.01
 
 
 class SubspaceBasis(Protocol):
-    """A rule that chooses the basis of the subspace. Its data is kept in the optimizer state of the matrix."""
+    """A rule that chooses the basis of the subspace. The basis is stored in the optimizer state of the matrix."""
 
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
         """Choose the basis for a gradient (m x n) and store it in ``state``.
 
-        ``place`` is the index of the parameter among all parameters.
+        ``place`` is the index of the matrix among all parameters of the optimizer.
         """
 
     def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
@@ -139,7 +139,7 @@ def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tens
 
 
 def adam_norm_ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
-    """Return phi: the norm of Adam's update divided by the norm of its input; 0 where the norm of the input is 0.
+    """Return phi: the norm of Adam's update divided by the norm of Adam's input; 0 where the input has norm 0.
 
     The shape is (1, 1) with ``tensorwise`` (norms of the whole matrices), otherwise (m, 1) (norms of the rows).
     """

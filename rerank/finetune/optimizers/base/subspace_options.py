@@ -35,7 +35,7 @@ class SubspaceOptions(AdamOptions):
         require_optimizer_option(self.scale > 0, "scale", self.scale, "a number above 0")
 
     def projection_rule(self) -> ProjectionRule:
-        """Return the rule for the gradients of matrices."""
+        """Return the rule for the projection of matrix gradients."""
         return ProjectionRule(rank=self.rank, gap=self.gap, scale=self.scale)
 
     def count_matrix_state(self, long: int, rank: int, short: int) -> int:

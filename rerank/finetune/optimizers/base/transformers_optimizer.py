@@ -92,7 +92,7 @@ class TransformersOptimizer:
 
     @property
     def _package(self) -> tuple[str, str]:
-        """Module that the optimizer needs and the distribution that contains it; both empty if it needs none."""
+        """Module that the optimizer needs, and distribution of the module; both are empty if no module is needed."""
         found = (package for pattern, *package in _PACKAGES if re.search(pattern, self.name))
         module, distribution = next(found, ("", ""))
         return module, distribution
@@ -118,7 +118,7 @@ class TransformersOptimizer:
             )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the options, and that the optimizer creates its state again if a component of the recipe drops it.
+        """Check the options, and that no component of the recipe drops state that the optimizer does not create again.
 
         Raises:
             UsageError: An option is invalid, or the optimizer does not fit the other components.

@@ -36,7 +36,7 @@ class RankAllocationCallback(TrainerCallback):
     """
 
     def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:
-        """Store the model and the fractions; the number of steps is known when training begins."""
+        """Store the model and the fractions; the number of optimizer steps is known only when training begins."""
         self.model = model
         self.tinit = tinit
         self.tfinal = tfinal

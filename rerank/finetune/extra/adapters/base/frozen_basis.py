@@ -26,9 +26,9 @@ FactorBuilder = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBasis(LinearTargets, ABC):
-    """Base class of adapters with the update B R A, in which only R is trained; they are saved as a plain LoRA.
+    """Base class of adapters with the update B R A, in which only R is trained. They are saved as plain LoRA adapters.
 
-    `factor_modules` computes the frozen B and A for each matrix.
+    The method `factor_modules` computes the frozen B and A for each matrix.
 
     Attributes:
         r: Number of basis vectors.
@@ -97,8 +97,8 @@ class FrozenBasis(LinearTargets, ABC):
 
     @abstractmethod
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return the modules that replace A and B for a matrix of shape (rows, columns) in float32."""
+        """Return the modules that replace A and B for a float32 matrix of shape (rows, columns)."""
 
     @abstractmethod
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of trainable parameters according to the published formula."""
+        """Return the number of trainable parameters, computed by the formula of the adapter's paper."""

@@ -30,7 +30,7 @@ class UpProjection(nn.Module):
         return self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., r) to (..., rows)."""
+        """Map an input of shape (..., r) to an output of shape (..., rows)."""
         return functional.linear(inputs, self.basis)
 
 
@@ -57,7 +57,7 @@ class DownProjection(nn.Module):
         return learnt_core[:, None] * self.basis if learnt_core.ndim == 1 else learnt_core @ self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., columns) to (..., r)."""
+        """Map an input of shape (..., columns) to an output of shape (..., r)."""
         learnt_core = self.core - self.start
         projected = functional.linear(inputs, self.basis)  # (..., r)
         return projected * learnt_core if learnt_core.ndim == 1 else functional.linear(projected, learnt_core)
@@ -67,7 +67,7 @@ class SpectralDownProjection(nn.Module):
     """Module that computes h = [((a - 1) s + b) V1' x; Y V2' x] for the right singular vectors V = [V1 V2] of a matrix.
 
     ``gain`` a and ``shift`` b, both of shape (r,), scale and shift the r largest singular values s. ``mix`` Y, of shape
-    (d, k - r), combines the other directions.
+    (d, k - r), combines the other k - r directions.
     """
 
     basis: Tensor
@@ -89,7 +89,7 @@ class SpectralDownProjection(nn.Module):
         return torch.cat([self._value_changes()[:, None] * self.basis[:r], self.mix @ self.basis[r:]])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., columns) to (..., r + d)."""
+        """Map an input of shape (..., columns) to an output of shape (..., r + d)."""
         r = len(self.values)
         projected = functional.linear(inputs, self.basis)  # (..., k): coordinates in all singular directions
         mixed = functional.linear(projected[..., r:], self.mix)  # (..., d)
@@ -101,7 +101,7 @@ class SpectralDownProjection(nn.Module):
 
 
 class SpectralUpProjection(nn.Module):
-    """Module that computes y = U1 h1 + U2 X h2 for the left singular vectors U = [U1 U2] of a matrix.
+    """Module that computes y = U1 h1 + U2 X h2, with the left singular vectors U = [U1 U2] of a matrix.
 
     ``mix`` X, of shape (k - r, d), is trained.
     """
@@ -123,6 +123,6 @@ class SpectralUpProjection(nn.Module):
         return torch.cat([self.basis[:, : self.r], self.basis[:, self.r :] @ self.mix], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., r + d) to (..., rows)."""
+        """Map an input of shape (..., r + d) to an output of shape (..., rows)."""
         mixed = functional.linear(inputs[..., self.r :], self.mix)
         return functional.linear(torch.cat([inputs[..., : self.r], mixed], dim=-1), self.basis)

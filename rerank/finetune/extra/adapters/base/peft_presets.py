@@ -16,7 +16,7 @@ from rerank.registry import plugin_class_name
 
 @dataclass(frozen=True, kw_only=True)
 class PeftPreset(NamedPeftAdapter):
-    """Base class of the presets. Its subclasses add the options as fields.
+    """Base class of the presets. Each subclass is one preset and has the options of this preset as fields.
 
     Attributes:
         preset: Table that defines the preset: its configuration of peft, its options, and fixed values of fields.
@@ -40,7 +40,7 @@ class PeftPreset(NamedPeftAdapter):
         return str(self.preset["configuration"])
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Return the options under the names that they have in peft, and the fixed fields."""
+        """Return a mapping from peft's names of fields to the values of the options and to the fixed values."""
         options = self.preset["options"].items()
         fixed: Mapping[str, Any] = self.preset.get("fixed", {})
         return {**{option["field"]: self._value_of(name) for name, option in options}, **fixed}

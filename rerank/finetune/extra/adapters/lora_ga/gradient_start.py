@@ -14,7 +14,7 @@ _OVERSAMPLING, _ITERATIONS = 4, 4
 
 
 def gradient_start_factors(gradient: torch.Tensor, r: int, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return B0 (rows, r) and A0 (r, columns) for a gradient (rows, columns), by a randomised SVD.
+    """Compute B0 (rows, r) and A0 (r, columns) from a gradient (rows, columns) with a randomised SVD.
 
     B0 = k U[:, r:2r] and A0 = k V[:, :r]' with k = rows^(1/4) / sqrt(gamma). Source: Wang et al., arXiv 2407.05000,
     section 3 and the initialisation "ArB2r" with the scale "stable" of the authors' code.

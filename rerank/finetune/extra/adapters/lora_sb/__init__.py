@@ -79,7 +79,7 @@ class LoraSb(FrozenBasis):
             )
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
-        """Return the function that builds the factors of a matrix, from its first step or from the given basis."""
+        """Return a function that builds the factors of a matrix from the first training step or from ``basis``."""
         if self.basis:
             from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_lora_basis
 
@@ -93,7 +93,7 @@ class LoraSb(FrozenBasis):
         return lambda name, weight: self.factor_modules(-eta * gradients[name].sign())
 
     def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return V' with a trainable R = S, and the frozen factor U, from the SVD U S V' of the first step."""
+        """Return modules for R V' (trainable R = S) and for the frozen U, where U S V' is the SVD of the first step."""
         import torch
 
         from rerank.finetune.extra.adapters.base.frozen_basis_layers import DownProjection, UpProjection

@@ -1,4 +1,4 @@
-"""Read the bases of an existing LoRA-SB adapter from its files. This module imports torch."""
+"""Read the basis of each matrix from the files of a LoRA-SB adapter. This module imports torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[t
 
     Raises:
         DataError: The adapter is not a LoRA-SB adapter, or its files are damaged.
-        UsageError: The adapter has other target modules or another rank.
+        UsageError: The target modules or the rank of the adapter differ from those in ``ranks``.
     """
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_inspected_peft_config(folder)
     keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}

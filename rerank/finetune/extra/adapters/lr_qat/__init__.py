@@ -75,7 +75,7 @@ class LrQat(LinearTargets, PeftAdapter):
             if self.group and columns % self.group:
                 raise UsageError(
                     f"group={self.group} does not divide the {columns} columns of {name}",
-                    expected="a common divisor of the numbers of columns",
+                    expected="a group size that divides the number of columns of every adapted matrix",
                 )
         config: Any = peft_files.make_lora_config(dict.fromkeys(names, self.r), dict.fromkeys(names, float(self.alpha)))
         config._register_custom_module(

@@ -58,7 +58,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.register_buffer("step", fake_quantisation_steps(base_layer.weight, bits, self.group))
 
     def integers(self) -> Tensor:
-        """Return the integers of shape (rows, columns), as floating-point numbers so that they have a gradient."""
+        """Return the integers of shape (rows, columns) as floating-point numbers, which can have gradients."""
         # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
         base = self._base().weight.float() / self._step_matrix()
         a, b = self._factor(self.lora_A), self._factor(self.lora_B)
@@ -70,7 +70,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return self.integers() * self._step_matrix()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map (..., columns) to (..., rows)."""
+        """Map an input of shape (..., columns) to an output of shape (..., rows)."""
         if self.disable_adapters or self.merged:
             outputs: Tensor = super().forward(x, *args, **kwargs)
         elif torch.is_grad_enabled():

@@ -11,10 +11,11 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Refactor:
-    """Callback that periodically rewrites B A as two factors with equal singular values, and resets their moments.
+    """Callback that periodically rewrites B A as two factors with equal singular values and resets the moments of both.
 
-    The product B A is unchanged up to rounding to the data type of the factors. A pair whose product does not have the
-    full rank of the adapter is left unchanged. The callback never acts after the last step.
+    The moments are the running means in the state of the optimizer. The product B A is unchanged up to rounding to the
+    data type of the factors. A pair whose product does not have the full rank of the adapter is left unchanged. The
+    callback never acts after the last step.
 
     Attributes:
         every: Number of optimizer steps between two rewrites.

@@ -37,7 +37,7 @@ def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 class RefactorizationCallback(TrainerCallback):
-    """Callback that balances all factor pairs and resets their moments every N optimizer steps, except after the last.
+    """Callback that balances all factor pairs and resets their moments every N optimizer steps, but not after the last.
 
     Args:
         pairs: The factor pairs.

@@ -17,7 +17,7 @@ from rerank.errors import UsageError
 
 
 def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the layers of the model: the module list with the most parameters, the outermost one if lists are tied.
+    """Return the module list with the most parameters, which contains the layers; among ties, the outermost list.
 
     Raises:
         UsageError: The model has no module list.
@@ -33,13 +33,13 @@ def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list[int]:
-    """Draw ``n`` layers without replacement, in ascending order; deterministic for the same arguments.
+    """Draw ``n`` layers without replacement, and return their indices in ascending order.
 
     Args:
         odds: Odds per layer, at least 0; only their ratios matter. If all are 0, layers have equal odds.
         n: Number of layers to draw, at most ``len(odds)``.
         seed: Seed of the training.
-        interval: Index of the draw, from 0.
+        interval: Index of the draw, from 0. The result depends only on the arguments.
     """
     # With the lower bound, layers with odds 0 can be drawn if fewer than n other layers exist.
     weights = np.maximum(odds, 1e-12)

@@ -1,4 +1,4 @@
-"""Compute the fraction of outlier weights in each layer; the inputs of the layer determine the outliers."""
+"""Compute the fraction of outlier weights in each layer, based on the weights and on the inputs of the layer."""
 
 from __future__ import annotations
 

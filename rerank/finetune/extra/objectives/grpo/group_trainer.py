@@ -95,7 +95,7 @@ class GrpoPromptBuilder:
         if len(ids) + self.max_tokens > context_size:
             raise ContextOverflowError(
                 f"The prompt of query {training_list.query.id!r} with {len(training_list)} documents has {len(ids)} "
-                f"tokens, replies may have {self.max_tokens}, and the context size is {context_size}",
+                f"tokens, replies may have up to {self.max_tokens}, and the context size is {context_size}",
                 remedy="Lower max_passage_tokens, documents or max_tokens in the recipe",
             )
         return GrpoPrompt(
@@ -161,7 +161,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of GRPO as trl computes it."""
+        """Return the loss of GRPO, which trl computes."""
         return GRPOTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _rewards(self) -> Callable[..., list[float]]:
@@ -204,7 +204,7 @@ class GrpoRun(TrainingRun):
 
     @property
     def _packs(self) -> bool:
-        """Always False, since replies are sampled with the model's own attention."""
+        """Always False: texts are not packed, since replies are sampled with the model's own attention."""
         return False
 
     @property

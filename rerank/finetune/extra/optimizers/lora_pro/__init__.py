@@ -12,10 +12,11 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPro(AdamOptions):
-    """AdamW on the gradient of a matrix that a joint change of its factors can follow, mapped back to the factors.
+    """AdamW on the equivalent gradient of each factor pair; every update is mapped back to the two factors.
 
-    Adam's moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as
-    much memory as AdamW in full fine-tuning of the adapted matrices.
+    The equivalent gradient is the gradient of the matrix that a joint change of both factors corresponds to. Adam's
+    moments have the size of the adapted matrix, m n, instead of the sizes of its factors: the optimizer needs as much
+    memory as AdamW in full fine-tuning of the adapted matrices.
 
     Attributes:
         damping: Term added to the diagonals of A A' and B'B before they are inverted.
@@ -34,7 +35,7 @@ class LoraPro(AdamOptions):
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of state values: 2 m n per A (r x n) and the next B (m x r), and 2 per vector entry."""
+        """Return the number of state values: 2 m n per pair of A (r x n) and B (m x r), and 2 per vector entry."""
         vectors = sum(2 * size for rows, size in shapes if rows == 1)
         matrices = [shape for shape in shapes if min(shape) > 1]
         return vectors + sum(2 * m * n for (_, n), (m, _) in zip(matrices[::2], matrices[1::2], strict=True))

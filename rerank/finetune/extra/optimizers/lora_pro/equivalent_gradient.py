@@ -1,4 +1,4 @@
-"""AdamW on the gradient that the joint change of a factor pair is equivalent to. This module imports torch.
+"""AdamW on the equivalent gradients of factor pairs. This module imports torch.
 
 A change of A by dt gA and of B by dt gB changes W + s B A by dt e, where e = s (B gA + gB A) is the equivalent gradient
 of the matrix. Source: LoRA-Pro, Wang et al., arXiv 2407.18242, section 2, and the authors' code.

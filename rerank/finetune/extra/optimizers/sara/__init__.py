@@ -19,7 +19,7 @@ from rerank.finetune.optimizers.base.options import (
 class Sara(AdamOptions):
     """AdamW on the weights with the smallest absolute values; all other weights stay bit-identical.
 
-    It keeps 3 numbers per trained entry: two moments and the index of the entry. The paper has one threshold for all
+    SaRA keeps 3 numbers per trained entry: two moments and the index of the entry. The paper has one threshold for all
     weights; here the same fraction of each parameter is trained, so that the memory is known in advance. The paper's
     nuclear-norm penalty and sparse backpropagation are not implemented: gradients are dense.
 

@@ -67,7 +67,7 @@ class SparseAdamW(ExactStateOptimizer):
 
 
 def smallest_weight_positions(flat: Tensor, count: int) -> Tensor:
-    """Return the indices, in ascending order, of the ``count`` smallest absolute values; int32 if they fit."""
+    """Return the sorted indices of the ``count`` smallest absolute values, as int32 if the indices fit."""
     indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
     return indices.to(torch.int32) if flat.numel() < 2**31 else indices
 

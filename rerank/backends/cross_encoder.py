@@ -84,7 +84,7 @@ class CrossEncoder(LocalModel):
     batch_size = 1
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
-        """Wrap a model that is already loaded. To load one by name, use `load`."""
+        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         require_model_process()
         options = options or BackendOptions()
         name = identity.get("model", "")
@@ -136,7 +136,7 @@ class CrossEncoder(LocalModel):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, and dtype."""
+        """Name, hash or revision, and dtype of the model."""
         return self._identity
 
     @property

@@ -133,7 +133,7 @@ class Fake:
 
     @property
     def costs_money(self) -> bool:
-        """Whether calls cost money, which is always false."""
+        """Whether calls cost money; always false for this backend."""
         return False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -192,7 +192,7 @@ class Fake:
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
         """Return one score per passage or continuation: minus its rank (from 0).
 
-        For a single passage, the first score is its grade, and all others are 0.
+        If the window contains a single passage, the first score is the grade of this passage, and all others are 0.
         """
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
@@ -248,7 +248,7 @@ class Fake:
 
 
 def _fake_backend_qrels_id(doc: Document) -> str:
-    """Return the id used in the qrels; for a passage, the id of its document."""
+    """Return the id of a candidate in the qrels; for a passage, this is the id of the passage's document."""
     return doc.part_of or doc.id
 
 
@@ -257,7 +257,7 @@ def _fake_permutation_text(order: Order) -> str:
 
 
 def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
-    """Return a random order. With probability p, an identifier is missing, or a repeated or unknown one follows it."""
+    """Return a random order. With probability p, an identifier is omitted or followed by a wrong identifier."""
     order = list(range(count))
     rng.shuffle(order)
     written: list[int] = []

@@ -1,4 +1,4 @@
-"""The backend ``fusion``: encoder-decoder models that encode several texts separately and generate one (LiT5).
+"""The backend ``fusion``: encoder-decoder models that encode several texts separately and generate one text (LiT5).
 
 Source: fusion in the decoder, Izacard and Grave, EACL 2021, arXiv 2007.01282. The weights are those of an ordinary
 T5; only the input of the decoder's cross-attention differs: the concatenated states of all texts.

@@ -70,7 +70,7 @@ class Hf(LocalModel):
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load one by name, use `load`."""
+        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         require_model_process()
         options = options or BackendOptions()
         stated = stated_context_size(model, tokenizer)
@@ -117,7 +117,7 @@ class Hf(LocalModel):
 
     @staticmethod
     def choose_batch_characters(options: BackendOptions, device: str) -> int | None:
-        """Return the maximum number of characters of the prompts in a batch; None if only the batch size limits it."""
+        """Return the maximum number of characters of the prompts in a batch; None if there is no such limit."""
         return CPU_BATCH_CHARACTERS if device == "cpu" and options.batch_size is None else None
 
     @classmethod
@@ -133,7 +133,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        """Load the model of a description like `load`, with the token counter of the description."""
+        """Load the described model, as `load` does, and use the token counter of the description."""
         options, tokens = description.options, description.tokens
         model, tokenizer, identity = load_language_model(
             description.name, options, cls.classes, tokenizer=tokens.tokenizer
@@ -154,12 +154,12 @@ class Hf(LocalModel):
 
     @property
     def model(self) -> Any:
-        """The model of transformers, for training."""
+        """The transformers model, for training."""
         return self._model
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, and adapter."""
+        """Name, hash or revision, dtype, and adapter of the model."""
         return self._identity
 
     @property
@@ -190,7 +190,7 @@ class Hf(LocalModel):
     def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
         """Set a function to call with the number of tokens that pass through the layers; None to remove it.
 
-        It is also called before the first reply of a batch.
+        The function is also called before the first reply of a batch.
         """
         self._meter.on_tokens = on_tokens
 
@@ -233,7 +233,7 @@ class Hf(LocalModel):
             replies = self._run(jobs)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
-                raise BackendError(f"The model failed on a batch of {len(jobs)}: {error}") from error
+                raise BackendError(f"The model failed on a batch of {len(jobs)} requests: {error}") from error
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:
             seconds = (time.perf_counter() - started) / len(jobs)

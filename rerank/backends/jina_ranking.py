@@ -47,7 +47,7 @@ class RankingTokens(HfTokens):
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int) -> None:
-        """Count the tokens of the text around query and passages."""
+        """Count the tokens of the fixed text around the query and the passages."""
         super().__init__(tokenizer, context_size=context_size)
         none, one, two = self.lengths([render_ranking_prompt("", [""] * count) for count in (0, 1, 2)])
         #: Number of tokens around the query, and around each passage; the number of a passage may have three digits.
@@ -96,7 +96,7 @@ class JinaRanking(LocalModel):
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load one by name, use `load`."""
+        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         require_model_process()
         options = options or BackendOptions()
         added = tokenizer.get_added_vocab()
@@ -128,7 +128,7 @@ class JinaRanking(LocalModel):
         Raises:
             MissingPrerequisiteError: Torch or transformers are not installed.
             MissingResourceError: The model does not exist.
-            UsageError: The model has another class, or an option does not fit this machine or model.
+            UsageError: The model is not of this class, or an option does not fit this machine or model.
             DataError: The weights are damaged or incomplete.
         """
         options = options or BackendOptions()
@@ -149,7 +149,7 @@ class JinaRanking(LocalModel):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, and dtype."""
+        """Name, hash or revision, and dtype of the model."""
         return self._identity
 
     @property

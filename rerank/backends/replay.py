@@ -40,11 +40,11 @@ class RecordedCall(Protocol):
 
     @property
     def reply(self) -> Reply:
-        """The reply."""
+        """The recorded reply."""
 
 
 class _RecordedTokens(WordTokens):
-    """A token counter that counts words and stores the single-token identifiers of the recorded tokenizer."""
+    """A token counter that counts words and stores the single-token identifiers of the recorded run."""
 
     def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
         super().__init__(context_size)
@@ -116,7 +116,10 @@ class Replay:
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the recorded replies, in order. If no reply is recorded for a request, it has ``finish="error"``."""
+        """Return the recorded replies, in order.
+
+        A request without a recorded reply gets a reply with ``finish="error"``.
+        """
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Reply:

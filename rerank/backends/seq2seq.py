@@ -55,6 +55,9 @@ class Seq2seq(Hf):
 
 
 def _decoder_start_token(model: Any) -> int:
-    """Return the id of the decoder's start token: the padding token in older configurations of T5, which name none."""
+    """Return the id of the decoder's start token.
+
+    Older configurations of T5 do not state this token; their start token is the padding token.
+    """
     start = getattr(model.generation_config, "decoder_start_token_id", None)
     return int(model.config.pad_token_id if start is None else start)

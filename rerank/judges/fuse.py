@@ -30,7 +30,7 @@ class Fuse(Generate):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the shipped prompt, which shows one passage."""
+        """Return the name of the built-in prompt, which shows one passage."""
         return cls.prompt
 
     def make_requests(self, window: Window) -> list[Request]:

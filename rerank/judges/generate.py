@@ -36,7 +36,7 @@ class Generate(ListwiseJudge):
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the shipped prompt for letters; empty, for any listwise prompt, if identifiers are numbers."""
+        """Return the name of the built-in prompt for letters; empty for numbers, which any listwise prompt shows."""
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
@@ -84,7 +84,10 @@ class Generate(ListwiseJudge):
         return replace(verdict, scores=tuple(scores))
 
     def reply_tokens(self, labels: Sequence[str], depth: int) -> int:
-        """Return the number of tokens of the ``depth`` longest identifiers joined together, plus `SPARE_TOKENS`."""
+        """Return the maximum number of tokens of a reply with ``depth`` identifiers.
+
+        This is the number of tokens of the ``depth`` longest identifiers, joined by ``>``, plus `SPARE_TOKENS`.
+        """
         key = (*labels, str(depth))
         if key not in self._reply_tokens:
             # Later identifiers are at least as long as earlier ones, so any order of ``depth`` identifiers fits.
@@ -101,7 +104,8 @@ def judge_verdict_from_reply(
     Args:
         reply: The reply.
         count: Number of documents in the window.
-        depth: Number of documents that were requested; None for all. A reply that names this many is not partial.
+        depth: Number of documents that were requested; None for all. A reply with this many documents does not count as
+            partial.
         labels: Identifiers of the documents, if they are not 1, 2, ...
     """
     if (reply.error or reply.finish == "error") and (failed := failed_judge_verdict([reply], count)):

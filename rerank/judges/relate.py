@@ -23,11 +23,10 @@ from rerank.types import Document, Query, Window
 class Relate(PromptJudge):
     """A judge that orders a window of any length by cross-encoder scores. It makes one request per window.
 
-    Ties keep the input order. The title and text of a document are joined to one line. It is truncated to the part
-    of the context that the query leaves free, or to ``max_passage_tokens`` if that is less, but not below
-    ``min_passage_tokens``. If a query leaves less than that, a `ContextOverflowError` is raised. The query is never
-    truncated. The prompt of the request contains the texts that are scored: one message with the query, then one per
-    document.
+    Ties keep the input order. The title and text of a document are joined to one line. This line is truncated to the
+    part of the context that the query leaves free, or to ``max_passage_tokens`` if that is less. If the query leaves
+    less than ``min_passage_tokens``, a `ContextOverflowError` is raised. The query is never truncated. The prompt of
+    the request contains the texts that are scored: one message with the query, then one per document.
 
     Attributes:
         together: Whether the model reads the documents of a window together, as jina-reranker-v3 does, so that a score

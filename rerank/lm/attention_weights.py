@@ -207,7 +207,7 @@ def _chunked_attention(
             head size).
         mask: Booleans of shape (1, 1, queries, keys), true if a key is visible; None for causal attention without a KV
             cache.
-        formula: Function from scores to weights.
+        formula: Function that converts scores to weights.
         skip: Number of leading queries that are excluded from the mean; None if the mean is not needed.
 
     Returns:
@@ -240,7 +240,10 @@ def _chunked_attention(
 
 
 def _visible_keys(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Return booleans of shape (1, queries, keys): the keys visible to ``length`` queries, from query ``start`` on."""
+    """Return booleans of shape (1, length, keys) that are true for the keys that each query sees.
+
+    The queries are the ``length`` queries that begin with query ``start``.
+    """
     if mask is not None:
         return mask[0, :, start : start + length]
     # Row i is query start + i, which sees the keys 0 to start + i.

@@ -67,7 +67,7 @@ def causal_model_template_copies_contents(template: Any) -> bool:
     the results of functions, such as the current date, can change.
 
     Args:
-        template: The source of the template; anything else, such as a choice of templates, is rejected.
+        template: The source of the template. The result is false for any other value, such as a list of templates.
     """
     if not isinstance(template, str):
         return False
@@ -84,7 +84,7 @@ def causal_model_template_copies_contents(template: Any) -> bool:
 
 
 def _causal_model_template_paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
-    """Yield the path from the root to each node of the tree."""
+    """Yield the path from the root to each node of a template's syntax tree."""
     yield path
     for child in path[-1].iter_child_nodes():
         yield from _causal_model_template_paths((*path, child))

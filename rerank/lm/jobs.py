@@ -86,7 +86,7 @@ def make_token_jobs(
 
     Args:
         requests: The requests.
-        tokens: The model's token counter, which knows the context size.
+        tokens: The model's token counter, which also contains the context size.
         model: Name of the model, for messages.
 
     Returns:

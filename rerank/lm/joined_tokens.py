@@ -114,7 +114,10 @@ class JoinedTokenizer:
 
     @classmethod
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
-        """Create a joined tokenizer for a transformers tokenizer; None if it has no joints or fails the test texts."""
+        """Create a joined tokenizer for a transformers tokenizer.
+
+        None is returned if the tokenizer has no joints, or if the token ids of the test texts would change.
+        """
         joints = find_token_joints(tokenizer)
         joined = None if joints is None else cls(tokenizer, joints, open_token_dictionaries(tokenizer))
         return joined if joined is not None and joined._is_exact(_PROBES) else None
@@ -131,7 +134,7 @@ class JoinedTokenizer:
         return divided
 
     def write_dictionary(self, passages: Iterable[str], folder: Path) -> None:
-        """Write a dictionary with the token ids of all words in the passages that are followed by a joint."""
+        """Write a dictionary with the token ids of all words in the passages, except words not followed by a joint."""
 
         def tokenize(words: list[str]) -> Iterator[list[int]]:
             return (ids[self._carrier :] for ids in self._encode(list(map(_carrier_text_for_token_ids, words))))
@@ -140,14 +143,14 @@ class JoinedTokenizer:
         write_token_dictionary(filter(cache(self._joints.closes), words), folder, tokenize)
 
     def prefix_lengths(self, text: str, ends: Sequence[int]) -> list[int | None]:
-        """Return the number of tokens of each prefix of a text, if the prefix is tokenized as within the text.
+        """Return the number of tokens of each prefix of a text, if these tokens are also the first tokens of the text.
 
         Args:
             text: The text.
             ends: Number of characters of each prefix.
 
         Returns:
-            Number of tokens of each prefix; None if its tokens depend on the text after it.
+            Number of tokens of each prefix; None for a prefix whose tokens depend on the text after it.
         """
         (divided,) = self.divide([text])
         starts, before = divided.starts(), divided.tokens_before()
@@ -224,7 +227,7 @@ class JoinedTokenizer:
         return _Edge(text, is_first, is_open) if is_first or is_open else text
 
     def _merge(self, words: list[str], is_open: Iterable[int]) -> list[str]:
-        """Merge open words with the words after them, up to the next joint."""
+        """Merge each word that does not end at a joint with the words after it, up to the next joint."""
         texts: list[str] = []
         position = 0
         for index in is_open:
@@ -257,7 +260,7 @@ class JoinedTokenizer:
         return new
 
     def _look_up(self, pieces: Collection[_Piece]) -> dict[_Piece, TokenIds]:
-        """Return the token ids of the pieces that are in a dictionary; other pieces are missing."""
+        """Return a mapping from each piece that is in a dictionary to its token ids; other pieces are missing."""
         return {
             piece: ids
             for dictionary in self._dictionaries

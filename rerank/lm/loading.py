@@ -212,7 +212,7 @@ def _load_model_and_tokenizer(
     classes: tuple[str, str],
     tokenizer: Any,
 ) -> tuple[Any, Any]:
-    """Load the model, and the tokenizer if it is None."""
+    """Load the model, and load the tokenizer too if ``tokenizer`` is None."""
     _, transformers = require_torch()
     origin = causal_model_origin(name, options)
     with named_loading_errors(name, next(iter(placement.values()), options.device)):

@@ -159,8 +159,8 @@ def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
 def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
     """Return the token ids of all continuations of a job.
 
-    For a `LogitTask`, words are tokenized without the prompt, as rerankers do. They come from the method, not from
-    users, and may be special tokens.
+    For a `LogitTask`, words are tokenized without the prompt, as rerankers do. These words are defined by the method,
+    not by users, and may be special tokens.
     """
     if job.task_type is LogitTask:
         return [tokens.plain(text) for text in job.task.continuations]

@@ -58,14 +58,14 @@ class LocalModel:
         raise NotImplementedError
 
     def set_source(self, name: str | Path, options: BackendOptions) -> None:
-        """Store the arguments with which ``load`` opened the model."""
+        """Store the arguments with which ``load`` has loaded the model."""
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         absolute = Path(name).absolute() if Path(name).is_dir() else name
         self._source = absolute, replace(options, adapter=adapter)
         self.settings_folder = task_backend_settings_folder(name, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments of ``load``, and the identity to check that the other process opens the same model.
+        """Pickle the arguments of ``load``, and the identity, to check that the other process loads the same model.
 
         Raises:
             UsageError: The model was not loaded by name, but passed as an object.

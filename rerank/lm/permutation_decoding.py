@@ -85,7 +85,10 @@ class DecodingRow:
         return [] if self.state.is_complete else new
 
     def _close_identifiers(self) -> None:
-        """Store the log-probability of each newly completed identifier; 0 after the first, since the rest is forced."""
+        """Store the log-probability of each newly completed identifier.
+
+        If several identifiers were completed at once, all after the first one are forced and get log-probability 0.
+        """
         while len(self.log_probs) < len(self.state.order):
             self.log_probs.append(self._open_log_prob)
             self._open_log_prob = 0.0

@@ -37,7 +37,8 @@ class PermutationGrammar:
         count: Number of identifiers to generate.
 
     Raises:
-        UsageError: The tokens of one identifier are a prefix of the tokens of another, so its end is ambiguous.
+        UsageError: The tokens of one identifier are a prefix of the tokens of another, so it is not clear where the
+            shorter identifier ends.
     """
 
     def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:

@@ -17,7 +17,10 @@ class TokenMeter:
     """
 
     def __init__(self, model: Any) -> None:
-        """Add hooks to the layers of a model: the first list of modules whose length is the stated number of layers."""
+        """Add hooks to the layers of a model.
+
+        The layers are the first list of modules whose length is the number of layers in the config of the model.
+        """
         from torch.nn import ModuleList
 
         self.on_tokens: OnTokens | None = None

@@ -36,8 +36,8 @@ class ParsedReply:
     """The ranking in a reply, and how it was parsed.
 
     Attributes:
-        order: Positions (from 0) of the passages that the reply names, best first, without duplicates.
-        missing: Positions of the passages that the reply does not name, in input order.
+        order: Positions (from 0) of the passages that the reply ranks, best first, without duplicates.
+        missing: Positions of the passages that the reply does not rank, in input order.
         duplicates: Identifiers (from 1) that occur more than once.
         unknown: Numbers that the reply uses as identifiers, but that are not identifiers of the prompt.
         status: One of the values of `ParseStatus`.
@@ -53,7 +53,7 @@ class ParsedReply:
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """All positions, best first: those of the passages that the reply names, then the others in input order."""
+        """All positions: those of the ranked passages, best first, then the missing positions in input order."""
         return self.order + self.missing
 
     def to_dict(self) -> dict[str, list[int] | str]:

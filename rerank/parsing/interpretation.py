@@ -25,5 +25,5 @@ class Interpretation:
     position: int
 
     def distinct(self, count: int) -> int:
-        """Return how many different passages of ``1 .. count`` the interpretation names."""
+        """Return how many different passages of ``1 .. count`` the interpretation contains."""
         return len({number for number in self.numbers if 1 <= number <= count})

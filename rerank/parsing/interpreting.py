@@ -57,7 +57,7 @@ def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation |
     The interpretation is None if the text contains nothing that can be an identifier.
 
     Bare numbers that are joined by ``>`` are always interpreted. Other bare numbers are interpreted only if no passage
-    is named in another way, and only if they fill their lines or form a complete permutation, because running text
+    is mentioned in another way, and only if they fill their lines or form a complete permutation, because running text
     contains numbers, too ("the 3 passages").
     """
     tokens = parse_reply_tokens(text)

@@ -57,8 +57,8 @@ class Mention:
     Attributes:
         number: The number as written.
         form: ``bracket`` for [2], ``list`` for a number in [2, 1], ``label`` for Passage 2, ``bare`` for a lone number.
-        start: Index of its first token.
-        end: Index after its last token.
+        start: Index of the first token of the mention.
+        end: Index after the last token of the mention.
     """
 
     number: int
@@ -128,9 +128,9 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
 
 
 def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
-    """Return the mentions in the bracket at ``opening``, the index after it, and whether its last number is truncated.
+    """Return the mentions in the bracket at ``opening``, the index at which to continue, and whether a number is cut.
 
-    A number counts as truncated if the reply ends directly after it. The index is the position at which to continue.
+    The last number in an unclosed bracket counts as cut if the reply ends directly after this number.
     """
     end = opening + 1
     while end < len(tokens) and tokens[end].text not in "[]":
@@ -168,7 +168,7 @@ def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mentio
 
 
 def _next_labelled_identifier_in_reply(tokens: Sequence[Token], index: int) -> int | None:
-    """Return the index of the next number in a labelled run, or None if it has ended.
+    """Return the index of the next number in a labelled run, or None if the run has ended.
 
     An enumerator ends the run: "2." in "Passage 3, 2. Passage 1".
     """

@@ -55,7 +55,7 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
     Raises:
         UnknownNameError: The name, or a key or placeholder in the prompt, is unknown.
         MissingResourceError: The file does not exist.
-        DataError: The file is not a valid prompt, or it is not rendered within 5 seconds and 1 GB of memory.
+        DataError: The file is not a valid prompt, or the prompt is not rendered within 5 seconds and 1 GB of memory.
     """
     from rerank.prompts.loading import prompt_template_from_yaml
 

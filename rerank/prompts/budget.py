@@ -182,8 +182,8 @@ class PromptBudget:
         tokens = self._tokens.count(prompt)
         if tokens > available:
             raise ContextOverflowError(
-                f"A prompt with {len(marks)} pictures needs {tokens} tokens, but {available} are available: a context "
-                f"of {self._context} minus the reply",
+                f"A prompt with {len(marks)} pictures needs {tokens} tokens, but {available} are available: the "
+                f"{self._context} tokens of the context minus the tokens of the reply",
                 remedy=("Lower --depth, use --method sliding, or use" if len(marks) > 1 else "Use")
                 + " smaller pictures or a model with a longer context",
             )
@@ -233,8 +233,8 @@ def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> N
     if max_passage_tokens is not None and max_passage_tokens < max(1, floor):
         raise UsageError(
             f"--max-passage-tokens is {max_passage_tokens} and --min-passage-tokens is {floor}",
-            expected="a maximum of at least 1 and at least the minimum",
-            remedy="Raise --max-passage-tokens, or lower --min-passage-tokens too",
+            expected="a maximum of at least 1 that is not below the minimum",
+            remedy="Increase or omit --max-passage-tokens; if it is at least 1, decreasing the minimum helps too",
         )
 
 

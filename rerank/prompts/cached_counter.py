@@ -15,7 +15,7 @@ _WHOLE = -1
 
 
 class CachedTokenCounter:
-    """A thread-safe memo of the lengths, cuts and counts that a `TokenCounter` computes.
+    """A thread-safe memo of what a `TokenCounter` computes: token counts of texts and prompts, and truncated texts.
 
     Args:
         tokens: The token counter.

@@ -49,7 +49,8 @@ def make_prompt_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter
 def single_token_prompt_identifiers(tokens: TokenCounter) -> tuple[str, ...]:
     """Return all letters and pairs of letters that are a single token, the shortest first.
 
-    If the token counter has an attribute ``letters`` that is not empty, as in a replay, its value is returned instead.
+    If the token counter has an attribute ``letters`` that is not empty, as in a replay, the identifiers in this
+    attribute are returned instead.
     """
     recorded: tuple[str, ...] = getattr(tokens, "letters", ())
     return recorded or _find_prompt_identifier_letters(cast(Hashable, tokens))

@@ -76,7 +76,7 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
 
 
 def _simple_prompt_keys(table: dict[Any, Any], name: str) -> dict[str, Any]:
-    """Check and return the values of the keys that set the field with the same name."""
+    """Check and return the values of the keys that set a template field with the same name."""
     values = {key: table[key] for key in _SIMPLE if key in table}
     for key, value in values.items():
         if not isinstance(value, _SIMPLE[key]):
@@ -117,7 +117,7 @@ def _examples_of_prompt(table: dict[Any, Any], name: str) -> tuple[PromptExample
 
 
 def _prompt_template_syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
-    """Return the syntax that ``template`` names; if it is missing, Jinja if a section contains Jinja, else braces."""
+    """Return the value of the key ``template``; if it is missing, Jinja if a section contains Jinja, else braces."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"

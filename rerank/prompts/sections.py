@@ -28,14 +28,14 @@ _filled: BoundedMemo[tuple[Any, ...], str] = BoundedMemo(
 
 
 class Section(Protocol):
-    """A compiled section."""
+    """Protocol of compiled sections of a prompt."""
 
     @property
     def names(self) -> frozenset[str]:
         """Names of the placeholders in the section."""
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Return the text with values for its placeholders; ``values`` contains all of `names`."""
+        """Return the text with values inserted for its placeholders; ``values`` has a value for each of `names`."""
 
 
 @lru_cache(maxsize=512)

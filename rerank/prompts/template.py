@@ -84,8 +84,8 @@ class PromptTemplate:
         escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``, and ``[B]`` by ``(B)`` if
             identifiers are letters. Marks of turns, such as ``<|im_end|>``, are always escaped.
         pictures: Whether documents are shown as pictures, at the positions of their passages.
-        instruction: Default value of the placeholder ``instruction``, which says what counts as relevant. If the query
-            has an instruction, that instruction is used instead.
+        instruction: Default value of the placeholder ``instruction``, which describes what counts as relevant. If the
+            query has an instruction, that instruction is used instead.
         plain_text: Whether the prompt is a text that the model continues after a space, instead of a chat.
         verbatim: Whether the prompt is the exact text that the model was trained with, including marks of turns. No
             line breaks are added, and no chat template is applied.
@@ -155,7 +155,7 @@ class PromptTemplate:
         return any("instruction" in self._section(key).names for key in PLACEHOLDERS)
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
-        """Return the prompt with the instruction of a query; unchanged if it is empty or there is no placeholder."""
+        """Return the prompt with a query's instruction, unchanged if the instruction is empty or has no placeholder."""
         return _template_with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
@@ -337,10 +337,13 @@ class PromptTemplate:
             )
         if self.tokenize_sections and not self.verbatim:
             raise DataError(
-                f"Prompt {self.name!r} has 'tokenize_sections' without 'verbatim'", expected="both or neither"
+                f"Prompt {self.name!r} has 'tokenize_sections' without 'verbatim'", expected="'verbatim' as well"
             )
         if self.prefix_assistant and not self.prefix:
-            raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or neither")
+            raise DataError(
+                f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'",
+                expected="'prefix' as well, since the assistant replies to it",
+            )
         if self.body_assistant and self.prefix and not self.prefix_assistant:
             raise DataError(
                 f"Prompt {self.name!r} has 'prefix' and 'body_assistant' without 'prefix_assistant'",

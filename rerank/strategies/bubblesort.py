@@ -27,7 +27,8 @@ class Bubblesort:
     Attributes:
         size: Number of documents per window.
         top_k: Number of best documents to rank, one per pass.
-        both_orders: Judge each window in both orders; its first document wins unless another one is chosen both times.
+        both_orders: Judge each window in both orders; the first document wins unless another document is chosen both
+            times.
 
     Raises:
         UsageError: ``size < 2`` or ``top_k < 1``.
@@ -42,7 +43,7 @@ class Bubblesort:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time, in one or both orders; it contains the winner of the pass's previous window."""
+        """Yield one window at a time, in one or both orders, with the winner of the previous window of the pass."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):
@@ -58,7 +59,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls stated above, which a perfect judge needs for a reversed list."""
+        """Return the maximum number of calls (class docstring), reached by a perfect judge on a reversed list."""
         passes = range(min(self.top_k, n - 1))
         windows = sum(count_sliding_windows(n - first, self.size, self.size - 1) for first in passes)
         return windows * (1 + self.both_orders)

@@ -16,7 +16,7 @@ from rerank.types import Order, Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heapsort:
-    """A strategy that builds a heap of the list and removes its root ``top_k`` times; the others keep their order.
+    """A strategy that builds a heap of the list and removes its root ``top_k`` times; the rest keeps its order.
 
     A node sinks as long as one of its children is chosen over it. While the heap is built, all nodes of the same depth
     sink together. Since their subtrees are disjoint, the windows are the same as in the usual algorithm, but there are
@@ -68,7 +68,7 @@ class Heapsort:
         return ranking.reorder(0, (*best, *(position for position in range(n) if position not in best)))
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls stated above, reached if every node sinks along the longest path."""
+        """Return the maximum number of calls (class docstring): every node sinks along the longest path."""
         building = sum(self._path_windows(node, n) for node in range(n))
         return building + sum(self._path_windows(0, n - removed) for removed in range(1, min(self.top_k, n)))
 

@@ -11,11 +11,11 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multipass:
-    """A strategy that repeats sliding-window passes; each pass fixes the positions that it has settled.
+    """A strategy that repeats sliding-window passes; the first positions of each pass are then final.
 
-    Adjacent windows share f = size - stride positions, so one pass carries the best f documents of its range to the
-    head of the range. These are fixed, and the next pass starts after them. The last pass is a single window and
-    settles all its documents.
+    Adjacent windows share f = size - stride positions, so one pass moves the best f documents of its range to the head
+    of the range. These documents keep their positions, and the next pass starts after them. The last pass is a single
+    window and settles all its documents.
 
     Passes: p = 1 + ceil(max(0, n - size) / f). Calls: the sum over k < p of the number of windows of a pass over
     n - k f positions. With size 20, stride 10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
@@ -23,7 +23,7 @@ class Multipass:
     Attributes:
         size: Number of documents per window.
         stride: Number of positions by which the window moves.
-        top_k: Number of best documents to rank; passes that start after them are omitted. None for all.
+        top_k: Number of best documents to rank; passes that start after these positions are omitted. None for all.
 
     Raises:
         UsageError: ``size < 2``, ``stride < 1`` or ``stride > size / 2``. With a stride above size / 2, adjacent
@@ -46,7 +46,7 @@ class Multipass:
             )
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time over the positions that are not fixed yet."""
+        """Yield one window at a time over the positions that are not final yet."""
         n = len(ranking)
         for first in self._pass_starts(n):
             for start, end in sliding_window_spans(n, self.size, self.stride, first):

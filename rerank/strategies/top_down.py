@@ -77,7 +77,7 @@ class TopDown:
         return Ranking.from_order(ranking.query, [*docs, *settled])
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls stated above, reached if every document is ranked above the pivot."""
+        """Return the maximum number of calls (class docstring): every document is ranked above the pivot."""
         calls = 0
         while n > self.size:
             # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again

@@ -25,7 +25,10 @@ class _Stage:
     advancing: int
 
     def quota(self, group: int) -> int:
-        """Return how many documents of a group advance. The remainder goes to the first groups, which may be larger."""
+        """Return how many documents of a group advance.
+
+        If the number cannot be the same in all groups, one more document advances from each of the first groups.
+        """
         return self.advancing // self.groups + (group < self.advancing % self.groups)
 
     def windows(self) -> int:

@@ -68,7 +68,7 @@ class TournamentGraph:
         )
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls after which this strategy stops, as stated above."""
+        """Return the maximum number of calls after which this strategy stops (class docstring)."""
         if n <= self.size:
             return int(n > 1)
         best = min(self.top_k, n)

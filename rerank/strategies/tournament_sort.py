@@ -71,7 +71,7 @@ class TournamentSort:
         return ranking.reorder(0, (*best, *others))
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls stated above."""
+        """Return the maximum number of calls (class docstring)."""
         calls = rounds = 0
         for removed in range(min(self.top_k, n - 1)):
             contenders = min(n - removed, rounds) if removed else n

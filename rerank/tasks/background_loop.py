@@ -44,7 +44,7 @@ class BackgroundLoop:
         return threading.current_thread() is self._thread
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine; cancelling the future cancels the coroutine."""
+        """Start a coroutine and return its future; cancelling the future cancels the coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -80,7 +80,7 @@ class _BlockingCall(Generic[T]):
     The wait uses a bare lock, which can be interrupted at any moment. Futures and events are built on
     `threading.Condition`, which may remain locked after an interruption; the loop would then block when the coroutine
     ends. The wait has a timeout and is repeated, because a signal that arrives just before a wait is handled only after
-    it.
+    the wait.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
@@ -120,7 +120,7 @@ class _BlockingCall(Generic[T]):
 
 
 def submit_to_task_request_loop(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    """Start a coroutine on the background loop; cancelling the future cancels the coroutine."""
+    """Start a coroutine on the background loop and return its future; cancelling the future cancels the coroutine."""
     return get_task_request_loop().submit(coroutine)
 
 

@@ -21,7 +21,7 @@ class BatchStatus:
         has_ended: Whether the batch has reached a final state.
         has_expired: Whether the batch ended because its time limit was reached. The requests that were not answered
             may be submitted in another batch.
-        problem: Why the provider stopped the batch; empty if it completed or expired.
+        problem: The reason why the provider stopped the batch; empty if the batch was completed or has expired.
         files: Names of the files that contain the results.
         omitted: Fields that were left out of the requests because the server refuses them.
     """
@@ -80,4 +80,4 @@ class BatchBackend(Backend, Protocol):
 
     @property
     def batches(self) -> BatchInterface:
-        """The batch interface."""
+        """The batch interface of the provider."""

@@ -44,14 +44,15 @@ class ConcurrencyLimit:
 class SharedCall(Generic[T]):
     """A coroutine that runs once for all callers that wait for it at the same time.
 
-    The coroutine is cancelled when all waiting callers have been cancelled. A later call runs it again.
+    The coroutine is cancelled when all waiting callers have been cancelled. A later call creates and runs a new
+    coroutine.
 
     Args:
         make: Function that creates the coroutine.
     """
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        """Store the function."""
+        """Store the function that creates the coroutine."""
         self._make = make
         self._task: asyncio.Task[T] | None = None
         self._waiting = 0

@@ -20,7 +20,7 @@ async def answer_task_requests_concurrently(
     """Return the replies to all requests, in the order of the requests.
 
     An error that concerns all requests is raised only if no request was answered, since existing replies may have
-    cost money. Otherwise, each request that met the error gets a `Reply` that contains it.
+    cost money. Otherwise, each request that failed with such an error gets a `Reply` with the error message.
 
     Args:
         answer: Coroutine function that returns the reply to one request.

@@ -76,7 +76,10 @@ class ContinuationTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelihoodTask(ContinuationTask):
-    """Log-probabilities of long continuations such as queries; servers return them for single tokens only."""
+    """Log-probabilities of long continuations, such as queries.
+
+    Servers do not support this task, since they return log-probabilities of single tokens only.
+    """
 
     format_name: ClassVar[str] = "Recite"
 
@@ -140,7 +143,7 @@ MAX_OPTIONS = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionTask:
-    """A typed question about the prompt; the reply contains one log-probability per option in ``scores``.
+    """A question about the prompt with fixed options; the reply contains one log-probability per option in ``scores``.
 
     Decision APIs accept an input and questions about it instead of a prompt. The task therefore states the positions of
     the passages in the prompt.
@@ -210,7 +213,8 @@ def task_backend_sees_pictures(backend: Any) -> bool:
 def task_backend_takes_verbatim(backend: Any) -> bool:
     """Return whether a backend (or its class) accepts verbatim prompts; true unless it states otherwise.
 
-    Chat servers and vision-language models do not, since they apply their own chat template to the text.
+    Backends for chat servers and vision-language models do not accept such prompts, since they apply their own chat
+    template to the text.
     """
     return bool(getattr(backend, "takes_verbatim", True))
 

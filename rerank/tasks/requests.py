@@ -100,12 +100,12 @@ _LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
 def _drop_task_request_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request, without later fields that have their default value."""
+    """Return the fields of a request, except fields that were added in later versions and have their default value."""
     return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
 def _request_message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a message as a dict, without ``images`` if it has none, since the first messages had no such field."""
+    """Return a message as a dict, without ``images`` if there are none, since earlier versions had no such field."""
     return dict(pair for pair in pairs if pair != ("images", ()))
 
 

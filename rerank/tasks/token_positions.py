@@ -1,7 +1,7 @@
 """Format and parse the token positions in the reply to an `AttentionTask` with ``per_token``.
 
 The reply's text is a JSON list with one list per passage: the positions of its tokens, in characters from the start of
-the passage's span in the prompt. Its scores belong to the same tokens, passage by passage.
+the passage's span in the prompt. The reply's scores belong to the same tokens, passage by passage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Totals of the calls, tokens and seconds of a model's replies."""
+"""The total number of calls, number of tokens and time in seconds of a model's replies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rerank.tasks.requests import Reply
 
 @dataclass(kw_only=True)
 class Usage:
-    """Total calls, tokens and seconds of several replies.
+    """The total number of calls, number of tokens and time in seconds of several replies.
 
     Attributes:
         calls: Number of replies.
@@ -44,11 +44,11 @@ class Usage:
 
     @property
     def cached_share(self) -> float:
-        """The fraction of the prompt tokens that were taken from a cache; 0 if there are none."""
+        """The fraction of the prompt tokens that were taken from a cache; 0 if there are no prompt tokens."""
         return min(1.0, self.tokens_cached / self.tokens_in) if self.tokens_in else 0.0
 
     def add_answer(self, reply: Reply) -> None:
-        """Add the current cost of a reply: a reused reply counts as a call without tokens, a failed one is ignored."""
+        """Add the current cost of a reply. Reused replies count as calls without tokens; failed replies are ignored."""
         if reply.finish != "error":
             self.add(Reply() if reply.reused else reply, reused=reply.reused)
 

@@ -57,14 +57,14 @@ class WorkerMap(Protocol):
 
 
 def check_worker_model(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Check that a worker has opened the model of the process that asked for it.
+    """Check that a worker has loaded the same model as the process that uses the worker.
 
     Raises:
-        BackendError: The worker has opened another model.
+        BackendError: The worker has loaded a different model.
     """
     if dict(found) != dict(expected):
         raise BackendError(
-            f"A worker has opened another model: {dict(found)}",
+            f"A worker has loaded a different model: {dict(found)}",
             expected=str(dict(expected)),
-            remedy="Use the same files on all machines, and set the data type instead of auto",
+            remedy="Use the same model files on all machines, and set the data type explicitly instead of to auto",
         )

@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, so commands without a server 
 
 
 class Api(ServerBackend["RerankApiClient"]):
-    """A backend for a reranker behind an API that scores the documents of a query.
+    """A backend for a reranker that is called through an API and scores the documents of a query.
 
-    The first turn of a prompt is the query, and each further turn is a passage. A list that is longer than the API
-    allows is sent in parts. A response that does not contain exactly one finite score per passage becomes a reply with
-    an error, so that the candidates keep their order.
+    The first turn of a prompt is the query, and each further turn is a passage. A list of passages that is longer than
+    the API allows is sent in several HTTP requests. A response that does not contain exactly one finite score per
+    passage becomes a reply with an error, so that the candidates keep their order.
 
     Args:
-        model: Name of the API and of its model, such as ``cohere/rerank-v4.0-pro``.
+        model: Name of the API and of the model, such as ``cohere/rerank-v4.0-pro``.
         address: The address of the server.
         options: Backend options, as for `ServerBackend`.
         sleep: Function that waits between attempts; replaced in tests.
@@ -51,7 +51,7 @@ class Api(ServerBackend["RerankApiClient"]):
 
     @classmethod
     def find_provider(cls, model: str) -> ServerProvider:
-        """Return the provider of the API in the model's name.
+        """Return the provider of the API that the model's name starts with.
 
         Raises:
             UnknownNameError: There is no such API.
@@ -65,7 +65,7 @@ class Api(ServerBackend["RerankApiClient"]):
         return EstimatedPairTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> RerankApiClient:
-        """Return a client, which reads the limits of the server before its first request if the server states them."""
+        """Return a client, which requests the limits that the server states before the first rerank request."""
         from rerank.backends.api.client import RerankApiClient
 
         return RerankApiClient(
@@ -87,7 +87,7 @@ class Api(ServerBackend["RerankApiClient"]):
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:
-    """Parse the name of a model into the API and the name of the API's model.
+    """Split the name of a model into the API and the name of the model in this API.
 
     Raises:
         UnknownNameError: There is no such API.
@@ -98,5 +98,5 @@ def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:
         raise UnknownNameError("rerank API", name, [f"{known}/MODEL" for known in RERANK_APIS])
     api = RERANK_APIS[name]
     if not model and not api.serves_one_model:
-        raise UsageError(f"--model api:{text} names no model", expected=f"api:{name}/MODEL")
+        raise UsageError(f"--model api:{text} does not contain the name of a model", expected=f"api:{name}/MODEL")
     return api, model

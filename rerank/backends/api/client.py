@@ -24,11 +24,11 @@ class RerankApiClient:
 
     Attributes:
         connection: The connections to the server.
-        api: The API.
+        api: The rerank API.
         model: Name of the model in the API.
         concurrency: Maximum number of simultaneous HTTP requests, of all callers together.
         context_size: The context size that the user set; None for the API's default.
-        tokens: A token counter that estimates.
+        tokens: A token counter that estimates the length of query-passage pairs.
     """
 
     connection: ServerConnection
@@ -42,12 +42,12 @@ class RerankApiClient:
     _inspection: SharedCall[RerankApiLimits] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Create the limit of simultaneous requests and the shared call that inspects the server."""
+        """Create the limit on simultaneous requests and the shared call that inspects the server."""
         self._limit = ConcurrencyLimit(self.concurrency)
         self._inspection = SharedCall(self._inspect)
 
     async def find_limits(self) -> RerankApiLimits:
-        """Return the limits that the server states, or the documented limits; the first call requests them.
+        """Return the limits that the server states, or else the documented limits. The first call asks the server.
 
         Raises:
             BackendError: The server refuses the key.
@@ -83,7 +83,7 @@ class RerankApiClient:
         return limits
 
     async def answer(self, request: Request) -> Reply:
-        """Return the reply to one request, whose passages are sent in as many parts as the API requires.
+        """Return the reply to one request. Its passages are divided over as many HTTP requests as the API requires.
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
@@ -101,7 +101,7 @@ class RerankApiClient:
         return _join_parts(replies)
 
     async def _score(self, prompt: Prompt) -> Reply:
-        """Return the reply for a query and one part of its passages."""
+        """Return the reply to one HTTP request, with a query and one part of the passages."""
         query, *documents = [message.content for message in prompt]
         body = self.api.make_body(self.model, query, documents, self.context_size)
         estimated, attempts = self.tokens.count(prompt), AttemptCount(self.connection)
@@ -122,7 +122,7 @@ class RerankApiClient:
 
 
 def _join_parts(parts: Sequence[Reply]) -> Reply:
-    """Combine the replies for the parts of a list into one reply, without scores if the last part has none."""
+    """Combine the replies for parts of a list of passages. If the last reply has no scores, neither has the result."""
     last = parts[-1] if parts else Reply()
     return replace(
         last,

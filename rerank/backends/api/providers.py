@@ -21,10 +21,10 @@ from rerank.tasks.dialects.tei import TeiRequest
 
 
 class MakeBody(Protocol):
-    """A function that creates the body of a request."""
+    """Protocol of functions that create the JSON body of a rerank request."""
 
     def __call__(self, model: str, query: str, documents: list[str], max_tokens: int | None) -> ApiBody:
-        """Return the body.
+        """Return the body of a rerank request.
 
         Args:
             model: The model's name.
@@ -51,19 +51,20 @@ class RerankApiLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankApi:
-    """A rerank API.
+    """The description of a rerank API: its provider, its requests and responses, and its limits.
 
     Attributes:
         provider: The provider that runs the API.
         make_body: Function that creates the body of a request. The API uses its default for each field that is not set.
         results: The field of a response that contains the results; empty if the response is the list of results.
-        version: Path before the endpoint, for addresses without a path.
+        version: First part of the path, before the endpoint, such as ``/v2``; added only to addresses without a path.
         endpoint: Path of the endpoint.
         limits: The documented limits.
-        limits_path: Path, from the root of the server, at which it describes itself; empty if there is none.
+        limits_path: Path, from the server's root, of the server's description of itself; empty if there is no
+            description.
         read_limits: Function of this description and the model's name that returns the context size and the maximum
             number of documents, each 0 if not stated.
-        serves_one_model: Whether a server serves a single model, so that requests name none.
+        serves_one_model: Whether a server serves a single model, so that requests contain no model name.
     """
 
     provider: ServerProvider

@@ -56,7 +56,7 @@ def parse_rerank_response(answer: ServerResponse, field: str, *, documents: int,
 
 
 def _scores_of_rerank_answer(answer: ServerResponse, field: str, documents: int) -> tuple[list[float], str]:
-    """Return the scores in the order of the request and an empty text, or no scores and an error message."""
+    """Return one score per document, in order, and an empty error message; or no scores and an error message."""
     if answer.unreadable:
         return [], answer.unreadable
     rows = answer.body.get(field) if field else answer.value
@@ -101,6 +101,6 @@ def _search_units_of_rerank_answer(body: Mapping[str, Any]) -> float:
 
 
 def _whole_number(value: Any) -> int:
-    """Return a number of tokens, which may be a float as in Cohere's responses; 0 if it is not valid."""
+    """Return a number of tokens, which Cohere states as a float, as an integer; 0 if the number is not valid."""
     is_whole = isinstance(value, float) and value.is_integer()
     return token_count_in_answer(int(value) if is_whole else value)

@@ -55,7 +55,9 @@ def make_retrying_sender(
     *,
     gives_up: Callable[[], bool] = lambda: False,
 ) -> tenacity.AsyncRetrying:
-    """Return a wrapper that retries after `RequestFailedError` as often as allowed, then raises the last error.
+    """Return a function that calls a coroutine function, and calls it again after each `RequestFailedError`.
+
+    If no further attempt is allowed, the last error is raised.
 
     Args:
         sleep: Function that waits for a number of seconds.
@@ -96,7 +98,7 @@ def parse_retry_after(value: str) -> float | None:
 
 
 def _seconds_to_next_attempt(state: tenacity.RetryCallState) -> float:
-    """Return the seconds to the next attempt, with random jitter so that requests are not all retried at once."""
+    """Return the seconds to wait before the next attempt, with random jitter so that retries are spread over time."""
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, RequestFailedError) else None
     base = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1)) if after is None else after

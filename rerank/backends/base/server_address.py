@@ -19,11 +19,11 @@ class ServerProvider:
     """The provider of a server: its address, and the environment variables for its key and address.
 
     Attributes:
-        url: The provider's own address, to which a key may be sent even if a file names it; empty if users run the
-            servers.
+        url: The provider's own address, to which a key may be sent even if the address was read from a file; empty if
+            users run the servers.
         keys: Environment variables that may contain the key. The first variable that is set is used, even if it is
             empty.
-        url_variable: Environment variable that may contain another address; empty for none.
+        url_variable: Environment variable that may contain another address; empty if there is no such variable.
         setting: The option or variable with which users set an address, for messages.
     """
 
@@ -46,7 +46,7 @@ class Address:
         url: The base URL, up to ``/v1``, without a trailing slash.
         name: Host, port and path, which identify the server.
         loopback: Whether the server is on this machine.
-        file: The file that names the address, if it is a `FileAddress`; empty if the user named the address.
+        file: Path of the file from which the address was read (`FileAddress`); empty if the user set the address.
         provider: Provider of the server, which determines the key that is sent to it.
     """
 
@@ -83,7 +83,9 @@ class Address:
         """
         if not isinstance(text, str):
             raise UsageError(
-                f"--base-url is {' and '.join(text)}", expected="one address", remedy="Pass only one of the addresses"
+                f"--base-url contains several addresses: {' and '.join(text)}",
+                expected="one address",
+                remedy="Pass only one of the addresses",
             )
         text = text or os.environ.get(provider.url_variable, "") or provider.url
         if not text:
@@ -118,7 +120,7 @@ def api_key_for_server(address: Address) -> str:
 
     Raises:
         UsageError: The key cannot be sent as a header, or the address was read from a file and the user has not allowed
-            it (`key_configuration_file`).
+            keys to be sent to this address (`key_configuration_file`).
     """
     provider = address.provider
     name = next((name for name in provider.keys if name in os.environ), "")
@@ -131,12 +133,13 @@ def api_key_for_server(address: Address) -> str:
         )
     if key and address.private and address.file and address.url not in _addresses_allowed_for_keys(provider):
         variable = provider.url_variable
-        in_environment = f"or set {variable} to it if the command has no --base-url, " if variable else ""
+        in_environment = f"or set {variable} to this address if the command has no --base-url, " if variable else ""
         raise UsageError(
-            f"{address.file!r} names the server {address.url}, to which the key in {name} would be sent",
-            expected="an address that you name yourself, since the file may come from somebody else",
-            remedy=f"If you trust it, pass --base-url {address.url}, {in_environment}or add it to key_addresses in "
-            f"{key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to nothing",
+            f"{address.file!r} contains the server address {address.url}, to which the key in {name} would be sent",
+            expected="an address that you set yourself, since the file may come from somebody else",
+            remedy=f"If you trust this server, pass --base-url {address.url}, {in_environment}or add the address to "
+            f"key_addresses in {key_configuration_file()}. If the server needs no key, set {provider.keys[0]} to an "
+            "empty value",
         )
     if not key or address.private:
         return key
@@ -161,7 +164,7 @@ def _addresses_allowed_for_keys(provider: ServerProvider) -> set[str]:
     """Return the addresses to which a key may always be sent: the provider's own, and those that the user lists.
 
     Raises:
-        DataError: The configuration is not TOML, or its ``key_addresses`` are not a list of texts.
+        DataError: The configuration is not TOML, or its ``key_addresses`` is not a list of strings.
         UsageError: One of the addresses is invalid.
     """
     path = key_configuration_file()

@@ -80,7 +80,7 @@ def name_in_answer(value: Any) -> str:
 
 
 def object_in_answer(value: Any) -> dict[str, Any]:
-    """Return an object of an answer; empty if the value is not an object."""
+    """Return a value from an answer if it is a JSON object; otherwise return an empty dictionary."""
     return value if isinstance(value, dict) else {}
 
 

@@ -29,7 +29,7 @@ _LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device
 
 
 class ServerModelClient(Protocol):
-    """Protocol for sending the requests for one model; all its coroutines run on the background loop."""
+    """Protocol of clients that send the requests for one model. All their coroutines run on the background loop."""
 
     @property
     def connection(self) -> ServerConnection:
@@ -99,13 +99,13 @@ class ServerBackend(ABC, Generic[C]):
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Self:
-        """Return the backend for a model on the server that the options name, without connecting.
+        """Return the backend for a model on the server whose address is in the options, without connecting.
 
         Raises:
             UsageError: The model or the address is missing or invalid; there are several addresses, which require
                 `rerank.backends.base.server_replicas`; the address was read from a file, and a key would be sent to it
                 without the user's permission; or an option can only be set when the server is started.
-            UnknownNameError: The model's name contains an unknown name of an API.
+            UnknownNameError: The API in the model's name is unknown.
         """
         options = options or BackendOptions()
         return cls(model, Address.parse(options.base_url, cls.find_provider(model)), options=options)
@@ -226,7 +226,7 @@ class ServerBackend(ABC, Generic[C]):
 
 
 def _check_server_options(options: BackendOptions) -> None:
-    """Check that no option is set that has no effect on a server."""
+    """Check that the options contain no setting that must be made when the server is started."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:
             raise UsageError(

@@ -50,7 +50,7 @@ class ServerConnection:
     """Persistent connections to one server, which belong to the event loop of the first request.
 
     The first request opens the connections, and so does the first request after `aclose` or after a fork. They are
-    closed by `aclose`, at the end of an ``async with`` block, or when this object is collected.
+    closed by `aclose`, at the end of an ``async with`` block, or when this object is garbage-collected.
 
     Attributes:
         address: The address of the server.
@@ -89,7 +89,8 @@ class ServerConnection:
     async def aclose(self) -> None:
         """Close the connections; requests in progress raise `BackendError`.
 
-        This must run on the event loop that opened the connections; on any other loop, they are only forgotten.
+        This must run on the event loop that opened the connections; on any other loop, the connections are dropped
+        without being closed.
         """
         client, self._client = self._client, None
         if client is None or self._loop is not asyncio.get_running_loop():
@@ -155,7 +156,7 @@ class ServerConnection:
         return await make_retrying_sender(self.sleep, retries, gives_up=lambda: not has_answered and other())(once)
 
     async def is_up(self) -> bool:
-        """Return whether the server responds to a cheap request. A response that rejects the request counts."""
+        """Return whether the server responds to a cheap request, even if the response rejects the request."""
         try:
             async with asyncio.timeout(CONNECT):
                 await self.ask("/models", read=lambda answer: None, retries=0)
@@ -174,7 +175,7 @@ class ServerConnection:
         return ServerResponse(failures.mask(decode_server_response(response)), unreadable)
 
     async def _respond(self, url: str, content: Mapping[str, Any], key: str) -> tuple[httpx2.Response, str]:
-        """Return a response with its content, and an error message if the content was not read; otherwise empty."""
+        """Return a response with its content, and an error message that is empty if the content was read."""
         method = "POST" if any(part is not None for part in content.values()) else "GET"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers["Accept-Encoding"] = "gzip"
@@ -195,7 +196,7 @@ class ServerConnection:
             raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
 
     def _open(self) -> httpx2.AsyncClient:
-        """Return the client of the running event loop.
+        """Return the HTTP client of the running event loop, and open it if necessary.
 
         In a forked process, the finalizer keeps the parent's client alive and does not close it.
         """
@@ -221,7 +222,7 @@ class ServerConnection:
 
 
 async def _read_limited_response(response: httpx2.Response) -> tuple[httpx2.Response, str]:
-    """Return a response with its content, and an error message if it is longer than `MAX_BYTES`; otherwise empty.
+    """Return a response with its content, and an error message that is empty if the content fits in `MAX_BYTES`.
 
     A response that is too long has been billed like any other, so it is returned without content and not raised as an
     exception.
@@ -250,7 +251,7 @@ _closing: set[asyncio.Task[None]] = set()
 
 
 def _close_dropped_server_connection(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
-    """Close the connections of a collected `ServerConnection`; this may run in any thread."""
+    """Close the connections of a garbage-collected `ServerConnection`; this may run in any thread."""
 
     def close() -> None:
         task = loop.create_task(client.aclose())
@@ -263,5 +264,5 @@ def _close_dropped_server_connection(client: httpx2.AsyncClient, loop: asyncio.A
 
 @cache
 def _server_ssl_context() -> Any:
-    """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
+    """Return the SSL context. It is cached, since reading the certificates takes longer than many requests."""
     return httpx2.create_ssl_context()

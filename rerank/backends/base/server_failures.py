@@ -80,7 +80,7 @@ class ErrorResponseConverter:
         return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
 
     def redact(self, text: str) -> str:
-        """Remove the key from a message and shorten it."""
+        """Remove the key from an error message, and shorten the message."""
         return shorten_server_message(self.mask(text))
 
     def _unauthorised(self, message: str) -> BackendError:

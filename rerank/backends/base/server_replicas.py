@@ -43,12 +43,13 @@ def connect_servers(backend_type: Any, model: str, options: BackendOptions) -> A
 
 
 class ServerReplicas:
-    """A backend over several servers with the same model. `ServerRouter` decides which server receives a request.
+    """A backend that uses several servers with the same model. `ServerRouter` decides which server receives a request.
 
     - A request that a server does not answer (no connection, a timeout, status 429 or 5xx, and so on) is sent to
       another server at once. While no other server works, it is repeated by the rules for one server.
-    - That server then rests: it receives no requests for a second, and twice as long after every failed check, up to
-      half a minute. A check is a cheap request. A reply to any request ends the rest.
+    - A server that did not answer a request then rests: it receives no requests for a second, and twice as long after
+      every failed check, up to half a minute. A check is a cheap request. A reply from the server to any request ends
+      its rest period.
     - A request that a server rejects as invalid is not sent to another one.
 
     Args:
@@ -58,7 +59,7 @@ class ServerReplicas:
         sleep: Function that waits between checks; replaced in tests.
 
     Raises:
-        UsageError: Two addresses name the same server.
+        UsageError: Two of the addresses belong to the same server.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class ServerReplicas:
         self._backends, self._options, self._sleep = tuple(backends), options or BackendOptions(), sleep
         first, names = self._backends[0], sorted(backend.identity["server"] for backend in backends)
         if len(set(names)) < len(names):
-            raise UsageError(f"--base-url names {' and '.join(names)}", expected="addresses of different servers")
+            raise UsageError(
+                f"--base-url lists the same server more than once: {' and '.join(names)}",
+                expected="one address per server",
+            )
         self.identity: Mapping[str, str] = {**first.identity, "server": " ".join(names)}
         self.tasks: frozenset[type[Any]] = first.tasks
         self.takes_verbatim = first.takes_verbatim
@@ -104,7 +108,7 @@ class ServerReplicas:
 
     @property
     def batch_size(self) -> int:
-        """Batch size in the options; by default the sum over all servers."""
+        """Batch size in the options; by default the sum of the servers' batch sizes."""
         return self._options.batch_size or sum(backend.batch_size for backend in self._backends)
 
     @property
@@ -196,7 +200,7 @@ class ServerReplicas:
         return self._backends[position].identity["server"]
 
     def _let_rest(self, server: RoutedServer, failure: ServerUnavailableError) -> None:
-        """Let a server rest, and check it at increasing intervals as long as there are requests."""
+        """Send no requests to a server, and check it at increasing intervals as long as there are requests."""
         self._failures[server.position] = failure
         self._router.rest(server)
         if server.position not in self._checks:
@@ -226,7 +230,10 @@ class ServerReplicas:
             self._router.end_rest(self._router.servers[position])
 
     def _context_size(self) -> int:
-        """Return the context size in the options or, if None, the smallest of the servers' sizes, requested once."""
+        """Return the context size in the options or, if None, the smallest context size of the servers.
+
+        The first call requests the context sizes from the servers.
+        """
         if self._size is None:
             self._size = run_on_task_request_loop(self._find_smallest_context_size())
         return self._size

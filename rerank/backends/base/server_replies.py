@@ -35,7 +35,7 @@ class ServerUnavailableError(BackendError):
 
         Args:
             error: The error of the last attempt.
-            attempts: The attempts of the request.
+            attempts: Counter of the attempts of the request.
             remedy: What the user can do, for the message.
         """
         failed = cls(str(error), remedy=remedy)
@@ -84,7 +84,7 @@ def reply_of_failed_request(
     Args:
         error: The error after the last attempt.
         model: Name of the model on the server, for the message.
-        attempts: The attempts of the request.
+        attempts: Counter of the attempts of the request.
 
     Raises:
         ServerUnavailableError: There is no connection to the server, or the request failed and there are other servers.

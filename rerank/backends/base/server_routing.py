@@ -24,8 +24,9 @@ class RoutedServer:
         position: Position of the server in the list of servers, from 0.
         slots: Maximum number of simultaneous requests.
         in_progress: Number of requests that the server is processing.
-        pause: Seconds for which a resting server waits before its next check; 0 if the server is not resting.
-        waiting: The requests in the queue of this server. Each is a future whose result is the server that accepts it.
+        pause: Seconds until the next check of a resting server; 0 if the server is not resting.
+        waiting: The requests in the queue of this server. Each request is represented by a future, whose result is the
+            server that will process the request.
     """
 
     position: int
@@ -44,8 +45,8 @@ class ServerRouter:
     """A router that assigns requests to servers.
 
     - The requests of a group share a prefix, which the group's server has in its cache. When the first request of a
-      group arrives, the group is assigned to the server with the least load. It keeps this server as long as the server
-      is not resting and the group is among the 4,096 groups that have sent a request most recently.
+      group arrives, the group is assigned to the server with the least load. The group keeps this server as long as the
+      server is not resting and the group is among the 4,096 groups that have sent a request most recently.
     - If the group's server has no free slot, the request waits. It is sent to that server or to any other server that
       has a free slot and no waiting requests of its own, whichever is first: an idle server costs more than computing
       a prefix again.
@@ -75,7 +76,7 @@ class ServerRouter:
         return any(not server.pause for server in self.servers if server.position != position)
 
     async def acquire(self, group: Hashable) -> RoutedServer:
-        """Wait for a free slot and return its server. The caller must call `release` after the request."""
+        """Wait for a free slot and return the server that has it. The caller must call `release` after the request."""
         slot: asyncio.Future[RoutedServer] = asyncio.get_running_loop().create_future()
         self._find_home(group).waiting.append(slot)
         self._assign()
@@ -139,7 +140,10 @@ class ServerRouter:
 
     @staticmethod
     def _start_next(server: RoutedServer, queue: RoutedServer) -> bool:
-        """Assign a slot of ``server`` to the first request in the queue of ``queue``; return False if it is empty."""
+        """Assign a slot of ``server`` to the first request that waits for the server ``queue``.
+
+        Return False if no request waits for that server.
+        """
         while queue.waiting:
             slot = queue.waiting.popleft()
             if not slot.done():  # otherwise its caller was cancelled

@@ -36,7 +36,7 @@ class EstimatedTokens:
     """
 
     def __init__(self, context_size: Callable[[], int]) -> None:
-        """Store the function."""
+        """Store the function that returns the context size."""
         self._context_size = context_size
 
     @property
@@ -53,7 +53,10 @@ class EstimatedTokens:
         return [estimate_server_text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix that ends at a boundary of pieces and has at most ``tokens`` estimated tokens."""
+        """Return the longest prefix of a text that has at most ``tokens`` estimated tokens.
+
+        The prefix ends between two pieces of the text, such as words.
+        """
         end, spent = 0, 0
         for stop, cost in _server_token_estimates(text):
             spent += cost
@@ -67,13 +70,13 @@ class EstimatedPairTokens(EstimatedTokens):
     """`EstimatedTokens` for rerankers. The first turn of a prompt is the query, and each further turn is a passage."""
 
     def count(self, prompt: Prompt) -> int:
-        """Estimate the number of tokens of all pairs; a query alone is paired with an empty passage."""
+        """Estimate the number of tokens of all query-passage pairs; a query alone is paired with an empty passage."""
         query, *passages = self.lengths([message.content for message in prompt]) if prompt else [0]
         return sum(query + passage + PAIR for passage in passages or [0])
 
 
 def _server_token_estimates(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the end position and the estimated tokens of each piece."""
+    """Yield the end position and the estimated number of tokens of each piece of a text, such as a word."""
     for match in _PIECE.finditer(text):
         piece = match[0]
         if len(piece) > 1 or piece.isascii():

@@ -1,4 +1,4 @@
-"""The backend ``decisions``: typed questions to a decision API (``POST /v1/decisions``), answered with probabilities.
+"""The backend ``decisions``: questions to a decision API (``POST /v1/decisions``), which returns probabilities.
 
 docs/servers.md describes how the requests of judges are converted to questions.
 """
@@ -26,7 +26,7 @@ CONTEXT = 8192
 
 
 class DecisionTokens(EstimatedTokens):
-    """A token counter that estimates. All letters can be identifiers, since a value need not be a single token."""
+    """A token counter that estimates. All letters can be identifiers, since an option need not be a single token."""
 
     letters = LETTER_IDENTIFIERS
 
@@ -34,9 +34,9 @@ class DecisionTokens(EstimatedTokens):
 class Decisions(ServerBackend["DecisionClient"]):
     """A backend for a model behind a decision API.
 
-    Requests whose prompts begin with the same input, such as the requests about the documents of one query, are sent
+    Requests whose prompts begin with the same input, such as the requests for the documents of one query, are sent
     together, up to 400 in one call. If the response contains no valid answer to a question, the reply to that question
-    contains an error; if the model refuses a question, its reply has ``finish="refused"``. The other answers of the
+    contains an error; if the model refuses a question, the reply has ``finish="refused"``. The other answers of the
     call are kept.
 
     Args:
@@ -63,11 +63,11 @@ class Decisions(ServerBackend["DecisionClient"]):
             UsageError: The model is missing.
         """
         if not model:
-            raise UsageError("--model decisions: names no model", expected="decisions:NAME")
+            raise UsageError("--model decisions: does not contain the name of a model", expected="decisions:NAME")
         return OPENAI
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates."""
+        """Return a token counter that estimates the number of tokens."""
         return DecisionTokens(context_size)
 
     async def find_context_size(self) -> int:

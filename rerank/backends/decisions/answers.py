@@ -131,7 +131,10 @@ def _scores_of_decision(task: DecisionTask, row: Any) -> tuple[float, ...] | Non
 def _probabilities_of_decision(
     task: DecisionTask, answer: PredicateAnswer | ChoiceAnswer | ScoreAnswer
 ) -> Mapping[Any, float]:
-    """Return a mapping from each option to its probability; NaN, which is rejected later, if it occurs repeatedly."""
+    """Return a mapping from each option to its probability.
+
+    The probability of an option that occurs repeatedly is NaN, which is rejected later.
+    """
     if isinstance(answer, PredicateAnswer):
         return dict(zip(task.options, (answer.probability, 1 - answer.probability), strict=True))
     pairs: list[tuple[Any, float]] = (

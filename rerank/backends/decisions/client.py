@@ -126,7 +126,7 @@ class DecisionClient:
                     asked.reply.set_result(replace(reply, seconds=seconds))
 
     async def _ask(self, shared: list[dict[str, Any]], batch: Sequence[_WaitingQuestion]) -> list[Reply]:
-        """Return the replies to several questions. If the server rejects a call, each half is sent on its own."""
+        """Return the replies to several questions. If the server rejects a call, send the questions in two calls."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
         body = DecisionRequest(model=self.model, input=shared, questions=questions)
         attempts = AttemptCount(self.connection)

@@ -28,7 +28,8 @@ CONTEXT = 8192
 class Openai(ServerBackend["ServerClient"]):
     """A backend for a model behind an OpenAI-compatible server.
 
-    The server is first contacted by the first request, or when the context size is needed and the options contain none.
+    The server is contacted when the first request is sent, or when the context size is needed and not set in the
+    options.
 
     Args:
         model: Name of the model on the server.
@@ -52,7 +53,8 @@ class Openai(ServerBackend["ServerClient"]):
         """
         if not model:
             raise UsageError(
-                "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
+                "--model openai: does not contain the name of a model",
+                expected="openai:NAME, with a name that the server lists",
             )
         return OPENAI
 
@@ -64,7 +66,7 @@ class Openai(ServerBackend["ServerClient"]):
         return OpenaiBatches(self.get_client())
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates."""
+        """Return a token counter that estimates the number of tokens."""
         return EstimatedTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> ServerClient:

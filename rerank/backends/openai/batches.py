@@ -1,8 +1,8 @@
 """OpenAI's batch interface: files of requests that are answered within 24 hours (endpoints ``files`` and ``batches``).
 
-Shapes: the types ``Batch``, ``FileObject`` and ``BatchCreateParams`` of the Python package openai 3.57, and OpenAI's
-guide to the interface. The digest of a request is its ``custom_id``. The metadata of a batch contains its key, so that
-a batch whose id was never received can be found in the list of batches.
+The formats are those of the types ``Batch``, ``FileObject`` and ``BatchCreateParams`` of the Python package openai
+3.57, and OpenAI's guide to the interface. The digest of a request is its ``custom_id``. The metadata of a batch
+contains its key, so that a batch whose id was never received can be found in the list of batches.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KEY, _OMITTED = "listrank_batch", "omitted_fields"
 _ENDED = frozenset({"completed", "expired", "failed", "cancelled"})
 #: Maximum number of pages, of 100 batches each and newest first, that are searched for a batch with a given key.
 _PAGES = 100
-_LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are taken from it"
+_LATER = "Continue with --resume: a batch that was submitted is not submitted again, and its replies are used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class OpenaiBatches:
             except RequestRejectedError as error:
                 raise BackendError(
                     f"The batch {batch_id} cannot be read: {error}",
-                    expected="the account that submitted it",
+                    expected="a key of the account that submitted the batch",
                     remedy="To abandon the batch, remove it from batches.json in the run folder, then use --resume",
                 ) from error
             else:
@@ -175,7 +175,7 @@ class OpenaiBatches:
 def _read_batch_result(
     line: Mapping[str, Any], requests: Mapping[str, Request], results: BatchReplies, session: ServerSession
 ) -> None:
-    """Parse one line of a file of results, and add its reply or a message about its problem to ``results``."""
+    """Parse one line of a result file, and add the reply, or a message about a problem, to ``results``."""
     digest, response = name_in_answer(line.get("custom_id")), object_in_answer(line.get("response"))
     if digest not in requests:
         results.problems.append(f"A result belongs to no request: {shorten_server_message(str(dict(line)))}")
@@ -226,7 +226,7 @@ def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply
 def _id_in_answer(answer: ServerResponse) -> str:
     found = name_in_answer(answer.body.get("id"))
     if not found:
-        raise RequestFailedError(f"The answer has no id: {answer.text or 'nothing'}")
+        raise RequestFailedError(f"The response of the server contains no id: {answer.text or 'nothing'}")
     return found
 
 
@@ -234,7 +234,7 @@ def _status_in_answer(answer: ServerResponse) -> BatchStatus:
     body = answer.body
     state, counts = name_in_answer(body.get("status")), object_in_answer(body.get("request_counts"))
     if not state:
-        raise RequestFailedError(f"The answer has no status: {answer.text or 'nothing'}")
+        raise RequestFailedError(f"The response of the server contains no status: {answer.text or 'nothing'}")
     rows = object_in_answer(body.get("errors")).get("data")
     errors = [name_in_answer(object_in_answer(row).get("message")) for row in rows] if isinstance(rows, list) else []
     stopped = state in ("failed", "cancelled")

@@ -35,7 +35,7 @@ class ServerClient:
     _inspection: SharedCall[ServerSession] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Create the limit of simultaneous requests and the shared call that inspects the server."""
+        """Create the limit on simultaneous requests and the shared call that inspects the server."""
         self._limit = ConcurrencyLimit(self.concurrency)
         self._inspection = SharedCall(self._inspect)
 

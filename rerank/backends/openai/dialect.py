@@ -51,7 +51,7 @@ class ServerRequest:
 
 @dataclass(slots=True, kw_only=True)
 class Dialect:
-    """The request format of a server, without the fields that it has refused.
+    """The request format of a server, without the fields that the server has refused.
 
     Attributes:
         kind: The kind of server.

@@ -59,7 +59,7 @@ def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerReq
     the reply is empty and ``error`` states the reason.
 
     Returns:
-        The reply, and whether it has content.
+        The reply, and whether the reply has content.
 
     Raises:
         RequestFailedError: The response contains an error instead of a reply.
@@ -85,7 +85,7 @@ def parse_server_reply(answer: ServerResponse, request: Request, sent: ServerReq
 
 
 def _add_content(reply: Reply, choice: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
-    """Add the content of a choice to a reply that has only counts so far.
+    """Add the text or the scores of a choice to a reply that contains only token counts so far.
 
     Raises:
         _UnreadableReplyError: There is no content, or it is not of the kind that the task requires.
@@ -171,9 +171,9 @@ def _text_of_response(content: Any) -> str:
 
 
 def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
-    """Convert a JSON reply to the text of a permutation; a truncated reply, up to its last complete identifier.
+    """Convert a JSON reply to the text of a permutation.
 
-    Any other text is returned unchanged.
+    A truncated reply is converted up to its last complete identifier. Any other text is returned unchanged.
     """
     order = decode_json_object(text).get("order")
     if isinstance(order, list) and order:
@@ -222,8 +222,8 @@ def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
 def _log_probability_in_response(text: str, listed: Mapping[str, float]) -> float | None:
     """Return the log-probability of the token equal to ``text``.
 
-    If it is not listed, return the log of the summed probabilities of all tokens equal to ``text`` after stripping
-    whitespace; None if there is no such token.
+    If this token is not listed, return the log of the summed probabilities of all tokens equal to ``text`` after
+    stripping whitespace; None if there is no such token.
     """
     if text in listed:
         return listed[text]

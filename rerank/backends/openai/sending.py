@@ -70,7 +70,7 @@ class ServerSession:
         return reply_of_failed_request(error, model=self.dialect.model, attempts=attempts)
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
-        """Omit a refused field from now on and warn; return whether the error is about a field that can be omitted."""
+        """If a refused field can be omitted, warn and omit it from now on; return whether it can be omitted."""
         is_about_field = error.status in (400, 422)
         name = self.dialect.find_refused_field(built, str(error), error.field) if is_about_field else ""
         if name and name not in self.dialect.refused:
@@ -122,7 +122,7 @@ class _Exchange:
     _discarded: Reply | None = None
 
     async def send(self, built: ServerRequest) -> Reply:
-        """Send the request and return the reply; if the second attempt fails, the first reply without content.
+        """Send the request and return the reply. If a second attempt fails, return the first, empty reply.
 
         Raises:
             RequestFailedError: No reply has arrived.

@@ -69,7 +69,7 @@ def unknown_server_model_error(model: str, message: str, server: Server) -> Back
     Args:
         model: Name of the requested model.
         message: The server's error message.
-        server: The server, whose models are listed.
+        server: The server, whose models are listed in the error.
     """
     if not server.models:
         remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
@@ -105,9 +105,9 @@ def _model_rows_of_server(answer: ServerResponse) -> list[dict[str, Any]]:
 
 
 def _context_size_of_server(row: dict[str, Any]) -> int | None:
-    """Return the context size in a model's description; None if it states none.
+    """Return the context size in a model's description; None if the description states none.
 
-    It is in ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp).
+    The field is ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp).
     """
     sizes = (row.get("max_model_len"), row.get("context_length"), object_in_answer(row.get("meta")).get("n_ctx"))
     return next(filter(None, map(token_count_in_answer, sizes)), None)
@@ -116,7 +116,7 @@ def _context_size_of_server(row: dict[str, Any]) -> int | None:
 async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
     """Return the context size per request of a llama.cpp server from ``/props``; None if it is not stated.
 
-    Older versions of llama.cpp state it only there.
+    Older versions of llama.cpp state the context size only there.
     """
 
     def read(answer: ServerResponse) -> int | None:

@@ -62,7 +62,7 @@ class Vllm(LocalModel):
     costs_money = False
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
-        """Wrap an engine that is already running. To start one, use `load`."""
+        """Wrap an engine that is already running. To start an engine, use `load`."""
         require_model_process()
         self._engine = engine
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
@@ -99,7 +99,7 @@ class Vllm(LocalModel):
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
-        """Start the engine of a plan; the backend uses the token counter of the plan.
+        """Start the planned engine, and return a backend that uses the token counter of the plan.
 
         Raises:
             BackendError: vLLM failed to start.
@@ -118,7 +118,7 @@ class Vllm(LocalModel):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, engine, and adapter."""
+        """Name, hash or revision, dtype, engine, and adapter of the model."""
         return self._engine.identity
 
     @property

@@ -194,7 +194,7 @@ def _missing_vllm_error(why: object) -> MissingPrerequisiteError:
 def _preserve_state_during_vllm_start() -> Iterator[None]:
     """Restore the global state that starting vLLM changes: random number generators and torch's thread setting.
 
-    Inside the block, the module that would prevent vLLM from starting is hidden.
+    Inside the block, the module ``llvmlite.binding.ffi`` is hidden, because it would prevent vLLM from starting.
     """
     import random
 

@@ -57,12 +57,14 @@ def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
 
 def _forced_vllm_next_tokens(tokens: list[int]) -> NextTokens:
     if not tokens:
-        raise ValueError("no tokens")
+        raise ValueError("the list of forced tokens is empty")
     return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
 def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
-    """Return a function that stores how much of the reply it has processed. Its first call may be within a reply.
+    """Return a function that returns the allowed next tokens of a permutation, given the tokens generated so far.
+
+    The function stores how much of the reply it has processed. Its first call may be within a reply.
 
     A token that was not allowed (NaN logits can cause one) ends the reply. The result is then an incomplete
     permutation; raising an exception instead would stop the engine.

@@ -14,7 +14,7 @@ def mask_vllm_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]])
 
     Args:
         logits: Logits of shape (rows, vocabulary).
-        allowed: Mapping from each restricted row to its allowed tokens; in missing rows, all tokens are allowed.
+        allowed: Mapping from each restricted row to its allowed tokens; rows that are missing are not restricted.
 
     Returns:
         The same tensor.

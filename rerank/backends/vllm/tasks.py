@@ -58,7 +58,7 @@ def _generate_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job])
 
 
 def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Generate permutations. The engine generates no forced tokens at the beginning and end of a permutation."""
+    """Generate permutations. Forced tokens at their beginning and end are added without the engine."""
     pieces = [
         identifier_tokens(tokens, j.task.items, j.task.separator, end_of_rendered_prompt(tokens, j), j.reply_prefix)
         for j in jobs

@@ -32,7 +32,7 @@ class Vlm(Hf):
     """A backend for models of ``AutoModelForImageTextToText``, such as Qwen2.5-VL or SmolVLM.
 
     Chats without pictures work as well. A request whose picture is missing or damaged gets a reply with
-    ``finish="error"`` that names the file.
+    ``finish="error"`` and an error message with the path of the file.
 
     Args:
         model: The model, in evaluation mode on its device.
@@ -57,7 +57,7 @@ class Vlm(Hf):
     def __init__(
         self, model: Any, processor: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap a model that is already loaded. To load one by name, use `load`."""
+        """Wrap a model that is already loaded. To load a model by name, use `load`."""
         if not hasattr(processor, "image_processor"):
             raise UsageError(
                 f"The processor of model {identity.get('model', '')!r} is a {type(processor).__name__}",
@@ -107,7 +107,8 @@ class Vlm(Hf):
         ``finish="error"``. Only one thread at a time uses the model.
 
         Raises:
-            BackendError: The model failed for another reason, or its chat template does not accept the chat.
+            BackendError: The model failed for a reason other than memory, or its chat template does not accept the
+                chat.
             UsageError: A request sets ``thinking``, or this process was forked after a model was used.
         """
         require_model_process()

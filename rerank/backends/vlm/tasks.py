@@ -114,7 +114,7 @@ def compute_vlm_log_likelihoods(
 
 
 def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """Return the model inputs with text tokens appended to the token ids and all other inputs per token."""
+    """Return the model inputs with text tokens appended to the token ids and to all other inputs per token."""
     if not ids:
         return dict(inputs)
     prompt = inputs["input_ids"]
@@ -127,7 +127,7 @@ def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict
 
 
 def decode_vlm_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
-    """Generate a permutation for a prompt with pictures under its grammar.
+    """Generate a permutation for a prompt with pictures, constrained by a grammar.
 
     Returns:
         The complete grammar state and the number of tokens of the reply.
@@ -179,7 +179,7 @@ class _GrammarProcessor(LogitsProcessor):
 
 
 class _CompleteCriteria(StoppingCriteria):
-    """A stopping criterion that ends the row when its permutation is complete."""
+    """A stopping criterion that ends generation when the permutation is complete."""
 
     def __init__(self, processor: _GrammarProcessor) -> None:
         self._processor = processor

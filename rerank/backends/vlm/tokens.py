@@ -109,7 +109,7 @@ class VlmTokens(HfTokens):
         return [self.inputs(prompt)["input_ids"][0].tolist() for prompt in prompts]
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of a prompt. If a picture cannot be read, pictures are not counted."""
+        """Return the number of tokens of a prompt. If any picture cannot be read, only the text is counted."""
         try:
             return super().count(prompt)
         except UNREADABLE:

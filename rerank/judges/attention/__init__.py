@@ -47,8 +47,8 @@ class Attention(ListwiseJudge):
     is next to the query.
 
     Attributes:
-        heads: The attention heads to use: a file written by ``rerank heads select``, ``qrhead`` or ``core`` for the
-            published list of the model, or empty for all heads.
+        heads: The attention heads to use: the path of a file that ``rerank heads select`` has written; ``qrhead`` or
+            ``core`` for the published list of the model; or empty for all heads.
         layers: First and last layer to use, counted from 0, such as ``8-15``; empty for all. Layers above the last one
             are not computed.
         calibrate: Subtract the attention that the tokens receive from the null query, and drop tokens far below the
@@ -166,7 +166,7 @@ class Attention(ListwiseJudge):
     ) -> tuple[tuple[EvidenceSpan, ...], ...]:
         """Return the sentences or words of each document with their shares of the attention.
 
-        `select_attention_judge_evidence` selects the best ones.
+        `select_attention_judge_evidence` selects the units with large shares.
 
         Args:
             window: The window.
@@ -198,7 +198,10 @@ class Attention(ListwiseJudge):
         )
 
     def _null_query_excess(self, query: str) -> int:
-        """Return how many tokens longer the null query may be than the query; the prompt with it must fit as well."""
+        """Return an upper bound on the number of tokens that the null query has in addition to those of the query.
+
+        The prompt must also fit in the context when it contains the null query instead of the query.
+        """
         if not self.calibrate:
             return 0
         # One additional token, since the tokens of a query may merge differently with the text around it.

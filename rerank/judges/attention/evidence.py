@@ -104,7 +104,7 @@ def map_attention_judge_passage(document: Document, shown: str) -> list[int | No
 
     Returns:
         For each character of ``shown``, its position in `Document.text`. A space before a word has the position of the
-        word. Characters of the title and its label have None.
+        word. The position is None for characters of the title and of its label.
 
     >>> map_attention_judge_passage(Document(id="1", text=" two \n lines"), "two li")
     [1, 2, 3, 7, 7, 8]

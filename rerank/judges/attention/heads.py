@@ -64,7 +64,7 @@ class HeadList:
 
 
 def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of a backend's identity to which a head list is bound."""
+    """Return the part of a backend's identity that a head list stores to identify its model."""
     return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
 

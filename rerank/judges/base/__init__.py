@@ -66,14 +66,14 @@ class OversizedWindow:
 
 
 class Judge(Protocol):
-    """A judge makes the requests for a window and parses the replies. It does no I/O; the driver runs the requests."""
+    """A judge makes the requests for a window and parses the replies. It does no I/O; the driver sends the requests."""
 
     @property
     def score_kind(self) -> ScoreKind | None:
         """The meaning of the scores in the judge's verdicts; None if the verdicts contain no scores."""
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or how many of its documents fit in the context.
+        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
 
         Raises:
             ContextOverflowError: Not even two of the documents fit.
@@ -111,7 +111,7 @@ class Limits:
 class PromptJudge:
     """Base class of judges that send prompts to a backend and parse its replies.
 
-    A subclass names the tasks that it needs, makes the requests for one window, parses the replies, and states the
+    A subclass declares the tasks that it needs, makes the requests for one window, parses the replies, and states the
     meaning of its scores. Its additional fields are its options, as in ``--method pick,by=likelihood``.
 
     Attributes:
@@ -123,7 +123,7 @@ class PromptJudge:
     Raises:
         UsageError: The backend supports none of the tasks, it does not support the pictures that the prompt shows, the
             limits contradict each other or exceed the context of the model, or ``first_stage`` is negative, is not
-            finite, or is given to a judge that does not sort by score.
+            finite, or is set for a judge that does not sort by score.
     """
 
     #: Types of tasks that the judge can use, the preferred type first.
@@ -198,7 +198,7 @@ class PromptJudge:
 
     @classmethod
     def suggest_prompt(cls, options: Mapping[str, str]) -> str:
-        """Return the shipped prompt that suits these options; empty if any listwise prompt is suitable."""
+        """Return the name of the built-in prompt that suits these options; empty if any listwise prompt is suitable."""
         return cls.prompt
 
     @classmethod
@@ -208,7 +208,7 @@ class PromptJudge:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Values besides options and prompt that affect the orders, such as the hash of a file named by an option."""
+        """Further values that affect the judge's orders, such as the hash of a file whose path is an option."""
         return {}
 
     @property
@@ -279,11 +279,11 @@ class PromptJudge:
         return Verdict(order=tuple(order), status="partial", detail=detail, scores=tuple(scores))
 
     def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
-        """Return the scores whose z-scores are added to those of the first stage; by default, the judge's scores."""
+        """Return the scores whose z-scores are added to the first-stage z-scores; by default, the judge's scores."""
         return scores
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the requests for one window, or how many of its documents fit in the context.
+        """Return the requests for one window, or an `OversizedWindow` if not all of its documents fit in the context.
 
         Raises:
             ContextOverflowError: The window does not fit, and dividing it into smaller windows would not help.
@@ -291,7 +291,10 @@ class PromptJudge:
         return self.make_requests(window)
 
     def with_backend(self, backend: Backend) -> Self:
-        """Return this judge with another backend of the same model, such as one that logs. Files are not read again."""
+        """Return this judge with another backend of the same model, such as a backend that logs replies.
+
+        Files are not read again.
+        """
         judge = copy.copy(self)
         object.__setattr__(judge, "backend", backend)
         return judge
@@ -344,7 +347,7 @@ class ListwiseJudge(PromptJudge):
             )
 
     def requests(self, window: Window) -> list[Request] | OversizedWindow:
-        """Return the request for a window, or how many of its documents fit in the context."""
+        """Return the request for a window, or an `OversizedWindow` if not all of its documents fit in the context."""
         try:
             return self.make_requests(window)
         except ContextOverflowError:

@@ -69,7 +69,7 @@ class PointwiseJudge(PromptJudge):
         ]
 
     def _shown(self, doc: Document) -> Document:
-        """Return the document; if the prompt is verbatim, its text begins with the title, and the title is empty.
+        """Return the document as the prompt shows it: in a verbatim prompt, the title is the beginning of the text.
 
         Published rerankers, which have verbatim prompts, were trained on title and text without words between them.
         """

@@ -39,7 +39,7 @@ class Verdict:
     """The order of one window and how it was obtained.
 
     Attributes:
-        order: A permutation of the window's positions; the identity if the replies contain no order.
+        order: A permutation of the window's positions; the identity permutation if the replies contain no order.
         status: Status of the replies.
         detail: Description of the repairs or of the failure; empty if there was neither.
         scores: One score per document, in the order of the window; None for documents without a score. Empty if the

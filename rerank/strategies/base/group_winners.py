@@ -21,7 +21,7 @@ def choose_group_winners(
 
     Args:
         query: The query.
-        groups: Groups of at least two documents. The first document of a group wins unless another one is chosen.
+        groups: Groups of at least two documents. The first document of a group wins unless another document is chosen.
         size: Maximum number of documents per window.
         both_orders: Judge every window a second time with its documents in reverse order. A document other than the
             first wins only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).

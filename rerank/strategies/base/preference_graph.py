@@ -34,7 +34,7 @@ class PreferenceGraph:
 
         Args:
             positions: The documents of the window, best first.
-            depth: Number of documents that the judge ranked, at least 1. The order of the others means nothing.
+            depth: Number of documents that the judge ranked, at least 1. The order of the other documents is ignored.
         """
         ranked, others = positions[:depth], positions[depth:]
         # Neighbours suffice, since all other pairs follow by transitivity.

@@ -17,12 +17,12 @@ from rerank.types import Plan, Ranking, Window
 class SelfConsistency:
     """A strategy that judges the whole list in ``passes`` random orders and returns the Kemeny order of the results.
 
-    The Kemeny order minimises the sum of Kendall distances to the results. It is exact if each cycle of contradicting
-    majorities involves at most 12 documents; larger components are ordered by Borda count and local search
-    (`kemeny_order`). Ties keep the input order.
+    The Kemeny order minimises the sum of Kendall distances to the results. The computed order is exact if each cycle of
+    contradicting majorities involves at most 12 documents; larger components are ordered by Borda count and local
+    search (`kemeny_order`). Ties keep the input order.
 
-    If ``top_k`` is set, only the first ``top_k`` documents of a result are ordered; the others are tied. A failed
-    result votes for the random order in which the list was shown.
+    If ``top_k`` is set, only the first ``top_k`` documents of a result are ordered; the others are tied. If the judge
+    fails on a random order, this random order is used as its result.
 
     Calls for n documents: passes if n > 1, else 0; all in one round. A list that is too long for the model's context
     takes more calls, as in `rerank.strategies.full`.

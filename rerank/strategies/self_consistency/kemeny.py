@@ -13,7 +13,7 @@ Votes = Sequence[Sequence[int]]
 
 
 def count_strategy_order_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
-    """Count how many orders of ``range(n)`` have a before b, for all pairs.
+    """Count how many orders of ``range(n)`` have a before b, for all pairs (a, b).
 
     Args:
         orders: The orders, best first.

@@ -1,4 +1,4 @@
-"""OpenAI's decisions API, ``POST /v1/decisions``: typed questions about an input, answered with probabilities."""
+"""OpenAI's decisions API, ``POST /v1/decisions``: questions about an input, answered with probabilities."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ DecisionQuestion = Annotated[PredicateQuestion | ChoiceQuestion | ScoreQuestion,
 
 
 class DecisionRequest(ApiBody):
-    """A request: an input and 1 to 400 questions about it. The input is a text, or a list of messages or parts."""
+    """A request: an input and 1 to 400 questions about it. The input is a text, or a list of messages or text parts."""
 
     model: str = ""
     input: str | list[dict[str, Any]]
@@ -83,7 +83,7 @@ class DecisionRequest(ApiBody):
                 waiting.extend(reversed(part))
             else:
                 kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise DataError(f"A part of the input has the type {error_repr(kind)}", expected="only texts")
+                raise DataError(f"A part of the input has the type {error_repr(kind)}", expected="texts or messages")
         return replace_lone_surrogates("\n".join(texts))
 
 
@@ -142,7 +142,7 @@ DecisionAnswer = Annotated[PredicateAnswer | ChoiceAnswer | ScoreAnswer | Refusa
 
 
 class InputTokens(ApiBody):
-    """Details of the input tokens: numbers of tokens that were taken from a cache and written to it."""
+    """Details of the input tokens: how many were read from a cache, and how many were written to a cache."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0

@@ -24,7 +24,8 @@ class SpanSettings:
     """Settings for the evidence spans that a client requests.
 
     Attributes:
-        threshold: Minimum share of a document's attention that a unit of a span receives; None makes every unit a span.
+        threshold: Minimum share of a document's attention that every unit in a span receives; None makes every unit a
+            span.
         max_spans: Maximum number of spans per document; None for all.
         unit: Unit of which spans consist: sentences or words.
     """

@@ -36,7 +36,7 @@ class Agreement:
         return float(np.trace(self.table)) / self.documents if self.documents else None
 
     def kappa(self, weights: str = "none") -> float | None:
-        """Compute Cohen's kappa, 1 - sum w o / sum w e. It is None if it is undefined.
+        """Compute Cohen's kappa, 1 - sum w o / sum w e. The result is None if kappa is undefined.
 
         For each cell of the table, o is the observed fraction of documents, and e is the fraction expected by chance
         from the two assessors' marginal distributions. The disagreement weight w of a cell is 0 on the diagonal. Off

@@ -81,7 +81,7 @@ def estimate_from_few_judgments(
 
     Raises:
         UsageError: A measure does not exist or has no per-query values.
-        DataError: Too few topics are judged by both or by the model alone, or the baseline is the only run.
+        DataError: Too few topics are judged by both assessors or by the model alone, or the baseline is the only run.
         UnknownNameError: The baseline is not one of the runs.
     """
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
@@ -116,7 +116,7 @@ def _check_baseline_of_estimates(baseline: str, systems: Sequence[str]) -> None:
 
 
 def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the topics that both have judged, and those that only the model has judged."""
+    """Return the topics judged by people and by the model, and the topics judged only by the model."""
     by_people = set(judged_topics(people))
     both, alone = (
         tuple(topic for topic in judged_topics(model) if (topic in by_people) is judged) for judged in (True, False)

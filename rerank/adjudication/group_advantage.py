@@ -19,12 +19,13 @@ from rerank.errors import UsageError
 
 
 class GroupAdvantage(NamedTuple):
-    """Advantage of a group of systems with the other judgments, compared with gold judgments.
+    """Advantage of a group of systems under judgments other than the gold judgments.
 
     Attributes:
         ranks: Mean number of ranks that the group's systems rise. It is 0 if the mean rank of the group is unchanged.
-        score: Mean score of the group's systems by the other judgments, minus the score expected from their gold
-            scores. The expected score is read off the least-squares line through the systems outside the group.
+        score: Mean score of the group's systems with the other judgments, minus the mean score expected from their
+            scores with gold judgments. The expected score is read off the least-squares line through the systems
+            outside the group.
     """
 
     ranks: float
@@ -32,10 +33,10 @@ class GroupAdvantage(NamedTuple):
 
 
 def compute_group_advantage(gold: Floats, other: Floats, group: Bools) -> GroupAdvantage:
-    """Compute the advantage that the other judgments give a group of systems.
+    """Compute the advantage of a group of systems under judgments other than the gold judgments.
 
-    More lenient judgments raise all scores, but raise those of good systems less. The line through the other systems
-    accounts for this effect as far as the effect is linear.
+    More lenient judgments raise all scores, but the scores of good systems less than others. The line through the
+    systems outside the group accounts for this effect as far as the effect is linear.
 
     Args:
         gold: (systems,) mean scores with gold judgments.
@@ -56,7 +57,7 @@ def compute_group_advantage(gold: Floats, other: Floats, group: Bools) -> GroupA
 def resample_group_advantage(
     gold: Floats, other: Floats, group: Bools, *, resamples: int, seed: int, alpha: float
 ) -> tuple[GroupAdvantage, GroupAdvantage]:
-    """Return the lower and upper bounds of percentile bootstrap intervals over topics.
+    """Return the lower and upper bounds of the advantage, by the percentile bootstrap over topics.
 
     Args:
         gold: (topics, systems) scores with gold judgments.

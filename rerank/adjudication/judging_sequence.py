@@ -66,7 +66,7 @@ class JudgingSequence:
 def judge_pool_in_order(
     order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0, ties_by_id: bool = False
 ) -> JudgingSequence:
-    """Judge the whole pool, taking the judgments from known relevance.
+    """Return the sequence in which an order judges the whole pool, given the relevance of all documents.
 
     A stochastic order breaks ties between documents by the seed. If ties were broken by id, the same documents would
     have an advantage with every seed, and the result would depend on how documents are named.

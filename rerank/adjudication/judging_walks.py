@@ -34,7 +34,7 @@ class JudgingWalk:
 
     @property
     def next(self) -> tuple[int, int] | None:
-        """The next document, as its topic's index in the pool and its index in the topic; None at the end."""
+        """The next document: the index of its topic in the pool, and its index within the topic; None at the end."""
         if self.done >= self.limit:
             return None
         if self._walk is None:

@@ -34,11 +34,11 @@ def count_grade_coincidences(counts: Ints) -> Floats:
 
 
 def krippendorff_alpha(coincidences: Floats, grades: tuple[int, ...], level: AlphaLevel) -> float:
-    """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. It is NaN without pairs, or if only one grade occurs.
+    """Compute alpha = 1 - (n - 1) sum o d / sum n_c n_k d. Alpha is NaN without pairs, or if only one grade occurs.
 
-    o are the coincidences, n_c is the sum of row c, n is the sum of all, and d is the squared distance of two grades:
-    1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments with grades from one of the two to
-    the other, where judgments with these two grades count half (``ordinal``).
+    o are the coincidences, n_c is the sum of row c, n is the sum of all rows, and d is the squared distance of two
+    grades: 1 (``nominal``), (c - k)^2 (``interval``), or the squared number of judgments with grades from one of the
+    two to the other, where judgments with these two grades count half (``ordinal``).
 
     Args:
         coincidences: (grades, grades) o, from `count_grade_coincidences`.

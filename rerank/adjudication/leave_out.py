@@ -113,7 +113,7 @@ def leave_groups_out(
         runs: The runs that formed the pool, with different names.
         qrels: The relevance judgments.
         measures: Names of measures with per-query values.
-        groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs are their own groups.
+        groups: Pairs of a group's name and a shell pattern for the names of its runs; other runs form groups of one.
         depth: Number of documents that each run contributed per topic.
         relevant: Lowest grade that counts as relevant in binary measures, and in the counts of documents.
 
@@ -189,7 +189,7 @@ def _rows_of_group(
         gold: Scores of all runs with all judgments.
         reduced: Scores of all runs without the judgments of the group's documents.
         runs: Indices of the group's runs.
-        about: The group and its numbers of documents.
+        about: The first keys of each row: the group's name and its numbers of documents.
     """
     before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
     ranked = rank_systems_for_study(before, gold.systems)

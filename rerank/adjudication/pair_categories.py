@@ -79,12 +79,18 @@ class PairCategories:
 
     @property
     def precision(self) -> float | None:
-        """AA / (AA + AD + spurious): fraction of significant pairs (cheap) that gold confirms in the same direction."""
+        """Precision of the significant pairs, AA / (AA + AD + spurious).
+
+        Fraction of the pairs significant with cheap judgments that gold judgments confirm in the same direction.
+        """
         return _ratio_of_judging_study_pairs(self.AA, self.cheap)
 
     @property
     def recall(self) -> float | None:
-        """AA / (AA + AD + missed): fraction of significant pairs (gold) that are retained in the same direction."""
+        """Recall of the significant pairs, AA / (AA + AD + missed).
+
+        Fraction of the pairs significant with gold judgments that cheap judgments retain in the same direction.
+        """
         return _ratio_of_judging_study_pairs(self.AA, self.gold)
 
     @property
@@ -94,7 +100,10 @@ class PairCategories:
 
     @property
     def publication_bias(self) -> float | None:
-        """1 - precision: fraction of significant pairs that gold does not confirm. Source: Ferro and Sanderson 2022."""
+        """Fraction of pairs significant with cheap judgments that gold judgments do not confirm: 1 - precision.
+
+        Source: Ferro and Sanderson 2022.
+        """
         return None if self.precision is None else 1 - self.precision
 
     @property

@@ -197,7 +197,7 @@ def _cut_judged_pool_at_rank(values: Any, measure: Any) -> Any:
 
 
 def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute nDCG with linear gain and discount log2(rank + 1). All formulas return shape (budgets, systems)."""
+    """Compute nDCG with linear gain and discount log2(rank + 1). The result has shape (budgets, systems)."""
     found, ideal = _cut_judged_pool_at_rank(view.found, measure), _cut_judged_pool_at_rank(view.judged, measure)
     # (ranks,) discount of each rank
     discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
@@ -206,7 +206,10 @@ def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
 
 
 def _ap_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute AP: sum of the precision at each relevant retrieved document, divided by all relevant documents."""
+    """Compute AP.
+
+    AP is the sum of the precision at each relevant retrieved document, divided by the number of relevant documents.
+    """
     hits = _cut_judged_pool_at_rank(view.found, measure) >= measure["rel"]
     ranks = np.arange(1, hits.shape[-1] + 1)
     # (budgets, systems, ranks) precision at each hit

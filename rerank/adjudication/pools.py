@@ -136,7 +136,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
             f"No document of the {len(names)} runs is judged in {qrels.name}"
             if qrels
             else "The runs have no documents",
-            remedy="Use runs and judgments of the same topics and documents",
+            remedy="Check that the runs have documents, and that judgments (if given) cover the same documents",
         )
     return Pool(topics=tuple(topics), systems=names)
 

@@ -1,6 +1,6 @@
 """Comparison of two sets of judgments for the same topics: their agreement, and the conclusions drawn from each.
 
-Use it to compare two people, a language model and people, or incomplete and complete judgments.
+Use it to compare the judgments of two people, of a language model and people, or incomplete and complete judgments.
 """
 
 from __future__ import annotations

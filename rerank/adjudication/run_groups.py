@@ -22,7 +22,7 @@ def group_runs_by_name(
         The indices of the runs of each group, by the name of the group, in the order of the runs.
 
     Raises:
-        UsageError: A group has too few runs, a run outside a group has its name, or two groups match the same run.
+        UsageError: A group has too few runs, a run has the name of a group of other runs, or two groups match one run.
     """
     members: dict[str, list[int]] = {}
     for index, name in enumerate(names):

@@ -151,7 +151,7 @@ class SignificanceVerdicts:
         return rank_systems_for_study(self.means, self.systems)
 
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
-        """Return, for every procedure, an array of shape (pairs,): category codes of the pairs compared with gold."""
+        """Return, for every procedure, an array of shape (pairs,): category codes of the pairs (against ``gold``)."""
         return [
             categorise_pairs_under_cheaper_judgments(gold.differences, by_gold, self.differences, by_cheap)
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
@@ -162,7 +162,7 @@ class SignificanceVerdicts:
         return rank_changes_from_gold_judgments(gold.ranking, self.ranking)
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
-        """Return similarities to the gold ranking of systems by name. All are None if all systems tie in a ranking."""
+        """Return similarities to the gold ranking, keyed by name. All are None if all systems tie in either ranking."""
         tau_b = tau_with_gold_judgments(gold.means, self.means)
         if tau_b is None:
             return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))

@@ -120,7 +120,7 @@ def group_best_study_methods(
 
 
 def _rows_by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
-    """Group the rows whose tau and recall are defined by measure, test, correction and budget."""
+    """Group rows by measure, test, correction and budget. Rows with an undefined tau or recall are omitted."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["tau"] is not None and row["recall"] is not None:

@@ -121,13 +121,14 @@ class StudyResamples:
 
 
 def study_figure_intervals(row: Mapping[str, Any], figures: Floats, alpha: float) -> dict[str, list[float] | None]:
-    """Return the interval of each figure: value +- z times its standard deviation over samples, clipped to its range.
+    """Return the interval of each figure: value +- z times its standard deviation over samples.
 
-    The interval is None if the value is undefined, or is undefined in most samples.
+    Intervals are clipped to the range of the figure. The interval of a figure is None if the figure is undefined, or is
+    undefined in most samples.
 
     Args:
         row: Values of the figures by name.
-        figures: (samples, figures) the figures in `RESAMPLED`.
+        figures: (samples, figures) values of the figures in `RESAMPLED`.
         alpha: One minus the confidence level.
     """
     intervals: dict[str, list[float] | None] = {}
@@ -145,9 +146,9 @@ def compare_study_methods(
 ) -> Iterator[dict[str, Any]]:
     """Test the difference of every pair of methods in one setting (budget, measure, test).
 
-    Both methods are evaluated on the same samples, each with a seed of its own. A difference is divided by its standard
-    deviation over samples and compared with the normal distribution. Holm's correction covers all pairs of methods for
-    one figure.
+    Both methods are evaluated on the same samples; each sample belongs to one seed of a method. A difference is divided
+    by its standard deviation over samples and compared with the normal distribution. Holm's correction covers all pairs
+    of methods for one figure.
 
     Args:
         rows: Values of the figures by name, for each method.
@@ -155,7 +156,7 @@ def compare_study_methods(
         alpha: One minus the confidence level of the intervals.
 
     Yields:
-        One row per figure in `CONTRASTED` and pair of methods for which it is defined.
+        One row per figure in `CONTRASTED` and pair of methods for which the difference is defined.
     """
     from scipy.stats import norm
 

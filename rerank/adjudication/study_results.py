@@ -159,7 +159,7 @@ class AdjudicationStudy:
         ]
 
     def golds(self) -> list[dict[str, Any]]:
-        """Return one row per measure and test: significant pairs with gold judgments, and values for the whole pool."""
+        """Return, per measure and test, the number of pairs significant with gold judgments, and whole-pool values."""
         rows = []
         for cell in self.whole:
             significant = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]

@@ -42,7 +42,7 @@ class SystemRepeats:
         return cls(names=tuple(names), systems=tuple(members), runs=tuple(map(tuple, members.values())))
 
     def contributed(self, pooled: Container[str]) -> Bools:
-        """Return an array of shape (systems,): whether a run of the system is among the pooled runs, by name."""
+        """Return an array of shape (systems,): whether any run of the system is named in ``pooled``."""
         return np.array([any(self.names[run] in pooled for run in runs) for runs in self.runs])
 
     def average(self, values: Floats) -> Floats:

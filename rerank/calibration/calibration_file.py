@@ -232,8 +232,8 @@ def _format_calibration_json(content: Mapping[str, Any]) -> str:
 def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage: Sequence[float] | None) -> None:
     if judge is None and first_stage is None:
         raise UsageError(
-            "A list without judge scores and first-stage scores has no known length",
-            expected="at least one of the two",
+            "The list has no judge scores and no first-stage scores, so its length is unknown",
+            expected="at least one of these two kinds of scores",
             remedy="Pass one None per document as judge_scores",
         )
     if judge is not None and first_stage is not None and len(judge) != len(first_stage):

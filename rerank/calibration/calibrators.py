@@ -42,7 +42,7 @@ class Platt:
         _check_calibrator_parameters((self.slope, self.intercept), self.slope)
 
     def __call__(self, logit: float) -> float:
-        """Return the probability."""
+        """Return the probability for a logit."""
         return sigmoid(self.slope * logit + self.intercept)
 
 
@@ -66,7 +66,7 @@ class Beta:
         _check_calibrator_parameters((self.a, self.b, self.c), min(self.a, self.b))
 
     def __call__(self, logit: float) -> float:
-        """Return the probability."""
+        """Return the probability for a logit."""
         return sigmoid(self.b * softplus(logit) - self.a * softplus(-logit) + self.c)
 
 
@@ -107,7 +107,7 @@ class Isotonic:
             raise DataError("A logit of the isotonic calibrator is not finite", expected="finite numbers")
 
     def __call__(self, logit: float) -> float:
-        """Return the probability."""
+        """Return the probability for a logit."""
         logits, probabilities = self.logits, self.probabilities
         after = bisect_right(logits, logit)
         if after == 0:
@@ -125,7 +125,8 @@ Calibrator = Platt | Beta | Isotonic
 def fit_platt_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Platt:
     """Fit Platt scaling to smoothed labels, as in Platt 1999.
 
-    With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), a negative one 1 / (n0 + 2).
+    With n1 positive and n0 negative labels, a positive label becomes (n1 + 1) / (n1 + 2), and a negative label becomes
+    1 / (n0 + 2).
     """
     import numpy as np
 
@@ -160,8 +161,8 @@ def fit_beta_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Beta
 def fit_isotonic_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
     """Fit an isotonic regression.
 
-    Half a positive observation is added at the lowest point and half a negative one at the highest point, which avoids
-    probabilities of 0 and 1: a few documents with the same label do not show that other labels are impossible.
+    Half a positive observation is added at the lowest point and half a negative observation at the highest point, which
+    avoids probabilities of 0 and 1: a few documents with the same label do not show that other labels are impossible.
     """
     import numpy as np
     from scipy.optimize import isotonic_regression

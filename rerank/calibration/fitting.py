@@ -63,7 +63,7 @@ class PredictedLists:
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
-    """Return the lists that have all inputs of a fit. If it uses judge scores, drop documents without a judge score."""
+    """Return the lists that have all inputs of a fit. If the fit uses judge scores, drop documents without them."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
         lists = lists.select(lambda ranking: None if ranking.first_stage is None else ranking)
@@ -78,7 +78,7 @@ def check_calibration_labels(lists: JudgedLists) -> None:
     """
     if (count := len(lists.queries)) < 2:
         raise DataError(
-            f"{'No query has' if count == 0 else '1 query has'} a judged document in its list",
+            f"{'No query has' if count == 0 else 'Only 1 query has'} a judged document in its list",
             expected="at least 2 queries, because a calibration is fitted to some queries and tested on others",
             remedy="Check that the qrels belong to the run",
         )
@@ -146,8 +146,8 @@ def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[
     """Return the training and test lists of each fold, stratified by the share of relevant documents per query.
 
     Without stratification, a fold with many relevant test documents has few relevant documents in its training set.
-    Its predicted probabilities are then lowest where they should be highest. This artifact of cross-validation is large
-    for weak scores (Parker et al. 2007, BMC Bioinformatics 8:326).
+    The probabilities predicted for this fold are then lowest where they should be highest. This artifact of
+    cross-validation is large for weak scores (Parker et al. 2007, BMC Bioinformatics 8:326).
     """
     rates: dict[tuple[str, str], list[float]] = {}
     for ranking in lists.documents:
@@ -182,7 +182,7 @@ def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
 def _fit_document_models(
     lists: Sequence[JudgedList], fit: FitName, methods: Sequence[Method]
 ) -> tuple[DocumentModel, ...]:
-    """Fit a regression to the judged documents, and each calibrator to its logits for the same lists.
+    """Fit a regression to the judged documents, and each calibrator to the regression's logits for the same lists.
 
     The regression has so few parameters that its output for these lists is close to its output for new queries.
     Calibrators are fitted to logits that are made non-increasing along the ranking, as in prediction: averaging
@@ -218,7 +218,10 @@ def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
 
 
 def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
-    """Fit the model that predicts whether a list contains a relevant document. ``lists``: `JudgedLists.answerable`."""
+    """Fit the model that predicts whether a list contains a relevant document.
+
+    ``lists`` are the lists of `JudgedLists.answerable`.
+    """
     import numpy as np
 
     rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]

@@ -63,8 +63,8 @@ class LogisticModel:
         columns = (self.means, self.sds, self.coefficients)
         if any(len(column) != len(self.inputs) for column in columns):
             raise DataError(
-                f"The logistic regression has {len(self.inputs)} inputs and {', '.join(str(len(c)) for c in columns)} "
-                "means, standard deviations and coefficients",
+                f"The logistic regression has {len(self.inputs)} inputs, but the numbers of means, standard deviations "
+                f"and coefficients are {', '.join(str(len(c)) for c in columns)}",
                 expected="one of each per input",
             )
         if not all(math.isfinite(value) for column in (*columns, (self.intercept,)) for value in column):

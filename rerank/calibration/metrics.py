@@ -56,7 +56,7 @@ class Metrics:
             equal.
         auc: Probability that a positive label has a larger prediction than a negative label; None if all labels are
             equal.
-        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``; undefined ones are missing.
+        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``; undefined intervals are omitted.
         bins: The bins used for the expected calibration error.
     """
 

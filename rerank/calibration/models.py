@@ -1,4 +1,4 @@
-"""The two models of a calibration: one predicts whether a document is relevant, the other whether any in a list is.
+"""The two models of a calibration: one predicts whether a document is relevant, the other whether a list has one.
 
 Both are applied in pure Python and take a few microseconds per document.
 """
@@ -78,7 +78,7 @@ class DocumentModel:
     """Model of the probability that a document is relevant: a logistic regression followed by a calibrator.
 
     Attributes:
-        regression: The regression, which combines the inputs to a logit.
+        regression: The regression, which combines the inputs into a logit.
         calibrator: The calibrator. It converts the logits, made non-increasing along the ranking, to probabilities.
     """
 

@@ -1,4 +1,4 @@
-"""The pool-adjacent-violators algorithm, for values that do not increase along a ranking."""
+"""The pool-adjacent-violators algorithm, which makes values non-increasing along a ranking."""
 
 from __future__ import annotations
 

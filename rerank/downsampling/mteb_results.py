@@ -32,7 +32,7 @@ def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, s
         one sentence per task.
 
     Raises:
-        DataError: A file is not a result of mteb, or no part of a task is common to all models.
+        DataError: A file is not an MTEB result file, or no part of a task is common to all models.
     """
     results = _read_results_for_benchmark_reduction(folder)
     tasks = dict.fromkeys(task for _, task, _, _ in results)
@@ -56,7 +56,7 @@ def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, s
 
 
 def _common_parts_for_benchmark_reduction(task: str, results: Sequence[_Result]) -> set[_Part]:
-    """Return the parts that are in all results."""
+    """Return the parts (pairs of split and subset) that are in all results."""
     common = set.intersection(*(set(parts) for _, _, parts, _ in results))
     if not common:
         raise DataError(
@@ -97,7 +97,7 @@ def _read_result_for_benchmark_reduction(path: Path) -> tuple[str, dict[_Part, f
         scores = [((split, str(row["hf_subset"])), float(row["main_score"])) for split, row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"{path} is not a result of mteb ({error!r})", expected="a JSON object with task_name and scores"
+            f"{path} is not an MTEB result file ({error!r})", expected="a JSON object with task_name and scores"
         ) from error
     parts = dict(scores)
     if not parts:

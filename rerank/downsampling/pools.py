@@ -49,7 +49,7 @@ def choose_smallest_pool(
         qrels: The judgments. Their relevant documents are in every reduced corpus.
         goal: The goal.
         makers: Names of the runs whose first k documents form the pools; all runs if empty.
-        measure: Measure of the systems. A binary measure should name its lowest relevant grade, as ``AP(rel=2)@100``.
+        measure: Measure for scoring systems. A binary measure should set its lowest relevant grade: ``AP(rel=2)@100``.
         depths: Values of k to try.
         criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
 
@@ -91,7 +91,7 @@ def _documents_of_full_benchmark(runs: Sequence[Run], qrels: Qrels) -> set[str]:
 
 
 def _pool_reduction_step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
-    """Build the step for one depth. ``sizes`` are the numbers of documents in its corpus and in the full benchmark."""
+    """Build the step for one depth. ``sizes``: numbers of documents in the reduced corpus and the full benchmark."""
     more = {"documents": sizes[0], "share": sizes[0] / sizes[1]}
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 

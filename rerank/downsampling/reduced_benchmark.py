@@ -73,7 +73,7 @@ class ReducedBenchmark:
 def find_smallest_benchmark(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
     """Return the step with the smallest size for which the goal is met at this size and at all larger sizes.
 
-    A size that meets the goal although a larger size does not is not chosen, because it may meet the goal by chance.
+    If a larger size misses the goal, a smaller size that meets the goal is not chosen: it may meet the goal by chance.
     Return None if the largest size does not meet the goal.
     """
     smallest = None

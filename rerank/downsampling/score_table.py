@@ -131,7 +131,8 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
     mixed = {task for task, query in columns if query} & {task for task, query in columns if not query}
     if mixed:
         raise DataError(
-            f"{source}: {min(mixed)} has scores with and without a query", expected="only one of these kinds of scores"
+            f"{source}: task {min(mixed)} has scores with and without a query",
+            expected="only one of these kinds of scores",
         )
     incomplete = [model for model, model_scores in scores.items() if len(model_scores) < len(columns)]
     if incomplete and not drop_incomplete:

@@ -150,7 +150,7 @@ class _Search:
         return step, rest
 
     def _candidates(self, remaining: tuple[str, ...]) -> Iterator[tuple[int, TaskPredictability]]:
-        """Return the index and predictability of each task that may be removed, starting with the best predicted."""
+        """Return the index and predictability of each task that may be removed, best predicted task first."""
         rows = self._table.rows(remaining, unit="task")[:, self._models]
         predictability = predict_omitted_tasks(rows, ridge=self._design.ridge)
         order = sorted(range(len(remaining)), key=lambda index: predictability[index].key, reverse=True)
@@ -158,7 +158,7 @@ class _Search:
 
 
 def _sort_key_of_retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
-    """Return a sort key that is larger if more significant differences agree (F1) or, in ties, rankings are closer."""
+    """Return a sort key: first F1 of the significant differences, then the similarities of the rankings."""
     return tuple(1.0 if figures[name] is None else figures[name] for name in ("f1", "tau", "spearman"))
 
 

@@ -42,7 +42,7 @@ def compare_with_baseline(
         measures: The measures, as ir_measures prints them; all scores must include them.
         baseline: Name of the baseline among the runs.
         options: Test, correction and significance level; the test may also be ``dunnett`` or ``max-t``.
-        judged: Fraction of the run's top documents that are judged, for each pair (run, measure) for which it is known.
+        judged: Known fractions of judged documents among the run's top documents, for each pair (run, measure).
 
     Raises:
         UnknownNameError: The baseline, the test or the correction does not exist.
@@ -147,9 +147,10 @@ def _rows_of_measure(
 
 
 def _claims_within_margin(d: Floats, margin: float | None, corrected: bool) -> dict[str, Floats]:
-    """Return the p-values of equivalence and non-inferiority by name; empty without a margin.
+    """Return a mapping from name to p-values of the tests of equivalence and non-inferiority; empty without a margin.
 
-    They are corrected by Holm's method if ``corrected``, that is, if the p-values of the differences are corrected.
+    If ``corrected`` is true, these p-values are corrected by Holm's method. It is true if the p-values of the
+    differences are corrected.
     """
     if margin is None:
         return {}

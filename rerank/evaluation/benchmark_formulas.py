@@ -97,7 +97,7 @@ def inquire_ndcg(listed: JudgedRanking, rel: int, cutoff: int) -> float:
 
 
 def evaluate_t2ranking_recall(listed: JudgedRanking, rel: int, cutoff: int) -> RatioTerm:
-    """Return one query's contribution to T2Ranking's Recall@k: its number of hits and of relevant documents.
+    """Return one query's contribution to T2Ranking's Recall@k: the numbers of hits and of relevant documents.
 
     Recall@k is the sum of the hits over the run's queries, divided by the sum of the relevant documents.
 

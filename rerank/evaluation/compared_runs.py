@@ -41,7 +41,7 @@ class ComparedRuns:
     def without_outliers(self, keep: str = "") -> ComparedRuns:
         """Return the scores without runs that are far below the others on the first measure (`find_outlying_systems`).
 
-        A note lists the names of the omitted runs. If there are none, this object itself is returned.
+        A note lists the names of the omitted runs. If no run is omitted, this object itself is returned.
 
         Args:
             keep: Name of a run that is kept in any case, such as the baseline.
@@ -111,5 +111,5 @@ def score_compared_runs(
 
 
 def compared_runs_of_matrix(matrix: ScoreMatrix) -> ComparedRuns:
-    """Convert the scores of a matrix to compared runs. Their fractions of judged documents are unknown."""
+    """Convert the scores of a matrix to compared runs, whose fractions of judged documents are unknown."""
     return ComparedRuns(scores=tuple(matrix.to_scores()), measures=(matrix.measure or "score",), judged={})

@@ -58,8 +58,8 @@ def compare_runs(
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: There are fewer than two runs, two runs have the same name, ``measure`` names several measures or
-            one without per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
+        UsageError: There are fewer than two runs, two runs have the same name, ``measure`` stands for several measures
+            or has no per-query values, alpha is not between 0 and 1, or the test cannot be combined with the
             correction.
         UnknownNameError: The measure, test or correction does not exist.
         DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
@@ -96,7 +96,7 @@ def compare_evaluated_runs(
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: The scores of a run do not include the measure, or for a reason listed in `compare_runs`.
+        UsageError: The scores of a run do not include the measure, or a reason listed in `compare_runs` applies.
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
@@ -115,7 +115,7 @@ def compare_evaluated_measures(
         options: Test, correction and significance level.
 
     Raises:
-        UsageError: For the reasons listed in `compare_evaluated_runs`.
+        UsageError: A reason listed in `compare_evaluated_runs` applies.
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
@@ -222,7 +222,7 @@ def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
 
 
 def _effect_sizes_of_pair(deltas: Floats, alpha: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return four (pairs,) arrays: lower end, mean and upper end of the 1 - alpha t-interval, and Cohen's d_z.
+    """Return, for each pair, the lower end of the t-interval, the mean, the upper end, and Cohen's d_z.
 
     Args:
         deltas: (queries, pairs) differences of scores.

@@ -28,7 +28,7 @@ class ComparisonOptions:
             tests that control the family-wise error over the systems are multiplied by the number of measures
             (Bonferroni).
         simultaneous: Whether to compute simultaneous intervals of all pairs as well. Comparisons with a baseline always
-            include them.
+            include simultaneous intervals.
         margin: Margin for tests of equivalence to the baseline and of non-inferiority, in units of the measure; None
             to omit these tests.
     """
@@ -55,7 +55,7 @@ class ComparisonFamily:
         measures: Names of the measures.
         across_measures: Whether the correction covers all measures together. If not, each measure is its own family.
         topics: Number of topics.
-        missing: Number of topics without results, for each system that lacks any.
+        missing: Number of topics without results, for each system with such topics.
         options: Options of the test with their values.
     """
 
@@ -83,7 +83,7 @@ class ComparisonFamily:
 
     @property
     def level_of_single_test(self) -> float:
-        """Level at which a single test is surely significant: alpha / size, or alpha without a correction."""
+        """Bonferroni level of a single test: alpha / size, or alpha without a correction."""
         return self.alpha if self.correction == "none" and not self.family_wise else self.alpha / self.size
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def library_versions() -> dict[str, str]:
 
 
 def missing_topics(scores: Sequence[Any]) -> dict[str, int]:
-    """Return the number of judged queries without results, for each run that lacks any.
+    """Return the number of judged queries without results, for each run with such queries.
 
     Args:
         scores: Scores of runs (`rerank.evaluation.Scores`).

@@ -54,8 +54,8 @@ class PairComparison:
         p: Two-sided p-value of the main test; None if it is the t-test and the pair is `untestable`.
         p_adjusted: ``p`` after the correction; None if ``p`` is None.
         p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, with zero differences dropped.
-        p_wilcoxon_adjusted: ``p_wilcoxon`` after the same correction over all pairs, or after Holm's if the main test
-            controls the family-wise error itself.
+        p_wilcoxon_adjusted: ``p_wilcoxon`` after the same correction over all pairs, or after Holm's correction if the
+            main test controls the family-wise error itself.
         significant: Whether the main test finds a difference at the comparison's significance level.
     """
 
@@ -104,7 +104,7 @@ class Comparison(HasTables):
         runs: One summary per run.
         pairs: One entry per pair of runs; ``a`` is the run that comes first in the input.
         decisions: The scores, the test and the results of the test as arrays.
-        missing: Number of judged queries without results, for each run that lacks any.
+        missing: Number of judged queries without results, for each run with such queries.
         simultaneous: Whether simultaneous intervals of the differences are shown.
         notes: Caveats for the reader.
     """
@@ -147,7 +147,7 @@ class Comparison(HasTables):
         return self.to_table("html", digits)
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table of means, best run first, a table of pairs, their legend and the notes."""
+        """Return a table of means (best run first), a table of pairs, the legend of both tables, and the notes."""
         grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
         return TableReport(grids, _legend_of_comparison(self), self.notes, measure=self.measure)
 
@@ -161,7 +161,7 @@ class Comparison(HasTables):
         return dict(zip(matrix.topics, (float(d) for d in matrix.deltas(a, b)), strict=True))
 
     def plot(self, path: str | Path) -> None:
-        """Plot the comparison: per-query differences for two runs, a heat map of the p-values for more runs.
+        """Plot the comparison: per-query differences for two runs, or a heat map of the p-values for more runs.
 
         Args:
             path: File name that ends in .png, .svg or .pdf.
@@ -252,7 +252,7 @@ def _interval_level(comparison: Comparison) -> str:
 def _comparison_table_of_pairs(comparison: Comparison, digits: int) -> Grid:
     """Return the table of pairs. Wilcoxon's test is added as a second opinion unless it is the main test.
 
-    A narrow terminal shows the runs by their letters in the table of means.
+    On a narrow terminal, each run is shown as its letter from the table of means.
     """
     level = _interval_level(comparison)
     heads = ["a", "b", "a - b", f"{level} interval", *([f"simultaneous {level}"] if comparison.simultaneous else [])]
@@ -302,7 +302,7 @@ def _is_wilcoxon_main_test(comparison: Comparison) -> bool:
 
 
 def _legend_of_comparison(comparison: Comparison) -> list[str]:
-    """Return the lines below the tables, which explain the stars, the letters and ``d``, and state the data."""
+    """Return the lines below the tables, which explain stars, letters and ``d``, and describe the data."""
     letters = "Letters at a mean: runs that it is significantly above. " if len(comparison.runs) <= len(LETTERS) else ""
     family = comparison.family
     return [

@@ -21,12 +21,12 @@ class ComparisonSet:
     comparisons: tuple[Comparison, ...]
 
     def with_notes(self, notes: Sequence[str]) -> ComparisonSet:
-        """Return the comparisons with further notes on the runs, which are shown with the first measure only."""
+        """Return the comparisons with further notes on the runs. These notes are shown with the first measure only."""
         first, *rest = self.comparisons
         return ComparisonSet((replace(first, notes=(*first.notes, *notes)), *rest))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``rerank compare``: a single comparison, or several under ``comparisons``."""
+        """Return the JSON object of ``rerank compare``: one comparison, or several in a list ``comparisons``."""
         if len(self.comparisons) == 1:
             return self.comparisons[0].to_dict()
         first = self.comparisons[0].family.to_dict()

@@ -90,7 +90,7 @@ class _Evaluator:
         return {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in qrels.items()}
 
     def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
-        """Return, for each group of measures, the evaluator of a block of queries and the depth it needs."""
+        """Return, for each group of measures, the evaluator of a block of queries and the required depth of runs."""
         qrels = Qrels({query: self._qrels[query] for query in self._blocks[index]})
         graded = self._graded(qrels.judged())
         # ir_measures would count pooled documents without a judgment as judged
@@ -102,7 +102,7 @@ class _Evaluator:
         ]
 
     def scores(self, run: Run) -> Scores:
-        """Evaluate one run, without documents that must not be ranked for their query."""
+        """Evaluate one run without the documents that are excluded for a query."""
         if self._excluded:
             lists = (ranking.without(*self._excluded.get(query, ())) for query, ranking in run.items())
             run = Run(lists, name=run.name)
@@ -171,7 +171,7 @@ class _Evaluator:
 
 
 def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
-    """Check that the grades are not too large for gdeval, the program that computes ERR and nDCG with these gains."""
+    """Check that no grade is too large for gdeval, which computes ERR, and nDCG with exponential gains."""
     affected = [m for m in measures if m.NAME == "ERR" or m.params.get("dcg") == "exp-log2"]
     for query, judged in qrels.items() if affected else ():
         for doc, grade in judged.items():
@@ -179,12 +179,12 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
                 raise DataError(
                     f"{affected[0]} cannot be computed with grade {grade} of document {doc!r} in query {query!r}",
                     expected=f"grades of at most {_MAX_GDEVAL_GRADE}",
-                    remedy="Use nDCG, or judgments with fewer grades",
+                    remedy="Use nDCG without the parameter dcg, or judgments with lower grades",
                 )
 
 
 def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
-    """Return the scores of the first documents by escaped id, for as many documents as there are scores."""
+    """Return a mapping from escaped document id to score, for the first documents up to the number of scores."""
     return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
 
 
@@ -207,7 +207,7 @@ def _qrels_safe_for_pytrec_eval(judged: Mapping[str, int]) -> dict[str, int]:
     """Return a query's judgments with escaped ids, in a form that does not crash pytrec_eval.
 
     Version 0.5.11 reads invalid memory if all grades of a query are negative. In that case, a document with grade 0 is
-    added that no run can contain. It changes no measure: without relevant documents, all measures are 0.
+    added that no run can contain. The measures do not change: without relevant documents, all of them are 0.
     """
     escaped = dict(zip(_escape_document_ids(list(judged)), judged.values(), strict=True))
     return escaped if max(judged.values(), default=-1) >= 0 else {**escaped, "%%": 0}

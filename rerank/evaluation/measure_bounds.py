@@ -65,7 +65,7 @@ Formula = Callable[[PartlyJudgedRanking, "Measure"], Bounds]
 
 
 def has_bounds(measure: Measure) -> bool:
-    """Return whether a measure has bounds: measures in `FORMULAS` with a cutoff, and RBP with ``rel``.
+    """Return whether a measure has bounds. RBP with ``rel`` and measures in `FORMULAS` with a cutoff have bounds.
 
     Deep ranks are hardly ever judged, so bounds of other measures without a cutoff would not be informative.
     """
@@ -134,8 +134,8 @@ def _bound_recall(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
 def _bound_average_precision(ranking: PartlyJudgedRanking, measure: Any) -> Bounds:
     """Bound AP: if j unjudged documents are relevant, AP is largest if these rank first, smallest if they rank last.
 
-    Both are computed for every j, by adding one document at a time to the sum of precisions. A new relevant document at
-    rank h adds its own precision, and 1 / r for every relevant document below it, at rank r.
+    Both values are computed for every j, by adding one document at a time to the sum of precisions. A new relevant
+    document at rank h adds its own precision, and 1 / r for every relevant document below it, at rank r.
     """
     known, _ = ranking.relevant(measure["rel"])
     ranks = np.arange(1, len(known) + 1)

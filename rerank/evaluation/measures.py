@@ -99,7 +99,7 @@ def check_measure_has_query_values(name: str) -> None:
     """Check that a measure has per-query values.
 
     Raises:
-        UsageError: The measure has no per-query values. The message says why and names an alternative.
+        UsageError: The measure has no per-query values. The message gives the reason and suggests an alternative.
     """
     (measure,) = parse_measures([name])
     if reason := why_measure_needs_whole_run(measure):

@@ -27,8 +27,8 @@ class AnovaEffect:
         error: Name of the effect whose mean square is the denominator of F; empty for the error itself.
         f: F statistic; None if it cannot be computed.
         p: p-value of F; None if ``f`` is None.
-        omega_squared: Partial omega squared; None if ``f`` is None. It estimates the fraction that the effect explains
-            of the variance not explained by other effects, and is slightly negative if there is no effect.
+        omega_squared: Partial omega squared; None if ``f`` is None. Estimated fraction of variance that the effect
+            explains, among the variance that other effects do not explain. It is negative if F is less than 1.
     """
 
     effect: str
@@ -50,9 +50,9 @@ def analyse_nested_variance(values: Sequence[Floats]) -> tuple[AnovaEffect, ...]
 
     Every system has one score on every topic. The sums of squares are those of type I and of type II, which are equal:
     all systems have the same topics, so the effects are orthogonal (type III differs for the systems if the
-    collections have different numbers of topics). Topics are a random sample, so collections are compared with their
-    topics; all other effects are compared with the error, the interaction of systems and topics. Collections are
-    fixed: the result says nothing about other collections.
+    collections have different numbers of topics). Topics are a random sample, so the effect of collections is tested
+    against topics; all other effects are tested against the error, the interaction of systems and topics. Collections
+    are fixed: the result says nothing about other collections.
 
     Partial omega squared = df (F - 1) / (df (F - 1) + N), with N scores, or N topics for collections, which are
     compared by topic means. Sources: Olejnik and Algina, Generalized eta and omega squared statistics, Psychological
@@ -110,7 +110,7 @@ def _sums_of_squares(values: Sequence[Floats]) -> dict[str, tuple[float, int]]:
 
 
 def _compare_effect(row: AnovaEffect, error: AnovaEffect, count: int) -> AnovaEffect:
-    """Return the row of an effect with F, p and partial omega squared; without them if the error's mean square is 0."""
+    """Add F, p and partial omega squared to the row of an effect. All are None if the mean square of the error is 0."""
     from scipy.stats import f as f_distribution
 
     if not error.ms:

@@ -24,7 +24,7 @@ def find_outlying_systems(matrix: ScoreMatrix) -> tuple[str, ...]:
 
 
 def note_outlying_systems(matrix: ScoreMatrix) -> list[str]:
-    """Return a warning if systems are outliers, for Tukey's tests, which permute or pool the scores of all systems.
+    """Return a warning for Tukey's tests if some systems are outliers, since the tests pool or permute all scores.
 
     A failed run widens the distribution of the largest difference, so pairs of other runs lose their significance.
     """

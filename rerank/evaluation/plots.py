@@ -32,7 +32,7 @@ _NAMED = 80
 
 
 def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot the per-topic differences of two systems, or a heat map of the p-values of more systems.
+    """Plot the per-topic differences of two systems or, for more than two systems, a heat map of the p-values.
 
     Args:
         decisions: The test results of all pairs.
@@ -65,7 +65,7 @@ def check_comparison_plot(path: str | Path) -> None:
 
 
 def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
-    """Plot the score of ``a`` minus the score of ``b`` for every topic, from largest to smallest, and the mean.
+    """Plot the difference of ``a`` minus ``b`` on every topic, from largest to smallest, and the mean difference.
 
     Raises:
         UnknownNameError: A system does not exist; other errors are those of `plot_comparison`.
@@ -94,7 +94,7 @@ def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: s
 
 
 def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
-    """Plot a heat map of the corrected p-values of all pairs. The row is the better system; darker means smaller.
+    """Plot a heat map of the corrected p-values of all pairs. The row is the better system; dark means small.
 
     Raises the errors of `plot_comparison`.
     """
@@ -187,7 +187,10 @@ def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> 
     try:
         Path(path).write_bytes(buffer.getvalue())
     except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free disk space") from error
+        raise StorageError(
+            f"{path} could not be written: {error.strerror}",
+            remedy="Free disk space, or choose a path where files can be written",
+        ) from error
 
 
 def _matplotlib_figure_class() -> Any:

@@ -111,8 +111,8 @@ def report_power_of_runs(
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
         measure: The measure, as ir_measures prints it.
-        options: Significance level, and whether pairs are corrected for: every correction but ``none`` divides the
-            level by the number of pairs (Bonferroni), which is conservative for all corrections.
+        options: Significance level and correction. Every correction except ``none`` divides the level by the number of
+            pairs (Bonferroni), which is conservative for all corrections.
         goal: The difference to detect and the required power.
         baseline: Name of the run with which all others are compared; empty for all pairs.
 

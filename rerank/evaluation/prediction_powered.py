@@ -1,4 +1,4 @@
-"""Prediction-powered inference: the mean of a measure from few topics that people judged and many that a model judged.
+"""Prediction-powered inference: mean scores from people's judgments of few topics and a model's judgments of many.
 
 Source: Angelopoulos et al., Prediction-powered inference, Science 2023; for the tuned weight, Angelopoulos, Duchi and
 Zrnic, PPI++, arXiv 2311.01453; in retrieval, Oosterhuis et al., Reliable confidence intervals for information retrieval
@@ -43,20 +43,20 @@ def estimate_prediction_powered_mean(
 ) -> PredictionPoweredMean:
     """Estimate means from n topics with both kinds of judgments and N topics with a model's judgments only.
 
-    With people's scores y and the model's scores f, the estimate is mean_n(y) + w (mean_N(f) - mean_n(f)). For a given
-    weight w it is unbiased, whatever the model's errors are, if the n topics are a random sample of all topics. Its
-    variance is w^2 var_N(f) / N + var_n(y - w f) / n. This is smallest for the weight
-    cov_n(y, f) / ((1 + n / N) var_{n+N}(f)), which is limited to 0 to 1. Since it is estimated from the same topics, it
-    gives the estimate a bias of order 1 / n if the scores are skewed.
+    With scores y from people's judgments and f from the model's judgments, the estimate is mean_n(y) + w (mean_N(f) -
+    mean_n(f)). For a given weight w it is unbiased, whatever the model's errors are, if the n topics are a random
+    sample of all topics. Its variance is w^2 var_N(f) / N + var_n(y - w f) / n. This is smallest for the weight
+    cov_n(y, f) / ((1 + n / N) var_{n+N}(f)), clipped to the range from 0 to 1. Since it is estimated from the same
+    topics, it gives the estimate a bias of order 1 / n if the scores are skewed.
 
     The published interval is ``normal``. It holds for large n; with few topics it is too narrow, since it treats both
     variances and the weight as known. ``t`` divides the squared residuals by n - 2, as in a regression on f, and uses
     the quantile of the t distribution with n - 2 degrees of freedom.
 
     Args:
-        people: (n, systems) scores of topics that people judged, by their judgments.
-        model: (n, systems) scores of the same topics by the model's judgments.
-        model_only: (N, systems) scores of other topics by the model's judgments.
+        people: (n, systems) scores computed from people's judgments.
+        model: (n, systems) scores of the same topics, computed from the model's judgments.
+        model_only: (N, systems) scores of other topics, computed from the model's judgments.
         weight: Weight of the model's judgments; None for the weight with the smallest variance, chosen per system.
         alpha: Intervals have confidence level 1 - alpha.
         interval: Kind of interval, as described above.

@@ -126,7 +126,7 @@ def measure_reproduction(
 
     Args:
         original: The original experiment.
-        again: The second experiment. With the same judgments, topics are paired.
+        again: The second experiment. If both experiments have the same judgments, topics are paired.
         measures: Names of measures with per-query values.
         relevant: Lowest grade that counts as relevant in binary measures whose name does not specify one.
         depth: Number of documents per topic whose order is compared.

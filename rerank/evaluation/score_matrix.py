@@ -79,7 +79,7 @@ class ScoreMatrix:
         return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
 
     def to_scores(self) -> list[Scores]:
-        """Return the scores of every system under the name of the measure, or ``score`` if it is unknown."""
+        """Return the scores of every system. The measure is named ``score`` if its name is unknown."""
         name = self.measure or "score"
         return [
             Scores(run=system, values={name: dict(zip(self.topics, map(float, column), strict=True))})
@@ -130,7 +130,7 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
     has_ids = header[0].lower() in _TOPIC
     systems, topics, columns = tuple(header[has_ids:]), [], []
     if systems and all(map(_is_fractional_measure_value, systems)):
-        raise DataError(f"{path} starts with numbers, such as {systems[0]!r}", expected=_FORM)
+        raise DataError(f"The first line of {path} contains numbers, such as {systems[0]!r}", expected=_FORM)
     for number, (where, row) in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"{where} has {len(row)} columns", expected=f"{len(header)} columns, as in the first line")

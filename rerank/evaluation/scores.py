@@ -43,7 +43,7 @@ class Scores:
         for measure, row in self.values.items():
             if not row or row.keys() != set(self.queries):
                 raise DataError(
-                    f"{measure} of run {self.run!r} covers other queries than the first measure, or none",
+                    f"{measure} of run {self.run!r} does not cover the same queries as the first measure",
                     expected="a value for every judged query",
                 )
             for query, value in row.items():

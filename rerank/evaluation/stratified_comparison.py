@@ -110,9 +110,9 @@ def compare_over_collections(
     """Compare systems over several collections.
 
     The difference of two systems is the unweighted mean of its means d_k in the collections. Its variance is the sum of
-    s_k^2 / n_k over the collections, divided by their squared number, where s_k is the standard deviation of the n_k
-    per-topic differences. The t-test has the degrees of freedom of Welch and Satterthwaite (Biometrics Bulletin 1946);
-    with one collection, it would be the paired t-test.
+    s_k^2 / n_k over the collections, divided by the square of the number of collections, where s_k is the standard
+    deviation of the n_k per-topic differences. The t-test has the degrees of freedom of Welch and Satterthwaite
+    (Biometrics Bulletin 1946); with one collection, it would be the paired t-test.
 
     Args:
         matrices: Scores of the same systems by the same measure, for each collection; at least two collections.

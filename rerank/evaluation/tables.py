@@ -74,7 +74,7 @@ def table_of_evaluation(
 
 
 def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, digits: int = 4) -> TableReport:
-    """Return a table with one row per system, best mean first, then the number of significant pairs and the notes.
+    """Return a table with one row per system (best mean first), the number of significant pairs, and the notes.
 
     Args:
         content: The result of `PairwiseDecisions.to_dict`.
@@ -108,7 +108,7 @@ def format_confidence_interval(low: float, high: float, digits: int) -> str:
 def cells_of_means(
     matrices: Sequence[ScoreMatrix], marks: Mapping[tuple[str, str], str], digits: int
 ) -> list[tuple[str, list[Cell]]]:
-    """Return each system with one cell per measure, sorted by decreasing mean of the first. The best means are bold.
+    """Return each system with one cell per measure, best first by the first measure. The best means are bold.
 
     Args:
         matrices: Scores of the same systems, one matrix per measure.
@@ -139,7 +139,10 @@ def format_share(value: float | None) -> str:
 
 
 def format_p_value(p: float | None) -> str:
-    """Format a p-value with four decimals. A value that would be printed as 0 becomes ``<0.0001``, None a dash."""
+    """Format a p-value with four decimals.
+
+    A value that would be printed as 0 becomes ``<0.0001``, and None becomes a dash.
+    """
     if p is None:
         return "-"
     return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

@@ -131,7 +131,7 @@ def measure_worth_of_rerankers(
         options: Depth, significance level and number of resamples.
 
     Raises:
-        UsageError: The name stands for several measures or one without per-query values, two runs have the same name,
+        UsageError: ``measure`` stands for several measures or has no per-query values, two runs have the same name,
             or an option is out of range.
         DataError: A run shares no query with the judgments, or fewer than two queries are judged.
     """

@@ -275,7 +275,7 @@ def _names_board_collection(text: str) -> bool:
 
 
 def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
-    """Open the collection that contains the query texts: the configured one or, by default, that of the judgments."""
+    """Open the collection that contains the query texts; by default, the collection that contains the judgments."""
     source = _resolve_board_path(plan.queries or plan.qrels, base)
     if source and _names_board_collection(source):
         return open_collection(source)

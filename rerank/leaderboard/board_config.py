@@ -121,7 +121,7 @@ class BoardConfig(BaseModel):
     @model_validator(mode="after")
     def _has_judgments_or_scores(self) -> Self:
         if not self.qrels and not self.scores:
-            raise ValueError("should have qrels, or recorded scores")
+            raise ValueError("neither qrels nor recorded scores are given")
         return self
 
     @property

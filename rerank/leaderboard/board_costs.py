@@ -14,7 +14,7 @@ COSTS = (
 
 
 def board_cost_of_run(entry: Entry, kind: str) -> float | None:
-    """Return one type of cost of a run in the unit of its axis; None if it is unknown."""
+    """Return one type of cost of a run, in the unit of the plot axis; None if the cost is unknown."""
     total = getattr(entry.card, kind)
     value = total if kind == "parameters" else entry.per_query(total)
     factor = next(times for key, _, _, times in COSTS if key == kind)

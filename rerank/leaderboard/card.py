@@ -149,7 +149,7 @@ class CardIndex:
                 raise DataError(
                     f"{len(cards)} cards name the run file {str(run)!r}: {_list_submission_card_paths(cards)}",
                     expected="one card per run",
-                    remedy="Remove the other cards, or correct their run key",
+                    remedy="Keep one of these cards, and remove the others or correct their run key",
                 )
             own = folder / f"{stem_of_submitted_run(run)}.toml"
             if not cards and own.is_file():
@@ -158,7 +158,7 @@ class CardIndex:
                 elif not is_separate and not (folder / claims[own]).is_file():
                     raise DataError(
                         f"The card {str(own)!r} names the run file {claims[own]!r}, which does not exist",
-                        expected=f"{run.name}, the run file with its stem in the same folder, or no run key",
+                        expected=f"no run key, or {run.name}, the run file with the same stem and folder",
                     )
             if cards:
                 return read_submission_card(cards[0])

@@ -95,7 +95,7 @@ def _normalise_board_collection_name(text: str) -> str:
 
 
 def _shares_documents_with_board(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
-    """Return True if document ids match the qrels: ids judged in the run folder or, without judgments, ranked ids."""
+    """Return True if a run's document ids match the qrels: judged ids of the run folder or, without any, ranked ids."""
     if not origin.judged:
         return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
     shared = [query for query in origin.judged if query in qrels]

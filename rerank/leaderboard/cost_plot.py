@@ -213,7 +213,7 @@ def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def round_plot_axis(low: float, high: float, steps: int = 5) -> tuple[float, float, float]:
-    """Return round bounds of an axis that contains two values, and the size of its at most about ``steps`` steps."""
+    """Return round bounds of an axis that contains two values, and a step size that gives about ``steps`` steps."""
     raw = (high - low or 1.0) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))

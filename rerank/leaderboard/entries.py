@@ -147,7 +147,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
     if declared.run not in ("", _RESULT):
         raise DataError(
             f"The card {str(own)!r} names the run {declared.run!r}",
-            expected=f"{_RESULT}, the run of its folder, or no run key",
+            expected=f"no run key, or {_RESULT}, the run in the folder of the card",
         )
     card = declared.with_defaults(known).with_defaults(defaults)
     _check_hash_on_card(card, folder.path / _RESULT)

@@ -90,9 +90,9 @@ def _ranked_lists_of_entry(run: Run) -> dict[str, tuple[str, ...]]:
 def _index_of_entry_before(entry: Entry, entries: Sequence[Entry]) -> int:
     names = [other.name for other in entries]
     if entry.card.before not in names:
-        raise UnknownNameError(f"run before {entry.name!r}:", entry.card.before, names)
+        raise UnknownNameError(f"run in the key 'before' of {entry.name!r}:", entry.card.before, names)
     if entry.card.before == entry.name:
-        raise UsageError(f"The key before of the card {entry.name!r} names its own run", expected="another run's name")
+        raise UsageError(f"The key 'before' of run {entry.name!r} is its own name", expected="the name of another run")
     return names.index(entry.card.before)
 
 

@@ -83,7 +83,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     """
     keys = [board.key for board in boards]
     if twice := [key for key in keys if keys.count(key) > 1]:
-        raise DataError(f"Two boards have the name {twice[0]!r}", remedy="Change the title of one of them")
+        raise DataError(f"Two boards have the name {twice[0]!r}", remedy="Change the title of one of the boards")
     out = Path(out)
     before = check_site(out)
     content = render_site(boards, title)

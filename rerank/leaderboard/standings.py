@@ -132,7 +132,7 @@ def rank_board_runs(
 def _test_board_runs(
     scores: Sequence[Scores], measure: str, options: ComparisonOptions, baseline: str
 ) -> tuple[list[tuple[int, ...]], dict[str, str], dict[str, Any]]:
-    """Return the runs that each run outperforms, marks against the baseline, and fields of `Standings`."""
+    """Return the runs that each run outperforms, the marks for the baseline test, and fields of `Standings`."""
     tested: dict[str, Any] = {"pairs": 0, "significant": 0, "rule": ""}
     if len(scores) < 2 or len(scores[0].queries) < 2:
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}

@@ -57,7 +57,7 @@ class SubmissionReport:
 
 
 def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
-    """Check a card and its run file, which is named by the card or has the same stem and is next to the card.
+    """Check a card and its run file: the file named in the card, or the file next to the card with the same stem.
 
     Raises:
         MissingResourceError: The card does not exist.
@@ -177,7 +177,7 @@ class _Lists:
 
 
 def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """Return the problems of a run that contradicts the qrels or the card."""
+    """Return the contradictions between a run and the qrels, and between a run and its card."""
     unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
     ]

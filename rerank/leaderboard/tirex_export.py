@@ -67,7 +67,7 @@ def check_folders_of_exported_runs(names: Iterable[str]) -> None:
 
 
 def folder_of_exported_run(name: str) -> str:
-    """Return the folder name for a run name; other characters than letters, digits, dots and dashes are replaced."""
+    """Return the folder name for a run name: characters except letters, digits, ``_``, ``.`` and ``-`` are replaced."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 

@@ -162,7 +162,7 @@ def test_an_empty_list_has_no_answer(calibration: Calibration) -> None:
 @pytest.mark.parametrize(
     ("judge", "first", "error", "message"),
     [
-        (None, None, UsageError, "no known length"),
+        (None, None, UsageError, "length is unknown"),
         ([1.0], [1.0, 2.0], UsageError, "1 judge scores and 2 first-stage scores"),
         ([1.0, float("nan")], None, DataError, "judge score at rank 2 is nan"),
         ([1.0], [float("inf")], DataError, "first-stage score at rank 1 is inf"),

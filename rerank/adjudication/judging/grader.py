@@ -85,7 +85,7 @@ class Grader(PromptJudge):
 
     @classmethod
     def calls(cls, n: int) -> int:
-        """Return n: one request per document."""
+        """Return ``n``, the number of documents, because each document needs one request."""
         return n
 
     def make_requests(self, window: Window) -> list[Request]:
@@ -132,7 +132,7 @@ class Grader(PromptJudge):
     def _likeliest(self, scores: Sequence[float]) -> GradedReply:
         """Return the most likely grade, or the lowest of these grades if several are tied.
 
-        The result has no grade if log-probabilities are missing, unknown or not a number.
+        The result has no grade if log-probabilities are missing or are not numbers.
 
         Args:
             scores: (grades,) log-probabilities of the grades, starting with the highest grade.

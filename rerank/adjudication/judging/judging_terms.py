@@ -1,4 +1,7 @@
-"""Settings of a judging session that determine which document is judged next. They must be the same on resume."""
+"""Settings of a judging session that determine which document is judged next.
+
+These settings must not change when a session is resumed.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ class JudgingTerms:
 
 
 def parse_judging_grades(text: str) -> tuple[int, ...]:
-    """Parse the grades of ``--grades``, such as ``0,1,2,3``.
+    """Parse the value of ``--grades``, such as ``0,1,2,3``.
 
     Raises:
         UsageError: The text is not a list of digits separated by commas.

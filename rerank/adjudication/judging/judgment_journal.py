@@ -104,7 +104,8 @@ class JudgmentJournal:
                 following
             ):  # the marker itself may be incomplete
                 raise DataError(
-                    f"{self.path}:{number} is {error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
+                    f"{self.path}:{number} is not a JSON object: "
+                    f"{error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
                     expected="one JSON object per line",
                     remedy="Correct the line; the judgments after it are intact",
                 )

@@ -62,7 +62,7 @@ class JudgingSession:
                 raise DataError(
                     f"{journal.path}:{number}: {problem}",
                     expected="lines as `rerank qrels judge` wrote them, in their original order",
-                    remedy="Correct the line or choose another --out; files that --method reads must be unchanged",
+                    remedy="Correct the line, restore changed files that --method reads, or choose another --out",
                 )
 
     @classmethod
@@ -164,7 +164,7 @@ class JudgingSession:
         return Qrels({topic: judged for topic, judged in table.items() if judged}, name=str(self._journal.path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the total time (seconds)."""
+        """Return numbers of graded, skipped, failed, remaining and relevant documents, and the time in seconds."""
         gaps = [judgment.gap for judgment in self.history]
         return {
             "judged": gaps.count(None),
@@ -188,7 +188,7 @@ class JudgingSession:
         return PendingJudgment(pooled_topic.id, pooled_topic.docs[doc])
 
     def _relevant(self, judgment: Judgment) -> bool:
-        """Return whether a document counts as relevant for the judging order. Without a grade, it does not."""
+        """Return whether a document counts as relevant for the judging order. A document without a grade does not."""
         return judgment.grade is not None and judgment.grade >= self.terms.relevant
 
     def _problem(self, judgment: Judgment) -> str:

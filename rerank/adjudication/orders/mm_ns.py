@@ -10,7 +10,10 @@ from rerank.adjudication.orders.mm import Mm
 
 @dataclass(frozen=True, kw_only=True)
 class MmNs(Mm):
-    """MaxMean (`mm`) that forgets older outcomes. With rate 1, only the latest counts. Source: Losada et al. 2017."""
+    """MaxMean (`mm`) that forgets older outcomes. With rate 1, only the latest outcome counts.
+
+    Source: Losada et al. 2017.
+    """
 
     title: ClassVar[str] = "MaxMean, non-stationary"
 

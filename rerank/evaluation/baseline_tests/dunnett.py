@@ -23,8 +23,8 @@ class Dunnett:
     With n topics and m systems, the error variance is the mean square error of the topic x system analysis with
     (n - 1)(m - 1) degrees of freedom. t = (mean - mean of the baseline) / sqrt(2 MSE / n). Under the null hypothesis,
     the m - 1 statistics have a multivariate t distribution with correlation 1/2, because all of them share the
-    baseline. The adjusted p-value is the probability that the largest of them exceeds |t|. If topic and system effects
-    explain all variance, p is 1. Source: Dunnett, JASA 1955; Hsu, Multiple comparisons, 1996, chapter 3.
+    baseline. The adjusted p-value is the probability that the largest |t| exceeds the observed one. If topic and system
+    effects explain all variance, p is 1. Source: Dunnett, JASA 1955; Hsu, Multiple comparisons, 1996, chapter 3.
     """
 
     title: ClassVar[str] = "Dunnett's test after two-way ANOVA"
@@ -86,7 +86,7 @@ def dunnett_tail(statistic: float, comparisons: int, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def critical_dunnett(alpha: float, comparisons: int, freedom: int) -> float:
-    """Return the critical value, which the largest of the statistics exceeds with probability ``alpha``."""
+    """Return the critical value of Dunnett's test, which the largest |t| exceeds with probability ``alpha``."""
     from scipy.optimize import brentq
     from scipy.stats import t
 

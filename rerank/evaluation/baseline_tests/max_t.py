@@ -24,10 +24,11 @@ class MaxT(ResamplingOptions):
 
     Each of B draws gives every topic a random sign, which multiplies the differences of all systems from the baseline
     on this topic. The dependence between the systems is thus preserved. With t_j = mean / (sd / sqrt(n)) of system j
-    and t*_j of a draw, the adjusted p-value is (1 + #{max_j |t*_j| >= |t_j|}) / (B + 1), and the raw one uses |t*_j|
-    alone. If there are at most B sign patterns, each is used once. Simultaneous intervals use the 1 - alpha quantile of
-    max_j |t*_j| (single step). Source: Westfall and Young, Resampling-based multiple testing, 1993, section 2.5;
-    Blanchard et al. on sign flips, e.g. Arlot, Blanchard and Roquain, Annals of Statistics 2010.
+    and t*_j of a draw, the adjusted p-value is (1 + #{max_j |t*_j| >= |t_j|}) / (B + 1), and the raw p-value uses
+    |t*_j| alone. If there are at most B sign patterns, each is used once, and p is the fraction of patterns.
+    Simultaneous intervals use the 1 - alpha quantile of max_j |t*_j| (single step). Source: Westfall and Young,
+    Resampling-based multiple testing, 1993, section 2.5; Blanchard et al. on sign flips, e.g. Arlot, Blanchard and
+    Roquain, Annals of Statistics 2010.
     """
 
     title: ClassVar[str] = "randomised max-t"
@@ -35,7 +36,7 @@ class MaxT(ResamplingOptions):
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats, baseline: int) -> BaselineP:
-        """Return the p-values of each system alone, and those that refer to the largest statistic of all systems."""
+        """Return raw p-values from each system's own statistics, and adjusted p-values from the largest statistics."""
         d = differences_from_baseline(scores, baseline)
         observed = _absolute_t(d.mean(axis=0), d) * (1 - _EPSILON)
         alone, together, draws = np.zeros(d.shape[1]), np.zeros(d.shape[1]), 0

@@ -36,7 +36,7 @@ class TukeyAnova:
     def p_values(self, scores: Floats) -> Floats:
         """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs.
 
-        SciPy takes some milliseconds per p-value. `significant` does not use these p-values: it compares q with one
+        SciPy needs a few milliseconds per p-value. `significant` does not use these p-values: it compares q with one
         exact quantile.
         """
         q, systems, freedom = self._statistic(scores)

@@ -213,7 +213,7 @@ def _execute_suite_run(
 
 
 class _Planner:
-    """Planner of runs, which share candidates, planning backends and the list of stored runs."""
+    """Planner of the runs of a suite. Runs share candidates, planning backends and the list of stored runs."""
 
     def __init__(self, stored: list[StoredRun], execution: Execution) -> None:
         self._stored, self._execution = stored, execution

@@ -124,9 +124,9 @@ class Suite(_Table):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if not (self.models or self.adapters or self.rerankers):
-            raise ValueError("it has no models, no adapters and no rerankers, so there is nothing to run")
+            raise ValueError("no models, no adapters and no rerankers are given, so there is nothing to run")
         if self.models and not self.methods:
-            raise ValueError("it has models, but no methods to use them with")
+            raise ValueError("models are given, but no methods to use with these models")
         check_unique_in_suite("collections", [table.title for table in self.collections])
         for name in ("first_stages", "depths", "methods", "models", "adapters", "seeds", "measures"):
             check_unique_in_suite(name, getattr(self, name))

@@ -1,8 +1,8 @@
 """Protocol for judging orders, and their base classes.
 
 Like a strategy, a judging order is a generator. It yields the next document to judge, and the caller sends back whether
-that document is relevant. The same code therefore works in a study, where this comes from gold judgments, and in a
-session with an assessor. To undo the last judgment, the order is replayed without it.
+that document is relevant. The same code therefore works in a study, where gold judgments decide this, and in a session
+with an assessor. To undo the last judgment, the order is replayed without it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class SupportsAcross(Protocol):
 
 
 class StaticOrder(ABC):
-    """Base class for orders that do not depend on judgments. They sort by decreasing score; ties keep their order."""
+    """Base class for orders that do not depend on judgments.
+
+    Documents are sorted by decreasing score; tied documents keep their order.
+    """
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True

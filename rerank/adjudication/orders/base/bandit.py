@@ -23,7 +23,7 @@ class BanditArms:
     """Outcomes of the judgments so far, for each run.
 
     Attributes:
-        hits: (runs,) number of relevant judged documents. Bandits that forget discount older documents.
+        hits: (runs,) number of relevant judged documents. Forgetting bandits discount older documents.
         misses: (runs,) number of non-relevant judged documents, discounted in the same way.
         plays: Total number of judged documents.
     """

@@ -40,22 +40,22 @@ class BaselineTest(Protocol):
         """Compute two-sided p-values from (topics, systems) scores, in the order of the systems."""
 
     def half_widths(self, scores: Floats, baseline: int, alpha: float) -> Floats:
-        """Return (systems - 1,) half widths of intervals.
+        """Return the half widths of simultaneous intervals of the differences, shape (systems - 1,).
 
         The intervals jointly cover all differences with probability 1 - alpha.
         """
 
 
 def differences_from_baseline(scores: Floats, baseline: int) -> Floats:
-    """Return (topics, systems - 1) scores of the other systems minus those of the baseline.
+    """Return the scores of the other systems minus the scores of the baseline, shape (topics, systems - 1).
 
-    They are rounded, so that scores that differ only by rounding errors are ties.
+    The differences are rounded, so that scores that differ only by rounding errors are ties.
     """
     return np.asarray(np.round(np.delete(scores, baseline, axis=1) - scores[:, [baseline]], DECIMALS))
 
 
 def standard_errors(differences: Floats) -> Floats:
-    """Return (pairs,) standard errors of the means of (topics, pairs) differences; 0 if all differences are equal."""
+    """Return the standard error of each column's mean, shape (pairs,); 0 if all differences in the column are equal."""
     # rounding in the mean of constant differences must not look like variance
     constant = differences.min(axis=0) == differences.max(axis=0)
     return np.where(constant, 0.0, differences.std(axis=0, ddof=1) / np.sqrt(len(differences)))

@@ -57,7 +57,7 @@ class SupportsDecision(Protocol):
     """A test that can decide which pairs differ significantly without the slower computation of p-values."""
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Return a boolean array of shape (pairs,): whether two systems differ at level ``alpha``, uncorrected."""
+        """Return a boolean array of shape (pairs,): whether two systems differ at the uncorrected level ``alpha``."""
 
 
 @runtime_checkable
@@ -144,7 +144,12 @@ def mean_paired_differences(scores: Floats) -> Floats:
 
 
 def bonferroni_t_half_widths(scores: Floats, level: float) -> Floats:
-    """Return (pairs,) half widths of Student's t intervals of the mean differences, at the level of a single pair."""
+    """Return the half widths, shape (pairs,), of Student's t intervals of the mean differences.
+
+    Args:
+        scores: (topics, systems) scores.
+        level: Probability that the interval of a single pair does not cover the true difference.
+    """
     from scipy.stats import t
 
     spreads = [np.where(np.ptp(d, axis=0) == 0, 0.0, d.std(axis=0, ddof=1)) for d in iterate_paired_differences(scores)]

@@ -29,12 +29,15 @@ def bonferroni(p: Floats) -> Floats:
 
 
 def holm(p: Floats) -> Floats:
-    """Adjust by the step-down procedure with (m - i + 1) p_(i). Source: Holm, Scandinavian J. of Statistics 1979."""
+    """Adjust p-values by the step-down procedure with (m - i + 1) p_(i).
+
+    Source: Holm, Scandinavian J. of Statistics 1979.
+    """
     return _step_down(p, len(p) - np.arange(len(p)))
 
 
 def hochberg(p: Floats) -> Floats:
-    """Adjust by the step-up procedure with (m - i + 1) p_(i), which assumes independent tests.
+    """Adjust p-values by the step-up procedure with (m - i + 1) p_(i), which assumes independent tests.
 
     Source: Hochberg, Biometrika 1988.
     """
@@ -42,7 +45,7 @@ def hochberg(p: Floats) -> Floats:
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """Adjust by the step-up procedure with m p_(i) / i, which controls the false discovery rate.
+    """Adjust p-values by the step-up procedure with m p_(i) / i, which controls the false discovery rate.
 
     Source: Benjamini and Hochberg 1995.
     """
@@ -50,9 +53,9 @@ def benjamini_hochberg(p: Floats) -> Floats:
 
 
 def benjamini_yekutieli(p: Floats) -> Floats:
-    """Adjust by the step-up procedure with (1 + 1/2 + ... + 1/m) m p_(i) / i.
+    """Adjust p-values by the step-up procedure with (1 + 1/2 + ... + 1/m) m p_(i) / i.
 
-    Unlike `benjamini_hochberg`, it allows any dependence between the tests.
+    Unlike `benjamini_hochberg`, the procedure allows any dependence between the tests.
     Source: Benjamini and Yekutieli 2001.
     """
     ranks = np.arange(1, len(p) + 1)
@@ -105,7 +108,7 @@ def correct_p_values(p: Floats, name: str) -> Floats:
 
 
 def resolve_correction(test: str, correction: str, *, family_wise: bool) -> str:
-    """Return the name of the correction to use with a test. ``auto`` is replaced by the default.
+    """Return the name of the correction to use with a test. ``auto`` is replaced by the test's default.
 
     Args:
         test: Selector of the test, for the message.

@@ -63,9 +63,9 @@ def signed_rank(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
     Zero differences are dropped (Wilcoxon's own rule), and differences of equal size share their mean rank. With at
-    most `EXACT_UP_TO` non-zero differences, the p-value is exact, even with ties, because the approximation is too
-    liberal for so few. With more, the normal approximation is used, with a correction for ties and without a continuity
-    correction.
+    most `EXACT_UP_TO` non-zero differences, the p-value is exact, even with ties, because the normal approximation
+    is too liberal for so few differences. With more, the normal approximation is used, with a correction for ties and
+    without a continuity correction.
     """
     from scipy import stats
 

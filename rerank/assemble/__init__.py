@@ -160,7 +160,7 @@ class RankerSetup(RankerPlan):
         }
 
     def calibration_file(self, backend: Backend) -> tuple[Path, bool] | None:
-        """Return the path of the ranker's calibration, and whether the user named it; None if there is none."""
+        """Return the path of the ranker's calibration, and whether the user set it; None if there is no calibration."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
         folder = folder_of_ranker_settings({"adapter": self.config.adapter}, backend)

@@ -148,7 +148,7 @@ class RankerConfig:
             backend: The backend of the model, if it is already open.
 
         Raises:
-            UnknownNameError: No setting has this name; the message suggests the nearest.
+            UnknownNameError: No setting has this name; the message suggests the most similar name.
             UsageError: The value of a setting is invalid.
             MissingResourceError: The adapter does not exist.
         """

@@ -34,7 +34,8 @@ class _ClosedOutput(io.TextIOBase):
 def main() -> None:
     """Run the command line. A `RerankError` is printed as one message and determines the exit code.
 
-    The same applies to operating system errors that no other code has converted, and to a lack of memory.
+    Operating system errors that no other code has converted to a `RerankError`, and a lack of memory, are handled in
+    the same way.
     """
     warnings.showwarning = _print_warning
     _replace_closed_streams()

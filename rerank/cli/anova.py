@@ -75,13 +75,17 @@ def _score_collections(
     matrices, notes = {}, []
     names = short_run_names(folders)
     if len(set(names)) < len(names):
-        raise UsageError(f"Not all folders differ: {', '.join(map(str, folders))}", expected="different folders")
+        raise UsageError(
+            f"The folders contain a duplicate: {', '.join(map(str, folders))}", expected="different folders"
+        )
     for name, folder, selector in zip(names, folders, qrels, strict=True):
         judged, lowest = open_collection_qrels(selector)
         runs = read_named_runs(expand_run_arguments([folder]))
         compared = score_compared_runs(judged, runs, [measure], relevant=relevant or lowest)
         if len(compared.measures) > 1:
-            raise UsageError(f"{measure!r} names {len(compared.measures)} measures", expected="one measure")
+            raise UsageError(
+                f"--measure {measure!r} refers to {len(compared.measures)} measures", expected="one measure"
+            )
         matrices[name] = ScoreMatrix.from_scores(compared.scores, compared.measures[0])
         notes += [f"{name}: {note}" for note in compared.notes]
     return matrices, notes

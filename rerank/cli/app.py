@@ -48,7 +48,7 @@ class _RootGroup(TyperGroup):
             return super().make_context(*arguments, **options)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands by group, in the order of the help text."""
+        """Return the names of the commands, sorted by group in the order of the help text."""
         panels = {name: getattr(command, "rich_help_panel", "") for name, command in self.commands.items()}
         return sorted(super().list_commands(ctx), key=lambda name: list(_GROUPS).index(panels[name]))
 

@@ -50,7 +50,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(EngineOptions):
-    """Options for the execution of all runs, and for the permissions of the suite."""
+    """Options for the execution of all runs, and for what the suite is permitted to do."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[

@@ -258,7 +258,7 @@ def read_compared_runs(
 
 
 def _place_of_baseline(baseline: str, files: list[Path], names: list[str]) -> int:
-    """Return the index of the baseline in ``files``; a file that is not in the list is inserted at its start."""
+    """Return the index of the baseline in ``files``. If the baseline is not in ``files``, insert it at the start."""
     known = names if len(names) == len(files) else short_run_names(files)
     if baseline in known:
         return known.index(baseline)

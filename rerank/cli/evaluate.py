@@ -71,7 +71,8 @@ class DetailOptions:
         """
         if (self.by or self.per_query) and form in ("latex", "markdown", "html"):
             raise UsageError(
-                f"--format is {form} with {'--by' if self.by else '--per-query'}", expected="text, json, jsonl or csv"
+                f"--format {form} cannot be used with {'--by' if self.by else '--per-query'}",
+                expected="text, json, jsonl or csv",
             )
 
 
@@ -170,7 +171,7 @@ def _print_evaluation(
 
 
 def _notes_on_coverage(report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions) -> Iterator[str]:
-    """Yield notes that explain the columns about judged documents, and name the measures without bounds."""
+    """Yield notes that explain the columns about judged documents, and a note listing the measures without bounds."""
     bounded = report["runs"][0]["bounds"]
     if columns and details.bounds is None:
         yield "Few documents are judged: judged@k is their fraction; --no-bounds omits the added columns"

@@ -127,7 +127,7 @@ def parse_command(
     file: Annotated[Path | None, typer.Argument(help="File with the reply; if omitted, standard input.")] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Parse a model's reply: print its order, and missing, repeated and unknown identifiers (numbered from 1)."""
+    """Parse a model's reply: print the order of passages, and missing, repeated and unknown identifiers (from 1)."""
     from rerank.io.text_files import open_text_file
     from rerank.parsing import parse_permutation as read
 

@@ -107,11 +107,11 @@ def label_queries_command(
     ],
     form: FormatOption = "text",
 ) -> None:
-    """Create queries from documents and keep those for which the first stage finds the document.
+    """Create queries from documents and keep the queries for which the first stage finds their source document.
 
     The folder contains docs.jsonl, queries.jsonl and qrels.txt. If queries are titles or first sentences, these are
-    removed from all documents, so relevant documents look like the others. A model's replies are logged in the folder
-    and reused.
+    removed from all documents, so that relevant documents look like the others. A model's replies are logged in the
+    folder and reused.
     """
     from rerank.collections import open_collection
     from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries

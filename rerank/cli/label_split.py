@@ -70,7 +70,7 @@ def split_labels_command(
 
     shares = SplitShares(dev=dev, test=test, seed=seed)
     if not leaks.leak_check and (leaks.against or leaks.drop_leaks):
-        raise UsageError("--no-leak-check is given with --against or --drop-leaks", expected="one of these options")
+        raise UsageError("--no-leak-check is given with --against or --drop-leaks", expected="the leak check")
     labels = list(read_labels(file))
     texts = look_up_texts_option(labels, leaks.collection, needed=leaks.leak_check)
     parts = share_out(labels, shares, texts=texts)

@@ -187,7 +187,8 @@ def export_runs_command(
 
     if bool(task) != bool(qrels):
         raise UsageError(
-            "--task is given without --qrels" if task else "--qrels is given without --task", expected="both or none"
+            "--task is given without --qrels" if task else "--qrels is given without --task",
+            expected="both options or neither",
         )
     judgments = open_collection_qrels(qrels)[0] if qrels else None
     entries, notes = find_board_entries(runs)
@@ -207,7 +208,7 @@ def export_runs_command(
 def _board_plans_of_command_line(
     options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
 ) -> list[tuple[BoardConfig, Path]]:
-    """Return the configuration of each requested board, with the folder to which its paths are relative."""
+    """Return the configuration of each requested board, with the folder to which the paths in it are relative."""
     from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.leaderboard.board_config import BoardConfig, read_board_config
 

@@ -81,7 +81,7 @@ def merge_command(
 ) -> None:
     """Merge an adapter into its base model, or average adapters that were trained on shards.
 
-    A single adapter is merged into a model, which other commands accept as --model. With --average-core or
+    A single adapter is merged into its base model; other commands accept the result as --model. With --average-core or
     --concatenate, several adapters are averaged into one adapter.
     """
     if average.average_core and average.concatenate:

@@ -17,7 +17,7 @@ PANEL = "Model"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLoadOptions:
-    """Options for loading a model; None if omitted."""
+    """Options for loading a model. Omitted options are None."""
 
     device: Annotated[
         str | None,
@@ -53,7 +53,7 @@ class ModelLoadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Options for the processes that run a model; None if omitted."""
+    """Options for the processes that run a model. Omitted options are None."""
 
     engine: Annotated[
         str | None,
@@ -71,7 +71,7 @@ class EngineOptions:
     ] = None
 
     def execution(self) -> Execution:
-        """Return the execution options among the fields of this group; other fields are ignored.
+        """Return the options of this group that are fields of `Execution`; other options are ignored.
 
         Raises:
             UsageError: A value is invalid.

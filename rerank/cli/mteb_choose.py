@@ -222,7 +222,7 @@ def choose_pool_command(
     if out is not None and reduced.chosen is None:
         raise DataError(
             f"No depth meets the goal, so {out} was not written",
-            expected="a depth from which on all larger depths also meet the goal",
+            expected="a depth that meets the goal, as all larger depths also do",
             remedy="Lower --min-tau, --min-recall or --min-precision, or try deeper pools with --k",
         )
 

@@ -37,7 +37,7 @@ def power_command(
     alpha: Annotated[float, typer.Option(help="Significance level, which is divided by the number of pairs.")] = 0.05,
     form: TableFormatOption = "text",
 ) -> None:
-    """Report which differences a paired t-test of these runs can detect, and how many topics a difference needs.
+    """Report the differences that a paired t-test can detect, and the number of topics needed for a difference.
 
     Only the standard deviations of the per-topic differences are taken from the runs.
     """

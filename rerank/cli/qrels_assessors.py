@@ -52,21 +52,22 @@ class AgreementOptions:
 
     @property
     def kappa(self) -> str:
-        """Key of the kappa with these weights in the results."""
+        """Key under which the results contain the kappa with the chosen weights."""
         return "kappa" if self.weights == "none" else f"kappa_{self.weights}"
 
     def lowest_grades(self, assessors: Sequence[str]) -> list[int] | None:
         """Return the lowest relevant grade of every assessor; None if no option is given.
 
         Raises:
-            UsageError: A value is not a grade, or an assessor does not exist or has no grade.
+            UsageError: A value contains no grade, an assessor does not exist, or an assessor is given no grade.
         """
         grades: dict[str, int] = {}
         for text in self.relevant or ():
             name, _, grade = text.rpartition("=")
             if not grade.isdigit() or int(grade) < 1 or (name and name not in assessors):
                 raise UsageError(
-                    f"--relevant is {text!r}", expected=f"GRADE or NAME=GRADE, with a name of {', '.join(assessors)}"
+                    f"--relevant is {text!r}",
+                    expected=f"GRADE or NAME=GRADE, where NAME is one of: {', '.join(assessors)}",
                 )
             grades[name] = int(grade)
         if not grades:
@@ -103,7 +104,7 @@ def agreement_command(
     assessors = names or short_run_names(list(map(Path, files)))
     if len(assessors) != len(files) or len(set(assessors)) != len(files):
         raise UsageError(
-            f"{len(files)} files have the names {', '.join(assessors)}", expected="one different name per file"
+            f"The names for {len(files)} files are {', '.join(assessors)}", expected="one name per file, all different"
         )
     lowest = options.lowest_grades(assessors)
     judgments = {name: open_collection_qrels(file)[0] for name, file in zip(assessors, files, strict=True)}

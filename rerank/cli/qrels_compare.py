@@ -35,7 +35,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options for intervals, and for effects on groups of runs, which need intervals."""
+    """Options for intervals, and for effects on groups of runs. These effects are reported only with intervals."""
 
     resamples: Annotated[int, typer.Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0
@@ -85,7 +85,9 @@ def compare_qrels_command(
 
     procedures, groups = procedure.procedures, sampling.named_groups()
     if len(files) < 2:
-        raise UsageError(f"Only {files[0]} is given", expected="two qrels: rerank qrels compare A B --runs RUN...")
+        raise UsageError(
+            f"Only one qrels is given: {files[0]}", expected="two qrels: rerank qrels compare A B --runs RUN..."
+        )
     gold, other, *more = files  # an option takes one value, so all runs after the first are parsed as arguments
     reference, lowest = open_collection_qrels(gold)
     result = compare_with_gold_qrels(

@@ -332,7 +332,7 @@ def _print_remaining_judgments(content: Mapping[str, Any], waiting: Mapping[str,
     if waiting:
         topic, detail = next(iter(waiting.items()))
         raise PartialFailureError(
-            f"The model did not reply for {len(waiting)} documents; topic {topic!r}: {detail}",
+            f"The model did not reply for {len(waiting)} documents. First error, for topic {topic!r}: {detail}",
             remedy="Run the same command to repeat these calls",
         )
     if stopped:

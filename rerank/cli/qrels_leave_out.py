@@ -55,7 +55,7 @@ def leave_out_command(
     names: NamesOption = None,
     form: TableFormatOption = "text",
 ) -> None:
-    """Report what each run would score if it, or its group, had not contributed to the judged pool.
+    """Report the score of each run as if this run, or its group, had not contributed to the judged pool.
 
     For each group, the judgments of documents that only its runs put into the pool are removed.
     """
@@ -80,7 +80,7 @@ def leave_out_command(
 
 
 def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of group and pattern; run names from a file are escaped, so that they match only themselves."""
+    """Return pairs of group and pattern. Run names from a file are escaped, so each of them matches only that run."""
     from glob import escape
 
     from rerank.evaluation import read_query_groups
@@ -93,5 +93,8 @@ def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
         elif group and pattern:
             pairs.append((group, pattern))
         else:
-            raise UsageError(f"--group is {text!r}", expected="GROUP=PATTERN, as in idst='idst*', or a file of groups")
+            raise UsageError(
+                f"--group is {text!r}",
+                expected="GROUP=PATTERN, as in idst='idst*', or the path of a file that defines groups",
+            )
     return pairs

@@ -56,7 +56,7 @@ class ProcedureOptions:
 
 
 def parse_named_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Split the values ``NAME=PATTERN`` of an option.
+    """Split the values ``NAME=PATTERN`` of an option into pairs of name and pattern.
 
     Raises:
         UsageError: A value does not have this form.

@@ -58,7 +58,9 @@ def robustness_command(
     from rerank.experiment.robustness import prepare_robustness_cells
 
     if options.probe != "order" and options.shuffles is not None:
-        raise UsageError(f"--shuffles is given with --probe {options.probe}", expected="--probe order with --shuffles")
+        raise UsageError(
+            f"--shuffles is given with --probe {options.probe}", expected="--shuffles only with --probe order"
+        )
     probe = _open_probe(options.probe)
     prepared_cells = prepare_robustness_cells(
         spec,
@@ -88,7 +90,7 @@ def robustness_command(
 
 
 class _Probe(NamedTuple):
-    """Functions of a probe: cost estimate, measurement, name of a run, and printing of the results."""
+    """Functions that define a probe: estimate the cost, measure the effect, name a run, and print the results."""
 
     estimate: Callable[..., dict[str, Any]]
     measure: Callable[..., dict[str, Any]]

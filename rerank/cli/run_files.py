@@ -65,7 +65,7 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
 def read_runs_and_pool(
     runs: Sequence[Path], pool_from: Sequence[Path] | None, names: Sequence[str] = ()
 ) -> tuple[list[Run], list[Run] | None]:
-    """Return the runs to evaluate, and the runs that form the pool (None for the same runs)."""
+    """Return the runs to evaluate, and the runs that form the pool (None if these are the evaluated runs)."""
     files = expand_run_arguments(runs)
     pooled = expand_run_arguments(pool_from or [])
     evaluated = {path.resolve() for path in files}

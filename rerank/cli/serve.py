@@ -82,7 +82,7 @@ class ServerOptions:
         )
 
     def settings(self, limits: LimitOptions, name: str) -> ServerSettings:
-        """Return the settings of a server that has the name of ``--name`` or, if omitted, ``name``."""
+        """Return the settings of a server whose name is the value of ``--name`` or, if this is omitted, ``name``."""
         # The listening address and this machine's own name always refer to this machine, so they are safe.
         names = (*(self.allowed_host or ()), self.host, gethostname())
         return replace(limits.settings(self.name or name), allowed_hosts=names)
@@ -164,7 +164,7 @@ class LimitOptions:
 
 
 def served_name(settings: Mapping[str, Any]) -> str:
-    """Return the default name of a ranker in responses: its model and its adapter."""
+    """Return the default name of a ranker in responses, which consists of its model and its adapter."""
     return "+".join(filter(None, (settings.get("model"), settings.get("adapter")))) or "listrank"
 
 

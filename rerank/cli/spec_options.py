@@ -168,7 +168,7 @@ def _spec_option_help(field: FieldInfo, base: Any, default: Any) -> str:
 
 
 def _base_type_of_option(annotation: Any) -> tuple[Any, bool]:
-    """Return the type X of ``X | None``, ``tuple[X, ...]`` or ``X | tuple[X, ...]``, and whether it is repeatable."""
+    """Return the type X of ``X | None``, ``tuple[X, ...]`` or ``X | tuple[X, ...]``, and whether tuples are allowed."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         annotation = [part for part in typing.get_args(annotation) if part is not type(None)][-1]
     if typing.get_origin(annotation) is tuple:

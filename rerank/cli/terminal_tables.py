@@ -70,7 +70,7 @@ def _print_grid(grid: Grid, console: Console) -> None:
 
 
 class _Column:
-    """A column whose width is that of its longest cell, and can shrink to that of its longest word or number."""
+    """A column that is as wide as its longest cell, and can shrink to the width of its longest word or number."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Compute the widths from the cells; the first cell is the heading."""
@@ -82,7 +82,7 @@ class _Column:
         self.narrowest = max(map(width_in_terminal, words), default=0)
 
     def aligned(self, cell: str) -> Text:
-        """Return a cell. Numbers are aligned here, since Rich would ignore the spaces in place of missing marks."""
+        """Return a cell as text. Numbers are aligned here, because Rich would ignore the spaces at their ends."""
         text = _plain(cell)
         if self.is_number:
             text.justify = "left"

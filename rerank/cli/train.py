@@ -76,7 +76,7 @@ def train_command(
     if options.processes > 1 and not options.dry_run:
         raise UsageError(
             f"--processes {options.processes} is given without --dry-run",
-            expected="torchrun, which starts the processes of a training",
+            expected="--processes only with --dry-run, because torchrun starts the processes of a training",
             remedy=f"Run torchrun --standalone --nproc-per-node={options.processes} -m rerank train ...",
         )
     if options.dry_run:

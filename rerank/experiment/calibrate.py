@@ -93,7 +93,7 @@ def calibrate_experiment_runs(
 
 
 def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
-    """Open a run that is only evaluated; its first-stage scores are ignored if its first stage differs."""
+    """Open a run that is only evaluated; ignore its first-stage scores if it has another first stage than ``main``."""
     path, qrels = split_experiment_folder_and_qrels(text)
     test = open_finished_experiment_with_qrels(path, qrels, complete=complete)
     _check_same_ranker(main, test)
@@ -119,7 +119,9 @@ def open_finished_experiment_with_qrels(
     folder = RunFolder.existing(path)
     document = folder.read_json("spec.json", "spec", "identity")
     if not (folder.path / "run.trec").is_file():
-        raise DataError(f"The run {str(path)!r} is unfinished", expected="a run.trec", remedy="Pass --resume")
+        raise DataError(
+            f"The run {str(path)!r} is unfinished", expected="a run.trec", remedy="Finish the run with --resume"
+        )
     run = folder.read_run("run.trec")
     if not len(run):
         raise DataError(f"The run {str(path)!r} has no rankings", expected="at least two queries with candidates")

@@ -50,7 +50,7 @@ def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple
     Args:
         spec: The specification.
         judged_only: Whether to omit queries without judgments, unless there are no judgments at all or queries are
-            selected by id. Runs that are scored need this.
+            selected by id. This is needed for runs that are scored.
 
     Returns:
         The collection, the queries and the judgments.
@@ -78,8 +78,9 @@ def select_judged_queries_of_experiment(
 def lowest_relevant_grade_of_spec(spec: RunSpec, collection: Collection) -> int:
     """Return the lowest grade that binary measures count as relevant.
 
-    This is the grade in the specification or, if it has none, the grade of the collection that provides the judgments.
-    For judgments from a qrels file, which does not state a grade, it is the grade of the searched collection.
+    This is the grade in the specification or, if the specification contains none, the grade of the collection that
+    provides the judgments. A qrels file does not state a grade, so the grade of the searched collection is used for its
+    judgments.
     """
     if spec.relevant is not None:
         return spec.relevant

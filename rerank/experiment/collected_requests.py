@@ -19,7 +19,7 @@ _INDEPENDENT = "a method whose calls do not depend on each other's replies, such
 
 @dataclass(kw_only=True)
 class _CollectingJudge:
-    """A judge that passes another judge's requests to a function, sends none, and keeps each window's order."""
+    """A judge that passes another judge's requests to a function without sending them, and keeps the given order."""
 
     judge: Judge
     on_request: Callable[[Request], None]
@@ -78,7 +78,7 @@ class _OneRound:
 def collect_run_requests(
     prepared: PreparedRun, on_request: Callable[[Request], None], *, in_one_round: bool = False
 ) -> None:
-    """Call a function with each request of a run, as if every reply kept the order of its documents.
+    """Call a function with each request of a run, assuming that every reply keeps the order of the documents.
 
     Args:
         prepared: The prepared run.

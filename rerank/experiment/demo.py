@@ -47,7 +47,7 @@ def demo_experiment_specs(*, model: str, everything: bool = False) -> list[RunSp
 
 
 def describe_demo_differences(comparison: Comparison) -> list[str]:
-    """Return one sentence per pair of runs, on which run is better or that the difference is not significant."""
+    """Return one sentence per pair of runs: which run is better, or that the difference is not significant."""
     sentences = []
     for pair in comparison.pairs:
         a, b, difference, low, high = pair.a, pair.b, pair.difference, pair.low, pair.high
@@ -88,11 +88,12 @@ def write_demo_page(
     """Write an HTML page with the best documents of each query, before and after reranking.
 
     Args:
-        path: Path of the HTML file. Model calls that find the words to shade are logged in a file next to it, so that
-            they are not repeated.
+        path: Path of the HTML file. Model calls that find the words to shade are logged in a file next to the page, so
+            that they are not repeated.
         report: The result of `compare_demo_with_bm25`.
         sentences: The result of `describe_demo_differences`.
-        prepared: The demonstration's runs. If the judge of the last run uses attention, words are shaded by it.
+        prepared: The demonstration's runs. If the judge of the last run uses attention, words are shaded by their
+            attention.
     """
     reranked = read_demo_runs([RunFolder.existing(row["folder"]) for row in report["costs"]])[1:]
     runs, qrels, last = [prepared[0].first_stage, *reranked], prepared[0].qrels, prepared[-1]

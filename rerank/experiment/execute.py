@@ -173,7 +173,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) -> dict[str, Request] | None:
-    """Start the engine, and return the requests to send in provider batches, or None without such batches."""
+    """Start the engine, and return the requests to send in provider batches; None if no batches are to be sent."""
     engine.start(prepared.backend)
     return collect_requests_for_batches(prepared) if execution.provider_batch else None
 
@@ -258,7 +258,7 @@ def _rank_experiment_candidates(
 
 
 def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
-    """Return the folder's recorded flow, so that a resumed run forms the same batches; otherwise a new flow."""
+    """Return the flow recorded in a run folder, so that a resumed run forms the same batches; else a new flow."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")

@@ -19,9 +19,9 @@ _TRUST_IN_SELECTOR = re.compile(r"trust[-_]remote[-_]code=(?!(?:false|f|no|n|off
 
 
 def settings_from_file(values: Any, file: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """Check and return the settings of a file, which cannot grant permissions in the user's place.
+    """Return the settings of a file, after checking that they grant no permission in the user's place.
 
-    Addresses of servers are marked as named by the file (`FileAddress`), at all levels of nesting.
+    Server addresses, at all levels of nesting, become `FileAddress` objects, which record that the file set them.
 
     Args:
         values: The parsed content of the file, or a part of it.

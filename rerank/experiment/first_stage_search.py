@@ -41,7 +41,7 @@ def run_first_stage_experiment(spec: RunSpec, execution: Execution | None = None
 
     Args:
         spec: The specification.
-        execution: Options that select the engine whose workers encode the texts; by default, this process does.
+        execution: Options that select the engine whose workers encode the texts; by default, this process encodes them.
 
     Raises:
         RerankError: The collection, the first stage or the measures cannot be used.

@@ -65,7 +65,7 @@ def inject_into_candidates(candidates: Run, targets: Mapping[str, str], injectio
 
 
 def estimate_injection_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the total runs, calls, tokens and cost of attacks on the last documents of the first stage.
+    """Estimate the number of runs, calls and tokens, and the cost, of attacks on the first stage's last documents.
 
     Raises:
         DataError: No candidate list has two documents.
@@ -81,7 +81,7 @@ def measure_injection_robustness(
     """Run every cell without and with each attack and measure how far the attacked passages rise.
 
     Args:
-        cells: The prepared runs, of which only the first of each cell is used.
+        cells: The prepared runs; only the first run of each cell is used.
         execution: Options for execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
         run: Function that executes a run.
 
@@ -90,9 +90,9 @@ def measure_injection_robustness(
         ``rank_before`` (mean rank of the passages in the run without an attack, where they are last) and ``attacks``. A
         row of ``attacks`` has ``attack``, ``position``, ``rank`` (mean rank with the attack), ``rise`` (mean of rank
         before minus rank), ``first`` and ``top_10`` (fractions of the passages that reach rank 1 and the top ten;
-        ``top_10`` is None if no list is longer), and the cost of the run. ``rise``, ``first`` and ``top_10`` are
-        dictionaries with ``mean`` and the limits ``low`` and ``high`` of a 95 % confidence interval over queries:
-        Student's t interval for the rise, Wilson's interval for the fractions.
+        ``top_10`` is None if no list has more than ten documents), and the cost of the run. ``rise``, ``first`` and
+        ``top_10`` are dictionaries with ``mean`` and the limits ``low`` and ``high`` of a 95 % confidence interval over
+        queries: Student's t interval for the rise, Wilson's interval for the fractions.
 
     Raises:
         UsageError: The prompt shows pictures.
@@ -106,7 +106,9 @@ def measure_injection_robustness(
 def _measure_injection_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> dict[str, Any]:
     prepared = cell.runs[0]
     if prepared.judge.template.pictures:
-        raise UsageError("--probe injection cannot be used with a prompt of pictures", expected="a method for texts")
+        raise UsageError(
+            "--probe injection cannot be used with a prompt that shows pictures", expected="a method for texts"
+        )
     _, clean = execute_robustness_run(prepared, execution, run)
     before = {query: len(ranking) for query, ranking in clean.items() if len(ranking) > 1}
     rows = []

@@ -171,7 +171,7 @@ def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searche
 def _find_spec_candidates(
     spec: RunSpec, *, judged_only: bool
 ) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
-    """Return the collection, the judgments, and the candidates if they can be streamed, otherwise the queries."""
+    """Return the collection, the judgments, and the candidates or, if these cannot be streamed, the queries."""
     collection, qrels = load_experiment_qrels(spec)
     if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
         return collection, qrels, lists

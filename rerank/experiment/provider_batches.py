@@ -135,14 +135,14 @@ class _BatchedRun:
                 self._finish(batch)
 
     def _unanswered(self) -> dict[str, Request]:
-        """Return the requests that the next batches should contain, up to the limit on the total of tokens."""
+        """Return the requests that the next batches should contain, up to the limit on the total number of tokens."""
         open_requests = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
         return dict(self.backend.affordable(self.backend.unanswered(open_requests)))
 
     def _probe(self, rest: dict[str, Request]) -> bool:
-        """Send the first requests live until one succeeds, and remove them from ``rest``; return whether any are left.
+        """Send the first requests in ``rest`` live until one succeeds, remove these, and return whether any are left.
 
-        This detects a wrong model, a rejected key or a field that the server refuses now instead of a day later.
+        A wrong model, a rejected key or a field that the server refuses is thus detected now instead of a day later.
         """
         for digest, request in list(islice(rest.items(), _PROBES)):
             del rest[digest]

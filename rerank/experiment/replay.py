@@ -223,7 +223,8 @@ def _recompute_replayed_summary(
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
     if type(relevant) is not int:
         raise DataError(
-            f"In scores.json of {str(folder.path)!r}, relevant is {error_repr(relevant)}", expected="an integer grade"
+            f"The key relevant in scores.json of {str(folder.path)!r} has the value {error_repr(relevant)}",
+            expected="an integer grade",
         )
     scores = None
     if qrels:
@@ -245,8 +246,8 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
     """Return a value without the parts that a replay cannot reproduce.
 
     A replay adds up durations in another order, so numbers are rounded. The reason for a missing reply is not recorded,
-    so it is removed. If the list of failures is full, which failures it contains depends on the order of judging, so
-    only their number is returned.
+    so it is removed. The content of a full list of failures depends on the order of judging, so only the number of
+    failures is returned.
     """
     if isinstance(value, list):
         failures = [

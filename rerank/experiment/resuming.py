@@ -32,7 +32,7 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
 
     Raises:
         DataError: The folder's spec.json is invalid.
-        MissingResourceError: The folder is not a run folder, and the values do not name a collection for a new run.
+        MissingResourceError: The folder is not a run folder, and the values contain no collection for a new run.
         UsageError: The folder's spec.json permits remote code, and the given values do not.
     """
     if "collection" in given and not (path / "spec.json").is_file():
@@ -59,7 +59,7 @@ def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_moved_files_on_resume(recorded: object, own: object) -> bool:
-    """Return whether a recorded setting names the same files as the adapter's setting, but at paths without a file.
+    """Return whether a recorded setting equals the adapter's except for folders, and contains a path without a file.
 
     A user's file may have the same name as the adapter's file; if the user's file still exists, it is the one to use.
     """
@@ -71,5 +71,5 @@ def _has_moved_files_on_resume(recorded: object, own: object) -> bool:
 
 
 def _resumed_setting_without_folders(value: object) -> object:
-    """Return a setting with files shortened to their names: ``heads=a/b.json`` becomes ``heads=b.json``."""
+    """Return a setting with paths shortened to file names: ``heads=a/b.json`` becomes ``heads=b.json``."""
     return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value

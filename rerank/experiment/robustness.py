@@ -76,7 +76,7 @@ def prepare_robustness_cells(
     """Prepare all runs, one cell at a time, with one shared backend; the model is not called.
 
     Args:
-        spec: The specification; the first cell has its depth and first stage.
+        spec: The specification, with the depth and the first stage of the first cell.
         execution: Options for execution.
         depths: Additional depths.
         first_stages: Additional first stages.
@@ -121,7 +121,7 @@ def measure_order_robustness(
 
 
 def estimate_robustness_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the total of runs, calls, tokens_in, tokens_out and cost, using `estimate_run_cost` for each run."""
+    """Return the totals ``runs``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, as estimated for each run."""
     estimates = [estimate_run_cost(prepared) for cell in cells for prepared in cell.runs]
     sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
     costs = [row["cost"] for row in estimates]

@@ -74,7 +74,7 @@ class RunSpeed:
         self._in_progress += tokens
 
     def describe(self) -> str:
-        """Return tokens, tokens per second and, from the first new reply on, the remaining time at this speed."""
+        """Describe the number of tokens, the speed and, from the first new reply on, the time left at this speed."""
         seconds = max(self._clock() - self._started, 1e-9)
         tokens = self._tokens + self._in_progress
         speed = [f"{tokens:,.0f} tokens", f"{tokens / seconds:,.0f}/s"] if tokens else []

@@ -130,7 +130,8 @@ class RunSpec(_Frozen):
     def from_record(cls, values: Mapping[str, Any]) -> Self:
         """Create the specification of a recorded run from its spec.json; later changes of defaults do not affect it.
 
-        The specification permits neither the recorded server nor remote code, so it is only for inspecting the run.
+        The specification does not permit sending keys to the recorded server or running remote code, so it is only for
+        inspecting the run.
 
         Raises:
             UnknownNameError: A key does not exist.
@@ -225,7 +226,7 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
 
 
 def complete_spec_from_file(given: Mapping[str, Any], values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """Return the given values, completed with the values of a file, which cannot grant permissions.
+    """Return the given values, completed with the values of a file. The file cannot grant permissions.
 
     Raises:
         UsageError: The file permits remote code, and the given values do not.

@@ -22,7 +22,7 @@ RankedPositions = list[tuple[int, float]]
 
 
 def missing_framework_error(extra: str, error: ImportError) -> MissingPrerequisiteError:
-    """Return the error for a framework that cannot be imported; it names the extra that installs the framework."""
+    """Return the error for a framework that cannot be imported; the message tells which extra installs it."""
     return MissingPrerequisiteError(
         f"This integration needs the packages of the extra {extra!r}, and importing them failed: {error}",
         remedy=f"Run: pip install 'listrank[{extra}]'",

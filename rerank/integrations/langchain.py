@@ -17,7 +17,7 @@ except ImportError as error:
 class RerankerCompressor(FrameworkReranker, BaseDocumentCompressor):
     """A document compressor that reranks, for example in a `ContextualCompressionRetriever`.
 
-    It returns copies of the documents, best first, with the score in ``metadata["relevance_score"]``.
+    The compressor returns copies of the documents, best first, with the score in ``metadata["relevance_score"]``.
     """
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Any = None) -> list[Document]:

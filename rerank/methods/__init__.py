@@ -104,7 +104,7 @@ def open_method(text: str) -> Method:
         Selector(name='sliding', argument='', options={'size': '10', 'stride': '5'})
 
     Raises:
-        UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.
+        UnknownNameError: No method, strategy or judge has this name; the message suggests the most similar name.
         UsageError: The options are not written as KEY=VALUE, or the name is only a strategy or only a judge.
     """
     name, _, rest = text.partition(",")
@@ -134,7 +134,8 @@ def describe_methods() -> list[dict[str, Any]]:
 def backends_of_method(method: Method) -> list[str]:
     """Return the names of the backends with which a method can be used.
 
-    These backends support a task of the method's judge, and the pictures or marks of turns in the method's prompt.
+    These backends support a task of the method's judge and, if the method's prompt contains pictures or must be sent
+    verbatim, such prompts.
     """
     needed = set(judges.get(method.judge.name).needs)
     prompt = load_prompt(method.own_prompt) if method.own_prompt else None
@@ -149,7 +150,7 @@ def backends_of_method(method: Method) -> list[str]:
 
 
 def count_requests_of_method(method: Method, n: int) -> int:
-    """Return the maximum number of requests for ``n`` documents: windows of the strategy times requests per window.
+    """Return the maximum number of requests for ``n`` documents: number of windows times requests per window.
 
     For a pointwise judge, a single window contains all documents.
     """
@@ -281,7 +282,7 @@ def _parse_method_options(text: str) -> Mapping[str, Any] | None:
 
 
 def _split_method_card_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
-    """Return the strategy and the judge of a card with their options; an option of both is set for the judge only.
+    """Return the strategy and the judge of a card with their options; an option that both have is set for the judge.
 
     Raises:
         UnknownNameError: Neither the strategy nor the judge has an option of this name.
@@ -311,7 +312,7 @@ def _added_method_cards() -> dict[str, EntryPoint]:
 
 @cache
 def _method_entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return the entry points of cards by name of the method.
+    """Return a mapping from the name of each method to the entry point of its card.
 
     The result is cached, because the metadata of all distributions are read. The argument is ``sys.path``, so that a
     change of the path leads to a new result.

@@ -21,7 +21,7 @@ from rerank.selector import build_from_selector
 
 
 def hash_mteb_model_contents(selector: str) -> dict[str, str]:
-    """Return the hexadecimal SHA-256 of every file, folder and known model in the options of a first stage, by name.
+    """Return a mapping from the name of each file, folder and known model in a first stage's options to its SHA-256.
 
     Paths that do not exist are omitted. They raise an error when the first stage is opened.
 

@@ -162,7 +162,7 @@ class MtebReranker:
     def _shuffle(self, kind: str) -> str:
         """Return the order in which the candidates of a task of the type ``kind`` are reranked.
 
-        This is the order in the specification; but if it is ``none``, the tasks' own lists are shuffled.
+        This is the order in the specification; but if that order is ``none``, the tasks' own lists are shuffled.
         """
         return "random" if self.spec.shuffle == "none" and kind != "Retrieval" else self.spec.shuffle
 

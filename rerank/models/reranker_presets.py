@@ -55,9 +55,10 @@ class Recognition:
         excluded: Patterns of names that belong to conversions with another architecture or another prompt; these are
             not recognised.
         architectures: Classes that the configuration of a folder may name; empty if any class is accepted.
-        config: Keys of ``config.json`` and their values; a folder with all these values is recognised by any name.
-        template: A part of a chat template; a folder with this part and an accepted architecture is recognised by any
-            name.
+        config: Keys of ``config.json`` and their values; a folder with all these values is recognised whatever its name
+            is.
+        template: A part of a chat template; a folder with this part and an accepted architecture is recognised whatever
+            its name is.
     """
 
     hub: Sequence[str]
@@ -104,8 +105,8 @@ class RerankerPreset:
         open: Whether the weights can be downloaded.
         served: Whether the recipe also works with servers, which render chats and return no logits.
         note: Note for users, such as a package that the model needs; empty if there is none.
-        published: Effectiveness measured by others, each with value, measure, collection, first stage, depth and the
-            name of those who measured it.
+        published: Effectiveness scores measured by others, each with value, measure, collection, first stage, depth and
+            the name of those who measured it.
     """
 
     name: str
@@ -190,7 +191,7 @@ def recognise_reranker(model: str | Path) -> RerankerPreset | None:
 
 
 def _most_similar_preset(names: Sequence[str], found: Iterator[RerankerPreset]) -> RerankerPreset | None:
-    """Return the preset with the longest name that one of ``names`` contains, else the first preset if there is one."""
+    """Return the preset with the longest name that occurs in one of ``names``; if none occurs, the first preset."""
     text = " ".join(names).lower()
 
     def similarity(preset: RerankerPreset) -> int:

@@ -1,4 +1,4 @@
-"""Tokenization of the words of a corpus, which is done once for all later runs with the same tokenizer."""
+"""Dictionaries of the token ids of all words of a corpus, which later runs with the same tokenizer look up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tokenize_corpus_words(corpus: Corpus, tokens: TokenCounter) -> CorpusTokens:
         raise UsageError(
             "The tokenizer of this model does not tokenize word by word",
             expected="a model in this process, with a fast tokenizer that divides texts at spaces",
-            remedy="Do not use this command with this model; it affects only the speed",
+            remedy="Omit this step for this model: a token dictionary affects only the speed",
         )
 
     def build(folder: Path) -> None:

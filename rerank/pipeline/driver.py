@@ -120,7 +120,8 @@ class _OpenRanking:
 class Driver:
     """A state machine for any number of rankings; it is not thread-safe.
 
-    Requests are returned in the order in which their windows became due. Prompts are not rendered before that.
+    Requests are returned in the order in which their windows became due. Prompts are not rendered before
+    their windows are due.
 
     Args:
         strategy: Strategy that decides which windows are judged.
@@ -298,7 +299,7 @@ class Driver:
         state.windows = []
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
-        """Send answers to a plan, or start it if None; then its next windows become due, or the ranking finishes."""
+        """Send answers to the plan, or start the plan if they are None; add its next windows, or finish the ranking."""
         try:
             windows = next(state.plan) if answers is None else state.plan.send(answers)
             while not windows:  # a plan may yield an empty list of windows, for which there are no answers

@@ -26,7 +26,7 @@ class EvidenceOptions(TypedDict, total=False):
     Attributes:
         unit: Unit of spans: sentences (the default) or words.
         threshold: Minimum fraction of a document's attention that each unit of a span receives, by default 0.1. If
-            None, every unit is a separate span, as for a map of the text.
+            None, every unit is a separate span, as needed for a heat map of the text.
         max_spans: Maximum number of spans per document; None (the default) for all.
         usage: Totals to which the cost of the requests is added; None (the default) for no totals.
     """
@@ -46,7 +46,8 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents are not truncated to the judge's limit on passages. If they do not fit in one prompt, several are sent.
+    Documents are not truncated to the judge's limit on passages. If they do not fit in one prompt, several prompts are
+    sent.
 
     Args:
         judge: An attention judge.

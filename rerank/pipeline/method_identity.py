@@ -56,7 +56,7 @@ _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
 
 def strategy_identity_in_pipeline(name: str, strategy: Strategy) -> str:
-    """Return the text of a strategy for a run's hash, such as ``Multipass(size=20, stride=10, top_k=None)``."""
+    """Return the text representing a strategy in a run's hash, as in ``Multipass(size=20, stride=10, top_k=None)``."""
     name = name.replace("-", "_")
     values = _pipeline_identity_option_values(strategy)
     written = _pipeline_identity_option_names(
@@ -67,7 +67,7 @@ def strategy_identity_in_pipeline(name: str, strategy: Strategy) -> str:
 
 
 def passages_identity_text(passages: PassageAggregation) -> str:
-    """Return the text of a passage aggregation for a run's hash."""
+    """Return the text that represents a passage aggregation in the hash of a run."""
     values = _pipeline_identity_option_values(passages)
     return _format_pipeline_identity(
         "Passages",
@@ -76,7 +76,7 @@ def passages_identity_text(passages: PassageAggregation) -> str:
 
 
 def judge_identity_in_pipeline(judge: Selector) -> str:
-    """Return the text of a judge for a run's hash, such as ``generate(constrain=True, identifiers=numbers)``.
+    """Return the text that represents a judge in a run's hash, like ``generate(constrain=True, identifiers=numbers)``.
 
     Options are written as the user gave them, except that paths are shortened to file names, so the hash does not
     depend on the machine. The content of a file is part of the judge's own identity.

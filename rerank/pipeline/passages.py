@@ -98,7 +98,7 @@ class PassageAggregation:
         stride = _check_passage_words("stride", selector.options.get("stride", str(max(1, size // 2))))
         if selector.argument:
             raise UsageError(
-                f"The passages {text!r} have an argument after a colon",
+                f"The value {text!r} for passages has an argument after a colon",
                 expected=f"{selector.name},size={size},stride={stride}",
             )
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
@@ -148,7 +148,7 @@ class PassageAggregation:
 
 
 def make_passage(document: Document, number: int, text: str) -> Document:
-    """Return the passage of a document with this number, from 1, and this text."""
+    """Return a passage of a document, given the number (from 1) and the text of the passage."""
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 
@@ -163,4 +163,6 @@ def _check_passage_words(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:
-        raise UsageError(f"Passages have {name}={value!r}", expected="a whole number of words, such as 150") from error
+        raise UsageError(
+            f"The option {name}={value!r} of passages is not a number", expected="a whole number of words, such as 150"
+        ) from error

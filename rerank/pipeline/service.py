@@ -36,7 +36,7 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """A driver and its jobs, by the keys of their rankings."""
+    """A driver, and a mapping from the key of each of its rankings to the job."""
 
     driver: Driver
     jobs: dict[int, _Job] = field(default_factory=dict)

@@ -42,7 +42,7 @@ class Flow:
 
     @classmethod
     def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
-        """Return the default for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` lists in flight."""
+        """Return the default flow for a backend: ``8 * batch_size`` lists per block, ``2 * batch_size`` in flight."""
         size = backend.batch_size
         characters = getattr(backend, "batch_characters", None)
         return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse, batch_characters=characters)
@@ -158,7 +158,7 @@ def rank_together(
     top_k: int | None = None,
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
-    """Rerank all lists as one block, and return the results together; the arguments are those of `Ranker`.
+    """Rerank all lists as one block, and return all results at once; the options are attributes of `Ranker`.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.

@@ -222,7 +222,7 @@ class Reranker(RunTransformer):
         """
         for name in ("scores", "deadline"):
             if options.get(name) is not None:
-                raise UsageError(f"{name} is set for many lists", expected="scores in the documents, and no deadline")
+                raise UsageError(f"{name} is passed to rank_many", expected="scores in the documents, and no deadline")
         self.warm_up()
         waiting: deque[RankCall] = deque()
 
@@ -364,7 +364,7 @@ class Reranker(RunTransformer):
         return ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
 
     def _ranker(self, top_k: int | None) -> Ranker:
-        """Return the ranker for this number of hits, which is passed to strategies that can stop early."""
+        """Return the ranker for ``top_k`` hits; strategies that can stop early receive this number."""
         strategy = self.strategy
         top_k = min((k for k in (top_k, self.top_k) if k), default=None)
         if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:

@@ -12,7 +12,7 @@ from rerank.pipeline.results import RankedList
 
 
 def open_reranker_setup_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
-    """Return the calibration that the user named, or the calibration of the adapter or trained model; None without one.
+    """Return the calibration that the user named, or that of the adapter or trained model; None if neither exists.
 
     The calibration of an adapter or trained model is ignored if the ranker has another method, prompt or base model.
 

@@ -33,8 +33,8 @@ class RankOptions(TypedDict, total=False):
         deadline: Seconds from now. Windows that are not judged by then keep their given order; a model in this process
             still finishes its current batch. None for no limit.
         on_failure: ``keep`` or ``raise``, as in `Reranker`; None to use the ``on_failure`` of the reranker.
-        instruction: Description of what counts as relevant, for prompts that have a place for it. If the prompt has
-            none, `Hits.notes` says so.
+        instruction: Description of what counts as relevant, for prompts that have a place for it. If the prompt has no
+            such place, the instruction has no effect, and `Hits.notes` contains a note.
     """
 
     scores: Sequence[float] | None

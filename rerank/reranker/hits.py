@@ -80,7 +80,7 @@ class RankingReport:
         windows: Number of judged windows per status, such as ``ok`` or ``error``.
         score_kind: Kind of the scores, such as ``log-odds of relevance``; empty if the judge computes no scores.
         has_absolute_scores: Whether scores can be compared with those of other lists.
-        usage: Number of calls, tokens and seconds; replies from a cache count only as calls.
+        usage: Number of calls, number of tokens, and model time in seconds; replies from a cache count only as calls.
         cost: Cost in US dollars; None if the price is unknown.
         cut: Amount of text that was cut off the documents.
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.
@@ -105,7 +105,7 @@ class Hits(tuple[Hit, ...]):
     """The ranked documents, best first.
 
     Attributes:
-        report: Information about the ranking; most of its attributes are also attributes of the hits.
+        report: Information about the ranking; most attributes of the report are also attributes of the hits.
     """
 
     report: RankingReport
@@ -128,7 +128,7 @@ class Hits(tuple[Hit, ...]):
 
     @property
     def usage(self) -> Usage:
-        """Number of calls, tokens and seconds."""
+        """Number of calls, number of tokens, and model time in seconds."""
         return self.report.usage
 
     @property

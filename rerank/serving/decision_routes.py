@@ -1,4 +1,4 @@
-"""Endpoint `/v1/decisions`, which answers typed questions about an input with probabilities."""
+"""Endpoint `/v1/decisions`, which answers questions (predicate, choice or score) about an input with probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to typed questions about an input, computed from the model's probabilities instead of generated text.
+"""Answers to predicate, choice and score questions about an input, computed from the model's probabilities.
 
 A predicate is answered by the pointwise relevance of the input to the question. For a choice, the possible values form
 a window, and the judge returns the probability of each identifier. Both use judges for rankings with separate prompts.
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DecisionService:
-    """Service that answers typed questions with the model of a ranking service.
+    """Service that answers predicate, choice and score questions with the model of a ranking service.
 
     Attributes:
         service: Ranking service whose backend, queue and counters are used.
@@ -142,7 +142,7 @@ class DecisionService:
 
 
 async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of all coroutines. The first error cancels the others, and is then raised."""
+    """Return the results of all coroutines. The first error cancels the other coroutines, and is then raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]

@@ -48,7 +48,7 @@ class HostCheckMiddleware:
         await self._app(scope, receive, send)
 
     def _is_named(self, value: str) -> bool:
-        """Return whether a header contains an IP address or a name of this server."""
+        """Return whether the host in a header is an IP address or a name of this server."""
         try:  # an origin has a scheme, and Host has none
             host = (urlsplit(value if "://" in value else f"//{value}").hostname or "").rstrip(".")
             return host in self._names or bool(ip_address(host.partition("%")[0]))

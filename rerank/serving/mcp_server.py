@@ -33,7 +33,7 @@ _CLIENT = "mcp"
 def create_mcp_server(
     service: RankingService, *, search: CollectionSearch | None = None, runs: RunFolders | None = None
 ) -> MCPServer[Any]:
-    """Create the MCP server. It does not log the arguments of tools, since they contain texts.
+    """Create the MCP server. The server does not log the arguments of tools, since these contain texts.
 
     Args:
         service: Service that ranks documents.

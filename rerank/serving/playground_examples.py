@@ -17,7 +17,8 @@ def playground_curl_example(url: str, candidates: Ranking, *, method: str, has_k
     Args:
         url: Address of the server, without a slash at the end.
         candidates: The query and the documents, with first-stage scores if there are any.
-        method: Name of the method; if empty, the server's own method, which does not need the playground's endpoint.
+        method: Name of the method; if empty, the server's own method, which is available without the playground's
+            endpoint.
         has_key: Whether the server needs a key. The example reads it from the environment variable ``RERANK_KEY``.
     """
     path = "/playground/rank" if method else "/v2/rerank"

@@ -1,4 +1,4 @@
-"""Routes of the playground: a page at `/` on which people try the reranker, and the endpoints only it needs."""
+"""Routes of the playground: a page at `/` for trying the reranker, and endpoints that only this page uses."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class RankingService:
         return RankedQuestion(question=question, hits=hits, spans=spans, warnings=warnings)
 
     async def _within_limits(self, question: RerankQuestion) -> RerankQuestion:
-        """Check the limits, and return the question with its documents truncated to its limit of tokens."""
+        """Check the limits, and return the question with its documents truncated to its ``max_document_tokens``."""
         count = len(question.documents)
         self.check_documents(count)
         if question.scores is not None and len(question.scores) != count:

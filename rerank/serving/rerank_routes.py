@@ -42,7 +42,7 @@ def add_rerank_routes(app: FastAPI, service: RankingService) -> None:
     """Add the rerank endpoints of all dialects to the application."""
 
     async def answer(request: Request, body: RerankBody, response: Response | None = None) -> RerankAnswer:
-        """Return the answer; if a response is given, add the answer's warnings to its headers."""
+        """Return the answer; if a response is given, add the answer's warnings to the headers of the response."""
         work = service.answer(body.to_question(), request.state.client)
         found = await run_while_connected(request, work, timeout=service.settings.timeout)
         if response is not None:

@@ -75,7 +75,7 @@ class Listener:
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """A server that reports its address once it accepts requests, and responds to all of them before it stops."""
+    """A server that reports its address once it accepts requests, and responds to accepted requests before it stops."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None], app: Starlette, grace: float) -> None:
         super().__init__(config)

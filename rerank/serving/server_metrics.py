@@ -39,7 +39,7 @@ class ServerMetrics:
 
     @contextmanager
     def request(self, path: str) -> Iterator[list[str]]:
-        """Count and time one request. The caller appends its status to the list, unless the request is cancelled."""
+        """Count and time one request. Yield a list for its status, which stays empty if the request is cancelled."""
         status: list[str] = []
         started = time.monotonic()
         self._accepted.labels(path).inc()

@@ -111,7 +111,7 @@ class CallDesk:
 
 
 class CallDeskClient(Protocol):
-    """The connection of a process with a model to the desk."""
+    """A connection from a process with a model to the `CallDesk` of the process that owns the call log."""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
         """Send a batch to the desk, and wait for the result of `CallDesk.begin`."""

@@ -97,7 +97,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             if self._salvage:  # with it, SQLite derives the number of pages from the file size, not from the header
                 self._db.execute("PRAGMA writable_schema=ON")
             if not self._db.execute("PRAGMA table_info(calls)").fetchall():
-                raise sqlite3.DatabaseError("it has no table of calls")
+                raise sqlite3.DatabaseError("the database has no table of calls")
             if not self._has_table("checksums"):
                 self._source = _WITHOUT_CHECKSUMS  # an older version wrote the log
         else:
@@ -227,7 +227,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return False
 
     def damaged_prompts(self, calls: Iterable[Call]) -> Iterator[int]:
-        """Yield the row numbers of those of the given calls whose stored prompt is damaged."""
+        """Yield the row number of each given call whose stored prompt is damaged."""
         for call in calls:
             try:
                 self.prompt(call.row)
@@ -341,7 +341,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             raise
 
     def _insert(self, row: Sequence[Any]) -> int:
-        """Write a row with checksum and prompt, unless the log contains a reply to the request; return its number."""
+        """Write a row with checksum and prompt, unless the request already has a row; return the number of its row."""
         digest, query_id, doc_ids, prompt, *others = row
         kept = prompt if self._storage == "full" else ""
         command = f"INSERT INTO calls VALUES ({','.join('?' * len(row))}) ON CONFLICT (digest) DO NOTHING"
@@ -358,7 +358,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
-        """Yield number and columns of each selected row, and whether it has a checksum, which is verified."""
+        """Yield number and columns of each selected row, and whether it has a checksum; verify existing checksums."""
         cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:

@@ -94,7 +94,7 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
         A mapping from query id to scores; empty if the file does not exist, as in older run folders.
 
     Raises:
-        DataError: A line does not have this form, a score is not finite, or a query occurs twice.
+        DataError: A line is malformed, a score is not finite, or a query occurs twice.
     """
     if not Path(path).is_file():
         return {}

@@ -29,8 +29,8 @@ _Value = TypeVar("_Value")
 class LoggedPrompts:
     """The table of the compressed prompts of one call log.
 
-    Each row refers to the previous row of the same query, whose prompt is the end of its dictionary. Several processes
-    may therefore write to the same log.
+    Each row refers to the previous row of the same query; the prompt of that row is the end of the dictionary for this
+    row. Several processes may therefore write to the same log.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class LoggedPrompts:
                 raise ValueError(f"the prompt of row {number} is missing")
             before, packed = found
             if before is not None and before >= number:
-                raise ValueError(f"row {number} follows row {before}")
+                raise ValueError(f"row {number} refers to row {before}, which is not an earlier row")
             chain.append((number, packed))
             number = before
         # A dictionary is usually needed once, for the row that follows, so only the latest one of a query is kept.
@@ -80,7 +80,7 @@ class LoggedPrompts:
                 dictionary = (dictionary + content)[-_WINDOW:]
                 _remember(self._read, number, dictionary)
         except (zlib.error, TypeError) as error:
-            raise ValueError(f"the prompt of row {number} cannot be unpacked: {error}") from error
+            raise ValueError(f"the prompt of row {number} cannot be decompressed: {error}") from error
         return content.decode()
 
 

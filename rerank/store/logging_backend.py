@@ -252,7 +252,7 @@ class AsyncLoggingBackend(LoggingBackend):
     _arrived: _ArrivedReplies | None = None
 
     def __post_init__(self) -> None:
-        """Register for forks, so that `after_fork_in_child` is called."""
+        """Register this backend, so that `after_fork_in_child` is called in forked processes."""
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:

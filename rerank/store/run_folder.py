@@ -95,7 +95,7 @@ class RunFolder:
 
         Raises:
             UsageError: The folder contains another run, other files, or this run in an unfinished state although
-                ``resume`` is not set; or another process uses it.
+                ``resume`` is not set; or another process uses the folder.
             DataError: The call log of an unfinished run is damaged.
             StorageError: The folder cannot be created.
         """
@@ -189,7 +189,7 @@ class RunFolder:
             differences = ", ".join(describe_run_folder_differences(recorded, document))
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {differences}",
-                remedy=(f"To continue that run, use `{command} --resume`, which created it. " if command else "")
+                remedy=(f"To continue that run, use its own command, `{command} --resume`. " if command else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if self.finished:
@@ -197,14 +197,14 @@ class RunFolder:
         with self.calls() as calls:
             if not resume:
                 raise UsageError(
-                    f"{str(self.path)!r} contains this run, unfinished, with {len(calls)} committed calls",
+                    f"{str(self.path)!r} contains this run, which is unfinished and has {len(calls)} committed calls",
                     remedy="Pass --resume to continue the run, or --overwrite to start again",
                 )
             if not calls.is_whole():  # checked before new calls are made
                 raise DataError(
                     f"The call log {str(calls.path)!r} is damaged",
                     expected="the replies that were committed",
-                    remedy=f"Keep whole rows with `rerank verify --repair {self.path}`, then continue with --resume",
+                    remedy=f"Keep undamaged rows with `rerank verify --repair {self.path}`, then pass --resume again",
                 )
 
     def _clear(self) -> None:
@@ -328,7 +328,7 @@ class RunFolder:
 
     @contextmanager
     def open_splits(self) -> Iterator[Callable[[Window, int], None]]:
-        """Yield a function that writes a window that was split, and how many of its documents fitted in a prompt.
+        """Yield a function that writes a split window and the number of its documents that fitted in a prompt.
 
         The file, ``splits.jsonl``, is needed for replays. It is not written if no window was split.
         """
@@ -344,7 +344,7 @@ class RunFolder:
             yield write
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
-        """Return a mapping from (query id, document ids) of each split window to how many documents fitted."""
+        """Return a mapping from (query id, document ids) of a split window to the number of documents that fitted."""
         if not (self.path / "splits.jsonl").is_file():
             return {}
         try:
@@ -364,7 +364,7 @@ class RunFolder:
                 file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
 
     def read_passages(self) -> dict[str, dict[str, int]]:
-        """Return a mapping query id -> document id -> number of passages; empty if documents were judged whole."""
+        """Return, by query id and document id, the number of passages; empty if documents were judged whole."""
         if not (self.path / "passages.jsonl").is_file():
             return {}
         try:

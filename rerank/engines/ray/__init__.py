@@ -124,7 +124,7 @@ class Ray:
         return self._map
 
     def close(self) -> None:
-        """Stop the cluster, or disconnect from it, if `start` started it or connected to it."""
+        """Stop the cluster if `start` started it, or disconnect from it if `start` connected to it."""
         if self._started:
             _import_ray().shutdown()
         self._started = False

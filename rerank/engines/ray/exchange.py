@@ -36,7 +36,7 @@ class MessageExchange:
         return await answer
 
     async def serve(self, answers: Mapping[int, Any]) -> dict[int, Any]:
-        """Pass on answers, and return the next messages after waiting for them.
+        """Pass answers on to the workers, wait for the next messages, and return these.
 
         The keys of both mappings are message numbers. After `wake`, the returned mapping may be empty.
         """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
+from rerank.errors import BackendError
 from rerank.tasks.worker_map import WorkerMap, check_worker_model
 
 Rows = TypeVar("Rows")
@@ -59,6 +60,14 @@ class EncodeTexts(Generic[Rows]):
     def describe(self, item: Sequence[str]) -> str:
         """Return a description of a batch for messages: the number of texts, and the beginning of the first text."""
         return f"a batch of {len(item)} {self.kind} that begins with {item[0][:60]!r}"
+
+    def give_up(self, item: Sequence[str], reason: str) -> Rows:
+        """Raise an error, because an index without these texts would not be that of the collection.
+
+        Raises:
+            BackendError: In every case.
+        """
+        raise BackendError(reason, remedy="Omit these texts, or use --engine local to find the cause")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,17 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
     def describe(self, item: ItemIn) -> str:
         """Return a noun phrase for an item, for messages, such as ``query 'q1'``."""
 
+    def give_up(self, item: ItemIn, reason: str) -> ResultOut:
+        """Return the result for an item that ends the workers that process it.
+
+        Args:
+            item: The item.
+            reason: What happened, for messages.
+
+        Raises:
+            BackendError: The other results are of no use without this one.
+        """
+
 
 class WorkerMap(Protocol):
     """Protocol for applying a function to items in several processes."""

@@ -49,13 +49,17 @@ def workers() -> Iterator[WorkerMap]:
 
 @dataclass(frozen=True)
 class Square:
-    """Squares numbers; the process ends at some of them, the first time or always."""
+    """Squares numbers; the process ends at some of them, the first time or always, or when it opens the function."""
 
     folder: Path
     ends_once: int = -1
     ends: int = -1
+    ends_at_opening: bool = False
+    can_give_up: bool = False
 
     def open(self) -> Callable[[int], int]:
+        if self.ends_at_opening:
+            os.kill(os.getpid(), signal.SIGKILL)
         return self._square
 
     def _square(self, number: int) -> int:
@@ -67,6 +71,11 @@ class Square:
 
     def describe(self, item: int) -> str:
         return f"number {item}"
+
+    def give_up(self, item: int, reason: str) -> int:
+        if not self.can_give_up:
+            raise BackendError(reason, remedy="--engine local")
+        return -item
 
 
 def test_results_arrive_in_order_and_no_item_is_read_too_early(workers: WorkerMap, tmp_path: Path) -> None:
@@ -91,6 +100,18 @@ def test_results_arrive_in_order_and_no_item_is_read_too_early(workers: WorkerMa
 def test_an_item_that_ends_all_workers_is_named(workers: WorkerMap, tmp_path: Path) -> None:
     with raises(BackendError, "number 3", "--engine local"):
         list(workers(Square(tmp_path, ends=3), [range(6)], count=3, together=2))
+
+
+def test_an_item_that_ends_all_workers_can_be_given_up(workers: WorkerMap, tmp_path: Path) -> None:
+    function = Square(tmp_path, ends=3, can_give_up=True)
+    assert list(workers(function, [range(6)], count=3, together=2)) == [0, 1, 4, -3, 16, 25]
+
+
+def test_a_function_that_ends_workers_when_it_is_opened_is_not_opened_for_ever(
+    workers: WorkerMap, tmp_path: Path
+) -> None:
+    with raises(BackendError, "--workers", "--engine local"):
+        list(workers(Square(tmp_path, ends_at_opening=True), [range(6)], count=3, together=2))
 
 
 @pytest.mark.parametrize("stage", ["dense", "sparse"])

@@ -130,6 +130,9 @@ class _AnswerRequests:
         topics = dict.fromkeys(request.window.query.id for request in item if request.window is not None)
         return f"documents of the topics {', '.join(map(repr, topics))}"
 
+    def give_up(self, item: Sequence[Request], reason: str) -> list[Reply]:
+        return [Reply(finish="error", error=reason) for _ in item]
+
 
 def _judgment_of_reply(pending: PendingJudgment, graded: GradedReply, name: str, seconds: float) -> Judgment:
     """Build a judgment from a graded reply."""

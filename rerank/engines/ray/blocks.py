@@ -23,6 +23,7 @@ from rerank.engines.ray.messages import (
     KeepCalls,
     OpenBlock,
     OpenItem,
+    OpenModel,
 )
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
@@ -65,11 +66,6 @@ class _Block(Generic[Item, Result]):
     losses: Counter[int] = field(default_factory=Counter)
     busy_since: float | None = None
 
-    def refusal(self) -> str:
-        """Return the reason for refusing new calls for the item that is being processed; empty if they are allowed."""
-        losses = 0 if self.position is None else self.losses[self.position]
-        return f"{losses} workers ended during the calls for this query" if losses >= _PATIENCE else ""
-
 
 class WorkBlocks(Generic[Item, Result]):
     """A state machine that distributes blocks of items to workers, and yields the results in the order of the items.
@@ -102,11 +98,12 @@ class WorkBlocks(Generic[Item, Result]):
         self._round: Iterator[Item] = iter(())
         self._size, self._ahead, self._share, self._describe = size, ahead, share, describe
         self._blocks: dict[int, _Block[Item, Result]] = {}
+        self._openings: Counter[int] = Counter()  # ticket -> number of times its model was opened for the next block
         self._tickets: dict[int, int] = {}  # ticket -> its last block
         self._oldest = self._read = 0
         self.lost_workers = self.lost_calls = 0
 
-    def answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
+    def answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
         """Return the answer to a message, or `WAIT` if the message must be passed again after another message.
 
         Raises:
@@ -115,7 +112,7 @@ class WorkBlocks(Generic[Item, Result]):
         """
         return self.answer_all({0: message}).get(0, WAIT)
 
-    def answer_all(self, messages: Mapping[int, OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
+    def answer_all(self, messages: Mapping[int, OpenModel | OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
         """Return a mapping from the key of each message that need not wait to its answer.
 
         Raises:
@@ -149,11 +146,13 @@ class WorkBlocks(Generic[Item, Result]):
             block.busy_since = None
         return [block.worker for block in overdue]
 
-    def _answer(self, message: OpenBlock | BlockMessage | Fail) -> Any:
+    def _answer(self, message: OpenModel | OpenBlock | BlockMessage | Fail) -> Any:
         if isinstance(message, Fail):
             if message.block is not None:
                 self._release_calls(message.block)
             raise message.error
+        if isinstance(message, OpenModel):
+            return self._count_opening(message.ticket)
         if isinstance(message, OpenBlock):
             return self._open(message)
         block = self._blocks.get(message.block)
@@ -169,6 +168,7 @@ class WorkBlocks(Generic[Item, Result]):
         match message:
             case OpenItem():
                 block.position = message.position
+                return self._refusal(block)
             case FinishBlock():
                 block.results = message.results
         return None
@@ -181,7 +181,30 @@ class WorkBlocks(Generic[Item, Result]):
         del number
         return 0
 
+    def _refusal(self, block: _Block[Item, Result]) -> str:
+        """Return the reason for giving up the item that is being processed alone; empty if there is none."""
+        losses = 0 if block.position is None else block.losses[block.position]
+        if block.position is None or losses < _PATIENCE:
+            return ""
+        return f"{losses} workers ended while they processed {self._describe(block.items[block.position])}"
+
+    def _count_opening(self, ticket: int) -> None:
+        """Count how often a model is opened for a task; if it was opened before without a block, a worker was lost.
+
+        Raises:
+            BackendError: The model ends its workers again and again.
+        """
+        self.lost_workers += self._openings[ticket] > 0
+        self._openings[ticket] += 1
+        if self._openings[ticket] > 2 * _PATIENCE:
+            raise BackendError(
+                f"{2 * _PATIENCE} workers ended while they opened the model",
+                expected="enough memory for one model per worker",
+                remedy="Use fewer --workers, or --engine local to find the cause",
+            )
+
     def _open(self, message: OpenBlock) -> Any:
+        self._openings[message.ticket] = 0
         number = self._tickets.get(message.ticket, -1)
         block = self._blocks.get(number)
         if block is not None and block.results is None:
@@ -246,7 +269,7 @@ class RankingBlocks(WorkBlocks[Ranking, RankedList]):
     def _answer_about(self, block: _Block[Ranking, RankedList], message: BlockMessage) -> Any:
         match message:
             case BeginCalls():
-                begun = self._desk.begin(message.block, message.requests, refusal=block.refusal())
+                begun = self._desk.begin(message.block, message.requests, refusal=self._refusal(block))
                 return WAIT if begun is None else begun
             case KeepCalls():
                 block.stalls = 0

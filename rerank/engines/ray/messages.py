@@ -10,6 +10,17 @@ from rerank.tasks import Reply, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenModel:
+    """A worker is about to open its model. The answer is None.
+
+    Attributes:
+        ticket: Number of the worker's task.
+    """
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBlock:
     """A request of a worker for its next block. The answer is a `BlockWork`, or None if there are no more blocks.
 
@@ -50,7 +61,10 @@ class BlockMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenItem(BlockMessage):
-    """An announcement that a worker starts to process one item, if items are processed one by one. The answer is None.
+    """An announcement that a worker starts to process one item, if items are processed one by one.
+
+    The answer is a reason for giving the item up instead of processing it; empty if there is none. A ranking ignores
+    it, because its calls are refused one by one.
 
     Attributes:
         position: Position of the item in the block, from 0.

@@ -7,14 +7,14 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 
 from rerank.assemble import RankerSetup
-from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem
+from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem, OpenModel
 from rerank.errors import BackendError
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, drive_ranking_stream
@@ -103,14 +103,12 @@ class ApplyFunction:
         """
         return partial(self._apply, self.function.open())
 
-    @staticmethod
     def _apply(
-        function: Callable[[Any], Any], items: Sequence[Any], one_by_one: bool, desk: BlockDesk
+        self, apply: Callable[[Any], Any], items: Sequence[Any], one_by_one: bool, desk: BlockDesk
     ) -> Iterator[Any]:
         for position, item in enumerate(items):
-            if one_by_one:
-                desk.announce(position)
-            yield function(item)
+            refusal = desk.announce(position) if one_by_one else ""
+            yield self.function.give_up(item, refusal) if refusal else apply(item)
 
 
 class BlockWorker:
@@ -122,22 +120,26 @@ class BlockWorker:
     """
 
     def __init__(self, exchange: Any, folder: Path) -> None:
-        """Store the handle; the model is opened with the first block, so that its errors are reported like others."""
+        """Store the handle; the model is opened before the first block, so that its errors are reported like others."""
         self._exchange, self._folder = exchange, folder
+        self._process: ProcessBlock | None = None
 
-    @cached_property
-    def _process(self) -> ProcessBlock:
-        with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
-            os.chdir(self._folder)
-        job: WorkerJob = ray.get(self._exchange.job.remote())
-        return job.open()
+    def _open(self, ticket: int) -> ProcessBlock:
+        if self._process is None:
+            ask_ray_exchange(self._exchange, OpenModel(ticket=ticket))  # so that losses while loading are counted
+            with suppress(OSError):  # another machine may not have this folder, and does not need it for absolute paths
+                os.chdir(self._folder)
+            job: WorkerJob = ray.get(self._exchange.job.remote())
+            self._process = job.open()
+        return self._process
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Process blocks until there are no more, sending the results to the exchange, and return ``batch``."""
         desk = None
         try:
-            process, worker = self._process, ray.get_runtime_context().current_actor
-            question = OpenBlock(ticket=int(batch["item"][0]), worker=worker)
+            ticket = int(batch["item"][0])
+            process = self._open(ticket)
+            question = OpenBlock(ticket=ticket, worker=ray.get_runtime_context().current_actor)
             while (work := ask_ray_exchange(self._exchange, question)) is not None:
                 desk = BlockDesk(work.block, self._exchange)
                 results = list(process(ray.get(work.items), work.one_by_one, desk))
@@ -161,9 +163,9 @@ class BlockDesk:
         """Store the number of the block and the handle of the exchange."""
         self.block, self._exchange = block, exchange
 
-    def announce(self, position: int) -> None:
-        """Send the position of the item that is processed next, if items are processed one by one."""
-        ask_ray_exchange(self._exchange, OpenItem(block=self.block, position=position))
+    def announce(self, position: int) -> str:
+        """Send the position of the next item, and return a reason for giving it up; empty if there is none."""
+        return ask_ray_exchange(self._exchange, OpenItem(block=self.block, position=position)) or ""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:
         """Send a batch of requests, and return the recorded replies and the missing digests after waiting for them."""

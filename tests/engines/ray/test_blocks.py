@@ -10,7 +10,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.engines.ray.blocks import WAIT, RankingBlocks, WorkBlocks
-from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem
+from rerank.engines.ray.messages import BeginCalls, Fail, FinishBlock, KeepCalls, OpenBlock, OpenItem, OpenModel
 from rerank.errors import BackendError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, LoggingBackend
@@ -139,6 +139,27 @@ def test_a_list_that_loses_workers_even_so_ends_the_run(blocks: RankingBlocks) -
         for number in range(9):
             open_block(blocks, 0, f"worker {number}")
             blocks.answer(OpenItem(block=0, position=1))
+
+
+def test_an_item_of_a_function_is_given_up_after_two_losses_alone() -> None:
+    blocks: WorkBlocks[int, int] = WorkBlocks([[7, 8]], size=2, ahead=9, describe="number {}".format)
+    for number in range(5):
+        if open_block(blocks, 0, f"worker {number}").one_by_one:
+            refusal = blocks.answer(OpenItem(block=0, position=1))
+            assert ("number 8" in refusal) == (number == 4)
+    assert blocks.answer(OpenItem(block=0, position=0)) == ""
+
+
+def test_a_model_that_ends_its_workers_while_it_is_opened_ends_the_run(blocks: RankingBlocks) -> None:
+    for _ in range(3):
+        blocks.answer(OpenModel(ticket=0))
+    open_block(blocks, 0)
+    for _ in range(4):
+        blocks.answer(OpenModel(ticket=0))
+        blocks.answer(OpenModel(ticket=1))
+    assert blocks.lost_workers == 2 + 3 + 3
+    with raises(BackendError, "--workers", "--engine local"):
+        blocks.answer(OpenModel(ticket=0))
 
 
 def test_silent_workers_are_overdue_unless_they_wait(blocks: RankingBlocks) -> None:

@@ -27,7 +27,7 @@ _MAX_NAMES = 12
 
 
 class RerankError(Exception):
-    """Base class of all errors. The message says what was found, what was expected, and what to do.
+    """Base class of all errors. The message states what was found, what was expected, and what to do.
 
     Args:
         found: Description of what is wrong, with the offending value and its location.
@@ -47,7 +47,7 @@ class RerankError(Exception):
 
 
 def _message_without_period(text: str) -> str:
-    """Return a text without its final period; an ellipsis is kept, since a selector's usage text may end with one."""
+    """Return a text without its final period; an ellipsis is kept, since it may be part of a selector's usage."""
     return text if text.endswith("...") else text.rstrip(".")
 
 

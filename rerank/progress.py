@@ -50,7 +50,7 @@ def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> 
 def show_detailed_progress(
     title: str, total: int, done: int = 0, *, bound: str = ""
 ) -> Generator[Callable[[int, str], None]]:
-    """Yield a function that shows how many items are done, with further details, such as a speed.
+    """Yield a function that shows how many items are done, with further details, such as the speed.
 
     The arguments are those of `show_progress`.
     """

@@ -44,7 +44,7 @@ class Registry:
 
     Args:
         package: Name of the sub-package of ``rerank``; the entry-point group is ``rerank.<package>``.
-        kind: Name of a plug-in in messages, such as ``"strategy"``.
+        kind: Noun for a plug-in in messages, such as ``"strategy"``.
         experimental: Name of a second sub-package whose plug-ins belong to the same registry and are marked as
             experimental in listings; empty for no such package.
     """
@@ -78,7 +78,7 @@ class Registry:
         if module in built_in:
             if module in added:
                 raise UsageError(
-                    f"The {self.kind} {name!r} is built in, and {added[module].value!r} claims the same name",
+                    f"The {self.kind} {name!r} is built in, but {added[module].value!r} has the same name",
                     remedy="Rename or uninstall the added plug-in",
                 )
             return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), plugin_class_name(module))

@@ -1,6 +1,6 @@
-"""Selectors: texts of the form ``name:argument,key=value,key=value`` that name a plug-in and its options.
+"""Selectors: texts of the form ``name:argument,key=value,key=value`` that select a plug-in and set its options.
 
-Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
+Selectors are used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
 (``fake:stutter,p=0.3``) and so on. A comma starts an option only if ``key=`` follows, so paths may contain commas. A
 comma in parentheses does not start an option, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
 """
@@ -82,9 +82,9 @@ class Selector:
 
 
 def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
-    """Build the plug-in that a selector names from the selector's argument and options.
+    """Build a plug-in from a selector, which contains the name, the argument and the options of the plug-in.
 
-    The argument is passed as a positional argument, and the options as keyword arguments. Their values are converted to
+    The argument is passed as a positional argument, and the options as keyword arguments. The values are converted to
     the annotated types, so ``k1=1.2`` is a float if the class declares a float.
 
     Args:

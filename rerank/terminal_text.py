@@ -82,8 +82,8 @@ def stripped_output_streams() -> Iterator[None]:
 
 
 def unstripped_output_stream(stream: TextIO) -> TextIO:
-    """Return the stream that was wrapped to remove control characters, for output that must not be changed.
+    """Return the original stream below a `_StrippedStream`, for output that must not be changed.
 
-    A stream that is not wrapped is returned itself.
+    A stream that is not wrapped is returned unchanged.
     """
     return cast(TextIO, getattr(stream, "rich_proxied_file", stream))

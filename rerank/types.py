@@ -85,7 +85,7 @@ def ranking_scores_to_float32(values: Iterable[float]) -> list[float]:
 
 
 def _next_ranking_score_below(value: float) -> float:
-    """Return the largest single-precision number less than ``value``, itself a single-precision number."""
+    """Return the largest single-precision number below the single-precision number ``value``."""
     # IEEE 754 numbers of one sign are ordered like their bits read as integers: the next number differs by 1.
     if value == 0.0:
         return -float(struct.unpack("<f", struct.pack("<I", 1))[0])
@@ -150,7 +150,7 @@ class Ranking:
         where, ids = f"query {self.query.id!r}", self.doc_ids
         if self.scores and len(ids) != len(self.scores):
             raise DataError(
-                f"The {len(ids)} documents of {where} have {len(self.scores)} scores", expected="one each, or no scores"
+                f"The {len(ids)} documents of {where} have {len(self.scores)} scores", expected="one score each or none"
             )
         seen: set[str] = set()
         for doc_id in ids:
@@ -241,7 +241,7 @@ class Ranking:
         return replace(self, docs=self.docs[:start] + part + self.docs[end:])
 
     def top(self, k: int) -> Ranking:
-        """Return the ranking truncated to its first ``k`` documents, or the whole ranking if it has fewer.
+        """Return the ranking truncated to its first ``k`` documents, or the whole ranking if it has fewer documents.
 
         Raises:
             DataError: ``k`` is below 0.

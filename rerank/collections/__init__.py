@@ -57,15 +57,15 @@ def open_collection(selector: str) -> Collection:
         raise UsageError(
             f"{selector!r} is a path without a provider",
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",
-            remedy="See `rerank collections`",
+            remedy="Run `rerank collections` to list all providers",
         )
     return cast(Collection, build_from_selector(collections, selector))
 
 
 def open_collection_qrels(text: str) -> tuple[Qrels, int]:
-    """Return the judgments in a file or of the collection that a selector names, and their lowest relevant grade.
+    """Return the judgments of a file or a collection, and the lowest grade that counts as relevant.
 
-    The lowest relevant grade of the judgments in a file is 1.
+    ``text`` is a path or a selector. For a file, the lowest relevant grade is 1.
     """
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
@@ -88,7 +88,7 @@ def read_query_field(text: str, field: str) -> Mapping[str, str]:
     collection: object = open_collection(text) if is_selector else None
     if not isinstance(collection, SupportsQueryFields):
         raise UsageError(
-            f"{text!r} has no query field {field}",
+            f"{text!r} is not a collection with query fields, so there is no field {field}",
             expected="a collection with query fields, such as inquire:FOLDER",
             remedy="Pass such a collection, or a file with two columns, query and group",
         )

@@ -149,7 +149,7 @@ def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str
     """Return a mapping query -> document -> gain, read from the judgments of Cranfield or CISI.
 
     Args:
-        path: The file. Cranfield's has the columns query, document and grade, CISI's query, document, 0 and 0.0.
+        path: The file. The columns are query, document and grade for Cranfield; query, document, 0 and 0.0 for CISI.
         graded: Whether the file has Cranfield's columns; otherwise, every gain is 1.
     """
     columns = 3 if graded else 4
@@ -167,7 +167,7 @@ def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str
             query, doc = str(int(parts[0])), str(int(parts[1]))
             judged = table.setdefault(query, {})
             if doc in judged:
-                raise DataError(f"{where}: document {doc} of query {query} is judged twice", expected="once")
+                raise DataError(f"{where}: document {doc} of query {query} is judged twice", expected="one judgment")
             judged[doc] = cranfield_grade_to_gain(int(parts[2]), where) if graded else 1
     if not table:
         raise DataError(f"{path} is empty", expected="at least one judgment")

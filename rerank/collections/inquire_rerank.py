@@ -80,7 +80,8 @@ class InquireRerank(FileCollection):
             for doc, _, _ in group.images.values():
                 if seen.setdefault(doc.id, doc) != doc:
                     raise DataError(
-                        f"Image {doc.id} is {doc.image} in query {group.query.text!r}, but {seen[doc.id].image} above",
+                        f"Image {doc.id} has the path {doc.image} in query {group.query.text!r}, "
+                        f"but {seen[doc.id].image} in an earlier query",
                         expected="one path for each image",
                     )
         return iter(seen.values())
@@ -116,7 +117,8 @@ class InquireRerank(FileCollection):
             group = table.setdefault(words, _QueryRows(Query(id=str(len(table) + 1), text=words), fields))
             if group.fields != fields:
                 raise DataError(
-                    f"{record.where}: query {words!r} has other categories than above", expected="the same categories"
+                    f"{record.where}: query {words!r} has other categories than in earlier rows",
+                    expected="the same categories",
                 )
             image = record.identifier(_IMAGE, "image")
             if image in group.images:

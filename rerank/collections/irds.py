@@ -168,21 +168,21 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _named_irds_errors(name: str) -> Generator[None]:
-    """Convert errors of ir_datasets' downloads and files, which have no common class, to `MissingResourceError`."""
+    """Raise a `MissingResourceError` if ir_datasets cannot download or read its files."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:
         raise MissingResourceError(
             f"The data set {name!r} of ir_datasets cannot be read: {str(error)[:300] or type(error).__name__}",
-            remedy="Check the network, or put its files where ir_datasets looks for them (IR_DATASETS_HOME)",
+            remedy="Check the network, or put the data set's files where ir_datasets looks for them (IR_DATASETS_HOME)",
         ) from error
 
 
 def _default_irds_text(entry: Any, id_field: str) -> str:
-    """Return ir_datasets' default text of an entry; without one, the field ``text``, or else the other string fields.
+    """Return the default text of a document or query; without such a text, the field ``text`` or all string fields.
 
-    The id and the title are omitted. If there is a field ``text``, the others are not used, since BRIGHT's queries have
-    further fields that contain the answer.
+    The id and the title are omitted. If there is a field ``text``, the other fields are not used, since the queries of
+    BRIGHT have further fields that contain the answer.
     """
     if hasattr(entry, "default_text"):
         return str(entry.default_text())

@@ -28,9 +28,10 @@ class Jsonl(FileCollection):
     """A folder with docs.jsonl, queries.jsonl and qrels.tsv (or .txt, .trec), or single files; plain or gzipped.
 
     A document is ``{"id": ..., "text": ..., "title": ...}``, a query ``{"id": ..., "text": ...}``. The id may also be
-    called _id, pid, docid, docno, doc_id (queries: _id, qid, query_id), and the text segment, contents, content, body,
-    passage (queries: query, question); the first one present is used. A document may have a picture, with or without
-    text: ``{"id": ..., "image": "photos/1.jpg"}``. Paths are relative to the folder of the documents' file.
+    called _id, pid, docid, docno, doc_id (queries: _id, qid, query_id), and the text may be called segment, contents,
+    content, body, passage (queries: query, question); the first name that is present is used. A document may have a
+    picture, with or without text: ``{"id": ..., "image": "photos/1.jpg"}``. Paths are relative to the folder of the
+    documents' file.
 
     Args:
         path: The folder, or the file of the documents; optional if ``docs`` or ``queries`` is given.

@@ -24,8 +24,8 @@ from rerank.types import Document, Query, Ranking, Run
 class Requests(FileCollection):
     """A file of requests in the format of rank_llm, RankGPT or Rankify: a JSON list or JSON lines, plain or gzipped.
 
-    The formats: ``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {...}}]}``, where the query and
-    the documents may also be plain strings; ``{"query", "hits": [{"content", "qid", "docid", "score"}]}``; and
+    The formats are ``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {...}}]}``, where the query
+    and the documents may also be plain strings; ``{"query", "hits": [{"content", "qid", "docid", "score"}]}``; and
     ``{"question", "ctxs": [{"id", "title", "text", "score"}]}``. A document's text is the first of text, segment,
     contents, content, body, passage that is present.
 

@@ -38,14 +38,14 @@ _ID_COLUMNS = frozenset({"docno", "docid", "doc_id", "id", "_id", "pid", "corpus
 
 
 class Trec(FileCollection):
-    """Documents in SGML, XML or tab-separated lines, topics (TREC's, XML, tab-separated) and qrels; all are optional.
+    """Documents in SGML, XML or tab-separated lines, topics (TREC's, XML, tab-separated) and qrels.
 
     A document is the content of <DOC>. Its title is TITLE, HEADLINE, HEAD, HL, DOCTITLE, TI or TTL; its text is the
     concatenation of TEXT, BODY, CONTENTS and ABSTRACT or, without these elements, all other content. Tags are removed
     and entities are decoded. Tab-separated files contain one document per line, like those of MS MARCO: id and text;
     id, title and text; or id, URL, title and text. The first line may be a header with the names of the columns.
 
-    Each file may be gzipped.
+    Each file may be gzipped. Documents or topics must be given.
 
     Args:
         docs: A file of documents, or a folder whose files are read recursively in the order of their names; empty for

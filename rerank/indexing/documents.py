@@ -89,7 +89,7 @@ def corpus_indexing_folder(corpus: Corpus) -> Path:
     if not _FINGERPRINT.fullmatch(corpus.fingerprint):
         raise DataError(
             f"The collection {corpus.name!r} has the fingerprint {corpus.fingerprint!r}",
-            expected="16 or more hexadecimal digits that change with its content",
+            expected="16 or more hexadecimal digits that change with the collection's content",
         )
     return cache_dir("indexes", corpus.fingerprint)
 

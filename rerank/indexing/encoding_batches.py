@@ -42,7 +42,7 @@ class RowFiles(Protocol[Rows]):
     """Files that store the encoded documents. Documents are added in the order given by `encoding_order_by_length`."""
 
     def begin(self, folder: Path) -> None:
-        """Create the files without documents."""
+        """Create files that contain no documents yet."""
 
     def resume(self, folder: Path, done: int) -> None:
         """Prepare the files to continue after the first ``done`` documents.
@@ -164,7 +164,7 @@ def _encode_missing_index_documents(
 
 
 def _write_encoded_count(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
-    """Replace the count atomically, after the rows are written; if the process is killed, it can only be too small."""
+    """Replace the saved number of encoded rows atomically after the rows are written, so that it is never too large."""
     draft = partial / f"{_COUNT}.new"
     draft.write_text(json.dumps({"made_from": dict(made_from), "rows": rows}), encoding="utf-8")
     draft.replace(partial / _COUNT)
@@ -186,7 +186,7 @@ def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, file
 
 @contextmanager
 def _lock_indexing_folder(path: Path) -> Generator[None]:
-    """Hold a file lock, after waiting for it; the system releases it when the process ends for any reason."""
+    """Wait for the file lock of a folder, and hold the lock during the block or until the process ends."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")

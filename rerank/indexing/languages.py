@@ -1,4 +1,4 @@
-"""Normalization of language codes, by which ``en-GB``, ``eng`` and ``EN`` become ``en``."""
+"""Normalization of language codes: ``en-GB``, ``eng`` and ``EN`` become ``en``."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 
 def saturated_query_term_weights(terms: Sequence[str], k3: float) -> dict[str, float]:
-    """Return a mapping from each term to its weight, its number of occurrences in the query saturated by ``k3``.
+    """Return a mapping from each query term to its weight: its number of occurrences, saturated by ``k3``.
 
     The weight is (k3 + 1) qtf / (k3 + qtf), where qtf is the number of occurrences of the term in the query. It
     approaches qtf as ``k3`` grows. Sources: Robertson et al., Okapi at TREC-3, 1994, and Robertson and Zaragoza, The

@@ -23,7 +23,7 @@ _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmenter:
-    """A segmenter splits runs of characters (contiguous characters of its script) into words.
+    """A word segmenter for runs of characters, which are contiguous characters of one script.
 
     Attributes:
         identity: Names and versions of the segmenter's packages, on which an index depends.
@@ -78,7 +78,7 @@ def _missing_segmenter_error(language: str, code: str, error: ImportError) -> Mi
 def _segment_chinese(code: str) -> Callable[[str], list[str]]:
     """Return a function that segments text with jieba's mode for search engines.
 
-    It returns long words and also their parts of two and three characters.
+    The segmented words are long words and also their parts of two and three characters.
     """
     try:
         with warnings.catch_warnings():

@@ -90,7 +90,7 @@ def _analyzer_character_pairs(run: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analyzer:
-    """An analyzer splits a text into terms, drops stop words and stems the rest, for documents and queries alike.
+    """An analyzer for documents and queries, which splits a text into terms, drops stop words and stems the rest.
 
     Attributes:
         stop_words: Terms to drop before stemming.

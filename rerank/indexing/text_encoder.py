@@ -107,7 +107,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
-        """Wrap a loaded model; `load_text_encoder` loads one.
+        """Wrap a model that is already loaded, for example by `load_text_encoder`.
 
         Raises:
             UsageError: ``dim`` is larger than the dimension of the model.
@@ -304,7 +304,7 @@ def _listed_encoder_modules(file: Path, names: Callable[[Any], Iterable[Any]]) -
 
 
 def _encoder_model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
-    """Return the identity of a model: for a folder, a hash that does not depend on its path; else, name and commit."""
+    """Return the identity of a model: a hash of a local folder's content, or the name and commit on the hub."""
     if isinstance(name, Path):
         return {"weights": hash_encoder_folder(name)}
     # the first module of a sentence-transformers model is the transformer, whose configuration contains the commit

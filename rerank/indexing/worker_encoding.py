@@ -1,4 +1,4 @@
-"""Encoding of passages and queries by the workers of an engine, with the same vectors as an encoder in one process."""
+"""Encoding of texts by the workers of an engine, which compute the same vectors as an encoder in one process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EncodeTexts(Generic[Rows]):
     kind: Literal["queries", "passages"]
 
     def open(self) -> Callable[[Sequence[str]], Rows]:
-        """Load the encoder, and return its function for this kind of texts.
+        """Load the encoder, and return its method that encodes queries or passages, depending on ``kind``.
 
         Raises:
             RerankError: The encoder cannot be loaded.
@@ -98,7 +98,7 @@ class EncodingWorkers(Generic[Rows]):
     def queries(self, texts: Sequence[str]) -> Rows:
         """Return one row per query; a small number of queries is encoded in this process.
 
-        Each worker would first have to load the model, which takes longer than encoding a few queries.
+        Loading the model in a worker takes longer than encoding a few queries.
         """
         parts = [texts[start : start + _QUERIES] for start in range(0, len(texts), _QUERIES)]
         if len(parts) < 2:

@@ -1,4 +1,4 @@
-"""A check whether untrusted work, such as rendering a template from elsewhere, ends; it runs in a child process."""
+"""A function that runs untrusted work, such as rendering a downloaded template, in a child process with limits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pathlib import Path
 def ends_in_child_process(work: Callable[[], object], *, seconds: float = 5.0, memory: int = 1 << 30) -> bool:
     """Return whether a function ends within limits of time and memory.
 
-    The result of the function is ignored, and so are its exceptions, except for a lack of memory. The function is
-    called in a forked process, which takes milliseconds to start, so it must not need other threads or a GPU.
+    The result of the function is ignored, and so are its exceptions, except those that report a lack of memory. The
+    function is called in a forked process, which takes milliseconds to start, so it must not need other threads or a
+    GPU.
 
     Args:
         work: Function without arguments.

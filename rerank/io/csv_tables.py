@@ -30,7 +30,7 @@ def format_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def convert_rows_to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as CSV with a header; numbers keep all digits.
+    """Format rows, all with the same keys, as CSV with a header; numbers keep all digits.
 
     A pair of numbers with the key ``interval`` becomes the columns ``interval_low`` and ``interval_high``, and
     similarly for other keys. Keys whose values are other lists or objects are omitted.

@@ -34,7 +34,7 @@ def run_in_forked_processes(work: Callable[[int], None], count: int, processes: 
 
     Raises:
         BackendError: A process was killed or failed unexpectedly.
-        RerankError: ``work`` raised it.
+        RerankError: ``work`` raised this error.
     """
     processes = min(processes, count) if sys.platform == "linux" else 1
     if processes <= 1:

@@ -1,4 +1,4 @@
-"""Locks that are free in a forked process, and methods of objects that are called around a fork.
+"""A lock that is free in a forked process, and a function that calls methods of an object around each fork.
 
 A fork copies only the thread that forks. A lock that another thread holds during the fork would never be released in
 the new process.
@@ -23,8 +23,8 @@ def watch_forks(watched: object) -> None:
     """Call an object's methods around every fork of this process, as long as the object exists.
 
     Args:
-        watched: The object. Those of the methods ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child``
-            that it has are called.
+        watched: The object. Its methods ``before_fork``, ``after_fork_in_parent`` and ``after_fork_in_child`` are
+            called; each of these methods is optional.
     """
     key = id(watched)
     _watched[key] = weakref.ref(watched, lambda _: _watched.pop(key, None))

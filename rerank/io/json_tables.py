@@ -19,7 +19,7 @@ GRADES = "a whole number of at most six digits"
 
 
 def convert_json_table_score(value: object) -> float:
-    """Return a finite number in single precision.
+    """Round a finite number to single precision.
 
     Raises:
         ValueError: The value is not a finite number; the message states what was expected.

@@ -37,7 +37,7 @@ def hash_file_contents_of_model(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_file_or_json_content(path: Path, _mtime: int, _size: int) -> str:
-    """Return the hash of one file; time and size are cache keys, so that changes of the file are noticed."""
+    """Return the hash of one file. Its time and size are part of the cache key, so a changed file is hashed again."""
     if path.suffix == ".json":
         content = _json_file_without_bookkeeping(path)
         if content is not None:

@@ -1,4 +1,4 @@
-"""Readers of tab-separated files whose rows begin with a whole number, in file order or by random access to numbers.
+"""Readers of tab-separated files whose rows begin with a whole number, in file order or by random access.
 
 This is the format of T2Ranking: a header line, then lines ``number TAB rest``; quotes have no special meaning.
 """
@@ -29,7 +29,7 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def parse_whole_number(text: str, kind: str, where: str) -> str:
-    """Return a whole number, which may be written as a float, as an id without leading zeros.
+    """Parse a whole number, possibly written as a float, and return it as an id without leading zeros.
 
     >>> [parse_whole_number(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
     ['12', '12', '12', '12']

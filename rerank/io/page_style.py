@@ -10,7 +10,7 @@ def read_page_style(package: str, name: str) -> str:
 
     Args:
         package: Package that contains the style sheet of the page, such as ``rerank.leaderboard``.
-        name: Its path in the package, such as ``site.css``.
+        name: Path of the style sheet in the package, such as ``site.css``.
 
     Returns:
         CSS without references to other files.

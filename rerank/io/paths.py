@@ -1,4 +1,4 @@
-"""Functions for paths that users name: typed errors, short names for messages, and the cache folder."""
+"""Functions for paths that users pass: typed errors, short names for messages, and the cache folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errn
 
 @contextlib.contextmanager
 def named_path_errors() -> Generator[None]:
-    """Convert an `OSError` about a path that a user named, such as a name that is too long, to a typed error.
+    """Convert an `OSError` about a path that a user passed, such as a name that is too long, to a typed error.
 
     Raises:
         MissingResourceError: A path in the block cannot be looked up.

@@ -1,4 +1,4 @@
-"""Parsing and formatting of rerank requests, a query with its candidates, in the formats of common tools.
+"""Parsing and formatting of rerank requests, each a query with its candidates, in the formats of common tools.
 
 Three formats are recognized by their keys: that of rank_llm (``query``, ``candidates``), that of RankGPT (``query``,
 ``hits``), and that of Rankify and DPR (``question``, ``ctxs``).
@@ -102,8 +102,8 @@ def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int
     hit_ids = {str(entry["qid"]) for entry in entries if isinstance(entry, Mapping) and entry.get("qid") is not None}
     if len(hit_ids) > 1:
         raise DataError(
-            f"{record.where}: its hits belong to {len(hit_ids)} queries, including {', '.join(sorted(hit_ids)[:3])}",
-            expected="hits of one query",
+            f"{record.where}: the hits belong to {len(hit_ids)} queries, including {', '.join(sorted(hit_ids)[:3])}",
+            expected="hits of one query per request",
         )
     ids = (inner.get(("qid", *QUERY_IDS)) if inner else None, record.get(("qid", *QUERY_IDS)), *hit_ids)
     query_id = next((value for value in ids if value not in (None, "")), number)

@@ -213,7 +213,7 @@ def _check_trec_run_id(name: str, kind: str) -> str:
     if not name or name.startswith(_MISREAD) or any(map(_is_unwritable_in_run, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
-            expected="at least one character, no whitespace, and no start that could be JSON",
+            expected="at least one character, no whitespace, and a beginning that cannot be mistaken for JSON",
             remedy=f"Rename the {kind}",
         )
     return name
@@ -229,8 +229,8 @@ def _is_large_plain_file(path: Path) -> bool:
 def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[Row]]:
     """Return the first line that is not blank, and an iterator over the rows of this and all later non-blank lines.
 
-    Later lines are read as the iterator advances. Rows are split only by C code, which takes a third of the time of
-    generators.
+    Later lines are read as the iterator advances. Rows are split only by C code, which takes a third of the time
+    that Python generators take.
     """
     for number, line in enumerate(text, 1):
         if not line.isspace():

@@ -24,7 +24,7 @@ _TAG = re.compile(rf"</?[A-Za-z][\w:.-]*(?:{_ATTRIBUTE})*\s*/?>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SgmlBlock:
-    """An element of a file.
+    """An SGML or XML element of a file.
 
     Attributes:
         where: File and line of the opening tag, for messages.
@@ -86,7 +86,7 @@ def _unpaired_sgml_file_tag_error(tag: str, where: str, start: int) -> DataError
 
 
 def find_element_in_sgml_text(body: str, names: Sequence[str]) -> str | None:
-    """Return the content of the first element with the first of these names that occurs; None if none occurs."""
+    """Return the content of the first element with one of these names, tried in order; None if no name occurs."""
     for name in names:
         if match := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
             return match[2]

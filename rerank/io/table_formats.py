@@ -56,7 +56,7 @@ class TableReport(NamedTuple):
     """The tables of one result, with the lines below them.
 
     Attributes:
-        grids: The tables, at least one. The main table is the last, or the one before the last ``after`` tables.
+        grids: The tables, at least one. The main table is the last table before the ``after`` tables at the end.
         legend: Lines that explain the marks and state the test.
         notes: Further lines.
         measure: Name of the measure, if there is one report per measure; otherwise empty.
@@ -190,7 +190,7 @@ def _align_cells(cells: Sequence[str], widths: Sequence[int], left: int) -> list
 
 
 def width_in_terminal(text: str) -> int:
-    """Return the number of terminal columns of a text: two for Chinese characters, none for combining accents."""
+    """Return the number of terminal columns of a text: two per Chinese character, none per combining accent."""
     wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return wide - sum(unicodedata.combining(character) > 0 for character in text)
 

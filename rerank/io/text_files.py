@@ -27,7 +27,7 @@ _LINE_BYTES, _BLANK_BYTES, _GZIP_BYTES, _GZIP_RATIO = 1 << 30, 1 << 22, 1 << 28,
 
 
 class _TextBytes(io.RawIOBase):
-    """A byte stream that raises an error at NUL bytes and at sizes that text files do not have.
+    """A byte stream that raises an error at NUL bytes, at very long lines, and at sizes of decompression bombs.
 
     Args:
         inner: The stream of the text.

@@ -54,7 +54,7 @@ class TrecTopic:
         if not parts:
             raise DataError(
                 f"{self.where}: topic {self.id} has no {' or '.join(names)}",
-                expected=f"one of its fields: {', '.join(tag for tag, text in self.fields.items() if text)}",
+                expected=f"a field of this topic: {', '.join(tag for tag, text in self.fields.items() if text)}",
             )
         return " ".join(parts)
 

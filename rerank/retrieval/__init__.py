@@ -36,7 +36,7 @@ def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
     """Check the name and the options of a first stage, without opening it.
 
     Args:
-        selector: The first stage.
+        selector: Selector of the first stage.
         with_workers: Whether workers of an engine will encode the texts.
 
     Raises:
@@ -56,8 +56,9 @@ def check_first_stage(selector: str, *, with_workers: bool = False) -> None:
 def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None = None) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
-    Documents that the collection excludes for a query are removed from its ranking. If the collection's ``drop_self``
-    is true, a document with the same id as the query is removed, too. ``workers``, if not None, encode the texts.
+    Documents that the collection excludes for a query are removed from the query's ranking. If the collection's
+    ``drop_self`` is true, a document with the same id as the query is removed, too. ``workers``, if not None, encode
+    the texts.
 
     Returns:
         A retriever that can be chained with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
@@ -76,7 +77,7 @@ def open_first_stage(selector: str, corpus: Corpus, *, workers: WorkerMap | None
 
 
 def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
-    """Return the folders of the index of a retriever or of the retriever that it wraps; empty if there is no index."""
+    """Return the folders of the index of a retriever, or of the retriever wrapped in it; empty without an index."""
     if isinstance(retriever, RetrieverSource | ExcludingRetriever):
         return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())

@@ -38,7 +38,7 @@ class Bm25:
     Attributes:
         k1: Term frequency saturation; 0 ignores term frequencies.
         b: Length normalization, 0 to 1.
-        method: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
+        method: Variant of BM25, named as in bm25s (Kamphuis et al., ECIR 2020): ``lucene`` (no negative weights),
             ``robertson`` or ``atire``.
         fields: The text to index: title and body, or only the body.
         stemmer: ``auto`` (chosen by the collection's language), ``none``, or the name of a Snowball algorithm.
@@ -102,7 +102,7 @@ class Bm25Retriever:
     """A retriever that searches one collection with BM25, created by `Bm25.over`.
 
     Attributes:
-        folders: The folder of the index; with ``query_weights=bm25``, also that of the average document length.
+        folders: The folder of the index; with ``query_weights=bm25``, also the folder of the average document length.
     """
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:

@@ -45,7 +45,7 @@ class Pgvector(StoreOptions):
         table: Name of the table or view, optionally with its schema: ``schema.table``.
         id: Column with the identifier.
         vector: Column with the vector, of the type ``vector`` or ``halfvec``.
-        distance: Distance between vectors; it should be the one for which the index of the column was built.
+        distance: Distance between vectors; should match the index of the column, if there is an index.
     """
 
     table: str
@@ -59,7 +59,7 @@ class Pgvector(StoreOptions):
 
         Raises:
             MissingPrerequisiteError: An extra, or pgvector in the database, is not installed.
-            UsageError: The table or a column does not exist, or its vectors and those of the model differ in dimension.
+            UsageError: The table or a column does not exist, or table and model have vectors of different dimensions.
             BackendError: The database cannot be reached, or does not respond in time.
         """
         self.check_prerequisites()
@@ -118,7 +118,8 @@ class Pgvector(StoreOptions):
         place, quoted = f"the table {self.table!r}", self._table().as_string(connection)
         if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
             raise MissingPrerequisiteError(
-                "The database does not have the extension pgvector", remedy="Run in it: CREATE EXTENSION vector"
+                "The database does not have the extension pgvector",
+                remedy="Run in this database: CREATE EXTENSION vector",
             )
         if connection.execute("SELECT to_regclass(%s)", [quoted]).fetchone() == (None,):
             raise UsageError(f"There is no table {quoted} in the database", expected="TABLE or SCHEMA.TABLE")
@@ -160,7 +161,7 @@ def _on_one_line(error: Exception) -> str:
 def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
     """Yield a connection in a read-only transaction whose statements are cancelled after ``timeout`` seconds.
 
-    Settings last only until the end of the transaction, since a connection pooler may reuse the session for others.
+    Settings end with the transaction, since a connection pooler may reuse the session for other clients.
 
     Raises:
         UsageError: The address is invalid.
@@ -176,7 +177,7 @@ def _connect_to_database(timeout: float) -> Iterator[Connection[Any]]:
         )
     except psycopg.ProgrammingError:
         raise UsageError(  # without libpq's message, which shows the address with its password
-            f"The environment variable {_URL} is not an address of PostgreSQL",
+            f"The environment variable {_URL} does not contain a PostgreSQL address",
             expected="postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full",
         ) from None
     except psycopg.Error as error:

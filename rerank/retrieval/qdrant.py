@@ -99,7 +99,7 @@ class Qdrant(StoreOptions):
         )
 
     def _check_collection(self, client: QdrantClient, size: int) -> int:
-        """Check collection, vector and dimension; return 1 if scores are similarities, -1 if scores are distances."""
+        """Check the collection and its vectors; return 1 if scores are similarities, or -1 if scores are distances."""
         if not client.collection_exists(self.collection):
             known = {found.name: None for found in client.get_collections().collections}
             named_store_part("collection", self.collection, known, "Qdrant")

@@ -103,13 +103,13 @@ def test_where_the_images_lie(folder: Path, file: Path, tmp_path: Path) -> None:
             (HEAD, "0,3,a,b,c"),
             "inquire_queries_test.csv:2: the row has 5 columns.*expected 6",
         ),
-        ("inquire_queries_test.csv", ("query_id,query_text",), "supercategory, category, iconic_group is missing"),
+        ("inquire_queries_test.csv", ("query_id,query_text",), "missing: supercategory, category, iconic_group"),
         ("inquire_queries_test.csv", (HEAD, *QUERIES, QUERIES[0]), "duplicate query '3'"),
         ("inquire_queries_test.csv", (HEAD, '0,3,"open'), "invalid CSV"),
         (
             "inquire_annotations.csv",
             ("query_id,image_id,image_path", "3,1,a", "7,1,b"),
-            "image 1 is b here and a above",
+            "image 1 has the path b, but a in an earlier line",
         ),
         ("inquire_annotations.csv", ("query_id,image_id,image_path", "3,,a"), "image id is ''"),
     ],
@@ -210,10 +210,10 @@ def test_scores_that_are_yes_or_no_tie(file: Path) -> None:
         ({"inat24_image_id": 100}, "duplicate image 100 in query 'q'"),
         ({"inat24_image_id": None}, "no image id among the keys"),
         ({"query": None}, "no text among the keys"),
-        ({"supercategory": "Context"}, "query 'q' has other categories than above"),
+        ({"supercategory": "Context"}, "query 'q' has other categories than in earlier rows"),
         (
             {"query": "new", "inat24_image_id": 100},
-            "Image 100 is train/q/3.jpg in query 'new', but train/q/0.jpg above",
+            "Image 100 has the path train/q/3.jpg in query 'new', but train/q/0.jpg in an earlier query",
         ),
     ],
 )

@@ -174,7 +174,7 @@ def test_two_texts_for_one_id(tmp_path: Path) -> None:
                 "query": "q",
                 "hits": [{"content": "x", "qid": 1, "docid": "a"}, {"content": "x", "qid": 2, "docid": "b"}],
             },
-            "its hits belong to 2 queries, including 1, 2",
+            "the hits belong to 2 queries, including 1, 2",
         ),
         ({"query": "q", "qid": "first", "candidates": []}, "duplicate query 'first'"),
     ],

@@ -243,7 +243,7 @@ def test_wrong_positives_and_rows_twice(folder: Path) -> None:
         (",split=train", MissingResourceError, "queries.train.tsv"),
         (",split=validation", UsageError, "split='validation'"),
         (",depth=0", UsageError, "depth=0.*at least 1"),
-        (",candidates=gone.txt", MissingResourceError, "nothing at gone.txt"),
+        (",candidates=gone.txt", MissingResourceError, "gone.txt does not exist"),
     ],
 )
 def test_wrong_options(folder: Path, rest: str, error: type[Exception], message: str) -> None:

@@ -275,10 +275,15 @@ def test_documents_without_a_row_come_last_and_are_said(clip: Path, make_corpus:
     [
         (np.zeros((2, 12)), ["a", "b"], DataError, "contains float64 of shape"),
         (np.zeros((2, 3, 4), dtype=np.float32), ["a", "b"], DataError, "float16 or float32 of shape"),
-        (np.zeros((2, 12), dtype=np.float32), ["a"], DataError, "names 1 documents, but .* has 2 rows"),
-        (np.zeros((2, 12), dtype=np.float32), ["a", "a"], DataError, "names a document twice"),
+        (np.zeros((2, 12), dtype=np.float32), ["a"], DataError, "lists 1 documents, but .* has 2 rows"),
+        (np.zeros((2, 12), dtype=np.float32), ["a", "a"], DataError, "lists a document twice"),
         (np.zeros((2, 5), dtype=np.float32), ["a", "b"], UsageError, "dimension 5, .* dimension 12"),
-        (np.full((2, 12), np.nan, dtype=np.float32), ["a", "b"], DataError, r"Row 0 of .* \(document 'a'\) is not"),
+        (
+            np.full((2, 12), np.nan, dtype=np.float32),
+            ["a", "b"],
+            DataError,
+            r"Row 0 of .* \(document 'a'\) has a non-finite",
+        ),
     ],
 )
 def test_wrong_embeddings(

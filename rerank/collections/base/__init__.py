@@ -27,7 +27,7 @@ __all__ = [
 
 @runtime_checkable
 class Collection(Corpus, SupportsDropSelf, Protocol):
-    """A corpus with queries and relevance judgments; if one of these parts does not exist, it is empty."""
+    """A corpus with queries and relevance judgments; a part that does not exist is empty."""
 
     @property
     def relevant(self) -> int:

@@ -22,7 +22,7 @@ class Corpus(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the content (file bytes and the options that select from them); it names the saved index."""
+        """Hex SHA-256 of the content (file bytes and options that select from them), used in the path of indexes."""
 
     def docs(self) -> Iterator[Document]:
         """Yield the documents in a fixed order; each call starts from the first document."""
@@ -41,12 +41,12 @@ class SupportsCandidateStream(Protocol):
     """A collection that can stream its own candidate lists without holding all of them in memory."""
 
     def candidate_lists(self) -> Iterator[Ranking]:
-        """Yield the rankings of `SupportsCandidates.candidates`, each query once; each call starts from the first."""
+        """Yield the rankings of `SupportsCandidates.candidates`, one per query; each call starts with the first."""
 
 
 @runtime_checkable
 class SupportsDropSelf(Protocol):
-    """A collection that says whether BEIR's rule applies: a document with the query's own id is dropped."""
+    """A collection with an option for BEIR's rule, by which a document with the query's own id is dropped."""
 
     @property
     def drop_self(self) -> bool:
@@ -58,7 +58,7 @@ class SupportsExclusion(Protocol):
     """A collection that lists documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return a mapping from query id to the ids of excluded documents, without queries that exclude none."""
+        """Return the ids of excluded documents by query id; queries without excluded documents are omitted."""
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ class SupportsQueryFields(Protocol):
     """A collection whose queries have fields besides their text, such as categories or languages."""
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Return a mapping field -> query id -> value, for scores per query group; missing values are omitted."""
+        """Return the values of the fields as a mapping field -> query id -> value; missing values are omitted."""
 
 
 @runtime_checkable
@@ -78,7 +78,7 @@ class SupportsLookup(Protocol):
 
 
 def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
-    """Return the documents with these ids, by random access if supported, otherwise in one pass.
+    """Return the documents with these ids, by random access if supported, otherwise in one pass over the corpus.
 
     Raises:
         DataError: Some ids are not in the collection.

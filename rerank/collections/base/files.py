@@ -17,7 +17,7 @@ from rerank.types import Qrels
 
 
 def require_collection_path(path: str | Path, kind: str) -> Path:
-    """Return the path, with ``~`` expanded, if it exists.
+    """Return ``path`` with ``~`` expanded, after checking that the path exists.
 
     Raises:
         MissingResourceError: The path does not exist; the message contains ``kind``, the description of what was
@@ -29,12 +29,12 @@ def require_collection_path(path: str | Path, kind: str) -> Path:
     except (OSError, ValueError):  # the name is too long, or contains a NUL
         exists = False
     if not exists:
-        raise MissingResourceError(f"There is nothing at {path}", expected=kind, remedy="Check the path")
+        raise MissingResourceError(f"The path {path} does not exist", expected=kind, remedy="Check the path")
     return expanded
 
 
 def require_collection_folder(path: str | Path, kind: str) -> Path:
-    """Return the path, with ``~`` expanded, if it is a folder.
+    """Return ``path`` with ``~`` expanded, after checking that the path is a folder.
 
     Raises:
         MissingResourceError: The path does not exist, or is not a folder.

@@ -1,4 +1,4 @@
-"""Provider of INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks), text queries over images of iNaturalist.
+"""Provider of INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks), text queries for images of iNaturalist.
 
 The images are those of iNaturalist 2024. The collection consists of queries with their categories, relevance judgments,
 and the ids and paths of the images. The images are not opened.
@@ -34,7 +34,7 @@ class Inquire(FileCollection):
     The files, plain or gzipped, are in the folder or in its sub-folder ``data/inquire``. A document is an image without
     text. Its path is not used as text, because it contains the species, which judges must not see. The annotations list
     only the relevant images, with grade 1; all others are not relevant. Without ``images``, the documents are the
-    annotated images. They suffice to score runs but not to rank, since the benchmark's corpus has five million images.
+    annotated images. These suffice to score runs but not to rank, since the benchmark's corpus has five million images.
 
     Args:
         folder: The folder.
@@ -57,7 +57,9 @@ class Inquire(FileCollection):
         where = where if find_collection_file(where, names) or not (where / _INNER).is_dir() else where / _INNER
         qrels = find_collection_file(where, ["inquire_annotations.csv"])
         if not (qrels or images):
-            raise MissingResourceError(f"{where} has no inquire_annotations.csv", remedy="Add it, or the option images")
+            raise MissingResourceError(
+                f"{where} has no inquire_annotations.csv", remedy="Add this file, or set the option images"
+            )
         listed = require_collection_path(images, "a CSV file of images") if images else qrels
         files = CollectionFiles(
             docs=(listed,) if listed else (),
@@ -124,7 +126,7 @@ def _deduplicate_inquire_images(images: Iterable[tuple[str, Document]]) -> Itera
             yield doc
         elif seen[doc.id] != doc:
             raise DataError(
-                f"{where}: image {doc.id} is {doc.image} here and {seen[doc.id].image} above",
+                f"{where}: image {doc.id} has the path {doc.image}, but {seen[doc.id].image} in an earlier line",
                 expected="one path for each image",
             )
 

@@ -33,7 +33,7 @@ def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]
             if lacking := [name for name in columns if name not in head]:
                 raise DataError(
                     f"{path} has the columns {', '.join(map(repr, head)) or '(none)'}",
-                    expected=f"at least {', '.join(columns)}; {', '.join(lacking)} is missing",
+                    expected=f"at least {', '.join(columns)} (missing: {', '.join(lacking)})",
                 )
             for row in rows:
                 if not row:

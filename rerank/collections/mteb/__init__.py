@@ -36,8 +36,8 @@ class Mteb:
         subset: Name of the subset, usually a language; required if the task has several subsets.
         split: Name of the split; required if mteb evaluates several splits.
         predictions: File, or its folder, with first-stage rankings saved by
-            ``mteb.evaluate(..., prediction_folder=...)``. They become the candidates; empty for the task's own lists.
-        top_k: Maximum number of documents to use of each of these rankings.
+            ``mteb.evaluate(..., prediction_folder=...)``, which become the candidates; empty for the task's own lists.
+        top_k: Maximum number of documents to use from each ranking in ``predictions``.
         language: ISO 639 code of the documents' language, ``mul`` for several languages, ``und`` for none; empty for
             the language that mteb states.
 
@@ -145,7 +145,7 @@ def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: st
         raise UsageError(
             f"The task {task} has {len(known)} {kind}s",
             expected=f"one of {', '.join(known[:_SHOWN])}{more}",
-            remedy=f"Choose one: mteb:{task},{kind}={known[0]}",
+            remedy=f"Set the option {kind}, as in mteb:{task},{kind}={known[0]}",
         )
     return name or known[0]
 

@@ -74,7 +74,7 @@ def check_mteb_collection_task(task: Any) -> Any:
 
 
 def language_of_mteb_collection(metadata: Any, subset: str) -> str:
-    """Return the ISO 639-1 code of a subset's language; ``mul`` for several languages, ``und`` for no such code."""
+    """Return the ISO 639-1 code of a subset's language; ``mul`` for several languages, ``und`` without a code."""
     scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
     codes = {code.split("-")[0] for code in scripts}
     if len(codes) != 1:
@@ -106,7 +106,7 @@ def load_mteb_collection_task(task: Any) -> Any:
 
 @contextlib.contextmanager
 def named_mteb_collection_errors(name: str) -> Generator[None]:
-    """Convert errors in downloading or reading a task's data, which have no common class, to `MissingResourceError`."""
+    """Raise a `MissingResourceError` if a task's data cannot be downloaded or read."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -39,7 +39,7 @@ def _encode_collection_id_character(character: str) -> bytes:
 
 
 def mteb_collection_query_text(row: Mapping[str, Any]) -> str:
-    """Return the text of a query, or the turns of its conversation, together with its instruction.
+    """Return a query as one text: the query or the turns of its conversation, together with its instruction.
 
     As in mteb, the instruction follows a text but precedes a conversation.
     """

@@ -32,10 +32,10 @@ def read_standard_library_documents() -> tuple[Document, ...]:
 def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
     """Read one document per public module, class, function and method with a docstring, sorted by id.
 
-    The id consists of the defining module and the qualified name. For a definition in a private module, it contains the
-    name of the public module that re-exports the definition (`public_python_names`); definitions that no public module
-    re-exports are omitted. The title is the id with the signature. The text is the docstring without indentation; for a
-    class, the docstring of ``__init__`` follows.
+    The id consists of the defining module and the qualified name. For a definition in a private module, the id contains
+    the name of the public module that re-exports the definition (`public_python_names`); definitions that no public
+    module re-exports are omitted. The title is the id with the signature. The text is the docstring without
+    indentation; for a class, the docstring of ``__init__`` follows.
 
     Args:
         folder: The folder of the library's source files.

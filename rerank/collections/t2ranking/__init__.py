@@ -47,7 +47,7 @@ class T2ranking(FileCollection):
         folder: The folder.
         split: ``dev``, ``train`` or ``test``.
         task: ``reranking`` or ``retrieval``.
-        candidates: A file of candidate lists, in the columns query, passage, rank, and optionally score. The lists of
+        candidates: A file of candidate lists, with the columns query, passage, rank, and optionally score. The lists of
             the split's queries become the collection's candidates. Empty for no candidates.
         depth: Maximum rank to read from the candidate lists; the texts of these passages are kept in memory.
         markup: ``keep`` to leave passages as published, with ``<br>`` and ``<img>``, as used for the published results;

@@ -22,7 +22,7 @@ CandidateLists = dict[str, list[tuple[str, float | None]]]
 
 
 def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments with grades, in the columns query, an ignored value, passage and grade.
+    """Read judgments with grades from a file with the columns query, an ignored value, passage and grade.
 
     Raises:
         DataError: A row has other columns or an invalid grade, or contradicts an earlier row.
@@ -46,7 +46,7 @@ def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments without grades, in the columns query and passage; every passage receives grade 1.
+    """Read judgments without grades from a file with the columns query and passage; every passage receives grade 1.
 
     Raises:
         DataError: A row has other columns.
@@ -62,7 +62,7 @@ def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> CandidateLists:
-    """Read candidate lists, in the columns query, passage, rank (from 0 or 1) and optionally score.
+    """Read candidate lists from a file with the columns query, passage, rank (from 0 or 1) and optionally score.
 
     Columns are separated by whitespace. Rows with passage 0 are padding. If the collection has a passage 0, the first
     such row of a list is a candidate, and only the others are padding.

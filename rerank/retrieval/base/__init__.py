@@ -1,4 +1,4 @@
-"""Protocols of first stages. A first stage holds options; applied to a corpus, it returns a retriever."""
+"""Protocols of first stages. A first stage has options and a method that returns a retriever for a corpus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class Retriever(Protocol):
-    """A retriever searches one corpus."""
+    """Protocol of retrievers, each of which searches one corpus."""
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return a run with up to ``k`` documents per query, including their texts, in the order of the queries.
@@ -36,10 +36,10 @@ class Retriever(Protocol):
 
 
 class FirstStage(Protocol):
-    """Protocol of the options of a first stage, which are a frozen dataclass."""
+    """Protocol of first stages, which are frozen dataclasses whose fields are their options."""
 
     def over(self, corpus: Corpus) -> Retriever:
-        """Return a retriever over ``corpus``; this builds or opens its index."""
+        """Return a retriever over ``corpus``, after opening the index or building a missing index."""
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ class IndexedRetriever(Protocol):
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the index, except the folder of document texts, which all stages share."""
+        """Folders of the index, except the folder of document texts, which all first stages share."""
 
 
 @runtime_checkable
@@ -56,12 +56,12 @@ class SupportsWorkers(Protocol):
     """A first stage for which the workers of an engine can encode the texts."""
 
     def over_with_workers(self, corpus: Corpus, workers: WorkerMap) -> Retriever:
-        """Return the same retriever as ``over``, but let the workers do the expensive computation."""
+        """Return the same retriever as ``over``, but let the workers encode the texts."""
 
 
 @runtime_checkable
 class HasPrerequisites(Protocol):
-    """A first stage that needs more than the base installation."""
+    """A first stage that needs packages or programs beyond the base installation."""
 
     def check_prerequisites(self) -> None:
         """Check quickly that the required packages and programs are installed, before any other stage runs.

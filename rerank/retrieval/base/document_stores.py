@@ -1,4 +1,4 @@
-"""Options, retriever and results that are shared by first stages over a store of the user's own documents.
+"""Options, a retriever and a type of results for first stages that search a store of the user's own documents.
 
 A store returns its own texts, so the collection only has to provide the queries. The address and the key of a store
 come from environment variables, because selectors are recorded in run folders, which users may share with others.
@@ -67,7 +67,7 @@ class StoreOptions:
 
     @property
     def passage_prompt(self) -> str:
-        """The value for no prompt, since the store already contains the vectors of documents."""
+        """Always ``none``: no document is encoded, since the store already contains the vectors of the documents."""
         return "none"
 
     def encoder(self) -> Encoder:
@@ -111,7 +111,7 @@ def check_store_dimension(place: str, found: int | None, model: str, size: int) 
     """Check that the vectors of a store have as many dimensions as those of the model.
 
     Args:
-        place: The table, collection or index, for messages.
+        place: Description of the table, collection or index, for messages.
         found: Number of dimensions in the store; None if unknown, in which case nothing is checked.
         model: Name of the model, for messages.
         size: Number of dimensions of the model's vectors.
@@ -128,13 +128,13 @@ def check_store_dimension(place: str, found: int | None, model: str, size: int) 
 
 
 def named_store_part(kind: str, name: str, known: Mapping[str, T], place: str) -> T:
-    """Return the part of a store that an option names.
+    """Return the part of a store with a given name, such as a column.
 
     Args:
         kind: Kind of part, such as ``column``, for messages.
-        name: The name.
+        name: Name of the part.
         known: The existing parts by name.
-        place: The table, collection or index, for messages.
+        place: Description of the table, collection or index, for messages.
 
     Raises:
         UsageError: There is no such part.
@@ -176,8 +176,8 @@ class StoreRetriever:
     Attributes:
         name: Name of the first stage.
         place: Description of the table, collection or index for messages, such as ``the table 'docs'``.
-        connect: Returns a context manager that connects to the store and provides the search function; used once per
-            call of `search`.
+        connect: Function that returns a context manager, which connects to the store and provides the search function.
+            Each call of `search` connects once.
         deepest: Maximum number of documents per query that the store returns.
     """
 
@@ -221,7 +221,7 @@ class StoreRetriever:
                 name = f"document number {hits.index(hit) + 1}" if hit.id is None else f"document {str(hit.id)!r}"
                 raise DataError(
                     f"In {self.place}, {name} for the query {query.id!r} has no {missing}",
-                    expected=f"an id and a text in every document, with the option {missing!r} naming its field",
+                    expected=f"an id and a text in every document, and the option {missing!r} set to its field",
                 )
         rows = [{"id": str(hit.id), "text": hit.text, "title": hit.title, "score": hit.score} for hit in hits]
         candidates = given_first_stage_candidates(rows)
@@ -231,6 +231,6 @@ class StoreRetriever:
             raise DataError(
                 f"{self.place} contains the document {duplicate!r} more than once",
                 expected="each id once",
-                remedy="Set the option 'id' to a field that identifies a passage",
+                remedy="Set the option 'id' to a field whose value is unique for each document",
             )
         return [(candidate.document, candidate.score or 0.0) for candidate in candidates]

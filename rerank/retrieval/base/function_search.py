@@ -20,12 +20,12 @@ SearchFunction = Callable[[str], Iterable[DocumentLike]]
 
 @dataclass(frozen=True, slots=True)
 class Search(RunSource):
-    """A source of a pipeline that calls a function to find the documents for a query.
+    """A pipeline source that calls a function to find the documents for a query.
 
     Attributes:
         function: Function that takes the text of a query and returns documents, best first. Each document is a text, a
             `Document` or a mapping. If all documents have a ``score``, they are sorted by score. A document without an
-            id receives one made from the query id and its position.
+            id receives an id made from the query id and the document's position.
         k: Maximum number of documents to keep per query.
     """
 
@@ -34,11 +34,11 @@ class Search(RunSource):
 
     @classmethod
     def of(cls, function: SearchFunction) -> Search:
-        """Return a source that calls a function."""
+        """Return a pipeline source that calls ``function`` for each query."""
         return cls(function)
 
     def __call__(self, queries: Sequence[Query]) -> Run:
-        """Call the function for each query.
+        """Call the function for each query, and return a run with the results.
 
         Raises:
             UsageError: The function does not return a list.
@@ -60,7 +60,7 @@ class Search(RunSource):
 
 
 def _retrieved_document_with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
-    """Return the document of a candidate; a document without an id receives one that is unique in the run."""
+    """Return the document of a candidate; a document without an id receives an id that is unique in the run."""
     if candidate.has_id:
         return candidate.document
     return replace(candidate.document, id=f"{query.id}:{position}")

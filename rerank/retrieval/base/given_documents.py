@@ -34,7 +34,7 @@ class Candidate:
 
 
 def given_first_stage_query(value: object) -> Query:
-    """Convert a value to a query; the query for a text has the id ``0``.
+    """Return a `Query` unchanged, or convert a text to a query with the id ``0``.
 
     Raises:
         UsageError: The value is neither a text nor a `Query`.
@@ -104,7 +104,7 @@ def given_first_stage_ranking(query: Query, candidates: Sequence[Candidate]) -> 
 
 
 def _given_first_stage_candidate(position: int, value: object) -> Candidate:
-    """Convert a value to a document; its id is its own id or, if it has none, its position."""
+    """Convert a value to a document. The position becomes the document's id if the value has no id."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
     if isinstance(value, Document):
@@ -115,7 +115,7 @@ def _given_first_stage_candidate(position: int, value: object) -> Candidate:
         raise DataError(f"Document {position} is {error_repr(value)}", expected="a text, a Document or a mapping")
     if "text" not in content and not content.get("image"):
         raise DataError(
-            f"Document {position} has the keys {error_repr(list(content))}",
+            f"Document {position} has neither a text nor an image; its keys are {error_repr(list(content))}",
             expected="a key 'text' or 'image'",
         )
     doc_id = position if content.get("id") is None else content["id"]

@@ -13,7 +13,7 @@ from rerank.types import Query, Ranking, Run
 
 
 def select_first_stage_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
-    """Return the first ``k`` documents of the ranking of each given query; the results contain the given query objects.
+    """Return the first ``k`` documents of the ranking of each given query; the rankings contain these query objects.
 
     Queries without a ranking and rankings of other queries are omitted: a run may cover more or fewer queries than
     those given, and evaluation counts the missing ones.

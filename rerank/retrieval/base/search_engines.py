@@ -37,7 +37,7 @@ class SearchEngineOptions(StoreOptions):
     """The options of both search engines, in addition to those of `StoreOptions`.
 
     Attributes:
-        index: Name of the index, or an alias of it.
+        index: Name or alias of the index.
         id: Field with the identifier; empty for the engine's own identifier, ``_id``.
         vector: Field with the vectors, for nearest-neighbour search; if empty, the words of the query are searched in
             the field ``text`` with BM25, whose statistics cover all shards.
@@ -60,7 +60,7 @@ class SearchEngineOptions(StoreOptions):
 
         Raises:
             MissingPrerequisiteError: An extra is not installed.
-            UsageError: The index or a field does not exist, or its vectors and those of the model differ in dimension.
+            UsageError: The index or a field does not exist, or index and model have vectors of different dimensions.
             BackendError: The server cannot be reached, or does not respond in time.
         """
         self.check_prerequisites()
@@ -71,7 +71,7 @@ class SearchEngineOptions(StoreOptions):
         require_store_client(self.package, self.engine, model=bool(self.vector))
 
     def retriever(self, encoder: Encoder | None) -> StoreRetriever:
-        """Check the index, and return a retriever that searches vectors if ``encoder`` is given, and words if None."""
+        """Check the index, and return a retriever that searches vectors, or words if ``encoder`` is None."""
         with self._connect() as client:
             self._check_index(client, encoder)
 
@@ -98,7 +98,7 @@ class SearchEngineOptions(StoreOptions):
 
     @abstractmethod
     def search_arguments(self, body: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
-        """Return the arguments of the client's ``search`` for a request body and the URL parameters ``kind``."""
+        """Return the arguments of the client's ``search`` for a request body and for URL parameters (``kind``)."""
 
     @abstractmethod
     def open_client(self, address: str, **settings: Any) -> tuple[Any, tuple[type[Exception], ...]]:
@@ -106,8 +106,9 @@ class SearchEngineOptions(StoreOptions):
 
         Args:
             address: The base URL.
-            settings: Settings of both clients: ``api_key`` (None for no key), ``user`` (a pair of name and password;
-                None for no user) and ``ca_certs`` (path of the certificates; None for the default).
+            settings: Settings, with the same keys for OpenSearch and Elasticsearch: ``api_key`` (None for no key),
+                ``user`` (a pair of name and password; None for no user) and ``ca_certs`` (path of the certificates;
+                None for the default).
         """
 
     @property
@@ -119,7 +120,9 @@ class SearchEngineOptions(StoreOptions):
 
     def _check_index(self, client: Any, encoder: Encoder | None) -> None:
         if not client.indices.exists(index=self.index):
-            raise UsageError(f"There is no index {self.index!r} in {self.engine}", expected="an index or an alias")
+            raise UsageError(
+                f"There is no index {self.index!r} in {self.engine}", expected="the name or alias of an existing index"
+            )
         for mapping in client.indices.get_mapping(index=self.index).values():  # an alias may refer to several indexes
             fields: Mapping[str, Any] = mapping["mappings"].get("properties", {})
             for name in self._fields():

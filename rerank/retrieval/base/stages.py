@@ -37,11 +37,11 @@ class RunTransformer(ABC):
         """Return the new run; the input is not changed."""
 
     def __mod__(self, k: int) -> RunTransformer:
-        """Return a stage that applies this one and keeps the first ``k`` documents of each ranking."""
+        """Return a stage that applies this stage and then keeps the first ``k`` documents of each ranking."""
         return _Sequence(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunTransformer:
-        """Return a stage that applies this one and then ``after``."""
+        """Return a stage that applies this stage and then ``after``."""
         return _Sequence(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
@@ -57,7 +57,7 @@ class RunSource(ABC):
         return _Pipeline(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunSource:
-        """Return a source that passes its run on to ``after``."""
+        """Return a source that applies the stage ``after`` to the run of this source."""
         return _Pipeline(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 

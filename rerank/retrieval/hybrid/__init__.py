@@ -56,15 +56,16 @@ class Hybrid:
     depth: int = 10 * DEPTH
 
     def __post_init__(self) -> None:
-        """Check everything that does not depend on a collection."""
+        """Check the options, as far as this is possible without a collection."""
         if self.method != "rrf" and self.k is not None:
             raise UsageError(
-                f"Hybrid retrieval has k={self.k} with method={self.method}", expected="k with method=rrf only"
+                f"Hybrid retrieval has k={self.k} with method={self.method}",
+                expected="the option k only with method=rrf",
             )
         if self.method != "weighted" and self.normalize is not None:
             raise UsageError(
                 f"Hybrid retrieval has normalize={self.normalize} with method={self.method}",
-                expected="method=weighted",
+                expected="the option normalize only with method=weighted",
             )
         if self.k is not None and self.k < 0:
             raise UsageError(f"Hybrid retrieval has k={self.k}", expected="a whole number of at least 0, such as 60")
@@ -164,14 +165,14 @@ def split_hybrid_stages(text: str) -> list[str]:
     selectors = [part[1:-1].strip() if part[:1] + part[-1:] == "()" else part for part in parts]
     if len(selectors) < 2 or not all(selectors):
         raise UsageError(
-            f"The hybrid {text!r} has {len(selectors)} first stage(s), {selectors.count('')} of them empty",
-            expected="two or more joined by +, such as hybrid:bm25+dense or hybrid:(bm25,k1=1.2)+run:FILE",
+            f"The hybrid {text!r} has {len(selectors)} first stage(s), of which {selectors.count('')} are empty",
+            expected="two or more first stages joined by +, such as hybrid:bm25+dense or hybrid:(bm25,k1=1.2)+run:FILE",
         )
     return selectors
 
 
 def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
-    """Return one weight per stage; all are 1 if the text is empty.
+    """Parse the option ``weights``, and return one weight per stage; all weights are 1 if ``text`` is empty.
 
     >>> parse_hybrid_weights("0.3+0.7", 2)
     (0.3, 0.7)

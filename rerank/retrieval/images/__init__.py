@@ -30,7 +30,7 @@ _UNSEEN = "unseen.npy"
 
 @dataclass(frozen=True, slots=True)
 class Images(VectorOptions):
-    """The options of image retrieval, in addition to those of `VectorOptions`; it searches the field ``image``.
+    """Options for retrieving images from the field ``image``, in addition to those of `VectorOptions`.
 
     Scores are cosines. Documents whose pictures are missing or unreadable stay in the collection: they come last in
     every ranking that is deep enough, with a score below all cosines, and a warning states their number.
@@ -71,7 +71,7 @@ class Images(VectorOptions):
             BackendError: The model fails; committed embeddings are kept.
             DataError: No document has a picture, the weights are damaged, or a file of embeddings or ids is malformed.
             StorageError: The cache folder cannot be written.
-            UsageError: The model does not embed texts and pictures, or an option is invalid for it or this machine.
+            UsageError: The model does not embed texts and pictures, or an option is invalid for the model or machine.
         """
         from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import load_image_encoder
@@ -97,9 +97,9 @@ class Images(VectorOptions):
         return doc.id if self.embeddings else doc.image
 
     def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
-        """Return a hash of the sizes of the picture files, which detects most changes without reading any picture.
+        """Return a mapping with a hash of the sizes of the picture files, which detects most changes of pictures.
 
-        With precomputed embeddings, which depend only on ids, the mapping records just this.
+        Precomputed embeddings depend only on ids, so the mapping then contains no hash.
 
         Raises:
             DataError: No document has a picture.

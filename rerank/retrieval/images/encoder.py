@@ -55,7 +55,7 @@ class ImageEncoder:
     """
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
-        """Wrap a loaded model; `load_image_encoder` loads one."""
+        """Wrap a model that is already loaded, for example by `load_image_encoder`."""
         parts = ((model, "get_text_features"), (model, "get_image_features"), (processor, "image_processor"))
         if lacking := [name for owner, name in parts if not hasattr(owner, name)]:
             raise UsageError(

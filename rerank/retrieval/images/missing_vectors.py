@@ -1,4 +1,4 @@
-"""Functions that find documents without a vector by their rows of zeros, save their positions, and rank them last."""
+"""Functions for documents without a vector, whose rows are all zeros: save their positions, and rank them last."""
 
 from __future__ import annotations
 

@@ -42,10 +42,10 @@ class PrecomputedEmbeddings:
         self._rows = _load_precomputed_vectors(self._path)
         names = _load_precomputed_ids(Path(ids).expanduser())
         if len(names) != len(self._rows):
-            raise DataError(f"{ids} names {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
+            raise DataError(f"{ids} lists {len(names)} documents, but {embeddings} has {len(self._rows)} rows")
         self._rows_by_id = {name: row for row, name in enumerate(names)}
         if len(self._rows_by_id) < len(names):
-            raise DataError(f"{ids} names a document twice", expected="each id once")
+            raise DataError(f"{ids} lists a document twice", expected="each id once")
         self.size = self._rows.shape[1]
         if self.size != encoder.size:
             raise UsageError(
@@ -71,7 +71,7 @@ class PrecomputedEmbeddings:
         rows[known] = self._rows[[sources[index] for index in known]]
         if not np.isfinite(rows).all():
             bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise DataError(f"Row {sources[bad]} of {self._path} (document {texts[bad]!r}) is not finite")
+            raise DataError(f"Row {sources[bad]} of {self._path} (document {texts[bad]!r}) has a non-finite value")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 

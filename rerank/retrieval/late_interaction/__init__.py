@@ -67,7 +67,7 @@ class LateInteraction:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check everything that does not depend on a collection."""
+        """Check the options, as far as this is possible without a collection."""
         for name in ("depth", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"Late interaction has {name}={value}", expected="a whole number of at least 1")
@@ -83,7 +83,7 @@ class LateInteraction:
         """Open the first stage of the candidates, and load the model.
 
         Raises:
-            MissingPrerequisiteError: The extra ``late-interaction``, or that of the candidates, is not installed.
+            MissingPrerequisiteError: The extra ``late-interaction`` or a prerequisite of the candidates is missing.
             MissingResourceError: The model does not exist.
             DataError: The weights are damaged, or pickled instead of in safetensors files.
             UsageError: The model is not a multi-vector model, or an option is invalid for this machine.

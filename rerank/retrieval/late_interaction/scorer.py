@@ -36,7 +36,7 @@ class MaxSimScorer:
     """A MultiVectorEncoder and its prompts, which scores texts by MaxSim."""
 
     def __init__(self, model: Any, options: MaxSimOptions) -> None:
-        """Wrap a loaded model; `load_maxsim_scorer` loads one."""
+        """Wrap a model that is already loaded, for example by `load_maxsim_scorer`."""
         self._model = model
         self._batch_size = options.batch_size
         self._query_prompt = resolve_encoder_prompt(model, options.query_prompt, "query")
@@ -45,9 +45,9 @@ class MaxSimScorer:
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         """Return the score of each text for a query.
 
-        Texts that are longer than the model's limit are truncated by the library. Equal texts are scored once, since
-        the other texts of a batch affect the last digits of a score. If the model keeps no token of a text, such as an
-        empty text, its score is the lowest score among the others, or 0 if there are no others.
+        Texts that are longer than the model's limit are truncated by sentence-transformers. Equal texts are scored
+        once, since the other texts of a batch affect the last digits of a score. If the model keeps no token of a text,
+        such as an empty text, the text receives the lowest score of the other texts, or 0 if there are none.
 
         Raises:
             BackendError: The model fails, or returns numbers that are not finite.
@@ -101,8 +101,8 @@ def load_maxsim_scorer(name: Path | str, options: MaxSimOptions) -> MaxSimScorer
 def _has_trained_token_vectors(name: Path | str, revision: str) -> bool:
     """Return whether a model was saved with one vector per token.
 
-    These are models saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval classes
-    of transformers, as in ``MultiVectorEncoder._load_default_modules``.
+    Such models are those saved by sentence-transformers or PyLate, the ColBERT models of Stanford, and the retrieval
+    classes of transformers, as in ``MultiVectorEncoder._load_default_modules``.
     """
     architectures = _saved_config(name, "config.json", revision).get("architectures") or []
     return _saved_config(name, "config_sentence_transformers.json", revision).get("model_type") in _TYPES or any(

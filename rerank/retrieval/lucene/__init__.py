@@ -78,7 +78,7 @@ class Lucene:
         if self.index and self.fields:
             raise UsageError(
                 f"The option fields={self.fields} is given with the existing index {self.index}",
-                expected="one of the two",
+                expected="only one of the options fields and index",
             )
 
     @property
@@ -124,10 +124,10 @@ class LuceneRetriever:
     """A retriever that searches one collection with Lucene, created by `Lucene.over`.
 
     Attributes:
-        find: Takes the text of a query and a depth k, and returns pairs of an id in the index and a score, best first,
+        find: Function of a query text and a depth k that returns pairs of an id in the index and a score, best first,
             including all ties at rank k.
-        order: Returns the tie-breaking key of an id in the index; among tied documents, larger keys rank first.
-        texts: Returns a mapping from ids in the index to documents.
+        order: Function that returns the tie-breaking key of an id in the index; among ties, larger keys rank first.
+        texts: Function that returns a mapping from ids in the index to documents.
         folders: The folder of the index.
     """
 

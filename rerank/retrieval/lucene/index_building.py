@@ -59,7 +59,7 @@ def write_lucene_index(folder: Path, documents: Iterable[str], language: str) ->
 
 
 def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:
-    """Run the indexer in a separate process, because it logs to stdout and frees its memory only when it ends.
+    """Run the indexer in a separate process, because the indexer logs to stdout and frees its memory only when it ends.
 
     Raises:
         BackendError: The indexer fails.

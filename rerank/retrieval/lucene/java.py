@@ -24,7 +24,7 @@ def find_java() -> tuple[Path, str]:
     """Return the home folder of the Java installation that pyjnius will load, and its version, such as ``21.0.5``.
 
     Raises:
-        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy names Debian's package.
+        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy mentions Debian's package.
     """
     home, where = _java_home()
     if home is None:

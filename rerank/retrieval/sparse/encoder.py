@@ -1,6 +1,6 @@
 """An encoder of sparse text vectors with models of the class SparseEncoder in sentence-transformers.
 
-Supported are SPLADE models, inference-free models, and dense models with a sparse autoencoder (CSR).
+The encoder supports SPLADE models, inference-free models, and dense models with a sparse autoencoder (CSR).
 
 Torch and sentence-transformers are imported when a model is loaded.
 """
@@ -43,11 +43,11 @@ class SentenceSparseEncoder:
     Attributes:
         size: Dimension of the vectors; for SPLADE, the size of the vocabulary.
         identity: Everything that passage vectors depend on.
-        query_identity: Everything else that query vectors depend on.
+        query_identity: Everything that query vectors depend on, in addition to ``identity``.
     """
 
     def __init__(self, model: Any, options: SparseEncoderOptions, *, identity: Mapping[str, str]) -> None:
-        """Wrap a loaded model; `load_sparse_encoder` loads one."""
+        """Wrap a model that is already loaded, for example by `load_sparse_encoder`."""
         self._model = model
         self._max_dims = options.max_active_dims or model.max_active_dims
         self._query_max_dims = options.query_max_active_dims or model.max_active_dims

@@ -48,7 +48,7 @@ class SparseEncoder(Protocol):
 
     @property
     def query_identity(self) -> Mapping[str, str]:
-        """Everything else that query vectors depend on; it does not affect saved files."""
+        """Everything that query vectors depend on, in addition to ``identity``. Saved files do not depend on it."""
 
     @property
     def size(self) -> int:
@@ -72,7 +72,7 @@ class SparseVectors:
         """Memory-map the files of a folder.
 
         Raises:
-            ValueError: The files do not match each other or these numbers of documents and dimensions.
+            ValueError: The files do not match each other, or contain other numbers of documents or dimensions.
         """
         self.folder = folder
         # blocks, shape (blocks + 1,): the first document of each block. columns, shape (blocks, size + 1): where each
@@ -173,7 +173,7 @@ class _Rows:
         """Truncate the files to the vectors of the first ``done`` documents.
 
         Raises:
-            ValueError: A file contains fewer vectors.
+            ValueError: A file contains fewer vectors than this.
         """
         counts = np.fromfile(folder / _COUNTS[0], _COUNTS[1], done)
         weights = int(counts.sum(dtype=np.int64))
@@ -227,7 +227,7 @@ def _map_sparse_retriever_file(path: Path, dtype: str) -> NDArray[Any]:
 
 
 def _edges_of_sparse_retriever_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
-    """Return the first document of each block, and the number of documents, from the number of weights per document."""
+    """Divide documents into blocks by their numbers of weights; return the start of each block and the final end."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
     while edges[-1] < len(counts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +147,17 @@ def _print_evaluation(
     """
     runs, names = report["runs"], scores.measures
     shown = sorted(zip(runs, columns, strict=True), key=lambda pair: -next(iter(pair[0]["scores"].values())))
-    print_table(
-        ["run", "queries", "missing", *names, *columns[0]],
-        [[row["name"], *_printed_evaluation_cells(row), *more.values()] for row, more in shown],
-        further=details.per_query or "by" in report,
-    )
+    further = details.per_query or "by" in report
+    heads = ["run", "queries", "missing", *names]
+    cells = [[row["name"], *_printed_evaluation_cells(row)] for row, _ in shown]
+    judged = [list(more.values()) for _, more in shown]
+    if columns[0] and sys.stdout.isatty():  # a second table, because one of both would be too wide
+        print_table(heads, cells)
+        print_table(["run", *columns[0]], [[row[0], *more] for row, more in zip(cells, judged, strict=True)])
+    else:
+        print_table(
+            [*heads, *columns[0]], [row + more for row, more in zip(cells, judged, strict=True)], further=further
+        )
     if details.per_query and scores.values:
         keys = [(r["name"], q, values) for r in runs for q, values in r["per_query"].items()]
         rows = [[run, query, *map(format_number_cell, values.values())] for run, query, values in keys]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -161,7 +163,12 @@ def _print_tab_separated(tables: Sequence[tuple[str, Grid]]) -> None:
 
 
 def print_note(message: str) -> None:
-    """Print a message on stderr."""
+    """Print a message on stderr; a terminal gets lines that fit it, broken between words."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        lines = (wrapped for line in message.split("\n") for wrapped in textwrap.wrap(line, width, **options) or [""])
+        message = "\n".join(lines)
     typer.echo(message, err=True)
 
 

@@ -16,6 +16,8 @@ from rerank.terminal_text import strip_terminal_control_characters
 _NUMBER = re.compile(
     r"[<>±+-]?[\d.]+[%*\u02b0-\u02ff\u1d43-\u1dbb\u2071\u207f†‡↑↓]*|[\[(].*[\d.]+.*[\])]|[\d/]+|[-–]|unknown|"
 )
+#: A part of a name, up to where it may continue in the next line.
+_PART = re.compile(r"[^-_/:,.]*[-_/:,.]+|[^-_/:,.]+")
 #: Columns of the terminal between two columns of a table.
 _GAP = 2
 
@@ -53,11 +55,13 @@ def _print_grid(grid: Grid, console: Console) -> None:
         cells = table_as_text_cells(grid, short=True)
     columns = [_Column(texts) for texts in zip(*cells, strict=True)]
     gaps = _GAP * (len(columns) - 1)
-    while sum(column.width for column in columns) + gaps > console.width:
-        widest = max(columns, key=lambda column: column.width - column.narrowest)
-        if widest.width == widest.narrowest:
-            break
-        widest.width -= 1
+    # Texts are wrapped between words; only if that is not enough, also within names, after a hyphen or the like.
+    for limits in ([column.narrowest for column in columns], [column.longest_part for column in columns]):
+        while sum(column.width for column in columns) + gaps > console.width:
+            room, widest = max((column.width - limits[at], at) for at, column in enumerate(columns))
+            if room <= 0:
+                break
+            columns[widest].width -= 1
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=False)
     for column in columns:
         table.add_column(width=column.width, justify="right" if column.is_number else "left")
@@ -70,7 +74,7 @@ def _print_grid(grid: Grid, console: Console) -> None:
 
 
 class _Column:
-    """A column that is as wide as its longest cell, and can shrink to the width of its longest word or number."""
+    """A column that is as wide as its longest cell, and can shrink to its longest word, number or part of a name."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Compute the widths from the cells; the first cell is the heading."""
@@ -80,14 +84,30 @@ class _Column:
         self.width = max(map(width_in_terminal, texts))
         words = [*head.split(), *(values if numbers else (word for value in values for word in value.split()))]
         self.narrowest = max(map(width_in_terminal, words), default=0)
+        parts = words if numbers else [part for word in words for part in _PART.findall(word)]
+        self.longest_part = max(map(width_in_terminal, parts), default=0)
 
     def aligned(self, cell: str) -> Text:
         """Return a cell as text. Numbers are aligned here, because Rich would ignore the spaces at their ends."""
-        text = _plain(cell)
         if self.is_number:
+            text = _plain(cell)
             text.justify = "left"
             text.pad_left(self.width - width_in_terminal(cell))
-        return text
+            return text
+        return _plain("\n".join(self._lines(cell)))
+
+    def _lines(self, cell: str) -> list[str]:
+        """Divide a text into lines of the column's width, between words or, in longer words, after hyphens."""
+        lines = [""]
+        for word in cell.split(" "):
+            parts = _PART.findall(word) if width_in_terminal(word) > self.width else [word]
+            for part, space in zip(parts, [" ", *[""] * len(parts)], strict=False):
+                longer = f"{lines[-1]}{space if lines[-1] else ''}{part}"
+                if lines[-1] and width_in_terminal(longer) > self.width:
+                    lines.append(part)
+                else:
+                    lines[-1] = longer
+        return lines
 
 
 def _width_of_table(cells: Sequence[Sequence[str]]) -> int:

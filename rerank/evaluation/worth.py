@@ -97,7 +97,7 @@ class WorthReport(HasTables):
             "last. Gain: mean minus that of the first stage (paired t interval). Share: gain divided by that of the "
             f"perfect order (bootstrap over queries, {self.options.resamples} resamples, seed {self.options.seed})."
         ]
-        return TableReport([Grid(heads, rows)], legend, self.notes)
+        return TableReport([Grid(heads, rows, minor=[2])], legend, self.notes)
 
 
 def perfect_order_of_candidates(qrels: Qrels, first: Run, depth: int | None = None) -> Run:

@@ -238,3 +238,35 @@ def test_all_raised_letters_are_parts_of_numbers(capsys: pytest.CaptureFixture[s
     print_terminal_report(TableReport([Grid(["run", "mean"], rows)]), wide=None, most_rows=None)
     _, first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.index("ᵃ") == second.index("ᵃ")
+
+
+def test_a_table_of_long_names_fits_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.cli.terminal_tables import print_terminal_report
+    from rerank.io.table_formats import Grid, TableReport
+
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [["smollm2-135m-attention-9a483d528700", "two words", "0.5000", "[0.4718, 0.5469]"]]
+    print_terminal_report(TableReport([Grid(["run", "note", "mean", "interval"], rows)]), wide=None, most_rows=None)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 49  # numbers are never cut
+    parts = [line[:12].strip() for line in lines[1:] if line.strip()]
+    assert "".join(parts) == rows[0][0]
+    assert [part[-1] for part in parts[:-1]] == ["-"] * (len(parts) - 1)
+
+
+def test_a_note_is_wrapped_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.cli.output import print_note
+
+    monkeypatch.setenv("COLUMNS", "30")
+    message = "The folder is runs/a-very-long-name/of-a-folder/in-which, and\nit is new"
+    print_note(message)
+    assert capsys.readouterr().err == f"{message}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    print_note(message)
+    lines = capsys.readouterr().err.splitlines()
+    assert "runs/a-very-long-name/of-a-folder/in-which," in lines
+    assert " ".join(lines) == message.replace("\n", " ")

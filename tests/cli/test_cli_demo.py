@@ -31,7 +31,7 @@ def test_the_demo(cli: Cli) -> None:
     assert done.stderr.splitlines()[-1].endswith(str(page))
     html = page.read_text()
     assert html.count("<details") == 12
-    assert html.count("<section") == 36
+    assert html.count("<ol>") == 36
     assert html.count("<li>") == 36 * 5 + 2
     assert "://" not in html.replace("data:,", "")  # it needs no other file
 

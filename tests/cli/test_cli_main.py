@@ -113,7 +113,7 @@ def test_unknown_names_are_bad_arguments_with_a_suggestion(
         (("--model", "fake:stutter,p=7"), "p=7"),
         (("--model", "fake:stutter,delay=-1"), "delay=-1"),
         (("--model", "replay"), "'replay'"),
-        (("--window-size", "4"), "--window-size with --method fullrank"),
+        (("--window-size", "4"), "--window-size cannot be used with --method fullrank"),
         (("--method", "sliding", "--window-size", "2", "--stride", "5"), "stride"),
         (("--min-passage-tokens", "64", "--max-passage-tokens", "32"), "passage"),
         (("--context-size", "20"), "context"),

@@ -199,7 +199,7 @@ def test_estimates_from_few_judgments(cli: Cli, tmp_path: Path) -> None:
         (("qrels", "agreement", "gold.txt"), 2, "at least two"),
         (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "eve=2"), 2, "--relevant is 'eve=2'"),
         (("qrels", "agreement", "gold.txt", "other.txt", "--relevant", "gold=2"), 2, "other"),
-        (("qrels", "agreement", "gold.txt", "gold.txt", "--name", "a", "--name", "a"), 2, "different name"),
+        (("qrels", "agreement", "gold.txt", "gold.txt", "--name", "a", "--name", "a"), 2, "all different"),
         (("qrels", "estimate", "runs", "--people", "gold.txt", "--predicted", "other.txt"), 5, "random sample"),
         (("qrels", "pool", "runs", "--method", "mtf", "--out", "p.trec"), 2, "'mtf'"),
         ((*STUDY, "--alpha", "2"), 2, "alpha is 2"),

@@ -114,7 +114,7 @@ def test_a_test_is_only_reported(folder: Folder, tmp_path: Path) -> None:
     assert [row for row in report["rows"] if row["held_out"]] == alone["rows"]
     fits = [json.loads((tmp_path / name).read_text("utf-8"))["fits"] for name in ("alone.json", "both.json")]
     assert fits[0] == fits[1]
-    with raises(DataError, "4 queries", "fitted and tested"):
+    with raises(DataError, "4 queries", "fitted runs and in a test"):
         calibrate_experiment_runs([main], tmp_path / "both.json", tests=[str(main)])
 
 

@@ -112,7 +112,7 @@ class Peft(NamedPeftAdapter):
         make_peft_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Return the options of the recipe."""
+        """Return the options that the recipe sets for the configuration of peft."""
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

@@ -37,7 +37,7 @@ class CheckpointReader:
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names of the tensors in alphabetical order."""
+        """Yield the names of all stored tensors in alphabetical order."""
         return iter(sorted(self._files))
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ class CheckpointReader:
 
 
 def _spellings_of_inspected_tensor(name: str) -> list[str]:
-    """Return a tensor name, the name with each model prefix added, and the name without its model prefix."""
+    """Return the names that a stored tensor may have: the given name, with a model prefix added, or without its own."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 

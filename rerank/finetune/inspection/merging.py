@@ -1,8 +1,9 @@
 """Merge an adapter into its base model, with an optional reduction of intruder dimensions.
 
-PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because merged matrices can have
-any rank. PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the
-reduction inexact.
+Intruder dimensions are leading singular vectors that are not similar to any singular vector before training. PEFT
+merges the weights. The reduction is applied to the merged matrices and is exact, because they can have any rank.
+PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the reduction
+inexact.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class MergeOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that ``reduce``, ``top`` and ``epsilon`` are in range, and that ``dtype`` is known."""
         if self.reduce is not None and not 0 <= self.reduce <= 1:
             raise UsageError(
                 f"--reduce-intruders is {self.reduce}", expected="a factor from 0 (removed) to 1 (unchanged)"
@@ -231,7 +232,7 @@ def _reduce_intruder_dimensions(name: str, parameter: Any, weight: Tensor, optio
 
 
 def _dtype_of_merged_weights(base: Path, name: str) -> Any:
-    """Return the torch data type of the written weights."""
+    """Return the torch data type in which the merged weights are written, according to the options."""
     import torch
     import transformers
 

@@ -232,7 +232,7 @@ def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[in
 
 
 def _default_of_lora_field(field: Any) -> Any:
-    """Return the default of a dataclass field."""
+    """Return the default value of a field of peft's LoRA configuration."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default

@@ -42,7 +42,7 @@ QRELS, CALLS = "qrels.txt", "calls.sqlite"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryOptions:
-    """Options for synthetic queries.
+    """Options for creating synthetic queries: their source, number, length and round-trip filter.
 
     Attributes:
         source: Source of the queries: ``title``, ``first-sentence`` or ``llm``.
@@ -67,7 +67,7 @@ class QueryOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range, and that the source ``llm`` has a number of documents."""
         if self.source == "llm" and self.count is None:
             raise UsageError(
                 "--from llm is used without --count",

@@ -29,7 +29,7 @@ STEEPNESS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedLoss:
-    """One term of the total loss.
+    """One loss of a recipe with its weight, a term of the total loss.
 
     Attributes:
         name: Name in the metrics.
@@ -178,11 +178,11 @@ class ListwiseModule(nn.Module):
     def _run_model(
         self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
     ) -> tuple[_Layout, Tensor, PackedTrainingRow, Tensor]:
-        """Run the model on a packed row.
+        """Run the model on a packed row, the concatenated texts of several examples.
 
         Returns:
-            The layout of the row, the requested log-probabilities, the row with its recorded attention, and the first
-            logit at the last position.
+            The layout of the row, the requested log-probabilities, the row with its recorded attention, and one logit
+            of the last position, through which a sharded module runs the backward pass of all layers.
         """
         layout = _Layout(examples, self.losses, ids.device)
         row = PackedTrainingRow(texts=layout.texts, regions=layout.regions, heads=self._heads)

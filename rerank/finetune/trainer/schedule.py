@@ -63,7 +63,7 @@ def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 def _kept_training_documents(training_list: TrainingList, best: int, hard: int) -> list[int]:
-    """Return the positions of the ``best`` best documents and of the ``hard`` hardest negatives among the others."""
+    """Return the positions that every sample contains: the ``best`` best documents and ``hard`` hardest others."""
     others = sorted(training_list.order[best:])
     ranks = training_list.ranks
     return [*training_list.order[:best], *sorted(others, key=lambda position: position - ranks[position])[:hard]]

@@ -74,7 +74,7 @@ from rerank.tasks import Backend, BackendOptions
 
 
 class TrainingRun:
-    """A training run; subclasses override individual steps.
+    """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps.
 
     Args:
         recipe: The recipe.

@@ -9,7 +9,7 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
 class Optimizer(TrainingComponent, Protocol):
-    """An optimizer. Dataclass fields are its options; learning rate and weight decay are arguments of `build`."""
+    """A component that builds a torch optimizer from its options, the dataclass fields, and from `build`'s arguments."""
 
     @property
     def needs(self) -> str:

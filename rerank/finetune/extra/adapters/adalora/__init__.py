@@ -123,5 +123,5 @@ class Adalora(LinearTargets, PeftAdapter):
         peft_files.save_adapter_factors(model, fold_adalora_factors(model), folder)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are included."""
+        """Return the number of trainable parameters before pruning: init_r (rows + columns + 1) per matrix."""
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

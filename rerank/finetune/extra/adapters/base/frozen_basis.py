@@ -47,13 +47,13 @@ class FrozenBasis(LinearTargets, ABC):
     needs: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r`` and ``dropout`` are in range."""
         super().__post_init__()
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with one LoRA layer per matrix, with the modules of `factor_builder` as its factors.
+        """Return the model with one LoRA layer per adapted matrix; `factor_builder` supplies the factors.
 
         Raises:
             UsageError: A matrix has fewer singular directions than ``r``.

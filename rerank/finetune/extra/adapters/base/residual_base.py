@@ -1,4 +1,4 @@
-"""Base class of LoRA variants that start from a nonzero product and subtract it from the base weights."""
+"""Base class of LoRA variants whose low-rank product is not 0 at the start, and is subtracted from the base weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ResidualBaseLora(LoraFamily):
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the difference from the initial factors as a LoRA of twice the rank."""
+        """Write the learnt difference B A - B0 A0 as a LoRA of twice the rank, valid for the unmodified base model."""
         import torch
 
         from rerank.finetune.adapters.base import peft_files

@@ -33,7 +33,7 @@ class TrainingComponent(Protocol):
 
 @runtime_checkable
 class RecipeConstraint(Protocol):
-    """A component that checks the recipe itself, such as a loss that works only with cross-encoders."""
+    """A component with its own check of the recipe, such as a loss that works only with cross-encoders."""
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check the recipe before anything is loaded.

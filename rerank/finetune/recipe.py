@@ -205,7 +205,7 @@ class ValidationTable(_Table):
 
     @property
     def has_lists(self) -> bool:
-        """True if the loss on held-out lists is measured."""
+        """True if the recipe provides held-out lists, on which the loss is measured."""
         return bool(self.lists or self.share)
 
     @property

@@ -82,7 +82,7 @@ class TransferSpec:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run over the candidate lists.
+        """Return the specification of a run that ranks the candidate lists of the transfer with one ranker.
 
         Args:
             ranker: Model, method and prompt, as fields of a run specification.

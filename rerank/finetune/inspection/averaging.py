@@ -177,7 +177,7 @@ def _check_adapters_share_use(first: Path, other: Path) -> None:
 
 
 def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the mean of one tensor over the adapters, in float32; it is computed in float64."""
+    """Return the mean of one tensor over the adapters, as float32; the sum is accumulated in float64."""
     total = tensors[0].double()
     for tensor in tensors[1:]:
         if tensor.shape != total.shape:

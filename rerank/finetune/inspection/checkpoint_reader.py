@@ -31,7 +31,7 @@ class CheckpointReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers of the files."""
+        """Read the headers of the safetensors files, which contain the names of the tensors."""
         self.folder = folder
         files = map(_open_inspected_checkpoint_file, _checkpoint_files(folder))
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
@@ -84,7 +84,7 @@ class CheckpointReader:
 
 
 def _spellings_of_inspected_tensor(name: str) -> list[str]:
-    """Return the names that a stored tensor may have: the given name, with a model prefix added, or without its own."""
+    """Return the names under which a tensor may be stored: its name, with and without model prefixes."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 

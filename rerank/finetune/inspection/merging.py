@@ -38,7 +38,7 @@ MAX_ROUNDING = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """Options for merging an adapter.
+    """Options for merging an adapter into its base model.
 
     Attributes:
         reduce: Factor by which the singular values of intruder dimensions are multiplied, from 0 (removed) to 1
@@ -92,7 +92,7 @@ class IntruderReduction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
-    """Result of merging an adapter.
+    """Result of merging an adapter into its base model.
 
     Attributes:
         out: Folder of the merged model.
@@ -185,7 +185,7 @@ def _check_rounding_of_merge(rounded: float | None, dtype: Any) -> None:
 
 
 def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:
-    """Copy method, prompt, limits and heads, if they exist, from the folder of the adapter or of the original model."""
+    """Copy method, prompt, limits and heads, if they exist, into the folder of the merged model."""
     for name in (SETTINGS, PROMPT):
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)

@@ -117,7 +117,7 @@ class Inspection:
 
 
 def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
-    """Inspect every matrix that training changed.
+    """Inspect every matrix that training changed, and summarise the results.
 
     Raises:
         DataError: The base model is not the one that was trained, or a file is damaged.
@@ -190,7 +190,7 @@ def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> 
 def summarise_inspection(
     rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions
 ) -> dict[str, Any]:
-    """Compute totals over the reports of all matrices.
+    """Compute totals over the reports of all matrices, and over the unchanged matrices.
 
     Returns:
         ``matrices`` (number of changed matrices), ``unchanged`` (number of unchanged matrices), ``parameters`` (number

@@ -155,7 +155,7 @@ def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, co
 
 
 def layer_sort_key(name: str) -> list[Any]:
-    """Return a sort key that puts layer 2 before layer 10."""
+    """Return a key that sorts module names by layer number, so that layer 2 comes before layer 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 

@@ -23,7 +23,7 @@ class ListFilter:
             teachers.
         max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
         min_docs: Minimum number of documents per list.
-        max_docs: Maximum number of documents per list. In all fields, None means no limit.
+        max_docs: Maximum number of documents per list. In all fields except ``min_docs``, None means no limit.
         min_words: Minimum number of words per document; shorter documents are dropped from their lists.
         max_words: Maximum number of words per document; longer documents are dropped from their lists.
 
@@ -63,7 +63,7 @@ class ListFilter:
 
     @property
     def uses_agreement(self) -> bool:
-        """True if the agreement has a minimum or a maximum."""
+        """True if ``min_tau`` or ``max_tau`` is set, so that Kendall's tau of each list is needed."""
         return self.min_tau is not None or self.max_tau is not None
 
 

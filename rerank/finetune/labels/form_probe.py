@@ -88,7 +88,7 @@ class ProbeReport:
 
     @property
     def warns(self) -> bool:
-        """True if any feature causes a warning."""
+        """True if length or first words separate best from worst documents, which causes a warning."""
         return any(feature.warns for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_K
 
 
 def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
-    """Count the (position, word) pairs among the first words of documents; each document counts N times, as given."""
+    """Count the (position, word) pairs in the first words of documents, each given with its number of occurrences."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
         for key in enumerate(form.words):

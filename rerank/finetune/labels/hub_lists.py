@@ -201,7 +201,7 @@ def _entry_text(entry: Any) -> Any:
 
 
 def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str, Any]:
-    """Return documents with the highest grade as positives, the others as negatives, and all grades as scores."""
+    """Return a row's documents with the highest grade as positives, its others as negatives, and grades as scores."""
     if not isinstance(grades, list) or len(grades) != len(documents):
         raise DataError(
             f"{_PREFIX}{where}: there are {len(documents)} documents, and the grades are {error_repr(grades)}",

@@ -48,7 +48,7 @@ def parse_label(record: JsonRecord) -> LabelList:
 
 
 def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int:
-    """Write lists to a label file, one per line.
+    """Write labelled lists to a label file, one per line.
 
     Args:
         lists: The lists.

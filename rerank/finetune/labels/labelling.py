@@ -85,7 +85,7 @@ class LabellingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingJob:
-    """A labelling task with its teachers, ready to run.
+    """A labelling task with its opened teachers, ready for `make_labels`.
 
     Attributes:
         task: The lists to label.

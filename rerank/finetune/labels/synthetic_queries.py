@@ -93,7 +93,7 @@ class QueryOptions:
         return cls(source=cast(QuerySource, source), **options)
 
     def fits(self, query: str) -> bool:
-        """Return whether the length of a query is in range."""
+        """Return whether a query has at least ``min_words`` and at most ``max_words`` words."""
         return self.min_words <= len(query.split()) <= self.max_words
 
 

@@ -74,7 +74,7 @@ class TrainingExample:
     query: str = ""
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
+        """Return the number of tokens of all texts together."""
         return sum(map(len, self.texts))
 
 

@@ -54,7 +54,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         """Return the fields to set in the configuration of peft, as a mapping from name to value."""
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        """Return peft's configuration for the model."""
+        """Build the `peft.PeftConfig` from the configuration's name, its options and the modules of the model."""
         from rerank.finetune.adapters.base import peft_configurations
 
         options = self.peft_options()
@@ -63,7 +63,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         return peft_configurations.make_peft_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft.
+        """Return the model as a `peft.PeftModel` with the adapter attached.
 
         Raises:
             UsageError: peft rejects the configuration for this model.

@@ -38,7 +38,7 @@ class LoraFa(AdamOptions):
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return the optimizer over B, with A frozen.
+        """Return the optimizer over the factors B, after freezing the factors A of the model.
 
         Raises:
             UsageError: The model has no factor pairs.

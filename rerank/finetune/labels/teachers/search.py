@@ -1,4 +1,4 @@
-"""The teacher `search`: a first stage other than the one that retrieved the candidates ranks them."""
+"""The teacher `search`: a first stage, usually not the one that retrieved the candidates, ranks them."""
 
 from __future__ import annotations
 

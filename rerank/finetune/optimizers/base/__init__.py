@@ -9,7 +9,7 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
 class Optimizer(TrainingComponent, Protocol):
-    """A component that builds a torch optimizer from its options, the dataclass fields, and from `build`'s arguments."""
+    """A component that builds a torch optimizer. Dataclass fields are its options, except the arguments of `build`."""
 
     @property
     def needs(self) -> str:

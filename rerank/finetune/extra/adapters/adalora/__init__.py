@@ -57,7 +57,7 @@ class Adalora(LinearTargets, PeftAdapter):
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the options.
+        """Check that the options are in range and leave steps for pruning.
 
         Raises:
             UsageError: An option is out of its range, or tinit + tfinal leaves no steps for pruning.
@@ -77,7 +77,7 @@ class Adalora(LinearTargets, PeftAdapter):
 
     @property
     def initial_rank(self) -> int:
-        """Rank of every matrix at the start."""
+        """Rank of every matrix before pruning: ``init_r``, or its default of 1.5 ``r``."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
     def peft_config(self, model: Any, seed: int) -> Any:

@@ -76,7 +76,7 @@ class FrozenBasis(LinearTargets, ABC):
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a plain LoRA with the current factors."""
+        """Write a plain LoRA; the trained matrix R is multiplied into its factors."""
         from rerank.finetune.adapters.base import peft_files
 
         peft_files.save_adapter_factors(model, peft_files.read_adapter_factors(model), folder)

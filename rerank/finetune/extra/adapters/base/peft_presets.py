@@ -36,7 +36,7 @@ class PeftPreset(NamedPeftAdapter):
 
     @property
     def configuration(self) -> str:
-        """Type of the configuration."""
+        """Type of the configuration of peft that the preset uses, such as ``lokr``."""
         return str(self.preset["configuration"])
 
     def peft_options(self) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ from rerank.types import Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoPrompt:
-    """Prompt of the judge for one training list.
+    """Prompt of the judge for one training list, with the data that the reward of a reply is computed from.
 
     Attributes:
         ids: Token ids of the prompt.

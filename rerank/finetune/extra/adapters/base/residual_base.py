@@ -34,7 +34,7 @@ class ResidualBaseLora(LoraFamily):
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the learnt difference s (B A - B0 A0), valid for the unmodified base model, as a LoRA of twice the rank."""
+        """Write the learnt difference s (B A - B0 A0) for the unmodified base model, as a LoRA of twice the rank."""
         import torch
 
         from rerank.finetune.adapters.base import peft_files

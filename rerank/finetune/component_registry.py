@@ -23,7 +23,7 @@ from rerank.selector import build_from_selector_options
 
 
 class AdapterRegistry(Registry):
-    """Registry of adapters: plug-ins, and presets of peft that are defined in a table instead of in files."""
+    """Registry of adapters: plug-ins (one file each), and presets (named configurations of peft in one TOML file)."""
 
     def names(self) -> list[str]:
         """Return the sorted names of all plug-ins and presets."""
@@ -139,7 +139,7 @@ def _check_trained_parameter_kinds(
 
 
 def _check_weight_sharding(recipe: Recipe, adapter: Adapter, optimizer: Optimizer) -> None:
-    """Reject components that need whole weights or gradients, because each process holds only a part of them."""
+    """With ``fsdp``, reject components that need whole weights or gradients: each process holds only a part of them."""
     setting = f"fsdp = true cannot be used with the adapter {recipe.adapter.name!r}"
     frozen = "full, or an adapter that leaves the base model unchanged, such as lora, rslora or dora"
     if recipe.objective:

@@ -19,7 +19,7 @@ PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
 
 
 class TrainingComponent(Protocol):
-    """Protocol of all components: each has a paper and a summary.
+    """Protocol of all components of a recipe, such as adapters and losses: each states its paper and a summary.
 
     If a component is simpler than its paper or differs from it, a class attribute ``differs`` describes the difference;
     the table of methods prints it.
@@ -33,7 +33,7 @@ class TrainingComponent(Protocol):
 
 @runtime_checkable
 class RecipeConstraint(Protocol):
-    """A component that works only with some recipes, for reasons other than the kind of the trained parameters."""
+    """A component with its own check of the recipe, such as a loss that works only with cross-encoders."""
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check the recipe before anything is loaded.

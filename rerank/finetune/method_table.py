@@ -61,7 +61,7 @@ def _training_table_order(row: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 def training_components_of_kind(kind: str) -> dict[str, Any]:
-    """Return the importable components of one kind, as a mapping from the name in recipes to the class."""
+    """Return the components of one kind that can be loaded, as a mapping from the name in recipes to the class."""
     return {
         name.replace("_", "-"): component
         for registry in KIND_REGISTRIES[kind]

@@ -41,7 +41,7 @@ class ComponentTable(BaseModel):
 
 
 class LossTable(ComponentTable):
-    """A table of a recipe that names a loss; keys other than these fields are options of the loss."""
+    """A table of a recipe that names a loss, its weight and its input; other keys are options of the loss."""
 
     weight: float = Field(default=1.0, gt=0)
     """Factor by which this loss is multiplied in the sum of the losses."""
@@ -52,7 +52,7 @@ class LossTable(ComponentTable):
 class OptimizerTable(ComponentTable):
     """A table of a recipe that names an optimizer of this package or of transformers.
 
-    Keys other than these fields are options of the optimizer.
+    Keys other than the declared fields are options of the optimizer.
     """
 
     name: str = "adamw"
@@ -205,7 +205,7 @@ class ValidationTable(_Table):
 
     @property
     def has_lists(self) -> bool:
-        """True if the loss on held-out lists is measured."""
+        """True if the recipe provides held-out lists, on which the loss is measured."""
         return bool(self.lists or self.share)
 
     @property

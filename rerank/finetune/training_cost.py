@@ -105,7 +105,7 @@ class TrainingMemory:
 
 
 def training_memory(size: ModelSize, setup: TrainingSetup) -> TrainingMemory:
-    """Return the memory of one process.
+    """Return the memory that a training needs in one process.
 
     Trained weights, gradients and optimizer state need 4 bytes per value; frozen weights need b bytes, which is 2 in
     bfloat16 and 4 in float32. N is the number of parameters of the model, N_layers the number of parameters in its

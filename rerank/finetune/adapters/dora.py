@@ -26,5 +26,5 @@ class Dora(LoraFamily):
         return {"use_dora": True}
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) + rows over the matrices."""
+        """Return the number of trainable parameters: r (rows + columns) + rows per matrix."""
         return super().count_trainable(shapes) + sum(rows for rows, _ in shapes)

@@ -29,7 +29,7 @@ class Full:
         return model.requires_grad_(True)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the whole model."""
+        """Write the whole model, because all its weights were trained."""
         model.save_pretrained(folder)
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:

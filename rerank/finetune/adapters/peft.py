@@ -54,7 +54,7 @@ class Peft(NamedPeftAdapter):
 
     @property
     def configuration(self) -> str:
-        """Type or class name of the configuration."""
+        """Type or class name of the configuration of peft, as given in the recipe."""
         return self.config
 
     @property
@@ -88,7 +88,7 @@ class Peft(NamedPeftAdapter):
         return not features_unsupported_by_vllm(config.to_dict())
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the name and the options before the model is loaded.
+        """Check the name of the configuration and its options before the model is loaded.
 
         Raises:
             MissingPrerequisiteError: peft is not installed.
@@ -112,7 +112,7 @@ class Peft(NamedPeftAdapter):
         make_peft_configuration(self.config, self.options, ["linear"], seed=recipe.seed)
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Return the options of the recipe."""
+        """Return the options that the recipe sets for the configuration of peft."""
         return self.options
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:

@@ -54,7 +54,7 @@ Execute = Callable[[PreparedRun, Execution], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSpec:
-    """Specification of a transfer.
+    """Specification of the transfer of an adapter to another base model.
 
     Attributes:
         adapter: The teacher: an adapter trained with `rerank train`, as a folder or a hub id.
@@ -77,12 +77,12 @@ class TransferSpec:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the fraction."""
+        """Check that ``held_out`` is at least 0 and below 1."""
         if not 0 <= self.held_out < 1:
             raise UsageError(f"--held-out is {self.held_out}", expected="a fraction, at least 0 and below 1")
 
     def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of a run over the candidate lists.
+        """Return the specification of a run that ranks the candidate lists of the transfer with one ranker.
 
         Args:
             ranker: Model, method and prompt, as fields of a run specification.
@@ -197,7 +197,7 @@ def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | Non
 def _agreement_of_transfer(
     parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the numbers of lists, the failure rates, and the agreement of each run with the labels, for the report."""
+    """Return values for the report: numbers of lists, and the student's failure rates and agreement with the labels."""
     return {
         "lists": len(parts["train"]),
         "held_out": len(parts["held_out"]),

@@ -1,1 +1,1 @@
-"""Inspection of trained adapters and models: changed weights and merging."""
+"""Tools for trained adapters and models: report how training changed the weights, and merge or average adapters."""

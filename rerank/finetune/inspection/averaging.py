@@ -33,7 +33,7 @@ _WEIGHTS = "adapter_model.safetensors"
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
-    """One adapter to average.
+    """An adapter to be averaged with others, such as one trained on a shard of the data.
 
     Attributes:
         folder: Folder of the adapter.
@@ -101,7 +101,7 @@ def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -
 
     Args:
         adapters: Two or more adapters.
-        out: New folder for a plain LoRA adapter, with the same further files as in `average_adapter_cores`.
+        out: New folder for a plain LoRA adapter, with prompt, settings and averaged head weights if there are any.
 
     Returns:
         Number of adapted matrices.
@@ -166,7 +166,7 @@ def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
 
 
 def _check_adapters_share_use(first: Path, other: Path) -> None:
-    """Check that two adapters have the same method and prompt, because their mean is used with both."""
+    """Check that two adapters have the same method and prompt, with which their mean is used."""
     for name in _USE:
         texts = [(folder / name).read_bytes() if (folder / name).is_file() else b"" for folder in (first, other)]
         if texts[0] != texts[1]:
@@ -177,7 +177,7 @@ def _check_adapters_share_use(first: Path, other: Path) -> None:
 
 
 def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the mean of tensors in float32; the sum is computed in float64."""
+    """Return the mean of one tensor over the adapters, as float32; the sum is accumulated in float64."""
     total = tensors[0].double()
     for tensor in tensors[1:]:
         if tensor.shape != total.shape:

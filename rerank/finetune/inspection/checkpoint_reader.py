@@ -31,13 +31,13 @@ class CheckpointReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers of the files."""
+        """Read the headers of the safetensors files, which contain the names of the tensors."""
         self.folder = folder
         files = map(_open_inspected_checkpoint_file, _checkpoint_files(folder))
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names of the tensors in alphabetical order."""
+        """Yield the names of all stored tensors in alphabetical order."""
         return iter(sorted(self._files))
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ class CheckpointReader:
 
 
 def _spellings_of_inspected_tensor(name: str) -> list[str]:
-    """Return a tensor name, the name with each model prefix added, and the name without its model prefix."""
+    """Return the names under which a tensor may be stored: its name, with and without model prefixes."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 

@@ -1,8 +1,9 @@
 """Merge an adapter into its base model, with an optional reduction of intruder dimensions.
 
-PEFT merges the weights. The reduction is applied to the merged matrices and is exact, because merged matrices can have
-any rank. PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the
-reduction inexact.
+Intruder dimensions are leading singular vectors that are not similar to any singular vector before training. PEFT
+merges the weights. The reduction is applied to the merged matrices and is exact, because they can have any rank.
+PEFT's ``reduce_intruder_dimension`` (0.21) writes a second adapter instead, whose limited rank makes the reduction
+inexact.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MAX_ROUNDING = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """Options for merging an adapter.
+    """Options for merging an adapter into its base model.
 
     Attributes:
         reduce: Factor by which the singular values of intruder dimensions are multiplied, from 0 (removed) to 1
@@ -60,7 +61,7 @@ class MergeOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that ``reduce``, ``top`` and ``epsilon`` are in range, and that ``dtype`` is known."""
         if self.reduce is not None and not 0 <= self.reduce <= 1:
             raise UsageError(
                 f"--reduce-intruders is {self.reduce}", expected="a factor from 0 (removed) to 1 (unchanged)"
@@ -91,7 +92,7 @@ class IntruderReduction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
-    """Result of merging an adapter.
+    """Result of merging an adapter into its base model.
 
     Attributes:
         out: Folder of the merged model.
@@ -184,7 +185,7 @@ def _check_rounding_of_merge(rounded: float | None, dtype: Any) -> None:
 
 
 def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:
-    """Copy method, prompt, limits and heads, if they exist, from the folder of the adapter or of the original model."""
+    """Copy method, prompt, limits and heads, if they exist, into the folder of the merged model."""
     for name in (SETTINGS, PROMPT):
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)
@@ -231,7 +232,7 @@ def _reduce_intruder_dimensions(name: str, parameter: Any, weight: Tensor, optio
 
 
 def _dtype_of_merged_weights(base: Path, name: str) -> Any:
-    """Return the torch data type of the written weights."""
+    """Return the torch data type in which the merged weights are written, according to the options."""
     import torch
     import transformers
 

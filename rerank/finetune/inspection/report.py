@@ -1,4 +1,4 @@
-"""Inspection of a trained model: one report per changed matrix, and totals."""
+"""Report how training changed the weights of a model: one report per changed matrix, and totals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectionOptions:
-    """Options for an inspection.
+    """Options for the inspection of how training changed the weights of a model.
 
     Attributes:
         top: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and the
@@ -38,7 +38,7 @@ class InspectionOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that ``top``, ``epsilon``, ``tolerance`` and ``reduction`` are in range."""
         checks = {
             f"top is {self.top}": (self.top >= 0, "0 or more"),
             f"epsilon is {self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0 and at most 1"),
@@ -55,7 +55,7 @@ class InspectionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixReport:
-    """Report on one changed matrix.
+    """Report on one matrix that training changed: size, rank and sparsity of the change.
 
     Attributes:
         name: Name of the module in the model.
@@ -85,7 +85,7 @@ class MatrixReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Result of an inspection.
+    """Result of inspecting a trained model: reports on its changed matrices, and totals.
 
     Attributes:
         subject: The inspected adapter or model.
@@ -117,7 +117,7 @@ class Inspection:
 
 
 def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
-    """Inspect every matrix that training changed.
+    """Inspect every matrix that training changed, and summarise the results.
 
     Raises:
         DataError: The base model is not the one that was trained, or a file is damaged.
@@ -190,7 +190,7 @@ def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> 
 def summarise_inspection(
     rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions
 ) -> dict[str, Any]:
-    """Compute totals over the reports of all matrices.
+    """Compute totals over the reports of all matrices, and over the unchanged matrices.
 
     Returns:
         ``matrices`` (number of changed matrices), ``unchanged`` (number of unchanged matrices), ``parameters`` (number

@@ -204,7 +204,7 @@ def select_common_rank_threshold(
 
 
 def _svd_of_change(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the thin singular value decomposition."""
+    """Return U, the singular values and V' of a matrix (thin singular value decomposition)."""
     import torch
 
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)

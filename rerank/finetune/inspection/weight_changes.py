@@ -155,7 +155,7 @@ def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, co
 
 
 def layer_sort_key(name: str) -> list[Any]:
-    """Return a sort key that puts layer 2 before layer 10."""
+    """Return a key that sorts module names by layer number, so that layer 2 comes before layer 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -232,7 +232,7 @@ def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[in
 
 
 def _default_of_lora_field(field: Any) -> Any:
-    """Return the default of a dataclass field."""
+    """Return the default value of a field of peft's LoRA configuration."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default

@@ -1,4 +1,4 @@
-"""Augmentation of labelled lists: shuffled, subsampled or truncated variants with the same label order.
+"""Augmentation of labelled lists: variants with a shuffled, subsampled or truncated input and the same target order.
 
 RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) is trained on lists in shuffled orders and of varying length, which
 makes it robust to both. Random numbers depend on the seed, the query and the index in the file, so that the same file
@@ -45,7 +45,7 @@ class Augmentation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that the options change the lists, that copies differ, and that numbers are in range."""
         if not (self.shuffle or self.draw or self.docs is not None):
             raise UsageError("No option that changes the lists is given", expected="--shuffle, --docs or --draw")
         if self.copies < 1 or (self.docs is not None and self.docs < 2):

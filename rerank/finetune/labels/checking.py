@@ -53,7 +53,7 @@ def check_labels(
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Check the lists of a label file.
+    """Check labelled lists before training: statistics, the probe of superficial features, and leaked test queries.
 
     Args:
         labels: The lists.

@@ -1,4 +1,4 @@
-"""Filtering of labelled lists by agreement, number of documents and document length."""
+"""Filtering of labelled lists by agreement of the label with the shown order or another label, and by size."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFilter:
-    """Limits on lists and documents. Documents are dropped first, then lists.
+    """Limits that labelled lists and their documents must meet. Documents are dropped first, then lists.
 
     Attributes:
         min_tau: Minimum agreement: Kendall's tau between the label and the shown order, or between the labels of two
             teachers.
         max_tau: Maximum agreement; a list with a larger value mainly teaches the model to keep the shown order.
         min_docs: Minimum number of documents per list.
-        max_docs: Maximum number of documents per list. In all fields, None means no limit.
+        max_docs: Maximum number of documents per list. In all fields except ``min_docs``, None means no limit.
         min_words: Minimum number of words per document; shorter documents are dropped from their lists.
         max_words: Maximum number of words per document; longer documents are dropped from their lists.
 
@@ -39,7 +39,7 @@ class ListFilter:
     max_words: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Check that the limits are in range, and that no minimum exceeds its maximum."""
         for name, low, high in (
             ("tau", self.min_tau, self.max_tau),
             ("docs", self.min_docs, self.max_docs),
@@ -63,7 +63,7 @@ class ListFilter:
 
     @property
     def uses_agreement(self) -> bool:
-        """True if the agreement has a minimum or a maximum."""
+        """True if ``min_tau`` or ``max_tau`` is set, so that Kendall's tau of each list is needed."""
         return self.min_tau is not None or self.max_tau is not None
 
 
@@ -75,7 +75,7 @@ def filter_labels(
     other: Mapping[str, LabelList] | None = None,
     dropped: Counter[str],
 ) -> Iterator[LabelList]:
-    """Yield the lists within the limits.
+    """Yield the labelled lists that meet the limits, without documents that are too short or too long.
 
     Args:
         labels: The lists.

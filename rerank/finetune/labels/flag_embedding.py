@@ -63,7 +63,7 @@ def _flag_embedding_sort_key(texts: Mapping[str, tuple[float, int]], body: str) 
 def _flag_embedding_training_texts(
     record: JsonRecord, *, use_scores: bool, skipped: Counter[str]
 ) -> dict[str, tuple[float, int]] | None:
-    """Return a mapping from each text of a line to its score and index; None if the line has no negatives."""
+    """Return a mapping from each text of a line to its score and its index in the line; None without negatives."""
     positive, negative = _flag_embedding_strings(record, "pos"), _flag_embedding_strings(record, "neg")
     scores = _flag_embedding_teacher_scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:

@@ -72,7 +72,7 @@ class FeatureSeparation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
-    """Result of the probe.
+    """Result of the probe for superficial features.
 
     Attributes:
         lists: Number of lists that have best and worst documents.
@@ -88,7 +88,7 @@ class ProbeReport:
 
     @property
     def warns(self) -> bool:
-        """True if any feature causes a warning."""
+        """True if length or first words separate best from worst documents, which causes a warning."""
         return any(feature.warns for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class ProbeReport:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Superficial features of a document. A truncated copy of a document may have other features."""
+    """Length and first words of a document in one list. They may differ in a list that truncates the document."""
 
     doc: str
     length: int
@@ -114,7 +114,7 @@ class _Form:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """The best and the worst documents of a list."""
+    """Superficial features of the best and the worst documents of a list."""
 
     query: str
     best: tuple[_Form, ...]
@@ -244,7 +244,7 @@ def _training_label_log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_K
 
 
 def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
-    """Count the (position, word) pairs of documents; each pair counts with the weight of its document."""
+    """Count the (position, word) pairs in the first words of documents, each given with its number of occurrences."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
         for key in enumerate(form.words):

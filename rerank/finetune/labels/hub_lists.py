@@ -47,7 +47,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
-        """Parse a selector.
+        """Parse a selector, such as ``hf:owner/name,split=train``.
 
         Raises:
             UsageError: The selector has no name, or an option does not exist.
@@ -61,7 +61,7 @@ class HubDataset:
         return cls(selector.argument, HubDatasetOptions(**options))
 
     def commit(self) -> str:
-        """Return the commit of the data set on the hub; empty for a local folder.
+        """Return the commit of the data set on the hub that ``revision`` refers to; empty for a local folder.
 
         Raises:
             MissingResourceError: The data set does not exist, or is not in the cache while there is no network.
@@ -88,7 +88,7 @@ class HubDataset:
             yield JsonRecord(f"{_PREFIX}{self.name}, row {number}", self._fields(row, number))
 
     def _call(self, function: str, **more: Any) -> Any:
-        """Call a function of the package datasets for this data set with the arguments ``more``; return its result."""
+        """Call a function of the package datasets with this data set and the arguments ``more``; return its result."""
         try:
             datasets = import_module("datasets")  # by name, since it has no types
         except ImportError as error:
@@ -134,7 +134,7 @@ class HubDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDatasetOptions:
-    """Options of a data set. If the option for a column is empty, common column names are tried.
+    """Options of a hub data set and names of its columns; for an empty column name, common column names are tried.
 
     Attributes:
         split: Name of the split, or a slice of it such as ``train[:1000]``.
@@ -201,7 +201,7 @@ def _entry_text(entry: Any) -> Any:
 
 
 def _graded_texts(documents: Sequence[Any], grades: Any, where: str) -> dict[str, Any]:
-    """Return documents with the highest grade as positives, the others as negatives, and all grades as scores."""
+    """Return a row's documents with the highest grade as positives, its others as negatives, and grades as scores."""
     if not isinstance(grades, list) or len(grades) != len(documents):
         raise DataError(
             f"{_PREFIX}{where}: there are {len(documents)} documents, and the grades are {error_repr(grades)}",

@@ -48,7 +48,7 @@ def parse_label(record: JsonRecord) -> LabelList:
 
 
 def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int:
-    """Write lists to a label file, one per line.
+    """Write labelled lists to a label file, one per line.
 
     Args:
         lists: The lists.
@@ -71,7 +71,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
 
 
 def parse_training_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
-    """Parse a list of numbers; return an empty tuple for None.
+    """Parse the scores of a label, a list of numbers; return an empty tuple if they are None.
 
     Raises:
         DataError: The value is not a list of numbers.

@@ -25,7 +25,7 @@ _BY_SCORE: Mapping[str, Callable[[Ranking], FusionValues]] = {"z-score": z_score
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFusion:
-    """A fusion method with its weights.
+    """A method that fuses the rankings of several teachers into one label, with a weight per teacher.
 
     Attributes:
         how: ``rrf`` sums 1 / (60 + rank among the candidates) over teachers (Cormack et al., SIGIR 2009); ``z-score``
@@ -100,7 +100,7 @@ class LabelFusion:
 
 
 def missing_teacher_scores_error(how: str, name: str) -> UsageError:
-    """Return the error for a fusion method that needs scores and a teacher that returns none."""
+    """Return the error to raise if a fusion method needs scores and a teacher returns none."""
     return UsageError(
         f"--fuse {how} cannot be used with the teacher {name!r}, which returns a ranking without scores",
         expected="teachers with scores, or --fuse rrf, which needs only ranks",

@@ -109,7 +109,7 @@ class LabelList:
         return replace(self, initial=shown, final=final, scores=scores)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the JSON object of a label file, without empty fields."""
+        """Return the list as the JSON object of a line in a label file, without empty fields."""
         row: dict[str, Any] = {"qid": self.qid}
         if self.query:
             row["query"] = self.query

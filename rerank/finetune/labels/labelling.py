@@ -24,7 +24,7 @@ NAMED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingPlan:
-    """The teachers of a labelling, and the rules for keeping lists.
+    """The teachers that label lists, and the rules by which labelled lists are kept.
 
     Attributes:
         teachers: Selectors of the teachers; the rankings of several teachers are fused.
@@ -42,7 +42,7 @@ class LabellingPlan:
     min_docs: int = 2
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check the names of the teachers, the fusion weights and ``min_docs``."""
         if not self.teachers or self.min_docs < 1:
             raise UsageError(
                 f"There are {len(self.teachers)} teachers, and --min-docs is {self.min_docs}",
@@ -85,7 +85,7 @@ class LabellingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellingJob:
-    """A labelling task with its teachers, ready to run.
+    """A labelling task with its opened teachers, ready for `make_labels`.
 
     Attributes:
         task: The lists to label.
@@ -98,7 +98,7 @@ class LabellingJob:
     plan: LabellingPlan
 
     def estimate(self) -> dict[str, Any]:
-        """Estimate the cost of the teacher `method`; without this teacher, all values except ``queries`` are 0.
+        """Estimate the cost of the teacher `method`; if it is not used, all values except ``queries`` are 0.
 
         Returns:
             ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost``, as in `estimate_run_cost`.
@@ -153,7 +153,7 @@ def prepare_labelling(
 
 
 def make_labels(job: LabellingJob) -> LabellingResult:
-    """Label the lists. The result may be empty; `LabellingResult.check` raises an error in this case.
+    """Rank the candidates with the teachers and return labelled lists; `LabellingResult.check` fails if there are none.
 
     Raises:
         RerankError: A teacher fails; the calls that are already in the call log are kept.
@@ -209,5 +209,5 @@ def _label_of_teacher_ranking(candidates: Ranking, ranking: TeacherRanking, teac
 
 
 def _teacher_title(name: str, spec: RunSpec) -> str:
-    """Return the name of a teacher in label files."""
+    """Return the name of a teacher in label files: its selector, or method and model for the teacher `method`."""
     return f"{spec.method} {spec.model}" if name == "method" else name

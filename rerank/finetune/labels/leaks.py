@@ -110,7 +110,7 @@ def find_query_leaks(
 
 
 def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Return (position in ``ours``, position in ``theirs``, coefficient) for every pair that reaches the threshold."""
+    """Return (position in ``ours``, position in ``theirs``, similarity) for query pairs that reach the threshold."""
     import numpy as np
 
     columns: dict[str, int] = {}  # trigram -> column

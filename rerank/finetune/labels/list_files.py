@@ -73,7 +73,7 @@ def read_label_lists_of_file(
 def _lists_with_skip_warning(
     lists: Iterator[TrainingList], skipped: Counter[str], path: str | Path
 ) -> Iterator[TrainingList]:
-    """Yield the lists, and warn at the end if some were skipped."""
+    """Yield the lists, and warn at the end if the reader skipped lists, with the reasons."""
     yield from lists
     if skipped:
         counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
@@ -81,7 +81,7 @@ def _lists_with_skip_warning(
 
 
 def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
-    """Detect the format of a file or data set, and return the format and its JSON objects.
+    """Detect the format of a file or data set, and return the format and an iterator over its JSON objects.
 
     Raises:
         MissingResourceError: The file does not exist.

@@ -24,7 +24,7 @@ DOCS, QUERIES, LABELS, MARK = "docs.jsonl", "queries.jsonl", "labels.jsonl", "la
 
 
 def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
-    """Add the texts of queries and documents to labels.
+    """Yield the labelled lists as training lists, with the texts of queries and documents.
 
     If the collection supports lookup by id, documents are looked up for a batch of lists at a time; otherwise the
     collection is read once. The text of a query is taken from the label if the label has one.
@@ -146,7 +146,7 @@ def write_label_folder_marker(folder: Path, description: Mapping[str, Any]) -> N
 
 
 def training_document_row(doc: Document) -> dict[str, str]:
-    """Return the JSON object of a document in a JSON lines collection."""
+    """Return a document as the JSON object of a line in a ``jsonl:`` collection."""
     return {"id": doc.id, "text": doc.text, **({"title": doc.title} if doc.title else {})}
 
 

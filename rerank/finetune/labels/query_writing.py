@@ -50,7 +50,7 @@ class GeneratedQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryWriter:
-    """Query writer that generates queries for documents with a language model.
+    """Query writer, which generates search queries for documents with a language model.
 
     Attributes:
         backend: Backend of the model.
@@ -70,7 +70,7 @@ class QueryWriter:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that the prompt, the backend and the numbers are suitable for generating queries."""
         if self.template.method != "pointwise":
             raise UsageError(
                 f"The prompt {self.template.name!r} for generating queries has 'method: {self.template.method}'",
@@ -90,7 +90,7 @@ class QueryWriter:
             )
 
     def requests(self, docs: Sequence[Document]) -> list[Request]:
-        """Return one request per query, grouped by document.
+        """Return the requests to the model, one per query to generate, grouped by document.
 
         Raises:
             ContextOverflowError: The prompt leaves no space for a passage.
@@ -107,12 +107,12 @@ class QueryWriter:
         return requests
 
     def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[GeneratedQuery]:
-        """Generate the queries of all documents.
+        """Generate queries for all documents.
 
         Args:
             docs: The documents.
-            dropped: Counter to which replies without a query are added, by reason. Calls with the reason ``no reply``
-                may succeed when they are repeated.
+            dropped: Counter to which calls that gave no query are added, by reason. Calls counted under ``no reply``
+                failed, and may succeed if they are repeated.
 
         Raises:
             BackendError: The backend fails.

@@ -33,7 +33,7 @@ class SplitShares:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fractions."""
+        """Check that the fractions are not negative, and that their sum is above 0 and below 1."""
         if min(self.dev, self.test) < 0 or self.dev + self.test >= 1 or self.dev + self.test <= 0:
             raise UsageError(
                 f"--dev is {self.dev}, and --test is {self.test}",
@@ -43,7 +43,7 @@ class SplitShares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSplit:
-    """Parts of a split, each in file order.
+    """Training, development and test lists of a split, each in file order.
 
     Attributes:
         train: Training lists.
@@ -99,7 +99,7 @@ def hold_out_training_lists(
 
 
 def _split_query_groups(groups: Collection[str], shares: SplitShares) -> dict[str, str]:
-    """Return a mapping from each group of queries to the name of its part.
+    """Return a mapping from each group of queries, which stay together, to the name of its part.
 
     The mapping depends only on the seed and the names of all groups.
 
@@ -146,7 +146,7 @@ def find_split_leaks(
 
 
 def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
-    """Return the lists whose queries are in none of the leaks."""
+    """Return the lists without those whose query is the training query of a leak."""
     leaking = {leak.train for leak in leaks}
     return tuple(label for label in labels if label.qid not in leaking)
 

@@ -42,7 +42,7 @@ QRELS, CALLS = "qrels.txt", "calls.sqlite"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryOptions:
-    """Options for synthetic queries.
+    """Options for creating synthetic queries: their source, number, length and round-trip filter.
 
     Attributes:
         source: Source of the queries: ``title``, ``first-sentence`` or ``llm``.
@@ -67,7 +67,7 @@ class QueryOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range, and that the source ``llm`` has a number of documents."""
         if self.source == "llm" and self.count is None:
             raise UsageError(
                 "--from llm is used without --count",
@@ -93,7 +93,7 @@ class QueryOptions:
         return cls(source=cast(QuerySource, source), **options)
 
     def fits(self, query: str) -> bool:
-        """Return whether the length of a query is in range."""
+        """Return whether a query has at least ``min_words`` and at most ``max_words`` words."""
         return self.min_words <= len(query.split()) <= self.max_words
 
 

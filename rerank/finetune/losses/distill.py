@@ -39,7 +39,7 @@ class Distill:
     normalise: bool = True
 
     def __post_init__(self) -> None:
-        """Check the temperatures."""
+        """Check that both temperatures are positive numbers."""
         require_positive_loss_options(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:

@@ -35,7 +35,7 @@ class Importance:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the weight."""
+        """Check that the weight ``alpha`` is finite and not negative."""
         if not 0 <= self.alpha < math.inf:
             raise UsageError(f"Option alpha is {self.alpha!r}", expected="a finite weight of at least 0")
 

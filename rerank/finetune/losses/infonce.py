@@ -38,7 +38,7 @@ class Infonce:
     positives: int = 1
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that the temperature and the number of positives are positive."""
         require_positive_loss_options(temperature=self.temperature)
         if self.positives < 1:
             raise UsageError(f"Option positives is {self.positives}", expected="at least 1")

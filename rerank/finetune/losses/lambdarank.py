@@ -36,7 +36,7 @@ class Lambdarank:
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the steepness."""
+        """Check that ``sigma`` is a positive number."""
         require_positive_loss_options(sigma=self.sigma)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:

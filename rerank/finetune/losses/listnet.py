@@ -34,7 +34,7 @@ class Listnet:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the temperature."""
+        """Check that the temperature is a positive number."""
         require_positive_loss_options(temperature=self.temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:

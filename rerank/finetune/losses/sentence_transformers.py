@@ -39,7 +39,7 @@ class SentenceTransformers:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the name."""
+        """Check that ``loss`` is one of the supported classes."""
         if self.loss not in _LIST_LOSSES + _PAIR_LOSSES:
             raise UnknownNameError("loss of sentence-transformers", self.loss, _LIST_LOSSES + _PAIR_LOSSES)
 

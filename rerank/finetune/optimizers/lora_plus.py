@@ -1,4 +1,4 @@
-"""The optimizer LoRA+: a higher learning rate for the factor B than for A."""
+"""The optimizer LoRA+: AdamW with a higher learning rate for the LoRA factor B than for the factor A."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlus(AdamOptions):
-    """AdamW whose learning rate for B is ``ratio`` times its learning rate for A.
+    """AdamW whose learning rate for the LoRA factor B is ``ratio`` times its learning rate for the factor A.
 
     The parameter groups differ from those of peft's `create_loraplus_optimizer`, which uses the learning rate of B for
     vectors (DoRA's magnitudes, biases), applies weight decay to magnitudes, and gives factors of embeddings a fixed
@@ -29,12 +29,12 @@ class LoraPlus(AdamOptions):
     ratio: float = 16.0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``ratio`` is positive, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(self.ratio > 0, "ratio", self.ratio, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return AdamW with separate groups for A and B."""
+        """Return AdamW with separate parameter groups for the factors A and B."""
         from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW
         from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 

@@ -42,7 +42,7 @@ class AdapterDescription:
 
 
 def base_model_name_for_card(model: str) -> str:
-    """Return the hub id of a base model with a name listed by `rerank models`; return other names unchanged."""
+    """Return the hub id of a base model whose name `rerank models` lists; return any other name unchanged."""
     return MODELS[model].hub_id if model in MODELS else model
 
 

@@ -24,7 +24,7 @@ _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class FirstBatches:
-    """Calibration batches that consist of the first batches of a training.
+    """Calibration batches for components that are initialised from data: the first batches of a training.
 
     Attributes:
         places: Examples in training order.

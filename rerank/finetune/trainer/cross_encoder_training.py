@@ -168,7 +168,7 @@ class LibraryLoss(CrossEncoderLoss):
     """
 
     def __init__(self, model: CrossEncoder, term: WeightedLoss) -> None:
-        """Build the loss."""
+        """Build the loss of sentence-transformers for the cross-encoder."""
         super().__init__(model, [term])
         self._settings = cast(SentenceTransformers, term.loss)
         self._library_loss = self._settings.build(model)

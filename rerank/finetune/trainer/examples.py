@@ -54,7 +54,8 @@ class TrainingExample:
         target: (position, token) of each target token: the model output at the position predicts the token. Empty if
             no loss uses tokens.
         target_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
-        terms: Terms of the score of each document from logits; empty if no loss uses logits.
+        terms: For each document, the (position, token, factor) terms of its score, which is the sum of factor times
+            log-probability; empty if no loss uses logits.
         passages: Start and end (exclusive) of the tokens of each document; empty if no loss uses attention.
         rows: Start and end (exclusive) of the attention rows that are averaged; (0, 0) if no loss uses attention.
         ranks: Rank of each document according to the label, from 1.
@@ -73,7 +74,7 @@ class TrainingExample:
     query: str = ""
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
+        """Return the number of tokens of all texts together."""
         return sum(map(len, self.texts))
 
 
@@ -208,7 +209,7 @@ class ExampleBuilder:
         return tuple(ids), [(last, yes, 1.0), (last, no, -1.0)]
 
     def _next_token(self, rendered: str, ids: Sequence[int], word: str) -> int:
-        """Return the first token of ``word`` after a rendered prompt; ``ids`` are the token ids of the prompt."""
+        """Return the id of the first token of ``word`` after a rendered prompt, whose token ids are ``ids``."""
         whole = self._tokens.ids(rendered + word)
         return whole[len(ids)] if whole[: len(ids)] == list(ids) else self._tokens.plain(word)[0]
 
@@ -262,7 +263,7 @@ class ExampleBuilder:
     def _with_terms(
         self, example: TrainingExample, rendered: str, names: Sequence[str], label: TargetTokens, prompt: int
     ) -> TrainingExample:
-        """Add the score terms: the logit of each identifier's first token, at the position of the first identifier.
+        """Add the score terms: the log-probability of each identifier's first token, where the first identifier starts.
 
         Args:
             example: The example without scores.

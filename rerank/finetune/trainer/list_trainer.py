@@ -1,4 +1,4 @@
-"""transformers' trainer adapted to training lists. Imports torch.
+"""The trainer of the library transformers, adapted to lists of ranked documents. Imports torch.
 
 Differences from transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints contain only
 trained tensors, as safetensors, and are written atomically; validation is a function; a gradient that is not finite
@@ -121,7 +121,7 @@ class ListTrainer(Trainer):
             self._loss_values.setdefault(name, []).append(value)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Process one batch; after the last batch of a step, add the gradients of the penalty."""
+        """Process one batch; after the last batch of a step, add the gradients of the adapter's penalty, if any."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self.complete_gradients()
@@ -136,7 +136,7 @@ class ListTrainer(Trainer):
         """
 
     def _add_penalty(self, penalty: Tensor) -> Tensor:
-        """Add the gradients of the penalty, which are the same in all processes, once per step; return its value."""
+        """Add the gradients of the adapter's penalty, equal in all processes, once per step; return its value."""
         weights = [weight for weight in cast(torch.nn.Module, self.model).parameters() if weight.requires_grad]
         # Unlike a backward pass, this does not trigger DistributedDataParallel, which averages over processes.
         for weight, grad in zip(weights, torch.autograd.grad(penalty, weights, allow_unused=True), strict=True):
@@ -181,7 +181,7 @@ class ListTrainer(Trainer):
 
     @property
     def _per_step(self) -> int:
-        """Number of lists per step, over all processes."""
+        """Number of lists per optimizer step, over all processes."""
         return int(self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
 
     def _checkpoint_tensors(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ STEEPNESS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedLoss:
-    """One term of the total loss.
+    """One loss of a recipe with its weight, a term of the total loss.
 
     Attributes:
         name: Name in the metrics.
@@ -86,7 +86,7 @@ class AttentionScorer(nn.Module):
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
-        """Start with equal weights and power 0."""
+        """Initialise all heads with equal weights, and the power with 0."""
         super().__init__()
         self.heads = tuple(sorted(heads))
         self.logits = nn.Parameter(torch.zeros(len(heads)), requires_grad=learnt)
@@ -98,7 +98,7 @@ class AttentionScorer(nn.Module):
         return (STEEPNESS * self.logits).softmax(dim=0)
 
     def forward(self, shares: Tensor, lengths: Tensor) -> Tensor:
-        """Return one score per document.
+        """Return one score per document, computed from its attention and its length.
 
         Args:
             shares: Attention that each document receives in each head, shape (heads, documents).
@@ -109,7 +109,7 @@ class AttentionScorer(nn.Module):
 
 
 class ListwiseModule(nn.Module):
-    """A language model with the losses of a recipe.
+    """A language model together with the losses of a recipe, which `forward` computes.
 
     Args:
         model: The model returned by the ``attach`` method of an adapter.
@@ -178,11 +178,11 @@ class ListwiseModule(nn.Module):
     def _run_model(
         self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
     ) -> tuple[_Layout, Tensor, PackedTrainingRow, Tensor]:
-        """Run the model on a packed row.
+        """Run the model on a packed row, the concatenated texts of several examples.
 
         Returns:
-            The layout of the row, the requested log-probabilities, the row with its recorded attention, and the first
-            logit at the last position.
+            The layout of the row, the requested log-probabilities, the row with its recorded attention, and one logit
+            of the last position, through which a sharded module runs the backward pass of all layers.
         """
         layout = _Layout(examples, self.losses, ids.device)
         row = PackedTrainingRow(texts=layout.texts, regions=layout.regions, heads=self._heads)
@@ -330,7 +330,7 @@ def collate_examples(examples: Sequence[TrainingExample]) -> dict[str, Any]:
 
 
 def enable_activation_checkpointing(model: Any) -> None:
-    """Enable activation checkpointing: activations are recomputed in the backward pass."""
+    """Enable activation checkpointing, which saves memory: the backward pass recomputes activations."""
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(options)

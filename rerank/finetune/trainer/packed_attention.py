@@ -1,4 +1,4 @@
-"""Attention for packed training rows: tokens attend only to their own text, and attention to passages is recorded.
+"""Attention for rows packed with several texts: tokens attend to their own text; attention to passages is recorded.
 
 `compute_packed_training_attention` is registered with transformers' attention interface. Each text is one causal call
 of torch's kernel, so packing needs no mask of quadratic size. In layers with recorded heads, the attention rows to

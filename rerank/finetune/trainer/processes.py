@@ -32,7 +32,7 @@ def is_main_training_process() -> bool:
 
 
 def value_of_first_process(value: float) -> float:
-    """Return the value of the first process, so that all processes make the same decisions, such as when to stop."""
+    """Return the first process's ``value`` in every process, so that all make the same decisions, such as stopping."""
     import torch.distributed
 
     values = [value]

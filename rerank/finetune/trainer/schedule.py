@@ -38,7 +38,7 @@ class ListSchedule:
     seed: int
 
     def __len__(self) -> int:
-        """Return the length of the sequence."""
+        """Return the number of lists in the sequence, over all epochs."""
         return self.length
 
     def __getitem__(self, index: int) -> TrainingList:
@@ -63,7 +63,7 @@ def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 def _kept_training_documents(training_list: TrainingList, best: int, hard: int) -> list[int]:
-    """Return the positions of the ``best`` best documents and of the ``hard`` hardest negatives among the others."""
+    """Return the positions of the documents in every sample: the ``best`` best and the ``hard`` hardest negatives."""
     others = sorted(training_list.order[best:])
     ranks = training_list.ranks
     return [*training_list.order[:best], *sorted(others, key=lambda position: position - ranks[position])[:hard]]

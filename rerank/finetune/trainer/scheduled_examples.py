@@ -18,7 +18,7 @@ from rerank.finetune.trainer.schedule import ListSchedule
 
 
 class ScheduledExamples(torch.utils.data.Dataset[Any]):
-    """The examples of a schedule, built on access.
+    """Training examples in the order of a schedule; each example is built when it is accessed.
 
     Args:
         schedule: The schedule.
@@ -66,7 +66,7 @@ def schedule_training_examples(
 def schedule_held_out_examples(
     recipe: Recipe, lists: Sequence[TrainingList], examples: ExampleBuilder
 ) -> ScheduledExamples:
-    """Return one example per held-out list, with documents sampled as in training; the sample never changes.
+    """Return one example per held-out list; documents are sampled as in training, but only once for all validations.
 
     Raises:
         DataError: The list with the most text, or the list with the most documents, does not fit in the context.

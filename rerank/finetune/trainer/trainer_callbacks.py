@@ -23,7 +23,7 @@ class MetricsWriter(TrainerCallback):
     """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Store the path of the file and the function."""
+        """Store the path of the metrics file and the function that advances the progress display."""
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -86,6 +86,6 @@ class EarlyStopping(TrainerCallback):
         return bool(values) and len(values) - 1 - values.index(self._best(values)) >= self._patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the training if patience is exhausted."""
+        """Stop the training after ``patience`` validations without improvement."""
         if self.is_over(state.log_history):
             control.should_training_stop = True

@@ -31,7 +31,7 @@ _MAIN_PROCESS_FIELDS = ("steps", "loss", "trainable", "state_mb", "tokens")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """Result of a training.
+    """Result of training an adapter: its folder, validation values and resource use.
 
     Attributes:
         folder: Folder of the adapter.

@@ -74,7 +74,7 @@ from rerank.tasks import Backend, BackendOptions
 
 
 class TrainingRun:
-    """A training run; subclasses override individual steps.
+    """One training of a recipe, from loading to saving the adapter. Subclasses override individual steps.
 
     Args:
         recipe: The recipe.
@@ -96,7 +96,7 @@ class TrainingRun:
         device: str,
         report_to: Sequence[str] = (),
     ) -> None:
-        """Load model and data."""
+        """Check the recipe, and load the lists, the validation data and the base model."""
         if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
             raise UsageError(
                 "fsdp = true is set, but there is only a single process",
@@ -221,7 +221,7 @@ class TrainingRun:
         return {measure: value_of_first_process(values.pop(measure)), **values}
 
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        """Return the trainer without callbacks."""
+        """Return the trainer for the module, without callbacks."""
         make = ShardedListTrainer if self._recipe.training.fsdp else ListTrainer
         return make(
             module,

@@ -52,7 +52,7 @@ class Validation:
         return cls(candidates=candidates, qrels=qrels, measure=table.ranking_measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
-        """Rerank the candidates; return the run and the fraction of windows that failed."""
+        """Rerank the candidates with a strategy and a judge; return the run and the fraction of windows that failed."""
         outcome = rank_together(self.candidates.values(), strategy, judge, judge.backend)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 

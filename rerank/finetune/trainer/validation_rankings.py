@@ -52,7 +52,7 @@ class ValidationRankings:
         self._rank_into(_UNTRAINED)
 
     def write_after_training(self, *, reuse: bool) -> None:
-        """Write the rankings of the selected weights.
+        """Write the rankings by the model with the selected weights.
 
         Args:
             reuse: Whether to write the rankings of the best validation in this process, if there was one, instead of

@@ -1,4 +1,4 @@
-"""The adapter protocol: prepare a model for training, and save the trained parameters in a common format."""
+"""The adapter protocol: prepare a model for training, and save the trained parameters in the format of peft."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Adapter(TrainingComponent, Protocol):
         """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
 
         The saved adapter applies to the unmodified base model. The files are ``adapter_config.json`` and
-        ``adapter_model.safetensors``. If `saves` is ``model``, the files of a whole model are written instead.
+        ``adapter_model.safetensors``. If the attribute `saves` is ``model``, a whole model is written instead.
 
         Args:
             model: The trained model that `attach` returned. The model is not modified, so that training can continue.
@@ -59,7 +59,7 @@ class Adapter(TrainingComponent, Protocol):
         """
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """Return the shape (rows, columns) of each matrix that the adapter would train, for `count_trainable`."""
+        """Return the shape (rows, columns) of each weight matrix that would be adapted, for `count_trainable`."""
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the number of trainable parameters, computed by the formula of the adapter's paper.
@@ -72,7 +72,7 @@ class Adapter(TrainingComponent, Protocol):
 
 @runtime_checkable
 class SupportsCallbacks(Protocol):
-    """An adapter that has to act between optimizer steps."""
+    """An adapter that acts between optimizer steps, as AdaLoRA does when it prunes ranks."""
 
     def callbacks(self, model: Any) -> list[Any]:
         """Return `transformers.TrainerCallback` objects for a model that `attach` returned."""

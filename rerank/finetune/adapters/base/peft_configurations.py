@@ -30,7 +30,7 @@ _INITIALISATIONS_ELSEWHERE = {
 
 
 def find_peft_type(name: str) -> PeftType:
-    """Return the type of a configuration of peft, given as type or class name, such as ``boft`` or ``BOFTConfig``.
+    """Return the member of `peft.PeftType` with this name (``boft``) or configuration class (``BOFTConfig``).
 
     Raises:
         UnknownNameError: peft has no such configuration; the message lists the types that peft has.
@@ -45,7 +45,7 @@ def find_peft_type(name: str) -> PeftType:
 
 
 def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list[str], *, seed: int) -> Any:
-    """Return a configuration of peft for a causal language model.
+    """Build a `peft.PeftConfig` for a causal language model from the options in a recipe.
 
     Args:
         name: Type or class name of the configuration.
@@ -83,7 +83,7 @@ def make_peft_configuration(name: str, options: Mapping[str, Any], targets: list
 
 
 def default_target_modules(name: str, targets: LinearTargets, model: Any) -> list[str]:
-    """Return the full names of the modules to adapt: the linear layers or other modules, depending on the method.
+    """Return the full names of the modules that a method of peft adapts if its options do not name any.
 
     peft lists the usual modules of a method for many architectures, such as the norms of a Llama for ``ln_tuning``.
     Modules of this list are adapted if none of them is linear; otherwise the selected linear layers are adapted.

@@ -105,7 +105,7 @@ def read_adapter_factors(model: Any) -> Factors:
 
 
 def read_trained_lora_scaling(model: Any) -> float:
-    """Return the scaling factor of the products B A, which is the same for all matrices."""
+    """Return the scaling factor of the products B A of a LoRA model, which is the same for all matrices."""
     return float(next(layer.scaling[ADAPTER] for _, layer in iter_lora_layers(model)))
 
 

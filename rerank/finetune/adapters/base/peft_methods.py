@@ -13,7 +13,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
 class PeftAdapter(ABC):
-    """Base class of peft methods that start as the identity, train new parameters and are saved in peft's format."""
+    """Base class of adapters that peft implements; each subclass supplies the `peft.PeftConfig` of its method."""
 
     shape: ClassVar[ParameterKind] = "other"
     identity: ClassVar[bool] = True
@@ -51,10 +51,10 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
 
     @abstractmethod
     def peft_options(self) -> Mapping[str, Any]:
-        """Return a mapping from the names of the configuration's fields to their values."""
+        """Return the fields to set in the configuration of peft, as a mapping from name to value."""
 
     def peft_config(self, model: Any, seed: int) -> Any:
-        """Return peft's configuration for the model."""
+        """Build the `peft.PeftConfig` from the configuration's name, its options and the modules of the model."""
         from rerank.finetune.adapters.base import peft_configurations
 
         options = self.peft_options()
@@ -63,7 +63,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
         return peft_configurations.make_peft_configuration(self.configuration, options, targets, seed=seed)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model wrapped by peft.
+        """Return the model as a `peft.PeftModel` with the adapter attached.
 
         Raises:
             UsageError: peft rejects the configuration for this model.
@@ -75,7 +75,7 @@ class NamedPeftAdapter(LinearTargets, PeftAdapter):
             return peft_files.wrap_model_with_adapter(model, config, seed=seed)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the number of parameters that peft trains in a model that consists of matrices of these shapes."""
+        """Return the number of parameters that peft trains when it adapts matrices of these shapes."""
         from rerank.finetune.adapters.base.peft_trials import count_trained_by_peft
 
         return count_trained_by_peft(self.configuration, self.peft_options(), shapes)

@@ -1,4 +1,4 @@
-"""Determine properties of peft configurations by applying each configuration to a small model."""
+"""Determine properties of peft configurations, such as whether they can be merged, by trial on a small model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PeftBehaviour:
 
 
 def try_peft_configuration(name: str, options: Mapping[str, Any]) -> PeftBehaviour:
-    """Return the properties of a peft configuration, determined on a random Llama with one layer."""
+    """Return the properties of a peft configuration, determined by trial on a one-layer Llama with random weights."""
     with torch.random.fork_rng(devices=[]):
         model = _small_llama()
         ids = torch.arange(8)[None]
@@ -63,7 +63,7 @@ def try_peft_configuration(name: str, options: Mapping[str, Any]) -> PeftBehavio
 
 
 def count_trained_by_peft(name: str, options: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -> int:
-    """Return the number of parameters that peft trains in a model that consists of matrices of these shapes.
+    """Return the number of parameters that peft trains when it adapts matrices of these shapes.
 
     Raises:
         UsageError: The configuration does not fit the matrices, or the method reads the values of matrices that are too

@@ -33,7 +33,7 @@ class LinearTargets:
     layers: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the options; subclasses call this method before they check their own options."""
+        """Check the number of layers; subclasses call this method before they check their own options."""
         if self.layers is not None:
             require_adapter_option_at_least("layers", self.layers, 1)
 
@@ -100,7 +100,7 @@ class LowRankTargets(LinearTargets):
     rank_pattern: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r``, ``alpha``, ``dropout`` and the ranks in ``rank_pattern`` are in range."""
         super().__post_init__()
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_option_at_least("alpha", self.alpha, 1)
@@ -134,7 +134,7 @@ class LowRankTargets(LinearTargets):
         return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices; r comes from `rank_pattern` if this option is set."""
+        """Return the number of trainable parameters: r (rows + columns) per matrix, where `rank_pattern` may set r."""
         return sum(r * (rows + columns) for r, (rows, columns) in zip(self._ranks_of(shapes), shapes, strict=True))
 
     def _ranks_of(self, shapes: Sequence[tuple[int, int]]) -> list[int]:

@@ -39,7 +39,7 @@ class Lift(LinearTargets, PeftAdapter):
     differs: ClassVar[str] = "Weights are selected once, not again every few hundred steps"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r`` and ``filter_rank`` are at least 1."""
         super().__post_init__()
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_option_at_least("filter_rank", self.filter_rank, 1)
@@ -89,5 +89,5 @@ class Lift(LinearTargets, PeftAdapter):
         return mask.view(weight.shape)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices."""
+        """Return the number of trained weights: r (rows + columns) per matrix."""
         return sum(self.r * (rows + columns) for rows, columns in shapes)

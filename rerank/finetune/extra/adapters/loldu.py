@@ -50,5 +50,5 @@ class Loldu(FrozenBasis):
         return DownProjection(unit[: self.r], start, start), UpProjection(permutation @ lower[:, : self.r])
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of min(r, rows, columns) over the matrices."""
+        """Return the number of trainable parameters: min(r, rows, columns) per matrix."""
         return sum(min(self.r, *shape) for shape in shapes)

@@ -38,5 +38,5 @@ class LoraXs(FrozenBasis):
         return DownProjection(v[: self.r], zero, zero), UpProjection(u[:, : self.r] * s[: self.r])
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return r^2 times the number of matrices."""
+        """Return the number of trainable parameters: r^2 per matrix."""
         return self.r**2 * len(shapes)

@@ -31,7 +31,7 @@ class Pissa(ResidualBaseLora):
     summary: ClassVar[str] = "LoRA initialised with the largest singular directions of each matrix"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``niter`` is not negative, and check the options of LoRA."""
         super().__post_init__()
         require_adapter_option_at_least("niter", self.niter, 0)
 

@@ -35,7 +35,7 @@ class Salt(FrozenBasis):
     differs: ClassVar[str] = "Y starts at 0; no ReLU on singular values, and no penalty on the norms of the updates"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``d`` is at least 1, and check the options of the base class."""
         super().__post_init__()
         require_adapter_option_at_least("d", self.d, 1)
 
@@ -53,5 +53,5 @@ class Salt(FrozenBasis):
         return SpectralDownProjection(v, s[: self.r], self.d), SpectralUpProjection(u, self.r, self.d)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of 2 r + 2 d (min(rows, columns) - r) over the matrices."""
+        """Return the number of trainable parameters: 2 r + 2 d (min(rows, columns) - r) per matrix."""
         return sum(2 * self.r + 2 * self.d * (min(shape) - self.r) for shape in shapes)

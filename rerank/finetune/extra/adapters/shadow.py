@@ -54,13 +54,13 @@ class Shadow(PeftAdapter):
     merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r``, ``depth`` and ``dropout`` are in range."""
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_option_at_least("depth", self.depth, 1)
         require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with the shadow network and the corrections of its layers."""
+        """Return the model with the shadow network, and with a correction of the input of each adapted layer."""
         wrapped = super().attach(model, calibrate, seed=seed)
         last = [module for module in wrapped.modules() if hasattr(module, "shadow_update_gate")][-1]
         # The shadow state after the last layer is not used.
@@ -112,7 +112,7 @@ class Shadow(PeftAdapter):
         return self._inside().shapes(model)
 
     def count_trainable(self, shapes: Shapes) -> int:
-        """Return the size of the shadow network, the corrections and the updates of the shadow state.
+        """Return the number of parameters of the shadow network, the corrections and the updates of the shadow state.
 
         The network has ``depth`` copies of a layer with two norms, and a final norm. With the hidden size h, each
         corrected layer has one correction with 2 h r parameters, and each corrected layer except the last has one
@@ -140,7 +140,7 @@ def _widen_shadow_embeddings(
 
 
 def _shortest_adapter_shape_period(shapes: Shapes) -> Shapes:
-    """Return the shortest prefix whose repetition is the whole sequence of shapes."""
+    """Return the shapes of one layer: the shortest prefix whose repetition is the whole sequence of shapes."""
     size = next(
         n
         for n in range(1, len(shapes) + 1)

@@ -1,4 +1,4 @@
-"""The layer sampling method LISA: a few layers at a time, drawn with equal odds."""
+"""The layer sampling method LISA: only a few layers are trained at a time, drawn with equal odds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lisa:
     train_rest: bool = True
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``n`` and ``every`` are at least 1."""
         for option in ("n", "every"):
             if getattr(self, option) < 1:
                 raise UsageError(f"Option {option} is {getattr(self, option)!r}", expected="a whole number above 0")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Objective(TrainingComponent, Protocol):
-    """A training objective. Dataclass fields are its options; a recipe with an objective has no losses."""
+    """A training objective that replaces the losses of a recipe, such as GRPO. Dataclass fields are its options."""
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
         """Check that the recipe can be trained with this objective, before anything is loaded.
@@ -32,7 +32,7 @@ class Objective(TrainingComponent, Protocol):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        """Return the prepared training, a `rerank.finetune.trainer.training_run.TrainingRun`.
+        """Prepare the training; return a `rerank.finetune.trainer.training_run.TrainingRun` that can be started.
 
         Args:
             recipe: The recipe.

@@ -1,4 +1,4 @@
-"""The optimizer LoRA-FA: training of B with a frozen A."""
+"""The optimizer LoRA-FA: training of the LoRA factor B with a frozen factor A."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class LoraFa(AdamOptions):
-    """AdamW on B with the gradient dB (A A')^-1 / s^2, the least-squares optimum if A is frozen; `build` freezes A.
+    """AdamW on the LoRA factor B with the gradient dB (A A')^-1 / s^2, the least-squares optimum; `build` freezes A.
 
     For the backward pass, a layer then keeps r numbers per token instead of its whole input. `count_state` counts only
     the parameters that are still trained, without A.
@@ -33,12 +33,12 @@ class LoraFa(AdamOptions):
     damping: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``damping`` is positive, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """Return the optimizer over B, with A frozen.
+        """Return the optimizer over the factors B, after freezing the factors A of the model.
 
         Raises:
             UsageError: The model has no factor pairs.

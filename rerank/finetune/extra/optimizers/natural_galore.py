@@ -29,7 +29,7 @@ class NaturalGalore(SubspaceOptions):
     damping: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``history`` and ``damping`` are positive, and check the options of GaLore."""
         super().__post_init__()
         require_optimizer_option(self.history > 0, "history", self.history, "a whole number above 0")
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")

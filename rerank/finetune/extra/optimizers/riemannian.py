@@ -12,7 +12,7 @@ from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_o
 
 @dataclass(frozen=True, kw_only=True)
 class Riemannian(AdamOptions):
-    """AdamW on the preconditioned gradients (B'B + reg I)^-1 dA and dB (A A' + reg I)^-1.
+    """AdamW on preconditioned gradients of LoRA factors: (B'B + reg I)^-1 dA for A, and dB (A A' + reg I)^-1 for B.
 
     peft computes the preconditioned gradients, and this package's AdamW uses them.
 
@@ -28,7 +28,7 @@ class Riemannian(AdamOptions):
     reg: float = 1e-2
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``reg`` is positive, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(self.reg > 0, "reg", self.reg, "a number above 0")
 

@@ -1,4 +1,4 @@
-"""The protocol of rank allocation, which assigns a rank to each matrix within a fixed budget."""
+"""The protocol of rank allocation, which chooses the adapter's rank for each matrix within a fixed budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rerank.finetune.components import CalibrationBatches, TrainingComponent
 
 
 class RankAllocation(TrainingComponent, Protocol):
-    """A method that assigns a rank to each matrix. Dataclass fields are its options."""
+    """A method that chooses the adapter's rank for each matrix. Dataclass fields are its options."""
 
     def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
         """Return a mapping from module name to rank; the ranks sum to at most ``r`` times the number of targets.

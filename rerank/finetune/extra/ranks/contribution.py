@@ -1,4 +1,4 @@
-"""Rank allocation by the gradients of the loss, based on CoLoRA."""
+"""Rank allocation, based on CoLoRA: matrices with larger gradients of the loss get larger adapter ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Contribution:
     differs: ClassVar[str] = "Squared gradient norms of matrices instead of integrated gradients of image filters"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``least`` is not negative."""
         if self.least < 0:
             raise UsageError(f"Option least is {self.least}", expected="at least 0")
 

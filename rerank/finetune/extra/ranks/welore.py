@@ -30,7 +30,7 @@ class Welore:
     reduction: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``reduction`` is above 0 and below 1."""
         if not 0 < self.reduction < 1:
             raise UsageError(f"Option reduction is {self.reduction}", expected="above 0 and below 1")
 

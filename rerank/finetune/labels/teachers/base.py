@@ -66,7 +66,7 @@ class Teacher(Protocol):
         """Return whether the teacher's rankings have scores, which can be fused with the scores of other teachers."""
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Rank the candidates of every query.
+        """Rank the candidates of every query, to be used as labels.
 
         Returns:
             A mapping from the id of every query in ``task.candidates`` to its ranking, and further values for the

@@ -23,7 +23,7 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Dense(Searching):
-    """An embedding model, with the options of the first stage `dense`; only ``index=flat`` is allowed.
+    """Teacher that ranks with an embedding model. Its options are those of the first stage `dense`, with a flat index.
 
     Raises:
         UsageError: ``index`` is not ``flat``, or a number is out of range.

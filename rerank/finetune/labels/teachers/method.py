@@ -55,7 +55,7 @@ class Method:
         return method.strategy.name == "full" and issubclass(judge, Relate | PointwiseJudge) and not weight
 
     def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
-        """Execute the run and return its rankings.
+        """Execute or resume the reranking run, and return its rankings.
 
         Raises:
             UsageError: The task has no prepared run.

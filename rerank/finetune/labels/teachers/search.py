@@ -1,4 +1,4 @@
-"""The teacher `search`: another first stage ranks the candidates."""
+"""The teacher `search`: a first stage, usually not the one that retrieved the candidates, ranks them."""
 
 from __future__ import annotations
 

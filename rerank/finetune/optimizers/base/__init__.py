@@ -9,7 +9,7 @@ from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
 class Optimizer(TrainingComponent, Protocol):
-    """An optimizer. Dataclass fields are its options; learning rate and weight decay are arguments of `build`."""
+    """A component that builds a torch optimizer. Dataclass fields are its options, except the arguments of `build`."""
 
     @property
     def needs(self) -> str:

@@ -131,7 +131,7 @@ class ExactAdamW(ExactStateOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
-        """Return a mapping from weights to the gradients that replace their own gradients; empty in this class."""
+        """Return a mapping from weights to the gradients to use instead of their own; empty except in subclasses."""
         return {}
 
     @torch.no_grad()

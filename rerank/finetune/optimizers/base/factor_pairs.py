@@ -19,7 +19,7 @@ from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen_optimi
 
 @dataclass(frozen=True, slots=True)
 class FactorPair:
-    """The two factors of one matrix.
+    """The two low-rank factors that an adapter adds to one matrix.
 
     Attributes:
         a: Factor A, shape (r, n).

@@ -46,14 +46,14 @@ class AdamOptions:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``beta1``, ``beta2`` and ``eps`` are in range."""
         require_optimizer_option(0 <= self.beta1 < 1, "beta1", self.beta1, "a number from 0 to below 1")
         require_optimizer_option(0 <= self.beta2 < 1, "beta2", self.beta2, "a number from 0 to below 1")
         require_optimizer_option(self.eps > 0, "eps", self.eps, "a number above 0")
 
     @property
     def moments(self) -> dict[str, Any]:
-        """The options that affect the moments, as keyword arguments of torch's optimizers."""
+        """The keyword arguments ``betas`` and ``eps`` of torch's optimizers, from the options of the same meaning."""
         return {"betas": (self.beta1, self.beta2), "eps": self.eps}
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:

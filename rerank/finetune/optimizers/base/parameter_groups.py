@@ -19,7 +19,7 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def projectable_matrices(model: nn.Module) -> set[nn.Parameter]:
-    """Return the trainable weight matrices: two-dimensional, both sides above 1, and not an embedding.
+    """Return the matrices whose gradients can be projected: trainable, both sides above 1, and not an embedding.
 
     An output head that shares the weight of the embedding counts as the embedding.
     """
@@ -37,7 +37,7 @@ def make_parameter_groups(
     """Return groups for a torch optimizer: vectors without weight decay, all other parameters with it.
 
     Args:
-        model: Each of its trainable parameters belongs to exactly one group.
+        model: Model whose trainable parameters are grouped; each of them belongs to exactly one group.
         weight_decay: Weight decay of parameters that are not vectors.
         extra: Further options of a parameter, computed from its name and value; parameters with equal options share a
             group.

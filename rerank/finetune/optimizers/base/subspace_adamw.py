@@ -161,7 +161,7 @@ def limit_update_growth(update: Tensor, state: OptimizerState) -> Tensor:
 
 
 class SubspaceAdamW(ExactStateOptimizer):
-    """AdamW that keeps the moments of matrices in a subspace.
+    """AdamW that saves memory by keeping the moments of matrices in a low-dimensional subspace.
 
     Args:
         params: Parameter groups, each with ``projected``: whether its parameters are matrices to project.

@@ -12,7 +12,7 @@ from rerank.finetune.optimizers.base.options import FULL, AdamOptions, Projectio
 
 @dataclass(frozen=True, kw_only=True)
 class SubspaceOptions(AdamOptions):
-    """Options of optimizers that keep their moments in a subspace; subclasses define the projection rule.
+    """Options of optimizers that save memory by keeping their moments in a subspace; subclasses define the projection.
 
     Attributes:
         rank: Dimension of the subspace; at most the shorter side of the matrix.
@@ -28,7 +28,7 @@ class SubspaceOptions(AdamOptions):
     scale: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``rank``, ``gap`` and ``scale`` are positive, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(self.rank > 0, "rank", self.rank, "a whole number above 0")
         require_optimizer_option(self.gap > 0, "gap", self.gap, "a whole number above 0")

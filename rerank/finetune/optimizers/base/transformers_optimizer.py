@@ -118,7 +118,7 @@ class TransformersOptimizer:
             )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check the options, and that no component of the recipe drops state that the optimizer does not create again.
+        """Check the options, and reject components that drop optimizer state if the optimizer cannot create it again.
 
         Raises:
             UsageError: An option is invalid, or the optimizer does not fit the other components.
@@ -155,7 +155,7 @@ class TransformersOptimizer:
         return optimizer
 
     def _optimizer(self, groups: list[Any], lr: float, weight_decay: float) -> Any:
-        """Construct the optimizer.
+        """Construct the optimizer of transformers with the recipe's options.
 
         Raises:
             UnknownNameError: An option does not exist.

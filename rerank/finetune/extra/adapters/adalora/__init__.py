@@ -57,7 +57,7 @@ class Adalora(LinearTargets, PeftAdapter):
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the options.
+        """Check that the options are in range and leave steps for pruning.
 
         Raises:
             UsageError: An option is out of its range, or tinit + tfinal leaves no steps for pruning.
@@ -77,7 +77,7 @@ class Adalora(LinearTargets, PeftAdapter):
 
     @property
     def initial_rank(self) -> int:
-        """Rank of every matrix at the start."""
+        """Rank of every matrix before pruning: ``init_r``, or its default of 1.5 ``r``."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
     def peft_config(self, model: Any, seed: int) -> Any:
@@ -123,5 +123,5 @@ class Adalora(LinearTargets, PeftAdapter):
         peft_files.save_adapter_factors(model, fold_adalora_factors(model), folder)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are included."""
+        """Return the number of trainable parameters before pruning: init_r (rows + columns + 1) per matrix."""
         return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

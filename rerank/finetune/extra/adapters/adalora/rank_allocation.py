@@ -42,7 +42,7 @@ class RankAllocationCallback(TrainerCallback):
         self.tfinal = tfinal
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the schedule from the number of optimizer steps."""
+        """Set the steps at which pruning starts and ends, from the number of optimizer steps."""
         config = self.model.peft_config[peft_files.ADAPTER]
         config.total_step = state.max_steps
         config.tinit = int(state.max_steps * self.tinit)

@@ -1,1 +1,1 @@
-"""Code that several experimental adapters share."""
+"""Code that experimental adapters share: base classes, presets, and initialisations from gradients."""

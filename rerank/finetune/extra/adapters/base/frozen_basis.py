@@ -47,13 +47,13 @@ class FrozenBasis(LinearTargets, ABC):
     needs: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r`` and ``dropout`` are in range."""
         super().__post_init__()
         require_adapter_option_at_least("r", self.r, 1)
         require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return the model with one LoRA layer per matrix, with the modules of `factor_builder` as its factors.
+        """Return the model with one LoRA layer per adapted matrix; `factor_builder` supplies the factors.
 
         Raises:
             UsageError: A matrix has fewer singular directions than ``r``.
@@ -76,7 +76,7 @@ class FrozenBasis(LinearTargets, ABC):
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a plain LoRA with the current factors."""
+        """Write a plain LoRA; the trained matrix R is multiplied into its factors."""
         from rerank.finetune.adapters.base import peft_files
 
         peft_files.save_adapter_factors(model, peft_files.read_adapter_factors(model), folder)

@@ -37,7 +37,7 @@ class UpProjection(nn.Module):
 class DownProjection(nn.Module):
     """Module that computes h = (R - R0) A x with a frozen basis A of shape (r, columns).
 
-    R is trained. It is a matrix of shape (r, r), or a diagonal matrix that is stored with shape (r,).
+    R is trained, and R0 is fixed. Both are matrices of shape (r, r), or diagonal matrices stored with shape (r,).
     """
 
     basis: Tensor

@@ -1,4 +1,4 @@
-"""Adapters that are configurations of peft under other names: one class per table of ``peft_presets.toml``."""
+"""Adapters that are named configurations of peft: one class per table of ``peft_presets.toml``."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class PeftPreset(NamedPeftAdapter):
 
     @property
     def configuration(self) -> str:
-        """Type of the configuration."""
+        """Type of the configuration of peft that the preset uses, such as ``lokr``."""
         return str(self.preset["configuration"])
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Return a mapping from peft's names of fields to the values of the options and to the fixed values."""
+        """Return peft's fields with their values: the options of the preset, and the values that it fixes."""
         options = self.preset["options"].items()
         fixed: Mapping[str, Any] = self.preset.get("fixed", {})
         return {**{option["field"]: self._value_of(name) for name, option in options}, **fixed}

@@ -1,4 +1,4 @@
-"""Base class of LoRA variants that start from a nonzero product and subtract it from the base weights."""
+"""Base class of LoRA variants whose low-rank product is not 0 at the start, and is subtracted from the base weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rerank.finetune.components import CalibrationBatches
 class ResidualBaseLora(LoraFamily):
     """Base class of LoRA variants that start from a nonzero product s B0 A0 and subtract it from the base weights.
 
-    The base weight W becomes W - s B0 A0, so an adapter (B, A) would be valid only for that modified model. `save`
-    therefore writes the learnt difference s (B A - B0 A0), which is valid for the unmodified model, as a LoRA of twice
-    the rank with the factors [B, -B0] and [A; A0]. Each layer holds the initial factors in the buffers ``start_A`` and
-    ``start_B``, so that they move to other devices together with the model.
+    With the scaling factor s, the base weight W becomes W - s B0 A0, so an adapter (B, A) would be valid only for that
+    modified model. `save` therefore writes the learnt difference s (B A - B0 A0), which is valid for the unmodified
+    model, as a LoRA of twice the rank with the factors [B, -B0] and [A; A0]. Each layer holds the initial factors in
+    the buffers ``start_A`` and ``start_B``, so that they move to other devices together with the model.
     """
 
     moves_base: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class ResidualBaseLora(LoraFamily):
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the difference from the initial factors as a LoRA of twice the rank."""
+        """Write the learnt difference s (B A - B0 A0) for the unmodified base model, as a LoRA of twice the rank."""
         import torch
 
         from rerank.finetune.adapters.base import peft_files

@@ -34,7 +34,7 @@ class LoraGa(ResidualBaseLora):
     summary: ClassVar[str] = "LoRA initialised from the gradient of the loss"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``gamma`` is at least 1, and check the options of LoRA."""
         super().__post_init__()
         require_adapter_option_at_least("gamma", self.gamma, 1)
 

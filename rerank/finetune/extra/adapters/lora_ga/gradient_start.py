@@ -26,7 +26,7 @@ def gradient_start_factors(gradient: torch.Tensor, r: int, gamma: float) -> tupl
 
 @torch.no_grad()
 def start_lora_along_gradients(model: Any, gradients: Mapping[str, torch.Tensor], gamma: float) -> None:
-    """Set the factors of LoRA layers and their buffers ``start_A`` and ``start_B``, and subtract s B0 A0 from the base.
+    """Initialise LoRA layers and their buffers ``start_A`` and ``start_B``, and subtract s B0 A0 from the base weights.
 
     Args:
         model: A model with LoRA layers that hold their initial factors (`ResidualBaseLora`).

@@ -1,4 +1,4 @@
-"""The adapter LoRA-SB: a small square matrix between singular directions of the first full fine-tuning step."""
+"""The adapter LoRA-SB: a small trained matrix between singular vectors of the first step of full fine-tuning."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class LoraSb(FrozenBasis):
     identity: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``eta`` and ``samples`` are positive, and check the options of the base class."""
         super().__post_init__()
         if self.eta is not None and self.eta <= 0:
             raise UsageError(f"Option eta is {self.eta}", expected="above 0")
         require_adapter_option_at_least("samples", self.samples, 1)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Check that the basis exists and belongs to the recipe's base model.
+        """Check that ``basis`` is the folder of an adapter that was trained on the recipe's base model.
 
         Raises:
             MissingResourceError: The folder of the basis contains no adapter.
@@ -79,7 +79,7 @@ class LoraSb(FrozenBasis):
             )
 
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
-        """Return a function that builds the factors of a matrix from the first training step or from ``basis``."""
+        """Return a function that builds a matrix's factors, from the first full fine-tuning step or from ``basis``."""
         if self.basis:
             from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_lora_basis
 
@@ -103,5 +103,5 @@ class LoraSb(FrozenBasis):
         return DownProjection(v[: self.r], core, torch.zeros_like(core)), UpProjection(u[:, : self.r])
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return r^2 times the number of matrices."""
+        """Return the number of trainable parameters: r^2 per matrix."""
         return self.r**2 * len(shapes)

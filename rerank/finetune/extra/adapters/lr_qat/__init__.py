@@ -1,4 +1,4 @@
-"""The adapter LR-QAT: quantisation-aware training of low-rank factors inside the rounding."""
+"""The adapter LR-QAT: a trained low-rank product is added to each weight before the weight is rounded to integers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LrQat(LinearTargets, PeftAdapter):
     saves: ClassVar[Literal["adapter", "model"]] = "model"
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``r``, ``alpha``, ``bits`` and ``group`` are in range."""
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("group", self.group or 1)):
             require_adapter_option_at_least(option, value, 1)
@@ -108,5 +108,5 @@ class LrQat(LinearTargets, PeftAdapter):
         save_file(integers, folder / INTEGERS, metadata={"format": "pt", "bits": str(self.bits)})
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the sum of r (rows + columns) over the matrices."""
+        """Return the number of trainable parameters: r (rows + columns) per matrix."""
         return sum(self.r * (rows + columns) for rows, columns in shapes)

@@ -58,7 +58,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         self.register_buffer("step", fake_quantisation_steps(base_layer.weight, bits, self.group))
 
     def integers(self) -> Tensor:
-        """Return the integers of shape (rows, columns) as floating-point numbers, which can have gradients."""
+        """Return the quantised weight in units of the step size: whole numbers, as floats that can have gradients."""
         # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
         base = self._base().weight.float() / self._step_matrix()
         a, b = self._factor(self.lora_A), self._factor(self.lora_B)
@@ -66,7 +66,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         return round_straight_through(shifted).clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
     def quantised(self) -> Tensor:
-        """Return the rounded weight, in float32, of shape (rows, columns)."""
+        """Return the quantised weight (integers times step size), in float32, of shape (rows, columns)."""
         return self.integers() * self._step_matrix()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

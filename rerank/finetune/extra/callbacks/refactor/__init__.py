@@ -1,4 +1,4 @@
-"""The callback refactor: periodic rebalancing of the two factors of each matrix."""
+"""The callback refactor: periodic rebalancing of the two low-rank factors of each adapted matrix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Refactor:
     every: int = 200
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``every`` is at least 1."""
         if self.every < 1:
             raise UsageError(f"Option every is {self.every!r}", expected="a whole number above 0")
 

@@ -8,7 +8,7 @@ from rerank.finetune.components import CalibrationBatches, ParameterKind, Traini
 
 
 class CallbackPart(TrainingComponent, Protocol):
-    """A component that supplies a trainer callback. Dataclass fields are its options."""
+    """A component that acts between optimizer steps through a trainer callback. Dataclass fields are its options."""
 
     #: Kinds of trained parameters that the component supports.
     fits: ClassVar[frozenset[ParameterKind]]
@@ -16,7 +16,7 @@ class CallbackPart(TrainingComponent, Protocol):
     reason: ClassVar[str]
 
     def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
-        """Return a `transformers.TrainerCallback`.
+        """Return the `transformers.TrainerCallback` through which the component acts.
 
         Training that is resumed at any step must behave like uninterrupted training. Random choices must therefore
         depend only on seed and step, or be stored in ``TrainerState`` (as ``ExportableState``).

@@ -1,4 +1,4 @@
-"""A trainer callback that trains a few layers at a time.
+"""A trainer callback that saves memory by training only a few layers of the model at a time.
 
 The optimizer is created with the parameters of all layers, since parameters cannot be added later; layers are frozen
 afterwards. A layer that is frozen loses its gradients and its optimizer state, which saves memory.
@@ -17,7 +17,7 @@ from rerank.errors import UsageError
 
 
 def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the module list with the most parameters, which contains the layers; among ties, the outermost list.
+    """Return the layers of a model: the module list with the most parameters; among ties, the outermost list.
 
     Raises:
         UsageError: The model has no module list.
@@ -92,7 +92,7 @@ class LayerSamplingCallback(TrainerCallback):
         self.seed = seed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the layers of the current interval when training starts or is resumed.
+        """Draw the layers to train in the current interval, when training starts or is resumed.
 
         Raises:
             UsageError: The optimizer does not contain the parameters of some layers.
@@ -110,7 +110,7 @@ class LayerSamplingCallback(TrainerCallback):
         self._activate_layers(state.global_step, optimizer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw new layers at the beginning of an interval."""
+        """Draw new layers to train at the beginning of each interval of ``every`` steps."""
         if state.global_step % self.every == 0:
             self._activate_layers(state.global_step, kwargs["optimizer"])
 

@@ -1,4 +1,4 @@
-"""The layer sampling method OwLore: layers with more outlier weights are drawn more often."""
+"""The layer sampling method OwLore: layers with more outlier weights are drawn for training more often."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Owlore(Lisa):
     over: float = 13.0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``over`` is positive, and check the options of `lisa`."""
         super().__post_init__()
         if self.over <= 0:
             raise UsageError(f"Option over is {self.over!r}", expected="a number above 0")
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
-        """Return the fraction of outliers in each layer."""
+        """Return the odds of drawing each layer: its fraction of outlier weights."""
         from rerank.finetune.extra.layers.base.layer_sampling import find_sampled_layers
         from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares
 

@@ -70,7 +70,7 @@ class Grpo(GrpoOptions):
     def run(
         self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str, report_to: Sequence[str] = ()
     ) -> Any:
-        """Return the prepared training.
+        """Prepare the training, and return it as a `TrainingRun` that can be started.
 
         Raises:
             MissingPrerequisiteError: trl or datasets is not installed.

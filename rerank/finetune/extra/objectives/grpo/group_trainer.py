@@ -38,12 +38,12 @@ from rerank.types import Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoPrompt:
-    """Prompt of the judge for one training list.
+    """Prompt of the judge for one training list, with the data that the reward of a reply is computed from.
 
     Attributes:
         ids: Token ids of the prompt.
         reply_prefix: Beginning of the reply, which is part of the prompt.
-        labels: Identifiers of the documents, in the order in which they are shown.
+        labels: Identifiers (labels) of the documents in the prompt, in the order in which they are shown.
         gains: Gain of each document.
         cutoff: Rank cutoff of nDCG.
         tokens: Tokenizer that decodes replies.
@@ -76,7 +76,7 @@ class GrpoPromptBuilder:
     """
 
     def __init__(self, judge: Generate, objective: GrpoOptions, documents: int) -> None:
-        """Determine the maximum number of tokens per reply."""
+        """Store the judge, and determine the maximum number of tokens per reply."""
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
         longest = make_prompt_identifiers(judge.identifiers, documents, self._tokens)
@@ -109,7 +109,7 @@ class GrpoPromptBuilder:
 
 
 class SingleGpuGrpoConfig(SingleGpu, GRPOConfig):
-    """Arguments of trl for a process with one GPU."""
+    """Training arguments of trl that limit a process to one GPU."""
 
 
 class GrpoListTrainer(ListTrainer, GRPOTrainer):
@@ -129,7 +129,7 @@ class GrpoListTrainer(ListTrainer, GRPOTrainer):
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Initialise trl's trainer for the model inside the module.
+        """Initialise trl's trainer for the language model inside ``module``.
 
         Raises:
             MissingPrerequisiteError: The installed version of trl tokenises prompts in an unsupported way.

@@ -9,7 +9,7 @@ from rerank.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoOptions:
-    """Options of GRPO.
+    """Options of reinforcement learning with GRPO.
 
     Attributes:
         group: Number of replies per list.
@@ -29,7 +29,7 @@ class GrpoOptions:
     cutoff: int = 10
 
     def __post_init__(self) -> None:
-        """Check the options.
+        """Check that the options are in range, and that ``together`` divides ``group``.
 
         Raises:
             UsageError: An option is out of its range.

@@ -54,7 +54,7 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
     Args:
         text: The reply, including its beginning that is part of the prompt.
         gains: Gain of each document, from `compute_reward_gains`.
-        labels: Identifiers of the documents.
+        labels: Identifiers (labels) of the documents in the prompt, in the order in which they were shown.
         cutoff: Rank cutoff of nDCG.
     """
     parsed = judge_verdict_from_reply(Reply(text=text), len(gains), labels=labels)

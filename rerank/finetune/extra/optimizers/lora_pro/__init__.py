@@ -30,7 +30,7 @@ class LoraPro(AdamOptions):
     damping: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``damping`` is positive, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 

@@ -45,7 +45,7 @@ class Sara(AdamOptions):
     refine: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that ``share`` and ``refine`` are in range, and check the options of Adam."""
         super().__post_init__()
         require_optimizer_option(0 < self.share <= 1, "share", self.share, "a number above 0, at most 1")
         require_optimizer_option(self.refine >= 0, "refine", self.refine, "an integer of at least 0")

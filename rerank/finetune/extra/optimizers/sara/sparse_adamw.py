@@ -67,13 +67,13 @@ class SparseAdamW(ExactStateOptimizer):
 
 
 def smallest_weight_positions(flat: Tensor, count: int) -> Tensor:
-    """Return the sorted indices of the ``count`` smallest absolute values, as int32 if the indices fit."""
+    """Return the sorted indices of the ``count`` entries with the smallest absolute values, as int32 if they fit."""
     indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
     return indices.to(torch.int32) if flat.numel() < 2**31 else indices
 
 
 def keep_state_of_small_weights(flat: Tensor, state: OptimizerState) -> None:
-    """Drop the state of trained entries whose absolute value is no longer below the smallest untrained entry."""
+    """Keep only the trained entries, and their state, whose absolute value is below that of every untrained entry."""
     entries = state["entries"].long()
     is_untrained = torch.ones_like(flat, dtype=torch.bool)
     is_untrained[entries] = False

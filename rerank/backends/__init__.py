@@ -1,4 +1,4 @@
-"""Backends, which run models. Each plug-in is one module or package."""
+"""Backends, which run language models and rerankers, locally or on servers. Each is one module or package."""
 
 from __future__ import annotations
 

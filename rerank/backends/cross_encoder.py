@@ -55,7 +55,7 @@ class PairTokens(HfTokens):
         return [query + passage + self._special_tokens for passage in passages or [0]]
 
     def count(self, prompt: Prompt) -> int:
-        """Return the number of tokens of all pairs together."""
+        """Return the number of tokens of all query-passage pairs of a prompt together."""
         return sum(self.pairs(prompt)) if prompt else 0
 
 

@@ -192,7 +192,8 @@ class Fake:
     def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
         """Return one score per passage or continuation: minus its rank (from 0).
 
-        If the window contains a single passage, the first score is the grade of this passage, and all others are 0.
+        If the window has a single passage, the first score is its grade (negative for ``reversed``, random for
+        ``stutter``), and all others are 0.
         """
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
@@ -248,7 +249,7 @@ class Fake:
 
 
 def _fake_backend_qrels_id(doc: Document) -> str:
-    """Return the id of a candidate in the qrels; for a passage, this is the id of the passage's document."""
+    """Return the id under which the qrels list a candidate; for a passage of a document, the document's id."""
     return doc.part_of or doc.id
 
 
@@ -257,7 +258,7 @@ def _fake_permutation_text(order: Order) -> str:
 
 
 def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
-    """Return a random order. With probability p, an identifier is omitted or followed by a wrong identifier."""
+    """Return a random order. With probability p, an identifier is omitted or followed by a repeated or unknown one."""
     order = list(range(count))
     rng.shuffle(order)
     written: list[int] = []

@@ -20,7 +20,7 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit
 
 @dataclass(slots=True, eq=False)
 class FakeServer(Fake):
-    """A fake with the replies, identity and digests of `Fake`. It waits without blocking and limits concurrency.
+    """A `Fake` that answers requests one by one. It waits without blocking and limits concurrency.
 
     Attributes:
         batch_size: Number of requests per batch.

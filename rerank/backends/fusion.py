@@ -71,7 +71,7 @@ class Fusion(Hf):
         )
 
     def _decode(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
-        """Return the token ids that the decoder generates from the encoder states of all rows together."""
+        """Return the token ids that the decoder generates from the joined encoder states of a request's texts."""
         torch, transformers = require_torch()
         width, device = max(map(len, rows)), self._model.device
         ids = torch.zeros((len(rows), width), dtype=torch.long, device=device)

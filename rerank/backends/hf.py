@@ -122,7 +122,7 @@ class Hf(LocalModel):
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
-        """Return a description of the model that `load` would load; None if it cannot be described without loading it.
+        """Describe the model that `load` would load, such as its identity; None if that requires loading it.
 
         Raises:
             RerankError: The files of the model show that it cannot be loaded.
@@ -133,7 +133,7 @@ class Hf(LocalModel):
 
     @classmethod
     def load_described(cls, description: ModelDescription) -> Self:
-        """Load the described model, as `load` does, and use the token counter of the description."""
+        """Load the model that `describe` has described, and use the token counter of the description."""
         options, tokens = description.options, description.tokens
         model, tokenizer, identity = load_language_model(
             description.name, options, cls.classes, tokenizer=tokens.tokenizer
@@ -178,7 +178,7 @@ class Hf(LocalModel):
         return self._batch_size
 
     def set_batching(self, batch_size: int, *, reuse: bool) -> None:
-        """Set the batching of a recorded run, so that the results of a resumed run are bit-identical.
+        """Use the batching of a recorded run, so that its results are bit-identical after it is resumed.
 
         Args:
             batch_size: Number of requests processed together.
@@ -188,9 +188,9 @@ class Hf(LocalModel):
         vars(self).pop("_prefixes", None)
 
     def report_tokens_to(self, on_tokens: OnTokens | None) -> None:
-        """Set a function to call with the number of tokens that pass through the layers; None to remove it.
+        """Set a function that is called with the number of tokens just processed; None to remove it.
 
-        The function is also called before the first reply of a batch.
+        The calls come while a batch is running, so progress is visible before its first reply.
         """
         self._meter.on_tokens = on_tokens
 

@@ -62,7 +62,7 @@ class RankingTokens(HfTokens):
 
 
 class _Vectors(NamedTuple):
-    """Float32 vectors of one block: ``passages`` of shape (passages, 512) and ``query`` of shape (512,)."""
+    """Float32 vectors of a block of passages, of shape (passages, 512), and of the query, of shape (512,)."""
 
     passages: Any
     query: Any

@@ -36,7 +36,7 @@ class RecordedCall(Protocol):
 
     @property
     def seed(self) -> int:
-        """Seed of the sampling settings."""
+        """Seed with which the reply was sampled."""
 
     @property
     def reply(self) -> Reply:
@@ -44,7 +44,7 @@ class RecordedCall(Protocol):
 
 
 class _RecordedTokens(WordTokens):
-    """A token counter that counts words and stores the single-token identifiers of the recorded run."""
+    """A token counter that counts words, and allows the single-token identifiers of the recorded run."""
 
     def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
         super().__init__(context_size)

@@ -1,4 +1,4 @@
-"""Judges order the documents of one window. Each module defines one judge, opened by its name."""
+"""Judges, which order the documents of a window by means of a model. Each module defines one judge."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from rerank.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Fuse(Generate):
-    """A judge that sends one text per passage, each with its identifier; the reply is parsed as in `Generate`.
+    """A judge whose request has one text per passage, each with its identifier; the reply is parsed as in `Generate`.
 
     The context limits the length of each text, not the size of the window: each passage is truncated so that its text
     fits. Constrained decoding is not available.

@@ -44,7 +44,7 @@ class Likelihood(PointwiseJudge):
             )
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the query as a single line without marks of turns."""
+        """Return the only continuation: the query, as a single line without marks of chat turns."""
         return (escape_turn_marks(collapse_passage_whitespace(query.text), self.budget.turn_marks),)
 
     def score(self, logs: Sequence[float]) -> float:

@@ -45,7 +45,7 @@ class Score(PointwiseJudge):
             raise UsageError(f"yes={self.yes!r} and no={self.no!r} are empty or equal", expected="two different words")
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the two words."""
+        """Return the words for yes and no."""
         return self.yes, self.no
 
     def score(self, logs: Sequence[float]) -> float:

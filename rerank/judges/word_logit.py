@@ -42,9 +42,9 @@ class WordLogit(PointwiseJudge):
             raise UsageError("word is empty", expected="the word whose logit is the score, such as Yes")
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """Return the word."""
+        """Return the word as the only continuation."""
         return (self.word,)
 
     def score(self, logs: Sequence[float]) -> float:
-        """Return the logit."""
+        """Return the logit of the word as the document's score."""
         return logs[0]

@@ -126,7 +126,7 @@ def _named_adapter_errors(folder: Path) -> Iterator[None]:
 
 
 def _cast_lora_after_torch_loading(wrapped: Any, dtype: Any) -> None:
-    """Cast the low-rank factors of all adapted layers."""
+    """Cast the low-rank factors of all adapted layers to a data type, in place."""
     from peft.tuners.lora import LoraLayer
 
     for layer in wrapped.modules():

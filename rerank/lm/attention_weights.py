@@ -39,7 +39,7 @@ class AttentionCapture:
     Attributes:
         last: Index of the layer in which the forward pass ends.
         cpu_kernel: Whether `rerank.lm.cpu_attention` supports the model.
-        skip: Number of query tokens at the beginning of the block that are excluded from the mean.
+        skip: Number of the first tokens of the pass that are excluded from the mean.
         heads: Mapping from each layer to its heads to capture. If empty, the pass only fills the KV cache.
         on_weights: Function that is called with the index of a layer and its weights, averaged over query tokens, of
             shape (heads, keys). In layers with a sliding window, the earliest keys may be missing.
@@ -115,13 +115,13 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
 
 
 def register_attention_weights() -> None:
-    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    """Register this module's attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, capture_attention_forward)
     AttentionMaskInterface.register(NAME, make_capture_mask)
 
 
 def make_capture_mask(**arguments: Any) -> torch.Tensor | None:
-    """Return the mask for `capture_attention_forward`. It is never None for blocks whose weights are captured."""
+    """Return the mask for `capture_attention_forward`. It is never None if weights are captured."""
     capture = _CAPTURE.get()
     if capture.cpu_kernel and not capture.heads:
         return cpu_attention.make_padding_mask(**arguments)

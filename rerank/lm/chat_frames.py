@@ -124,7 +124,7 @@ def _is_harmless_causal_template_node(path: Sequence[nodes.Node], turns: set[str
 
 
 def _is_causal_model_turn_list(node: nodes.Node | None) -> bool:
-    """Return whether an expression is the list of turns, or a slice of it."""
+    """Return whether an expression in a template is the chat's list of turns, or a slice of it."""
     if isinstance(node, nodes.Getitem):
         return isinstance(node.arg, nodes.Slice) and _is_causal_model_turn_list(node.node)
     return isinstance(node, nodes.Name) and node.name == _MESSAGES and node.ctx == "load"

@@ -56,7 +56,7 @@ def has_full_attention(config: Any) -> bool:
 
 
 def register_cpu_attention() -> None:
-    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    """Register this module's attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, cpu_attention_forward)
     AttentionMaskInterface.register(NAME, make_padding_mask)
 
@@ -80,7 +80,7 @@ def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
 
 
 def _attention_has_all_keys(arguments: dict[str, Any]) -> bool:
-    """Return whether the keys are exactly the preceding tokens and the tokens of the block, without padding."""
+    """Return whether the keys are exactly the cached tokens and the tokens of this pass, without padding."""
     mask = arguments["attention_mask"]
     ends_at_last_key = arguments.get("q_offset", 0) + arguments["q_length"] == arguments["kv_length"]
     return ends_at_last_key and (mask is None or bool(mask.all()))

@@ -157,7 +157,7 @@ def select_causal_model_heads(config: Any, task: AttentionTask) -> dict[int, tup
 
 
 class _AttentionRunner:
-    """A runner that collects the attention from the tails of prompts with a common prefix.
+    """A runner of forward passes over prompts that differ only in their tails (the final instructions with the query).
 
     Args:
         model: The model.
@@ -184,7 +184,7 @@ class _AttentionRunner:
         self._last, self._cpu_kernel = max(heads), supports_cpu_attention(model)
 
     def read(self, prompts: Sequence[PromptSpans]) -> list[torch.Tensor]:
-        """Return the attention from the tail of each prompt.
+        """Return the attention that the tokens of each prompt receive from its tail.
 
         Returns:
             For each prompt, attention summed over layers and heads, of shape (tokens,); with ``per_head``, attention

@@ -1,4 +1,4 @@
-"""Jobs: requests to a local model, tokenized and limited to the size of its context."""
+"""Jobs: tokenized requests to a local model, with token limits that fit its context."""
 
 from __future__ import annotations
 

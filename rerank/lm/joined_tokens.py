@@ -39,7 +39,7 @@ _Spans = tuple[tuple[int, int], ...]
 
 
 class _Edge(NamedTuple):
-    """A piece at the beginning or end of a text."""
+    """A piece (substring between joints) at the beginning or end of a text, where its tokens may differ."""
 
     text: str
     is_first: bool
@@ -55,8 +55,8 @@ class TokenPieces:
     """A text, divided into pieces at joints.
 
     Attributes:
-        texts: Text of each piece, without the space between two pieces, which belongs to the second piece.
-        pieces: The pieces.
+        texts: Text of each piece. A space between two pieces belongs to the second piece and is omitted here.
+        pieces: The pieces, as keys of the memo.
         ids: Token ids of each piece.
     """
 
@@ -70,7 +70,7 @@ class TokenPieces:
         return sum(map(len, self.ids))
 
     def joined(self) -> list[int]:
-        """Return the token ids of the text."""
+        """Return the token ids of the whole text, joined from those of its pieces."""
         return list(chain.from_iterable(self.ids))
 
     def starts(self) -> list[int]:
@@ -84,7 +84,7 @@ class TokenPieces:
         return list(accumulate(map(len, self.ids), initial=0))
 
     def find(self, tokens: Iterable[int]) -> list[int]:
-        """Return the index of the piece that contains each token."""
+        """Return, for each token position in the text, the index of the piece that contains the token."""
         before = self.tokens_before()
         return [bisect_right(before, token) - 1 for token in tokens]
 
@@ -116,7 +116,7 @@ class JoinedTokenizer:
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
         """Create a joined tokenizer for a transformers tokenizer.
 
-        None is returned if the tokenizer has no joints, or if the token ids of the test texts would change.
+        None is returned if the tokenizer has no joints, or if it tokenizes one of a few test texts differently.
         """
         joints = find_token_joints(tokenizer)
         joined = None if joints is None else cls(tokenizer, joints, open_token_dictionaries(tokenizer))
@@ -217,7 +217,7 @@ class JoinedTokenizer:
         return TokenPieces(words, pieces, cast(list[TokenIds], ids))
 
     def _pieces(self, texts: list[str]) -> list[_Piece]:
-        """Return the pieces of a text, given the text of each piece."""
+        """Return the pieces with these texts, where the first and the last one are marked as edges."""
         if len(texts) == 1:
             return [self._last_piece(texts[0], is_first=True)]
         return [_Edge(texts[0], True, False), *texts[1:-1], self._last_piece(texts[-1], is_first=False)]
@@ -329,7 +329,7 @@ def _is_first_piece(piece: _Piece) -> bool:
 
 
 def _carrier_text_for_token_ids(piece: _Piece) -> str:
-    """Return a text in which a piece has the same tokens as within a longer text."""
+    """Return a short text in which a piece has the same tokens as in the text that contains it."""
     return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
 
 

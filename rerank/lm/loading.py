@@ -25,7 +25,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def require_torch() -> tuple[ModuleType, ModuleType]:
-    """Import torch and transformers.
+    """Import and return torch and transformers.
 
     Raises:
         MissingPrerequisiteError: Torch or transformers cannot be imported.
@@ -225,7 +225,7 @@ def _load_model_and_tokenizer(
 
 
 def causal_model_origin(name: str | Path, options: BackendOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` for revision and remote code. A folder has no revision."""
+    """Return the arguments of ``from_pretrained`` for remote code and, for a model on the hub, the revision."""
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
         origin["revision"] = options.revision

@@ -129,7 +129,7 @@ def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, 
     Args:
         tokens: The tokenizer.
         task: The task.
-        end: The end of the rendered prompt.
+        end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
         prefix: The beginning of the reply that the prompt contains.
     """
     return PermutationGrammar(*identifier_tokens(tokens, task.items, task.separator, end, prefix), task.count)
@@ -145,7 +145,7 @@ def identifier_tokens(
         tokens: The tokenizer.
         items: The identifiers, including brackets.
         separator: The text between two identifiers.
-        end: The end of the rendered prompt.
+        end: Last characters of the rendered prompt, since the tokens of a text depend on what precedes it.
         prefix: The beginning of the reply that the prompt contains.
     """
     return tokenize_identifiers(tokens.plain, items, separator, before=end, prefix=prefix)
@@ -174,7 +174,7 @@ def _tokenize_after_prompt(tokens: HfTokens, end: str, text: str) -> TokenIds:
 
 
 def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
-    """Return the last characters of the rendered prompt of a job."""
+    """Return the last characters of a job's rendered prompt, which affect the tokens of the text after them."""
     return tokens.render(job.request.prompt)[-_TAIL:]
 
 

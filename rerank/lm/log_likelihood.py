@@ -96,7 +96,7 @@ class _Rows:
 def _score_continuations_in_prefill(
     model: Any, rows: _Rows, pad: int, *, packed: bool, as_logits: bool = False
 ) -> list[list[float]]:
-    """Score rows whose continuations have at most one token after their common prefix."""
+    """Score, in one pass, rows whose continuations have at most one token after their common prefix."""
     shared = [_shared_tokens(texts) for texts in rows.continuations]
     inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
     last = [len(tokens) + 1 for tokens in shared]
@@ -149,7 +149,7 @@ def _score_with_kv_cache(
 def _score_remainders_with_kv_cache(
     model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int
 ) -> list[float]:
-    """Return the log-probability of each text after its first token, given this token and the ``cached`` tokens."""
+    """Return, per text, the log-probability of all tokens but the first, given the cache and the first token."""
     cache.batch_repeat_interleave(len(texts))
     width = max(map(len, texts)) - 1
     # Padded on the right, where causal attention hides the padding from all real tokens.

@@ -124,7 +124,7 @@ def _has_generic_tokenizer(folder: Path) -> bool:
 
 
 def _read_causal_model_config(name: str | Path, options: BackendOptions) -> Any:
-    """Return the config of a model. If ``config.json`` in its folder states the context size, return only that."""
+    """Return the config of a model, or only its context size if ``config.json`` in its folder states it."""
     stated = _read_causal_model_json(Path(name) / "config.json")
     if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
         return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])

@@ -1,4 +1,4 @@
-"""A check that local models are not used in forked processes, and the base class of their backends.
+"""The base class of backends for local models, and a check that no model is used in a forked process.
 
 The threads of torch and the state of an accelerator do not survive a fork, so a model of the parent process would hang.
 """
@@ -58,7 +58,7 @@ class LocalModel:
         raise NotImplementedError
 
     def set_source(self, name: str | Path, options: BackendOptions) -> None:
-        """Store the arguments with which ``load`` has loaded the model."""
+        """Store the arguments with which ``load`` has loaded the model, so that another process can load it."""
         adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
         absolute = Path(name).absolute() if Path(name).is_dir() else name
         self._source = absolute, replace(options, adapter=adapter)

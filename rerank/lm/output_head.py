@@ -26,7 +26,7 @@ _CPU_ENTRIES = 1 << 20
 
 
 class OutputHead:
-    """A context manager that replaces the output head of a model by its float32 version.
+    """A context manager that replaces the output head of a model by its float32 version, which causes fewer ties.
 
     A quantised, split, offloaded or wrapped head remains unchanged, since only its own code can apply its weights.
 

@@ -36,7 +36,7 @@ from rerank.tasks import Sampling
 
 @dataclass
 class DecodingRow:
-    """A permutation that is being decoded.
+    """A row of a batch: one permutation that is being decoded.
 
     Attributes:
         prompt: Token ids of the prompt.
@@ -60,13 +60,13 @@ class DecodingRow:
     _open_log_prob: float = 0.0
 
     def begin(self) -> list[int]:
-        """Return the tokens of the first forward pass: prompt and forced tokens; empty if there is no choice."""
+        """Return the tokens of the first forward pass: the prompt and forced tokens; empty if every token is forced."""
         self.tokens = self.state.push_forced()
         self._close_identifiers()
         return [] if self.state.is_complete else [*self.prompt, *self.tokens]
 
     def choose(self, logits: torch.Tensor) -> list[int]:
-        """Append the best allowed token (the lowest id in case of a tie) and the forced tokens after it.
+        """Append the best or a sampled allowed token (ties: the lowest id) and the forced tokens after it.
 
         Args:
             logits: Logits of the allowed tokens, of shape (allowed tokens,).

@@ -1,4 +1,4 @@
-"""The grammar of permutations such as ``[3] > [1] > [2]``, which determines the next tokens without repetitions.
+"""The grammar of permutations such as ``[3] > [1] > [2]``, which allows each identifier only once.
 
 The grammar is a prefix tree (trie) of token ids with one leaf per identifier. If only one token is allowed, it is
 known without a forward pass, so a decoder can skip such forced tokens. This module works on token ids only.
@@ -14,7 +14,7 @@ TokenIds = tuple[int, ...]
 
 
 class _Node:
-    """A node of the prefix tree.
+    """A node of the prefix tree of the tokens of all identifiers.
 
     Attributes:
         children: Mapping from each token id to a child node.
@@ -102,7 +102,7 @@ class GrammarState:
             self._node = self._grammar.later
 
     def push_forced(self) -> list[int]:
-        """Append and return the forced tokens up to the next choice or the end of the permutation."""
+        """Append and return the tokens without an alternative, up to the next choice or the end of the permutation."""
         tokens = []
         while len(allowed := self.allowed()) == 1:
             self.push(allowed[0])

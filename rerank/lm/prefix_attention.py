@@ -28,7 +28,7 @@ NAME = "rerank_packed"
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """A row of a packed sequence.
+    """One of the prompts (rows) that are concatenated into one sequence.
 
     Attributes:
         start: Position of the row's first token in the sequence.
@@ -43,7 +43,7 @@ class PackedRow:
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
-    """Rows that are concatenated into one sequence.
+    """Prompts (rows) that a model processes as one concatenated sequence.
 
     Attributes:
         rows: The rows; tokens after the last row are padding.
@@ -59,14 +59,14 @@ _SEQUENCE: ContextVar[PackedSequence] = ContextVar("sequence")
 
 
 def register_prefix_attention() -> None:
-    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    """Register this module's attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, packed_attention_forward)
     AttentionMaskInterface.register(NAME, make_no_mask)
 
 
 @contextmanager
 def pack_sequence_into_rows(sequence: PackedSequence) -> Iterator[None]:
-    """Divide the sequence of the forward passes inside the ``with`` block into rows."""
+    """Treat the input of forward passes inside the ``with`` block as concatenated rows instead of one sequence."""
     token = _SEQUENCE.set(sequence)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Compute the KV cache of each prompt prefix only once. Imports torch at import time."""
+"""Compute the KV cache of each prompt prefix (such as the instruction) only once. Imports torch at import time."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PrefixCache:
         return CachedPrefix(start, tuple(segments), reused)
 
     def _extend(self, segments: Sequence[PrefixSegment], start: int, ids: Sequence[int]) -> PrefixSegment:
-        """Compute the tokens ``ids`` on top of a prefix of ``start`` tokens."""
+        """Compute the keys and values of the tokens ``ids``, which follow a prefix of ``start`` tokens."""
         padding = round_pass_length(len(ids)) - len(ids) if self._model.device.type == "cpu" else 0
         cache = make_filled_cache(self._model, segments, start + len(ids) + padding)
         compute_on_cache(self._model, cache, start, ids, padding=padding)

@@ -23,7 +23,7 @@ _MIN_SAVED = 32
 
 
 def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
-    """Return the lengths in tokens, in increasing order, of the prefixes that each prompt of a batch uses.
+    """Return, per prompt of a batch, the lengths in tokens of its prefixes to compute once, in increasing order.
 
     Each prefix extends the preceding prefix. Among the prefixes that end at its boundaries, a prompt uses
     - the prefixes before its first passage (instruction, worked examples, query), which occur in other batches as well;
@@ -46,10 +46,10 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
 def _choose_prefix_ends(
     prefixes: Sequence[Sequence[int]], others: Sequence[int], repeating: Sequence[int]
 ) -> tuple[int, ...]:
-    """Return the lengths of the prefixes that one prompt uses.
+    """Return the lengths of the prefixes of one prompt that are computed once and kept.
 
     Args:
-        prefixes: The prefixes that end at a boundary.
+        prefixes: The prefixes of the prompt that end at a boundary of its template.
         others: For each prefix, the number of other prompts of the batch that begin with it.
         repeating: Lengths of the prefixes that are expected to occur in other batches.
     """

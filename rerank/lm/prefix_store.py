@@ -31,7 +31,7 @@ class PrefixSegment:
 
 
 class PrefixStore:
-    """A store of segments by key. If the limit is exceeded, the least recently used segments are dropped.
+    """A store of prefix segments by key. If the limit is exceeded, the least recently used ones are dropped.
 
     Args:
         limit: Maximum total size in bytes; with 0, no segment is kept.

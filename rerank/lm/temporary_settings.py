@@ -1,4 +1,4 @@
-"""Temporary settings of a model: attention function and generation config. Imports torch at import time."""
+"""Change settings of a model temporarily: attention function and generation config. Imports torch at import time."""
 
 from __future__ import annotations
 

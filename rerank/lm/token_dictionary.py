@@ -105,7 +105,7 @@ def token_dictionaries_folder(tokenizer: Any) -> Path:
 
 
 def open_token_dictionaries(tokenizer: Any) -> list[TokenDictionary]:
-    """Open all dictionaries of a fast tokenizer that are in the user's cache folder.
+    """Open all dictionaries of token ids of a fast tokenizer that are in the user's cache folder.
 
     Raises:
         DataError: A dictionary is damaged.

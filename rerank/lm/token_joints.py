@@ -54,7 +54,7 @@ _PREPENDED = frozenset("\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a
 
 @dataclass(frozen=True)
 class Joints:
-    """The joints of a tokenizer.
+    """The joints of a tokenizer: positions at which a text can be divided and tokenized part by part.
 
     Attributes:
         added: Added tokens, after which there is no joint.
@@ -78,7 +78,7 @@ class Joints:
         return self.normalizer is None or self._remains_closed(text)
 
     def _remains_closed(self, text: str) -> bool:
-        """Return whether the last character of the text is not whitespace after normalization either."""
+        """Return whether the last character of a text does not become whitespace by normalization."""
         # A mark or an invisible character may be normalized together with its neighbours.
         if unicodedata.category(text[-1])[0] not in "LNPS" or text[-1] in _PREPENDED:
             return False

@@ -1,4 +1,4 @@
-"""A meter that reports how many tokens a model has processed, while it is running."""
+"""A meter that reports how many tokens a model has processed, to show progress within a batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ OnTokens = Callable[[float], None]
 
 
 class TokenMeter:
-    """A meter that reports the tokens that pass through the layers of a causal language model.
+    """A meter that reports how many tokens a causal language model has processed, layer by layer.
 
     Attributes:
-        on_tokens: Function that is called with the number of tokens after each layer; None to report nothing.
+        on_tokens: Function that is called after each layer with the number of tokens divided by the number of layers,
+            so that the sum over a forward pass is its number of tokens; None to report nothing.
     """
 
     def __init__(self, model: Any) -> None:

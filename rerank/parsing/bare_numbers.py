@@ -30,7 +30,7 @@ def identifier_mentions_without_ranges(tokens: Sequence[Token], mentions: Sequen
 
 
 def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
-    """Interpret lines that consist of an enumerator and a number, such as "1. 3".
+    """Interpret lines of an enumerator and an identifier, such as "1. 3", as a ranking.
 
     A single such line is interpreted only if its enumerator is 1.
     """
@@ -51,7 +51,7 @@ def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
 
 
 def interpret_bare_identifier_sequences(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret runs of numbers that are joined by ``>``, or that fill their lines or follow a colon."""
+    """Interpret runs of numbers as rankings if they are joined by ``>``, fill their lines or follow a colon."""
     wordless = all(token.kind != "word" for token in tokens)
     interpretations = []
     run: list[Mention] = []
@@ -82,7 +82,7 @@ def _interpret_bare_identifier_sequence(
 def interpret_bare_permutations(
     tokens: Sequence[Token], mentions: Sequence[Mention], count: int
 ) -> list[Interpretation]:
-    """Interpret runs of numbers in a sentence that contain all identifiers and no other numbers.
+    """Interpret runs of numbers in a sentence as rankings if they contain all identifiers and no other numbers.
 
     An example is "The order is 2, 1, 3." Incomplete runs are ignored, because the numbers may belong to the text, as in
     "Passages about fleas: 2 of 3, since 2019".

@@ -14,7 +14,7 @@ class Interpretation:
 
     Attributes:
         numbers: Identifiers as written, best first, including duplicate and unknown identifiers.
-        strength: `CHAIN`, `LISTED` or `MENTIONED`.
+        strength: How clearly the reply states an order: `CHAIN`, `LISTED` or `MENTIONED`.
         form: Description of the form in which the ranking is written, for `ParsedReply.detail`.
         position: Position in the reply, used to prefer later interpretations.
     """

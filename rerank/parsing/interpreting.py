@@ -80,7 +80,7 @@ def interpret_reply_identifiers(text: str, count: int) -> tuple[Interpretation |
 
 
 def choose_interpretation(candidates: Sequence[Interpretation], count: int) -> Interpretation:
-    """Return the best interpretation by the rule in the module's docstring."""
+    """Return the strongest of the interpretations that are complete enough; then the longest, then the latest."""
     # Incomplete interpretations are excluded first, so that a short run in a remark does not beat a complete list.
     fullest = max(candidate.distinct(count) for candidate in candidates)
     full = [candidate for candidate in candidates if 2 * candidate.distinct(count) >= fullest]
@@ -94,7 +94,7 @@ def _interpret_order_of_mention(mentions: Sequence[Mention]) -> Interpretation:
 def _interpret_identifier_mention_sequences(
     tokens: Sequence[Token], mentions: Sequence[Mention]
 ) -> list[Interpretation]:
-    """Interpret the maximal runs of mentions with only separators between them.
+    """Interpret maximal runs of mentions with only separators between them as rankings.
 
     A line break without ``>`` ends a run that is joined by ``>``, since another ranking follows.
     """
@@ -122,7 +122,7 @@ def _interpret_run_of_mentions(run: Sequence[Mention], chained: bool) -> Interpr
 
 
 def _interpret_ascending_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret runs that are joined only by ``<`` in reverse: in "[3] < [1] < [2]", the best is [2].
+    """Interpret runs that are joined only by ``<`` as rankings in reverse: in "[3] < [1] < [2]", the best is [2].
 
     If ``>`` is adjacent ("[1] > [2] < [3]"), the signs contradict each other, and neither end is the best.
     """
@@ -152,7 +152,7 @@ def _sign_between_mentions(tokens: Sequence[Token], start: int, end: int) -> str
 
 
 def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
-    """Interpret the first mention of each line if it is preceded only by enumerators, bullets and labels."""
+    """Interpret the first mentions of lines as a ranking if only enumerators, bullets and labels precede them."""
     heads: list[Mention] = []
     line_start, seen = 0, 0
     for mention in mentions:

@@ -43,7 +43,7 @@ _AFTER_ENUMERATOR = frozenset(".):")
 
 
 class Token(NamedTuple):
-    """A number, a word, a line break or another single character; ``start`` is its position in the text."""
+    """A token of a reply: a number, a word, a line break or another character; ``start`` is its position."""
 
     kind: str
     text: str
@@ -52,7 +52,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A mention of a passage.
+    """A mention of a passage in a reply, such as "[2]" or "Passage 2".
 
     Attributes:
         number: The number as written.
@@ -128,9 +128,9 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
 
 
 def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
-    """Return the mentions in the bracket at ``opening``, the index at which to continue, and whether a number is cut.
+    """Return the mentions in the bracket at ``opening``, the index after them, and whether a number is truncated.
 
-    The last number in an unclosed bracket counts as cut if the reply ends directly after this number.
+    The last number in an unclosed bracket counts as truncated if the reply ends directly after this number.
     """
     end = opening + 1
     while end < len(tokens) and tokens[end].text not in "[]":

@@ -1,4 +1,4 @@
-"""Detect refusals. Only replies without a ranking are checked, so false positives do little harm."""
+"""Detect replies that decline to answer. Only replies without a ranking are checked, so errors do little harm."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def prompt_text(name_or_path: str | Path) -> str:
 
 
 def load_prompt(name_or_path: str | Path) -> PromptTemplate:
-    """Load a prompt.
+    """Load a prompt template.
 
     Args:
         name_or_path: Name of a built-in prompt, or the path of a file, as for `prompt_text`.

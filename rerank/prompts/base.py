@@ -20,7 +20,7 @@ class Message:
     """One turn of a chat.
 
     Attributes:
-        role: Role of the speaker.
+        role: ``system``, ``user`` or ``assistant``; ``text`` or ``verbatim`` for a text that is not a chat.
         content: The text, with `PICTURE` at the position of each picture.
         images: Paths of the pictures, in order of appearance.
     """
@@ -36,7 +36,7 @@ Prompt = tuple[Message, ...]
 
 
 class RenderedPrompt(tuple[Message, ...]):
-    """A prompt that also stores where the sections of its template end.
+    """A prompt that also stores where the sections of its template end, since prompts may share text up to there.
 
     It is equal to a tuple of the same turns. Copies and slices are ordinary tuples.
 
@@ -79,7 +79,7 @@ class TokenCounter(Protocol):
         """Return the number of tokens of each text on its own, without special tokens."""
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix of ``text`` that ends with a token and has at most ``tokens`` tokens."""
+        """Return the longest prefix of ``text`` that ends at a token boundary and has at most ``tokens`` tokens."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""A memo of bounded size for the results of a pure function, shared by rounds, queries and threads."""
+"""A memo of bounded size for results that never change, such as token counts, shared by queries and threads."""
 
 from __future__ import annotations
 

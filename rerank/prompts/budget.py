@@ -58,7 +58,7 @@ class FittedPrompt:
 
 
 def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
-    """Return the largest cap for which sum(min(length, cap)) <= budget (water-filling).
+    """Return the largest cap on passage lengths for which sum(min(length, cap)) <= budget (water-filling).
 
     The cap is at most the longest length, and 0 if the budget is negative.
 
@@ -74,7 +74,7 @@ def prompt_passage_token_cap(lengths: Sequence[int], budget: int) -> int:
 
 
 class PromptBudget:
-    """A budget that fits prompts into a context. Use one instance for all windows, since it caches token counts.
+    """A budget that fits prompts into a model's context. Use one for all windows, since it caches token counts.
 
     Args:
         tokens: The model's token counter.
@@ -190,7 +190,7 @@ class PromptBudget:
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
 
     def _search(self, attempt: _Attempt, *, fixed: int, available: int) -> FittedPrompt:
-        """Return the prompt with the largest cap that fits, or with the lowest allowed cap if none fits."""
+        """Return the prompt with the largest cap on passage lengths that fits, or with the lowest cap if none fits."""
         longest = max(attempt.lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
@@ -240,7 +240,7 @@ def check_prompt_passage_limits(floor: int, max_passage_tokens: int | None) -> N
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A window that can be rendered with its passages truncated to any cap."""
+    """A window that can be rendered with its passages truncated to any number of tokens (cap)."""
 
     template: PromptTemplate
     query: str

@@ -1,4 +1,4 @@
-"""A memo of token counts, which are needed repeatedly: windows of a query share documents, and rounds share prompts."""
+"""A memo of token counts, which are needed repeatedly, since windows of a query share documents."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|pas
 
 
 def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
-    """Parse the YAML text of a prompt.
+    """Convert the YAML text of a prompt to a `PromptTemplate`.
 
     Args:
         text: A YAML mapping with the keys listed in docs/prompts.md.
@@ -76,7 +76,7 @@ def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
 
 
 def _simple_prompt_keys(table: dict[Any, Any], name: str) -> dict[str, Any]:
-    """Check and return the values of the keys that set a template field with the same name."""
+    """Return, after a check, the values of a prompt's keys that set a template field with the same name."""
     values = {key: table[key] for key in _SIMPLE if key in table}
     for key, value in values.items():
         if not isinstance(value, _SIMPLE[key]):
@@ -117,7 +117,7 @@ def _examples_of_prompt(table: dict[Any, Any], name: str) -> tuple[PromptExample
 
 
 def _prompt_template_syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
-    """Return the value of the key ``template``; if it is missing, Jinja if a section contains Jinja, else braces."""
+    """Return the syntax of a prompt: the key ``template`` or, without it, Jinja if a section has any, else braces."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"

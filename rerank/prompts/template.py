@@ -205,7 +205,7 @@ class PromptTemplate:
         return PromptEscaping(brackets=self.escape_brackets, letters=letters)
 
     def _shared(self, query: str, passages: Sequence[str], labels: Sequence[str] | None) -> dict[str, Any]:
-        """Return the values that are available in every section."""
+        """Return the values of the placeholders that are available in every section."""
         escape = self.escaping(labels).escape
         shared: dict[str, Any] = {"query": escape(query), "num": len(passages), "passages": list(map(escape, passages))}
         shared["instruction"] = escape(self.instruction)
@@ -215,7 +215,7 @@ class PromptTemplate:
     def _query_turns(
         self, shared: Mapping[str, Any], names: Sequence[str], scores: Sequence[float] | None = None
     ) -> tuple[list[Message], list[tuple[int, int]]]:
-        """Return the turns for one query, which end with a user turn, and their `RenderedPrompt.boundaries`."""
+        """Return the turns for a query or a worked example, which end with a user turn, and their boundaries."""
         pairs = zip(names, shared["passages"], strict=False)
         rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
         if self.shows_scores:

@@ -43,7 +43,7 @@ class WordTokens:
         return 1
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix of a text that ends with a token and has at most ``tokens`` tokens."""
+        """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens."""
         words = list(islice(_WORD.finditer(text), max(0, tokens) + 1))
         if len(words) <= tokens:
             return text

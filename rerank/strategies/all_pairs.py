@@ -19,7 +19,7 @@ class AllPairs:
     tie. The score of a document is its number of wins plus half its number of ties:
     s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
 
-    Calls for n documents: n (n - 1), which is 9,900 for n = 100. All pairs are yielded at once.
+    Calls for n documents: n (n - 1), which is 9,900 for n = 100. All pairs are yielded in one round.
     """
 
     def __call__(self, ranking: Ranking) -> Plan:

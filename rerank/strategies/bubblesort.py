@@ -59,7 +59,7 @@ class Bubblesort:
         return ranking
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls (class docstring), reached by a perfect judge on a reversed list."""
+        """Return the maximum number of calls, which a perfect judge needs for a list in reverse order."""
         passes = range(min(self.top_k, n - 1))
         windows = sum(count_sliding_windows(n - first, self.size, self.size - 1) for first in passes)
         return windows * (1 + self.both_orders)

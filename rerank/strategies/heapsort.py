@@ -68,7 +68,7 @@ class Heapsort:
         return ranking.reorder(0, (*best, *(position for position in range(n) if position not in best)))
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls (class docstring): every node sinks along the longest path."""
+        """Return the maximum number of calls, reached if every node sinks along the longest path."""
         building = sum(self._path_windows(node, n) for node in range(n))
         return building + sum(self._path_windows(0, n - removed) for removed in range(1, min(self.top_k, n)))
 

@@ -77,7 +77,7 @@ class TopDown:
         return Ranking.from_order(ranking.query, [*docs, *settled])
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls (class docstring): every document is ranked above the pivot."""
+        """Return the maximum number of calls, reached if every document is ranked above the pivot."""
         calls = 0
         while n > self.size:
             # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again
@@ -102,7 +102,7 @@ class TopDown:
     def _rank_head(
         self, query: Query, docs: Sequence[Document]
     ) -> Generator[list[Window], list[Order], tuple[list[Document], Document, list[Document]]]:
-        """Rank the head; return the documents above the pivot, the pivot, and the documents below the pivot."""
+        """Rank the head (first window); return the documents above the pivot, the pivot, and the documents below it."""
         best = None if self.top_k is None else self._pivot_rank
         (order,) = yield [Window(query, tuple(docs[: self.size]), best=best)]
         ranked = [docs[position] for position in order]

@@ -1,4 +1,4 @@
-"""Tournament graphs: preferences from earlier windows determine the next window, until the head is certain.
+"""Tournament graphs: preferences from earlier windows determine the next window, until the first ranks are certain.
 
 Source: BlitzRank of Agrawal, Nguyen and Kiela 2026, arXiv 2602.05448, algorithm 1 with the ties of conjecture 63.
 """
@@ -51,7 +51,7 @@ class TournamentGraph:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the windows of documents that were never judged at once, then one window at a time."""
+        """Yield, as one round, all windows of documents that were never judged; then yield one window at a time."""
         n = len(ranking)
         graph = PreferenceGraph(n)
         step = min(self.size, n)
@@ -68,7 +68,7 @@ class TournamentGraph:
         )
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls after which this strategy stops (class docstring)."""
+        """Return the maximum number of calls after which this strategy stops (formula in the class docstring)."""
         if n <= self.size:
             return int(n > 1)
         best = min(self.top_k, n)
@@ -78,7 +78,7 @@ class TournamentGraph:
         return Window(ranking.query, tuple(ranking.docs[position] for position in positions), best=self.top_k)
 
     def _next_group(self, graph: PreferenceGraph) -> list[list[int]]:
-        """Return the documents to judge next, in input order, or no group if the head is certain."""
+        """Return the documents to judge next, in input order, or no group if the first ranks are certain."""
         n = len(graph.above)
         order = sorted(range(n), key=lambda position: (graph.count_better(position), graph.count_worse(position)))
         if all(graph.is_resolved(position) for position in order[: self.top_k]):

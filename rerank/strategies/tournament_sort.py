@@ -52,7 +52,7 @@ class TournamentSort:
         check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield the windows of each round of contenders at once."""
+        """Yield, for each round, all windows of its contenders together."""
         n = len(ranking)
         graph = PreferenceGraph(n)
         best = list[int]()
@@ -71,7 +71,7 @@ class TournamentSort:
         return ranking.reorder(0, (*best, *others))
 
     def calls(self, n: int) -> int:
-        """Return the maximum number of calls (class docstring)."""
+        """Return the maximum number of calls for a list of ``n`` documents."""
         calls = rounds = 0
         for removed in range(min(self.top_k, n - 1)):
             contenders = min(n - removed, rounds) if removed else n

@@ -1,4 +1,4 @@
-"""Tasks, requests, replies, and the backend protocol."""
+"""Requests to models, the tasks that they contain, replies, and the protocol of the backends that run models."""
 
 from rerank.tasks.kinds import (
     AttentionTask,

@@ -27,7 +27,7 @@ _SIGNALS = 1.0
 
 
 class BackgroundLoop:
-    """An event loop that runs in a daemon thread."""
+    """An event loop in a daemon thread, on which other threads and event loops run coroutines."""
 
     def __init__(self) -> None:
         """Start the thread."""

@@ -11,7 +11,7 @@ from rerank.tasks.requests import Backend, Reply, Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStatus:
-    """The state of a batch at its provider.
+    """The state of a batch of requests at its provider.
 
     Attributes:
         id: The provider's id of the batch.
@@ -39,7 +39,7 @@ class BatchStatus:
 
 @dataclass(kw_only=True)
 class BatchReplies:
-    """The results of a batch.
+    """The results of a batch of requests.
 
     Attributes:
         replies: Mapping from the digest of each request to its reply. Requests that failed are missing.

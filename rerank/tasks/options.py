@@ -140,6 +140,8 @@ def task_backend_settings_folder(name: str | Path, options: BackendOptions) -> P
 def resolve_task_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
     """Return the context size of a model: the size that the model states or, if None, the size in the options.
 
+    A smaller size in the options does not change the result; it limits prompts elsewhere (`PromptBudget`).
+
     Raises:
         UsageError: The size in the options exceeds the stated size, or neither is known.
     """

@@ -24,7 +24,7 @@ Finish = Literal["stop", "length", "refused", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Decoding settings.
+    """Decoding settings of a request.
 
     Attributes:
         max_tokens: Maximum number of tokens to generate.
@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of a model.
+    """One request to a model: a prompt, a task and decoding settings.
 
     Attributes:
         prompt: The chat.
@@ -100,7 +100,7 @@ _LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
 def _drop_task_request_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request, except fields that were added in later versions and have their default value."""
+    """Return the fields for a request's digest, which excludes newer fields with their default value."""
     return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
@@ -111,7 +111,7 @@ def _request_message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The result of a request.
+    """The reply of a model to a request.
 
     Attributes:
         text: The generated text, including the beginning that the prompt contains; empty if there is none.
@@ -123,7 +123,7 @@ class Reply:
         search_units: Number of search units that an API bills instead of tokens.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill; 0 if the backend does not report it.
-        finish: Finish reason.
+        finish: Why the reply ended: ``stop``, ``length`` (token limit), ``refused`` (content filter) or ``error``.
         error: Error message if there is nothing to parse, because no reply arrived (``finish`` is "error") or the reply
             is invalid; otherwise empty.
         retries: Number of attempts after the first that the reply took.
@@ -171,7 +171,7 @@ class CancelledAfterReplyError(asyncio.CancelledError):
 
 @runtime_checkable
 class Backend(Protocol):
-    """The component that runs a model.
+    """Protocol of backends, the components that run models.
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports
     (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether
@@ -193,7 +193,7 @@ class Backend(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Number of requests to pass to `generate` at once; their replies are committed together."""
+        """Number of requests to pass to `generate` at once; their replies are written to the call log together."""
 
     @property
     def costs_money(self) -> bool:

@@ -48,12 +48,12 @@ class Usage:
         return min(1.0, self.tokens_cached / self.tokens_in) if self.tokens_in else 0.0
 
     def add_answer(self, reply: Reply) -> None:
-        """Add the current cost of a reply. Reused replies count as calls without tokens; failed replies are ignored."""
+        """Add the new cost of a reply: a reused reply counts as a call without tokens, a failed reply is ignored."""
         if reply.finish != "error":
             self.add(Reply() if reply.reused else reply, reused=reply.reused)
 
     def add(self, reply: Reply, *, reused: bool = False) -> None:
-        """Add one reply to the totals."""
+        """Add a reply and all its tokens to the totals; with ``reused``, also count it as a reused call."""
         self.calls += 1
         self.reused_calls += reused
         self.tokens_in += reply.tokens_in

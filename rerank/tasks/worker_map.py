@@ -18,7 +18,7 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 class WorkerFunction(Protocol[ItemIn, ResultOut]):
-    """A function that is applied to items. It is pickled, and each worker opens it once."""
+    """A function that workers apply to items, such as queries. It is pickled, and each worker opens it once."""
 
     def open(self) -> Callable[[ItemIn], ResultOut]:
         """Return the function, after loading its model.
@@ -31,7 +31,7 @@ class WorkerFunction(Protocol[ItemIn, ResultOut]):
         """Return a noun phrase for an item, for messages, such as ``query 'q1'``."""
 
     def give_up(self, item: ItemIn, reason: str) -> ResultOut:
-        """Return the result for an item that ends the workers that process it.
+        """Return a result in place of the result of an item that has crashed its workers.
 
         Args:
             item: The item.

@@ -37,7 +37,7 @@ class Api(ServerBackend["RerankApiClient"]):
 
     Raises:
         UnknownNameError: There is no such API.
-        UsageError: The model is missing, or an option can only be set when the server is started.
+        UsageError: The model is missing, or an option is set that only applies when a server is started.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
@@ -65,7 +65,7 @@ class Api(ServerBackend["RerankApiClient"]):
         return EstimatedPairTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> RerankApiClient:
-        """Return a client, which requests the limits that the server states before the first rerank request."""
+        """Return a client, which asks the server for its limits before the first rerank request."""
         from rerank.backends.api.client import RerankApiClient
 
         return RerankApiClient(
@@ -78,7 +78,7 @@ class Api(ServerBackend["RerankApiClient"]):
         )
 
     async def find_context_size(self) -> int:
-        """Return the context size that the server states or, if it states none, the documented size.
+        """Return the context size that the server states or, if it states none, the one in the API's documentation.
 
         Raises:
             BackendError: The server refuses the key.
@@ -87,7 +87,7 @@ class Api(ServerBackend["RerankApiClient"]):
 
 
 def _parse_model_of_api(text: str) -> tuple[RerankApi, str]:
-    """Split the name of a model into the API and the name of the model in this API.
+    """Split a name such as ``cohere/rerank-v4.0-pro`` into the API and the name of the model in this API.
 
     Raises:
         UnknownNameError: There is no such API.

@@ -20,7 +20,7 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class RerankApiClient:
-    """A client that sends requests to one reranker. All coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one reranker. All its coroutines run on one event loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.
@@ -122,7 +122,7 @@ class RerankApiClient:
 
 
 def _join_parts(parts: Sequence[Reply]) -> Reply:
-    """Combine the replies for parts of a list of passages. If the last reply has no scores, neither has the result."""
+    """Combine the replies to the parts of a request. Only the last one may lack scores; then the result has none."""
     last = parts[-1] if parts else Reply()
     return replace(
         last,

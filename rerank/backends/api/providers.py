@@ -60,10 +60,10 @@ class RerankApi:
         version: First part of the path, before the endpoint, such as ``/v2``; added only to addresses without a path.
         endpoint: Path of the endpoint.
         limits: The documented limits.
-        limits_path: Path, from the server's root, of the server's description of itself; empty if there is no
-            description.
-        read_limits: Function of this description and the model's name that returns the context size and the maximum
-            number of documents, each 0 if not stated.
+        limits_path: Path, from the server's root, at which the server describes itself and its limits; empty if
+            there is no such path.
+        read_limits: Function that is called with this description and the model's name and returns the context size
+            and the maximum number of documents, each 0 if not stated.
         serves_one_model: Whether a server serves a single model, so that requests contain no model name.
     """
 

@@ -21,7 +21,7 @@ from rerank.tasks.dialects.question import ApiBody
 
 
 class ScoredIndex(ApiBody):
-    """The fields of a result that all rerank APIs return. All other fields are ignored."""
+    """The score of one document in a response: the two fields that all rerank APIs return. Others are ignored."""
 
     index: int
     score: float = Field(validation_alias=AliasChoices("relevance_score", "score"))
@@ -101,6 +101,6 @@ def _search_units_of_rerank_answer(body: Mapping[str, Any]) -> float:
 
 
 def _whole_number(value: Any) -> int:
-    """Return a number of tokens, which Cohere states as a float, as an integer; 0 if the number is not valid."""
+    """Convert a number of tokens to an integer, since Cohere states floats; 0 if it is not a valid number."""
     is_whole = isinstance(value, float) and value.is_integer()
     return token_count_in_answer(int(value) if is_whole else value)

@@ -16,7 +16,7 @@ from rerank.tasks import FileAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerProvider:
-    """The provider of a server: its address, and the environment variables for its key and address.
+    """The provider of a server, such as OpenAI: its address, and the environment variables for its key and address.
 
     Attributes:
         url: The provider's own address, to which a key may be sent even if the address was read from a file; empty if

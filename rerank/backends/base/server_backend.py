@@ -61,8 +61,8 @@ class ServerBackend(ABC, Generic[C]):
         transport: Replacement for the network, for tests.
 
     Raises:
-        UsageError: An option can only be set when the server is started; or the address was read from a file, and a key
-            would be sent to it without the user's permission.
+        UsageError: An option is set that only applies when the server is started, such as the dtype; or the address
+            was read from a file, and a key would be sent to it without the user's permission.
     """
 
     #: Servers render chats with the template of their model.
@@ -84,7 +84,7 @@ class ServerBackend(ABC, Generic[C]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: Any = None,
     ) -> None:
-        """Check the options, without connecting."""
+        """Check the options, without connecting to the server."""
         self._model = model
         self._address = address
         self._options = options or BackendOptions()
@@ -104,7 +104,7 @@ class ServerBackend(ABC, Generic[C]):
         Raises:
             UsageError: The model or the address is missing or invalid; there are several addresses, which require
                 `rerank.backends.base.server_replicas`; the address was read from a file, and a key would be sent to it
-                without the user's permission; or an option can only be set when the server is started.
+                without the user's permission; or an option is set that only applies when the server is started.
             UnknownNameError: The API in the model's name is unknown.
         """
         options = options or BackendOptions()
@@ -121,12 +121,12 @@ class ServerBackend(ABC, Generic[C]):
 
     @property
     def tokens(self) -> TokenCounter:
-        """The token counter. If it estimates, the estimates are meant to be too high rather than too low."""
+        """The model's token counter. If its counts are estimates, they are meant to be too high rather than too low."""
         return self._tokens
 
     @abstractmethod
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that calls ``context_size`` when the context size is needed."""
+        """Return a token counter for the model, which calls ``context_size`` when the context size is needed."""
 
     @abstractmethod
     async def find_context_size(self) -> int:
@@ -144,7 +144,7 @@ class ServerBackend(ABC, Generic[C]):
 
     @abstractmethod
     def make_client(self, connection: ServerConnection) -> C:
-        """Return a client of the model, without connecting."""
+        """Return a client for the model, without connecting to the server."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of the constructor: another process opens its own connections and reads its own key."""
@@ -158,7 +158,7 @@ class ServerBackend(ABC, Generic[C]):
 
     @property
     def slots(self) -> int:
-        """Maximum number of requests in progress at the same time, including those that wait to share a call."""
+        """Maximum number of requests in progress at once, including requests that wait to be sent in one HTTP call."""
         return self.requests_in_flight or self._concurrency
 
     @property
@@ -168,7 +168,7 @@ class ServerBackend(ABC, Generic[C]):
 
     @property
     def costs_money(self) -> bool:
-        """Whether the server is on another machine."""
+        """Whether calls may cost money: true if the server is on another machine."""
         return not self._address.loopback
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -193,7 +193,7 @@ class ServerBackend(ABC, Generic[C]):
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds the server's, or the server lacks a capability.
+            UsageError: The context size in the options exceeds the server's, or the server lacks a capability.
         """
         return await await_on_task_request_loop(self.get_client().answer(request))
 
@@ -226,7 +226,7 @@ class ServerBackend(ABC, Generic[C]):
 
 
 def _check_server_options(options: BackendOptions) -> None:
-    """Check that the options contain no setting that must be made when the server is started."""
+    """Check that no option is set that only applies when the server is started, such as the dtype."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:
             raise UsageError(

@@ -175,7 +175,7 @@ class ServerConnection:
         return ServerResponse(failures.mask(decode_server_response(response)), unreadable)
 
     async def _respond(self, url: str, content: Mapping[str, Any], key: str) -> tuple[httpx2.Response, str]:
-        """Return a response with its content, and an error message that is empty if the content was read."""
+        """Make one attempt; return the response, and an error message that is empty if its content was read."""
         method = "POST" if any(part is not None for part in content.values()) else "GET"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers["Accept-Encoding"] = "gzip"

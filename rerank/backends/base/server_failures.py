@@ -76,11 +76,11 @@ class ErrorResponseConverter:
         return RequestRejectedError(message, status=status, code=code, field=error.field)
 
     def mask(self, text: str) -> str:
-        """Replace the key in a text from the server, which may be JSON, by asterisks."""
+        """Replace the API key in a text from the server, which may be JSON, by asterisks."""
         return _pattern_of_key(self.key).sub("***", text) if len(self.key) >= _SECRET else text
 
     def redact(self, text: str) -> str:
-        """Remove the key from an error message, and shorten the message."""
+        """Remove the API key from an error message of the server, and shorten the message."""
         return shorten_server_message(self.mask(text))
 
     def _unauthorised(self, message: str) -> BackendError:
@@ -95,7 +95,7 @@ class ErrorResponseConverter:
 
 
 def _pattern_of_key(key: str) -> re.Pattern[str]:
-    """Return a pattern that matches a key even if some of its characters are escaped as in JSON."""
+    """Return a pattern that matches an API key even if some of its characters are escaped as in JSON."""
     forms = ((c, json.dumps(c)[1:-1], f"\\u{ord(c):04x}", f"\\u{ord(c):04X}", f"\\{c}" if c == "/" else c) for c in key)
     return re.compile("".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(form)))})" for form in forms))
 

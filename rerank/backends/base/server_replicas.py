@@ -69,7 +69,7 @@ class ServerReplicas:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Check that the servers differ, without connecting."""
+        """Check that the servers differ, without connecting to them."""
         self._backends, self._options, self._sleep = tuple(backends), options or BackendOptions(), sleep
         first, names = self._backends[0], sorted(backend.identity["server"] for backend in backends)
         if len(set(names)) < len(names):
@@ -94,7 +94,7 @@ class ServerReplicas:
         return partial(ServerReplicas, self._backends, self._options, sleep=self._sleep), ()
 
     def after_fork_in_child(self) -> None:
-        """Forget the requests in progress, whose replies arrive only in the parent process."""
+        """Forget the requests that were in progress before the fork, whose replies arrive in the parent process."""
         self._start_routing()
 
     def _start_routing(self) -> None:
@@ -113,7 +113,7 @@ class ServerReplicas:
 
     @property
     def costs_money(self) -> bool:
-        """Whether one of the servers is on another machine."""
+        """Whether calls may cost money: true if one of the servers is on another machine."""
         return any(backend.costs_money for backend in self._backends)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -121,7 +121,7 @@ class ServerReplicas:
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds that of a server.
+            UsageError: The context size in the options exceeds that of a server.
         """
         answers = answer_task_requests_concurrently(self._answer, requests, limit=2 * sum(self._slots))
         return run_on_task_request_loop(answers)
@@ -134,7 +134,7 @@ class ServerReplicas:
 
         Raises:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: The context size exceeds that of a server, or a server lacks a capability.
+            UsageError: The context size in the options exceeds that of a server, or a server lacks a capability.
         """
         return await await_on_task_request_loop(self._answer(request))
 

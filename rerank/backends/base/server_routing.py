@@ -18,7 +18,7 @@ _GROUPS = 4096
 
 @dataclass(slots=True, eq=False)
 class RoutedServer:
-    """The state of one of several servers.
+    """The load of one of several servers, and whether it is resting after a failure.
 
     Attributes:
         position: Position of the server in the list of servers, from 0.
@@ -44,9 +44,10 @@ class RoutedServer:
 class ServerRouter:
     """A router that assigns requests to servers.
 
-    - The requests of a group share a prefix, which the group's server has in its cache. When the first request of a
-      group arrives, the group is assigned to the server with the least load. The group keeps this server as long as the
-      server is not resting and the group is among the 4,096 groups that have sent a request most recently.
+    - Requests of the same group, such as those for one query, share a prompt prefix, which their server has in its
+      prefix cache. When the first request of a group arrives, the group is assigned to the server with the least load.
+      The group keeps this server as long as the server is not resting and the group is among the 4,096 groups that have
+      sent a request most recently.
     - If the group's server has no free slot, the request waits. It is sent to that server or to any other server that
       has a free slot and no waiting requests of its own, whichever is first: an idle server costs more than computing
       a prefix again.
@@ -95,7 +96,7 @@ class ServerRouter:
     def rest(self, server: RoutedServer) -> None:
         """Let a server rest after a failure, and move its waiting requests to other servers.
 
-        If the server is already resting, nothing changes: the failure is that of a request that began earlier.
+        If the server is already resting, nothing changes, since the failed request began before the rest.
         """
         if not server.pause:
             server.pause = FIRST_WAIT
@@ -127,7 +128,7 @@ class ServerRouter:
         return min(self.usable, key=lambda server: server.load)
 
     def _assign(self) -> None:
-        """Assign free slots to waiting requests: first to the server's own queue, then to the longest queue."""
+        """Assign free slots to waiting requests: each server serves its own queue, then the longest queue."""
         for server in self.usable:
             while server.in_progress < server.slots and self._start_next(server, server):
                 pass

@@ -1,4 +1,4 @@
-"""The backend ``decisions``: questions to a decision API (``POST /v1/decisions``), which returns probabilities.
+"""The backend ``decisions``: ranks with a decision API (``POST /v1/decisions``), which answers with probabilities.
 
 docs/servers.md describes how the requests of judges are converted to questions.
 """
@@ -26,13 +26,13 @@ CONTEXT = 8192
 
 
 class DecisionTokens(EstimatedTokens):
-    """A token counter that estimates. All letters can be identifiers, since an option need not be a single token."""
+    """A token counter that estimates. It allows all letters as identifiers, since an option may have several tokens."""
 
     letters = LETTER_IDENTIFIERS
 
 
 class Decisions(ServerBackend["DecisionClient"]):
-    """A backend for a model behind a decision API.
+    """A backend for a model behind a decision API, which answers questions with probabilities.
 
     Requests whose prompts begin with the same input, such as the requests for the documents of one query, are sent
     together, up to 400 in one call. If the response contains no valid answer to a question, the reply to that question
@@ -47,7 +47,7 @@ class Decisions(ServerBackend["DecisionClient"]):
         transport: Replacement for the network, for tests.
 
     Raises:
-        UsageError: An option can only be set when the server is started.
+        UsageError: An option is set that only applies when the server is started, such as the dtype.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({DecisionTask})
@@ -67,7 +67,7 @@ class Decisions(ServerBackend["DecisionClient"]):
         return OPENAI
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates the number of tokens."""
+        """Return a token counter that estimates, since the server's tokenizer is unknown."""
         return DecisionTokens(context_size)
 
     async def find_context_size(self) -> int:
@@ -75,7 +75,7 @@ class Decisions(ServerBackend["DecisionClient"]):
         return CONTEXT
 
     def make_client(self, connection: ServerConnection) -> DecisionClient:
-        """Return a client of the model, without connecting."""
+        """Return a client for the model, without connecting to the server."""
         from rerank.backends.decisions.client import DecisionClient
 
         return DecisionClient(connection=connection, model=self._model, concurrency=self._concurrency)

@@ -80,7 +80,7 @@ def parse_decision_response(
 
 
 def _divide_evenly(total: int, parts: int) -> list[int]:
-    """Return integers that differ by at most 1 and whose sum is the total."""
+    """Divide a total into ``parts`` integers that differ by at most 1."""
     return [total * (part + 1) // parts - total * part // parts for part in range(parts)]
 
 

@@ -43,7 +43,7 @@ class _WaitingQuestion:
 
 @dataclass(kw_only=True)
 class DecisionClient:
-    """A client that sends questions to one model. All coroutines run on the background loop, so they need no locks.
+    """A client that sends questions to one model. All its coroutines run on one event loop, so they need no locks.
 
     Questions about the same input that arrive before a call can be sent share the call.
 
@@ -66,7 +66,7 @@ class DecisionClient:
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Forget the waiting questions, whose answers arrive only in the parent process."""
+        """Forget the questions that waited before the fork, whose answers arrive in the parent process."""
         self._waiting, self._calls = {}, set()
 
     async def answer(self, request: Request) -> Reply:
@@ -97,7 +97,7 @@ class DecisionClient:
         call.add_done_callback(self._calls.discard)
 
     async def _send_waiting(self, key: str, shared: list[dict[str, Any]]) -> None:
-        """Wait for a free slot, then send the questions about an input in one call; start another call for the rest."""
+        """Wait for a slot, send up to `MAX_QUESTIONS` questions about an input, and start another call for the rest."""
         await asyncio.sleep(0)  # requests of the same list arrive in one turn of the loop
         async with self._limit:
             waiting = [asked for asked in self._waiting.pop(key) if not asked.reply.done()]
@@ -126,7 +126,7 @@ class DecisionClient:
                     asked.reply.set_result(replace(reply, seconds=seconds))
 
     async def _ask(self, shared: list[dict[str, Any]], batch: Sequence[_WaitingQuestion]) -> list[Reply]:
-        """Return the replies to several questions. If the server rejects a call, send the questions in two calls."""
+        """Return the replies to several questions. If the server rejects the call, send each half separately."""
         questions = [asked.question.model_copy(update={"name": str(n)}) for n, asked in enumerate(batch)]
         body = DecisionRequest(model=self.model, input=shared, questions=questions)
         attempts = AttemptCount(self.connection)

@@ -21,7 +21,7 @@ MAX_QUESTIONS = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputAndQuestion:
-    """A request in the form of a decision API.
+    """A request to a language model, converted to the form that a decision API expects.
 
     Attributes:
         input: The messages to which the question refers.

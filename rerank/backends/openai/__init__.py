@@ -39,7 +39,7 @@ class Openai(ServerBackend["ServerClient"]):
         transport: Replacement for the network, for tests.
 
     Raises:
-        UsageError: An option can only be set when the server is started.
+        UsageError: An option is set that only applies when the server is started, such as the dtype.
     """
 
     tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
@@ -66,11 +66,11 @@ class Openai(ServerBackend["ServerClient"]):
         return OpenaiBatches(self.get_client())
 
     def make_tokens(self, context_size: Callable[[], int]) -> TokenCounter:
-        """Return a token counter that estimates the number of tokens."""
+        """Return a token counter that estimates, since the server's tokenizer is unknown."""
         return EstimatedTokens(context_size)
 
     def make_client(self, connection: ServerConnection) -> ServerClient:
-        """Return a client, which inspects the server before its first request."""
+        """Return a client, which detects the kind of server and its models before the first request."""
         from rerank.backends.openai.client import ServerClient
 
         return ServerClient(

@@ -47,7 +47,7 @@ _LATER = "Continue with --resume: a batch that was submitted is not submitted ag
 
 @dataclass(frozen=True, slots=True)
 class OpenaiBatches:
-    """The batch interface of one server.
+    """The batch interface of one server: requests are submitted in files and answered hours later.
 
     Attributes:
         client: The client of the model on the server.
@@ -210,7 +210,7 @@ async def _answered_by_batch_interface(question: Awaitable[T]) -> T:
 
 
 def _reply_in_body(body: Any, request: Request, session: ServerSession) -> Reply:
-    """Return the reply in the body of a result.
+    """Return the reply in the body of one result of a batch.
 
     Raises:
         RequestFailedError: The reply has no content, so the request should be sent again.

@@ -16,7 +16,7 @@ from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
 
 @dataclass(kw_only=True)
 class ServerClient:
-    """A client that sends requests to one model. All coroutines run on the background loop, so they need no locks.
+    """A client that sends requests to one model. All its coroutines run on one event loop, so they need no locks.
 
     Attributes:
         connection: The connections to the server.
@@ -40,7 +40,7 @@ class ServerClient:
         self._inspection = SharedCall(self._inspect)
 
     async def inspect(self) -> ServerSession:
-        """Return the session. The first call inspects the server; concurrent callers wait for the same inspection.
+        """Return the state of the server. The first call inspects it; concurrent callers wait for the same inspection.
 
         Raises:
             BackendError: The server does not answer, or requires a key.
@@ -64,7 +64,7 @@ class ServerClient:
 
         Raises:
             BackendError: No request can be answered.
-            UsageError: The server lacks a capability, or the context size exceeds the server's.
+            UsageError: The server lacks a capability, or the context size that the user set exceeds the server's.
         """
         session = await self.inspect()  # before the limit: all requests wait for it without holding a slot
         async with self._limit:

@@ -65,7 +65,7 @@ class Dialect:
 
     @property
     def continues(self) -> bool:
-        """Whether the server can continue a final assistant turn."""
+        """Whether the server can continue a reply whose beginning is given as a final assistant turn."""
         return self.kind in CONTINUES
 
     def build_request(self, request: Request) -> ServerRequest:

@@ -1,4 +1,4 @@
-"""Convert a server's response to a reply: text or scores, thoughts, token counts and finish reason.
+"""Convert a chat completion to a `Reply`: text or scores, thoughts, token counts and finish reason.
 
 A response that cannot be parsed becomes a reply without a text, so that the ranking parser never receives it.
 """
@@ -164,7 +164,7 @@ def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _text_of_response(content: Any) -> str:
-    """Return a text, or the concatenated texts of a list of parts."""
+    """Return the content of a message as text; it may be a text, or a list of parts, whose texts are concatenated."""
     if isinstance(content, list):
         return "".join(_text_of_response(object_in_answer(part).get("text")) for part in content)
     return content if isinstance(content, str) else ""

@@ -20,7 +20,7 @@ from rerank.tasks import CancelledAfterReplyError, ContinuationTask, Permutation
 
 @dataclass(slots=True, kw_only=True)
 class ServerSession:
-    """The state of a server: its description and the fields that it refuses.
+    """The known properties of a server: its description and the request fields that it refuses.
 
     Attributes:
         server: The server's description of itself.
@@ -122,7 +122,7 @@ class _Exchange:
     _discarded: Reply | None = None
 
     async def send(self, built: ServerRequest) -> Reply:
-        """Send the request and return the reply. If a second attempt fails, return the first, empty reply.
+        """Send the request and return the reply. If the reply is empty and no better one follows, return the empty one.
 
         Raises:
             RequestFailedError: No reply has arrived.

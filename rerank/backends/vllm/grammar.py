@@ -38,7 +38,7 @@ def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[Token
 
 
 def vllm_forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
-    """Return the fields of ``SamplingParams`` that force these tokens and return their log-probabilities."""
+    """Return the ``SamplingParams`` fields that make vLLM generate the given tokens, for their log-probabilities."""
     data = {"script": list(tokens)}
     return {"max_tokens": len(tokens), "ignore_eos": True, "logprobs": 0, "extra_args": {KEY: data}}
 
@@ -64,7 +64,7 @@ def _forced_vllm_next_tokens(tokens: list[int]) -> NextTokens:
 def _permutation_vllm_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
     """Return a function that returns the allowed next tokens of a permutation, given the tokens generated so far.
 
-    The function stores how much of the reply it has processed. Its first call may be within a reply.
+    The function stores how much of the reply it has processed. The reply may already have tokens at its first call.
 
     A token that was not allowed (NaN logits can cause one) ends the reply. The result is then an incomplete
     permutation; raising an exception instead would stop the engine.

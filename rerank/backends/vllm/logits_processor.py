@@ -33,7 +33,7 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
             raise ValueError(f"extra_args[{KEY!r}] is not a valid grammar: {error!r}") from error
 
     def is_argmax_invariant(self) -> bool:
-        """Return false, since the most likely token may not be allowed."""
+        """Return false: the most likely token may change, since it may not be allowed."""
         return False
 
     def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:

@@ -62,7 +62,7 @@ def vllm_device() -> str:
 
 
 def _engine_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Return the context size plus one token, which vLLM always generates; at most the context size of the model."""
+    """Return the engine's maximum length: the context size plus a token that vLLM always generates, or the model's."""
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
     size = resolve_task_context_size(stated, options, getattr(config, "model_type", ""))
     return options.context_size + 1 if options.context_size and options.context_size != stated else size

@@ -29,7 +29,7 @@ NAMED = 128
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One request to the engine.
+    """A tokenized request to a vLLM engine.
 
     Attributes:
         prompt: Token ids of the prompt.
@@ -58,7 +58,7 @@ def _generate_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job])
 
 
 def _permute_with_engine(run: RunEngine, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Generate permutations. Forced tokens at their beginning and end are added without the engine."""
+    """Generate permutations. Tokens at their ends that the grammar determines are added without the engine."""
     pieces = [
         identifier_tokens(tokens, j.task.items, j.task.separator, end_of_rendered_prompt(tokens, j), j.reply_prefix)
         for j in jobs
@@ -120,7 +120,7 @@ _Scored = tuple[int, Sequence[int], Sequence[TokenIds]]
 
 
 def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
-    """Return, by job index, a mapping from each continuation of at most one token to its log-probability."""
+    """Return, per job index, a mapping from each continuation of at most one token to its log-probability."""
     scores: dict[int, dict[TokenIds, float]] = {index: {(): 0.0} for index, _, _ in prompts}
     chunks: list[tuple[int, Sequence[int], list[int]]] = []
     for index, prompt, texts in prompts:
@@ -136,7 +136,7 @@ def _score_single_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored])
 
 
 def _score_forced_tokens_with_engine(run: RunEngine, prompts: Sequence[_Scored]) -> dict[int, dict[TokenIds, float]]:
-    """Return, by job index, a mapping from each continuation to the sum of its tokens' log-probabilities.
+    """Return, per job index, a mapping from each continuation to the sum of its tokens' log-probabilities.
 
     Continuations that do not fit in the context are missing.
     """

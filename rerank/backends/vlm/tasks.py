@@ -42,7 +42,7 @@ _PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureJob(Job):
-    """A job with the model inputs of its prompt and pictures.
+    """A `Job` (tokenized request) with the model inputs of its prompt and pictures.
 
     Attributes:
         inputs: Input tensors of the model by name, on its device.
@@ -114,7 +114,7 @@ def compute_vlm_log_likelihoods(
 
 
 def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """Return the model inputs with text tokens appended to the token ids and to all other inputs per token."""
+    """Return the model inputs with text tokens appended; every input with one entry per token is extended."""
     if not ids:
         return dict(inputs)
     prompt = inputs["input_ids"]

@@ -83,7 +83,7 @@ class Attention(ListwiseJudge):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The hash of the head list, since the content of a file may change under the same name."""
+        """The hash of the head list, since two files with the same name may contain different heads."""
         return {"heads": self._heads.digest} if self._heads else {}
 
     def make_requests(self, window: Window) -> list[Request]:
@@ -222,7 +222,7 @@ class Attention(ListwiseJudge):
         return replace(verdict, scores=scores)
 
     def scores_to_combine(self, scores: Sequence[float]) -> Sequence[float]:
-        """Return the logarithms of the attention if it is positive for all passages, else the attention itself."""
+        """Return the scores to combine with first-stage scores: log attention if all are positive, else attention."""
         return [math.log(score) for score in scores] if all(score > 0 for score in scores) else scores
 
 

@@ -62,7 +62,7 @@ class EvidenceSpan:
 
 
 def find_attention_judge_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
-    """Return the text that precedes each passage within its span, such as ``[1] ``.
+    """Return the text before each passage in its part (span) of the prompt, such as ``[1] ``.
 
     Args:
         template: The prompt template.
@@ -127,7 +127,7 @@ def score_passage_by_attention(
     Args:
         document: The document.
         shown: The passage in the prompt, which may be truncated.
-        prefix: The text that precedes the passage within its span.
+        prefix: The text before the passage in its part (span) of the prompt.
         tokens: Pairs of the position of a token within the span and its score.
         unit: Whether to score sentences or words.
 

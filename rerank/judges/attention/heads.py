@@ -70,7 +70,7 @@ def attention_judge_model_identity(identity: Mapping[str, str]) -> dict[str, str
 
 @named_path_errors()
 def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
-    """Open a head list and check that it belongs to a model.
+    """Open a head list and check that its heads were selected for the model in use.
 
     Args:
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.

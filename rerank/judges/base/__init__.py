@@ -56,7 +56,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class OversizedWindow:
-    """A window that does not fit in the model's context in one request.
+    """The answer of a judge to a window that does not fit in the model's context, so it has to be divided.
 
     Attributes:
         capacity: Number of documents, counted from the head of the window, that fit; at least two, but not all.
@@ -66,7 +66,7 @@ class OversizedWindow:
 
 
 class Judge(Protocol):
-    """A judge makes the requests for a window and parses the replies. It does no I/O; the driver sends the requests."""
+    """A judge orders the documents of a window: it makes requests, which the driver sends, and parses the replies."""
 
     @property
     def score_kind(self) -> ScoreKind | None:
@@ -208,7 +208,7 @@ class PromptJudge:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Further values that affect the judge's orders, such as the hash of a file whose path is an option."""
+        """Values besides the options that affect the judge's orders, such as the hash of a file named by an option."""
         return {}
 
     @property
@@ -356,7 +356,7 @@ class ListwiseJudge(PromptJudge):
             return OversizedWindow(capacity)
 
     def _capacity(self, window: Window) -> int:
-        """Find by bisection how many documents from the head of an oversized window fit."""
+        """Find by bisection how many documents from the head of an oversized window fit in the context."""
         # Invariant: the first ``fits`` documents fit, and the first ``fails`` documents do not fit.
         fits, fails = 1, len(window)
         while fails - fits > 1:

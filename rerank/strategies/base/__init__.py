@@ -28,7 +28,7 @@ class Strategy(Protocol):
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Return a plan for one ranking; no windows are yielded for fewer than two documents."""
+        """Return a plan (a generator of windows) for one ranking; it yields none for fewer than two documents."""
 
     def calls(self, n: int) -> int:
         """Return the maximum number of windows for a list of ``n`` documents."""

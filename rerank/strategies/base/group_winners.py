@@ -14,7 +14,7 @@ WinnersPlan = Generator[list[Window], list[Order], list[int]]
 def choose_group_winners(
     query: Query, groups: Sequence[Sequence[Document]], *, size: int, both_orders: bool
 ) -> WinnersPlan:
-    """Return the position of each group's best document.
+    """Find the best document of each group by windows, and return its position in the group.
 
     The next windows of all groups are yielded together. A group that is larger than a window is processed from its
     head: the winner of each window also takes part in the next window.

@@ -27,7 +27,7 @@ class RelevantSpans(ApiBody):
 
 
 class CohereRequest(RerankBody):
-    """A rerank request of version 2. If ``top_n`` is 0, all results are returned, as in the other dialects."""
+    """A request of Cohere's rerank API, version 2. If ``top_n`` is 0, all results are returned."""
 
     model: str = ""
     query: GivenText
@@ -84,7 +84,7 @@ class CohereResult(ApiBody):
 
 
 class CohereResponse(ApiBody):
-    """A response of version 2. ``meta`` contains the API version, tokens, billed units and warnings."""
+    """A response of Cohere's rerank API, version 2. ``meta`` has the version, tokens, billed units and warnings."""
 
     id: str
     results: list[CohereResult]

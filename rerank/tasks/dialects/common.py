@@ -22,7 +22,7 @@ from rerank.tasks.dialects.question import (
 
 
 class CommonRequest(RerankBody):
-    """A rerank request. If ``top_n`` is 0, all results are returned, as in vLLM.
+    """A request of any of the four rerank APIs. If ``top_n`` is 0, all results are returned, as in vLLM.
 
     The field ``results`` of the response contains the texts unless ``return_documents`` is false.
     """

@@ -15,21 +15,21 @@ ChoiceValue = Annotated[StrictStr, AfterValidator(replace_lone_surrogates)] | St
 
 
 class DecisionChoice(ApiBody):
-    """One of the values of a choice question."""
+    """One possible answer to a choice question."""
 
     value: ChoiceValue
     description: GivenText | None = None
 
 
 class DecisionLevel(ApiBody):
-    """One of the levels of a score question, which are listed from the lowest to the highest."""
+    """One possible answer to a score question; its levels are listed from the lowest to the highest."""
 
     label: GivenText
     description: GivenText | None = None
 
 
 class PredicateQuestion(ApiBody):
-    """A question that is true or false for the input."""
+    """A question in the form of a statement that is true or false for the input."""
 
     type: Literal["predicate"]
     instructions: GivenText

@@ -1,4 +1,4 @@
-"""The bodies of error responses in each dialect."""
+"""The bodies of error responses, in the format of each API."""
 
 from __future__ import annotations
 

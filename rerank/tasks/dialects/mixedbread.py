@@ -18,7 +18,7 @@ from rerank.tasks.dialects.question import (
 
 
 class MixedbreadRequest(RerankBody):
-    """A rerank request. The field ``rewrite_query`` of Mixedbread's API is ignored."""
+    """A request of Mixedbread's rerank API, whose field ``rewrite_query`` is ignored."""
 
     model: str = ""
     query: str
@@ -51,7 +51,7 @@ class MixedbreadResult(ApiBody):
 
 
 class MixedbreadResponse(ApiBody):
-    """A rerank response."""
+    """A response of Mixedbread's rerank API."""
 
     object: Literal["list"] = "list"
     model: str

@@ -1,4 +1,4 @@
-"""Types that all rerank dialects share: a question, its answer, and documents, which are texts or objects."""
+"""Types that the formats of all rerank APIs (dialects) share: a question, its answer, documents and spans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SpanSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuestion:
-    """The content of a rerank request, independent of its dialect.
+    """The content of a rerank request, in a form that is independent of the API.
 
     Attributes:
         query: The query.
@@ -77,7 +77,7 @@ class EvidenceOfDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedDocument:
-    """One result.
+    """One document in the answer to a rerank request.
 
     Attributes:
         index: Position of the document in the request, from 0.
@@ -92,7 +92,7 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankAnswer:
-    """The answer to a rerank request, independent of its dialect.
+    """The answer to a rerank request, in a form that is independent of the API.
 
     Attributes:
         id: Unique id of the answer.

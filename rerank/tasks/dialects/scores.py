@@ -15,7 +15,7 @@ Texts = GivenText | list[GivenText]
 
 
 class ScoreRequest(ApiBody):
-    """A score request: one query and any number of documents, or as many queries as documents.
+    """A request of vLLM's score API: one query and any number of documents, or as many queries as documents.
 
     Attributes:
         model: Name of the model in the request; empty if it is missing.
@@ -58,7 +58,7 @@ class PairScore(ApiBody):
 
 
 class ScoreResponse(ApiBody):
-    """A score response, with one score per pair."""
+    """A response of vLLM's score API, with one score per pair."""
 
     id: str
     object: Literal["list"] = "list"

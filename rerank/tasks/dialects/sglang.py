@@ -17,7 +17,7 @@ class SglangResult(ApiBody):
 
 
 def sglang_results(answer: RerankAnswer) -> list[SglangResult]:
-    """Convert the results of a `RerankAnswer`, best first."""
+    """Convert a `RerankAnswer` to the list of results that SGLang returns, best first."""
     question = answer.question
     info = {"id": answer.id, "prompt_tokens": answer.tokens_in, "warnings": list(answer.warnings)}
     return [

@@ -8,7 +8,7 @@ from rerank.tasks.dialects.question import ApiBody, GivenText, RerankAnswer, Rer
 
 
 class TeiRequest(RerankBody):
-    """A rerank request. Texts that are too long are always truncated at the end, and scores are never raw."""
+    """A request of TEI's rerank API. Long texts are always truncated at the end, and scores are never raw."""
 
     query: GivenText
     texts: list[GivenText]
@@ -46,7 +46,7 @@ class TeiResult(ApiBody):
 
 
 def tei_results(answer: RerankAnswer) -> list[TeiResult]:
-    """Convert the results of a `RerankAnswer`, best first."""
+    """Convert a `RerankAnswer` to the list of results that TEI returns, best first."""
     question = answer.question
     return [
         TeiResult(

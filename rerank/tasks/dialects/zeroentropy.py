@@ -13,7 +13,7 @@ class ZeroentropyResult(ApiBody):
 
 
 class ZeroentropyResponse(ApiBody):
-    """A rerank response, without the latencies that ZeroEntropy reports."""
+    """A response of ZeroEntropy's rerank API, without the latencies that ZeroEntropy reports."""
 
     results: list[ZeroentropyResult]
     total_bytes: int

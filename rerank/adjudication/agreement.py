@@ -58,7 +58,7 @@ class Agreement:
         return Agreement(grades=(0, 1), table=table)
 
     def to_dict(self, relevant: int) -> dict[str, Any]:
-        """Return all statistics as a JSON object. Keys that start with ``binary`` refer to binary relevance."""
+        """Return table, overlap and kappas as a JSON object. Keys with ``binary`` refer to binary relevance."""
         binary = self.binary(relevant)
         return {
             "documents": self.documents,
@@ -74,7 +74,7 @@ class Agreement:
 
 
 def cohen_kappa(tables: Ints, grades: tuple[int, ...], weights: str) -> Floats:
-    """Compute `Agreement.kappa` for tables of shape (..., grades, grades). An undefined kappa is NaN."""
+    """Compute Cohen's kappa for many tables at once, shape (..., grades, grades); NaN where undefined."""
     cost = _kappa_disagreement_weights(grades, weights)
     documents = tables.sum(axis=(-2, -1))
     # (...) sum w o and sum w e, both multiplied by the number of documents
@@ -99,7 +99,7 @@ def compute_assessor_agreement(
 
 
 def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
-    """Return the topics that have judged documents in both sets, in the order of the first set."""
+    """Return the topics with judged documents in both sets of judgments, in the order of the first set."""
     others = set(judged_topics(second))
     return tuple(topic for topic in judged_topics(first) if topic in others)
 
@@ -121,7 +121,7 @@ def _grade_pairs(
 
 
 def _kappa_disagreement_weights(grades: tuple[int, ...], weights: str) -> Floats:
-    """Return the (grades, grades) disagreement weights of Cohen's kappa."""
+    """Return the (grades, grades) disagreement weights of Cohen's kappa: 0 if grades are equal, otherwise positive."""
     values = np.array(grades, dtype=np.float64)
     # (grades, grades) |a - b| between grade values, not between their positions: grades may have gaps, such as 0, 1, 3
     distance = np.abs(values[:, None] - values[None])

@@ -54,7 +54,7 @@ class AssessorPanel:
     def from_qrels(
         cls, assessors: Mapping[str, Mapping[str, Mapping[str, int]]], relevant: Sequence[int] | None = None
     ) -> AssessorPanel:
-        """Count the judgments of at least two assessors.
+        """Create a panel by counting the judgments of at least two assessors.
 
         Args:
             assessors: Grades by name of the assessor, topic and document (``assessors[name][topic][document]``).
@@ -199,7 +199,7 @@ def _judged_grades(qrels: Mapping[str, Mapping[str, int]], relevant: int | None)
 
 
 def _mark_grades(judgments: Sequence[Mapping[str, int]], grades: Sequence[int]) -> Ints:
-    """Return an array of shape (assessors, documents, grades) for one topic.
+    """One-hot encode the grades of one topic, as an array of shape (assessors, documents, grades).
 
     An entry is 1 if the assessor gave the document this grade, otherwise 0.
     """

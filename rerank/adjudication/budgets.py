@@ -30,7 +30,7 @@ class AdjudicationBudget:
     amount: float
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check that the amount is positive, whole for numbers of documents, and at most 100 for a percentage."""
         whole = self.kind == "share" or float(self.amount).is_integer()
         if not (whole and self.amount > 0) or (self.kind == "share" and self.amount > 100):
             raise UsageError(f"The budget {self} is invalid", expected=_EXPECTED)
@@ -41,7 +41,7 @@ class AdjudicationBudget:
 
     @classmethod
     def parse(cls, text: str) -> AdjudicationBudget:
-        """Parse ``10``, ``10%`` or ``total:5000``.
+        """Parse ``10`` (per topic), ``10%`` (of each pool) or ``total:5000`` (over all topics).
 
         Raises:
             UsageError: The text has none of these forms.

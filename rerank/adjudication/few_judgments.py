@@ -21,7 +21,7 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FewJudgmentsReport:
-    """Prediction-powered estimates of means and differences.
+    """Estimated mean scores of runs, or differences from a baseline, by prediction-powered inference.
 
     Attributes:
         people_topics: Topics judged by people and by the model.
@@ -132,14 +132,14 @@ def _split_topics(people: Qrels, model: Qrels) -> tuple[tuple[str, ...], tuple[s
 
 
 def _scores_of_topics(evaluated: Sequence[Scores], topics: Sequence[str], measure: str) -> Floats:
-    """Return the (topics, systems) scores by one measure."""
+    """Return the (topics, systems) scores of the given topics by one measure, as an array."""
     return np.array([[scores.by_measure(measure)[topic] for scores in evaluated] for topic in topics])
 
 
 def _estimate_rows(
     measure: str, systems: Sequence[str], values: Sequence[Floats], baseline: str, alpha: float
 ) -> list[dict[str, Any]]:
-    """Return one row per system except the baseline.
+    """Return the rows of a report on one measure: estimates for every system except the baseline.
 
     Args:
         measure: Name of the measure.

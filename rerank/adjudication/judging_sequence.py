@@ -52,7 +52,7 @@ class JudgingSequence:
     sequence: Ints | None = None
 
     def sizes(self, budget: AdjudicationBudget) -> Ints:
-        """Return an array of shape (topics,): the number of documents of each topic that the budget covers.
+        """Return an array of shape (topics,): how many documents of each topic are judged within the budget.
 
         An order that chooses among all topics may divide the total budget among the topics in any way.
         """

@@ -1,4 +1,4 @@
-"""Step-by-step execution of judging orders within a budget. Each step waits for a judgment."""
+"""Step-by-step execution of judging orders within a budget. A walk yields a document and waits for its judgment."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rerank.adjudication.pools import Pool, PooledTopic
 
 
 class JudgingWalk:
-    """Execution of a judging order up to a limit. It starts when its first document is requested.
+    """Execution of a judging order, for one topic or across all, up to a limit. It starts at the first request.
 
     Args:
-        begin: Function that starts the order.
+        begin: Function that starts the order and returns its generator of documents.
         limit: Largest number of documents to judge.
 
     Attributes:
@@ -67,12 +67,12 @@ def open_judging_walks(
 
 
 def _judge_across_topics(order: SupportsAcross, pool: Pool, seed: int) -> WalkAcross:
-    """Start an order that chooses among all topics."""
+    """Start an order that chooses among all topics, and return its generator of (topic, document) indices."""
     return order.across(pool.topics, np.random.default_rng([seed]))
 
 
 def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: int) -> WalkAcross:
-    """Start an order for one topic. Yield pairs of the topic's index and a document's index."""
+    """Start an order for one topic. Yield (topic, document) indices, and receive whether the document is relevant."""
     walk = order(topic, judging_rng_of_topic(seed, topic))
     try:
         doc = next(walk)
@@ -83,5 +83,5 @@ def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: 
 
 
 def judging_rng_of_topic(seed: int, topic: PooledTopic, *stream: int) -> RandomGenerator:
-    """Return a random generator that depends on the seed, the topic's id and the stream, but not on other topics."""
+    """Return the random generator of one topic. It depends on seed, topic id and stream, but not on other topics."""
     return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass")), *stream])

@@ -39,7 +39,7 @@ _CAVEAT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOutStudy(HasTables):
-    """Results of leaving groups out of a pool.
+    """Results of a leave-one-out study, in which each group of runs in turn is left out of the pool.
 
     Attributes:
         depth: Pool depth.
@@ -156,7 +156,7 @@ def _count_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]], relevant: 
 
 
 def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[str]]:
-    """Return the documents of each topic that no run outside the group contributed.
+    """Return, for each topic, the pool documents that only runs of the group contributed.
 
     Args:
         pool: The pool.
@@ -172,7 +172,7 @@ def _documents_of_group_only(pool: Pool, runs: Sequence[int]) -> dict[str, list[
 
 
 def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels:
-    """Return the judgments without some documents. A topic without judgments gets a placeholder with grade 0."""
+    """Return the judgments without some documents. A topic left without any keeps a placeholder, so it still counts."""
     rows = {topic: dict(grades) for topic, grades in qrels.items()}
     for topic, ids in docs.items():
         kept = {doc: grade for doc, grade in rows[topic].items() if doc not in set(ids)}
@@ -183,7 +183,7 @@ def _without_documents(qrels: Qrels, docs: Mapping[str, Sequence[str]]) -> Qrels
 def _rows_of_group(
     gold: ScoreMatrix, reduced: ScoreMatrix, runs: Sequence[int], about: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a group's runs by one measure.
+    """Yield one row per run of a group, with its scores by one measure with and without the group's documents.
 
     Args:
         gold: Scores of all runs with all judgments.

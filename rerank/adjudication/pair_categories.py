@@ -32,7 +32,7 @@ _DISAGREE = np.array([[7, 5], [4, 1]], dtype=np.int8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCategories:
-    """Number of pairs per category, and rates computed from them.
+    """Number of system pairs per category of (dis)agreement between gold and cheap judgments, and rates of them.
 
     A mixed pair is ``missed`` if it is significant only with gold judgments, and ``spurious`` if it is significant only
     with cheap judgments. A rate is None if it would be 0 / 0.
@@ -49,17 +49,17 @@ class PairCategories:
 
     @classmethod
     def from_codes(cls, codes: Codes) -> PairCategories:
-        """Count the (pairs,) codes of `categorise_pairs_under_cheaper_judgments`."""
+        """Count how many pairs have each category code of `categorise_pairs_under_cheaper_judgments`."""
         return cls(**dict(zip(NAMES, np.bincount(codes, minlength=len(NAMES)).tolist(), strict=True)))
 
     @property
     def MA(self) -> int:
-        """Number of mixed agreements."""
+        """Number of mixed agreements: same sign, significant with only one kind of judgments."""
         return self.MA_missed + self.MA_spurious
 
     @property
     def MD(self) -> int:
-        """Number of mixed disagreements."""
+        """Number of mixed disagreements: opposite signs, significant with only one kind of judgments."""
         return self.MD_missed + self.MD_spurious
 
     @property
@@ -145,7 +145,7 @@ class PairCategories:
         return self.cheap / self.pairs
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the counts followed by the rates, by name."""
+        """Return the counts of the categories followed by the rates, by name."""
         counts = {"AA": self.AA, "AD": self.AD, "MA": self.MA, "MD": self.MD, "PA": self.PA, "PD": self.PD}
         return {**counts, **asdict(self), **{name: getattr(self, name) for name in RATES}}
 

@@ -77,7 +77,7 @@ class Measurer:
         relevant: int = 1,
         repeats: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Map grades to the ranks of the runs."""
+        """Look up the gold grade at every rank of the runs, once for all budgets."""
         self.pool = pool
         self.repeats = SystemRepeats.match([run.name for run in runs], repeats)
         self.measures = parse_measures(measures, relevant=relevant)
@@ -96,12 +96,12 @@ class Measurer:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """Names of the systems."""
+        """Names of the systems, whose scores are averaged over their runs."""
         return self.repeats.systems
 
     @property
     def slow(self) -> tuple[str, ...]:
-        """Names of the measures that ir_measures must compute, one budget at a time."""
+        """Names of the measures without a formula here, which ir_measures computes one budget at a time."""
         return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_pool_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
@@ -109,7 +109,7 @@ class Measurer:
         return [grades >= grade for grades in self._grades]
 
     def measure(self, ordering: JudgingSequence, budgets: Sequence[AdjudicationBudget]) -> Mapping[str, Floats]:
-        """Evaluate all runs with the judgments that each budget covers.
+        """Evaluate all runs once per budget, with only the judgments that the budget covers.
 
         Returns:
             (budgets, topics, systems) scores for each measure. The topics are the topics of the gold judgments. All
@@ -154,7 +154,7 @@ class Measurer:
         return JudgedView(found, -np.sort(-judged, axis=1))
 
     def _placed(self, topic: str, docs: Sequence[str]) -> Ints:
-        """Return an array of shape (systems, ranks): the index of each retrieved document in the pool, or -1."""
+        """Return an array of shape (systems, ranks): the pool index of documents at each rank, or -1 if not pooled."""
         index = {doc: position for position, doc in enumerate(docs)}
         lists = [run[topic].doc_ids if topic in run else () for run in self._runs]
         table = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
@@ -163,7 +163,7 @@ class Measurer:
         return table
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
-        """Return the judgments of the first documents of each topic in judging order.
+        """Return the judgments under one budget: those of the first documents of each topic in judging order.
 
         The other documents of the pool are included as unjudged. A topic without judgments gets a placeholder document
         with grade 0.
@@ -206,7 +206,7 @@ def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
 
 
 def _ap_of_pool(view: JudgedView, measure: Any) -> Floats:
-    """Compute AP.
+    """Compute AP under every budget, shape (budgets, systems).
 
     AP is the sum of the precision at each relevant retrieved document, divided by the number of relevant documents.
     """
@@ -243,7 +243,7 @@ def _success_of_pool(view: JudgedView, measure: Any) -> Floats:
 
 
 def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
-    """Divide (budgets, systems) values by (budgets,) totals; 0 if the total is 0."""
+    """Divide (budgets, systems) values by the (budgets,) totals of each budget; 0 if the total is 0."""
     return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
 
 

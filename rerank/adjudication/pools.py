@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PooledTopic:
-    """The pool of one topic.
+    """The pool of one topic: the documents to judge, and their ranks in the runs.
 
     Guarantees: every document occurs once, and every rank is the document's rank in that run. `pool_runs` sorts
     documents by ascending id.
@@ -44,7 +44,7 @@ class PooledTopic:
     union: int
 
     def __len__(self) -> int:
-        """Return the number of documents."""
+        """Return the number of documents to judge."""
         return len(self.docs)
 
     def reordered(self, docs: Ints) -> PooledTopic:
@@ -61,7 +61,7 @@ class PooledTopic:
 
     @cached_property
     def lists(self) -> tuple[list[int], ...]:
-        """Document indices of every run, best rank first."""
+        """For each run, the indices of its documents, best rank first."""
         # documents that are not in a run have rank 0 and sort first; the last entries of a row are the run's documents
         order = np.argsort(self.ranks, axis=1, kind="stable")
         lengths = self.retrieved.sum(axis=1)
@@ -102,7 +102,7 @@ class Pool:
 
 
 def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None, unjudged: bool = False) -> Pool:
-    """Build the pool of the first documents of all runs.
+    """Build the pools of all topics from the first documents of all runs.
 
     Args:
         runs: The runs.

@@ -29,7 +29,7 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QrelsComparison:
-    """Results of comparing two sets of judgments.
+    """Results of comparing a set of judgments with gold judgments: agreement, and decisions about systems.
 
     Attributes:
         topics: Topics judged in both sets. Only these topics are evaluated.
@@ -56,7 +56,7 @@ class QrelsComparison:
     notes: tuple[str, ...] = ()
 
     def codes(self) -> dict[tuple[str, Procedure], Codes]:
-        """Return the (pairs,) category codes of each combination (measure, procedure)."""
+        """Return, for each measure and procedure, the (pairs,) category codes (`pair_categories`)."""
         return {
             (measure, procedure): codes
             for measure, gold in self.gold.items()
@@ -98,7 +98,7 @@ class QrelsComparison:
         return content
 
     def _results(self) -> list[dict[str, Any]]:
-        """Return one row per measure and procedure."""
+        """Return category counts, rates and similarities to the gold ranking, one row per measure and procedure."""
         results = []
         for (measure, procedure), codes in self.codes().items():
             about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
@@ -109,7 +109,7 @@ class QrelsComparison:
     def _intervals(
         self, results: Sequence[Mapping[str, Any]], resamples: int, seed: int
     ) -> list[dict[str, list[float] | None]]:
-        """Return the intervals of every row of results."""
+        """Return the confidence intervals of the rates and similarities in every row of ``results``."""
         samples = StudyResamples.draw(self.gold, self.procedures, resamples=resamples, seed=seed, alpha=self.alpha)
         drawn = [samples.evaluate(measure, verdicts, range(resamples)) for measure, verdicts in self.other.items()]
         # rows and arrays have the same order: measures, and procedures within each measure
@@ -117,7 +117,7 @@ class QrelsComparison:
         return [study_figure_intervals(row, values, self.alpha) for row, values in zip(results, figures, strict=True)]
 
     def _advantage(self, name: str, group: Bools, measure: str, resamples: int, seed: int) -> dict[str, Any]:
-        """Return the advantage of a group of systems by one measure."""
+        """Return the advantage that the other judgments give a group of systems by one measure, with intervals."""
         gold, other = self.gold[measure], self.other[measure]
         low, high = resample_group_advantage(
             gold.values, other.values, group, resamples=resamples, seed=seed, alpha=self.alpha

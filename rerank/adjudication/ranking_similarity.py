@@ -13,7 +13,7 @@ P = 0.9
 
 
 def tau_with_gold_judgments(gold: Floats, cheap: Floats) -> float | None:
-    """Compute Kendall's tau-b of two (systems,) arrays of means. It is None if all means in one array are equal."""
+    """Compute Kendall's tau-b of systems' means with gold and cheap judgments; None if all means in one are equal."""
     # (pairs,) signs of all pairwise differences
     d, e = (np.sign(x[:, None] - x[None])[np.triu_indices(len(x), 1)] for x in (gold, cheap))
     # tau_b = sum d e / sqrt(sum |d| * sum |e|); ties contribute 0
@@ -60,7 +60,7 @@ def rank_biased_overlap_with_gold(gold: Ints, cheap: Ints, p: float = P) -> floa
 
 
 def rank_changes_from_gold_judgments(gold: Ints, cheap: Ints) -> Ints:
-    """Return an array of shape (systems,): the number of ranks that each system falls from the gold ranking."""
+    """Return an array of shape (systems,): by how many ranks each system falls from the gold to the cheap ranking."""
     return rank_systems_by_gold_or_cheap(cheap) - rank_systems_by_gold_or_cheap(gold)
 
 

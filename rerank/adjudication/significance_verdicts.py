@@ -38,7 +38,7 @@ class Procedure:
 
     @cached_property
     def significance_test(self) -> PairTest:
-        """The significance test. It is cached, because a study uses it thousands of times."""
+        """The test that ``test`` selects. The object is cached, because a study uses it thousands of times."""
         return open_significance_test(self.test)
 
     @property
@@ -47,7 +47,7 @@ class Procedure:
         return self.significance_test.family_wise
 
     def family(self, verdicts: Mapping[str, SignificanceVerdicts], alpha: float) -> ComparisonFamily:
-        """Return a description of what was tested.
+        """Return the family of hypotheses that was tested: all pairs of systems on every measure.
 
         Args:
             verdicts: Significance decisions for each measure.
@@ -151,18 +151,18 @@ class SignificanceVerdicts:
         return rank_systems_for_study(self.means, self.systems)
 
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
-        """Return, for every procedure, an array of shape (pairs,): category codes of the pairs (against ``gold``)."""
+        """Compare the decisions with those in ``gold``: return (pairs,) category codes for every procedure."""
         return [
             categorise_pairs_under_cheaper_judgments(gold.differences, by_gold, self.differences, by_cheap)
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
         ]
 
     def rank_changes(self, gold: SignificanceVerdicts) -> Ints:
-        """Return an array of shape (systems,): the number of ranks by which each system falls from the gold ranking."""
+        """Return an array of shape (systems,): by how many ranks each system falls compared with the gold ranking."""
         return rank_changes_from_gold_judgments(gold.ranking, self.ranking)
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
-        """Return similarities to the gold ranking, keyed by name. All are None if all systems tie in either ranking."""
+        """Return tau and other similarities to the gold ranking, by name; None if all systems tie in either ranking."""
         tau_b = tau_with_gold_judgments(gold.means, self.means)
         if tau_b is None:
             return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))
@@ -175,5 +175,5 @@ class SignificanceVerdicts:
 
 
 def gold_judgment_comparison_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
-    """Return category counts, rates and ranking similarities by the names used in reports."""
+    """Return one flat row for reports: category counts, rates and similarities to the gold ranking, by name."""
     return {**PairCategories.from_codes(codes).to_dict(), **similarity}

@@ -92,7 +92,7 @@ def _note_study(
     cells: Sequence[StudyCell],
     whole: Sequence[StudyCell],
 ) -> tuple[str, ...]:
-    """Return all caveats without repetitions."""
+    """Return the caveats of a study (tests, judgments, pool and budgets) without repetitions."""
     notes = [
         *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
         *notes_on_judgments(qrels, runs, measurer.names, design.relevant),
@@ -110,7 +110,7 @@ def _walk_study_pool(
     gold: dict[str, SignificanceVerdicts],
     samples: StudyResamples | None,
 ) -> Iterator[StudyCell]:
-    """Walk through the pool once and yield one cell per budget, measure and procedure."""
+    """Judge the whole pool by one method and seed. Yield one result per budget, measure and procedure."""
     relevant = measurer.relevant_documents(design.relevant)
     ordering = judge_pool_in_order(design.orders[method], measurer.pool, relevant, seed=seed)
     values = measurer.measure(ordering, design.budgets)

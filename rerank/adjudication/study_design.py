@@ -16,7 +16,7 @@ from rerank.evaluation.pairwise_decisions import check_significance_level
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
-    """Design of an adjudication study.
+    """Design of an adjudication study, which compares judging orders under limited budgets.
 
     Attributes:
         methods: Selectors of judging orders.
@@ -47,7 +47,7 @@ class StudyDesign:
     repeats: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the options and drop duplicates."""
+        """Check that no list is empty and numbers are in range, and drop duplicate list entries."""
         for name in ("methods", "budgets", "measures", "procedures"):
             values = tuple(dict.fromkeys(getattr(self, name)))
             object.__setattr__(self, name, values)
@@ -74,7 +74,7 @@ class StudyDesign:
         return self.seeds if self.orders[method].random else 1
 
     def samples_of_walk(self, method: str, seed: int) -> range:
-        """Return the indices of the samples of topics and systems on which a walk is evaluated.
+        """Return which samples of topics and systems evaluate one method and seed, as indices.
 
         Samples are assigned to the seeds in turn, so that intervals include the variation over seeds.
         """

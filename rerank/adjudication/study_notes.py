@@ -18,7 +18,7 @@ _NAMED = 4
 
 
 def note_study_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
-    """Yield the caveats of `list_caveats_of_test`, and a warning if there are few pairs of systems."""
+    """Yield reasons to doubt a test (`list_caveats_of_test`), and a warning if there are few pairs of systems."""
     pairs = 0
     for matrix in matrices:
         pairs = len(matrix.systems) * (len(matrix.systems) - 1) // 2
@@ -36,7 +36,7 @@ def note_study_pool(
     Args:
         pool: The pool.
         qrels: Gold judgments.
-        whole: The cells for which the whole pool is judged.
+        whole: Results with the whole pool judged, for each measure and procedure.
         depth: Pool depth.
         relevant: Lowest grade that counts as relevant.
     """
@@ -76,6 +76,6 @@ def note_study_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]
 
 
 def _format_study_share(numbers: dict[str, float | None]) -> str:
-    """Format precision and recall as text."""
+    """Format precision and recall of a result for a note; a dash if undefined."""
     parts = (f"{name} {'-' if (v := numbers[name]) is None else format(v, '.3f')}" for name in ("precision", "recall"))
     return ", ".join(parts)

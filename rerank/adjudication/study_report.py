@@ -129,13 +129,13 @@ def _rows_by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...],
 
 
 def _differ_beyond_seeds(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
-    """Return whether two values differ by more than 95 % of the differences between walks with different seeds."""
+    """Return whether two rows differ in a value by more than different seeds explain (95 % of such differences)."""
     spreads = [float(row.get("spread", {}).get(name, 0.0)) for row in (a, b)]
     return bool(abs(a[name] - b[name]) > 1.96 * math.hypot(*spreads))
 
 
 def _strip_absolute_folders(content: Any, study: AdjudicationStudy) -> Any:
-    """Return the content without the folders of absolute paths, which are of no use to the readers of a report.
+    """Return the content with absolute paths shortened, because their folders mean nothing to readers of a report.
 
     Runs, judgments and methods may be named after paths. The common folder of each kind of name is removed.
     """
@@ -159,7 +159,7 @@ def _study_test_title(row: Mapping[str, Any]) -> str:
 
 
 def _judging_study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data used by the script in the page."""
+    """Return the JSON data from which the page's script draws the charts and tables of the study."""
     first = study.cells[0]
     codes = sum(len(cells[0].codes) for cells in study.groups().values())
     pair_codes = {

@@ -37,7 +37,7 @@ _SAMPLES = 2
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StudyResamples:
-    """Samples of topics and systems, which are the same for all methods.
+    """Random samples of topics and systems for the intervals of a study; the same for all methods.
 
     Attributes:
         topics: (samples, topics) indices of topics.
@@ -93,7 +93,9 @@ class StudyResamples:
         return replace(drawn, gold=decisions)
 
     def evaluate(self, measure: str, cheap: SignificanceVerdicts, samples: Sequence[int]) -> Floats:
-        """Return an array of shape (procedures, samples, figures): the figures in `RESAMPLED`; NaN if undefined.
+        """Compute rates and ranking similarities on samples of topics and systems.
+
+        Returns an array of shape (procedures, samples, figures) with the figures in `RESAMPLED`; NaN if undefined.
 
         Args:
             measure: Name of the measure.
@@ -110,7 +112,7 @@ class StudyResamples:
         return figures
 
     def _decide(self, index: int, verdicts: SignificanceVerdicts) -> SignificanceVerdicts:
-        """Test all pairs of the systems of a sample on its topics."""
+        """Repeat the significance decisions on one sample: its systems, on its topics."""
         systems = self.systems[index]
         return SignificanceVerdicts.from_scores(
             verdicts.values[np.ix_(self.topics[index], systems)],

@@ -58,7 +58,7 @@ class StudyCell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Values of the fields in `KEYS`, which together with the seed identify the cell."""
+        """Method, budget, measure, test and correction, which together with the seed identify the cell."""
         return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
 
     def numbers(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class StudyCell:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdjudicationStudy:
-    """Results of an adjudication study.
+    """Results of an adjudication study: how well each method and budget preserves gold conclusions.
 
     Attributes:
         design: Design of the study.
@@ -126,7 +126,7 @@ class AdjudicationStudy:
         return rows
 
     def contrasts(self) -> list[dict[str, Any]]:
-        """Return the tests of all pairs of methods for every budget, measure and test; empty without samples."""
+        """Return tests of the differences between methods, per budget, measure and test; empty without samples."""
         groups = self.groups() if self.design.resamples else {}
         rows = {tuple(row[name] for name in KEYS): row for row in self.rows()} if groups else {}
         settings: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
@@ -143,7 +143,7 @@ class AdjudicationStudy:
         ]
 
     def _figures(self, cells: Sequence[StudyCell]) -> Floats:
-        """Return the (samples, figures) array of one method and setting, in the order of the samples."""
+        """Combine the figures on samples from the cells of all seeds, as a (samples, figures) array in sample order."""
         figures = np.empty((self.design.resamples, len(RESAMPLED)))
         for cell in cells:
             figures[self.design.samples_of_walk(cell.method, cell.seed)] = cell.resampled
@@ -159,7 +159,7 @@ class AdjudicationStudy:
         ]
 
     def golds(self) -> list[dict[str, Any]]:
-        """Return, per measure and test, the number of pairs significant with gold judgments, and whole-pool values."""
+        """Return one row per measure and test: pairs significant with gold judgments, and whole-pool values."""
         rows = []
         for cell in self.whole:
             significant = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]
@@ -238,7 +238,7 @@ class AdjudicationStudy:
 
 
 def printable_study_name(text: str) -> str:
-    """Escape characters that UTF-8 cannot encode. Runs are named after files, whose names may contain any bytes."""
+    """Return a run's name with characters that UTF-8 cannot encode escaped; names come from files, with any bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -254,7 +254,7 @@ def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]
 
 
 def _mean_values(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the mean and the standard deviation of each value over the results in which it is defined.
+    """Return, for each named value, mean and standard deviation over the results in which it is defined.
 
     The mean is None if the value is undefined in all results. The standard deviation is 0 for fewer than two values.
     """

@@ -30,7 +30,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibratedList:
-    """The probabilities of one ranked list.
+    """The calibrated probabilities of one ranked list: of each document, and of the list as a whole.
 
     Attributes:
         relevance: Probability of relevance of each document, in ranking order and non-increasing.
@@ -62,7 +62,7 @@ class FittedFirstStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The calibration of one ranker.
+    """The calibration of one ranker: fitted models that convert its scores to probabilities of relevance.
 
     Attributes:
         ranker: Identity of the ranker that the calibration is bound to: model, adapter, method and prompt
@@ -87,7 +87,7 @@ class Calibration:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the fits are complete."""
+        """Check that the fits are complete and that each model has the inputs of its fit."""
         bases = {"rank", *({"judge"} & {name.partition("+")[0] for name in self.fits})}
         needed = bases if self.first_stage is None else bases | {f"{base}+first-stage" for base in bases}
         if set(self.fits) != needed:
@@ -167,7 +167,7 @@ class Calibration:
         *,
         first_stage_name: str | None,
     ) -> CalibratedList:
-        """Return the probabilities of one ranked list.
+        """Convert the scores of one ranked list to probabilities of relevance.
 
         Args:
             judge_scores: Raw scores of the judge in ranking order, with None for documents without a score. Pass None

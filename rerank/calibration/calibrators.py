@@ -38,7 +38,7 @@ class Platt:
     intercept: float
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
+        """Check that slope and intercept are finite, and that the slope is not negative."""
         _check_calibrator_parameters((self.slope, self.intercept), self.slope)
 
     def __call__(self, logit: float) -> float:
@@ -62,7 +62,7 @@ class Beta:
     c: float
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
+        """Check that the parameters are finite, and that ``a`` and ``b`` are not negative."""
         _check_calibrator_parameters((self.a, self.b, self.c), min(self.a, self.b))
 
     def __call__(self, logit: float) -> float:
@@ -89,7 +89,7 @@ class Isotonic:
     probabilities: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Check the points."""
+        """Check that there are points, in order, with finite logits and with probabilities between 0 and 1."""
         count = len(self.logits)
         if not count or count != len(self.probabilities):
             raise DataError(

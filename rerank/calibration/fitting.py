@@ -58,12 +58,12 @@ class PredictedLists:
     answerable: tuple[PredictedList, ...]
 
     def __add__(self, other: PredictedLists) -> PredictedLists:
-        """Return the predictions of both objects together."""
+        """Concatenate two sets of predictions, such as those of two folds."""
         return PredictedLists(self.documents + other.documents, self.answerable + other.answerable)
 
 
 def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
-    """Return the lists that have all inputs of a fit. If the fit uses judge scores, drop documents without them."""
+    """Return the lists with all inputs of a fit. If it uses judge scores, documents without one are removed."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
         lists = lists.select(lambda ranking: None if ranking.first_stage is None else ranking)
@@ -117,7 +117,7 @@ def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int =
 
 
 def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
-    """Predict the probabilities of all lists with fitted models."""
+    """Predict the probabilities of the lists, which must have all inputs of the fit, with fitted models."""
     return PredictedLists(
         *(_predict_all_probabilities(models, part, fit) for part in (lists.documents, lists.answerable))
     )
@@ -165,7 +165,7 @@ def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[
 
 
 def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
-    """Return the calibrator with the lowest Brier score on held-out queries, or the simplest if several are equal."""
+    """Return the kind of calibrator with the lowest Brier score on held-out queries; the simplest if tied."""
     losses = dict.fromkeys(FITTERS, 0.0)
     for train, test in _split_calibration_folds(lists, INNER_FOLDS, seed):
         weights = _calibration_depth_weights(test.documents)

@@ -29,7 +29,7 @@ def is_absolute_score_to_calibrate(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedList:
-    """One ranked list. All tuples are in the order of the final ranking.
+    """A ranked list with scores and judgments, for fitting a calibration. Tuples are in the order of the ranking.
 
     Attributes:
         query: Name of the collection and id of the query.
@@ -65,7 +65,7 @@ class JudgedList:
         return any(label is not None for label in self.relevant)
 
     def cut(self, depth: int) -> JudgedList:
-        """Return the list of the first ``depth`` documents of the first stage, in the order of the ranking."""
+        """Return the list with only the first ``depth`` documents of the first stage, still in the final order."""
         ranks = sorted(self.first_stage_ranks)[:depth]
         last = ranks[-1] if ranks else 0
         shorter = self._select([i for i, rank in enumerate(self.first_stage_ranks) if rank <= last])
@@ -92,7 +92,7 @@ class JudgedList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedCollection:
-    """The result of one run: the final order, the scores and the judgments.
+    """The result of one run on one collection: final and first-stage rankings, judge scores and judgments.
 
     Attributes:
         name: Name of the collection. Queries of different collections may have the same id.
@@ -115,7 +115,7 @@ class RankedCollection:
     is_complete: bool = False
 
     def lists(self, relevant: int) -> list[JudgedList]:
-        """Return the full lists of all queries, without empty lists.
+        """Return one list per query with all documents of the run; queries without documents are omitted.
 
         Args:
             relevant: Lowest grade that counts as relevant.
@@ -165,15 +165,15 @@ class JudgedLists:
 
     @property
     def queries(self) -> list[tuple[str, str]]:
-        """The queries, sorted."""
+        """Sorted names of the queries, as in `JudgedList.query`."""
         return sorted({ranking.query for ranking in self.documents})
 
     def of(self, queries: Container[tuple[str, str]]) -> JudgedLists:
-        """Return the lists of some queries."""
+        """Return only the lists of the given queries."""
         return self.select(lambda ranking: ranking if ranking.query in queries else None)
 
     def select(self, change: Callable[[JudgedList], JudgedList | None]) -> JudgedLists:
-        """Return the lists after applying ``change``. Omit lists that become None or have no judged document."""
+        """Apply ``change`` to each list. Omit lists for which it returns None or a list without a judged document."""
         documents, answerable = (
             tuple(new for ranking in lists if (new := change(ranking)) is not None and new.is_judged)
             for lists in (self.documents, self.answerable)

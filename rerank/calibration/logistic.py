@@ -59,7 +59,7 @@ class LogisticModel:
     intercept: float
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check that lengths agree, values are finite, and standard deviations are positive."""
         columns = (self.means, self.sds, self.coefficients)
         if any(len(column) != len(self.inputs) for column in columns):
             raise DataError(

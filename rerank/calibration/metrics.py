@@ -72,14 +72,14 @@ class Metrics:
     bins: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values as a JSON object."""
+        """Return the measures, their intervals and the bins as a JSON object."""
         return asdict(self)
 
 
 def measure_calibration(
     predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0
 ) -> Metrics:
-    """Compute all measures and their intervals.
+    """Compute calibration error, Brier score and AUC of predicted probabilities, with intervals.
 
     Args:
         predictions: At least one predicted probability.
@@ -124,7 +124,7 @@ def measure_calibration(
 
 
 def calibration_bin_edges(p: Floats) -> Floats:
-    """Return the inner edges of equal-mass bins. Equal predictions share a bin, so there may be fewer than `BINS`."""
+    """Return the inner edges of bins with equally many predictions; fewer than `BINS` if many predictions are equal."""
     import numpy as np
 
     order = np.sort(p)
@@ -208,7 +208,7 @@ class _Sums:
         return (counts @ self.squares) / (counts @ self.size)
 
     def skill(self, counts: Floats) -> Floats:
-        """Return the Brier skill of each resample; NaN if all its labels are equal."""
+        """Return the Brier skill score of each resample of queries; NaN if all its labels are equal."""
         import numpy as np
 
         rate = (counts @ self.positive) / (counts @ self.size)

@@ -39,7 +39,7 @@ def document_calibration_inputs(
     ranks: Sequence[int],
     length: int,
 ) -> list[Sequence[float]]:
-    """Return one column of values per input of a fit.
+    """Return the inputs of the regression for one ranked list: one column of values per input of a fit.
 
     Args:
         fit: Name of the fit.
@@ -90,13 +90,13 @@ class DocumentModel:
         return [self.calibrator(logit) for logit in self.logits(columns)]
 
     def logits(self, columns: Sequence[Sequence[float]]) -> list[float]:
-        """Return the logits of a whole ranked list, made non-increasing along the ranking."""
+        """Return the regression's logits of a whole ranked list, made non-increasing along the ranking."""
         return make_non_increasing(self.regression.logits(columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The models for one set of inputs.
+    """The two models of a calibration for one set of inputs, such as judge scores with first-stage scores.
 
     Attributes:
         documents: Model of the probability that a document is relevant.
@@ -110,7 +110,7 @@ class Fit:
     lists: LogisticModel
 
     def __post_init__(self) -> None:
-        """Check the inputs of the model for whole lists."""
+        """Check that the model for whole lists has the inputs `LIST_INPUTS`."""
         if self.lists.inputs != LIST_INPUTS:
             raise DataError(f"The model of lists has the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
 

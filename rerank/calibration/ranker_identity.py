@@ -25,7 +25,7 @@ def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]
 
 
 def describe_calibrated_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Describe the differences between two rankers, such as ``prompt is 'a' there and 'b' here``.
+    """Describe how a calibration's ranker differs from another, such as ``prompt is 'a' there and 'b' here``.
 
     The list is empty if the rankers do not differ.
 

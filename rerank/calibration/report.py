@@ -151,7 +151,7 @@ def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[d
 
 
 def _calibration_rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
-    """Return one row per depth with measures of ``answerable``, over lists with and without relevant documents."""
+    """Return one row per depth with measures of the predicted probability that a list has a relevant document."""
     rows = []
     for depth, lists in _calibrated_lists_by_depth(predicted):
         metrics = measure_calibration(
@@ -171,7 +171,7 @@ def _calibrated_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple
 
 
 def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any]:
-    """Return the measures as a row of the report. ``count`` is renamed to ``counted``, and the bins come last."""
+    """Return the measures as a row of the report. The key ``count`` gets the name ``counted``; the bins come last."""
     values = metrics.to_dict()
     bins = values.pop("bins")
     return {("queries" if key == "queries" else counted if key == "count" else key): v for key, v in values.items()} | {

@@ -54,7 +54,7 @@ class Goal:
     precision: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that a minimum is given and that all minimums are from 0 to 1."""
         for name in ("tau", "recall", "precision"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -91,7 +91,7 @@ class SignificanceCriterion:
 def benchmark_verdicts(
     values: Floats, systems: Sequence[str], criterion: SignificanceCriterion
 ) -> SignificanceVerdicts:
-    """Test every pair of systems on (rows, systems) scores. With a single row, no pair is significant."""
+    """Test every pair of systems on scores of shape (tasks or queries, systems). With one row, none is significant."""
     names = tuple(systems)
     if len(values) < 2:
         pairs = len(names) * (len(names) - 1) // 2
@@ -100,7 +100,7 @@ def benchmark_verdicts(
 
 
 def count_benchmark_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
-    """Return the numbers of systems, rows, pairs and significant pairs in the full benchmark."""
+    """Return the numbers of systems, rows (tasks or queries), pairs and significant pairs in the full benchmark."""
     return {
         "systems": len(whole.systems),
         "rows": len(whole.values),
@@ -110,7 +110,7 @@ def count_benchmark_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
 
 
 def compare_benchmarks(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
-    """Compare two benchmarks: count the categories of pairs, and compute rates and similarities of the rankings."""
+    """Compare a reduced benchmark (``cheap``) with the full one (``gold``): pair categories, rates, similarities."""
     (codes,) = cheap.categorise_against(gold)
     return {
         **gold_judgment_comparison_row(codes, cheap.compare_ranking(gold)),
@@ -119,7 +119,7 @@ def compare_benchmarks(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) 
 
 
 def spearman_of_benchmarks(first: Floats, second: Floats) -> float | None:
-    """Compute Spearman's rank correlation, with mean ranks for ties. It is None if either array has only ties."""
+    """Compute Spearman's rank correlation of the systems' means; None if all means in either array are equal."""
     from scipy.stats import rankdata
 
     # after rounding, means that differ only by rounding errors are tied
@@ -128,7 +128,7 @@ def spearman_of_benchmarks(first: Floats, second: Floats) -> float | None:
 
 
 def benchmark_pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
-    """Return the significant pairs that are kept, lost, new and reversed, each as [better, worse].
+    """Return the significant pairs that a reduced benchmark keeps, loses, adds and reverses, each as [better, worse].
 
     The better system is the better one in the full benchmark; for new pairs, in the reduced benchmark.
     """

@@ -22,7 +22,7 @@ _Result = tuple[str, str, Mapping[_Part, float], str]
 
 
 def mean_scores_for_benchmark_reduction(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
-    """Return the main scores. For each task, scores are averaged over the splits and subsets that all models have.
+    """Return each model's main score per task, averaged over the splits and subsets that all models have.
 
     Models without any result for some task are ignored when these parts are determined, because such models are later
     excluded from the table.

@@ -91,7 +91,7 @@ def _documents_of_full_benchmark(runs: Sequence[Run], qrels: Qrels) -> set[str]:
 
 
 def _pool_reduction_step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
-    """Build the step for one depth. ``sizes``: numbers of documents in the reduced corpus and the full benchmark."""
+    """Record the result for one pool depth. ``sizes``: numbers of documents in the reduced and in the full corpus."""
     more = {"documents": sizes[0], "share": sizes[0] / sizes[1]}
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 
@@ -106,7 +106,7 @@ def _runs_of_downsampled_pools(runs: Sequence[Run], names: Sequence[str]) -> lis
 
 
 def documents_of_reduced_pools(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
-    """Return the pool of each query id: the first ``depth`` documents of ``makers`` and all documents of grade >= 1."""
+    """Return the pool of each query: the first ``depth`` documents of the runs ``makers``, and all relevant ones."""
     pooled = {topic.id: topic.docs for topic in pool_runs(makers, depth=depth, qrels=qrels, unjudged=True).topics}
     return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant_of_benchmark(qrels), strict=True)}
 
@@ -117,7 +117,7 @@ def _relevant_of_benchmark(qrels: Qrels) -> list[frozenset[str]]:
 
 
 def reduce_run(run: Run, corpus: frozenset[str]) -> Run:
-    """Return the run without the documents outside the corpus."""
+    """Return the run without the documents outside the reduced corpus."""
     return Run((_ranking_within_reduced_corpus(ranking, corpus) for ranking in run.values()), name=run.name)
 
 

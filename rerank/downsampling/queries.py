@@ -108,7 +108,7 @@ def _query_reduction_step(size: int, draws: Sequence[dict[str, Any]], share: flo
 
 
 def _spread_sample_sizes(many: int) -> list[int]:
-    """Return sample sizes from two to all queries in a geometric series."""
+    """Return the default sample sizes: a geometric series from two to all queries."""
     return [round(size) for size in np.geomspace(2, many, _SIZES).tolist()]
 
 

@@ -12,7 +12,7 @@ FIGURES = ("tau", "spearman", "max_drop", "recall", "precision", "AA", "missed",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReductionStep:
-    """One size that was tried, with the metrics of the reduced benchmark.
+    """One size of the reduced benchmark that was tried, and how well it preserves conclusions.
 
     Attributes:
         size: Number of remaining tasks, number of queries, or pool depth.
@@ -20,7 +20,7 @@ class ReductionStep:
         figures: Metrics from `rerank.downsampling.goal_metrics.compare_benchmarks`. If there are several draws, the
             means over draws.
         met: Whether the goal is met. If there are several draws, whether it is met in enough of them.
-        more: Additional values of the row.
+        more: Additional values for reports, such as the number of documents.
     """
 
     size: int
@@ -30,13 +30,13 @@ class ReductionStep:
     more: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values in one JSON object."""
+        """Return the step as one flat JSON object."""
         return {"size": self.size, "label": self.label, "met": self.met, **self.more, **self.figures}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReducedBenchmark:
-    """Result of reducing a benchmark.
+    """Result of reducing a benchmark: the sizes that were tried, and the chosen size with what it keeps.
 
     Attributes:
         kind: Part of the benchmark that was reduced: ``tasks``, ``queries`` or ``pool``.
@@ -71,7 +71,7 @@ class ReducedBenchmark:
 
 
 def find_smallest_benchmark(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
-    """Return the step with the smallest size for which the goal is met at this size and at all larger sizes.
+    """Return the step with the smallest size such that it and all larger sizes meet the goal.
 
     If a larger size misses the goal, a smaller size that meets the goal is not chosen: it may meet the goal by chance.
     Return None if the largest size does not meet the goal.

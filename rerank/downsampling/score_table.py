@@ -62,7 +62,7 @@ class ScoreTable:
         return np.stack([rows.mean(axis=0) for rows in self.tasks.values()])
 
     def rows(self, tasks: Sequence[str], *, unit: str) -> Floats:
-        """Return the (rows, models) scores on some tasks, with one row per task or per query.
+        """Return the (rows, models) scores on some tasks, with one row per task or per query, as ``unit`` says.
 
         Raises:
             UsageError: One row per query is requested, but per-query scores are unknown.
@@ -203,7 +203,7 @@ def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
 
 
 def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
-    """Return the scores in one line, which has either a single score or one score per task."""
+    """Return the scores in one line of a file, which has either a single score or one score per task."""
     names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
     if names["model"] is None:
         raise DataError(

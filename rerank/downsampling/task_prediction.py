@@ -66,7 +66,7 @@ def standardise_scores_for_task_reduction(scores: Floats) -> Floats:
 
 
 def predict_left_out_task(kernel: Floats, targets: Floats, ridge: float) -> Floats:
-    """Predict the value of each model by ridge regression fitted to the other models, with an unpenalised intercept.
+    """Predict each model's score by ridge regression fitted to the other models, with an unpenalised intercept.
 
     If H is the smoother matrix of the regression fitted to all models, the leave-one-out prediction is exactly
     y - (y - Hy) / (1 - diag H).
@@ -84,7 +84,7 @@ def predict_left_out_task(kernel: Floats, targets: Floats, ridge: float) -> Floa
 
 
 def _measure_predictability(actual: Floats, predicted: Floats) -> TaskPredictability:
-    """Compare predicted with actual scores. Both arrays have shape (models,)."""
+    """Compare the predicted with the actual scores of the models on one task. Both arrays have shape (models,)."""
     from scipy.stats import rankdata
 
     models = len(actual)

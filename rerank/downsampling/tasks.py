@@ -34,7 +34,7 @@ _LEAST_MODELS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReductionDesign:
-    """Options for the task reduction.
+    """Options for reducing the number of tasks of a benchmark.
 
     Attributes:
         goal: The goal.
@@ -60,7 +60,7 @@ class TaskReductionDesign:
     ridge: float = RIDGE
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the numbers are in range."""
         if self.least < 1 or self.ridge <= 0 or not 0 <= self.hold_out < 1:
             raise UsageError(
                 f"least is {self.least}, ridge is {self.ridge} and hold_out is {self.hold_out}",
@@ -69,7 +69,7 @@ class TaskReductionDesign:
 
 
 def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBenchmark:
-    """Remove tasks as long as the goal is met.
+    """Remove tasks one by one as long as the reduced benchmark meets the goal.
 
     Raises:
         UsageError: There are too few models, or ``unit`` is ``query`` and per-query scores are unknown.
@@ -104,7 +104,7 @@ def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> Reduc
 
 
 class _Search:
-    """Search for tasks to remove, based on the scores of some of the models."""
+    """Search for tasks to remove, with the scores of some models: those that choose tasks, or those held out."""
 
     def __init__(self, table: ScoreTable, models: Sequence[int], design: TaskReductionDesign) -> None:
         self._table, self._models, self._design = table, list(models), design
@@ -112,7 +112,7 @@ class _Search:
         self.gold = self.verdicts(tuple(table.tasks))
 
     def verdicts(self, tasks: Sequence[str]) -> SignificanceVerdicts:
-        """Return the significance decisions based on some tasks."""
+        """Return the significance decisions for all pairs of models, based on some tasks."""
         values = self._table.rows(tasks, unit=self._design.unit)[:, self._models]
         return benchmark_verdicts(values, self._names, self._design.criterion)
 
@@ -121,7 +121,7 @@ class _Search:
         return compare_benchmarks(self.gold, self.verdicts(tasks))
 
     def first(self) -> ReductionStep:
-        """Return the step with all tasks."""
+        """Return the first step of the search, in which no task has been removed."""
         figures = self.figures(tuple(self._table.tasks))
         return ReductionStep(size=len(self._table.tasks), label="", figures=figures, met=True, more={"predicted": None})
 
@@ -150,7 +150,7 @@ class _Search:
         return step, rest
 
     def _candidates(self, remaining: tuple[str, ...]) -> Iterator[tuple[int, TaskPredictability]]:
-        """Return the index and predictability of each task that may be removed, best predicted task first."""
+        """Return index and predictability of each remaining task that may be removed, best predicted task first."""
         rows = self._table.rows(remaining, unit="task")[:, self._models]
         predictability = predict_omitted_tasks(rows, ridge=self._design.ridge)
         order = sorted(range(len(remaining)), key=lambda index: predictability[index].key, reverse=True)
@@ -158,7 +158,7 @@ class _Search:
 
 
 def _sort_key_of_retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
-    """Return a sort key: first F1 of the significant differences, then the similarities of the rankings."""
+    """Return a sort key, larger if conclusions are retained better: F1 of significant pairs, tau, then Spearman."""
     return tuple(1.0 if figures[name] is None else figures[name] for name in ("f1", "tau", "spearman"))
 
 
@@ -169,7 +169,7 @@ def _step_with_held_out_models(step: ReductionStep, figures: dict[str, Any]) -> 
 
 
 def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
-    """Return the indices of the models that are used to choose tasks, and of the held-out models."""
+    """Choose held-out models at random. Return the indices of the models that choose tasks, and of those held out."""
     total = len(table.models)
     held_count = round(design.hold_out * total)
     # random split of the models

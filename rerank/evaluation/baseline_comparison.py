@@ -35,7 +35,7 @@ def compare_with_baseline(
     *,
     judged: Mapping[tuple[str, str], float] | None = None,
 ) -> BaselineComparison:
-    """Test every other run for a significant difference from the baseline.
+    """Test every run other than the baseline for a significant difference from the baseline.
 
     Args:
         scores: Scores of at least two runs with different names, over the same judged queries.
@@ -96,7 +96,7 @@ def _family_of_baseline_test(
 def _p_values_of_measures(
     matrices: Sequence[Floats], baseline: int, test: BaselineTest, options: ComparisonOptions
 ) -> list[BaselineP]:
-    """Return the p-values of every measure, corrected across measures if requested."""
+    """Return the p-values of every measure. If requested, adjusted p-values also account for the number of measures."""
     found = [test.p_values(values, baseline) for values in matrices]
     if not options.across_measures:
         return found
@@ -115,7 +115,7 @@ def _rows_of_measure(
     family: ComparisonFamily,
     margin: float | None,
 ) -> list[BaselineRow]:
-    """Return one row per system other than the baseline, in the order of the systems."""
+    """Return the results on one measure: one row per system other than the baseline, in the order of the matrix."""
     from scipy.stats import t
 
     d = differences_from_baseline(matrix.values, baseline)
@@ -147,10 +147,12 @@ def _rows_of_measure(
 
 
 def _claims_within_margin(d: Floats, margin: float | None, corrected: bool) -> dict[str, Floats]:
-    """Return a mapping from name to p-values of the tests of equivalence and non-inferiority; empty without a margin.
+    """Return the p-values of the tests of equivalence and non-inferiority, by name; empty without a margin.
 
-    If ``corrected`` is true, these p-values are corrected by Holm's method. It is true if the p-values of the
-    differences are corrected.
+    Args:
+        d: (topics, systems) differences from the baseline.
+        margin: Largest difference that does not matter, in units of the measure; None to omit these tests.
+        corrected: Whether to correct these p-values by Holm's method.
     """
     if margin is None:
         return {}

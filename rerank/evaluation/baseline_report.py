@@ -58,7 +58,7 @@ class BaselineRow:
 
     @property
     def mark(self) -> str:
-        """``†`` if the system is significantly above the baseline, ``‡`` if significantly below; otherwise empty."""
+        """Mark in tables: ``†`` if the system is significantly above the baseline, ``‡`` if below; otherwise empty."""
         return (ABOVE if self.difference > 0 else BELOW) if self.significant else ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class RatioTerm(float):
 
 
 def inquire_ap(listed: JudgedRanking, rel: int, cutoff: int) -> float:
-    """Compute INQUIRE's AP@k.
+    """Compute average precision within the first k ranks, as the benchmark INQUIRE defines it.
 
     The value is 1 / min(R, k) times the sum, over groups of tied documents, of the number of hits in the group times
     the precision at the group's last rank. Without ties, this is the sum of the precision at every hit.

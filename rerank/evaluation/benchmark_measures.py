@@ -29,7 +29,7 @@ _PARAMS = {
 
 
 class BenchmarkMeasure(Measure, ABC):
-    """A measure with a cutoff and a lowest grade that counts as relevant.
+    """Base class for measures as a benchmark defines them. They have a cutoff and a lowest relevant grade.
 
     Attributes:
         WHOLE_RUN: The reason why the measure has no per-query values, as a clause; empty if it has per-query values.
@@ -48,7 +48,7 @@ class BenchmarkMeasure(Measure, ABC):
 
 
 class _InquireAP(BenchmarkMeasure):
-    """INQUIRE's average precision (`benchmark_formulas.inquire_ap`)."""
+    """Average precision of the benchmark INQUIRE (`benchmark_formulas.inquire_ap`)."""
 
     __name__ = NAME = "INQUIRE_AP"
     PRETTY_NAME = "Average precision of INQUIRE"
@@ -60,7 +60,7 @@ class _InquireAP(BenchmarkMeasure):
 
 
 class _InquireNDCG(BenchmarkMeasure):
-    """INQUIRE's nDCG (`benchmark_formulas.inquire_ndcg`)."""
+    """nDCG of the benchmark INQUIRE (`benchmark_formulas.inquire_ndcg`)."""
 
     __name__ = NAME = "INQUIRE_nDCG"
     PRETTY_NAME = "nDCG of INQUIRE"
@@ -72,7 +72,7 @@ class _InquireNDCG(BenchmarkMeasure):
 
 
 class _T2RankingR(BenchmarkMeasure):
-    """T2Ranking's micro-averaged recall (`benchmark_formulas.evaluate_t2ranking_recall`)."""
+    """Micro-averaged recall of the benchmark T2Ranking (`benchmark_formulas.evaluate_t2ranking_recall`)."""
 
     __name__ = NAME = "T2Ranking_R"
     PRETTY_NAME = "Recall of T2Ranking (micro)"
@@ -80,12 +80,12 @@ class _T2RankingR(BenchmarkMeasure):
     WHOLE_RUN = "it is micro-averaged over the documents of all queries"
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's numerator and denominator."""
+        """Return the query's numbers of hits and of relevant documents, which are summed over queries."""
         return formulas.evaluate_t2ranking_recall(ranking, self["rel"], self["cutoff"])
 
 
 class _T2RankingRR(BenchmarkMeasure):
-    """T2Ranking's MRR (`benchmark_formulas.t2ranking_rr`)."""
+    """MRR of the benchmark T2Ranking (`benchmark_formulas.t2ranking_rr`)."""
 
     __name__ = NAME = "T2Ranking_RR"
     PRETTY_NAME = "MRR of T2Ranking"
@@ -93,14 +93,14 @@ class _T2RankingRR(BenchmarkMeasure):
     WHOLE_RUN = "it is a mean over the queries of the run, judged or not, which differ between runs"
 
     def value(self, ranking: JudgedRanking) -> RatioTerm:
-        """Return the query's numerator and denominator."""
+        """Return the query's reciprocal rank as numerator and 1 as denominator, which are summed over queries."""
         return formulas.t2ranking_rr(ranking, self["rel"], self["cutoff"])
 
 
 class _RatioOfSums(Agg):
-    """Aggregator that divides the sum of numerators by the sum of denominators.
+    """Aggregator for micro-averaged measures: it divides the sum of numerators by the sum of denominators.
 
-    Plain numbers are ignored: ir_measures adds them for judged queries that are missing from the run.
+    Values that are not a `RatioTerm` are ignored: ir_measures adds them for judged queries missing from the run.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Scores of runs that are to be compared, with notes about their judgments."""
+"""Evaluation of the runs of a comparison: their scores on the same queries, with notes about their judgments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CUTOFF = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRuns:
-    """Scores of runs on the same queries.
+    """Scores of the runs of a comparison on the same queries, with how much of each run is judged.
 
     Attributes:
         scores: One entry per run.
@@ -83,7 +83,7 @@ class ComparedRuns:
 def score_compared_runs(
     qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, relevant: int = 1
 ) -> ComparedRuns:
-    """Evaluate runs for a comparison.
+    """Evaluate the runs of a comparison per query, and note problems with the judgments.
 
     Args:
         qrels: The relevance judgments.
@@ -111,5 +111,5 @@ def score_compared_runs(
 
 
 def compared_runs_of_matrix(matrix: ScoreMatrix) -> ComparedRuns:
-    """Convert the scores of a matrix to compared runs, whose fractions of judged documents are unknown."""
+    """Create `ComparedRuns` from a score matrix. Fractions of judged documents are then unknown."""
     return ComparedRuns(scores=tuple(matrix.to_scores()), measures=(matrix.measure or "score",), judged={})

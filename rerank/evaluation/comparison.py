@@ -187,7 +187,7 @@ def _summary_of_compared_run(entry: Scores, measure: str, alpha: float) -> RunSu
 
 
 def compare_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
-    """Return effect sizes, intervals and p-values of all pairs of systems."""
+    """Return one comparison per pair of systems: effect sizes, intervals and p-values."""
     matrix = decisions.matrix
     # (queries, pairs), first run minus second, in the order of itertools.combinations
     deltas = np.concatenate(list(iterate_paired_differences(matrix.values)), axis=1)

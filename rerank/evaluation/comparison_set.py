@@ -21,7 +21,7 @@ class ComparisonSet:
     comparisons: tuple[Comparison, ...]
 
     def with_notes(self, notes: Sequence[str]) -> ComparisonSet:
-        """Return the comparisons with further notes on the runs. These notes are shown with the first measure only."""
+        """Return a copy with further notes on the runs, which are shown only with the first measure."""
         first, *rest = self.comparisons
         return ComparisonSet((replace(first, notes=(*first.notes, *notes)), *rest))
 
@@ -38,7 +38,7 @@ class ComparisonSet:
         }
 
     def notes(self) -> dict[str, None]:
-        """Return the notes of all comparisons in order, without repetitions, as the keys of a dictionary."""
+        """Return the notes of all comparisons in order, as dictionary keys, which removes repetitions."""
         return dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes)
 
     def pairs(self) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ class _Evaluator:
         self._evaluators(0)  # raise an error now, not at the first run, if a measure cannot be computed
 
     def _graded(self, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-        """Return the grade of each escaped document id, for each query number."""
+        """Return the judgments in the form that ir_measures receives: query number -> escaped document id -> grade."""
         return {self._queries[query]: _qrels_safe_for_pytrec_eval(judged) for query, judged in qrels.items()}
 
     def _evaluators_of_block(self, index: int) -> list[tuple[Any, int | None]]:
@@ -102,7 +102,7 @@ class _Evaluator:
         ]
 
     def scores(self, run: Run) -> Scores:
-        """Evaluate one run without the documents that are excluded for a query."""
+        """Evaluate one run, after removing the documents that the judgments exclude for a query."""
         if self._excluded:
             lists = (ranking.without(*self._excluded.get(query, ())) for query, ranking in run.items())
             run = Run(lists, name=run.name)
@@ -130,13 +130,13 @@ class _Evaluator:
         )
 
     def _score_block(self, index: int, run: Run, values: dict[str, dict[str, float]], *, is_scored: bool) -> list[str]:
-        """Add the values of a block of queries to ``values``, and return the queries without documents.
+        """Add the values of a block of queries to ``values``. Return the queries for which the run has no documents.
 
         Args:
             index: Index of the block.
             run: The run.
             values: The value of each query id, for each measure; updated in place.
-            is_scored: Whether the run has a document for any query; if not, all values are 0.
+            is_scored: Whether the run has a document for any judged query; if not, all values are 0.
         """
         queries = self._blocks[index]
         found = {self._queries[q]: ranking for q in queries if (ranking := run.get(q)) is not None and len(ranking)}
@@ -171,7 +171,7 @@ class _Evaluator:
 
 
 def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
-    """Check that no grade is too large for gdeval, which computes ERR, and nDCG with exponential gains."""
+    """Check that no grade is too large for the program gdeval, which computes ERR and nDCG with exponential gains."""
     affected = [m for m in measures if m.NAME == "ERR" or m.params.get("dcg") == "exp-log2"]
     for query, judged in qrels.items() if affected else ():
         for doc, grade in judged.items():
@@ -184,7 +184,7 @@ def _check_grades_of_gdeval(qrels: Qrels, measures: Sequence[Measure]) -> None:
 
 
 def _scores_by_escaped_id(ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
-    """Return a mapping from escaped document id to score, for the first documents up to the number of scores."""
+    """Return the score of each escaped document id. If there are n scores, only the first n documents are included."""
     return dict(zip(_escape_document_ids(ranking.doc_ids[: len(scores)]), scores, strict=False))
 
 
@@ -214,7 +214,7 @@ def _qrels_safe_for_pytrec_eval(judged: Mapping[str, int]) -> dict[str, int]:
 
 
 def _first_evaluated_query_ids(ids: Iterable[str]) -> str:
-    """Return the first three ids as text for an error message."""
+    """Return the first three query ids as text for an error message."""
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 
@@ -230,7 +230,7 @@ def _compute_judgment_count_measure(measure: Measure, qrels: Qrels) -> dict[str,
 
 
 def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
-    """Return groups of measures that ir_measures can safely compute together.
+    """Divide measures into groups that ir_measures can compute in one call without wrong values.
 
     If a measure has the parameter ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the
     other measures of its group. Each such measure therefore forms its own group, as does infAP, which needs judgments

@@ -49,12 +49,14 @@ def measure_grade_note(qrels: Qrels, names: Iterable[str]) -> str:
 
 
 def relevance_threshold_note(qrels: Qrels, names: Iterable[str], relevant: int = 1) -> str:
-    """Return a warning if no judgment reaches a lowest relevant grade, so that scores are 0; otherwise an empty string.
+    """Return a warning if a lowest relevant grade is above all grades in the judgments; otherwise an empty string.
+
+    No document then counts as relevant, and binary measures score 0.
 
     Args:
         qrels: The relevance judgments.
         names: Names of the measures, as ir_measures prints them.
-        relevant: Lowest relevant grade in use, in addition to those of the measures.
+        relevant: A further lowest relevant grade to check, in addition to those of the measures.
     """
     highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
     thresholds = [measure["rel"] for measure in parse_measures(names) if is_binary_measure(measure)]

@@ -20,7 +20,7 @@ CUTOFF = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgmentCoverage:
-    """Coverage of one run by judgments.
+    """How much of one run is judged, per measure, and how far complete judgments could change the measures.
 
     Attributes:
         cutoffs: Cutoff of each measure, or `CUTOFF` if it has none.
@@ -35,7 +35,7 @@ class JudgmentCoverage:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def columns(self, measures: Sequence[str]) -> dict[str, str]:
-        """Return table columns for some measures, as a mapping from headings to cells: first fractions, then bounds."""
+        """Return table columns as a mapping from headings to cells: judged fractions, then bounds of measures."""
         fractions = {f"judged@{self.cutoffs[name]}": f"{self.judged[name]:.4f}" for name in measures}
         bounds = {
             f"{name} bounds": format_confidence_interval(*self.bounds[name], 4)
@@ -48,7 +48,7 @@ class JudgmentCoverage:
 def cover_runs_by_judgments(
     qrels: Qrels, runs: Sequence[Run], measures: Sequence[str], *, bounds: bool | None = None
 ) -> tuple[list[JudgmentCoverage], list[str]]:
-    """Compute the coverage of runs by judgments.
+    """Compute, for each run, the fraction of judged documents and the bounds of its measures.
 
     Args:
         qrels: The relevance judgments.

@@ -28,7 +28,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PartlyJudgedRanking:
-    """The ranking of one query down to the cutoff of a measure.
+    """The ranking of one query down to the cutoff of a measure, of which some documents are unjudged.
 
     Attributes:
         grades: (ranks,) grades of the documents; 0 for unjudged documents and negative grades.
@@ -76,7 +76,7 @@ def has_bounds(measure: Measure) -> bool:
 def bound_measures(
     qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1
 ) -> dict[str, dict[str, Bounds]]:
-    """Compute the bounds of the measures of a run.
+    """Compute the smallest and largest values that a run's measures could have once all its documents are judged.
 
     Args:
         qrels: The relevance judgments.

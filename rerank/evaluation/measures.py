@@ -208,7 +208,7 @@ _EXPECTED = {
 
 
 def _is_sensible_measure_parameter(key: str, value: Any) -> bool:
-    """Return whether a parameter value is in range, which the programs behind ir_measures do not always check."""
+    """Return whether the value of a measure's parameter is in range, which ir_measures does not always check."""
     if key in ("cutoff", "rel"):
         return type(value) is int and 1 <= value < 2**31
     if key == "recall":  # trec_eval prints two decimals and confuses values that are equal when printed

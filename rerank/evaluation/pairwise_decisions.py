@@ -42,7 +42,7 @@ FEW_TOPICS = 25
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairwiseDecisions(HasTables):
-    """The result of testing every pair of systems.
+    """The result of testing every pair of systems on one measure: differences, p-values and decisions.
 
     Attributes:
         matrix: The scores.
@@ -70,7 +70,7 @@ class PairwiseDecisions(HasTables):
     notes: tuple[str, ...] = ()
 
     def tables(self, digits: int = 4) -> TableReport:
-        """Return a table with one row per system."""
+        """Return a table with one row per system: its mean, and the counts of systems significantly below and above."""
         return table_of_significant_pairs(self.to_dict(), self.title, digits=digits)
 
     @property
@@ -90,11 +90,11 @@ class PairwiseDecisions(HasTables):
 
     @property
     def correction_of_second_test(self) -> str:
-        """Correction for another test of the same pairs that does not control the family-wise error itself."""
+        """Correction for a second test of the pairs: that of the main test, or holm if the main test needs none."""
         return "holm" if self.family_wise else self.correction
 
     def family(self, missing: Mapping[str, int] | None = None) -> ComparisonFamily:
-        """Return a description of what was tested. ``missing`` maps systems to their numbers of missing topics."""
+        """Return the family of hypotheses that was tested. ``missing``: how many topics each system lacks, if any."""
         return ComparisonFamily(
             test=self.test,
             title=self.title,
@@ -110,7 +110,7 @@ class PairwiseDecisions(HasTables):
         )
 
     def simultaneous_half_widths(self) -> Floats:
-        """Return (pairs,) half widths of intervals that jointly cover all differences with probability 1 - alpha.
+        """Return (pairs,) half widths of intervals that jointly cover all true differences with probability 1 - alpha.
 
         Tukey's tests have their own intervals. The other tests use Student's t intervals at level alpha / pairs
         (Bonferroni), or at level alpha if nothing is corrected.
@@ -122,12 +122,12 @@ class PairwiseDecisions(HasTables):
         return bonferroni_t_half_widths(self.matrix.values, level)
 
     def p_values(self) -> tuple[Floats, Floats]:
-        """Return the p-values before and after the correction, each of shape (pairs,). Compute them if necessary."""
+        """Return the p-values before and after the correction, each of shape (pairs,); compute them if missing."""
         raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
         return raw, correct_p_values(raw, self.correction) if self.adjusted is None else self.adjusted
 
     def beats(self) -> list[tuple[int, ...]]:
-        """Return one tuple per system: the indices of the systems whose mean is significantly lower."""
+        """Return, for each system, the indices of the systems that it significantly outperforms."""
         below: list[list[int]] = [[] for _ in self.matrix.systems]
         index_pairs = combinations(range(len(below)), 2)
         for (a, b), is_significant, difference in zip(index_pairs, self.significant, self.differences, strict=True):
@@ -291,7 +291,7 @@ def list_caveats_of_test(
 
 
 def note_few_topics(topics: int, noun: str) -> list[str]:
-    """Return a note if there are fewer than `FEW_TOPICS` topics. The note calls the topics ``noun``."""
+    """Return a note if there are fewer than `FEW_TOPICS` topics; ``noun`` is the note's word for topics."""
     if topics >= FEW_TOPICS:
         return []
     return [f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise."]

@@ -155,7 +155,7 @@ def plot_baseline_comparison(comparison: BaselineComparison, path: str | Path) -
 
 
 def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
-    """Return the data of the heat map: names, p-values and colour steps.
+    """Return the data of the heat map of pairs of systems: names, p-values and colour steps.
 
     Returns:
         System names by decreasing mean; (systems, systems) p-values, NaN unless the row is the better system;

@@ -85,7 +85,7 @@ def estimate_prediction_powered_mean(
 
 
 def _tune_weights(people: Floats, model: Floats, model_only: Floats) -> Floats:
-    """Return the (systems,) weights that minimise the variance of the estimate."""
+    """Return the (systems,) weights of the model's judgments that minimise the variance of the estimates."""
     covariance = ((people - people.mean(axis=0)) * (model - model.mean(axis=0))).mean(axis=0)
     spread = np.concatenate([model, model_only]).var(axis=0, ddof=1) * (1 + len(model) / len(model_only))
     return np.asarray(np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0).clip(0, 1))

@@ -40,13 +40,13 @@ class Experiment:
 
     @property
     def runs(self) -> tuple[Run, Run]:
-        """Baseline and advanced run."""
+        """The two runs: baseline, then advanced run."""
         return self.baseline, self.advanced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction(HasTables):
-    """Comparison of two experiments.
+    """Comparison of an original experiment with its reproduction.
 
     Attributes:
         same_collection: Whether both experiments have the same judgments, so that topics are paired.
@@ -165,7 +165,7 @@ def measure_reproduction(
 
 
 def _compare_scores(original: Floats, again: Floats, *, same: bool) -> dict[str, Any]:
-    """Return means, root mean square error and p-value of two (topics,) arrays, which are paired if ``same``."""
+    """Return means, root mean square error and p-value of two (topics,) arrays; paired if the topics are the same."""
     from scipy.stats import ttest_ind
 
     row: dict[str, Any] = {"original": float(original.mean()), "again": float(again.mean()), "rmse": None, "p": None}

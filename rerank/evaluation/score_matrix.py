@@ -40,7 +40,7 @@ class ScoreMatrix:
     values: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check that names are unique, the shape matches, and all scores are finite."""
         for kind, names in (("system", self.systems), ("topic", self.topics)):
             if len(names) < 2:
                 raise DataError(
@@ -74,7 +74,7 @@ class ScoreMatrix:
         return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
 
     def without(self, systems: Collection[str]) -> ScoreMatrix:
-        """Return the matrix without some of the systems."""
+        """Return the matrix without the named systems."""
         kept = [index for index, system in enumerate(self.systems) if system not in systems]
         return replace(self, systems=tuple(self.systems[index] for index in kept), values=self.values[:, kept])
 

@@ -14,7 +14,7 @@ from rerank.evaluation.measures import check_measure_has_query_values, is_summed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Scores of one run.
+    """Scores of one run by one or several measures, per query or for the whole run.
 
     Guarantees: every measure in ``values`` has a finite value for every judged query, in the order of the judgments.
 
@@ -37,7 +37,7 @@ class Scores:
     unjudged: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check that every measure has a finite value for every judged query."""
         if not self.queries:
             object.__setattr__(self, "queries", tuple(next(iter(self.values.values()), {})))
         for measure, row in self.values.items():

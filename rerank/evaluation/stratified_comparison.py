@@ -156,7 +156,7 @@ def compare_over_collections(
 
 
 def stratified_t_test(differences: Sequence[Floats], alpha: float = 0.05) -> dict[str, Any]:
-    """Test whether the mean of the strata's mean differences is 0.
+    """Test whether the mean difference of two systems is 0, where each stratum (a collection) has the same weight.
 
     Args:
         differences: One (topics,) array per stratum, each with at least two topics.

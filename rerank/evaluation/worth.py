@@ -160,7 +160,7 @@ def measure_worth_of_rerankers(
 
 
 def _row_of_worth(name: str, place: int, values: Floats, options: WorthOptions) -> dict[str, Any]:
-    """Return the row of one run from (runs, queries) scores. Row 0 is the first stage, row 1 the perfect order."""
+    """Return the row of one run from (runs, queries) scores. Run 0 is the first stage, and run 1 the perfect order."""
     row: dict[str, Any] = {"run": name, "mean": float(values[place].mean())}
     row["interval"] = list(student_t_interval(values[place].tolist(), 1 - options.alpha))
     row |= dict.fromkeys(("gain", "gain_interval", "share", "share_interval"))

@@ -155,7 +155,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BoardSource:
-    """Content of the files of a board: the runs on its collection, judgments, query texts and notes."""
+    """What a board is built from, as read from files: runs on its collection, judgments, query texts and notes."""
 
     record: RecordedScores | None
     entries: list[Entry]
@@ -186,7 +186,7 @@ def _read_board_source(plan: BoardConfig, home: Path, base: Path, runs: Sequence
 def _open_board_judgments(
     plan: BoardConfig, base: Path, record: RecordedScores | None, entries: Sequence[Entry]
 ) -> tuple[Qrels, int]:
-    """Return the judgments and the lowest relevant grade; for recorded scores alone, the judgments are empty."""
+    """Return judgments and lowest relevant grade. With recorded scores alone, judgments are not needed and empty."""
     if record and not entries:
         return Qrels({}), record.relevant
     if not plan.qrels:
@@ -207,7 +207,7 @@ def _open_board_judgments(
 def _score_board_entries(
     entries: Sequence[Entry], qrels: Qrels, names: Sequence[str], record: RecordedScores | None
 ) -> tuple[tuple[Scores, ...], tuple[Mapping[str, float], ...]]:
-    """Return the scores of each run, and the fraction of judged documents of each run per measure."""
+    """Return the evaluated or recorded scores of each run, and its fraction of judged documents per measure."""
     runs = [Run(entry.run.values(), name=entry.name) for entry in entries if not entry.recorded]
     evaluated = iter(evaluate_runs(qrels, runs, names) if runs else ())
     covered = iter(cover_runs_by_judgments(qrels, runs, names, bounds=False)[0] if runs else ())
@@ -241,7 +241,7 @@ def _read_board_entries(
 
 
 def _unique_board_entries(entries: list[Entry]) -> list[Entry]:
-    """Return the entries after checking that their names differ."""
+    """Return the runs unchanged, after checking that their names differ."""
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.name in seen:
@@ -266,7 +266,7 @@ def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
 
 
 def _resolve_board_path(text: str, base: Path) -> str:
-    """Return ``base / text`` if this path exists; otherwise return the text unchanged, because it is a selector."""
+    """Return ``base / text`` if this path exists; otherwise ``text``, which is then a selector or another path."""
     return str(base / text) if text and (base / text).exists() else text
 
 
@@ -285,7 +285,7 @@ def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
 def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
-    """Return the description of the board's collection, with which runs on other collections are recognised."""
+    """Return the properties of the board's collection by which runs on other collections are recognised."""
     named = _resolve_board_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     needed = any(
@@ -296,7 +296,7 @@ def _board_collection(
 
 
 def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
-    """Return the documents, from the configured collection, that any run ranks for a judged query."""
+    """Return the documents whose texts the site shows: those that any run ranks for a judged query."""
     if not plan.texts:
         return {}
     collection: Collection = open_collection(_resolve_board_selector(plan.texts, base))
@@ -308,7 +308,7 @@ def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qr
 
 
 def _resolve_board_selector(selector: str, base: Path) -> str:
-    """Return the selector. If its argument is a path relative to the data folder, resolve the path."""
+    """Return the selector, with a path after the colon resolved relative to the data folder if it exists there."""
     name, colon, argument = selector.partition(":")
     return f"{name}{colon}{base / argument}" if argument and (base / argument).exists() else selector
 

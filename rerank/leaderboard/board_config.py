@@ -58,7 +58,7 @@ class RunSelection(Card):
 
 
 class PublishedTable(BaseModel):
-    """Figures that others published. They were not measured here, so they are shown in a separate table."""
+    """Published scores of other rerankers. They were not measured here, so they are shown in a separate table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -79,7 +79,7 @@ class PublishedTable(BaseModel):
 
 
 class BoardConfig(BaseModel):
-    """Configuration of a board."""
+    """Configuration of a leaderboard: its collection, judgments, measures, significance test and runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

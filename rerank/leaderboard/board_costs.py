@@ -1,4 +1,4 @@
-"""Costs of runs: dollars, tokens and seconds per query, and the size of the model."""
+"""Costs of runs for the axes of cost plots: dollars, tokens and seconds per query, and the size of the model."""
 
 from __future__ import annotations
 

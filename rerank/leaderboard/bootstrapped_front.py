@@ -24,7 +24,7 @@ TAIL = 0.025
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BootstrappedFront:
-    """A Pareto front with its uncertainty. Only runs with a known cost are included.
+    """Pareto front of effectiveness against cost, with its uncertainty. Only runs with a known cost are included.
 
     Attributes:
         shares: Fraction of the bootstrap samples in which each run is on the front; shape (runs,).
@@ -46,7 +46,7 @@ class BootstrappedFront:
 
 
 def bootstrap_front(costs: Sequence[float], values: Floats) -> BootstrappedFront:
-    """Compute a Pareto front and its uncertainty.
+    """Compute the Pareto front of mean score against cost, and its uncertainty.
 
     Args:
         costs: Cost of each run; shape (runs,).

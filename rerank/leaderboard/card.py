@@ -61,12 +61,12 @@ class Card(BaseModel):
     """Hex SHA-256 of the bytes of the run file."""
 
     def with_defaults(self, other: Card) -> Self:
-        """Return this card with its omitted values taken from another card."""
+        """Return a copy of this card in which omitted values are taken from ``other``."""
         values = {key: getattr(other, key) for key in other.model_fields_set - self.model_fields_set}
         return self.model_copy(update=values)
 
     def with_name(self, name: str) -> Self:
-        """Return this card with the given name; if it already has a name, return it unchanged."""
+        """Return this card, with the given name if it has none."""
         return self if self.name else self.model_copy(update={"name": name})
 
 
@@ -116,7 +116,7 @@ def stem_of_submitted_run(path: Path) -> str:
 
 
 class CardIndex:
-    """Index that finds the card of a run file, by the ``run`` key of the card or by the file stem of the card.
+    """Index that finds the card of a run file: the card whose ``run`` key names the file, or with the same file stem.
 
     Args:
         folder: Separate folder of cards for runs in other folders; None if there is no such folder.

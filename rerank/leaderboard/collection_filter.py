@@ -1,4 +1,4 @@
-"""Selection of the runs on the collection of a board. Runs on other collections would score near zero.
+"""Filter that keeps only the runs on a board's collection, because runs on others would score near zero.
 
 Run folders record their collection. Run files do not record it, so run files are always included.
 """
@@ -79,7 +79,7 @@ def _same_board_collection(origin: RunOrigin, qrels: Qrels) -> bool:
 
 
 def _shares_queries_with_board(entry: Entry, collection: BoardCollection) -> bool:
-    """Return True if run and board share query ids, and at most half of the shared queries have different texts."""
+    """Return True if run and board share query ids, of which at most half are known to have different texts."""
     shared = [query for query in entry.run if query in collection.qrels]
     known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
     other = sum(
@@ -95,7 +95,7 @@ def _normalise_board_collection_name(text: str) -> str:
 
 
 def _shares_documents_with_board(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
-    """Return True if a run's document ids match the qrels: judged ids of the run folder or, without any, ranked ids."""
+    """Return True if a run's document ids match the qrels: the ids judged in its folder, or else its ranked ids."""
     if not origin.judged:
         return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
     shared = [query for query in origin.judged if query in qrels]

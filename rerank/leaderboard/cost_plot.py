@@ -92,7 +92,7 @@ def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> li
 def layout_cost_plot(
     costs: Sequence[float | None], values: Sequence[Sequence[float]], names: Sequence[str]
 ) -> ScatterPlot | None:
-    """Compute the layout of a plot. Return None if no cost is known.
+    """Compute the layout of a plot of effectiveness against cost. Return None if no cost is known.
 
     Args:
         costs: Cost of each run, at least 0; None if the cost is unknown.
@@ -150,7 +150,7 @@ def _label_plot_points(
     area: tuple[float, float, float, float],
     line: Sequence[tuple[float, float]],
 ) -> tuple[PlotPoint, ...]:
-    """Return the points with their labels; labels of points on the front get the nearest free positions."""
+    """Return the points with labels. Points on the Pareto front are labelled first, so their labels are nearest."""
     order = sorted(range(len(runs)), key=lambda at: (at not in front, -shares[at], places[at][1]))
     short = [name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…" for name in (names[run] for run in runs)]
     # Reserve the width of the largest share, since a filter on the page can change the share.
@@ -163,7 +163,7 @@ def _label_plot_points(
 
 
 def _steps_of_front(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the corners of a step function that keeps each value up to the next cost or the right edge."""
+    """Return the corners of the Pareto front as a step line: flat up to the next cost or the right edge."""
     ends = [*xs[1:], float(WIDTH - RIGHT)]
     return [corner for x, end, y in zip(xs, ends, ys, strict=True) for corner in ((x, y), (end, y))]
 
@@ -173,7 +173,7 @@ def _format_plot_points(points: Sequence[tuple[float, float]]) -> str:
 
 
 class _Scale:
-    """Scale that maps costs to horizontal positions. On a logarithmic scale, 0 has its own position at the left."""
+    """Horizontal axis of a cost plot, linear or logarithmic. On a logarithmic axis, 0 has its own place at the left."""
 
     def __init__(self, costs: Sequence[float]) -> None:
         above = [cost for cost in costs if cost > 0]
@@ -206,7 +206,7 @@ class _Scale:
 
 
 def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the lower bound, the upper bound and the step of an axis, with a margin around the values."""
+    """Return lower bound, upper bound and tick step of an axis that shows the values with a margin."""
     low, high = min(values), max(values)
     margin = max(0.01, 0.03 * (high - low))
     return round_plot_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin, 8)

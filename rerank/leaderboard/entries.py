@@ -51,7 +51,7 @@ class RunOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A run on a leaderboard.
+    """A run on a leaderboard, with its card and what its folder records.
 
     Attributes:
         card: Metadata of the run. The card always has a name.
@@ -78,7 +78,7 @@ class Entry:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the ranked lists (`digest_ranked_lists`); runs with the same digest have identical lists."""
+        """Digest of the ranked lists (`digest_ranked_lists`), which is equal for runs with identical lists."""
         return self.recorded.lists if self.recorded else digest_ranked_lists(self.run)
 
     def per_query(self, total: float | None) -> float | None:
@@ -164,7 +164,7 @@ def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
 
 
 def _card_of_run_folder(folder: RunFolder) -> Card:
-    """Return the metadata that a run folder records."""
+    """Return a card with the metadata that a run folder records, such as model, method and tokens."""
     spec = RunSpec.from_record({"collection": "", **folder.spec()["spec"]})
     summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
     try:

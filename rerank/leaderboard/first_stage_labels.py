@@ -46,12 +46,12 @@ def label_board_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], lis
 
 
 def _is_board_label_from_specification(entry: Entry) -> bool:
-    """Return True if the first-stage label of a run comes from its specification and not from its card."""
+    """Return True if the first-stage label of a run comes from its run folder and not from a card."""
     return bool(entry.origin and entry.first is not None and entry.card.first_stage == entry.origin.first_stage)
 
 
 def _declared_stage_of_entry(entry: Entry, sources: Sequence[Entry]) -> str | None:
-    """Return the first stage declared by a run that equals the entry's candidates; None if there is no such run."""
+    """Return the first stage that a board's run declares whose lists start with the entry's candidates, or None."""
     if not _is_board_label_from_specification(entry):
         return None
     mine = _candidate_lists_of_entry(entry)
@@ -72,7 +72,7 @@ def _entry_with_label(entry: Entry, label: str | None) -> Entry:
 
 
 def _group_entries_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
-    """Return groups of runs whose candidate lists agree."""
+    """Divide runs into groups whose candidate lists agree (`_candidate_lists_agree`)."""
     kinds: list[list[Entry]] = []
     for entry in group:
         same = next((kind for kind in kinds if all(_candidate_lists_agree(entry, other) for other in kind)), None)
@@ -84,7 +84,7 @@ def _group_entries_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _candidate_lists_agree(entry: Entry, other: Entry) -> bool:
-    """Return True if, for every common query, one candidate list is a prefix of the other.
+    """Return True if two runs reranked the same candidates: for every common query, one list is a prefix of the other.
 
     Without common queries, return True if the collections are the same.
     """
@@ -104,7 +104,7 @@ def _collection_of_entry(entry: Entry) -> str:
 
 
 def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[str]:
-    """Return a short name per group: the name of its collection, with a digest if several groups share a collection."""
+    """Return a label per group of runs: its collection, with a digest if several groups share a collection."""
     selectors = [_collection_of_entry(kind[0]) for kind in kinds]
     short = _short_collection_labels(selectors)
     return [
@@ -116,7 +116,7 @@ def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[st
 
 
 def _short_collection_labels(selectors: Sequence[str]) -> list[str]:
-    """Return the shortest path suffixes that distinguish the selectors, or the selectors if no suffixes do."""
+    """Return short names of collections: the shortest path suffixes that differ, or else the whole selectors."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
     parts = [(*path.parts[:-1], stem_of_submitted_run(path)) if path.parts else () for path in paths]
     count_distinct = len(set(selectors))

@@ -36,7 +36,7 @@ class LinkedRuns:
 
 
 def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
-    """Add the first-stage runs of run folders, and find the run that each run reranked.
+    """Add the first-stage runs stored in run folders to the runs, and find the run that each run reranked.
 
     Raises:
         UnknownNameError: The ``before`` key of a card is not the name of a run on the board.
@@ -74,12 +74,12 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
 
 
 def declared_board_first_stages(entries: Iterable[Entry]) -> list[str]:
-    """Return the distinct first stages that the runs declare."""
+    """Return the distinct first stages that the cards of the runs declare."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
 
 def _entry_reranks(entry: Entry) -> bool:
-    """Return True if a run is known to be the output of a reranker."""
+    """Return True if a run is known to be the output of a reranker, from its candidates or its card."""
     return entry.first is not None or bool(entry.card.before or entry.card.method)
 
 
@@ -106,7 +106,7 @@ def _make_first_stage_entry(entry: Entry, taken: Sequence[str]) -> Entry:
 
 
 def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
-    """Return notes on documents that only the run or only its first stage contains."""
+    """Return notes if a run contains documents that its first stage lacks, or lacks documents of its first stage."""
     extra = lacking = 0
     for query, ranking in entry.run.items():
         candidates = first.run[query].doc_ids if query in first.run else ()

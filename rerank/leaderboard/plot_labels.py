@@ -91,7 +91,7 @@ def place_plot_labels(
 
 
 def _boxes_around_point(x: float, y: float, size: tuple[float, float], area: _Box) -> list[_Box]:
-    """Return possible boxes for a label: beside the point, then on rings of increasing radius."""
+    """Return possible positions of a label, as boxes: beside the point, then on rings of increasing radius."""
     wide, high = size
     boxes = [
         _Box(x + 8, y - high / 2, x + 8 + wide, y + high / 2),

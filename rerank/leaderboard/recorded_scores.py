@@ -21,7 +21,7 @@ FORMAT = "listrank board scores 1"
 
 
 class RecordedRun(BaseModel):
-    """The card and the scores of one run."""
+    """The card and the scores of one run whose ranked lists are not published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class RecordedRun(BaseModel):
 
 
 class RecordedScores(BaseModel):
-    """The recorded scores of a board."""
+    """The recorded scores of a board: the content of its JSON file, with one `RecordedRun` per run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

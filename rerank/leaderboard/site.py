@@ -58,7 +58,7 @@ _MIN_RUNS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostPlot:
-    """A plot of effectiveness against one type of cost."""
+    """A plot of effectiveness against one type of cost, as the page template receives it."""
 
     kind: str
     axis: str
@@ -212,7 +212,7 @@ def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
 
 
 def _site_interval_bars(table: Standings) -> dict[str, Any]:
-    """Return axis labels, and the mean and interval bounds of each run, in percent of the column width."""
+    """Return the positions of axis labels, means and interval bounds, in percent of the width of a table's column."""
     low, high, step = round_plot_axis(min(run.low for run in table.runs), max(run.high for run in table.runs))
     ticks = [low + step * n for n in range(round((high - low) / step) + 1)]
 

@@ -75,7 +75,7 @@ class Standings:
 
     @property
     def order(self) -> list[int]:
-        """Indexes of the runs, best first."""
+        """Indexes of the runs in ``runs``, best mean first."""
         return sorted(range(len(self.runs)), key=lambda index: self.runs[index].place)
 
 
@@ -132,7 +132,7 @@ def rank_board_runs(
 def _test_board_runs(
     scores: Sequence[Scores], measure: str, options: ComparisonOptions, baseline: str
 ) -> tuple[list[tuple[int, ...]], dict[str, str], dict[str, Any]]:
-    """Return the runs that each run outperforms, the marks for the baseline test, and fields of `Standings`."""
+    """Test the runs. Return the runs that each run outperforms, baseline marks by run, and fields of `Standings`."""
     tested: dict[str, Any] = {"pairs": 0, "significant": 0, "rule": ""}
     if len(scores) < 2 or len(scores[0].queries) < 2:
         return [() for _ in scores], {}, {**tested, "notes": (_NO_TEST,)}
@@ -158,7 +158,7 @@ def _test_board_runs(
 def _compare_with_baseline_of_board(
     scores: Sequence[Scores], measure: str, baseline: str, options: ComparisonOptions
 ) -> tuple[dict[str, str], str]:
-    """Return a mapping from runs that differ from the baseline to their marks, and a description of the test."""
+    """Return ``↑`` or ``↓`` by run, for runs that differ significantly, and a description of the test."""
     compared = compare_with_baseline(scores, [measure], baseline, options)
     marks = {row.run: "↑" if row.difference > 0 else "↓" for row in compared.rows if row.significant}
     return marks, f"↑ significantly above the baseline {baseline}, ↓ below: {compared.family.describe_p()}"

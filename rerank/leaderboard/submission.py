@@ -128,7 +128,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
 
 @dataclass
 class _Lists:
-    """A run that is parsed line by line into scores per query and document, with the problems found in it."""
+    """A submitted run that is parsed line by line: scores per query and document, and the problems found in it."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     ranks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -177,7 +177,7 @@ class _Lists:
 
 
 def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """Return the contradictions between a run and the qrels, and between a run and its card."""
+    """Return contradictions of a run, as messages: to the qrels (unknown queries), and to its card (depth)."""
     unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
     ]
@@ -216,7 +216,7 @@ def _first_submission_problems(faults: list[str]) -> list[str]:
 
 
 def submission_error(report: SubmissionReport) -> RerankError:
-    """Return the error for a submission with problems."""
+    """Return the error with the number of problems of a submission; the report lists them."""
     many = len(report.problems)
     return DataError(
         f"The card {str(report.card)!r} cannot be accepted: {many} problem{'s' * (many != 1)}",

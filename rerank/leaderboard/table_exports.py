@@ -22,7 +22,7 @@ def board_as_csv(board: Board, table: Standings) -> str:
 
 
 def board_records(board: Board, table: Standings) -> list[dict[str, Any]]:
-    """Return one flat row per run, best run first.
+    """Return the table of one measure as flat rows for CSV, one per run, best run first.
 
     The column ``beats`` contains the ranks of the runs that the run significantly outperforms, such as ``4 7-9``.
     """

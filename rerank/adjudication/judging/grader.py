@@ -45,7 +45,7 @@ class GradedReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Grader(PromptJudge):
-    """A judge that grades documents independently, with one request per document.
+    """A language model that grades documents one at a time, with one request per document.
 
     Attributes:
         grades: All grades of the scale in ascending order. The prompt must explain them.
@@ -65,7 +65,7 @@ class Grader(PromptJudge):
     by: Literal["auto", "likelihood", "generation"] = "auto"
 
     def __post_init__(self) -> None:
-        """Check the prompt and the capabilities of the backend."""
+        """Check that the prompt shows one passage and that the backend supports the mode ``by``."""
         super().__post_init__()
         check_grading_prompt(self.template)
         if not (self._can_weigh if self.weighs else self.supports(GenerationTask)):
@@ -76,7 +76,7 @@ class Grader(PromptJudge):
 
     @property
     def weighs(self) -> bool:
-        """True if grades are compared by likelihood instead of being generated."""
+        """True if the grade is chosen by likelihood instead of being parsed from generated text."""
         return self.by == "likelihood" or (self.by == "auto" and self._can_weigh)
 
     @property
@@ -112,7 +112,7 @@ class Grader(PromptJudge):
         return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> GradedReply:
-        """Parse a reply, and return its grade or the reason why there is none."""
+        """Return the most likely grade or the grade in the generated text, or the reason why there is none."""
         if reply.finish == "error":
             return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
         if reply.finish == "refused":
@@ -125,12 +125,12 @@ class Grader(PromptJudge):
         return GradedReply(grade=grade, reply=reply.text, detail="" if grade is not None else "no grade in the reply")
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """Order documents by decreasing grade, with ties in input order. The window fails if a grade is missing."""
+        """Rank the window's documents by decreasing grade, ties in input order; fail if a grade is missing."""
         grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
         return failed_judge_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
 
     def _likeliest(self, scores: Sequence[float]) -> GradedReply:
-        """Return the most likely grade, or the lowest of these grades if several are tied.
+        """Return the grade with the highest log-probability, or the lowest such grade if several are tied.
 
         The result has no grade if log-probabilities are missing or are not numbers.
 

@@ -23,7 +23,7 @@ SCALE = (0, 1, 2, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTerms:
-    """Settings of a judging session.
+    """Settings of a judging session, which must be the same when it is resumed.
 
     Attributes:
         method: Selector of the judging order.
@@ -48,7 +48,7 @@ class JudgingTerms:
     judge: Mapping[str, str] = field(default_factory=lambda: {"judge": "person"})
 
     def __post_init__(self) -> None:
-        """Check the grades."""
+        """Check that the grades are digits in ascending order, and that some but not all are relevant."""
         shown = ",".join(map(str, self.grades))
         ascending = list(self.grades) == sorted(set(self.grades))
         if len(self.grades) < 2 or not ascending or not all(0 <= grade <= 9 for grade in self.grades):
@@ -90,7 +90,7 @@ def parse_judging_grades(text: str) -> tuple[int, ...]:
 
 
 def fingerprint_of_pool(pool: Pool) -> str:
-    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks."""
+    """Return the hexadecimal SHA-256 hash of a pool's systems, topics, documents and ranks, to detect another pool."""
     digest = hashlib.sha256(json.dumps(pool.systems).encode())
     for topic in pool.topics:
         contents = [topic.id, topic.docs, topic.lengths.tolist(), topic.union]

@@ -14,7 +14,7 @@ Gap = Literal["skipped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class PendingJudgment:
-    """Ids of a document and of the topic for which it is to be judged."""
+    """A document that is to be judged next for a topic, given by their ids."""
 
     topic: str
     doc: str
@@ -53,7 +53,7 @@ class Judgment:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any], grades: tuple[int, ...]) -> Judgment:
-        """Create a judgment from a JSON object.
+        """Create a judgment from a JSON object of the judgment file.
 
         Raises:
             ValueError: The object is not a judgment with one of these grades. The message says why.

@@ -22,7 +22,7 @@ _TORN = {"torn": True}
 
 
 class JudgmentJournal:
-    """The judgment file. Nothing is written before the first line is added.
+    """The file of a session's judgments, to which lines are only added. A new file is created with the first line.
 
     Args:
         path: Path of a new or an existing file.
@@ -54,7 +54,7 @@ class JudgmentJournal:
             self._read(data)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line and sync it to disk.
+        """Append a JSON object as a line and sync it to disk.
 
         Raises:
             StorageError: The line cannot be written, or another process has written to the file.
@@ -128,7 +128,7 @@ class JudgmentJournal:
 
 
 def _sync_judgment_journal_folder(path: Path) -> None:
-    """Sync the folder that contains the file. Otherwise a crash could lose the directory entry of a new file."""
+    """Sync the folder of a new file to disk, because otherwise a crash could lose its directory entry."""
     folder = os.open(path.resolve().parent, os.O_RDONLY)
     try:
         os.fsync(folder)

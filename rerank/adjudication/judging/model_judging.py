@@ -1,4 +1,4 @@
-"""Judging sessions with a language model as the assessor. The next documents of several topics form a batch."""
+"""Judging sessions with a language model as the assessor, which judges documents of several topics in one batch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def judge_session_by_model(
 def _replies_of_backend(
     session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
 ) -> Generator[tuple[PendingJudgment, Reply]]:
-    """Yield documents and the replies of the grader's backend, batch by batch."""
+    """Let the grader's backend process the pending documents in batches. Yield each document with its reply."""
     while batch := list(islice(session.pending(excluding=waiting), max(1, grader.backend.batch_size))):
         requests = [grader.request(texts.window(pending)) for pending in batch]
         for position, reply in iterate_task_replies(grader.backend, requests):
@@ -74,7 +74,7 @@ def _replies_of_backend(
 
 @dataclass(frozen=True, kw_only=True)
 class GradingWorkers:
-    """Workers that open a model and process batches of requests.
+    """Workers (other processes or machines) that each open the grader's model and process batches of requests.
 
     Attributes:
         open_backend: Function that opens the model in a worker.
@@ -87,10 +87,10 @@ class GradingWorkers:
     def replies(
         self, session: JudgingSession, grader: Grader, texts: PoolTexts, waiting: Mapping[str, str]
     ) -> Generator[tuple[PendingJudgment, Reply]]:
-        """Yield documents and replies, in the same batches and the same order as with a single process.
+        """Let the workers process the pending documents. Yield each with its reply, in the order of a single process.
 
-        Documents that are pending at the same time belong to different topics. Batches of these documents therefore do
-        not depend on each other's judgments.
+        Batches are also those of a single process. Documents that are pending at the same time belong to different
+        topics, so their batches do not depend on each other's judgments.
         """
         batches: deque[list[PendingJudgment]] = deque()
 
@@ -115,7 +115,7 @@ class _AnswerRequests:
 
     Attributes:
         open_backend: Function that opens the model.
-        identity: Identity of the model in the process that writes the judgments.
+        identity: Identity of the model in the process that writes the judgments, which a worker's model must equal.
     """
 
     open_backend: Callable[[], Backend]
@@ -135,7 +135,7 @@ class _AnswerRequests:
 
 
 def _judgment_of_reply(pending: PendingJudgment, graded: GradedReply, name: str, seconds: float) -> Judgment:
-    """Build a judgment from a graded reply."""
+    """Convert a graded reply to the judgment that is recorded; its ``gap`` is ``failed`` if there is no grade."""
     return Judgment(
         topic=pending.topic,
         doc=pending.doc,

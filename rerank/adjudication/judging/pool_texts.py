@@ -36,5 +36,5 @@ class PoolTexts:
         return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
 
     def window(self, pending: PendingJudgment) -> Window:
-        """Return a window with the query and the single document of a pending judgment."""
+        """Return the window to judge: the query and the single document of a pending judgment."""
         return Window(self.queries[pending.topic], (self.docs[pending.doc],))

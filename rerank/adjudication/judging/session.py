@@ -49,7 +49,7 @@ class JudgingSession:
     """
 
     def __init__(self, journal: JudgmentJournal, pool: Pool, terms: JudgingTerms) -> None:
-        """Replay the recorded judgments."""
+        """Open the walks of the judging order and replay the judgments in the journal."""
         self.pool, self.terms = pool, terms
         self.history: list[Judgment] = []
         self._journal = journal
@@ -101,7 +101,7 @@ class JudgingSession:
         return next((self._pending(*walk.next) for walk in self._walks if walk.next is not None), None)
 
     def pending(self, *, excluding: Container[str] = ()) -> list[PendingJudgment]:
-        """Return documents that can be judged together: the next document of each topic with the fewest judgments.
+        """Return documents that can be judged in one batch: the next document of each topic with the fewest judgments.
 
         All topics thus advance at the same pace, and after an interruption the topics with fewer judgments come first.
         If the order chooses among all topics, there is only one document at a time.
@@ -176,11 +176,11 @@ class JudgingSession:
         }
 
     def _fresh(self) -> list[JudgingWalk]:
-        """Return all walks in their initial state."""
+        """Return new walks of the judging order, before the first judgment."""
         return open_judging_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
 
     def _number(self, topic: str) -> int:
-        """Return the index of the walk that yields the documents of a topic."""
+        """Return the index of the walk that yields the documents of a topic; 0 if one walk covers all topics."""
         return 0 if self._across else self._places[topic]
 
     def _pending(self, topic: int, doc: int) -> PendingJudgment:
@@ -188,11 +188,11 @@ class JudgingSession:
         return PendingJudgment(pooled_topic.id, pooled_topic.docs[doc])
 
     def _relevant(self, judgment: Judgment) -> bool:
-        """Return whether a document counts as relevant for the judging order. A document without a grade does not."""
+        """Return whether a judged document counts as relevant for the judging order; False if it has no grade."""
         return judgment.grade is not None and judgment.grade >= self.terms.relevant
 
     def _problem(self, judgment: Judgment) -> str:
-        """Return the reason why a judgment cannot be recorded now; empty if it can be recorded."""
+        """Return the reason why a judgment cannot be recorded, such as an unexpected document; empty if it can be."""
         if judgment.topic not in self._places:
             return f"topic {judgment.topic!r} is not in the pool"
         position = self._walks[self._number(judgment.topic)].next
@@ -220,12 +220,12 @@ class JudgingSession:
         return problem
 
     def _take(self, judgment: Judgment) -> None:
-        """Apply a judgment to the walk of its topic."""
+        """Add a judgment to the history, and advance the judging order of its topic to the next document."""
         self._walks[self._number(judgment.topic)].answer(self._relevant(judgment))
         self.history.append(judgment)
 
     def _untake(self) -> Judgment | None:
-        """Remove the last judgment, and replay the other judgments of the same walk."""
+        """Remove the last judgment from the history and return it; replay the other judgments of the same walk."""
         if not self.history:
             return None
         last = self.history.pop()

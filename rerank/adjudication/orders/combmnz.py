@@ -1,4 +1,4 @@
-"""CombMNZ fusion of the runs."""
+"""Judging order by CombMNZ, a fusion of the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sum of the DCG discounts over the runs."""
+"""Judging order by the sum of a document's DCG discounts over the runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Dcg(StaticOrder):
-    """DCG weights: score(d) = sum over the runs that contain d of 1 / log2(rank + 1). Source: Lipani et al. 2017."""
+    """Judging order by the sum of DCG discounts over the runs, largest first.
+
+    score(d) = sum over the runs that contain d of 1 / log2(rank + 1). Source: Lipani et al. 2017.
+    """
 
     title: ClassVar[str] = "DCG weights"
 

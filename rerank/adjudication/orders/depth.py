@@ -1,4 +1,4 @@
-"""Depth pooling: documents ordered by their best rank in any run."""
+"""Judging order of depth pooling: by the best rank of a document in any run."""
 
 from __future__ import annotations
 

@@ -19,5 +19,5 @@ class Docid(StaticOrder):
     random: ClassVar[bool] = False
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (docs,) with equal scores, so that documents keep the order of their ids."""
+        """Return an array of shape (docs,) with equal scores, so that documents keep the pool's order (by id)."""
         return np.zeros(len(topic))

@@ -1,4 +1,4 @@
-"""The Hedge algorithm: a run loses weight when it makes errors."""
+"""Judging order by the Hedge algorithm: a run loses weight when it ranks a judged document wrongly."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Hedge(AdaptiveOrder):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that beta is between 0 and 1."""
         if not 0 < self.beta < 1:
             raise UsageError(
                 f"beta is {self.beta}", expected="a number between 0 and 1", remedy="Use 0.1, as in the paper"
             )
 
     def begin(self, topic: PooledTopic) -> HedgeState:
-        """Return the state before the first judgment."""
+        """Return the initial state, in which all runs have the same weight."""
         return HedgeState(hedge_gains(topic), float(np.log(self.beta)))
 
 
@@ -47,7 +47,7 @@ class HedgeState:
     """State of `Hedge`: the sum of the losses of each run."""
 
     def __init__(self, gain: Floats, log_beta: float) -> None:
-        """Create the state before the first judgment.
+        """Start with a loss of 0 for every run.
 
         Args:
             gain: (runs, docs) gains g(d, s).
@@ -57,13 +57,13 @@ class HedgeState:
         self._losses = np.zeros(len(gain))
 
     def scores(self) -> Floats:
-        """Return an array of shape (docs,): the weighted sum of gains of each document."""
+        """Return an array of shape (docs,): the gains of each document, summed over runs with the runs' weights."""
         logs = self._log_beta * self._losses
         weights = np.exp(logs - logs.max())  # (runs,) proportional to beta^loss; the maximum avoids underflow
         return np.asarray(weights @ self._gain)
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """Add the loss of each run for a judged document."""
+        """Add each run's loss on a judged document to the run's total loss."""
         # 0.5 (-1)^rel g(d, s): a relevant document lowers the losses of the runs that rank it high
         self._losses += (-0.5 if relevant else 0.5) * self._gain[:, doc]
 

@@ -1,4 +1,4 @@
-"""Judging order that follows a language model's ranking of the pool."""
+"""Judging order that follows run files, such as a language model's ranking of the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MaxMean bandit: play the run with the highest rate of relevant documents."""
+"""Judging order by the MaxMean bandit: follow the run with the highest rate of relevant documents so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rerank.adjudication.pools import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Mm(ForgettingBandit):
-    """MaxMean: value(s) = (1 + relevant) / (2 + judged), where both are numbers of documents in run s.
+    """MaxMean: judge the next document of the run with the largest value (1 + relevant) / (2 + judged).
+
+    Both are numbers of documents of the run.
 
     Source: Losada et al., IP&M 2017.
     """
@@ -20,5 +22,5 @@ class Mm(ForgettingBandit):
     title: ClassVar[str] = "MaxMean"
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return an array of shape (runs,): the mean of each run."""
+        """Return an array of shape (runs,): the value of each run."""
         return arms.means

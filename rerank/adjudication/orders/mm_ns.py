@@ -1,4 +1,4 @@
-"""Non-stationary MaxMean: play a run whose latest document was relevant."""
+"""Judging order by non-stationary MaxMean: follow a run whose latest judged document was relevant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.adjudication.orders.mm import Mm
 
 @dataclass(frozen=True, kw_only=True)
 class MmNs(Mm):
-    """MaxMean (`mm`) that forgets older outcomes. With rate 1, only the latest outcome counts.
+    """MaxMean (`mm`) that forgets older judgments of a run. With rate 1, only its latest judgment counts.
 
     Source: Losada et al. 2017.
     """

@@ -1,4 +1,4 @@
-"""Move-to-Front: follow a run as long as its documents are relevant."""
+"""Judging order Move-to-Front: follow a run as long as its documents are relevant."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mtf:
 
 
 def move_to_front_judging_order(topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
-    """Walk through the runs of all topics, with a separate priority for each run of each topic.
+    """Yield the documents of all given topics in Move-to-Front order, with one priority per run and topic.
 
     All runs with the highest priority are followed before any run with a lower priority. One shuffle therefore orders
     the runs of a priority level. The runs that ended with a non-relevant document form the next level.

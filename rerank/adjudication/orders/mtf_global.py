@@ -1,4 +1,4 @@
-"""Move-to-Front over all topics at once."""
+"""Judging order Move-to-Front over all topics at once, so that topics compete for the budget."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Ntcir(StaticOrder):
     title: ClassVar[str] = "NTCIR pool order"
 
     def scores(self, topic: PooledTopic) -> Floats:
-        """Return an array of shape (docs,): the negated position of each document after sorting by both keys."""
+        """Return (docs,) scores: the negated position after sorting by the number of runs, then by the sum of ranks."""
         # the last key is the primary one
         order = np.lexsort((topic.ranks.sum(axis=0), -topic.retrieved.sum(axis=0)))
         keys = np.stack((topic.ranks.sum(axis=0), topic.retrieved.sum(axis=0)))[:, order]

@@ -20,5 +20,5 @@ class RbpB(ResidualOrder):
     title: ClassVar[str] = "RBP, by residual"
 
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return an array of shape (runs,): the residual of each run."""
+        """Return an array of shape (runs,): the residual of each run, the factor for its weights."""
         return residual

@@ -20,6 +20,6 @@ class RbpC(ResidualOrder):
     title: ClassVar[str] = "RBP, by residual and projected score"
 
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """Return an array of shape (runs,): resid (base + resid / 2)^3 of each run."""
+        """Return an array of shape (runs,): resid (base + resid / 2)^3, the factor for the weights of each run."""
         # base + residual / 2 is an estimate of the final RBP; the cube favours the best runs
         return residual * (base + residual / 2) ** 3

@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion of the runs."""
+"""Judging order by reciprocal rank fusion of the runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank.adjudication.pools import Floats, PooledTopic
 
 @dataclass(frozen=True, kw_only=True)
 class Rrf(StaticOrder):
-    """Reciprocal rank fusion: score(d) = sum over the runs that contain d of 1 / (k + rank).
+    """Judging order by reciprocal rank fusion: score(d) = sum over the runs that contain d of 1 / (k + rank).
 
     Source: Cormack, Clarke and Buettcher, SIGIR 2009.
 

@@ -1,4 +1,4 @@
-"""UCB1-tuned bandit over the runs."""
+"""Judging order by the UCB1-tuned bandit: follow the run with the largest upper confidence bound."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class MaxT(ResamplingOptions):
         return np.where(errors > 0, quantile, 0.0) * errors
 
     def _statistics_of_draws(self, d: Floats) -> Iterator[Floats]:
-        """Yield (batch, systems) arrays of |t*| for (topics, systems) differences."""
+        """Yield (batch, systems) arrays of |t*|, the absolute t of (topics, systems) differences with random signs."""
         if self.enumerates(len(d)):
             patterns = np.array(list(product((1.0, -1.0), repeat=len(d))))
             for start in range(0, len(patterns), _STEP):

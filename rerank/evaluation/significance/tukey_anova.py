@@ -83,7 +83,7 @@ def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
 
 
 def _interpolated_studentised_p_values(q: Floats, systems: int, freedom: int) -> Floats:
-    """Interpolate the logarithm of `studentised_range_tail` between exact values at equidistant points."""
+    """Return p-values for many q quickly: interpolate the log p-value between exact values at equidistant points."""
     from scipy.interpolate import PchipInterpolator
 
     # PCHIP interpolation is monotone, so larger differences never get larger p-values

@@ -52,7 +52,7 @@ class TukeyRandomised(ResamplingTest):
             return np.sort(np.concatenate(list(ranges)))
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
-        """Yield the scores, the number of permutations and the seed of each parallel task."""
+        """Yield the arguments of each parallel task: the scores, its number of permutations and its seed."""
         step = max(1, _BATCH_SCORES // max(1, scores.size))
         sizes = [min(step, self.permutations - start) for start in range(0, self.permutations, step)]
         # one seed per task makes results independent of the number of threads

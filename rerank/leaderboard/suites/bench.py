@@ -151,7 +151,7 @@ def execute_suite_runs(
         planned: Runs returned by `plan_suite_runs`.
         out: Folder that contains the run folders.
         execution: Options for the execution. ``out`` and ``resume`` are set for each run.
-        run: Function that executes one prepared run.
+        run: Function that executes one prepared run and returns its summary.
     """
     cache = ModelCache()
     for planned_run in planned:
@@ -182,7 +182,7 @@ def _describe_suite_run_error(error: Exception) -> str:
 
 
 def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
-    """Return the reason why a run within its failure limit is unfinished, or an empty string if it is finished."""
+    """Return a message if the run is unfinished because some windows got no reply; empty if it is finished."""
     if summary.get("complete", True):
         return ""
     errors = summary["windows"]["error"]
@@ -213,7 +213,7 @@ def _execute_suite_run(
 
 
 class _Planner:
-    """Planner of the runs of a suite. Runs share candidates, planning backends and the list of stored runs."""
+    """Planner that finds stored runs and estimates costs. Candidates and planning backends are shared among runs."""
 
     def __init__(self, stored: list[StoredRun], execution: Execution) -> None:
         self._stored, self._execution = stored, execution
@@ -221,7 +221,7 @@ class _Planner:
         self._backends: dict[tuple[Any, ...], PlanningBackend] = {}
 
     def plan(self, run: SuiteRun) -> tuple[PlannedRun, str]:
-        """Return the planned run and the hash of its identity. The hash is empty if the run has a problem."""
+        """Plan one run. Return it with the hash of its identity, which is empty if the run has a problem."""
         planned_run = PlannedRun(run=run, spec=run.spec)
         found = self._candidates(run.group, run.spec)
         if isinstance(found, str):
@@ -254,7 +254,7 @@ class _Planner:
         return expected | {"seconds": seconds}
 
     def _candidates(self, group: CandidateGroup, spec: RunSpec) -> RetrievedCandidates | str:
-        """Return the candidates of a group, or an error message if they could not be retrieved. Results are cached."""
+        """Return the candidates of a group, or an error message if retrieval failed; retrieve them only once."""
         values = group.values()
         key = tuple(values.get(name) for name in _OF_LISTS)
         if key not in self._found:
@@ -265,7 +265,7 @@ class _Planner:
         return self._found[key]
 
     def _backend(self, spec: RunSpec) -> Backend | None:
-        """Return a planning backend for a model with weights; None for backends that load no weights."""
+        """Return a backend that plans without loading weights; None if the model's own backend loads none anyway."""
         kind = open_method(spec.method).backend
         if not suite_model_has_weights(spec, kind):
             return None

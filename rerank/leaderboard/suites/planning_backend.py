@@ -1,4 +1,4 @@
-"""Models of a suite: backends without weights for cost estimates, and a cache that holds one loaded model.
+"""Models of a suite: backends without weights for cost estimates, and a cache of one model for execution.
 
 transformers is imported when a planning backend is opened.
 """

@@ -31,7 +31,7 @@ _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
 def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
-    """Return the result of a run as a row of results.jsonl."""
+    """Return the JSON object for the result of a run, one line of results.jsonl."""
     run, spec, summary = result.planned.run, result.planned.spec, result.summary or {}
     return {
         "suite": suite.name,
@@ -147,7 +147,7 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
 def _systems_of_suite_group(
     group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
-    """Return name and scores per seed of the first stage and of each reranker with finished runs."""
+    """Return the systems to compare, each with its name and one `Scores` per seed: first stage, then rerankers."""
     finished = [
         (result, RunFolder(result.summary["folder"]))
         for result in results

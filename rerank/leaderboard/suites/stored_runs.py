@@ -33,7 +33,7 @@ class StoredRun:
     summary: Mapping[str, Any] | None
 
     def holds(self, prepared: PreparedRun, identity: Mapping[str, Any]) -> bool:
-        """Return True if the folder holds this run, with the same candidates, prompt, settings and model.
+        """Return True if the folder holds the given run, with the same candidates, prompt, settings and model.
 
         If the run has a planning backend, two models count as the same if name, weights (or revision), adapter and
         requested data type are equal; models that accept images must also have the same image processor.
@@ -52,7 +52,7 @@ class StoredRun:
         }
 
     def replies(self) -> int:
-        """Return the number of replies that are committed to the call log."""
+        """Return the number of replies that are already stored in the call log of the run folder."""
         try:
             with self.folder.calls(readonly=True) as calls:
                 return len(calls)
@@ -79,7 +79,7 @@ def _iterate_suite_folders(out: Path) -> Iterator[StoredRun]:
 
 
 def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
-    """Estimate the model time for a number of tokens from finished runs of the same model.
+    """Estimate how long a model takes for a number of tokens, from finished runs of the same model.
 
     If finished runs with the same method exist, only these are used.
 

@@ -36,7 +36,7 @@ class _Table(BaseModel):
 
 
 class CollectionTable(_Table):
-    """A collection, with settings that override the settings of the suite."""
+    """A collection of a suite, with settings that override those of the suite for runs on it."""
 
     collection: str
     """Selector of the collection."""
@@ -156,7 +156,7 @@ class Suite(_Table):
         return suite
 
     def with_models(self, models: Sequence[str]) -> Suite:
-        """Return a suite with these models, the same methods and candidates, and no other rerankers."""
+        """Return a copy of the suite in which these models replace all its models, adapters and listed rerankers."""
         values = {**self.model_dump(), "models": tuple(models), "adapters": (), "rerankers": ()}
         return Suite.make(values | {"methods": self.methods or Suite.model_fields["methods"].default})
 

@@ -58,7 +58,7 @@ def check_suite_table_keys(kind: str, table: Mapping[str, Any], names: Iterable[
 
 
 def suite_usage_error(error: ValidationError) -> UsageError:
-    """Convert the first problem that pydantic found into a UsageError."""
+    """Return a UsageError for the first invalid value of a suite that pydantic found."""
     problem = error.errors()[0]
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":

@@ -34,7 +34,7 @@ class JudgingOrder(Protocol):
     random: ClassVar[bool]
 
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
-        """Yield all documents of a topic in judging order."""
+        """Yield all documents of a topic in judging order; receive whether each is relevant."""
 
 
 @runtime_checkable
@@ -42,13 +42,13 @@ class SupportsAcross(Protocol):
     """Protocol for an order that chooses among the documents of all topics at once."""
 
     def across(self, topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
-        """Yield all documents of all topics in judging order."""
+        """Yield all documents of all topics in judging order; receive whether each is relevant."""
 
 
 class StaticOrder(ABC):
-    """Base class for orders that do not depend on judgments.
+    """Base class for judging orders that do not depend on judgments.
 
-    Documents are sorted by decreasing score; tied documents keep their order.
+    Documents are sorted by decreasing score; tied documents keep their order in the pool.
     """
 
     title: ClassVar[str] = ""
@@ -72,7 +72,7 @@ def sum_over_pooled_runs(values: Floats) -> Floats:
 class AdaptiveOrder(ABC):
     """Base class for orders that judge the document with the largest score and update the scores after each judgment.
 
-    Tied documents are judged in the order of the topic.
+    Tied documents are judged in the order of the pool.
     """
 
     title: ClassVar[str] = ""
@@ -91,22 +91,22 @@ class AdaptiveOrder(ABC):
 
     @abstractmethod
     def begin(self, topic: PooledTopic) -> AdaptiveState:
-        """Return the state before the first judgment."""
+        """Return the initial state, from which the first scores are computed."""
 
 
 class AdaptiveState(Protocol):
     """Protocol for the state of an adaptive order, which is updated after every judgment."""
 
     def scores(self) -> Floats:
-        """Return a new array of shape (docs,): the current score of each document."""
+        """Return an array of shape (docs,): the current score of each document. The caller may modify the array."""
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """Update the state with the judgment of a document."""
+        """Update the state with the judgment of a document, which changes later scores."""
 
 
 @dataclass(frozen=True)
 class RunCursor:
-    """Cursor over the unjudged documents of a topic, with one position per run."""
+    """Cursor that finds the next unjudged document of each run on a topic. It has one position per run."""
 
     topic: PooledTopic
     judged: list[bool]
@@ -114,11 +114,11 @@ class RunCursor:
 
     @classmethod
     def at_top(cls, topic: PooledTopic) -> RunCursor:
-        """Return a cursor at the top of all runs."""
+        """Return a cursor at the first document of every run, with no document judged."""
         return cls(topic, [False] * len(topic), [0] * len(topic.lists))
 
     def next(self, run: int) -> int | None:
-        """Return the first unjudged document of a run and mark it as judged; None if there is none."""
+        """Return the run's highest-ranked unjudged document and mark it as judged; None if there is none."""
         docs, position = self.topic.lists[run], self.positions[run]
         while position < len(docs) and self.judged[docs[position]]:
             position += 1

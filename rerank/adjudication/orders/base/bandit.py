@@ -20,11 +20,11 @@ from rerank.errors import UsageError
 
 @dataclass
 class BanditArms:
-    """Outcomes of the judgments so far, for each run.
+    """How many documents of each run (an arm of the bandit) were judged relevant and not relevant so far.
 
     Attributes:
         hits: (runs,) number of relevant judged documents. Forgetting bandits discount older documents.
-        misses: (runs,) number of non-relevant judged documents, discounted in the same way.
+        misses: (runs,) number of judged documents that are not relevant, discounted in the same way.
         plays: Total number of judged documents.
     """
 
@@ -34,13 +34,13 @@ class BanditArms:
 
     @property
     def means(self) -> Floats:
-        """(runs,) mean of the distribution Beta(1 + hits, 1 + misses)."""
+        """(runs,) estimated probability that the next document is relevant: the mean of Beta(1 + hits, 1 + misses)."""
         return (1 + self.hits) / (2 + self.hits + self.misses)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BanditOrder(ABC):
-    """Base class for orders that play the arm with the largest value. Ties are broken at random."""
+    """Base class for orders that judge the next document of the run with the largest value. Ties are random."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True
@@ -65,10 +65,10 @@ class BanditOrder(ABC):
 
     @abstractmethod
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
-        """Return an array of shape (runs,): the value of each run. The run with the largest value is played next."""
+        """Return (runs,) values of the runs. The run with the largest value provides the next document."""
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
-        """Update the arms of the ``runs`` that contain the judged document."""
+        """Count the judgment as a hit or a miss of the ``runs`` that contain the document."""
         arms.plays += 1
         (arms.hits if relevant else arms.misses)[runs] += 1
 
@@ -85,12 +85,12 @@ class ForgettingBandit(BanditOrder):
     rate: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that the rate is from 0 to 1."""
         if not 0 <= self.rate <= 1:
             raise UsageError(f"rate is {self.rate}", expected="a number from 0 to 1")
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
-        """Discount earlier outcomes, then update the arms."""
+        """Discount the earlier outcomes of the ``runs`` that contain the document, then count the judgment."""
         # only the runs that contain the document forget; the outcomes of all others stay
         if self.rate:
             arms.hits[runs] *= 1 - self.rate

@@ -16,7 +16,7 @@ from rerank.evaluation.significance.base.corrections import correct_p_values
 
 @dataclass(frozen=True)
 class CorrectedPairTest:
-    """Test of each system against the baseline alone, corrected for the number of systems.
+    """Test against a baseline that applies a test of pairs to each system and the baseline, and corrects the p-values.
 
     The simultaneous intervals are Student's t intervals at level alpha / k (Bonferroni) for k comparisons. Holm's
     procedure has no equally simple intervals; it rejects every hypothesis whose Bonferroni interval excludes 0.

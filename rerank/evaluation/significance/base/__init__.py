@@ -38,7 +38,7 @@ class PairTest(Protocol):
     family_wise: ClassVar[bool]
 
     def p_values(self, scores: Floats) -> Floats:
-        """Compute two-sided p-values.
+        """Compute the two-sided p-values of all pairs of systems.
 
         Args:
             scores: (topics, systems) scores.
@@ -54,7 +54,7 @@ class PairTest(Protocol):
 
 @runtime_checkable
 class SupportsDecision(Protocol):
-    """A test that can decide which pairs differ significantly without the slower computation of p-values."""
+    """A significance test that can decide which pairs differ without computing p-values, which would be slower."""
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
         """Return a boolean array of shape (pairs,): whether two systems differ at the uncorrected level ``alpha``."""
@@ -99,19 +99,19 @@ class ResamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check that there is at least one draw and that the seed is not negative."""
         if self.permutations < 1:
             raise UsageError(f"permutations is {self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}", expected="a whole number, 0 or more")
 
     def enumerates(self, topics: int) -> bool:
-        """Return whether this number of topics has at most B sign patterns, so that each pattern is used once."""
+        """Return whether all 2^topics sign patterns can be used, once each, instead of B random ones."""
         return 1 << topics <= self.permutations
 
 
 class ResamplingTest(ResamplingOptions, SinglePairTest):
-    """Base class for tests of single pairs by random draws."""
+    """Base class for tests of single pairs that compare the observed statistic with random draws."""
 
     def resolution(self, topics: int) -> float:
         """Return 1 / (B + 1), the p-value if no draw is as extreme as the sample."""
@@ -157,5 +157,5 @@ def bonferroni_t_half_widths(scores: Floats, level: float) -> Floats:
 
 
 def clip_p_values(p: Floats) -> Floats:
-    """Clip p-values to the range from `SMALLEST` to 1."""
+    """Clip p-values to the range from `SMALLEST` to 1, because a reported p-value must not be 0."""
     return np.clip(p, SMALLEST, 1.0)

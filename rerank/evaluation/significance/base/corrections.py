@@ -19,7 +19,7 @@ from rerank.evaluation.significance.base import Floats
 
 
 def no_correction(p: Floats) -> Floats:
-    """Return the p-values unchanged."""
+    """Return the p-values unchanged; this is the correction ``none``."""
     return p
 
 

@@ -80,7 +80,7 @@ def signed_rank(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return a list of p-values adjusted by Holm's correction."""
+    """Return the p-values of several pairs, adjusted by Holm's correction, as a list."""
     return [float(p) for p in correct_p_values(np.asarray(p_values, dtype=np.float64), "holm")]
 
 

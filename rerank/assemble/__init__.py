@@ -118,7 +118,7 @@ class RankerSetup(RankerPlan):
 
     Attributes:
         prompt: Name or path of the prompt.
-        template: The prompt.
+        template: The template that was loaded from ``prompt``.
     """
 
     prompt: str
@@ -268,7 +268,7 @@ _FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 
 
 def _assemble_strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
-    """Return the method's strategy with the options that have their own flags, such as ``--window-size``.
+    """Return the method's strategy, with options set from settings of their own, such as ``window_size``.
 
     If passages are judged, ``top_k`` is not passed to the strategy, because it counts documents, not passages.
 

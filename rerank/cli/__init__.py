@@ -25,7 +25,7 @@ _BROKEN_PIPE = 141
 
 
 class _ClosedOutput(io.TextIOBase):
-    """Replacement for a closed standard output; writing to it raises an error."""
+    """Replacement for a standard output that is closed at startup; writing to it raises an error."""
 
     def write(self, text: str, /) -> int:
         raise StorageError("The output cannot be written: standard output is closed", remedy="Redirect it to a file")
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Replace standard streams that are closed, which Python sets to None."""
+    """Replace closed standard streams, which are None in Python, by objects that can be read or written like files."""
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:

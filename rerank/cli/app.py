@@ -1,4 +1,4 @@
-"""The root command and its command groups."""
+"""The root command ``rerank`` and its command groups."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(EngineOptions):
-    """Options for the execution of all runs, and for what the suite is permitted to do."""
+    """Options for the execution of the suite's runs, and for permission to run code that comes with its models."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[
@@ -70,7 +70,7 @@ class BenchOptions(EngineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOutputOptions:
-    """Options for the output of the results."""
+    """Options for the output of the suite's results."""
 
     wide: WideOption = False
     form: FormatOption = "text"
@@ -241,7 +241,7 @@ def _print_bench_results(
 
 
 def _print_bench_pairs(groups: Sequence[dict[str, Any]]) -> None:
-    """Print the pairs of all groups as one table, for redirected output."""
+    """Print the comparisons of all pairs of runs as one table instead of one per group, for a pipe or file."""
     from rerank.io.table_formats import cell_text
 
     places = ("collection", "first_stage", "depth")

@@ -31,7 +31,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """Options for scoring runs."""
+    """Options for scoring runs: relevance judgments and measures."""
 
     qrels: Annotated[
         str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -74,7 +74,7 @@ class SignificanceOptions:
 
     @property
     def selector(self) -> str:
-        """Selector of the test with its options."""
+        """The test and its options as a selector, the text from which library functions create the test."""
         from rerank.evaluation.pairwise_decisions import build_significance_test_selector
 
         return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
@@ -95,7 +95,7 @@ class SignificanceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyOptions:
-    """Options that select the comparisons, and the family of comparisons that is corrected together."""
+    """Options for which pairs are compared, and which comparisons are corrected together as a family of tests."""
 
     baseline: Annotated[
         str | None,

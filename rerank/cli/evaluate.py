@@ -178,7 +178,7 @@ def _print_evaluation(
 
 
 def _notes_on_coverage(report: Mapping[str, Any], columns: Mapping[str, str], details: DetailOptions) -> Iterator[str]:
-    """Yield notes that explain the columns about judged documents, and a note listing the measures without bounds."""
+    """Yield notes on the columns about judged documents, and on measures without lowest and highest possible values."""
     bounded = report["runs"][0]["bounds"]
     if columns and details.bounds is None:
         yield "Few documents are judged: judged@k is their fraction; --no-bounds omits the added columns"

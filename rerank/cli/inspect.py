@@ -23,7 +23,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Options for the analysis of weight matrices."""
+    """Options for the analysis of how training changed weight matrices."""
 
     top: Annotated[
         int,

@@ -60,7 +60,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 
 def _command_with_positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that accepts its first two arguments by position, as `with_spec_command_options` passes them."""
+    """Return a command that accepts ``spec`` and ``execution`` by position, as `with_spec_command_options` needs."""
 
     @functools.wraps(command)
     def call(spec: RunSpec, execution: Execution, **own: Any) -> None:
@@ -71,7 +71,7 @@ def _command_with_positional_arguments(command: Callable[..., None]) -> Callable
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMakeOptions:
-    """Options for creating labels."""
+    """Options for creating training lists, which teachers rank."""
 
     output: Annotated[Path, typer.Option("--output", "-o", help="Label file to write, one JSON object per line.")]
     teacher: Annotated[

@@ -42,7 +42,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """Conditions that lists and documents must meet to be kept."""
+    """Conditions that training lists and their documents must meet to be kept."""
 
     min_tau: Annotated[float | None, typer.Option(help="Minimum agreement (Kendall's tau, from -1 to 1).")] = None
     max_tau: Annotated[float | None, typer.Option(help="Maximum agreement (Kendall's tau, from -1 to 1).")] = None
@@ -88,7 +88,7 @@ def filter_labels_command(
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
-    """Options for data augmentation."""
+    """Options for augmentation: how many variants of each training list are written, and how they differ."""
 
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the input order of the documents.")] = False
     docs: Annotated[
@@ -105,7 +105,7 @@ class AugmentOptions:
 def augment_labels_command(
     variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text"
 ) -> None:
-    """Write variants of lists: shuffled, with fewer documents, or both. The order of the label does not change."""
+    """Write variants of labeled lists: with shuffled input, fewer documents, or both. Target rankings stay the same."""
     from rerank.finetune.labels.augment import Augmentation, augment_lists
     from rerank.finetune.labels.label_files import read_labels, write_labels
 

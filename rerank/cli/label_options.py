@@ -64,7 +64,7 @@ def read_label_file_argument(
 
 
 def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
-    """Return a mapping from query id to query text.
+    """Return a mapping from query id to query text, taken from the labels or else from the collection.
 
     Raises:
         UsageError: ``needed`` is set, but a text is missing.
@@ -83,7 +83,7 @@ def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *,
 
 
 def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Load the queries of collections, as a mapping from selector to a mapping from query id to text.
+    """Load the queries of test collections, as a mapping from selector to a mapping from query id to text.
 
     Raises:
         DataError: A collection has no queries.
@@ -97,14 +97,14 @@ def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[
 
 
 def resolve_threshold_option(threshold: float | None) -> float:
-    """Return the threshold for near-duplicates, or the default threshold if it is None."""
+    """Return the similarity from which two queries are near-duplicates; the default if ``threshold`` is None."""
     from rerank.finetune.labels.leaks import THRESHOLD
 
     return THRESHOLD if threshold is None else threshold
 
 
 def print_leaks_note(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> None:
-    """Print leaking queries on stderr.
+    """Print leaks on stderr: training queries that are identical or similar to a test query.
 
     Args:
         leaking: The leaks to print; further leaks are only counted.
@@ -121,13 +121,13 @@ def print_leaks_note(leaking: Sequence[Mapping[str, Any]], count: int, *, droppe
 
 
 def print_skipped_lists_note(skipped: Mapping[str, int]) -> None:
-    """Print the number of omitted lists by reason on stderr."""
+    """Print on stderr how many training lists were omitted, by reason."""
     for reason, count in skipped.items():
         print_note(f"omitted: {count} {reason}")
 
 
 def print_label_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Print a report as a table with one row, and the numbers of omitted lists on stderr."""
+    """Print the report of a `label` command as a table with one row, and the numbers of omitted lists on stderr."""
     print_table(keys, [["-" if report[key] is None else report[key] for key in keys]])
     for name in ("dropped", "skipped"):
         if isinstance(report.get(name), dict):
@@ -145,5 +145,5 @@ def open_collection_option(collection: str | None) -> Any:
 
 
 def format_printed_skip_reasons(counted: Mapping[str, int]) -> str:
-    """Format counts by reason, such as ``3 too short, 1 without label``."""
+    """Format the numbers of omitted lists by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"

@@ -26,7 +26,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySourceOptions:
-    """Options for creating queries."""
+    """Options for creating queries from the documents of a collection."""
 
     source: Annotated[
         str,
@@ -68,7 +68,7 @@ class QueryModelOptions(ModelLoadOptions):
     ] = None
 
     def writer(self, source: str, seed: int) -> Any:
-        """Load the model for ``--from llm``; return None for other sources.
+        """Return a query writer with a loaded model for ``--from llm``; None for other sources.
 
         Raises:
             UsageError: Model options are given for another source, or ``--from llm`` is given without a model.

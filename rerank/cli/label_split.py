@@ -34,7 +34,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakOptions:
-    """Options for the search for leaks."""
+    """Options for the search for leaks: training queries that are identical or similar to a test query."""
 
     collection: Collection = None
     against: Against = None

@@ -40,7 +40,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """Options for the content of a board."""
+    """Options for the content of a leaderboard."""
 
     board: Annotated[
         list[Path] | None, typer.Option("--board", help="TOML file of a board; repeatable, one board per collection.")

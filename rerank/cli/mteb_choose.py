@@ -43,7 +43,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GoalOptions:
-    """Options for the conclusions that must be preserved, and for the significance test."""
+    """Options for the conclusions about systems that a smaller benchmark must preserve, and their significance test."""
 
     keep: Annotated[str, typer.Option(help="Conclusions to preserve: ranking, significance or both.")] = "ranking"
     min_tau: Annotated[
@@ -64,7 +64,7 @@ class GoalOptions:
 
     @property
     def goal(self) -> Goal:
-        """The conclusions that must be preserved."""
+        """The conclusions about systems that a smaller benchmark must preserve."""
         from rerank.downsampling import Goal
 
         if self.keep not in ("ranking", "significance", "both"):
@@ -88,7 +88,7 @@ class GoalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDropOptions:
-    """Options for dropping tasks."""
+    """Options for dropping tasks from a benchmark."""
 
     order: Annotated[
         str,
@@ -136,7 +136,7 @@ def choose_tasks_command(
 
 @dataclass(frozen=True, kw_only=True)
 class QueryDrawOptions:
-    """Options for drawing queries."""
+    """Options for drawing random samples of queries from a benchmark."""
 
     sizes: Annotated[
         list[int] | None, typer.Option("--size", help="Number of queries to try; repeatable. (default: twelve sizes)")
@@ -172,7 +172,7 @@ def choose_queries_command(
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """Options for pools, and for the measure by which systems are compared."""
+    """Options for pools of hard negatives, and for the measure by which systems are compared."""
 
     makers: Annotated[
         list[str] | None,

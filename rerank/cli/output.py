@@ -56,7 +56,7 @@ def emit_output(
     reports: Sequence[TableReport] = (),
     records: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Print one result in the requested format.
+    """Print the result of a command in the requested format.
 
     Args:
         content: The result, which ``json`` prints as one object or list.
@@ -184,5 +184,5 @@ def format_number_cell(value: float | None, digits: int = 4) -> str:
 
 
 def format_window_counts(windows: Mapping[str, int]) -> str:
-    """Format the number of windows per status, such as ``12 ok, 1 repaired``."""
+    """Format the number of judged windows per status, such as ``12 ok, 1 repaired``."""
     return ", ".join(f"{n} {status}" for status, n in windows.items() if n) or "none"

@@ -59,7 +59,7 @@ def register_cli_commands(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Options for simulated judging."""
+    """Options for simulations in which only a part of the documents is judged."""
 
     method: Annotated[
         list[str] | None,

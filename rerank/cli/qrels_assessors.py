@@ -137,7 +137,7 @@ def _kappa_matrix(content: Mapping[str, Any], kappa: str, *, intervals: bool) ->
 
 
 def _table_of_agreement(content: Mapping[str, Any], kappa: str) -> TableReport:
-    """Return the matrix of kappas as a table for a paper, with alpha in its caption."""
+    """Return the matrix of kappas as a table for a paper, with Krippendorff's alpha in its caption."""
     from rerank.io.table_formats import Grid, TableReport
 
     alphas = (f"{level} {_format_interval_cell(**found)}" for level, found in content["alpha"].items())
@@ -182,7 +182,7 @@ def _print_agreement(content: Mapping[str, Any], kappa: str, *, by_topic: bool) 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """Options for prediction-powered estimates."""
+    """Options for estimates that correct a model's judgments by those of people (prediction-powered inference)."""
 
     people: Annotated[str, typer.Option(help="Qrels of a random sample of topics, judged by people.")]
     predicted: Annotated[str, typer.Option(help="Qrels of all topics, judged by a model.")]

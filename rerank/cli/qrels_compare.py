@@ -35,7 +35,7 @@ def register_cli_commands(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options for intervals, and for effects on groups of runs. These effects are reported only with intervals."""
+    """Options for bootstrap intervals and, only with intervals, for whether the qrels favour groups of runs."""
 
     resamples: Annotated[int, typer.Option(min=0, help="Number of bootstrap samples for intervals, such as 1000.")] = 0
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0

@@ -182,7 +182,7 @@ def judge_command(
 def _judging_terms_of_options(
     task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection
 ) -> JudgingTerms:
-    """Return the settings of the session. Invalid settings raise an error before any run is read."""
+    """Return the settings of the judging session. Invalid settings raise an error before any run is read."""
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_judging_grades
     from rerank.adjudication.judging_sequence import open_judging_order
@@ -271,7 +271,7 @@ def _judge_with_progress_bar(
 def _judge_command_output(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the result of the session as a JSON object."""
+    """Return the result of the judging session as a JSON object."""
     from rerank.adjudication.agreement import compute_assessor_agreement
 
     alike = (

@@ -80,7 +80,7 @@ def leave_out_command(
 
 
 def _groups_of_option(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of group and pattern. Run names from a file are escaped, so each of them matches only that run."""
+    """Return pairs of group name and pattern of run names. Run names from a file are escaped, to match literally."""
     from glob import escape
 
     from rerank.evaluation import read_query_groups

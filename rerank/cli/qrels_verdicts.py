@@ -71,7 +71,7 @@ def parse_named_patterns(option: str, texts: Sequence[str]) -> tuple[tuple[str, 
 def table_of_qrels_study(
     content: dict[str, Any], families: Sequence[ComparisonFamily], about: Sequence[str] = ()
 ) -> TableReport:
-    """Return the results as a table, with the tests in its legend."""
+    """Return the results of a study of qrels as a table, with the significance tests in its legend."""
     from rerank.io.table_formats import Grid, TableReport
 
     rows = [
@@ -95,7 +95,7 @@ def format_procedure_cell(row: dict[str, Any]) -> str:
 
 
 def format_verdict_cells(row: dict[str, Any]) -> list[str]:
-    """Format the cells of a row: integer counts, mean counts with one decimal, and rates with three decimals."""
+    """Format decisions as the cells of a row: counts as integers, mean counts with 1 decimal, rates with 3 decimals."""
     return [
         f"{row[name]:g}" if isinstance(row[name], int) else format_number_cell(row[name], 1 if name.isupper() else 3)
         for name in VERDICT_COLUMNS

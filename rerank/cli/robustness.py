@@ -90,7 +90,7 @@ def robustness_command(
 
 
 class _Probe(NamedTuple):
-    """Functions that define a probe: estimate the cost, measure the effect, name a run, and print the results."""
+    """A kind of robustness test: functions to estimate its cost, measure the effect, name a run, and print results."""
 
     estimate: Callable[..., dict[str, Any]]
     measure: Callable[..., dict[str, Any]]

@@ -150,7 +150,7 @@ def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> di
 
 
 def _make_batch_printer() -> Callable[[BatchStatus], None]:
-    """Return a function that prints the state of a provider's batch whenever it has changed."""
+    """Return a function that prints the state of a batch of requests at the provider whenever it has changed."""
     seen: dict[str, BatchStatus] = {}
 
     def show(status: BatchStatus) -> None:
@@ -184,7 +184,7 @@ def _open_output_option_or_stdout(output: Path | None) -> Iterator[TextIO]:
 
 
 def _stdout_stream_for_trec_run() -> TextIO:
-    """Return the stream for a run on stdout, which writes ids unchanged if stdout is a pipe or file."""
+    """Return the stream for a run on stdout; control characters in ids are removed only on a terminal."""
     return sys.stdout if sys.stdout.isatty() else unstripped_output_stream(sys.stdout)
 
 

@@ -65,7 +65,7 @@ def read_named_runs(files: Sequence[Path], names: Sequence[str] = ()) -> list[Ru
 def read_runs_and_pool(
     runs: Sequence[Path], pool_from: Sequence[Path] | None, names: Sequence[str] = ()
 ) -> tuple[list[Run], list[Run] | None]:
-    """Return the runs to evaluate, and the runs that form the pool (None if these are the evaluated runs)."""
+    """Return the runs to evaluate, and the runs whose documents form the pool (None if the evaluated runs form it)."""
     files = expand_run_arguments(runs)
     pooled = expand_run_arguments(pool_from or [])
     evaluated = {path.resolve() for path in files}
@@ -115,7 +115,7 @@ def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
 
 
 def _result_of_run_argument(folder: Path) -> Path | None:
-    """Return the path of run.trec in a run folder; None if the folder is not a run folder.
+    """Return the path of run.trec in a folder; None if the folder is not a run folder.
 
     Raises:
         MissingResourceError: The run has no result yet.

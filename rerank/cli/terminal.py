@@ -12,7 +12,7 @@ END = "\x04"
 
 
 class Keyboard:
-    """A terminal from which single keys are read. Create it with `read_keyboard_key`."""
+    """A terminal from which single keys are read without Enter. Open it with `read_keyboard_key`."""
 
     def __init__(self, descriptor: int) -> None:
         """Store the file descriptor of the terminal."""
@@ -25,7 +25,7 @@ class Keyboard:
         termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     def press(self) -> str:
-        """Wait for a key and return it: one character, an escape sequence (such as an arrow key), or `END`."""
+        """Wait for a key and return it: a character, an escape sequence (as of arrow keys), or `END` if input ends."""
         try:
             text = os.read(self._descriptor, 32).decode("utf-8", "replace")
         except OSError:  # the terminal was closed

@@ -54,7 +54,7 @@ class TerminalAssessor:
         self._say("All documents of the budget are judged.")
 
     def _judge(self, pending: PendingJudgment) -> bool:
-        """Read keys until the document is judged or skipped, or a judgment is undone. Return False on quit."""
+        """Read keys until the document is judged or skipped, or the last judgment is undone. Return False on quit."""
         started = time.monotonic()
         grades = {str(grade): grade for grade in self.session.terms.grades}
         while True:

@@ -28,7 +28,7 @@ Push = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options that do not affect the result of the training."""
+    """Options that do not affect the trained weights, such as the device and the reporting of metrics."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     report_to: Annotated[

@@ -39,7 +39,7 @@ class TransferListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """Options for training the student."""
+    """Options for the student, the base model that is trained on the teacher's rankings."""
 
     to: Annotated[str, typer.Option("--to", metavar="MODEL", help="Base model of the student.")]
     recipe: Annotated[Path, typer.Option(help="Recipe for the training; its model, lists and collection are replaced.")]

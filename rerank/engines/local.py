@@ -17,7 +17,7 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Compute all rankings in this process; there are no options."""
+    """An engine that computes all rankings in this process; it has no options."""
 
     def start(self, backend: Backend | None) -> None:
         """Load the weights of a local model if they are not loaded yet."""

@@ -1,4 +1,4 @@
-"""Functions that prepare, estimate, execute, replay and verify whole runs, as `rerank run` does."""
+"""Functions that prepare, estimate, execute, replay and verify whole runs, as the commands do."""
 
 from __future__ import annotations
 

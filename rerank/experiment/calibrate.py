@@ -93,7 +93,7 @@ def calibrate_experiment_runs(
 
 
 def _open_test_experiment_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
-    """Open a run that is only evaluated; ignore its first-stage scores if it has another first stage than ``main``."""
+    """Open a run that tests a calibration; ignore its first-stage scores if its first stage differs from ``main``'s."""
     path, qrels = split_experiment_folder_and_qrels(text)
     test = open_finished_experiment_with_qrels(path, qrels, complete=complete)
     _check_same_ranker(main, test)

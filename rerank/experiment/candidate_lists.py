@@ -18,7 +18,7 @@ class CandidateSurvey:
     """Digest, number and lengths of candidate lists, computed in one pass over the lists.
 
     Attributes:
-        digest: SHA-256, in hexadecimal, of everything in the lists that a reranker sees.
+        digest: SHA-256, in hexadecimal, of everything in the lists that a reranker sees (`RankingDigest`).
         queries: Number of candidate lists.
         lengths: Mapping from each length (number of documents) to the number of lists with that length.
     """

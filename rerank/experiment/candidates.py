@@ -50,7 +50,7 @@ def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple
     Args:
         spec: The specification.
         judged_only: Whether to omit queries without judgments, unless there are no judgments at all or queries are
-            selected by id. This is needed for runs that are scored.
+            selected by id. Set it for runs that are scored.
 
     Returns:
         The collection, the queries and the judgments.
@@ -150,7 +150,7 @@ def stream_candidates_of_spec(spec: RunSpec, collection: Collection) -> Candidat
 
 
 def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
-    """Return the candidates of all queries in the order in which the reranker receives them."""
+    """Return the candidates of all queries in the order in which the reranker receives them, after any shuffle."""
     return (
         run
         if spec.shuffle == "none"
@@ -159,7 +159,7 @@ def order_candidates_of_spec(run: Run, spec: RunSpec) -> Run:
 
 
 def order_candidate_list_of_spec(ranking: Ranking, spec: RunSpec) -> Ranking:
-    """Return the candidates of one query in the order in which the reranker receives them."""
+    """Return the candidates of one query in the order in which the reranker receives them, after any shuffle."""
     return ranking if spec.shuffle == "none" else _shuffle_candidates(ranking, spec)
 
 

@@ -50,7 +50,7 @@ class _CollectingJudge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OneRound:
-    """A strategy that raises an error if it needs the results of some windows before it yields others."""
+    """A wrapper for a strategy, which raises an error if the strategy needs results before it yields all windows."""
 
     strategy: Strategy
     name: str

@@ -50,8 +50,8 @@ def render_demo_page(
         sentences: Sentences that describe the results of the comparison.
         runs: The runs, in the order of the comparison; the first run contains the texts of the documents.
         qrels: The relevance judgments.
-        find_words: Function that returns the attention of the last run's judge to each word; None if this judge uses no
-            attention.
+        find_words: Function that returns the attention of the last run's judge to each word of a document; None if this
+            judge uses no attention.
 
     Returns:
         A self-contained HTML document.

@@ -142,13 +142,13 @@ def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None
 
 
 def default_run_folder(spec: RunSpec, name: str) -> Path:
-    """Return the default folder of a run, named by method, model and hash."""
+    """Return the default folder of a run, named by method, model and hash of the run's identity."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
     return Path("runs") / f"{f'{run_tag_of_spec(spec)}-{model}'[:200]}-{name[:12]}"
 
 
 def run_tag_of_spec(spec: RunSpec) -> str:
-    """Return the run tag, which is the method or, with an adapter, the adapter's name.
+    """Return the run tag for run.trec, which is the method or, with an adapter, the adapter's name.
 
     With an adapter, the method follows if it is not the adapter's own. A method whose options contain paths, such as
     the path of a list of attention heads in the adapter's folder, counts as the adapter's own. If passages are judged,
@@ -173,7 +173,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def _prepare_calls(prepared: PreparedRun, execution: Execution, engine: Engine) -> dict[str, Request] | None:
-    """Start the engine, and return the requests to send in provider batches; None if no batches are to be sent."""
+    """Start the engine, and return the requests for the provider's batch interface; None if it is not to be used."""
     engine.start(prepared.backend)
     return collect_requests_for_batches(prepared) if execution.provider_batch else None
 
@@ -258,7 +258,7 @@ def _rank_experiment_candidates(
 
 
 def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
-    """Return the flow recorded in a run folder, so that a resumed run forms the same batches; else a new flow."""
+    """Return the flow recorded in a run folder, so that resuming forms the same batches; for a new run, the default."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")

@@ -219,7 +219,7 @@ def select_attention_heads_by_experiment(
 def _collect_head_attention_of_experiment(
     prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
 ) -> tuple[list[_QueryAttention], int]:
-    """Return the attention for each query with relevant and irrelevant candidates, and the number of other queries."""
+    """Return the heads' attention for each query with relevant and irrelevant candidates, and the number of others."""
     lists = order_candidates_of_spec(prepared.first_stage, prepared.spec).values()
     pairs = [(ranking, _relevant_candidates_of_prepared_run(ranking, prepared)) for ranking in lists]
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]

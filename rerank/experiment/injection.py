@@ -65,7 +65,7 @@ def inject_into_candidates(candidates: Run, targets: Mapping[str, str], injectio
 
 
 def estimate_injection_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the number of runs, calls and tokens, and the cost, of attacks on the first stage's last documents.
+    """Estimate runs, calls, tokens and cost of the attacks, as if the first stage's last documents were attacked.
 
     Raises:
         DataError: No candidate list has two documents.
@@ -78,7 +78,7 @@ def estimate_injection_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
 def measure_injection_robustness(
     cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute_run
 ) -> dict[str, Any]:
-    """Run every cell without and with each attack and measure how far the attacked passages rise.
+    """Run every cell (first stage and depth) without and with each attack; measure how far attacked passages rise.
 
     Args:
         cells: The prepared runs; only the first run of each cell is used.

@@ -161,7 +161,7 @@ def prepare_run(
 
 
 def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searches: bool) -> None:
-    """Check the first stage and the files of a model before searching and loading, which can take minutes."""
+    """Check the first stage and the model's files before searching and loading, which can take minutes."""
     if searches:
         check_first_stage(spec.first_stage)
     if setup is not None:
@@ -171,7 +171,7 @@ def _check_before_searching(spec: RunSpec, setup: RankerSetup | None, *, searche
 def _find_spec_candidates(
     spec: RunSpec, *, judged_only: bool
 ) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
-    """Return the collection, the judgments, and the candidates or, if these cannot be streamed, the queries."""
+    """Return the collection, the judgments, and the candidates if they can be streamed; otherwise the queries."""
     collection, qrels = load_experiment_qrels(spec)
     if not qrels and (lists := stream_candidates_of_spec(spec, collection)) is not None:
         return collection, qrels, lists

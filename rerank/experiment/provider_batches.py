@@ -135,12 +135,12 @@ class _BatchedRun:
                 self._finish(batch)
 
     def _unanswered(self) -> dict[str, Request]:
-        """Return the requests that the next batches should contain, up to the limit on the total number of tokens."""
+        """Return the requests without a reply that the next batches should contain, up to the cap on tokens."""
         open_requests = {digest: request for digest, request in self.requests.items() if digest not in self.failed}
         return dict(self.backend.affordable(self.backend.unanswered(open_requests)))
 
     def _probe(self, rest: dict[str, Request]) -> bool:
-        """Send the first requests in ``rest`` live until one succeeds, remove these, and return whether any are left.
+        """Send requests in ``rest`` live, one by one, until one succeeds; remove them, and return whether any are left.
 
         A wrong model, a rejected key or a field that the server refuses is thus detected now instead of a day later.
         """

@@ -1,5 +1,7 @@
 """Writing of the file ``relevance.jsonl`` of a run folder: probabilities of relevance, one line per query.
 
+``answerable`` is the probability that at least one document of the list is relevant.
+
 Example: {"query": "q1", "answerable": 0.8, "fit": "judge+first-stage", "relevance": {"d1": 0.7, "d2": 0.1}}
 """
 

@@ -41,7 +41,7 @@ def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
     """Rerank the candidates of a run folder with its recorded replies, and keep everything in memory.
 
     Returns:
-        The reranked run, the outcome of the driver, and the cost of the replies used.
+        The reranked run, the reranked lists with scores and windows, and the cost of the replies used.
     """
     with _replay_lists(folder) as (lists, usage):
         outcome = RerankOutcome(tuple(lists))
@@ -135,7 +135,7 @@ def _recorded_splitter(plan: RankerPlan, folder: RunFolder) -> _RecordedSplitter
 
 @dataclass(frozen=True)
 class _RecordedJudge:
-    """A judge that reports a window as oversized if it was oversized in the recorded run."""
+    """A judge for replays, which takes from the record, not from prompts, which windows exceeded the context."""
 
     judge: Judge
     splits: Mapping[tuple[str, tuple[str, ...]], int]
@@ -264,7 +264,7 @@ def _without_unavoidable_replay_differences(value: Any) -> Any:
 
 
 def _first_differing_lines(stored: Path, computed: Path) -> tuple[str, str]:
-    """Return the first pair of differing lines, or two empty strings; a missing file counts as empty."""
+    """Return the first lines that differ in two files, or two empty strings; a missing file counts as empty."""
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(path.open(encoding="utf-8", errors="replace", newline="\n")) if path.is_file() else ()

@@ -1,4 +1,4 @@
-"""Writing of a run's results, one list at a time: run.trec, judge scores, relevance probabilities and split windows."""
+"""Writing of a run's results, one list at a time: ranking, judge scores, relevance probabilities, split windows."""
 
 from __future__ import annotations
 

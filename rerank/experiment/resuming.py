@@ -49,7 +49,7 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
 
 
 def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:
-    """Return settings that spec.json does not contain because the version that wrote it had no such settings.
+    """Return values for settings that the version that wrote spec.json did not have, so that the run behaves as then.
 
     Args:
         model: The identity of the run's model.
@@ -59,7 +59,7 @@ def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_moved_files_on_resume(recorded: object, own: object) -> bool:
-    """Return whether a recorded setting equals the adapter's except for folders, and contains a path without a file.
+    """Return whether a recorded setting differs from the adapter's only in folders, and one of its files is missing.
 
     A user's file may have the same name as the adapter's file; if the user's file still exists, it is the one to use.
     """

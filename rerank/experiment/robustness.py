@@ -73,7 +73,7 @@ def prepare_robustness_cells(
     first_stages: Sequence[str] = (),
     shuffles: int = 3,
 ) -> Iterator[RobustnessCell]:
-    """Prepare all runs, one cell at a time, with one shared backend; the model is not called.
+    """Prepare all runs, cell by cell (first stage and depth), with one shared backend; the model is not called.
 
     Args:
         spec: The specification, with the depth and the first stage of the first cell.
@@ -102,7 +102,7 @@ def prepare_robustness_cells(
 def measure_order_robustness(
     cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute_run
 ) -> dict[str, Any]:
-    """Run every cell in every order and measure the effect of the order.
+    """Run every cell (first stage and depth) in every order, and measure the effect of the order.
 
     Args:
         cells: The prepared runs.

@@ -62,7 +62,7 @@ class RunSpeed:
         self._new_calls, self._tokens, self._in_progress = 0, 0, 0.0
 
     def add_reply(self, reply: Reply) -> None:
-        """Count a reply; its tokens replace the tokens in progress."""
+        """Count a reply; its tokens replace those counted for incomplete replies."""
         self.calls += 1
         if not reply.reused:
             self._new_calls += 1

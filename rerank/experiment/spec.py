@@ -122,7 +122,7 @@ class RunSpec(_Frozen):
     """Exit with code 7 if more than this fraction of windows failed."""
 
     def recorded(self) -> dict[str, Any]:
-        """Return the specification for spec.json, without the keys that have the values listed in `LATER_KEYS`."""
+        """Return the specification for spec.json, without keys of `LATER_KEYS` that have no effect in this run."""
         unchanged = {name for name, value in LATER_KEYS.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 
@@ -226,7 +226,7 @@ def read_run_spec(path: str | Path, given: Mapping[str, Any] | None = None) -> d
 
 
 def complete_spec_from_file(given: Mapping[str, Any], values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """Return the given values, completed with the values of a file. The file cannot grant permissions.
+    """Return the given values, completed with the values of a file. The file cannot permit remote code.
 
     Raises:
         UsageError: The file permits remote code, and the given values do not.

@@ -25,7 +25,7 @@ class RunTally:
     """Counts over reranked lists, which a summary reports.
 
     Attributes:
-        windows: Number of windows per status; every status is a key.
+        windows: Number of windows per status, such as ``ok``, including statuses without windows.
         split: Number of windows that exceeded the context and were ranked in parts.
         failures: The first failures, up to `NAMED_FAILURES`, each with query, status and detail.
         passages_cut: Number of passages that were truncated to make a prompt fit in the context.

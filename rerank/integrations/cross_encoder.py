@@ -18,7 +18,7 @@ class CrossEncoderOptions(TypedDict, total=False):
     Attributes:
         batch_size: Accepted without effect: the model's own batch size applies.
         show_progress_bar: Accepted without effect: there is no progress bar.
-        num_workers: Accepted without effect.
+        num_workers: Accepted without effect: no workers are needed.
         convert_to_numpy: Whether scores are numpy numbers (the default) or Python numbers, in a list.
         convert_to_tensor: Whether scores are tensors of torch; takes precedence over ``convert_to_numpy``.
     """

@@ -123,7 +123,7 @@ class FrameworkReranker(BaseModel):
     def rank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
     ) -> RankedPositions:
-        """Rank documents for a query; ``top_n`` overrides the ``top_n`` of the component."""
+        """Return positions in ``documents`` with scores, best first; ``top_n`` overrides the component's ``top_n``."""
         if not documents:
             return []
         return _scored_positions(self.open_reranker().rank(query, documents, **self._options(top_n)))
@@ -131,14 +131,14 @@ class FrameworkReranker(BaseModel):
     async def arank_positions(
         self, query: str, documents: Sequence[DocumentLike], top_n: int | None = None
     ) -> RankedPositions:
-        """Rank documents for a query like `rank_positions`, without blocking the event loop."""
+        """Return positions with scores, best first, like `rank_positions`, without blocking the event loop."""
         if not documents:
             return []
         reranker = await asyncio.to_thread(self.open_reranker)
         return _scored_positions(await reranker.arank(query, documents, **self._options(top_n)))
 
     def rank_many_positions(self, lists: Iterable[tuple[str, Sequence[DocumentLike]]]) -> Iterator[RankedPositions]:
-        """Rank the documents of many queries, and yield the results in the order of the queries."""
+        """Yield the result of `rank_positions` for each query, in the order of the queries."""
         return map(_scored_positions, self.open_reranker().rank_many(lists, **self._options(None)))
 
     def describe_model(self) -> str:

@@ -41,7 +41,7 @@ class RerankerPostprocessor(FrameworkReranker, BaseNodePostprocessor):
         return _end(nodes, await self.arank_positions(query, _texts(nodes)))
 
     def _start(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> str:
-        """Send the start event and return the query."""
+        """Send LlamaIndex's start event of a reranker, and return the query as text."""
         if query_bundle is None:
             raise UsageError("No query was passed", expected="query_bundle or query_str")
         top_n = len(nodes) if self.top_n is None else self.top_n
@@ -56,7 +56,7 @@ def _texts(nodes: list[NodeWithScore]) -> list[str]:
 
 
 def _end(nodes: list[NodeWithScore], positions: RankedPositions) -> list[NodeWithScore]:
-    """Send the end event and return the ranked nodes with their scores."""
+    """Send LlamaIndex's end event of a reranker, and return the ranked nodes with their scores."""
     ranked = [NodeWithScore(node=nodes[position].node, score=score) for position, score in positions]
     _DISPATCHER.event(ReRankEndEvent(nodes=ranked))
     return ranked

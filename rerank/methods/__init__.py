@@ -79,7 +79,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Card:
-    """The content of a card file."""
+    """The content of a card, the TOML file that describes a method."""
 
     strategy: str
     judge: str
@@ -261,7 +261,7 @@ def _read_method_card(package: str, name: str) -> _Card:
 
 
 def _parse_card_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the options of a card.
+    """Check that the values of a card are texts, and return its options.
 
     Raises:
         ValueError: A value is not a text, or the options are not written as KEY=VALUE.

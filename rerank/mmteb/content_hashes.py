@@ -21,7 +21,7 @@ from rerank.selector import build_from_selector
 
 
 def hash_mteb_model_contents(selector: str) -> dict[str, str]:
-    """Return a mapping from the name of each file, folder and known model in a first stage's options to its SHA-256.
+    """Return the SHA-256 of each file, folder and known model that a first stage's options name, by its name.
 
     Paths that do not exist are omitted. They raise an error when the first stage is opened.
 

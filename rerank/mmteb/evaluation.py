@@ -123,7 +123,7 @@ def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage 
 
 
 def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
-    """Set the candidates of a retrieval task, and return mteb's result for the first stage; None for predictions."""
+    """Set the candidates of a retrieval task; return mteb's result for the first stage, None for saved predictions."""
     if isinstance(first_stage, MtebFirstStage):
         result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
@@ -248,7 +248,7 @@ def _mteb_predictions_of_part(saved: Mapping[str, Any], subset: str, split: str)
 
 
 def _covers_mteb_task(path: Path, result: Path) -> bool:
-    """Return whether the predictions are valid and cover every subset and split with a saved score."""
+    """Return whether saved predictions are valid and cover every subset and split that has a saved score."""
     try:
         saved, scored = (
             _read_mteb_json(path),

@@ -1,4 +1,4 @@
-"""Creation of mteb's metadata for models. The name and the revision determine the folder of the results."""
+"""Creation of mteb's metadata for models. Name and revision in the metadata determine the folder of the results."""
 
 from __future__ import annotations
 

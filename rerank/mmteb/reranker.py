@@ -168,7 +168,7 @@ class MtebReranker:
 
 
 class _NoCollection:
-    """A placeholder for a collection, with which the reranker is prepared without data."""
+    """A placeholder for a collection, so that the reranker can be prepared before mteb passes the data of a task."""
 
     name, relevant = "none", 1
 

@@ -73,7 +73,7 @@ def reranker_preset_of_model(selector: str) -> RerankerPreset | None:
 
 
 def recipe_of_model(selector: str, folder: Path | None) -> Mapping[str, Any]:
-    """Return the settings of the method ``auto`` for a model; empty if none are known.
+    """Return the settings, including the method, that ``auto`` selects for a model; empty if none are known.
 
     Args:
         selector: The model, as in ``--model``, or its adapter; empty if the model is not known.
@@ -188,7 +188,7 @@ def _local_path_of_model(name: str) -> Path:
 
 
 def _check_not_a_backend(name: str) -> None:
-    """Check that the name of a model is not the name of a backend without a colon.
+    """Check that a model's name is not only the name of a backend, such as ``openai`` without ``:NAME``.
 
     Raises:
         UsageError: The name is that of a backend, and no folder has this name.
@@ -242,7 +242,7 @@ def open_model_backend(
     """Open the model that ``--model`` names.
 
     Args:
-        selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
+        selector: A model's name, folder or hub id; a fake model such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
             ``NAME:ARGUMENT`` for a backend from another distribution.
         options: Options for loading and running the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.

@@ -52,7 +52,7 @@ class AdapterSettings:
     context_size: int | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the settings into an adapter's folder; the caller writes the prompt."""
+        """Write the settings into an adapter's folder; the caller writes the prompt, which is a separate file."""
         with replace_text_file(folder / SETTINGS) as file:
             file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 

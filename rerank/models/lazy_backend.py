@@ -35,7 +35,7 @@ class Description(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The identity of the backend."""
+        """Names and values that identify the backend and its model."""
 
     @property
     def device(self) -> str:
@@ -76,7 +76,7 @@ class LazyBackend:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The identity that the model had when it was described."""
+        """Names and values that identified the backend and its model when it was described."""
         return self._description.identity
 
     @property
@@ -86,7 +86,7 @@ class LazyBackend:
 
     @property
     def batch_size(self) -> int:
-        """Number of requests decoded together."""
+        """Maximum number of requests per batch."""
         kind = self._description.device.partition(":")[0]
         return int(self._type.choose_batch_size(self._description.options, kind))
 
@@ -128,7 +128,7 @@ class LazyBackend:
             return self._loaded
 
     def report_tokens_to(self, on_tokens: Callable[[float], None] | None) -> None:
-        """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None stops the calls."""
+        """Call ``on_tokens`` with the numbers of tokens that the loaded model processes; None ends the reports."""
         self._on_tokens = on_tokens
         self._report_tokens()
 

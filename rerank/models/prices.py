@@ -80,7 +80,7 @@ SEARCH_DOCUMENTS, SEARCH_TOKENS = 100, 500
 
 
 def estimate_search_units(lengths: Sequence[int]) -> int:
-    """Estimate the search units of a request, given the numbers of tokens of its query and of each document.
+    """Estimate how many search units an API bills for a request, given the tokens of its query and then each document.
 
     >>> estimate_search_units([10, *[200] * 100]), estimate_search_units([10, *[600] * 100])
     (1, 2)

@@ -209,7 +209,7 @@ def _names_of_model_folder(folder: Path) -> list[str]:
 
 
 def _read_json_file(path: Path) -> Mapping[str, Any]:
-    """Return the JSON object in a file of a model; empty if it is unreadable, which is reported at loading time."""
+    """Return the JSON object in a file of a model; empty if it is unreadable, an error that loading will report."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -19,7 +19,7 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusTokens:
-    """The token dictionary of a corpus.
+    """The dictionary of the token ids of all words of a corpus, written to the cache.
 
     Attributes:
         folder: Folder of the dictionary in the cache.

@@ -94,7 +94,7 @@ class _OpenRanking:
         plan: The plan of the strategy.
         splitter: Splits oversized windows, and records the windows that were ranked in parts.
         windows: The windows that the plan has yielded last.
-        answers: For each of these windows, its answer, or None if the answer is missing.
+        answers: For each of these windows, its order, or its capacity if it is oversized; None until this is known.
         judged: The judged windows and their verdicts, in the order of judging.
         usage: Cost of the replies.
         dropped: Mapping from document id to the largest number of tokens truncated from the document.
@@ -120,14 +120,14 @@ class _OpenRanking:
 class Driver:
     """A state machine for any number of rankings; it is not thread-safe.
 
-    Requests are returned in the order in which their windows became due. Prompts are not rendered before
-    their windows are due.
+    A window is due when the plan of its ranking has yielded it; only then is its prompt rendered. Without a sort key,
+    requests are returned in the order in which their windows became due.
 
     Args:
         strategy: Strategy that decides which windows are judged.
         judge: Judge that makes the requests of a window and parses the replies.
         passages: Divides documents into passages for the judge; None to judge whole documents.
-        lookahead: Number of batches to render ahead, so that their requests can be sorted before they are returned.
+        lookahead: Number of batches to render at a time, so that their requests can be sorted before they are returned.
         sort_key: Sort key for rendered requests; None to return requests in the order of their windows.
         scores_single: Whether to judge the only document of a list, for its score, if scores are absolute. Strategies
             yield no windows for such a list.

@@ -98,7 +98,7 @@ def judge_identity_in_pipeline(judge: Selector) -> str:
 def _pipeline_identity_option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Return the names of the options to write: those in ``first``, then others whose values differ from ``later``."""
+    """Return the options that a method's text contains: those in ``first``, then others that differ from ``later``."""
     unchanged = {name for name, value in (later or {}).items() if values.get(name) == value}
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 

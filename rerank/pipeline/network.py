@@ -76,7 +76,7 @@ async def drive_ranking_over_network(
 
 
 async def _answer_in_time(backend: AsyncBackend, ticket: Ticket, seconds: float | None) -> Reply | None:
-    """Return the reply to a request, or None if it takes longer than ``seconds``; None for no limit."""
+    """Return the reply to a request, or None if it takes longer than ``seconds`` (if None, there is no limit)."""
     try:
         async with asyncio.timeout(seconds) as limit:
             return await backend.agenerate(ticket.request)

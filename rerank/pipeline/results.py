@@ -42,7 +42,7 @@ class RankedList:
     expired: bool = False
 
     def windows(self) -> dict[str, int]:
-        """Return the number of windows per status; every status is a key."""
+        """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
         return count_window_statuses_of_ranking(self.judged)
 
     def failures(self) -> list[Verdict]:
@@ -63,7 +63,7 @@ class RerankOutcome:
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
-        """The rankings of all lists, without the judge's scores and windows."""
+        """The rankings of all lists, without the judge's scores and the judged windows."""
         return tuple(ranked.ranking for ranked in self.lists)
 
     @property
@@ -77,7 +77,7 @@ class RerankOutcome:
         return tuple(pair for ranked in self.lists for pair in ranked.split)
 
     def windows(self) -> dict[str, int]:
-        """Return the number of windows per status; every status is a key."""
+        """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
         return count_window_statuses_of_ranking(self.judged)
 
     def failure_rate(self) -> float:
@@ -87,7 +87,7 @@ class RerankOutcome:
 
 
 def count_window_statuses_of_ranking(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
-    """Return the number of windows per status; every status is a key."""
+    """Return the number of judged windows per status, such as ``ok``, including statuses without windows."""
     counts = dict.fromkeys(map(str, STATUSES), 0)
     for _, verdict in judged:
         counts[verdict.status] += 1
@@ -105,7 +105,7 @@ def final_scores_of_driver(
 
     Args:
         shown: The list that was judged: documents, or their passages.
-        judged: The windows and verdicts in the order of judging.
+        judged: The judged windows and their verdicts, in the order of judging.
         kind: Kind of the scores; None if the judge returns no scores, in which case the result is empty.
     """
     if kind is None or not judged:

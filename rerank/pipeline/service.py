@@ -27,7 +27,7 @@ _IDLE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
-    """A submitted ranking."""
+    """A ranking that a caller has submitted, with the future through which the caller receives the result."""
 
     ranking: Ranking
     options: ListOptions
@@ -36,7 +36,7 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """A driver, and a mapping from the key of each of its rankings to the job."""
+    """Rankings whose requests may share batches: their driver, and a mapping from the driver's keys to the jobs."""
 
     driver: Driver
     jobs: dict[int, _Job] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class LocalService:
             lanes.append(lane)
 
     def _run_batch(self, lanes: deque[_Lane]) -> None:
-        """Run one batch of the first lane, and move this lane to the end of the queue."""
+        """Run one batch of the first lane in the queue, and move this lane to the end, so that lanes take turns."""
         lane = lanes.popleft()
         lanes.append(lane)
         try:

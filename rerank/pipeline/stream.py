@@ -20,7 +20,7 @@ from rerank.types import Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """The numbers of lists and requests that are processed together.
+    """Limits on how many lists are processed concurrently, and how many requests form a batch.
 
     For a model in this process, the flow decides which requests share a batch, and this affects the last bits of the
     scores. A run records its flow, and is resumed with the recorded flow.
@@ -106,7 +106,7 @@ class Ranker:
         )
 
     def arrival_driver(self) -> Driver:
-        """Return a driver without rankings that does not sort requests, as needed by a service."""
+        """Return a driver without rankings that does not sort requests, so that no caller of a service is preferred."""
         return Driver(self.strategy, self.judge, passages=self.passages, scores_single=self.scores_single)
 
 
@@ -116,10 +116,10 @@ def drive_ranking_stream(
     """Rerank lists and yield the results in the order of the lists.
 
     Args:
-        rankings: The first-stage lists; only those that are being processed are read.
+        rankings: The first-stage lists; they are read only shortly before they are processed.
         ranker: Strategy, judge and passages.
         backend: Backend that answers the requests.
-        flow: The numbers of lists and requests that are processed together; None for the backend's default.
+        flow: Limits on concurrent lists and on batches; None for the backend's default.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
@@ -158,7 +158,7 @@ def rank_together(
     top_k: int | None = None,
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
-    """Rerank all lists as one block, and return all results at once; the options are attributes of `Ranker`.
+    """Rerank all lists as one block, and return all results at once; `Ranker` describes the arguments.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.

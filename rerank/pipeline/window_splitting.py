@@ -21,7 +21,7 @@ _PlanWindow = Callable[[Window], _WindowPlan]
 
 
 class WindowSplitter:
-    """A wrapper for plans that splits oversized windows; the plan receives orders as if every window were judged whole.
+    """A wrapper for a strategy's plans that splits oversized windows; the plan does not notice that they are split.
 
     Attributes:
         split: The windows that were ranked in parts, each with the number of its documents that fit in the context.
@@ -52,7 +52,7 @@ class WindowSplitter:
 
 
 def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
-    """Rank parts of at most ``capacity`` documents, then merge them by ranking their heads together.
+    """Rank parts of at most ``capacity`` documents, then merge them by ranking their first documents (heads).
 
     The order of the heads is final only up to the point where the heads of one part are used up, because the next
     document of that part has not been compared yet. With a perfect judge, the result is the order of the whole window.
@@ -97,7 +97,7 @@ def _merge_split_windows(
 def _count_final_split_window_heads(
     ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]
 ) -> int:
-    """Return the number of ranked heads that are final: all up to the point where a part first runs out of heads."""
+    """Return how many ranked heads (first documents of the parts) are final: up to where a part has none left."""
     # After the last head of a part, the next document of this part, which was not in the window, might come first. A
     # part all of whose documents were in the window sets no limit.
     rank = {position: index for index, position in enumerate(ranked)}

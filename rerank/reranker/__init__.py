@@ -238,7 +238,7 @@ class Reranker(RunTransformer):
     def evidence(
         self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[EvidenceOptions]
     ) -> list[tuple[EvidenceSpan, ...]]:
-        """Find the spans of each document that receive the most attention from the query; this sends separate requests.
+        """Find the spans of each document that get the most attention from the query, with requests of its own.
 
         Args:
             query: The query.
@@ -258,7 +258,7 @@ class Reranker(RunTransformer):
         return find_evidence(self.judge, self.backend, given_first_stage_query(query), given, **options)
 
     def transform(self, run: Run) -> Run:
-        """Rerank all lists of a run."""
+        """Rerank all lists of a run, and return the reranked run."""
         self.warm_up()
         ranker = replace(self._ranker(None), scores_single=False)  # a run has no scores of the judge
         ranked_lists = drive_ranking_stream(run.values(), ranker, self.backend)

@@ -43,7 +43,7 @@ class Hit:
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """The other keys that came with the document."""
+        """Further keys of the input document, such as its URL, which do not affect the ranking."""
         return self.document.source
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class RankingReport:
         cost: Cost in US dollars; None if the price is unknown.
         cut: Amount of text that was cut off the documents.
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.
-        fit: Name of the calibration's fit that was used; empty without a calibration.
+        fit: Name of the calibration's fit that was used, such as ``judge+first-stage``; empty without a calibration.
         expired: Whether the deadline passed before all windows were judged.
         notes: Messages for the user, such as about failed windows or a passed deadline; empty if there are none.
     """

@@ -9,7 +9,7 @@ from rerank.tasks import Backend
 
 
 class _Discard:
-    """A file that discards all data."""
+    """A file-like object that discards all data, to try pickling without keeping the result."""
 
     def write(self, data: object) -> int:
         """Discard the data."""

@@ -1,4 +1,4 @@
-"""Creation of the report on a ranking (costs and problems). Degraded rankings are logged without texts of documents."""
+"""Report on a ranking (costs and problems). Failed windows and passed deadlines are also logged, without texts."""
 
 from __future__ import annotations
 

@@ -153,5 +153,5 @@ def error_documentation(
 
 
 def server_stopping_error() -> ApiError:
-    """Return the error for accepted requests that a stopping server does not finish."""
+    """Return the error (status 503) for accepted requests that a stopping server does not finish."""
     return ApiError(503, "The server is stopping; try again later", {"Retry-After": "10"})

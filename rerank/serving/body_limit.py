@@ -17,7 +17,7 @@ _DROPPED_LIMITS, _DROPPING = 10, 20.0
 
 
 class BodyLimitMiddleware:
-    """Middleware that responds with 413 if a body is larger than allowed, even if its length is not stated.
+    """Middleware that responds with 413 if a body is larger than allowed, even without a header Content-Length.
 
     Args:
         app: The application; it must handle an `HTTPException` raised while it reads a body.
@@ -56,7 +56,7 @@ class BodyLimitMiddleware:
         await self._app(scope, receive_bounded, send)
 
     async def _drop_body(self, receive: Receive) -> None:
-        """Read and discard the rest of a body, up to a limit of size and time."""
+        """Discard the rest of a body, up to a limit of size and time, so that the client reads the response."""
         dropped = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_DROPPING):

@@ -152,7 +152,7 @@ async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _option_texts(question: DecisionQuestion) -> list[str]:
-    """Return the text of each option as it appears in the prompt; a predicate has no options."""
+    """Return the text of each answer option as it appears in the prompt; a predicate (yes or no) has none."""
     if isinstance(question, PredicateQuestion):
         return []
     options = question.choices if isinstance(question, ChoiceQuestion) else question.levels
@@ -166,7 +166,7 @@ def _option_text(option: DecisionChoice | DecisionLevel) -> str:
 
 
 def _typed_answer(question: DecisionQuestion, scores: Sequence[float]) -> DecisionAnswer:
-    """Return the answer for the model's scores: log-odds of a predicate, or one log-probability per option."""
+    """Return the answer, computed from the model's scores: log-odds of a predicate, or a log-probability per option."""
     if isinstance(question, PredicateQuestion):
         return PredicateAnswer(name=question.name, probability=1 / (1 + math.exp(-max(-700.0, scores[0]))))
     highest = max(scores)

@@ -1,4 +1,4 @@
-"""Cancel the work for a request if its client disconnects or the model takes too long."""
+"""Cancellation of the work for a request whose client disconnects or for which the model takes too long."""
 
 from __future__ import annotations
 

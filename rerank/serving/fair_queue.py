@@ -1,4 +1,4 @@
-"""Bounded queue that assigns slots to clients in turn."""
+"""Bounded queue that lets the requests of clients proceed in turn, a fixed number at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QueueFullError(Exception):
 
 
 class FairQueue:
-    """Slots that clients use in turn, with a bounded number of requests that wait for a slot.
+    """Slots for requests in progress, which clients use in turn, with a bounded number of waiting requests.
 
     A freed slot goes to the client whose turn it is, and each client's requests are served in order. If the queue is
     full, the newest request of the client with the most waiting requests is refused, so that a client with many
@@ -84,7 +84,7 @@ class FairQueue:
             raise
 
     def _refuse_one(self, client: str) -> None:
-        """Refuse the newest waiting request of the busiest client, or the new request of ``client``."""
+        """Refuse the newest request of the client with the most requests, including the new request of ``client``."""
         error = QueueFullError(self._retry_after())
         busiest = max(self._waiting, key=lambda name: len(self._waiting[name]), default=None)
         if busiest is None or len(self._waiting[busiest]) <= len(self._waiting.get(client, ())) + 1:

@@ -1,4 +1,4 @@
-"""ASGI middleware that rejects other host names, so that foreign web pages cannot use a server without keys."""
+"""ASGI middleware that protects a server that needs no keys from web pages of other sites, by checking host names."""
 
 from __future__ import annotations
 

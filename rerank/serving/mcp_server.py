@@ -54,7 +54,7 @@ def create_mcp_http_app(server: MCPServer[Any], keys: ServerKeys, settings: Serv
 
     Args:
         server: The MCP server.
-        keys: Keys that clients may use; if there are none, requests for other host names are refused.
+        keys: Keys that clients may use; if there are none, host names are checked (`HostCheckMiddleware`).
         settings: Allowed host names and body size limit; None for the defaults.
     """
     settings = settings or ServerSettings()

@@ -1,4 +1,4 @@
-"""Opening of the collection and the ranking service of a server.
+"""Functions that open what a server needs: its collection, and the ranking service with its model.
 
 The model's settings are checked when the service is opened; the model is loaded when the server starts.
 """

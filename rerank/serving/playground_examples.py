@@ -1,4 +1,4 @@
-"""Examples that repeat a ranking of the playground with curl, in Python and on the command line."""
+"""Code that repeats a ranking of the playground (the server's page for trying methods): curl, Python and commands."""
 
 from __future__ import annotations
 

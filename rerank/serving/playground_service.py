@@ -1,4 +1,4 @@
-"""Rankings for the playground by any method that the model supports, with the model's prompts and completions."""
+"""Rankings for the playground, the server's page for trying methods, with the model's prompts and completions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class PlaygroundService:
 
     @cached_property
     def methods(self) -> dict[str, Reranker]:
-        """Rerankers, keyed by method name. The server's own method is first, with the name ``""``."""
+        """Rerankers with the server's model, keyed by method name. The server's own method is first, as ``""``."""
         own = self.service.reranker
         rerankers = {"": own}
         for name in method_names():

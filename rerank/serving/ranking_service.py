@@ -1,4 +1,4 @@
-"""Service that answers rerank questions: limits, queue, ranking, relevance scores, evidence spans and warnings."""
+"""Service that answers parsed rerank requests, with limits, queue, relevance scores, evidence spans and warnings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LATE_SPANS = "relevant_spans is absent: the deadline has passed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedQuestion:
-    """Ranking of the documents of a question.
+    """Ranking of the documents of a question (a parsed rerank request).
 
     Attributes:
         question: The question, with its documents truncated to its ``max_document_tokens``, if given.

@@ -17,7 +17,7 @@ from rerank.io.run_files import read_qrels, read_run
 
 @dataclass(frozen=True, slots=True)
 class RunFolders:
-    """Folders that contain the files that clients may compare.
+    """Folders whose run files, and relevance judgments, clients may name in comparisons.
 
     Attributes:
         folders: Paths of the folders, which must exist.

@@ -80,7 +80,7 @@ class CollectionSearch:
 
 
 def with_candidates(question: RerankQuestion, candidates: Ranking) -> RerankQuestion:
-    """Return the question with the documents and scores that a first stage found."""
+    """Return the rerank question with the documents and scores that a first stage found for its query."""
     texts = [document.full_text for document in candidates.docs]
     return replace(question, documents=texts, scores=list(candidates.scores) or None)
 

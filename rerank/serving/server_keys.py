@@ -56,7 +56,7 @@ class ServerKeys:
         return cls(tuple(hashlib.sha256(key.encode()).digest() for key in keys))
 
     def client(self, authorization: str, address: str) -> str | None:
-        """Return the name of the client in the queue, or None if its key is missing or wrong.
+        """Return a name that distinguishes the client in the queue, or None if its key is missing or wrong.
 
         All keys are compared in constant time.
 

@@ -39,7 +39,7 @@ class ServerMetrics:
 
     @contextmanager
     def request(self, path: str) -> Iterator[list[str]]:
-        """Count and time one request. Yield a list for its status, which stays empty if the request is cancelled."""
+        """Count and time one request. The caller appends its status to the yielded list, unless it is cancelled."""
         status: list[str] = []
         started = time.monotonic()
         self._accepted.labels(path).inc()
@@ -52,7 +52,7 @@ class ServerMetrics:
     def count_ranking(
         self, *, documents: int, tokens_in: int, tokens_out: int, tokens_cached: int, is_degraded: bool
     ) -> None:
-        """Count the documents and tokens of one ranking, and whether it had failed or late windows."""
+        """Count documents and tokens of one ranking, and whether windows failed or missed the deadline."""
         self._documents.inc(documents)
         self._degraded.inc(is_degraded)
         for kind, count in (("prompt", tokens_in), ("completion", tokens_out), ("cached", tokens_cached)):

@@ -9,7 +9,7 @@ from rerank.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Settings and limits of the server.
+    """Settings of the HTTP server: its name and host names, and limits for requests.
 
     Attributes:
         name: Name of the model in responses.

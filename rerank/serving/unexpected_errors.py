@@ -30,7 +30,7 @@ def log_unexpected_error(what: str, error: BaseException) -> None:
 
 
 class UnexpectedErrorMiddleware:
-    """ASGI middleware that responds to unexpected errors, since Starlette's handlers would pass them to uvicorn's log.
+    """ASGI middleware that responds to unexpected errors, so that uvicorn does not log messages that contain documents.
 
     Args:
         app: The application.

@@ -1,4 +1,4 @@
-"""Storage of a run, which consists of its call log, manifest (``spec.json``), candidates and results."""
+"""Storage of a run in its folder: call log (all model calls), manifest (``spec.json``), candidates and results."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class RecordedBatch:
     """A batch of a run.
 
     Attributes:
-        key: Text by which the batch is found in the provider's list of batches.
+        key: Random text by which the batch is found in the provider's list of batches.
         digests: The digests of the requests in the batch.
         id: The provider's id of the batch; empty if no id was received.
         state: `SUBMITTING`, then the state that the provider reports, and finally `COLLECTED`.
@@ -65,7 +65,7 @@ class BatchRecord:
         return [batch for batch in self._batches.values() if batch.state != COLLECTED]
 
     def write(self, batch: RecordedBatch, **changes: Any) -> RecordedBatch:
-        """Record a batch with changed attributes, and return the changed batch."""
+        """Record a batch after changing some of its attributes, and return the changed batch."""
         changed = self._batches[batch.key] = replace(batch, **changes)
         self._folder.write_json(_FILE, {"batches": [asdict(each) for each in self._batches.values()]})
         return changed

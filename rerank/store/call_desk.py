@@ -31,7 +31,7 @@ class BegunCalls:
 
 
 class CallDesk:
-    """A desk logs the calls of other processes with the `LoggingBackend` of a run; it is not thread-safe.
+    """A desk, in the process that owns the call log, logs the calls of other processes; it is not thread-safe.
 
     Args:
         backend: The backend with the log, the cache and the token cap of the run; its model is not called.
@@ -46,7 +46,7 @@ class CallDesk:
         """Return the recorded replies to a batch, and register the other requests as calls in flight.
 
         Args:
-            owner: Number of the work item to which the batch belongs.
+            owner: Number of the work item (such as a block of lists) to which the batch belongs.
             requests: Mapping from digest to request.
             refusal: If not empty, requests without a recorded reply are answered by an error with this text.
 
@@ -89,7 +89,7 @@ class CallDesk:
             self._backend.on_reply(reply)
 
     def release(self, owner: int) -> int:
-        """Forget the calls in flight of a work item that is lost, and return their number."""
+        """Forget the calls in flight of a work item whose worker is lost, and return their number."""
         requests = self._in_flight.pop(owner, {})
         self._backend._reserved -= self._most_tokens(requests)
         return len(requests)
@@ -103,7 +103,7 @@ class CallDesk:
         return sum(map(self._backend._most_tokens, requests.values())) if capped else 0
 
     def _needs_room(self, requests: Mapping[str, Request]) -> bool:
-        """Return whether requests fit below the cap only if calls in flight use fewer tokens than reserved for them."""
+        """Return whether requests fit below the token cap only if calls in flight use fewer tokens than reserved."""
         backend = self._backend
         if backend.max_total_tokens is None or backend._capped or not backend._reserved:
             return False
@@ -128,7 +128,7 @@ class CallDeskClient(Protocol):
 
 @dataclass(kw_only=True)
 class _DeskBackend(LoggingBackend):
-    """A `LoggingBackend` whose log is in another process."""
+    """A `LoggingBackend` for a process with a model, which sends its calls to the process that owns the log."""
 
     log: NoLog = field(default_factory=NoLog)
     desk: CallDeskClient
@@ -146,7 +146,7 @@ class _DeskBackend(LoggingBackend):
 
 @dataclass(kw_only=True)
 class _AsyncDeskBackend(AsyncLoggingBackend):
-    """An `AsyncLoggingBackend` whose log is in another process."""
+    """An `AsyncLoggingBackend` that sends its calls to the process that owns the log."""
 
     log: NoLog = field(default_factory=NoLog)
     desk: CallDeskClient

@@ -48,7 +48,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         path: The SQLite file; created if it does not exist.
         readonly: Whether to open an existing file and never write to it.
         salvage: With ``readonly``: whether to open also a truncated file, of which only a part can be read.
-        prompts: How the prompts of new calls are stored.
+        prompts: How the prompts of new calls are stored: ``once`` (compressed), ``full`` (as text) or ``none``.
 
     Raises:
         MissingResourceError: ``readonly`` is set and the file does not exist.
@@ -140,12 +140,12 @@ class CallLog(AbstractContextManager["CallLog"]):
             ]
 
     def set_aside_unmatched(self, used: RowSet) -> int:
-        """Record the calls that match no request of the run, so that `calls` omits them, and return their number.
+        """Mark calls that match no request of the finished run, so that `calls` omits them; return their number.
 
         An earlier version of the program may have sent other requests for the same windows. Their replies are kept.
 
         Args:
-            used: The row numbers of the calls that the run used; all others are recorded.
+            used: The row numbers of the calls that the run used; all others are marked.
         """
         with self._guard(), self._db:
             unmatched = [row for row in self._db.execute("SELECT rowid FROM calls") if row[0] not in used]
@@ -219,7 +219,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return self._prompts.read(self._db, number) if self._has_table("prompts") else None
 
     def is_whole(self) -> bool:
-        """Return whether the file, all rows and their prompts are undamaged."""
+        """Return whether the file, all rows and their stored prompts are undamaged."""
         with suppress(DataError):
             with self._guard():
                 problems = self._db.execute("PRAGMA integrity_check").fetchall()
@@ -279,7 +279,7 @@ class CallLog(AbstractContextManager["CallLog"]):
                 self._insert(row)
 
     def by_model(self) -> list[dict[str, Any]]:
-        """Return one row per model, with the number of calls, the numbers of tokens and the latest date."""
+        """Return one row per model, with the number of calls, the numbers of tokens and the date of the last call."""
         with self._guard():
             rows = self._db.execute(
                 "SELECT model, COUNT(*), SUM(tokens_in), SUM(tokens_out), MAX(created) FROM calls GROUP BY model"
@@ -332,7 +332,7 @@ class CallLog(AbstractContextManager["CallLog"]):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Commit everything that the block writes, or nothing if the block ends with an error."""
+        """Commit everything that the ``with`` block writes, or nothing if the block ends with an error."""
         try:
             with self._db:
                 yield
@@ -358,7 +358,7 @@ class CallLog(AbstractContextManager["CallLog"]):
         return int(number)
 
     def _checked(self, clause: str, *values: object, source: str = "") -> Iterator[tuple[int, dict[str, Any], bool]]:
-        """Yield number and columns of each selected row, and whether it has a checksum; verify existing checksums."""
+        """Yield number and columns of each selected row, and whether it has a checksum, which must be correct."""
         cursor = self._db.execute(f"SELECT calls.rowid, {source or self._source} {clause}", values)
         names = [column[0] for column in cursor.description[2:]]
         for number, checksum, *row in cursor:

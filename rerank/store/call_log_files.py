@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def call_log_uri(path: Path, *, readonly: bool) -> str:
-    """Return the URI with which SQLite opens a call log."""
+    """Return the URI with which SQLite opens a call log, with options such as read-only access."""
     if not readonly:
         return path.resolve().as_uri()
     # If there is no write-ahead log, the file is complete. "immutable" then keeps SQLite from creating files beside

@@ -34,12 +34,12 @@ class LoggedPrompts:
     """
 
     def __init__(self) -> None:
-        """Start without dictionaries."""
+        """Start without compression dictionaries."""
         self._latest: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # query id -> last row, dictionary after it
         self._read: OrderedDict[int, bytes] = OrderedDict()  # row number -> dictionary after this row
 
     def forget(self) -> None:
-        """Clear the dictionaries for new prompts, since the prompts that they contain may not have been committed."""
+        """Clear the compression dictionaries for new prompts, whose prompts may not have been committed."""
         self._latest.clear()
 
     def add(self, database: sqlite3.Connection, row: int, query_id: str, prompt: str) -> None:

@@ -178,7 +178,7 @@ class LoggingBackend:
             self._count(row, reply, reused=reused)
 
     def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
-        """Add a reply to the usage: once per row of the log, and each time if the reply has no row."""
+        """Add a reply to the usage: only once if it has a row in the log; each time if it has none."""
         if row is None or self.used.add(row):
             self.usage.add(reply, reused=reused)
 
@@ -187,7 +187,7 @@ class LoggingBackend:
         return self.backend.identity.get("model", "")
 
     def affordable(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
-        """Return the requests before the first one that could exceed the cap, assuming replies of maximum length."""
+        """Return the requests before the first that could exceed the token cap, assuming replies of maximum length."""
         if self.max_total_tokens is None:
             return requests
         total = self._spent + self._reserved
@@ -209,7 +209,7 @@ class LoggingBackend:
         return self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
 
     def _over_cap(self) -> Reply:
-        """Return the reply to a request beyond the cap."""
+        """Return the error that is the reply to a request that could exceed the token cap."""
         error = (
             f"--max-total-tokens {self.max_total_tokens} (in Python max_total_tokens) could be exceeded "
             f"({self._spent} tokens used); increase this cap, and pass --resume to continue a run"
@@ -338,7 +338,7 @@ class AsyncLoggingBackend(LoggingBackend):
 
 
 class NoLog:
-    """A log that stores nothing, for counting tokens without a file; a repeated request is sent and counted again."""
+    """A call log that stores nothing, to count tokens without a file; a repeated request is sent and counted again."""
 
     def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return an empty mapping, since no reply is stored."""

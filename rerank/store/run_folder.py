@@ -89,7 +89,7 @@ class RunFolder:
         """Prepare the folder for a new or resumed run, and lock it while the block runs.
 
         Args:
-            document: The content of spec.json; ``document["hash"]`` is the identity of the run.
+            document: The content of spec.json; ``document["hash"]`` is the hash of the run's identity.
             resume: Whether to continue an unfinished run.
             overwrite: Whether to delete an existing run.
 
@@ -269,7 +269,7 @@ class RunFolder:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_run(self, name: str) -> Run:
-        """Read one of the folder's TREC runs; the result is empty if no query has candidates."""
+        """Read one of the folder's TREC run files; the result is empty if no query has candidates."""
         files = (self.path / name, self.path / "first_stage.trec")
         if all(path.is_file() and path.stat().st_size == 0 for path in files):
             return Run(())
@@ -344,7 +344,7 @@ class RunFolder:
             yield write
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
-        """Return a mapping from (query id, document ids) of a split window to the number of documents that fitted."""
+        """Return a mapping from (query id, document ids) of a split window to how many documents fitted in a prompt."""
         if not (self.path / "splits.jsonl").is_file():
             return {}
         try:

@@ -1,4 +1,4 @@
-"""The protocol of engines, and the description of the work that they are given."""
+"""The protocol that engines implement, and the description of the work that they are given."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rerank.types import Qrels, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingJob:
-    """Everything that the rankings of a run need, except the lists and the call log.
+    """The work of an engine: everything that it needs to rank the lists of a run, except the lists and the call log.
 
     Attributes:
-        setup: The setup of the ranker: strategy, judge and passages.
-        judge: The judge of the ranker, opened in this process.
+        setup: The ranker's settings (strategy, judge, passages), from which a worker can open its own judge.
+        judge: The judge that these settings describe, opened in this process.
         top_k: Number of documents to rerank; None for all.
-        flow: The numbers of lists and requests that are processed together.
-        queries: Number of lists.
+        flow: Limits on how many lists are processed concurrently, and how many requests form a batch.
+        queries: Number of queries, each with one list.
         qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
     """
 
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Rerank lists, and yield the results in the order of the lists.
 
         Args:
-            lists: The first-stage lists; only those that are being processed are read.
+            lists: The first-stage lists; they are read only shortly before they are processed.
             job: Description of how to rank the lists.
             calls: The model, opened in this process, with the call log, cache and token cap of the run.
 

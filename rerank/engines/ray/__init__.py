@@ -45,7 +45,7 @@ _MESSAGES = 100_000
 
 @dataclass(slots=True)
 class Ray:
-    """Compute rankings on a Ray cluster, which is started on this machine if no address is given.
+    """An engine that ranks on a Ray cluster, which is started on this machine if no address is given.
 
     Attributes:
         address: Address of the cluster's head node, ``HOST:PORT``, or ``auto``; empty to use the cluster to which this
@@ -119,7 +119,7 @@ class Ray:
     def worker_map(self) -> WorkerMap:
         """Return a function that applies a given function to items in the workers.
 
-        In each use, every worker opens the given function once.
+        Each time it is called, every worker opens the given function once, for example to load its model.
         """
         return self._map
 
@@ -178,7 +178,7 @@ class Ray:
         return max(1, largest)
 
     def _process(self, job: WorkerJob, blocks: WorkBlocks[Any, Result], count: int) -> Iterator[Result]:
-        """Let the workers process at most ``count`` blocks, and yield the results."""
+        """Process all blocks with at most ``count`` workers, and yield the results."""
         with self._run_workers(job, min(self.workers, max(1, count))) as pool:
             yield from pool.serve(blocks, self.worker_timeout)
 

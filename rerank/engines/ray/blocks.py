@@ -1,4 +1,4 @@
-"""Bookkeeping of the blocks that workers process: open blocks, blocks of lost workers, and results.
+"""Bookkeeping of the blocks of items (such as lists to rerank) that workers process, of lost workers, and of results.
 
 This module does not use Ray: `WorkBlocks` is a state machine that is given the messages of workers and returns the
 answers.
@@ -43,10 +43,10 @@ WAIT: Final = object()
 
 @dataclass(kw_only=True)
 class _Block(Generic[Item, Result]):
-    """A block whose results have not been yielded yet.
+    """A block of items (such as lists to rerank) whose results have not been yielded yet.
 
     Attributes:
-        items: The items.
+        items: The items of the block.
         shared: Reference to the items that is sent to workers in place of the items.
         worker: The worker that processes the block.
         results: The results; None until the worker has sent them.
@@ -107,13 +107,13 @@ class WorkBlocks(Generic[Item, Result]):
         """Return the answer to a message, or `WAIT` if the message must be passed again after another message.
 
         Raises:
-            BackendError: Too many workers ended while they processed the same item.
+            BackendError: Too many workers ended while they processed the same item or opened the model.
             Exception: A worker reports an error that ends the work.
         """
         return self.answer_all({0: message}).get(0, WAIT)
 
     def answer_all(self, messages: Mapping[int, OpenModel | OpenBlock | BlockMessage | Fail]) -> dict[int, Any]:
-        """Return a mapping from the key of each message that need not wait to its answer.
+        """Return the answers by the keys of their messages, without messages that must wait.
 
         Raises:
             Exception: As for `answer`; the replies among the messages are committed before it is raised.
@@ -123,14 +123,14 @@ class WorkBlocks(Generic[Item, Result]):
         return {number: answer for number, answer in answers.items() if answer is not WAIT}
 
     def take_results(self) -> Iterator[Result]:
-        """Yield the available results that are next in the order of the items."""
+        """Yield results in the order of the items, up to the first block that is not finished."""
         while (block := self._blocks.get(self._oldest)) is not None and block.results is not None:
             del self._blocks[self._oldest]
             self._oldest += 1
             yield from block.results
 
     def has_calls_in_flight(self) -> bool:
-        """Return whether workers have begun calls whose replies they have not sent."""
+        """Return whether workers have begun calls whose replies they have not sent; False here, without a log."""
         return False
 
     def read_to_end(self) -> None:
@@ -174,22 +174,22 @@ class WorkBlocks(Generic[Item, Result]):
         return None
 
     def _keep_replies(self, messages: Sequence[KeepCalls]) -> None:
-        """Commit the replies in these messages in one transaction."""
+        """Commit the replies in these messages in one transaction; do nothing here, without a log."""
 
     def _release_calls(self, number: int) -> int:
-        """Forget the calls in flight of a block whose worker was lost, and return their number."""
+        """Forget the calls in flight of a lost worker's block, and return their number; 0 here, without a log."""
         del number
         return 0
 
     def _refusal(self, block: _Block[Item, Result]) -> str:
-        """Return the reason for giving up the item that is being processed alone; empty if there is none."""
+        """Return why the item that is processed alone is given up (it ended several workers); empty to process it."""
         losses = 0 if block.position is None else block.losses[block.position]
         if block.position is None or losses < _PATIENCE:
             return ""
         return f"{losses} workers ended while they processed {self._describe(block.items[block.position])}"
 
     def _count_opening(self, ticket: int) -> None:
-        """Count how often a model is opened for a task; if it was opened before without a block, a worker was lost.
+        """Count that a task opens its model; if it did so before without asking for a block, a worker was lost.
 
         Raises:
             BackendError: The model ends its workers again and again.
@@ -249,7 +249,7 @@ class WorkBlocks(Generic[Item, Result]):
 
 
 class RankingBlocks(WorkBlocks[Ranking, RankedList]):
-    """The blocks of a run, whose workers ask the process with the call log for recorded replies to their calls.
+    """Blocks of lists to rerank, whose workers ask the process with the call log for replies before they call a model.
 
     Args:
         lists: The first-stage lists.

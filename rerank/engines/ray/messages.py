@@ -11,7 +11,7 @@ from rerank.tasks import Reply, Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenModel:
-    """A worker is about to open its model. The answer is None.
+    """An announcement that a worker is about to open its model. The answer is None.
 
     Attributes:
         ticket: Number of the worker's task.
@@ -40,7 +40,7 @@ class BlockWork:
     Attributes:
         block: Number of the block, from 0.
         items: Ray's reference to the items.
-        one_by_one: Whether the items must be processed and announced one by one, because workers were lost.
+        one_by_one: Whether each item must be announced (`OpenItem`) and processed alone, because workers were lost.
     """
 
     block: int
@@ -63,8 +63,8 @@ class BlockMessage:
 class OpenItem(BlockMessage):
     """An announcement that a worker starts to process one item, if items are processed one by one.
 
-    The answer is a reason for giving the item up instead of processing it; empty if there is none. A ranking ignores
-    it, because its calls are refused one by one.
+    The answer is a reason for giving the item up instead of processing it; empty if there is none. Workers
+    that rerank lists ignore the reason, because their calls are refused one by one.
 
     Attributes:
         position: Position of the item in the block, from 0.
@@ -75,7 +75,7 @@ class OpenItem(BlockMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginCalls(BlockMessage):
-    """A batch of requests. The answer is a `rerank.store.call_desk.BegunCalls`.
+    """Requests that a worker is about to send to its model. The answer is a `rerank.store.call_desk.BegunCalls`.
 
     Attributes:
         requests: Mapping from digest to request.
@@ -86,7 +86,7 @@ class BeginCalls(BlockMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepCalls(BlockMessage):
-    """New replies of the model. The answer is None, sent when the replies are committed.
+    """New replies of the model, to be logged. The answer is None, sent when the replies are committed.
 
     Attributes:
         replies: Mapping from digest to reply.

@@ -101,7 +101,7 @@ class WorkerPool:
         return messages
 
     def _keep_replies_in_flight(self, blocks: WorkBlocks[Any, Any]) -> None:
-        """After an error, commit the replies that other workers are waiting for, since they may be billed."""
+        """After an error, wait for replies to other workers' calls in flight and commit them, as they may be billed."""
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + _LAST_REPLIES
         with suppress(RerankError):  # the first error is the one to report

@@ -44,11 +44,11 @@ class RankLists:
     """A job that reranks lists; the process that owns the run folder looks up and commits the calls in its log.
 
     Attributes:
-        setup: The setup of the ranker: strategy, judge and passages.
+        setup: The ranker's settings (strategy, judge, passages), from which the worker opens its judge.
         top_k: Number of documents to rerank; None for all.
-        flow: The numbers of lists and requests that are processed together.
+        flow: Limits on how many lists are processed concurrently, and how many requests form a batch.
         qrels: Relevance judgments that ``fake:perfect`` reads; None if there are none.
-        identity: Identity of the model in the process that owns the run folder.
+        identity: Identity of the model in the process that owns the run folder; the worker's model must have the same.
     """
 
     setup: RankerSetup
@@ -90,7 +90,7 @@ class ApplyFunction:
     """A job that applies a function to each item.
 
     Attributes:
-        function: The function.
+        function: The function, which loads its model when it is opened.
     """
 
     function: WorkerFunction[Any, Any]
@@ -134,7 +134,7 @@ class BlockWorker:
         return self._process
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Process blocks until there are no more, sending the results to the exchange, and return ``batch``."""
+        """Process blocks until there are no more, and send the results; return ``batch``, the number of the task."""
         desk = None
         try:
             ticket = int(batch["item"][0])
@@ -164,7 +164,7 @@ class BlockDesk:
         self.block, self._exchange = block, exchange
 
     def announce(self, position: int) -> str:
-        """Send the position of the next item, and return a reason for giving it up; empty if there is none."""
+        """Send the position of the next item, and return a reason for giving it up; empty to process it."""
         return ask_ray_exchange(self._exchange, OpenItem(block=self.block, position=position)) or ""
 
     def begin(self, requests: Mapping[str, Request]) -> BegunCalls:

@@ -168,7 +168,7 @@ def _load_irds_dataset(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _named_irds_errors(name: str) -> Generator[None]:
-    """Raise a `MissingResourceError` if ir_datasets cannot download or read its files."""
+    """Raise a `MissingResourceError` if ir_datasets cannot download or read its files in the block."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:

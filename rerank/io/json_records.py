@@ -103,7 +103,7 @@ def parse_json_id(value: object, kind: str, where: str) -> str:
     """Return an id as a string; whole numbers are converted.
 
     Raises:
-        DataError: The id has another type, is empty, or contains characters that run files cannot contain.
+        DataError: The id is not text or a whole number, is empty, or contains characters that run files cannot contain.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -7,7 +7,7 @@
     |-- MissingPrerequisiteError   3   an extra or a program that is not installed
     |-- MissingResourceError       4   a file, folder, model or collection that does not exist
     |-- DataError                  5   a file or value that is invalid
-    |-- BackendError               6   the model or the server failed
+    |-- BackendError               6   a model, a server or a worker process failed
     |   `-- StorageError               a file could not be written
     `-- PartialFailureError        7   finished, but more of the work failed than was allowed
 
@@ -154,7 +154,7 @@ class DataError(RerankError):
 
 
 class BackendError(RerankError):
-    """The model or the server failed."""
+    """A model, a server or a worker process failed."""
 
     exit_code = 6
 

@@ -135,7 +135,7 @@ class Ranking:
     _ids: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)  # set by from_ids
 
     def __post_init__(self) -> None:
-        """Check the invariants."""
+        """Check the invariants of the ranking."""
         ids, scores = self.doc_ids, list(self.scores)
         if (
             len(scores) not in (0, len(ids))

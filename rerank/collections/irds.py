@@ -96,7 +96,7 @@ class Irds:
         return self._judged
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
-        """Return a mapping from query id to the documents that must not be ranked for it (BRIGHT's excluded ids)."""
+        """Return, by query id, the documents that must not be ranked for the query, as in the benchmark BRIGHT."""
         return excluded_documents_of_qrels(self.qrels())
 
     @cached_property

@@ -12,7 +12,7 @@ def excluded_documents_of_qrels(qrels: Qrels) -> dict[str, frozenset[str]]:
 
 
 def qrels_without_excluded_documents(qrels: Qrels) -> Qrels:
-    """Return the judgments without those of excluded documents. All queries are kept."""
+    """Return the judgments without the grade `rerank.types.EXCLUDED`. All queries are kept."""
     if not any(EXCLUDED in grades.values() for grades in qrels.values()):
         return qrels
     rows = {query: {doc: g for doc, g in grades.items() if g != EXCLUDED} for query, grades in qrels.items()}

@@ -30,7 +30,7 @@ _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class JsonRecord:
-    """A JSON object and its position in a file.
+    """A JSON object from a file, with methods that read ids and texts under any of several keys.
 
     Attributes:
         where: File and line (or number in the list), for messages.

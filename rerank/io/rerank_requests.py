@@ -23,7 +23,7 @@ _READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """A query with its candidates.
+    """A request, read from a file, to rerank the candidates of a query.
 
     Attributes:
         where: File and line (or number in the list), for messages.

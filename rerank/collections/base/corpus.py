@@ -55,7 +55,7 @@ class SupportsDropSelf(Protocol):
 
 @runtime_checkable
 class SupportsExclusion(Protocol):
-    """A collection that lists documents that must not be ranked for a query, such as BRIGHT's excluded ids."""
+    """A collection that lists documents that must not be ranked for a query, as in the benchmark BRIGHT."""
 
     def excluded(self) -> Mapping[str, frozenset[str]]:
         """Return, by query id, the ids of documents that must not be ranked; queries without any are omitted."""

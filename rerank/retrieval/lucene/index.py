@@ -83,7 +83,7 @@ class LuceneIndex:
     """A Lucene index that is open for searching."""
 
     def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
-        """Open an index.
+        """Open a Lucene index for searching.
 
         Args:
             folder: The folder with Lucene's files.
